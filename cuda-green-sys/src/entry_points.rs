@@ -1,0 +1,393 @@
+//! The one table of the driver's entry points, and all that is made from it.
+//!
+//! To add an entry point, add its line to the table below and regenerate the bindings
+//! (`BLESS=1 cargo test --test bindings`). From the line come its field in [`Api`], its method, its
+//! row in [`ENTRY_POINTS`] (the loader's requests), its documentation, and its checks against every
+//! CUDA header.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
+
+use crate::{CudaVersion, bindings::*};
+
+/// One entry point of the driver API.
+#[derive(Debug)]
+pub struct EntryPoint {
+    /// The exported C symbol, with the suffix of its ABI: `cuMemAlloc_v2`.
+    pub symbol: &'static CStr,
+    /// The name that `cuGetProcAddress` knows it by, without the suffix: `cuMemAlloc`.
+    pub proc_name: &'static CStr,
+    /// The CUDA version that introduced this ABI: the version `cuGetProcAddress` is asked with, and
+    /// the first whose driver has it.
+    pub since: CudaVersion,
+}
+
+impl EntryPoint {
+    /// The exported C symbol as text.
+    pub fn name(&self) -> &'static str {
+        // Every name in the table is ASCII, so the fallback is never taken.
+        self.symbol.to_str().unwrap_or_default()
+    }
+}
+
+/// Why a driver has no address for an entry point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Absence {
+    /// The driver does not know the name (`CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND`, or no such symbol
+    /// in the library).
+    NotFound,
+    /// The driver knows the name, but not in the ABI of that version
+    /// (`CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT`).
+    OlderAbi,
+}
+
+/// An entry point was called that the loaded driver lacks.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "{} needs a driver of CUDA {} or later; this one speaks CUDA {driver}{}",
+    entry_point.name(),
+    entry_point.since,
+    match absence {
+        Absence::NotFound => "",
+        Absence::OlderAbi => " and has the function only in an older form",
+    }
+)]
+pub struct MissingEntryPoint {
+    /// What was called.
+    pub entry_point: &'static EntryPoint,
+    /// The version of the driver that lacks it.
+    pub driver: CudaVersion,
+    /// Whether the driver lacks it altogether or has an older form of it.
+    pub absence: Absence,
+}
+
+/// What a resolver answers for one entry point.
+pub(crate) type Resolution = Result<*const c_void, Absence>;
+
+/// Without its `_v2`, `_v3` …, the name that `cuGetProcAddress` wants, as a C string's bytes.
+const fn proc_name(symbol: &'static CStr) -> &'static [u8] {
+    let bytes = symbol.to_bytes_with_nul();
+    let n = bytes.len();
+    if n > 4 && bytes[n - 4] == b'_' && bytes[n - 3] == b'v' && bytes[n - 2].is_ascii_digit() {
+        bytes.split_at(n - 4).0
+    } else {
+        bytes.split_at(n - 1).0
+    }
+}
+
+/// The same with a NUL at its end, in a place of its own.
+const fn with_nul<const N: usize>(name: &[u8]) -> [u8; N] {
+    let mut out = [0; N];
+    let mut i = 0;
+    while i < name.len() {
+        out[i] = name[i];
+        i += 1;
+    }
+    out
+}
+
+macro_rules! entry_points {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident($($arg:ident: $ty:ty),* $(,)?), since ($major:literal, $minor:literal);
+    )+) => {
+        /// Every entry point that [`Api`] binds, in the order of the table.
+        pub static ENTRY_POINTS: &[EntryPoint] = &[$(
+            EntryPoint {
+                symbol: symbol_of!($name),
+                proc_name: {
+                    const NAME: &[u8] = proc_name(symbol_of!($name));
+                    const WITH_NUL: [u8; NAME.len() + 1] = with_nul(NAME);
+                    match CStr::from_bytes_with_nul(&WITH_NUL) {
+                        Ok(name) => name,
+                        Err(_) => c"",
+                    }
+                },
+                since: CudaVersion::new($major, $minor),
+            },
+        )+];
+
+        /// The place of each entry point in [`ENTRY_POINTS`].
+        #[allow(non_camel_case_types, clippy::enum_variant_names)]
+        enum Index { $($name),+ }
+
+        /// The driver's functions, each either there or known to be absent.
+        ///
+        /// A method calls the function of its name. Its outer `Result` says whether the driver has
+        /// it; the [`CUresult`] within says what the driver answered. See [`Api::load`].
+        pub struct Api {
+            pub(crate) version: CudaVersion,
+            absences: Box<[Option<Absence>]>,
+            $($name: Option<unsafe extern "C" fn($($ty),*) -> CUresult>,)+
+        }
+
+        impl Api {
+            /// Fills the table; `version` is set by the caller once `cuDriverGetVersion` is known.
+            ///
+            /// # Safety
+            /// Each address that `resolve` gives must be the driver's function of that name and ABI,
+            /// callable for as long as the table lives.
+            pub(crate) unsafe fn fill(mut resolve: impl FnMut(&'static EntryPoint) -> Resolution) -> Self {
+                let found: Vec<Resolution> = ENTRY_POINTS.iter().map(|entry| match resolve(entry) {
+                    Ok(address) if address.is_null() => Err(Absence::NotFound),
+                    answer => answer,
+                }).collect();
+                Self {
+                    version: CudaVersion::new(0, 0),
+                    absences: found.iter().map(|answer| answer.err()).collect(),
+                    $($name: found[Index::$name as usize].ok().map(|address| {
+                        // SAFETY: the address is not null, and the caller vouches that it is this
+                        // very function, whose type the tests compare with every CUDA header.
+                        unsafe {
+                            std::mem::transmute::<
+                                *const c_void,
+                                unsafe extern "C" fn($($ty),*) -> CUresult,
+                            >(address)
+                        }
+                    }),)+
+                }
+            }
+
+            $(
+                $(#[doc = $doc])+
+                #[doc = concat!("\n\nCUDA ", $major, ".", $minor, " or later.")]
+                ///
+                /// # Errors
+                /// [`MissingEntryPoint`] where the driver lacks it. What the driver itself says is in
+                /// the [`CUresult`].
+                ///
+                /// # Safety
+                /// The driver's own rules for this function: handles are live and of this driver,
+                /// pointers are valid for what it reads and writes, structs were zeroed first.
+                #[inline]
+                #[allow(clippy::too_many_arguments)]
+                pub unsafe fn $name(&self, $($arg: $ty),*) -> Result<CUresult, MissingEntryPoint> {
+                    match self.$name {
+                        // SAFETY: the table holds this function's own address; its arguments are the
+                        // caller's promise.
+                        Some(function) => Ok(unsafe { function($($arg),*) }),
+                        None => Err(self.missing(Index::$name)),
+                    }
+                }
+            )+
+
+            #[cold]
+            fn missing(&self, index: Index) -> MissingEntryPoint {
+                let index = index as usize;
+                MissingEntryPoint {
+                    entry_point: &ENTRY_POINTS[index],
+                    driver: self.version,
+                    absence: self.absences[index].unwrap_or(Absence::NotFound),
+                }
+            }
+
+            /// Each entry point, with why it is absent where it is.
+            pub fn entry_points(&self) -> impl Iterator<Item = (&'static EntryPoint, Option<Absence>)> {
+                ENTRY_POINTS.iter().zip(self.absences.iter().copied())
+            }
+
+            /// The CUDA version of the driver behind the table.
+            pub fn version(&self) -> CudaVersion {
+                self.version
+            }
+        }
+
+        /// Each entry point's C signature as the table states it, for the comparison with the headers.
+        #[doc(hidden)]
+        pub static SIGNATURES: &[(&str, &str)] = &[$(
+            (stringify!($name), stringify!(($($arg: $ty),*))),
+        )+];
+    };
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let absent: Vec<_> = self
+            .entry_points()
+            .filter_map(|(entry, absence)| absence.map(|_| entry.name()))
+            .collect();
+        f.debug_struct("Api")
+            .field("version", &self.version)
+            .field("absent", &absent)
+            .finish()
+    }
+}
+
+/// A C string from an identifier.
+macro_rules! symbol_of {
+    ($name:ident) => {
+        match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+            Ok(name) => name,
+            Err(_) => c"",
+        }
+    };
+}
+
+entry_points! {
+    // --- Driver -------------------------------------------------------------------------------
+    /// Initialises the driver; must come before almost everything else. Flags must be 0.
+    cuInit(Flags: c_uint), since (2, 0);
+    /// The CUDA version that the driver speaks, as 1000 × major + 10 × minor. Works before `cuInit`.
+    cuDriverGetVersion(driverVersion: *mut c_int), since (2, 2);
+    /// The name of an error code, as a static string of the driver's.
+    cuGetErrorName(error: CUresult, pStr: *mut *const c_char), since (6, 0);
+    /// The text of an error code, as a static string of the driver's.
+    cuGetErrorString(error: CUresult, pStr: *mut *const c_char), since (6, 0);
+
+    // --- Devices ------------------------------------------------------------------------------
+    /// How many devices there are.
+    cuDeviceGetCount(count: *mut c_int), since (2, 0);
+    /// The handle of the device with this ordinal.
+    cuDeviceGet(device: *mut CUdevice, ordinal: c_int), since (2, 0);
+    /// The device's name, NUL-terminated and cut to `len` bytes.
+    cuDeviceGetName(name: *mut c_char, len: c_int, dev: CUdevice), since (2, 0);
+    /// The device's UUID.
+    cuDeviceGetUuid_v2(uuid: *mut CUuuid, dev: CUdevice), since (11, 4);
+    /// The device's memory in bytes.
+    cuDeviceTotalMem_v2(bytes: *mut usize, dev: CUdevice), since (3, 2);
+    /// One attribute of the device.
+    cuDeviceGetAttribute(pi: *mut c_int, attrib: CUdevice_attribute, dev: CUdevice), since (2, 0);
+
+    // --- The primary context ------------------------------------------------------------------
+    /// Retains the device's primary context, creating it at the first call.
+    cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice), since (7, 0);
+    /// Gives one retain of the primary context back.
+    cuDevicePrimaryCtxRelease_v2(dev: CUdevice), since (11, 0);
+    /// Whether the primary context is active, and its flags.
+    cuDevicePrimaryCtxGetState(dev: CUdevice, flags: *mut c_uint, active: *mut c_int), since (7, 0);
+
+    // --- The current context ------------------------------------------------------------------
+    /// The calling thread's current context, null where there is none.
+    cuCtxGetCurrent(pctx: *mut CUcontext), since (4, 0);
+    /// Replaces the top of the calling thread's context stack; null pops it.
+    cuCtxSetCurrent(ctx: CUcontext), since (4, 0);
+    /// Pushes a context onto the calling thread's stack.
+    cuCtxPushCurrent_v2(ctx: CUcontext), since (4, 0);
+    /// Pops the calling thread's current context.
+    cuCtxPopCurrent_v2(pctx: *mut CUcontext), since (4, 0);
+    /// The device of the current context.
+    cuCtxGetDevice(device: *mut CUdevice), since (2, 0);
+    /// Waits for all work of the current context.
+    cuCtxSynchronize(), since (2, 0);
+    /// The least and the greatest stream priority of the current context; lower numbers come first.
+    cuCtxGetStreamPriorityRange(leastPriority: *mut c_int, greatestPriority: *mut c_int), since (5, 5);
+
+    // --- Resources and green contexts ---------------------------------------------------------
+    /// A device's resources of one type.
+    cuDeviceGetDevResource(device: CUdevice, resource: *mut CUdevResource, type_: CUdevResourceType), since (12, 4);
+    /// A context's resources of one type.
+    cuCtxGetDevResource(hCtx: CUcontext, resource: *mut CUdevResource, type_: CUdevResourceType), since (12, 4);
+    /// A green context's resources of one type.
+    cuGreenCtxGetDevResource(hCtx: CUgreenCtx, resource: *mut CUdevResource, type_: CUdevResourceType), since (12, 4);
+    /// Splits SMs into equal groups of at least `minCount`, and a remainder.
+    cuDevSmResourceSplitByCount(result: *mut CUdevResource, nbGroups: *mut c_uint, input: *const CUdevResource, remainder: *mut CUdevResource, flags: c_uint, minCount: c_uint), since (12, 4);
+    /// Splits SMs into groups of the sizes and co-scheduling that each asks for, and a remainder.
+    cuDevSmResourceSplit(result: *mut CUdevResource, nbGroups: c_uint, input: *const CUdevResource, remainder: *mut CUdevResource, flags: c_uint, groupParams: *mut CU_DEV_SM_RESOURCE_GROUP_PARAMS), since (13, 1);
+    /// Makes the descriptor from which a green context is created. It lives as long as the process.
+    cuDevResourceGenerateDesc(phDesc: *mut CUdevResourceDesc, resources: *mut CUdevResource, nbResources: c_uint), since (12, 4);
+    /// Creates a green context over a descriptor's resources.
+    cuGreenCtxCreate(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: c_uint), since (12, 4);
+    /// Destroys a green context, whatever still uses it.
+    cuGreenCtxDestroy(hCtx: CUgreenCtx), since (12, 4);
+    /// The `CUcontext` of a green context, for functions that take one. Never to be destroyed by itself.
+    cuCtxFromGreenCtx(pContext: *mut CUcontext, hCtx: CUgreenCtx), since (12, 4);
+    /// Records all work of a green context in an event.
+    cuGreenCtxRecordEvent(hCtx: CUgreenCtx, hEvent: CUevent), since (12, 4);
+    /// Makes all later work of a green context wait for an event.
+    cuGreenCtxWaitEvent(hCtx: CUgreenCtx, hEvent: CUevent), since (12, 4);
+    /// Creates a stream in a green context; it must be non-blocking.
+    cuGreenCtxStreamCreate(phStream: *mut CUstream, greenCtx: CUgreenCtx, flags: c_uint, priority: c_int), since (12, 5);
+    /// The process-wide unique id of a green context.
+    cuGreenCtxGetId(greenCtx: CUgreenCtx, greenCtxId: *mut c_ulonglong), since (13, 0);
+
+    // --- Streams ------------------------------------------------------------------------------
+    /// Creates a stream in the current context.
+    cuStreamCreateWithPriority(phStream: *mut CUstream, flags: c_uint, priority: c_int), since (5, 5);
+    /// Destroys a stream once its work is done; returns at once.
+    cuStreamDestroy_v2(hStream: CUstream), since (4, 0);
+    /// Waits for a stream's work.
+    cuStreamSynchronize(hStream: CUstream), since (2, 0);
+    /// Whether a stream's work is done.
+    cuStreamQuery(hStream: CUstream), since (2, 0);
+    /// Makes a stream's later work wait for an event.
+    cuStreamWaitEvent(hStream: CUstream, hEvent: CUevent, Flags: c_uint), since (3, 2);
+    /// A stream's priority.
+    cuStreamGetPriority(hStream: CUstream, priority: *mut c_int), since (5, 5);
+    /// A stream's flags.
+    cuStreamGetFlags(hStream: CUstream, flags: *mut c_uint), since (5, 5);
+    /// The context of a stream and, where it has one, its green context.
+    cuStreamGetCtx_v2(hStream: CUstream, pCtx: *mut CUcontext, pGreenCtx: *mut CUgreenCtx), since (12, 5);
+    /// A stream's green context, or null.
+    cuStreamGetGreenCtx(hStream: CUstream, phCtx: *mut CUgreenCtx), since (12, 4);
+    /// A stream's resources of one type.
+    cuStreamGetDevResource(hStream: CUstream, resource: *mut CUdevResource, type_: CUdevResourceType), since (13, 1);
+
+    // --- Events -------------------------------------------------------------------------------
+    /// Creates an event in the current context.
+    cuEventCreate(phEvent: *mut CUevent, Flags: c_uint), since (2, 0);
+    /// Destroys an event.
+    cuEventDestroy_v2(hEvent: CUevent), since (4, 0);
+    /// Records a stream's work in an event.
+    cuEventRecord(hEvent: CUevent, hStream: CUstream), since (2, 0);
+    /// Whether an event's work is done.
+    cuEventQuery(hEvent: CUevent), since (2, 0);
+    /// Waits for an event's work.
+    cuEventSynchronize(hEvent: CUevent), since (2, 0);
+    /// Milliseconds between two events.
+    cuEventElapsedTime(pMilliseconds: *mut f32, hStart: CUevent, hEnd: CUevent), since (2, 0);
+
+    // --- Modules, kernels, launches -----------------------------------------------------------
+    /// Loads PTX, cubin or fatbin into the current context.
+    cuModuleLoadData(module: *mut CUmodule, image: *const c_void), since (2, 0);
+    /// The same with options for the compiler, and its log.
+    cuModuleLoadDataEx(module: *mut CUmodule, image: *const c_void, numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void), since (2, 1);
+    /// Unloads a module.
+    cuModuleUnload(hmod: CUmodule), since (2, 0);
+    /// A kernel of a module by its name.
+    cuModuleGetFunction(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char), since (2, 0);
+    /// Launches a kernel.
+    cuLaunchKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void), since (4, 0);
+    /// Launches a kernel with attributes, such as a cluster size.
+    cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void), since (11, 6);
+    /// The largest cluster that a launch of this shape can use in its stream's context.
+    cuOccupancyMaxPotentialClusterSize(clusterSize: *mut c_int, func: CUfunction, config: *const CUlaunchConfig), since (11, 7);
+    /// How many clusters of a launch can run at once in its stream's context.
+    cuOccupancyMaxActiveClusters(numClusters: *mut c_int, func: CUfunction, config: *const CUlaunchConfig), since (11, 7);
+
+    // --- Memory -------------------------------------------------------------------------------
+    /// Free and total memory of the current context's device, in bytes.
+    cuMemGetInfo_v2(free: *mut usize, total: *mut usize), since (3, 2);
+    /// Allocates device memory; zero bytes are refused.
+    cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize), since (3, 2);
+    /// Frees device memory, waiting for work that may use it.
+    cuMemFree_v2(dptr: CUdeviceptr), since (3, 2);
+    /// Allocates pinned host memory.
+    cuMemHostAlloc(pp: *mut *mut c_void, bytesize: usize, Flags: c_uint), since (2, 2);
+    /// Frees pinned host memory.
+    cuMemFreeHost(p: *mut c_void), since (2, 0);
+    /// Copies from the host, waiting for the end.
+    cuMemcpyHtoD_v2(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize), since (3, 2);
+    /// Copies to the host, waiting for the end.
+    cuMemcpyDtoH_v2(dstHost: *mut c_void, srcDevice: CUdeviceptr, ByteCount: usize), since (3, 2);
+    /// Copies from the host in a stream.
+    cuMemcpyHtoDAsync_v2(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize, hStream: CUstream), since (3, 2);
+    /// Copies to the host in a stream.
+    cuMemcpyDtoHAsync_v2(dstHost: *mut c_void, srcDevice: CUdeviceptr, ByteCount: usize, hStream: CUstream), since (3, 2);
+    /// Sets device memory to a byte in a stream.
+    cuMemsetD8Async(dstDevice: CUdeviceptr, uc: u8, N: usize, hStream: CUstream), since (3, 2);
+
+    // --- Memory pools -------------------------------------------------------------------------
+    /// Creates a stream-ordered memory pool.
+    cuMemPoolCreate(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps), since (11, 2);
+    /// Destroys a pool; its memory goes back once every allocation is freed.
+    cuMemPoolDestroy(pool: CUmemoryPool), since (11, 2);
+    /// Sets an attribute of a pool.
+    cuMemPoolSetAttribute(pool: CUmemoryPool, attr: CUmemPool_attribute, value: *mut c_void), since (11, 2);
+    /// Reads an attribute of a pool.
+    cuMemPoolGetAttribute(pool: CUmemoryPool, attr: CUmemPool_attribute, value: *mut c_void), since (11, 2);
+    /// Gives memory back to the system until the pool holds no more than `minBytesToKeep`.
+    cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usize), since (11, 2);
+    /// Allocates from a pool in a stream's order.
+    cuMemAllocFromPoolAsync(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream), since (11, 2);
+    /// Frees in a stream's order.
+    cuMemFreeAsync(dptr: CUdeviceptr, hStream: CUstream), since (11, 2);
+}

@@ -1,0 +1,55 @@
+//! The one error type of the crate.
+
+use std::path::PathBuf;
+
+use crate::{CUresult, MissingEntryPoint};
+
+/// Why a driver could not be loaded, or lacks what was called.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// None of the places where a driver lives has one.
+    #[error(
+        "no CUDA driver found (tried: {}); install an NVIDIA driver, mount it into the container, or name one with CUDA_GREEN_DRIVER",
+        tried.iter().map(|(path, why)| format!("{}: {why}", path.display())).collect::<Vec<_>>().join("; ")
+    )]
+    DriverNotFound {
+        /// Each place, with what the system's loader said of it.
+        tried: Vec<(PathBuf, String)>,
+    },
+    /// The library that was named cannot be loaded. No other is tried instead.
+    #[error("{path} was named as the CUDA driver but cannot be loaded: {reason}", path = path.display())]
+    DriverUnloadable {
+        /// The path as it was given.
+        path: PathBuf,
+        /// What the system's loader said.
+        reason: String,
+    },
+    /// A library was loaded, but it is no CUDA driver.
+    #[error("{path} is not a CUDA driver: it does not export {symbol}", path = path.display())]
+    NotACudaDriver {
+        /// The library.
+        path: PathBuf,
+        /// The symbol without which nothing can be done.
+        symbol: &'static str,
+    },
+    /// The driver does not tell its version.
+    #[error("the driver refused to tell its version: {0}")]
+    VersionUnknown(CUresult),
+    /// A simulated driver was named, which this crate does not contain.
+    #[error(
+        "`sim:{0}` names a simulated driver; only `cuda-green` with its feature `test-utils` can load one"
+    )]
+    Simulated(String),
+    /// A driver specification that names nothing.
+    #[error(
+        "`{0}` names no CUDA driver; give `system`, `sim:<device>@<major>.<minor>` or the path of a library"
+    )]
+    InvalidSpec(String),
+    /// Text that is no CUDA version.
+    #[error("`{0}` is no CUDA version; one looks like `12.4`")]
+    InvalidVersion(String),
+    /// The driver lacks an entry point.
+    #[error(transparent)]
+    MissingEntryPoint(#[from] MissingEntryPoint),
+}

@@ -1,0 +1,31 @@
+#![doc = include_str!("../README.md")]
+
+#[allow(
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    rustdoc::all
+)]
+mod bindings;
+#[allow(non_snake_case)] // the driver's own names
+mod entry_points;
+mod error;
+mod loader;
+mod search;
+mod status;
+mod version;
+
+pub use bindings::*;
+pub use entry_points::{Absence, Api, ENTRY_POINTS, EntryPoint, MissingEntryPoint, SIGNATURES};
+pub use error::Error;
+pub use search::{DRIVER_VARIABLE, DriverSpec, Platform};
+pub use version::CudaVersion;
+
+const _: () = {
+    const fn send_sync<T: Send + Sync>() {}
+    send_sync::<Api>();
+    send_sync::<Error>();
+};

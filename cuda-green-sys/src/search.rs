@@ -1,0 +1,154 @@
+//! Where a driver is looked for: pure functions, so that every platform's answer is tested on each.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use crate::Error;
+
+/// The environment variable that names the driver to load: see [`DriverSpec`].
+pub const DRIVER_VARIABLE: &str = "CUDA_GREEN_DRIVER";
+
+/// Which driver to load.
+///
+/// ```
+/// use cuda_green_sys::DriverSpec;
+///
+/// assert_eq!("system".parse::<DriverSpec>()?, DriverSpec::System);
+/// assert_eq!("sim:h200@13.0".parse::<DriverSpec>()?, DriverSpec::Simulated("h200@13.0".into()));
+/// assert_eq!("/opt/libcuda.so.1".parse::<DriverSpec>()?, DriverSpec::Path("/opt/libcuda.so.1".into()));
+/// # Ok::<(), cuda_green_sys::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub enum DriverSpec {
+    /// The system's driver, wherever this platform keeps it.
+    #[default]
+    System,
+    /// The simulated driver of this profile: `h200@13.0`.
+    Simulated(String),
+    /// This very library. If it cannot be loaded, that is an error: nothing else is tried.
+    Path(PathBuf),
+}
+
+impl DriverSpec {
+    /// What [`DRIVER_VARIABLE`] says; unset or empty is [`DriverSpec::System`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidSpec`] where it is set to nothing that can be a driver.
+    pub fn from_env() -> Result<Self, Error> {
+        match std::env::var_os(DRIVER_VARIABLE) {
+            Some(value) if !value.is_empty() => Self::parse(&value),
+            _ => Ok(Self::System),
+        }
+    }
+
+    /// The same as parsing the text, for values that need not be UTF-8.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSpec`] for an empty text, and for `sim:` with no profile.
+    pub fn parse(value: &OsStr) -> Result<Self, Error> {
+        match value.to_str() {
+            Some("" | "sim:") => Err(Error::InvalidSpec(value.to_string_lossy().into_owned())),
+            Some(text) if text.contains('\0') => Err(Error::InvalidSpec(text.replace('\0', "\\0"))),
+            Some("system") => Ok(Self::System),
+            Some(text) => Ok(match text.strip_prefix("sim:") {
+                Some(profile) => Self::Simulated(profile.to_owned()),
+                None => Self::Path(text.into()),
+            }),
+            None => Ok(Self::Path(value.into())),
+        }
+    }
+}
+
+impl FromStr for DriverSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(OsStr::new(text))
+    }
+}
+
+/// An operating system, as far as the driver's place depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// Linux and other systems with `dlopen`; the Windows Subsystem for Linux among them.
+    Unix,
+    /// Windows.
+    Windows,
+}
+
+impl Platform {
+    /// The platform this was compiled for.
+    pub const CURRENT: Self = if cfg!(windows) {
+        Self::Windows
+    } else {
+        Self::Unix
+    };
+
+    /// Where the system's driver is looked for, in this order.
+    ///
+    /// `libcuda.so.1` is what a driver installs; `libcuda.so` is a link that some set up by hand. The
+    /// Windows Subsystem for Linux keeps its driver outside the loader's path.
+    pub fn driver_candidates(self) -> &'static [&'static str] {
+        match self {
+            Self::Unix => &[
+                "libcuda.so.1",
+                "libcuda.so",
+                "/usr/lib/wsl/lib/libcuda.so.1",
+            ],
+            Self::Windows => &["nvcuda.dll"],
+        }
+    }
+}
+
+/// The libraries to try for a specification, and whether failing to load the first is final.
+pub(crate) fn candidates(
+    spec: &DriverSpec,
+    platform: Platform,
+) -> Result<(Vec<&Path>, bool), Error> {
+    match spec {
+        DriverSpec::System => Ok((
+            platform.driver_candidates().iter().map(Path::new).collect(),
+            false,
+        )),
+        DriverSpec::Path(path) => Ok((vec![path], true)),
+        DriverSpec::Simulated(profile) => Err(Error::Simulated(profile.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_platform_has_its_candidates() {
+        let (unix, only) = candidates(&DriverSpec::System, Platform::Unix).unwrap();
+        assert_eq!(unix[0], Path::new("libcuda.so.1"));
+        assert!(unix.iter().any(|path| path.starts_with("/usr/lib/wsl")));
+        assert!(!only);
+        let (windows, _) = candidates(&DriverSpec::System, Platform::Windows).unwrap();
+        assert_eq!(windows, [Path::new("nvcuda.dll")]);
+    }
+
+    #[test]
+    fn a_named_library_is_the_only_one_tried() {
+        let spec: DriverSpec = "/nowhere/libcuda.so.1".parse().unwrap();
+        let (paths, only) = candidates(&spec, Platform::Unix).unwrap();
+        assert_eq!(
+            (paths, only),
+            (vec![Path::new("/nowhere/libcuda.so.1")], true)
+        );
+    }
+
+    #[test]
+    fn nothing_and_nothing_simulated_are_errors() {
+        for text in ["", "sim:", "a\0b"] {
+            assert!(
+                matches!(text.parse::<DriverSpec>(), Err(Error::InvalidSpec(_))),
+                "{text:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! CUDA versions as values: what a driver speaks, and what an entry point needs.
+
+use std::{fmt, str::FromStr};
+
+use crate::Error;
+
+/// A CUDA version, such as 12.4. Ordered.
+///
+/// This is the version of the *driver API* (what `cuDriverGetVersion` answers), not of the display
+/// driver (550.163) nor of an installed toolkit.
+///
+/// ```
+/// use cuda_green_sys::CudaVersion;
+///
+/// let version: CudaVersion = "12.4".parse()?;
+/// assert_eq!(version, CudaVersion::new(12, 4));
+/// assert_eq!(version, CudaVersion::from_raw(12040));
+/// assert!(version < CudaVersion::new(13, 0));
+/// # Ok::<(), cuda_green_sys::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CudaVersion {
+    major: u16,
+    minor: u8,
+}
+
+impl CudaVersion {
+    /// The version `major.minor`. Minors above 99 do not exist; they are taken as 99.
+    pub const fn new(major: u16, minor: u8) -> Self {
+        let minor = if minor > 99 { 99 } else { minor };
+        Self { major, minor }
+    }
+
+    /// From the driver's form, `1000 × major + 10 × minor`. Nonsense (negative or huge) is clamped.
+    pub const fn from_raw(raw: i32) -> Self {
+        let raw = if raw < 0 { 0 } else { raw };
+        let major = raw / 1000;
+        let major = if major > u16::MAX as i32 {
+            u16::MAX
+        } else {
+            major as u16
+        };
+        Self::new(major, ((raw % 1000) / 10) as u8)
+    }
+
+    /// The driver's form, `1000 × major + 10 × minor`.
+    pub const fn to_raw(self) -> i32 {
+        self.major as i32 * 1000 + self.minor as i32 * 10
+    }
+
+    /// The part before the dot.
+    pub const fn major(self) -> u16 {
+        self.major
+    }
+
+    /// The part after the dot.
+    pub const fn minor(self) -> u8 {
+        self.minor
+    }
+}
+
+impl fmt::Display for CudaVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for CudaVersion {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+        text.split_once('.')
+            .filter(|(major, minor)| digits(major) && digits(minor))
+            .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+            .filter(|(_, minor)| *minor <= 99)
+            .map(|(major, minor)| Self { major, minor })
+            .ok_or_else(|| Error::InvalidVersion(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_form_goes_both_ways_for_every_version() {
+        for major in 0..100 {
+            for minor in 0..100 {
+                let version = CudaVersion::new(major, minor);
+                assert_eq!(CudaVersion::from_raw(version.to_raw()), version);
+                assert_eq!(version.to_string().parse::<CudaVersion>().unwrap(), version);
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_is_an_error_or_clamped_never_a_panic() {
+        for text in [
+            "", ".", "12", "12.", ".4", "12.4.1", "-1.0", "+1.0", "1.100", "99999.0", "a.b",
+        ] {
+            assert!(text.parse::<CudaVersion>().is_err(), "{text:?} parsed");
+        }
+        for raw in [i32::MIN, -1, 0, 1, 9, i32::MAX] {
+            let _ = CudaVersion::from_raw(raw).to_string();
+        }
+    }
+}

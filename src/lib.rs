@@ -1,0 +1,1 @@
+//! The driver matrix: see `tests/`.
