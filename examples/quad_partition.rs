@@ -15,7 +15,9 @@ use serde::Serialize;
 #[derive(Parser)]
 struct Args {
     /// `system`, `sim:<device>@<major>.<minor>`, or the path of a driver library
-    #[arg(long, env = DRIVER_VARIABLE)]
+    ///
+    /// Without it, CUDA_GREEN_DRIVER decides, and without that the system's driver, if it has a GPU
+    #[arg(long)]
     driver: Option<DriverSpec>,
     /// Print one JSON object instead of a table
     #[arg(long)]
@@ -64,7 +66,10 @@ struct ContextReport {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match driver(args.driver.as_ref()).and_then(|driver| report(&driver)) {
+    match named(args.driver)
+        .and_then(|spec| driver(spec.as_ref()))
+        .and_then(|driver| report(&driver))
+    {
         Ok(report) => {
             if args.json {
                 match serde_json::to_string_pretty(&report) {
@@ -80,6 +85,15 @@ fn main() -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The driver of the command line or of the environment, if one is named there.
+fn named(argument: Option<DriverSpec>) -> Result<Option<DriverSpec>> {
+    let in_environment = std::env::var_os(DRIVER_VARIABLE).is_some_and(|value| !value.is_empty());
+    match argument {
+        None if in_environment => Ok(Some(DriverSpec::from_env()?)),
+        argument => Ok(argument),
     }
 }
 
