@@ -1,0 +1,1 @@
+//! The real drivers under `target/cuda/drivers`.
