@@ -13,6 +13,10 @@ pub const VERSIONS: [&str; 11] = [
 /// The one that the committed bindings come from.
 pub const NEWEST: &str = VERSIONS[VERSIONS.len() - 1];
 
+/// Structs that gain fields at their end. They lie in the union of `CUdevResource`, whose size stays
+/// the same, and no function takes one by itself.
+pub const GROWING: &[&str] = &["CUdevSmResource_st"];
+
 /// All that the build found.
 #[derive(Deserialize)]
 pub struct Facts {
