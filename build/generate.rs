@@ -14,8 +14,13 @@ const COMMENT: &str =
 ";
 
 /// Types that no signature names, because C passes them as plain integers.
-const EXTRA_TYPES: &str = "CUdevSmResourceSplitByCount_flags|CUdevSmResourceGroup_flags|CUgreenCtxCreate_flags|\
+const EXTRA_TYPES: &str = "CUdevSmResourceSplitByCount_flags|CUdevSmResourceSplit_flags|CUdevSmResourceGroup_flags|CUgreenCtxCreate_flags|\
      CUstream_flags|CUevent_flags|CUctx_flags|CUfunction_attribute";
+/// The enum that had another name up to 13.0, with the same constants.
+const RENAMED: (&str, &str) = (
+    "CUdevSmResourceSplit_flags",
+    "CUdevSmResourceSplitByCount_flags",
+);
 /// Constants that are macros.
 const EXTRA_CONSTANTS: &str = "CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY|CU_MEMHOSTALLOC_.*";
 
@@ -47,7 +52,8 @@ pub fn bindings(
     for symbol in symbols {
         builder = builder.allowlist_function(symbol);
     }
-    let mut file = syn::parse_file(&builder.generate()?.to_string())?;
+    let text = builder.generate()?.to_string();
+    let mut file = syn::parse_file(&text.replace(RENAMED.0, RENAMED.1))?;
     // The functions are loaded at run time, never linked.
     file.items
         .retain(|item| !matches!(item, syn::Item::ForeignMod(_)));

@@ -26,6 +26,9 @@ pub const VERSIONS: [(&str, &str); 4] = [
     ("12.5", "555"),
 ];
 
+/// Whether these drivers can be loaded where this runs.
+pub const CAN_BE_LOADED: bool = cfg!(all(target_arch = "x86_64", target_os = "linux"));
+
 /// What one driver says of itself, or why it cannot be loaded.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Report {

@@ -62,7 +62,7 @@ fn each(test: &str, check: impl Fn(CudaVersion, &Report)) {
                 &format!("{test} with driver {release} ({cuda})"),
                 "not fetched: run `cargo xtask fetch`",
             ),
-            Some(_) if !cfg!(all(target_arch = "x86_64", target_os = "linux")) => note(&format!(
+            Some(_) if !drivers::CAN_BE_LOADED => note(&format!(
                 "{test} with driver {release} ({cuda}): it is built for x86-64 Linux"
             )),
             Some(path) => check(version(cuda), &ask(path)),

@@ -1,7 +1,7 @@
 //! The one table of the driver's entry points, and all that is made from it.
 //!
 //! To add an entry point, add its line to the table below and regenerate the bindings
-//! (`BLESS=1 cargo test --test bindings`). From the line come its field in [`Api`], its method, its
+//! (`cargo xtask bindings`). From the line come its field in [`Api`], its method, its
 //! row in [`ENTRY_POINTS`] (the loader's requests), its documentation, and its checks against every
 //! CUDA header.
 

@@ -1,4 +1,5 @@
-//! `cargo xtask bindings`: writes `cuda-green-sys/src/bindings.rs` anew from the newest header.
+//! `cargo xtask bindings`: writes `cuda-green-sys/src/bindings.rs` anew from the newest header,
+//! and `cuda-green-sys/MATRIX.md` with it.
 //!
 //! The root package's build script makes the bindings. It reads the table of entry points as text and
 //! does not need cuda-green-sys to compile, which it cannot while the table names types that the
@@ -7,7 +8,7 @@
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::fetch;
+use crate::{fetch, matrix};
 
 pub fn run() -> Result<()> {
     let shell = Shell::new()?;
@@ -34,7 +35,8 @@ pub fn run() -> Result<()> {
     shell.write_file(committed, text)?;
     cmd!(shell, "rustfmt --edition 2024 {committed}").run()?;
     println!("wrote {committed}");
-    Ok(())
+    matrix::run(&matrix::Options { write: true })
+        .context("the bindings are written, cuda-green-sys/MATRIX.md is not")
 }
 
 /// The build script's `OUT_DIR` from cargo's messages, one JSON object a line.

@@ -26,7 +26,7 @@ enum Command {
     Fetch,
     /// Runs every check: formatting, clippy, tests, doc tests, documentation. Fetches first.
     Test,
-    /// Writes cuda-green-sys/src/bindings.rs anew from the newest header.
+    /// Writes cuda-green-sys's bindings.rs and MATRIX.md anew.
     Bindings,
     /// Prints which entry points and struct fields each CUDA version has.
     Matrix(matrix::Options),

@@ -5,6 +5,9 @@ use xshell::{Shell, cmd};
 
 use crate::{fetch, skipped};
 
+/// The crates that are published.
+const PUBLISHED: [&str; 3] = ["cuda-green-sys", "cuda-green-sim", "cuda-green"];
+
 pub fn run() -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(crate::root());
@@ -29,13 +32,16 @@ pub fn run() -> Result<()> {
     // Doc tests included: the READMEs' examples are among them.
     cmd!(shell, "cargo test --workspace --no-fail-fast").run()?;
     // A user may want none of the features, and must not need what the workspace's tests need.
-    for package in ["cuda-green-sys", "cuda-green", "cuda-green-sim"] {
+    for package in PUBLISHED {
         cmd!(
             shell,
             "cargo clippy --package {package} --no-default-features -- -D warnings"
         )
         .run()?;
     }
+    // What is published must build from its archive alone.
+    let packages = PUBLISHED.map(|package| format!("--package={package}"));
+    cmd!(shell, "cargo package --quiet --allow-dirty {packages...}").run()?;
     {
         let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings");
         cmd!(shell, "cargo doc --workspace --no-deps").run()?;
