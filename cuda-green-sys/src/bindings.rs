@@ -1,8 +1,7 @@
 //! Types and constants of the CUDA driver API, generated from `wrapper.h` with the 13.5 header.
 //!
-//! Never edited: `BLESS=1 cargo test --test bindings` in the workspace writes this file, and the same
-//! test without it fails when the file differs from what the header gives.
-
+//! Never edited: `cargo xtask bindings` in the workspace writes this file, and `tests/bindings.rs`
+//! fails when it differs from what the header gives.
 pub type CUdeviceptr_v2 = ::std::os::raw::c_ulonglong;
 pub type CUdeviceptr = CUdeviceptr_v2;
 pub type CUdevice_v1 = ::std::os::raw::c_int;

@@ -1,7 +1,7 @@
 //! The one table of the driver's entry points, and all that is made from it.
 //!
 //! To add an entry point, add its line to the table below and regenerate the bindings
-//! (`BLESS=1 cargo test --test bindings`). From the line come its field in [`Api`], its method, its
+//! (`cargo xtask bindings`). From the line come its field in [`Api`], its method, its
 //! row in [`ENTRY_POINTS`] (the loader's requests), its documentation, and its checks against every
 //! CUDA header.
 
@@ -36,7 +36,8 @@ pub enum Absence {
     /// in the library).
     NotFound,
     /// The driver knows the name, but not in the ABI of that version
-    /// (`CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT`).
+    /// (`CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT`, or an address although the driver is older than
+    /// the ABI).
     OlderAbi,
 }
 
@@ -59,6 +60,13 @@ pub struct MissingEntryPoint {
     /// Whether the driver lacks it altogether or has an older form of it.
     pub absence: Absence,
 }
+
+/// The first entry point that is asked for: it decides which of the others can be there.
+pub(crate) static DRIVER_GET_VERSION: EntryPoint = EntryPoint {
+    symbol: c"cuDriverGetVersion",
+    proc_name: c"cuDriverGetVersion",
+    since: CudaVersion::new(2, 2),
+};
 
 /// What a resolver answers for one entry point.
 pub(crate) type Resolution = Result<*const c_void, Absence>;
@@ -121,18 +129,27 @@ macro_rules! entry_points {
         }
 
         impl Api {
-            /// Fills the table; `version` is set by the caller once `cuDriverGetVersion` is known.
+            /// Fills the table for a driver of this version.
+            ///
+            /// What is newer than the driver stays absent, even where the driver has an address for
+            /// it: asked for an ABI of the future, a real driver answers with its newest one (12.2 and
+            /// 12.4 give the two-argument `cuStreamGetCtx` when asked for that of 12.5).
             ///
             /// # Safety
-            /// Each address that `resolve` gives must be the driver's function of that name and ABI,
-            /// callable for as long as the table lives.
-            pub(crate) unsafe fn fill(mut resolve: impl FnMut(&'static EntryPoint) -> Resolution) -> Self {
+            /// Each address that `resolve` gives for an entry point that is not newer than `version`
+            /// must be the driver's function of that name and ABI, callable for as long as the table
+            /// lives.
+            pub(crate) unsafe fn fill(
+                version: CudaVersion,
+                mut resolve: impl FnMut(&'static EntryPoint) -> Resolution,
+            ) -> Self {
                 let found: Vec<Resolution> = ENTRY_POINTS.iter().map(|entry| match resolve(entry) {
                     Ok(address) if address.is_null() => Err(Absence::NotFound),
+                    Ok(_) if entry.since > version => Err(Absence::OlderAbi),
                     answer => answer,
                 }).collect();
                 Self {
-                    version: CudaVersion::new(0, 0),
+                    version,
                     absences: found.iter().map(|answer| answer.err()).collect(),
                     $($name: found[Index::$name as usize].ok().map(|address| {
                         // SAFETY: the address is not null, and the caller vouches that it is this

@@ -18,6 +18,9 @@ mod search;
 mod status;
 mod version;
 
+#[doc = include_str!("../MATRIX.md")]
+pub mod matrix {}
+
 pub use bindings::*;
 pub use entry_points::{Absence, Api, ENTRY_POINTS, EntryPoint, MissingEntryPoint, SIGNATURES};
 pub use error::Error;

@@ -8,13 +8,17 @@ use std::{
 use libloading::Library;
 
 use crate::{
-    Absence, Api, CUresult, CudaVersion, DriverSpec, Error, Platform, entry_points::Resolution,
+    Absence, Api, CUresult, CudaVersion, DriverSpec, EntryPoint, Error, Platform,
+    entry_points::{DRIVER_GET_VERSION, Resolution},
     search::candidates,
 };
 
 /// `cuGetProcAddress_v2`, the driver's own resolver since CUDA 12.0.
 type GetProcAddress =
     unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_uint) -> CUresult;
+
+/// `cuDriverGetVersion`.
+type DriverGetVersion = unsafe extern "C" fn(*mut c_int) -> CUresult;
 
 /// `CU_GET_PROC_ADDRESS_VERSION_NOT_SUFFICIENT`: the name is known, in an older ABI only.
 const VERSION_NOT_SUFFICIENT: c_uint = 2;
@@ -76,8 +80,11 @@ impl Api {
         mut resolve: impl FnMut(&CStr, CudaVersion) -> *const c_void,
     ) -> Result<Self, Error> {
         // SAFETY: the caller's promise is the one asked for.
-        let api = unsafe { Self::fill(|entry| Ok(resolve(entry.proc_name, entry.since))) };
-        api.with_version(Path::new("the resolver"))
+        unsafe {
+            Self::from_source(Path::new("the resolver"), |entry| {
+                Ok(resolve(entry.proc_name, entry.since))
+            })
+        }
     }
 
     fn from_library(library: Library, path: &Path) -> Result<Self, Error> {
@@ -88,34 +95,45 @@ impl Api {
         // SAFETY: both ways give the driver's function of that name and ABI, and the library is never
         // unloaded while the table lives (see below).
         let api = unsafe {
-            Self::fill(|entry| match get_proc_address {
+            Self::from_source(path, |entry| match get_proc_address {
                 Some(function) => ask(function, entry.proc_name, entry.since),
-                None => library
-                    .get::<*const c_void>(entry.symbol)
-                    .map(|symbol| *symbol)
-                    .map_err(|_| Absence::NotFound),
+                None => look_up(&library, entry),
             })
-        };
-        let api = api.with_version(path)?;
+        }?;
         // A driver's threads and exit handlers run code of the library, so it must never be unloaded.
         std::mem::forget(library);
         Ok(api)
     }
 
-    /// Reads the version, which every later error names.
-    fn with_version(mut self, path: &Path) -> Result<Self, Error> {
+    /// Asks for the version, which every later error names, and then for all the rest.
+    ///
+    /// # Safety
+    /// As [`Api::fill`] asks, and `cuDriverGetVersion` needs no version to be right.
+    unsafe fn from_source(
+        path: &Path,
+        mut resolve: impl FnMut(&'static EntryPoint) -> Resolution,
+    ) -> Result<Self, Error> {
+        let address = match resolve(&DRIVER_GET_VERSION) {
+            Ok(address) if !address.is_null() => address,
+            _ => {
+                return Err(Error::NotACudaDriver {
+                    path: path.into(),
+                    symbol: DRIVER_GET_VERSION.name(),
+                });
+            }
+        };
+        // SAFETY: the address is not null, and the caller vouches that it is this function, whose type
+        // has been the same in every version.
+        let get_version =
+            unsafe { std::mem::transmute::<*const c_void, DriverGetVersion>(address) };
         let mut raw = 0;
         // SAFETY: the pointer is valid for the one integer that is written, and the function needs no
         // initialised driver.
-        let result = unsafe { self.cuDriverGetVersion(&mut raw) }.map_err(|missing| {
-            Error::NotACudaDriver {
-                path: path.into(),
-                symbol: missing.entry_point.name(),
-            }
-        })?;
-        result.ok().map_err(Error::VersionUnknown)?;
-        self.version = CudaVersion::from_raw(raw);
-        Ok(self)
+        unsafe { get_version(&mut raw) }
+            .ok()
+            .map_err(Error::VersionUnknown)?;
+        // SAFETY: the caller's promise is the one asked for.
+        Ok(unsafe { Self::fill(CudaVersion::from_raw(raw), resolve) })
     }
 }
 
@@ -137,6 +155,19 @@ unsafe fn ask(function: GetProcAddress, name: &CStr, since: CudaVersion) -> Reso
     }
 }
 
+/// Looks the symbol up in the library, for drivers from before `cuGetProcAddress_v2`. A symbol bears its
+/// ABI in its name, so that only the very one can be found.
+fn look_up(library: &Library, entry: &EntryPoint) -> Resolution {
+    let get = |name: &CStr| {
+        // SAFETY: the address is not used as anything but an address here.
+        unsafe { library.get::<*const c_void>(name) }.map(|symbol| *symbol)
+    };
+    get(entry.symbol).map_err(|_| match get(entry.proc_name) {
+        Ok(_) => Absence::OlderAbi,
+        Err(_) => Absence::NotFound,
+    })
+}
+
 /// The text of the last cause, which is the system loader's own.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
@@ -144,4 +175,61 @@ fn innermost(error: &dyn std::error::Error) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ENTRY_POINTS;
+
+    extern "C" fn speaks_12_4(version: *mut c_int) -> CUresult {
+        // SAFETY: the loader passes a valid pointer; nothing else calls this.
+        unsafe { *version = 12040 };
+        CUresult::CUDA_SUCCESS
+    }
+
+    #[test]
+    fn what_is_newer_than_the_driver_is_absent_even_where_the_driver_has_an_address_for_it() {
+        let address = speaks_12_4 as DriverGetVersion as *const c_void;
+        // SAFETY: only `cuDriverGetVersion` is called, and the address is a function of its type.
+        let api = unsafe { Api::from_resolver(|_, _| address) }.unwrap();
+        let version = CudaVersion::new(12, 4);
+        assert_eq!(api.version(), version);
+        for (entry, absence) in api.entry_points() {
+            let expected = (entry.since > version).then_some(Absence::OlderAbi);
+            assert_eq!(absence, expected, "{}", entry.name());
+        }
+        // SAFETY: the driver lacks it, so nothing is called.
+        let missing = unsafe {
+            api.cuStreamGetCtx_v2(
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(
+            missing.unwrap_err().to_string(),
+            "cuStreamGetCtx_v2 needs a driver of CUDA 12.5 or later; this one speaks CUDA 12.4 \
+             and has the function only in an older form"
+        );
+    }
+
+    #[test]
+    fn a_resolver_that_has_nothing_is_no_driver() {
+        // SAFETY: no address is given.
+        let nothing = unsafe { Api::from_resolver(|_, _| std::ptr::null()) };
+        assert!(matches!(nothing, Err(Error::NotACudaDriver { .. })));
+    }
+
+    #[test]
+    fn the_version_is_asked_for_as_the_table_says() {
+        let row = ENTRY_POINTS
+            .iter()
+            .find(|entry| entry.symbol == DRIVER_GET_VERSION.symbol)
+            .unwrap();
+        assert_eq!(
+            (row.proc_name, row.since),
+            (DRIVER_GET_VERSION.proc_name, DRIVER_GET_VERSION.since)
+        );
+    }
 }

@@ -1,2 +1,48 @@
-//! xtask
-fn main() {}
+//! The workspace's own commands: `cargo xtask <command>`, one file for each.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+mod artifacts;
+mod bindings;
+mod fetch;
+mod matrix;
+mod skipped;
+mod test;
+
+/// The workspace's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+// `gpu-bundle` and `bench` get a line here, a line in `main` and a file of their own.
+#[derive(Subcommand)]
+enum Command {
+    /// Fetches the CUDA headers, the real drivers and libclang that the tests use.
+    Fetch,
+    /// Runs every check: formatting, clippy, tests, doc tests, documentation. Fetches first.
+    Test,
+    /// Writes cuda-green-sys's bindings.rs and MATRIX.md anew.
+    Bindings,
+    /// Prints which entry points and struct fields each CUDA version has.
+    Matrix(matrix::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Options::parse().command {
+        Command::Fetch => fetch::run(),
+        Command::Test => test::run(),
+        Command::Bindings => bindings::run(),
+        Command::Matrix(options) => matrix::run(&options),
+    }
+}
+
+/// The workspace's root, from which every command runs.
+fn root() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_path_buf()
+}

@@ -1,0 +1,234 @@
+//! Real drivers: where they lie, and what one says of itself in a process of its own.
+//!
+//! A driver is never loaded into a test's own process: two drivers in one process get in each other's
+//! way, and one that crashes must fail one test with a message.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, c_char, c_int, c_uint, c_void},
+    path::{Path, PathBuf},
+    process::Command,
+    ptr::null_mut,
+    time::Instant,
+};
+
+use cuda_green_sys::{
+    Absence, Api, CUdevResourceType, CUresult, DriverSpec, ENTRY_POINTS, EntryPoint, Error,
+    MissingEntryPoint,
+};
+use serde::{Deserialize, Serialize};
+
+/// The CUDA versions of the real drivers that the matrix covers, oldest first, and their releases.
+pub const VERSIONS: [(&str, &str); 4] = [
+    ("11.4", "470"),
+    ("12.2", "535"),
+    ("12.4", "550"),
+    ("12.5", "555"),
+];
+
+/// Whether these drivers can be loaded where this runs.
+pub const CAN_BE_LOADED: bool = cfg!(all(target_arch = "x86_64", target_os = "linux"));
+
+/// What one driver says of itself, or why it cannot be loaded.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The text of the error, where loading failed, and nothing else then.
+    pub error: Option<String>,
+    /// The error's kind: the name of its variant.
+    pub error_kind: Option<String>,
+    /// The CUDA version.
+    pub version: String,
+    /// Each entry point that the driver lacks, and whether it has an older form.
+    pub absent: BTreeMap<String, Missing>,
+    /// What calling each of some absent entry points says.
+    pub calls: BTreeMap<String, String>,
+    /// Entry points whose address, by the driver's own resolver, is not that of the exported symbol
+    /// of their name.
+    pub other_symbol: Vec<String>,
+    /// Entry points that the driver's resolver gives already for the version before `since`.
+    pub earlier: Vec<String>,
+    /// What `cuInit` answers.
+    pub init: Option<u32>,
+    /// How long loading took and `cuInit`, in milliseconds.
+    pub milliseconds: [f64; 2],
+}
+
+/// [`Absence`] for JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Missing {
+    /// The name is unknown.
+    NotFound,
+    /// The name is known in an older ABI only.
+    OlderAbi,
+}
+
+/// Where the real driver of this CUDA version lies, if it was fetched.
+pub fn path(version: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/cuda/drivers")
+        .join(version)
+        .join("libcuda.so.1");
+    path.exists().then_some(path)
+}
+
+/// Asks a driver in a process of its own; `program` is this package's binary.
+///
+/// # Errors
+/// The process's end and output, where it did not end with a report.
+pub fn ask(
+    program: &Path,
+    driver: Option<&OsStr>,
+    variables: &[(&str, &str)],
+) -> Result<Report, String> {
+    let output = Command::new(program)
+        .arg("report")
+        .args(driver)
+        .env_remove(cuda_green_sys::DRIVER_VARIABLE)
+        .envs(variables.iter().copied())
+        .output()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    serde_json::from_slice(&output.stdout).map_err(|error| {
+        format!(
+            "{driver:?} ended with {} and no report ({error}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+/// The report on a driver, from within the process that loads it.
+pub fn report(spec: Result<DriverSpec, Error>) -> Report {
+    let path = match &spec {
+        Ok(DriverSpec::Path(path)) => Some(path.clone()),
+        _ => None,
+    };
+    let start = Instant::now();
+    let loaded = spec.and_then(|spec| Api::load_spec(&spec));
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    let mut report = Report {
+        error: None,
+        error_kind: None,
+        version: String::new(),
+        absent: BTreeMap::new(),
+        calls: BTreeMap::new(),
+        other_symbol: Vec::new(),
+        earlier: Vec::new(),
+        init: None,
+        milliseconds: [load_ms, 0.0],
+    };
+    match loaded {
+        Err(error) => {
+            let debug = format!("{error:?}");
+            let kind = debug.split(|c: char| !c.is_alphanumeric()).next();
+            report.error_kind = kind.map(str::to_owned);
+            report.error = Some(error.to_string());
+        }
+        Ok(api) => {
+            report.version = api.version().to_string();
+            for (entry, absence) in api.entry_points() {
+                if let Some(absence) = absence {
+                    let missing = match absence {
+                        Absence::NotFound => Missing::NotFound,
+                        Absence::OlderAbi => Missing::OlderAbi,
+                    };
+                    report.absent.insert(entry.name().to_owned(), missing);
+                }
+            }
+            call_the_absent(&api, &mut report);
+            if let Some(path) = path {
+                compare_with_symbols(&path, &mut report);
+            }
+            let start = Instant::now();
+            // SAFETY: `cuInit` takes no pointer, and its flags are 0.
+            report.init = unsafe { api.cuInit(0) }.ok().map(|result| result.0);
+            report.milliseconds[1] = start.elapsed().as_secs_f64() * 1e3;
+        }
+    }
+    report
+}
+
+/// Calls through each entry point that only newer drivers have, if this driver lacks it: nothing of the
+/// driver's can run then, and the answer must name what is missing.
+fn call_the_absent(api: &Api, report: &mut Report) {
+    let sm = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+    type Call<'a> = (&'a str, &'a dyn Fn() -> Option<MissingEntryPoint>);
+    // SAFETY (of all of these): each is called only where `report.absent` has its name, and then
+    // there is no function behind it that could follow a null pointer.
+    let calls: &[Call<'_>] = &[
+        ("cuDeviceGetDevResource", &|| {
+            // SAFETY: see above.
+            unsafe { api.cuDeviceGetDevResource(0, null_mut(), sm) }.err()
+        }),
+        ("cuGreenCtxCreate", &|| {
+            // SAFETY: see above.
+            unsafe { api.cuGreenCtxCreate(null_mut(), null_mut(), 0, 0) }.err()
+        }),
+        ("cuGreenCtxStreamCreate", &|| {
+            // SAFETY: see above.
+            unsafe { api.cuGreenCtxStreamCreate(null_mut(), null_mut(), 0, 0) }.err()
+        }),
+        ("cuGreenCtxGetId", &|| {
+            // SAFETY: see above.
+            unsafe { api.cuGreenCtxGetId(null_mut(), null_mut()) }.err()
+        }),
+        ("cuStreamGetCtx_v2", &|| {
+            // SAFETY: see above.
+            unsafe { api.cuStreamGetCtx_v2(null_mut(), null_mut(), null_mut()) }.err()
+        }),
+        ("cuStreamGetDevResource", &|| {
+            // SAFETY: see above.
+            unsafe { api.cuStreamGetDevResource(null_mut(), null_mut(), sm) }.err()
+        }),
+    ];
+    for (name, call) in calls {
+        if report.absent.contains_key(*name) {
+            let said = call().map_or("it was called".to_owned(), |missing| missing.to_string());
+            report.calls.insert((*name).to_owned(), said);
+        }
+    }
+}
+
+/// Holds the driver's own resolver against its exported symbols, beside the loader and without it.
+fn compare_with_symbols(path: &Path, report: &mut Report) {
+    type GetProcAddress =
+        unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_uint) -> CUresult;
+    // SAFETY: the same library is loaded already, and stays so.
+    let Ok(library) = (unsafe { libloading::Library::new(path) }) else {
+        return;
+    };
+    // SAFETY: the type is that of the symbol.
+    let Ok(resolver) = (unsafe { library.get::<GetProcAddress>(c"cuGetProcAddress_v2") }) else {
+        return; // a driver from before it, whose symbols are all there is
+    };
+    let ask = |entry: &EntryPoint, version: c_int| {
+        let (mut address, mut status) = (null_mut(), 0);
+        // SAFETY: the name is a C string, and both outputs are valid.
+        let result = unsafe {
+            resolver(
+                entry.proc_name.as_ptr(),
+                &mut address,
+                version,
+                0,
+                &mut status,
+            )
+        };
+        result
+            .ok()
+            .ok()
+            .map(|()| address.cast_const())
+            .filter(|address| !address.is_null())
+    };
+    for entry in ENTRY_POINTS {
+        if report.absent.contains_key(entry.name()) {
+            continue;
+        }
+        // SAFETY: the address is only compared.
+        let symbol = unsafe { library.get::<*const c_void>(entry.symbol) }.ok();
+        let symbol = symbol.map(|symbol| *symbol);
+        if symbol.is_none() || ask(entry, entry.since.to_raw()) != symbol {
+            report.other_symbol.push(entry.name().to_owned());
+        } else if ask(entry, entry.since.to_raw() - 10) == symbol {
+            report.earlier.push(entry.name().to_owned());
+        }
+    }
+}

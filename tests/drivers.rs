@@ -1,0 +1,305 @@
+//! Proves that loading is right on every real driver, and a clear error on everything that is none.
+//!
+//! Every library is loaded in a process of its own, through this package's `report` command. Nothing
+//! here needs a GPU, and all of it holds on a machine that has one.
+
+// clippy's own exception for tests does not reach the functions that they share.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use cuda_green_sys::{CudaVersion, DRIVER_VARIABLE, ENTRY_POINTS, EntryPoint};
+use driver_matrix::{
+    drivers::{self, Missing, Report},
+    headers::version,
+    skip::{note, skip},
+};
+
+/// `CUDA_ERROR_NO_DEVICE`.
+const NO_DEVICE: u32 = 100;
+
+/// A library that answers like a driver of 12.4, except for the symbols whose macros are defined.
+const SMALL_DRIVER: &str = r#"
+#include <string.h>
+int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
+int cuInit(unsigned flags) { return flags ? 1 : 100; }
+int cuGreenCtxCreate(void) { return 0; }
+#ifdef RESOLVER
+int cuGetProcAddress_v2(const char *name, void **address, int version, unsigned long long flags, unsigned *status) {
+    *address = 0;
+    *status = 1;
+    if (!strcmp(name, "cuInit")) *address = (void *)cuInit;
+    if (!strcmp(name, "cuGreenCtxCreate")) *address = (void *)cuGreenCtxCreate;
+    #ifndef WITHOUT_VERSION
+    if (!strcmp(name, "cuDriverGetVersion")) *address = (void *)cuDriverGetVersion;
+    #endif
+    if (!strcmp(name, "cuGreenCtxDestroy")) { *status = 2; return 0; }
+    if (*address) { *status = 0; return 0; }
+    return 500;
+}
+#endif
+"#;
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_driver-matrix"))
+}
+
+fn ask(driver: impl AsRef<OsStr>) -> Report {
+    drivers::ask(program(), Some(driver.as_ref()), &[]).unwrap()
+}
+
+/// Calls `check` with the report of each real driver that is there.
+fn each(test: &str, check: impl Fn(CudaVersion, &Report)) {
+    for (cuda, release) in drivers::VERSIONS {
+        match drivers::path(cuda) {
+            None => skip(
+                &format!("{test} with driver {release} ({cuda})"),
+                "not fetched: run `cargo xtask fetch`",
+            ),
+            Some(_) if !drivers::CAN_BE_LOADED => note(&format!(
+                "{test} with driver {release} ({cuda}): it is built for x86-64 Linux"
+            )),
+            Some(path) => check(version(cuda), &ask(path)),
+        }
+    }
+}
+
+/// A file of its own for one test.
+fn scratch(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("drivers");
+    fs::create_dir_all(&folder).unwrap();
+    folder.join(name)
+}
+
+/// Builds the small driver; `None`, said by name, where there is no C compiler.
+fn small_driver(name: &str, defines: &[&str]) -> Option<PathBuf> {
+    let library = scratch(&format!("lib{name}.so"));
+    let source = scratch(&format!("{name}.c"));
+    fs::write(&source, SMALL_DRIVER).unwrap();
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .args(defines.iter().map(|define| format!("-D{define}")))
+        .arg(&source)
+        .output();
+    match output {
+        Ok(output) if output.status.success() => Some(library),
+        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => {
+            skip(&format!("small driver {name}"), &format!("cc: {error}"));
+            None
+        }
+    }
+}
+
+/// What a driver of this version must say of one entry point.
+fn expected(driver: CudaVersion, entry: &EntryPoint) -> Option<Missing> {
+    if entry.since <= driver {
+        None
+    } else if entry.name() == "cuStreamGetCtx_v2" {
+        // All of these drivers have the function of 9.2, with fewer parameters. 12.2 and 12.4 even
+        // give its address when asked for the newer one.
+        Some(Missing::OlderAbi)
+    } else {
+        Some(Missing::NotFound)
+    }
+}
+
+#[test]
+fn each_driver_loads_and_tells_its_version() {
+    each("loading", |cuda, report| {
+        assert_eq!(report.error, None);
+        assert_eq!(report.version, cuda.to_string());
+    });
+}
+
+#[test]
+fn each_driver_has_exactly_the_entry_points_of_its_version() {
+    each("entry points", |cuda, report| {
+        for entry in ENTRY_POINTS {
+            assert_eq!(
+                report.absent.get(entry.name()).copied(),
+                expected(cuda, entry),
+                "{} (since {}) on a driver of {cuda}",
+                entry.name(),
+                entry.since
+            );
+        }
+    });
+}
+
+#[test]
+fn each_driver_resolves_the_very_symbol_and_only_from_its_version_on() {
+    each("resolving", |cuda, report| {
+        assert_eq!(
+            report.other_symbol, [""; 0],
+            "{cuda}: not the exported symbol"
+        );
+        assert_eq!(report.earlier, [""; 0], "{cuda}: there before `since`");
+    });
+}
+
+#[test]
+fn each_driver_says_that_there_is_no_device() {
+    let gpu = Path::new("/dev/nvidiactl").exists();
+    each("cuInit", |cuda, report| {
+        let init = report.init.unwrap();
+        // With a GPU the answer is its kernel driver's: success, or that the two do not fit.
+        assert!(init == NO_DEVICE || gpu, "{cuda}: cuInit answered {init}");
+    });
+}
+
+#[test]
+fn calling_what_a_driver_lacks_names_it_and_both_versions() {
+    each("absent entry points", |cuda, report| {
+        for (symbol, said) in &report.calls {
+            let entry = ENTRY_POINTS
+                .iter()
+                .find(|entry| entry.name() == symbol)
+                .unwrap();
+            let since = entry.since;
+            let start = format!(
+                "{symbol} needs a driver of CUDA {since} or later; this one speaks CUDA {cuda}"
+            );
+            assert!(said.starts_with(&start), "{said}");
+            assert!(entry.since > cuda, "{said}");
+        }
+        assert!(report.calls.contains_key("cuStreamGetDevResource"));
+    });
+}
+
+#[test]
+fn the_variable_names_the_driver() {
+    for (cuda, release) in drivers::VERSIONS {
+        let Some(path) = drivers::path(cuda) else {
+            let what = format!("{DRIVER_VARIABLE} with driver {release} ({cuda})");
+            skip(&what, "not fetched: run `cargo xtask fetch`");
+            continue;
+        };
+        let path = path.to_str().unwrap();
+        let report = drivers::ask(program(), None, &[(DRIVER_VARIABLE, path)]).unwrap();
+        assert_eq!(report.version, cuda);
+    }
+}
+
+#[test]
+fn a_named_driver_that_cannot_be_loaded_is_an_error_and_nothing_else_is_tried() {
+    // A real driver lies where the system's loader finds it, and must not be taken instead.
+    let Some((cuda, path)) = drivers::VERSIONS
+        .iter()
+        .find_map(|(cuda, _)| Some((cuda, drivers::path(cuda)?)))
+    else {
+        return skip(
+            "override against a driver of the system",
+            "no driver was fetched",
+        );
+    };
+    let folder = path.parent().unwrap().to_str().unwrap();
+    let system = drivers::ask(program(), None, &[("LD_LIBRARY_PATH", folder)]).unwrap();
+    assert_eq!(system.version, *cuda, "the test's own premise");
+
+    let variables = [
+        ("LD_LIBRARY_PATH", folder),
+        (DRIVER_VARIABLE, "/nowhere/libcuda.so.1"),
+    ];
+    let report = drivers::ask(program(), None, &variables).unwrap();
+    assert_eq!(report.error_kind.as_deref(), Some("DriverUnloadable"));
+    let error = report.error.unwrap();
+    assert!(error.contains("/nowhere/libcuda.so.1"), "{error}");
+    assert!(error.contains("No such file"), "{error}");
+}
+
+#[test]
+fn what_is_no_library_cannot_be_loaded_and_says_why() {
+    let text = scratch("text");
+    fs::write(&text, "not a library").unwrap();
+    let empty = scratch("empty");
+    fs::write(&empty, "").unwrap();
+    let folder = scratch("folder");
+    fs::create_dir_all(&folder).unwrap();
+    let missing = scratch("missing");
+    for path in [text, empty, folder, missing] {
+        let report = ask(&path);
+        assert_eq!(
+            report.error_kind.as_deref(),
+            Some("DriverUnloadable"),
+            "{path:?}"
+        );
+        let error = report.error.unwrap();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+    }
+}
+
+#[test]
+fn a_file_without_read_permission_cannot_be_loaded() {
+    let Some(library) = small_driver("unreadable", &[]) else {
+        return;
+    };
+    fs::set_permissions(&library, fs::Permissions::from_mode(0o000)).unwrap();
+    let may_read = fs::File::open(&library).is_ok();
+    let report = ask(&library);
+    fs::set_permissions(&library, fs::Permissions::from_mode(0o644)).unwrap();
+    if may_read {
+        return note("unreadable driver file: this user (root) may read everything");
+    }
+    assert_eq!(report.error_kind.as_deref(), Some("DriverUnloadable"));
+    let error = report.error.unwrap();
+    assert!(error.contains("Permission denied"), "{error}");
+}
+
+#[test]
+fn a_library_that_is_something_else_is_no_driver() {
+    // The C library is there wherever this test can run.
+    let report = ask("libc.so.6");
+    assert_eq!(report.error_kind.as_deref(), Some("NotACudaDriver"));
+    assert!(report.error.unwrap().contains("cuDriverGetVersion"));
+}
+
+#[test]
+fn symbols_taken_away_are_absent_whichever_way_the_driver_resolves() {
+    for (name, defines) in [("by-symbol", &[][..]), ("by-resolver", &["RESOLVER"][..])] {
+        let Some(library) = small_driver(name, defines) else {
+            return;
+        };
+        let report = ask(library);
+        assert_eq!(report.version, "12.4", "{name}: {:?}", report.error);
+        assert_eq!(report.init, Some(NO_DEVICE));
+        let present: Vec<_> = ENTRY_POINTS
+            .iter()
+            .map(|entry| entry.name())
+            .filter(|symbol| !report.absent.contains_key(*symbol))
+            .collect();
+        assert_eq!(
+            present,
+            ["cuInit", "cuDriverGetVersion", "cuGreenCtxCreate"],
+            "{name}"
+        );
+        // 2 is what a driver answers for an ABI that it is too old for.
+        let destroy = if name == "by-resolver" {
+            Missing::OlderAbi
+        } else {
+            Missing::NotFound
+        };
+        assert_eq!(report.absent["cuGreenCtxDestroy"], destroy, "{name}");
+        assert_eq!(
+            report.absent["cuCtxFromGreenCtx"],
+            Missing::NotFound,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_driver_without_its_version_is_no_driver() {
+    let Some(library) = small_driver("no-version", &["RESOLVER", "WITHOUT_VERSION"]) else {
+        return;
+    };
+    let report = ask(library);
+    assert_eq!(report.error_kind.as_deref(), Some("NotACudaDriver"));
+}

@@ -1,0 +1,109 @@
+//! The one table of what is fetched: CUDA headers, real drivers, libclang.
+//!
+//! Nothing of it is ever committed. To add a header set or a driver, add its row; the hash is that of
+//! the package as its registry serves it (`sha256sum`).
+
+/// Where a package comes from.
+#[derive(Clone, Copy)]
+pub enum Source {
+    /// A wheel from PyPI, through pip.
+    Pip,
+    /// A package from this suite of Debian's `non-free`, through apt.
+    Apt {
+        /// The suite, as apt sources name it.
+        suite: &'static str,
+    },
+}
+
+/// What is taken out of the package.
+#[derive(Clone, Copy)]
+pub enum Take {
+    /// `cuda.h`, and `cudaTypedefs.h`, which tells each function's versions.
+    Headers,
+    /// The driver's library, as `libcuda.so.1`.
+    Driver,
+    /// `libclang.so`, for bindgen.
+    Libclang,
+}
+
+/// One package, and the folder under `target/cuda` that it fills.
+pub struct Artifact {
+    /// The folder that it fills.
+    pub place: &'static str,
+    /// What fills it.
+    pub take: Take,
+    /// Where the package comes from.
+    pub source: Source,
+    /// The package's name there.
+    pub package: &'static str,
+    /// The package's version there.
+    pub version: &'static str,
+    /// The SHA-256 of the package's file.
+    pub sha256: &'static str,
+}
+
+const CU12: &str = "nvidia-cuda-runtime-cu12";
+const CU13: &str = "nvidia-cuda-runtime";
+const TESLA_470: &str = "libnvidia-tesla-470-cuda1";
+const LIBCUDA: &str = "libcuda1";
+
+/// Every package. Where a place has several rows, the first that can be had fills it: a suite drops a
+/// version when it gets a newer one, and both speak the same CUDA version.
+#[rustfmt::skip]
+pub const ARTIFACTS: &[Artifact] = &[
+    wheel("libclang", Take::Libclang, "libclang", "18.1.1", "c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b"),
+
+    wheel("headers/12.4", Take::Headers, CU12, "12.4.127", "64403288fa2136ee8e467cdc9c9427e0434110899d07c779f25b5c068934faa5"),
+    wheel("headers/12.5", Take::Headers, CU12, "12.5.82", "3e79a060e126df40fd3a068f3f787eb000fa51b251ec6cd97d09579632687115"),
+    wheel("headers/12.6", Take::Headers, CU12, "12.6.77", "ba3b56a4f896141e25e19ab287cd71e52a6a0f4b29d0d31609f60e3b4d5219b7"),
+    wheel("headers/12.8", Take::Headers, CU12, "12.8.90", "adade8dcbd0edf427b7204d480d6066d33902cab2a4707dcfc48a2d0fd44ab90"),
+    wheel("headers/12.9", Take::Headers, CU12, "12.9.79", "25bba2dfb01d48a9b59ca474a1ac43c6ebf7011f1b0b8cc44f54eb6ac48a96c3"),
+    wheel("headers/13.0", Take::Headers, CU13, "13.0.96", "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"),
+    wheel("headers/13.1", Take::Headers, CU13, "13.1.80", "dac25b52e69050e5a7a84957e6df470a85b185f8f648a99a1ab1dfce027576cf"),
+    wheel("headers/13.2", Take::Headers, CU13, "13.2.86", "3498247680dfddce31bad102af7e3e26fc795342a3cac64722bb0fa95e7f60f0"),
+    wheel("headers/13.3", Take::Headers, CU13, "13.3.29", "e04420616e72f563167a7733272992d7e6df6dc5cb54b2f94f9f1520ea9e30c1"),
+    wheel("headers/13.4", Take::Headers, CU13, "13.4.92", "9641f797da20ce1dd8e779b6e96d08cf9ba564cec8e8225458811ee26423f3a5"),
+    wheel("headers/13.5", Take::Headers, CU13, "13.5.37", "df2b79a8852f10d1fef8c848489c49eebb5754051bf870202a862831412b179d"),
+
+    driver("drivers/11.4", "bookworm", TESLA_470, "470.256.02-1~deb12u1", "0ef309cde7850f977b54e9914346a8a258fb716b474f76bb61539c239b492858"),
+    driver("drivers/11.4", "sid", TESLA_470, "470.256.02-10", "3af5a8bc8689878e3d1f3c711b93e7bfa37dc7d4870769c6b6310f511ad92cbb"),
+    driver("drivers/12.2", "bookworm", LIBCUDA, "535.261.03-1", "de1e9ca34164a5983b3f752e6699cf1ad924790f1a843b7d582bab6f99206e1e"),
+    driver("drivers/12.2", "bookworm-security", LIBCUDA, "535.309.01-0+deb12u1", "36b96d4b10d3a51573f56cae5a4ac9bcf206c1f2613bba7063793ab3da47305f"),
+    driver("drivers/12.4", "trixie", LIBCUDA, "550.163.01-2", "8feff97aac61d6f27ded96a3c25b9e68025a680476e6072ff7eaf10623509135"),
+    driver("drivers/12.4", "sid", LIBCUDA, "550.163.01-5.1", "61d8c600721ee886aed7d7dd325c717a703447729d4ff422ea4e107ffea58463"),
+    driver("drivers/12.5", "experimental", LIBCUDA, "555.58.02-4", "3f2c5cb91c88b5f6ce05c81de553ce3ff72e0772dcd07c7e0a85b8cd408b4457"),
+];
+
+const fn wheel(
+    place: &'static str,
+    take: Take,
+    package: &'static str,
+    version: &'static str,
+    sha256: &'static str,
+) -> Artifact {
+    Artifact {
+        place,
+        take,
+        source: Source::Pip,
+        package,
+        version,
+        sha256,
+    }
+}
+
+const fn driver(
+    place: &'static str,
+    suite: &'static str,
+    package: &'static str,
+    version: &'static str,
+    sha256: &'static str,
+) -> Artifact {
+    Artifact {
+        place,
+        take: Take::Driver,
+        source: Source::Apt { suite },
+        package,
+        version,
+        sha256,
+    }
+}
