@@ -4,7 +4,8 @@ use std::{error::Error, path::PathBuf};
 
 use clap::Parser;
 use cuda_green::{CudaDevice, Driver, DriverSpec};
-use serde_json::{Map, Value, json};
+use driver_matrix::evidence;
+use serde_json::{Map, Value};
 
 pub type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -36,28 +37,13 @@ impl Args {
         Ok(driver.device(0)?)
     }
 
-    /// Prints where the figures are from and, if asked, writes them to the file.
-    pub fn write(&self, device: &CudaDevice, name: &str, figures: Map<String, Value>) -> Outcome {
+    /// Writes the figures to the file, if one was asked for.
+    pub fn write(&self, device: &CudaDevice, bench: &str, figures: Map<String, Value>) -> Outcome {
         let Some(path) = &self.out else { return Ok(()) };
-        let driver = device.driver();
-        let module = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
-        let evidence = json!({
-            "benchmark": name,
-            "device": device.name(),
-            "sm_count": device.properties().multiprocessor_count,
-            "cuda_version": driver.version().to_string(),
-            "kernel_driver": module.lines().next().unwrap_or("unknown"),
-            "simulated": driver.is_simulated(),
-            "commit": std::env::var("CUDA_GREEN_COMMIT").unwrap_or_else(|_| "unknown".into()),
-            "command": format!("cargo bench --bench {name} -- --driver system --out FILE"),
-            "quick": self.quick,
-            "figures": figures,
-        });
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        std::fs::write(path, serde_json::to_string_pretty(&evidence)? + "\n")?;
-        Ok(())
+        let quick = if self.quick { " --quick" } else { "" };
+        let driver = device.driver().source();
+        let command = format!("cargo bench --bench {bench} -- --driver {driver}{quick} --out FILE");
+        evidence::write(path, device, &command, Value::Object(figures))
     }
 }
 

@@ -13,9 +13,14 @@ mod memory;
 mod quad;
 mod support;
 
-use std::process::ExitCode;
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+};
 
 use cuda_green::{Driver, DriverSpec};
+use driver_matrix::{evidence, skip};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Simulated drivers that every case runs on: each device and each step of the API's history.
@@ -58,10 +63,14 @@ fn main() -> ExitCode {
             })
         })
         .collect();
-    match system_driver() {
+    let results = Results::default();
+    let system = system_driver();
+    match &system {
         Ok(driver) => trials.extend(cases().map(|(name, case)| {
-            let driver = driver.clone();
-            Trial::test(format!("system/{name}"), move || Ok(case(&driver)?))
+            let (driver, results) = (driver.clone(), results.clone());
+            Trial::test(format!("system/{name}"), move || {
+                results.note(name, &driver, case)
+            })
         })),
         Err(reason)
             if std::env::var_os("CUDA_GREEN_REQUIRE_GPU").is_some_and(|value| value == "1") =>
@@ -70,9 +79,45 @@ fn main() -> ExitCode {
                 Err(Failed::from(reason))
             }));
         }
-        Err(reason) => eprintln!("skipped: the suite on a real GPU ({reason})"),
+        Err(reason) => skip::note(&format!("the suite on a real GPU: {reason}")),
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let (Ok(driver), Some(path)) = (&system, std::env::var_os("CUDA_GREEN_SUITE_EVIDENCE")) {
+        let device = driver.device(0).unwrap();
+        let command =
+            "CUDA_GREEN_REQUIRE_GPU=1 cargo test --release --test suite -- --test-threads=1";
+        let results = results.0.lock().unwrap().clone();
+        evidence::write(path.as_ref(), &device, command, results.into()).unwrap();
+    }
+    conclusion.exit_code()
+}
+
+/// How each case ended on the real driver, for the evidence.
+#[derive(Clone, Default)]
+struct Results(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Results {
+    fn note(
+        &self,
+        name: &str,
+        driver: &Driver,
+        case: fn(&Driver) -> cuda_green::Result<()>,
+    ) -> Result<(), Failed> {
+        let mut note = |how: &str| {
+            self.0
+                .lock()
+                .unwrap()
+                .insert(name.to_owned(), how.to_owned())
+        };
+        note("panicked"); // unless it comes back
+        let result = case(driver);
+        note(
+            &result
+                .as_ref()
+                .map_or_else(ToString::to_string, |()| "ok".to_owned()),
+        );
+        Ok(result?)
+    }
 }
 
 fn system_driver() -> Result<Driver, String> {
