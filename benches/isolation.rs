@@ -163,8 +163,10 @@ impl Bench {
     fn measure(&self, request: &Stream, flood: Option<(Flood, &Stream)>) -> Outcome<Vec<f64>> {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let flooding =
-                flood.map(|(flood, stream)| scope.spawn(|| self.flood(flood, stream, &stop)));
+            let flooding = flood.map(|(flood, stream)| {
+                let stop = &stop;
+                scope.spawn(move || self.flood(flood, stream, stop))
+            });
             let samples = self.requests(request);
             stop.store(true, Ordering::Relaxed);
             if let Some(thread) = flooding {

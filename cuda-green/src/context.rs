@@ -151,7 +151,8 @@ pub(crate) struct Seat {
     pub(crate) context: CUcontext,
     /// The token of the thread that has it current, or 0.
     owner: AtomicUsize,
-    /// How often that thread has it; written by that thread only.
+    /// How often that thread has it; written by that thread only. From 13.5 on several threads may have
+    /// it at once: then there is no owner, and this counts them all.
     depth: AtomicU32,
 }
 
@@ -215,14 +216,24 @@ impl Seat {
     #[inline]
     pub(crate) fn leave(&self) {
         let depth = self.depth.load(Ordering::Relaxed) - 1;
-        self.depth.store(depth, Ordering::Relaxed);
+        self.depth.store(depth, Ordering::Release);
         if depth == 0 {
             self.owner.store(0, Ordering::Release);
         }
     }
 
+    /// Counts a thread that has it current, where several may.
+    pub(crate) fn take_shared(&self) {
+        self.depth.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Undoes one `take_shared`.
+    pub(crate) fn leave_shared(&self) {
+        self.depth.fetch_sub(1, Ordering::Release);
+    }
+
     fn is_taken(&self) -> bool {
-        self.owner.load(Ordering::Acquire) != 0
+        self.depth.load(Ordering::Acquire) != 0
     }
 
     fn destroy(

@@ -81,7 +81,9 @@ enum Hold<'a> {
 
 /// Which of a context's seats the thread has.
 enum Taken {
-    /// None is needed: the primary context, and any context from CUDA 13.5 on, may be shared.
+    /// None is needed: the primary context is not ours to destroy.
+    Primary,
+    /// From CUDA 13.5 on, any number of threads may have the same.
     Shared,
     Main,
     Sibling(Arc<Seat>),
@@ -280,9 +282,10 @@ impl Taken {
     #[inline]
     fn take(context: &ContextInner) -> Result<(Self, CUcontext)> {
         let Some(partition) = &context.partition else {
-            return Ok((Self::Shared, context.context()?));
+            return Ok((Self::Primary, context.context()?));
         };
         if context.device.capabilities().shared_current {
+            partition.main.take_shared();
             return Ok((Self::Shared, partition.main.context));
         }
         let thread = thread();
@@ -298,8 +301,9 @@ impl Taken {
     fn leave(&self, context: &ContextInner) {
         match (self, &context.partition) {
             (Self::Main, Some(partition)) => partition.main.leave(),
+            (Self::Shared, Some(partition)) => partition.main.leave_shared(),
             (Self::Sibling(seat), _) => seat.leave(),
-            _ => {}
+            (Self::Primary | Self::Main | Self::Shared, _) => {}
         }
     }
 }

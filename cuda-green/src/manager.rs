@@ -508,28 +508,48 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         layout: &mut Option<Layout>,
         config: GreenContextConfig,
     ) -> Result<(GreenContext, Vec<usize>)> {
-        let fresh = match layout {
-            Some(_) => None,
-            None => Some(self.units(config.sm_count)?),
-        };
         let asked = config.sm_count;
-        let source = fresh.as_ref().or(layout.as_ref());
-        let (pieces, context) = match source {
-            Some(source) => {
-                let pieces = planner::choose(&source.pieces, source.merges(), asked)
-                    .ok_or_else(|| self.insufficient(asked, Some(source)))?;
-                let context = source.create(&self.device, config, asked, &pieces)?;
-                (pieces, context)
-            }
-            None => return Err(self.insufficient(asked, None)),
+        let mut source = match layout.take() {
+            Some(source) => source,
+            None => self.units(asked)?,
         };
-        if let Some(fresh) = fresh {
-            *layout = Some(fresh);
+        let made = self.create_from(&source, config);
+        if let Ok((_, pieces)) = &made {
+            source.mark(pieces, false);
         }
-        if let Some(layout) = layout {
-            layout.mark(&pieces, false);
+        if source.pieces.iter().any(|piece| !piece.free) {
+            *layout = Some(source);
         }
-        Ok((context, pieces))
+        made
+    }
+
+    fn create_from(
+        &self,
+        source: &Layout,
+        config: GreenContextConfig,
+    ) -> Result<(GreenContext, Vec<usize>)> {
+        let asked = config.sm_count;
+        let choose = |from: &[Piece]| {
+            planner::choose(from, source.merges(), asked)
+                .ok_or_else(|| self.insufficient(asked, Some(source)))
+        };
+        let pieces = choose(&source.pieces)?;
+        match source.create(&self.device, config, asked, &pieces) {
+            // Units and a remainder do not merge everywhere; units do.
+            Err(error) if is_topology_refusal(&error) => {
+                let units: Vec<Piece> = source
+                    .pieces
+                    .iter()
+                    .map(|piece| Piece {
+                        free: piece.free && piece.part != Part::Remainder,
+                        ..*piece
+                    })
+                    .collect();
+                let pieces = choose(&units)?;
+                Ok((source.create(&self.device, config, asked, &pieces)?, pieces))
+            }
+            created => Ok((created?, pieces)),
+        }
     }
 
     /// The split that contexts created one by one draw from: units that merge or, where nothing merges,
@@ -558,26 +578,37 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         if size > self.facts.sm_count {
             return Err(self.insufficient(first, None));
         }
+        let coscheduled = if strategy == SplitStrategy::EqualGroups {
+            granularity.multiple
+        } else {
+            size
+        };
+        let layout = |split| {
+            Layout::of(
+                strategy,
+                coscheduled,
+                self.facts.max_cluster(coscheduled),
+                split,
+            )
+        };
         let groups = resource::count_groups(driver, &all, size, fine)?;
-        let split = self.split(
+        if self.facts.capabilities.structured_split
+            && !fine
+            && let Some(units) = planner::structured_units(&self.facts, groups)
+        {
+            match self.split(&SplitCall::Structured(units), &all) {
+                Err(error) if is_topology_refusal(&error) => {}
+                split => return Ok(layout(split?)),
+            }
+        }
+        Ok(layout(self.split(
             &SplitCall::ByCount {
                 groups,
                 min_count: size,
                 fine,
             },
             &all,
-        )?;
-        let coscheduled = if strategy == SplitStrategy::EqualGroups {
-            granularity.multiple
-        } else {
-            size
-        };
-        Ok(Layout::of(
-            strategy,
-            coscheduled,
-            self.facts.max_cluster(coscheduled),
-            split,
-        ))
+        )?))
     }
 
     fn split(&self, call: &SplitCall, all: &SmResource) -> Result<Split> {

@@ -459,49 +459,54 @@ pub(crate) struct Piece {
 
 /// The pieces for one more context of at least `asked` SMs: the fewest SMs that do.
 ///
-/// Where pieces merge, units are taken as they come, and the remainder joins at least one unit, since by
-/// itself it keeps no clusters. Where they do not, it is the smallest group that is large enough.
+/// Where pieces merge, units are taken as they come, with or without the one piece of another size. That is
+/// the remainder, which joins at least one unit, since by itself it keeps no clusters; or a group that has
+/// what a remainder would. Where pieces do not merge, it is the smallest group that is large enough.
 pub(crate) fn choose(pieces: &[Piece], merge: bool, asked: u32) -> Option<Vec<usize>> {
-    let free = |index: &usize| pieces[*index].free;
-    let mut groups: Vec<usize> = (0..pieces.len())
-        .filter(|index| pieces[*index].part != Part::Remainder)
-        .filter(free)
-        .collect();
+    let free = || (0..pieces.len()).filter(|index| pieces[*index].free);
+    let is_group = |index: &usize| pieces[*index].part != Part::Remainder;
     if !merge {
-        groups.retain(|index| pieces[*index].sm_count >= asked);
-        return groups
-            .into_iter()
+        return free()
+            .filter(is_group)
+            .filter(|index| pieces[*index].sm_count >= asked)
             .min_by_key(|index| pieces[*index].sm_count)
             .map(|index| vec![index]);
     }
-    let fill = |mut chosen: Vec<usize>, start: u32| {
-        let mut sum = start;
-        for &index in &groups {
-            if sum >= asked
-                && chosen
-                    .iter()
-                    .any(|index| pieces[*index].part != Part::Remainder)
-            {
+    let unit = pieces.first()?.sm_count;
+    let is_unit = |index: &usize| is_group(index) && pieces[*index].sm_count == unit;
+    let fill = |mut chosen: Vec<usize>| {
+        let mut sum: u32 = chosen.iter().map(|index| pieces[*index].sm_count).sum();
+        for index in free().filter(is_unit) {
+            if sum >= asked && chosen.iter().any(is_group) {
                 break;
             }
-            sum += pieces[index].sm_count;
+            sum += unit;
             chosen.push(index);
         }
-        let has_unit = chosen
-            .iter()
-            .any(|index| pieces[*index].part != Part::Remainder);
-        (sum >= asked && has_unit).then_some((sum, chosen))
+        (sum >= asked && chosen.iter().any(is_group)).then_some((sum, chosen))
     };
-    let without = fill(Vec::new(), 0);
-    let with = (0..pieces.len())
-        .filter(|index| pieces[*index].part == Part::Remainder)
-        .find(free)
-        .and_then(|index| fill(vec![index], pieces[index].sm_count));
-    without
+    let odd = free().find(|index| !is_unit(index));
+    let with_odd = odd.and_then(|index| fill(vec![index]));
+    fill(Vec::new())
         .into_iter()
-        .chain(with)
+        .chain(with_odd)
         .min_by_key(|(sum, _)| *sum)
         .map(|(_, chosen)| chosen)
+}
+
+/// Units of the device's own size as one structured split (13.1), which gives what a count's remainder
+/// would be to the last of them: there, units and a remainder no longer merge.
+pub(crate) fn structured_units(facts: &DeviceFacts, units: u32) -> Option<Vec<Group>> {
+    let unit = facts.capabilities.granularity.multiple.max(2);
+    let last = facts.sm_count.checked_sub(units.checked_sub(1)? * unit)?;
+    let group = |sm_count, backfill| Group {
+        sm_count,
+        coscheduled: unit,
+        backfill,
+    };
+    let mut groups = vec![group(unit, false); units as usize - 1];
+    groups.push(group(last & !1, last != unit));
+    Some(groups)
 }
 
 /// SMs that one more context could get, and SMs that are free but can be given to none.

@@ -161,7 +161,7 @@ fn in_use(driver: &Driver) -> Result<()> {
         let (ready, is_ready) = std::sync::mpsc::channel();
         let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
         let manager = &manager;
-        scope.spawn(move || {
+        let thread = scope.spawn(move || {
             manager.set_current(ContextId::Dream).unwrap();
             ready.send(()).unwrap();
             may_go_on.recv().unwrap();
@@ -169,8 +169,10 @@ fn in_use(driver: &Driver) -> Result<()> {
         is_ready.recv().unwrap();
         refused();
         go_on.send(()).unwrap();
+        // Unlike the scope's end, this waits for the end of the thread's locals too.
+        thread.join().unwrap();
     });
-    // The thread has ended, and with it what it had current. Its locals end before it is joined.
+    // The thread has ended, and with it what it had current.
     manager.destroy_context(ContextId::Dream)?;
     assert!(matches!(
         manager.destroy_context(ContextId::Dream),

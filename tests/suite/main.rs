@@ -75,9 +75,8 @@ fn main() -> ExitCode {
         Err(reason)
             if std::env::var_os("CUDA_GREEN_REQUIRE_GPU").is_some_and(|value| value == "1") =>
         {
-            trials.push(Trial::test("system/driver", move || {
-                Err(Failed::from(reason))
-            }));
+            let failed = Failed::from(reason);
+            trials.push(Trial::test("system/driver", move || Err(failed)));
         }
         Err(reason) => skip::note(&format!("the suite on a real GPU: {reason}")),
     }
@@ -87,7 +86,7 @@ fn main() -> ExitCode {
         let command =
             "CUDA_GREEN_REQUIRE_GPU=1 cargo test --release --test suite -- --test-threads=1";
         let results = results.0.lock().unwrap().clone();
-        evidence::write(path.as_ref(), &device, command, results.into()).unwrap();
+        evidence::write(path.as_ref(), &device, command, serde_json::json!(results)).unwrap();
     }
     conclusion.exit_code()
 }
@@ -103,7 +102,7 @@ impl Results {
         driver: &Driver,
         case: fn(&Driver) -> cuda_green::Result<()>,
     ) -> Result<(), Failed> {
-        let mut note = |how: &str| {
+        let note = |how: &str| {
             self.0
                 .lock()
                 .unwrap()

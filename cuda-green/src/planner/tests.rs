@@ -220,12 +220,19 @@ proptest! {
     fn choosing_pieces_is_right_and_thrifty(
         free in prop::collection::vec(any::<bool>(), 1..9),
         rest in prop::option::of(1..30u32),
+        odd in any::<bool>(),
         unit in 1..9u32,
         merge in any::<bool>(),
         asked in 1..60u32,
     ) {
-        let groups = free.iter().enumerate().map(|(index, &free)| Piece { part: Part::Group(index), sm_count: unit, free });
-        let rest = rest.map(|sm_count| Piece { part: Part::Remainder, sm_count, free: true });
+        let sizes = |index: usize| if odd && index + 1 == free.len() { unit + 4 } else { unit };
+        let groups = free.iter().enumerate().map(|(index, &free)| Piece {
+            part: Part::Group(index),
+            sm_count: sizes(index),
+            free,
+        });
+        // A split has either a remainder or a last group of another size, never both.
+        let rest = rest.filter(|_| !odd).map(|sm_count| Piece { part: Part::Remainder, sm_count, free: true });
         let pieces: Vec<Piece> = groups.chain(rest).collect();
         let best = (1u32..1 << pieces.len())
             .map(|mask| (0..pieces.len()).filter(|index| mask >> index & 1 == 1).collect::<Vec<_>>())
