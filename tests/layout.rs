@@ -10,7 +10,7 @@ use driver_matrix::{
 fn c_and_rust_agree_on_every_struct_of_every_header() {
     let mut complaints = Vec::new();
     for (version, header) in headers::all() {
-        let Some(probe) = header.and_then(|header| header.probe.as_ref()) else {
+        let Some(probe) = header.map(|header| &header.probe) else {
             skip(
                 &format!("layouts of header {version} in C"),
                 &headers::why_missing(),
