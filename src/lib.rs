@@ -3,6 +3,7 @@
 //! It holds nothing that a user of the published crates needs.
 
 pub mod drivers;
+pub mod evidence;
 pub mod headers;
 pub mod matrix;
 pub mod skip;

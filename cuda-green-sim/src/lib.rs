@@ -1,1 +1,33 @@
-//! cuda-green-sim
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("green contexts exist on 64-bit systems only, and so does their simulation");
+
+mod driver;
+#[allow(non_snake_case)] // the driver's own names
+mod entry_points;
+mod error;
+mod kernel;
+mod live;
+mod memory;
+mod profile;
+mod ptx;
+mod raw;
+mod sim;
+mod slots;
+mod sms;
+mod split;
+
+pub use error::Error;
+pub use kernel::Launch;
+pub use live::LiveObjects;
+pub use memory::Fault;
+pub use profile::{DeviceProfile, Profile, cuda_versions, profiles};
+pub use sim::Sim;
+pub use slots::MAX_DRIVERS;
+
+const _: () = {
+    const fn send_sync<T: Send + Sync>() {}
+    send_sync::<Sim>();
+    send_sync::<Error>();
+};

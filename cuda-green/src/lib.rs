@@ -1,1 +1,49 @@
-//! cuda-green
+#![doc = include_str!("../README.md")]
+
+mod capabilities;
+mod context;
+mod device;
+mod driver;
+mod error;
+mod event;
+mod guard;
+mod kernels;
+mod manager;
+mod memory;
+mod module;
+pub mod planner;
+mod resource;
+mod stream;
+
+pub use capabilities::{Capabilities, Granularity, GranularitySource};
+pub use context::{ContextPriority, GreenContext, GreenContextConfig};
+pub use cuda_green_sys::{self as sys, CUresult, CudaVersion, DRIVER_VARIABLE, DriverSpec};
+pub use device::{CudaDevice, CudaDeviceProperties};
+pub use driver::Driver;
+pub use error::{Error, Result};
+pub use event::Event;
+pub use guard::ContextGuard;
+pub use manager::{AllocationStatus, ContextId, ContextStatus, PartitionMode, SmPartitionManager};
+pub use memory::{GpuBuffer, GpuMemoryPool, MemoryPressure};
+pub use module::{Kernel, KernelArg, LaunchConfig, Module};
+pub use resource::SmResource;
+pub use stream::Stream;
+
+/// The simulator behind the feature `test-utils`.
+#[cfg(feature = "test-utils")]
+pub use cuda_green_sim as sim;
+
+const _: () = {
+    const fn send_sync<T: Send + Sync>() {}
+    send_sync::<Driver>();
+    send_sync::<CudaDevice>();
+    send_sync::<GreenContext>();
+    send_sync::<SmPartitionManager>();
+    send_sync::<Stream>();
+    send_sync::<Event>();
+    send_sync::<Module>();
+    send_sync::<Kernel>();
+    send_sync::<GpuMemoryPool>();
+    send_sync::<GpuBuffer>();
+    send_sync::<Error>();
+};

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 mod artifacts;
+mod bench;
 mod bindings;
 mod fetch;
+mod gpu_bundle;
 mod matrix;
 mod skipped;
 mod test;
@@ -19,7 +21,6 @@ struct Options {
     command: Command,
 }
 
-// `gpu-bundle` and `bench` get a line here, a line in `main` and a file of their own.
 #[derive(Subcommand)]
 enum Command {
     /// Fetches the CUDA headers, the real drivers and libclang that the tests use.
@@ -30,6 +31,10 @@ enum Command {
     Bindings,
     /// Prints which entry points and struct fields each CUDA version has.
     Matrix(matrix::Options),
+    /// Packs the suite, the example and the benchmarks for a GPU machine that has nothing else.
+    GpuBundle,
+    /// Measures on this machine's GPU and writes `evidence/`.
+    Bench,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -38,6 +43,8 @@ fn main() -> anyhow::Result<()> {
         Command::Test => test::run(),
         Command::Bindings => bindings::run(),
         Command::Matrix(options) => matrix::run(&options),
+        Command::GpuBundle => gpu_bundle::run(),
+        Command::Bench => bench::run(),
     }
 }
 

@@ -1,0 +1,109 @@
+//! Primary contexts, and each thread's stack of current contexts.
+
+use cuda_green_sys::{CUctx_st, CUresult};
+
+use super::{Context, Driver, as_pointer};
+use crate::raw::{Answer, Raw};
+
+impl Driver {
+    pub(crate) fn cuDevicePrimaryCtxRetain(&self, pctx: Raw<*mut CUctx_st>, dev: i32) -> Answer {
+        let mut state = self.enter()?;
+        pctx.required()?;
+        let device = &mut state.devices[self.device(dev)?];
+        device.retains += 1;
+        device.was_active = true;
+        pctx.set(as_pointer(device.primary))
+    }
+
+    pub(crate) fn cuDevicePrimaryCtxRelease_v2(&self, dev: i32) -> Answer {
+        let mut state = self.enter()?;
+        let index = self.device(dev)?;
+        let device = &mut state.devices[index];
+        device.retains = device
+            .retains
+            .checked_sub(1)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
+        state.sweep_if_unused(self, index);
+        Ok(())
+    }
+
+    pub(crate) fn cuDevicePrimaryCtxGetState(
+        &self,
+        dev: i32,
+        flags: Raw<u32>,
+        active: Raw<i32>,
+    ) -> Answer {
+        let state = self.enter()?;
+        let index = self.device(dev)?;
+        flags.required()?;
+        active.set(state.primary_is_active(index).into())?;
+        flags.set(0)
+    }
+
+    /// Gives the handle as it is: that of a destroyed context too, as measured (H200, driver 580).
+    pub(crate) fn cuCtxGetCurrent(&self, pctx: Raw<*mut CUctx_st>) -> Answer {
+        self.ready()?;
+        pctx.set(as_pointer(self.current_handle()))
+    }
+
+    pub(crate) fn cuCtxSetCurrent(&self, ctx: Raw<CUctx_st>) -> Answer {
+        let state = self.enter()?;
+        let handle = ctx.handle();
+        if handle != 0 {
+            self.context(&state, handle)?;
+        }
+        self.with_stack(|stack| {
+            stack.pop();
+            if handle != 0 {
+                stack.push(handle);
+            }
+        });
+        Ok(())
+    }
+
+    pub(crate) fn cuCtxPushCurrent_v2(&self, ctx: Raw<CUctx_st>) -> Answer {
+        let state = self.enter()?;
+        self.context(&state, ctx.handle())?;
+        self.with_stack(|stack| stack.push(ctx.handle()));
+        Ok(())
+    }
+
+    /// Pops a destroyed context too; else a thread that has one could never be rid of it.
+    pub(crate) fn cuCtxPopCurrent_v2(&self, pctx: Raw<*mut CUctx_st>) -> Answer {
+        self.ready()?;
+        let popped = self
+            .with_stack(Vec::pop)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
+        pctx.set_if_wanted(as_pointer(popped));
+        Ok(())
+    }
+
+    pub(crate) fn cuCtxGetDevice(&self, device: Raw<i32>) -> Answer {
+        let state = self.enter()?;
+        let context = self.current(&state)?;
+        device.set(state.device_of(context)? as i32)
+    }
+
+    /// All work is done by the time it is submitted, so there is nothing to wait for.
+    pub(crate) fn cuCtxSynchronize(&self) -> Answer {
+        let state = self.enter()?;
+        let context = self.current(&state)?;
+        let device = state.device_of(context)?;
+        self.memory().release_unused(device);
+        Ok(())
+    }
+
+    pub(crate) fn cuCtxGetStreamPriorityRange(
+        &self,
+        least: Raw<i32>,
+        greatest: Raw<i32>,
+    ) -> Answer {
+        let state = self.enter()?;
+        let _: Context = self.current(&state)?;
+        let (lowest, highest) = self.profile.device.stream_priorities;
+        // Either may be declined (11.4 header and later).
+        least.set_if_wanted(lowest);
+        greatest.set_if_wanted(highest);
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! The driver itself and its devices: version, error texts, names, attributes.
+
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_char},
+    sync::{Mutex, PoisonError},
+};
+
+use cuda_green_sys::{CUdevice_attribute, CUresult, CUuuid};
+
+use super::{Driver, require};
+use crate::raw::{Answer, Raw};
+
+/// Error names and texts as C strings. They must live as long as the process, so each is made once and
+/// kept; there are as many as there are error codes.
+static TEXTS: Mutex<Option<HashMap<(u32, bool), &'static CString>>> = Mutex::new(None);
+
+/// The name or the description of an error code, as a C string that lives for ever.
+fn error_text(error: CUresult, name: bool) -> Option<*const c_char> {
+    let known = error.name()?;
+    let text = if name { known } else { error.description() };
+    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let texts = texts.get_or_insert_default();
+    let text = match texts.get(&(error.0, name)) {
+        Some(text) => text,
+        None => {
+            let text: &'static CString = Box::leak(Box::new(CString::new(text).ok()?));
+            texts.insert((error.0, name), text);
+            text
+        }
+    };
+    Some(text.as_ptr())
+}
+
+impl Driver {
+    pub(crate) fn cuInit(&self, flags: u32) -> Answer {
+        require(flags == 0)?;
+        self.lock().initialised = true;
+        Ok(())
+    }
+
+    pub(crate) fn cuDriverGetVersion(&self, version: Raw<i32>) -> Answer {
+        version.set(self.profile.cuda_version.to_raw())
+    }
+
+    pub(crate) fn cuGetErrorName(&self, error: CUresult, text: Raw<*const c_char>) -> Answer {
+        answer_text(text, error_text(error, true))
+    }
+
+    pub(crate) fn cuGetErrorString(&self, error: CUresult, text: Raw<*const c_char>) -> Answer {
+        answer_text(text, error_text(error, false))
+    }
+
+    pub(crate) fn cuDeviceGetCount(&self, count: Raw<i32>) -> Answer {
+        self.ready()?;
+        count.set(self.profile.device_count as i32)
+    }
+
+    pub(crate) fn cuDeviceGet(&self, device: Raw<i32>, ordinal: i32) -> Answer {
+        self.ready()?;
+        device.required()?;
+        device.set(self.device(ordinal)? as i32)
+    }
+
+    pub(crate) fn cuDeviceGetName(&self, name: Raw<c_char>, len: i32, dev: i32) -> Answer {
+        self.ready()?;
+        self.device(dev)?;
+        name.required()?;
+        let len = usize::try_from(len)
+            .ok()
+            .filter(|len| *len > 0)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+        let text = self.profile.device.device_name.bytes().take(len - 1);
+        for (index, byte) in text.chain([0]).enumerate() {
+            name.set_at(index, byte as c_char)?;
+        }
+        Ok(())
+    }
+
+    /// A UUID that no real device has: it begins with the letters `GREENSIM`.
+    pub(crate) fn cuDeviceGetUuid_v2(&self, uuid: Raw<CUuuid>, dev: i32) -> Answer {
+        self.ready()?;
+        let device = self.device(dev)?;
+        let mut bytes = [0; 16];
+        let text = b"GREENSIM"
+            .iter()
+            .chain(self.profile.device.name.as_bytes());
+        for (to, from) in bytes[..15].iter_mut().zip(text) {
+            *to = *from as c_char;
+        }
+        bytes[15] = device as c_char;
+        uuid.set(CUuuid { bytes })
+    }
+
+    pub(crate) fn cuDeviceTotalMem_v2(&self, bytes: Raw<usize>, dev: i32) -> Answer {
+        self.ready()?;
+        self.device(dev)?;
+        bytes.set(self.profile.device.memory_bytes as usize)
+    }
+
+    pub(crate) fn cuDeviceGetAttribute(
+        &self,
+        value: Raw<i32>,
+        attribute: CUdevice_attribute,
+        dev: i32,
+    ) -> Answer {
+        self.ready()?;
+        let device = self.device(dev)?;
+        value.required()?;
+        value.set(self.attribute(attribute, device)?)
+    }
+
+    /// An attribute's value. Those that are not modelled are 0; those that no driver has are refused.
+    fn attribute(&self, attribute: CUdevice_attribute, device: usize) -> Result<i32, CUresult> {
+        use CUdevice_attribute as A;
+        let profile = self.profile.device;
+        let hopper = i32::from(profile.has_clusters());
+        Ok(match attribute {
+            A::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK
+            | A::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X
+            | A::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y => 1024,
+            A::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z => 64,
+            A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X | A::CU_DEVICE_ATTRIBUTE_MAX_PITCH => i32::MAX,
+            A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y | A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z => 65_535,
+            A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK => 48 * 1024,
+            A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN => {
+                profile.shared_per_sm() as i32 - 1024
+            }
+            A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR => {
+                profile.shared_per_sm() as i32
+            }
+            A::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK => 1024,
+            A::CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY => 64 * 1024,
+            A::CU_DEVICE_ATTRIBUTE_WARP_SIZE => 32,
+            A::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK
+            | A::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR => 64 * 1024,
+            A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT => profile.sm_count as i32,
+            A::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR => {
+                profile.threads_per_sm() as i32
+            }
+            A::CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR => profile.blocks_per_sm() as i32,
+            A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR => profile.compute_capability.0 as i32,
+            A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR => profile.compute_capability.1 as i32,
+            A::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE => profile.l2_bytes,
+            A::CU_DEVICE_ATTRIBUTE_INTEGRATED => profile.integrated.into(),
+            A::CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT => 3,
+            A::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID => device as i32 + 1,
+            A::CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY
+            | A::CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS
+            | A::CU_DEVICE_ATTRIBUTE_GPU_OVERLAP
+            | A::CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING
+            | A::CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED
+            | A::CU_DEVICE_ATTRIBUTE_COMPUTE_PREEMPTION_SUPPORTED
+            | A::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH
+            | A::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
+            | A::CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM => 1,
+            A::CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH => hopper,
+            A(id) if (1..A::CU_DEVICE_ATTRIBUTE_MAX.0).contains(&id) => 0,
+            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
+        })
+    }
+}
+
+/// A known text, or a null pointer and `INVALID_VALUE` (11.4 header and later).
+fn answer_text(to: Raw<*const c_char>, text: Option<*const c_char>) -> Answer {
+    to.set(text.unwrap_or(std::ptr::null()))?;
+    require(text.is_some())
+}

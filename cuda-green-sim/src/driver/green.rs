@@ -1,0 +1,165 @@
+//! Green contexts.
+
+use cuda_green_sys::{
+    CUctx_st, CUdevResourceDesc_st, CUevent_st, CUgreenCtx_st, CUgreenCtxCreate_flags, CUresult,
+    CUstream_flags_enum, CUstream_st,
+};
+
+use super::{Context, Driver, Kind, as_pointer, require, resources::Origin};
+use crate::{
+    memory::GREEN_CONTEXT_BYTES,
+    raw::{Answer, Raw},
+    sms::SmSet,
+};
+
+pub(super) struct Green {
+    pub(super) device: usize,
+    /// The handle that `cuCtxFromGreenCtx` gives.
+    pub(super) context: u64,
+    /// The id of the resource that the context reports as its own.
+    pub(super) resource: u64,
+    /// The SMs it runs on.
+    pub(super) sms: SmSet,
+}
+
+impl Driver {
+    pub(crate) fn cuGreenCtxCreate(
+        &self,
+        green: Raw<*mut CUgreenCtx_st>,
+        desc: Raw<CUdevResourceDesc_st>,
+        dev: i32,
+        flags: u32,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        green.required()?;
+        let device = self.device(dev)?;
+        // Flags of 0 are refused before 13.3, which names them (measured on 13.0).
+        let default_stream = CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM.0;
+        require(flags == default_stream || (flags == 0 && self.speaks(13, 3)))?;
+        let descriptor = state
+            .descriptors
+            .get(&desc.handle())
+            .cloned()
+            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+        let mut resource = descriptor.resource;
+        if resource.device != device {
+            return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
+        }
+        self.memory().charge(device, GREEN_CONTEXT_BYTES)?;
+        let sms = resource.sms.clone();
+        // A context's own resource may be split again, and reports what its SMs allow for, where the
+        // split did not (measured on 13.0).
+        resource.origin = Origin::Query;
+        let usual = self.profile.device.sm_coscheduled_alignment;
+        if sms.units(usual) > 0 {
+            resource.alignment = resource.alignment.max(usual);
+        }
+        let resource = self.keep(&mut state, resource);
+        let context = state.new_handle(self.number, Kind::Context);
+        let handle = state.new_handle(self.number, Kind::Green);
+        state.devices[device].was_active = true;
+        state.green_by_context.insert(context, handle);
+        state.greens.insert(
+            handle,
+            Green {
+                device,
+                context,
+                resource,
+                sms,
+            },
+        );
+        green.set(as_pointer(handle))
+    }
+
+    /// Succeeds whatever still uses the context (measured on an H200, driver 580): where it is current
+    /// it stays on the stack as a dangling handle, and its streams are of no more use.
+    pub(crate) fn cuGreenCtxDestroy(&self, green: Raw<CUgreenCtx_st>) -> Answer {
+        let mut state = self.enter()?;
+        let handle = green.handle();
+        let (device, context) = {
+            let green = self.green(&state, handle)?;
+            (green.device, green.context)
+        };
+        state.greens.remove(&handle);
+        state.green_by_context.remove(&context);
+        if !self.speaks(13, 1) {
+            // Not even cuStreamDestroy works on them, so they are gone with the context.
+            let lost: Vec<u64> = state
+                .streams
+                .iter()
+                .filter(|(_, stream)| stream.green == Some(handle))
+                .map(|(stream, _)| *stream)
+                .collect();
+            state.abandoned += lost.len() as u64;
+            for stream in lost {
+                state.streams.remove(&stream);
+                state.lost_streams.insert(stream);
+            }
+        }
+        self.memory().discharge(device, GREEN_CONTEXT_BYTES);
+        state.sweep_if_unused(self, device);
+        Ok(())
+    }
+
+    pub(crate) fn cuCtxFromGreenCtx(
+        &self,
+        context: Raw<*mut CUctx_st>,
+        green: Raw<CUgreenCtx_st>,
+    ) -> Answer {
+        let state = self.enter()?;
+        context.set(as_pointer(self.green(&state, green.handle())?.context))
+    }
+
+    pub(crate) fn cuGreenCtxRecordEvent(
+        &self,
+        green: Raw<CUgreenCtx_st>,
+        event: Raw<CUevent_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        let device = self.green(&state, green.handle())?.device;
+        self.record(&mut state, event.handle(), device)
+    }
+
+    /// The event may be of another context or device; only that it lives matters.
+    pub(crate) fn cuGreenCtxWaitEvent(
+        &self,
+        green: Raw<CUgreenCtx_st>,
+        event: Raw<CUevent_st>,
+    ) -> Answer {
+        let state = self.enter()?;
+        self.green(&state, green.handle())?;
+        self.event(&state, event.handle()).map(drop)
+    }
+
+    pub(crate) fn cuGreenCtxStreamCreate(
+        &self,
+        stream: Raw<*mut CUstream_st>,
+        green: Raw<CUgreenCtx_st>,
+        flags: u32,
+        priority: i32,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        stream.required()?;
+        let handle = green.handle();
+        self.green(&state, handle)?;
+        // Measured on an H200, driver 580: anything else is refused.
+        require(flags == CUstream_flags_enum::CU_STREAM_NON_BLOCKING.0)?;
+        let handle = self.new_stream(&mut state, Context::Green(handle), flags, priority)?;
+        stream.set(as_pointer(handle))
+    }
+
+    /// Without a green context, that of the calling thread is meant (13.0 header).
+    pub(crate) fn cuGreenCtxGetId(&self, green: Raw<CUgreenCtx_st>, id: Raw<u64>) -> Answer {
+        let state = self.enter()?;
+        let handle = if green.is_null() {
+            match self.current(&state)? {
+                Context::Green(handle) => handle,
+                Context::Primary(_) => return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
+            }
+        } else {
+            self.green(&state, green.handle())?;
+            green.handle()
+        };
+        id.set(handle)
+    }
+}

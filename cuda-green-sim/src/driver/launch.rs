@@ -1,0 +1,312 @@
+//! Launches, and how many clusters fit.
+
+use std::{
+    cell::Cell,
+    ffi::c_void,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::PoisonError,
+};
+
+use cuda_green_sys::{CUfunc_st, CUlaunchAttributeID_enum, CUlaunchConfig, CUresult, CUstream_st};
+
+use super::{Context, Driver, State, modules::Function, require};
+use crate::{
+    kernel::Launch,
+    raw::{Answer, Arg, Raw},
+    split::{cluster_sms, largest_cluster},
+};
+
+/// Dynamic shared memory that a kernel gets without asking for more by an attribute.
+const SHARED_WITHOUT_OPT_IN: u32 = 48 * 1024;
+
+/// What a launch asks for.
+struct Shape {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    /// Blocks of a cluster in x, y and z, where it asks for clusters.
+    cluster: Option<[u32; 3]>,
+}
+
+impl Shape {
+    fn threads(&self) -> u64 {
+        self.block.iter().map(|n| u64::from(*n)).product()
+    }
+
+    fn cluster_size(&self) -> Result<u32, CUresult> {
+        let Some(dims) = self.cluster else {
+            return Ok(1);
+        };
+        let size: u64 = dims.iter().map(|n| u64::from(*n)).product();
+        u32::try_from(size)
+            .ok()
+            .filter(|size| *size > 0)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE)
+    }
+
+    fn read(config: &CUlaunchConfig) -> Result<Self, CUresult> {
+        let mut cluster = None;
+        // SAFETY: the attributes are part of the configuration that the client's call promises to be
+        // valid; `lift` takes over that promise.
+        let attributes = unsafe { config.attrs.lift() };
+        for index in 0..config.numAttrs as usize {
+            let attribute = attributes.at(index)?;
+            if attribute.id == CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION {
+                // SAFETY: every bit pattern is valid for these integers; the id says they were set.
+                let dims = unsafe { attribute.value.clusterDim };
+                cluster = Some([dims.x, dims.y, dims.z]);
+            }
+        }
+        Ok(Self {
+            grid: [config.gridDimX, config.gridDimY, config.gridDimZ],
+            block: [config.blockDimX, config.blockDimY, config.blockDimZ],
+            shared_bytes: config.sharedMemBytes,
+            cluster,
+        })
+    }
+}
+
+impl Driver {
+    fn function(&self, state: &State, handle: u64) -> Result<Function, CUresult> {
+        state
+            .functions
+            .get(&handle)
+            .cloned()
+            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
+    }
+
+    #[allow(clippy::too_many_arguments)] // the driver's own signature
+    pub(crate) fn cuLaunchKernel(
+        &self,
+        function: Raw<CUfunc_st>,
+        grid_x: u32,
+        grid_y: u32,
+        grid_z: u32,
+        block_x: u32,
+        block_y: u32,
+        block_z: u32,
+        shared_bytes: u32,
+        stream: Raw<CUstream_st>,
+        params: Raw<*mut c_void>,
+        extra: Raw<*mut c_void>,
+    ) -> Answer {
+        let shape = Shape {
+            grid: [grid_x, grid_y, grid_z],
+            block: [block_x, block_y, block_z],
+            shared_bytes,
+            cluster: None,
+        };
+        self.launch(function.handle(), &shape, stream.handle(), &params, &extra)
+    }
+
+    pub(crate) fn cuLaunchKernelEx(
+        &self,
+        config: Raw<CUlaunchConfig>,
+        function: Raw<CUfunc_st>,
+        params: Raw<*mut c_void>,
+        extra: Raw<*mut c_void>,
+    ) -> Answer {
+        let config = config.get()?;
+        let shape = Shape::read(&config)?;
+        let stream = config.hStream as usize as u64;
+        self.launch(function.handle(), &shape, stream, &params, &extra)
+    }
+
+    fn launch(
+        &self,
+        function: u64,
+        shape: &Shape,
+        stream: u64,
+        params: &Raw<*mut c_void>,
+        extra: &Raw<*mut c_void>,
+    ) -> Answer {
+        let state = self.enter()?;
+        let function = self.function(&state, function)?;
+        // A launch needs a current context, even with a stream of its own; it runs on the stream's SMs.
+        self.current(&state)?;
+        let context = self.stream_context(&state, stream)?;
+        let profile = self.profile.device;
+        require(shape.grid.iter().all(|n| *n > 0) && shape.grid[0] <= i32::MAX as u32)?;
+        require(shape.grid[1..].iter().all(|n| *n <= 65_535))?;
+        require(
+            shape.block.iter().all(|n| *n > 0) && shape.threads() <= 1024 && shape.block[2] <= 64,
+        )?;
+        require(shape.shared_bytes <= SHARED_WITHOUT_OPT_IN)?;
+        if let Some(dims) = shape.cluster {
+            let size = shape.cluster_size()?;
+            require(
+                shape
+                    .grid
+                    .iter()
+                    .zip(dims)
+                    .all(|(grid, cluster)| grid % cluster == 0),
+            )?;
+            if self.active_clusters(&state, context, shape, size)? == 0 {
+                return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
+            }
+        }
+        let args = arguments(&function, params, extra)?;
+        let sm_ids = match context {
+            Context::Green(handle) => self.green(&state, handle)?.sms.ids(),
+            Context::Primary(_) => profile.sms().ids(),
+        };
+        // The kernel runs without the driver's locks: it may call the driver itself.
+        drop(state);
+        let kernel = self
+            .kernels
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&function.name)
+            .cloned();
+        let Some(kernel) = kernel else {
+            return Ok(());
+        };
+        let launch = Launch {
+            name: &function.name,
+            grid: shape.grid,
+            block: shape.block,
+            shared_bytes: shape.shared_bytes,
+            sm_ids: &sm_ids,
+            args,
+            memory: &self.memory,
+            fault: Cell::new(None),
+        };
+        let ended = catch_unwind(AssertUnwindSafe(|| kernel(&launch)));
+        let fault = match (ended, launch.fault.get()) {
+            (Err(_), _) => Some(CUresult::CUDA_ERROR_LAUNCH_FAILED),
+            (Ok(()), Some(_)) => Some(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS),
+            (Ok(()), None) => None,
+        };
+        if let Some(fault) = fault {
+            // As on a GPU, the launch itself succeeds, and every later call tells.
+            self.lock().fault.get_or_insert(fault);
+        }
+        Ok(())
+    }
+
+    /// The largest cluster that fits, up to the portable 8. Below compute capability 9.0 there are no
+    /// clusters; the code for that is not measured.
+    pub(crate) fn cuOccupancyMaxPotentialClusterSize(
+        &self,
+        size: Raw<i32>,
+        function: Raw<CUfunc_st>,
+        config: Raw<CUlaunchConfig>,
+    ) -> Answer {
+        let state = self.enter()?;
+        size.required()?;
+        self.function(&state, function.handle())?;
+        let config = config.get()?;
+        let context = self.stream_context(&state, config.hStream as usize as u64)?;
+        if !self.profile.device.has_clusters() {
+            return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
+        }
+        let largest = match context {
+            Context::Primary(_) => largest_cluster(self.profile.device.sms().chunks()),
+            Context::Green(handle) => largest_cluster(self.green(&state, handle)?.sms.chunks()),
+        };
+        size.set(largest as i32)
+    }
+
+    pub(crate) fn cuOccupancyMaxActiveClusters(
+        &self,
+        clusters: Raw<i32>,
+        function: Raw<CUfunc_st>,
+        config: Raw<CUlaunchConfig>,
+    ) -> Answer {
+        let state = self.enter()?;
+        clusters.required()?;
+        self.function(&state, function.handle())?;
+        let config = config.get()?;
+        let shape = Shape::read(&config)?;
+        let context = self.stream_context(&state, config.hStream as usize as u64)?;
+        let size = shape.cluster_size()?;
+        require(shape.threads() > 0 && shape.threads() <= 1024)?;
+        let active = self.active_clusters(&state, context, &shape, size)?;
+        if active == 0 {
+            return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
+        }
+        clusters.set(active as i32)
+    }
+
+    /// How many clusters of `size` blocks run at once in a context.
+    fn active_clusters(
+        &self,
+        state: &State,
+        context: Context,
+        shape: &Shape,
+        size: u32,
+    ) -> Result<u32, CUresult> {
+        let profile = self.profile.device;
+        if size > 1 && !profile.has_clusters() {
+            return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
+        }
+        // More than the portable 8 needs an attribute of the kernel that is not simulated.
+        if size > 8 {
+            return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
+        }
+        let sms = match context {
+            Context::Green(handle) => cluster_sms(self.green(state, handle)?.sms.chunks(), size),
+            Context::Primary(_) => profile
+                .whole_device_cluster_sms(size)
+                .unwrap_or_else(|| cluster_sms(profile.sms().chunks(), size)),
+        };
+        let threads = (shape.threads() as u32).next_multiple_of(32).max(32);
+        let by_threads = profile.threads_per_sm() / threads;
+        // Each block takes 1 KiB of shared memory for itself.
+        let by_shared = profile.shared_per_sm() / (shape.shared_bytes.saturating_add(1024));
+        let blocks = profile.blocks_per_sm().min(by_threads).min(by_shared);
+        Ok(sms * blocks / size)
+    }
+}
+
+/// A kernel's arguments as bytes: from an array of pointers, or packed into one buffer.
+fn arguments(
+    function: &Function,
+    params: &Raw<*mut c_void>,
+    extra: &Raw<*mut c_void>,
+) -> Result<Vec<Vec<u8>>, CUresult> {
+    let sizes = &function.parameters;
+    if !params.is_null() {
+        require(extra.is_null())?;
+        return sizes
+            .iter()
+            .enumerate()
+            .map(|(index, size)| {
+                let pointer = params.pointer_at(index)?;
+                pointer.required()?;
+                let mut bytes = vec![0; *size];
+                pointer.read_bytes(0, &mut bytes);
+                Ok(bytes)
+            })
+            .collect();
+    }
+    if extra.is_null() {
+        require(sizes.is_empty())?;
+        return Ok(Vec::new());
+    }
+    // CU_LAUNCH_PARAM_END, _BUFFER_POINTER and _BUFFER_SIZE are 0, 1 and 2 in place of a pointer.
+    let (mut buffer, mut len) = (None, 0);
+    for pair in 0.. {
+        match extra.pointer_at(2 * pair)?.handle() {
+            0 => break,
+            1 => buffer = Some(extra.pointer_at(2 * pair + 1)?),
+            2 => len = extra.pointer_at(2 * pair + 1)?.cast::<usize>().get()?,
+            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
+        }
+    }
+    let buffer = buffer.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+    buffer.required()?;
+    let mut at = 0_usize;
+    sizes
+        .iter()
+        .map(|size| {
+            // Parameters lie at multiples of their own size, up to 16 bytes.
+            at = at.next_multiple_of(size.next_power_of_two().clamp(1, 16));
+            require(at + size <= len)?;
+            let mut bytes = vec![0; *size];
+            buffer.read_bytes(at, &mut bytes);
+            at += size;
+            Ok(bytes)
+        })
+        .collect()
+}

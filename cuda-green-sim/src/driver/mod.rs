@@ -1,0 +1,360 @@
+//! The driver's state, and what all its entry points share. Each file below this one has the entry
+//! points of one part of the API, as methods of their C names.
+
+#![allow(non_snake_case)] // the driver's own names
+
+mod context;
+mod device;
+mod events;
+mod green;
+mod launch;
+mod memory;
+mod modules;
+mod resources;
+mod streams;
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use cuda_green_sys::{CUresult, CudaVersion};
+
+use crate::{
+    LiveObjects, Profile,
+    kernel::{Kernel, built_in},
+    memory::Memory,
+    raw::Answer,
+};
+
+use events::Event;
+use green::Green;
+use modules::{Function, Module};
+use resources::{Descriptor, Resource};
+use streams::Stream;
+
+/// Handles are made up of a driver's number, a running number and a kind, and never point to anything.
+/// So a handle that is stale, of another kind or of another driver is always told apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Context = 1,
+    Green,
+    Stream,
+    Event,
+    Module,
+    Function,
+    Pool,
+    Descriptor,
+    Resource,
+    Split,
+    Workqueue,
+}
+
+/// Numbers of the drivers in this process.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// Each thread's stack of current contexts, by the driver's number.
+    static STACKS: RefCell<HashMap<u64, Vec<u64>>> = RefCell::default();
+}
+
+/// A simulated driver.
+pub(crate) struct Driver {
+    pub(crate) profile: Profile,
+    number: u64,
+    state: Mutex<State>,
+    /// Locked after `state` where both are needed; by itself while a kernel runs.
+    memory: Mutex<Memory>,
+    kernels: RwLock<HashMap<String, Kernel>>,
+}
+
+/// One device's part of the state.
+struct Device {
+    /// The handle of the primary context, the same for the whole process.
+    primary: u64,
+    /// Retains by the client. Green contexts hold the primary context too.
+    retains: u32,
+    /// Whether the primary context was ever made, so that a stale handle is told from a wrong one.
+    was_active: bool,
+    /// The resource that `cuDeviceGetDevResource` gives, once it was asked for.
+    resource: Option<u64>,
+    /// The same for the primary context.
+    primary_resource: Option<u64>,
+}
+
+/// A context as the entry points see it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Context {
+    Primary(usize),
+    /// The green context's handle.
+    Green(u64),
+}
+
+struct State {
+    initialised: bool,
+    /// The first fault that stays, which every later call answers.
+    fault: Option<CUresult>,
+    serial: u64,
+    devices: Vec<Device>,
+    greens: HashMap<u64, Green>,
+    /// Green contexts by the handle that `cuCtxFromGreenCtx` gives.
+    green_by_context: HashMap<u64, u64>,
+    streams: HashMap<u64, Stream>,
+    /// Streams that went with their context: before 13.1 they cannot even be destroyed.
+    lost_streams: HashSet<u64>,
+    events: HashMap<u64, Event>,
+    modules: HashMap<u64, Module>,
+    functions: HashMap<u64, Function>,
+    /// Kept as long as the driver, as the header says of descriptors; resources are values that the
+    /// client copies, so there is no telling when the last copy is gone.
+    descriptors: HashMap<u64, Descriptor>,
+    resources: HashMap<u64, Arc<Resource>>,
+    /// Objects that the client never destroyed and whose context took them along.
+    abandoned: u64,
+}
+
+impl Driver {
+    pub(crate) fn new(profile: Profile) -> Self {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let count = profile.device_count as usize;
+        let mut state = State {
+            initialised: false,
+            fault: None,
+            serial: 0,
+            devices: Vec::with_capacity(count),
+            greens: HashMap::new(),
+            green_by_context: HashMap::new(),
+            streams: HashMap::new(),
+            lost_streams: HashSet::new(),
+            events: HashMap::new(),
+            modules: HashMap::new(),
+            functions: HashMap::new(),
+            descriptors: HashMap::new(),
+            resources: HashMap::new(),
+            abandoned: 0,
+        };
+        for _ in 0..count {
+            let primary = state.new_handle(number, Kind::Context);
+            state.devices.push(Device {
+                primary,
+                retains: 0,
+                was_active: false,
+                resource: None,
+                primary_resource: None,
+            });
+        }
+        Self {
+            number,
+            state: Mutex::new(state),
+            memory: Mutex::new(Memory::new(vec![profile.device.memory_bytes; count])),
+            kernels: RwLock::new(
+                built_in()
+                    .into_iter()
+                    .map(|(name, kernel)| (name.to_owned(), kernel))
+                    .collect(),
+            ),
+            profile,
+        }
+    }
+
+    pub(crate) fn register_kernel(&self, name: &str, kernel: Kernel) {
+        let replaced = self
+            .kernels
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), kernel);
+        // Dropped without the lock: the closure may own anything.
+        drop(replaced);
+    }
+
+    pub(crate) fn live_objects(&self) -> LiveObjects {
+        let state = self.lock();
+        let memory = self.memory().counts();
+        LiveObjects {
+            primary_retains: state.devices.iter().map(|d| d.retains as usize).sum(),
+            green_contexts: state.greens.len(),
+            streams: state.streams.len(),
+            events: state.events.len(),
+            modules: state.modules.len(),
+            device_allocations: memory.allocations,
+            device_bytes: memory.bytes,
+            pools: memory.pools,
+            host_allocations: memory.host_allocations,
+            abandoned: state.abandoned as usize,
+        }
+    }
+
+    /// Whether the driver speaks this CUDA version or a later one.
+    fn speaks(&self, major: u16, minor: u8) -> bool {
+        self.profile.cuda_version >= CudaVersion::new(major, minor)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What nearly every entry point does first: the driver must be initialised, and no fault stay.
+    fn enter(&self) -> Result<MutexGuard<'_, State>, CUresult> {
+        let state = self.lock();
+        if !state.initialised {
+            return Err(CUresult::CUDA_ERROR_NOT_INITIALIZED);
+        }
+        match state.fault {
+            Some(fault) => Err(fault),
+            None => Ok(state),
+        }
+    }
+
+    /// [`enter`](Self::enter) for those that need nothing of the state.
+    fn ready(&self) -> Answer {
+        self.enter().map(drop)
+    }
+
+    /// The index of a device handle, which is its ordinal.
+    fn device(&self, device: i32) -> Result<usize, CUresult> {
+        usize::try_from(device)
+            .ok()
+            .filter(|index| *index < self.profile.device_count as usize)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_DEVICE)
+    }
+
+    /// The top of the calling thread's stack as it is, living or not; 0 where there is none.
+    fn current_handle(&self) -> u64 {
+        STACKS.with_borrow(|stacks| {
+            stacks
+                .get(&self.number)
+                .and_then(|stack| stack.last())
+                .copied()
+                .unwrap_or(0)
+        })
+    }
+
+    /// Works on the calling thread's stack of contexts.
+    fn with_stack<T>(&self, work: impl FnOnce(&mut Vec<u64>) -> T) -> T {
+        STACKS.with_borrow_mut(|stacks| {
+            let stack = stacks.entry(self.number).or_default();
+            let answer = work(stack);
+            if stack.is_empty() {
+                stacks.remove(&self.number);
+            }
+            answer
+        })
+    }
+
+    /// The calling thread's current context, which must be alive.
+    fn current(&self, state: &State) -> Result<Context, CUresult> {
+        self.context(state, self.current_handle())
+    }
+
+    /// What a context handle stands for. A green context's own handle is none (13.5 header).
+    fn context(&self, state: &State, handle: u64) -> Result<Context, CUresult> {
+        if let Some(index) = state.devices.iter().position(|d| d.primary == handle) {
+            if state.primary_is_active(index) {
+                return Ok(Context::Primary(index));
+            }
+            if state.devices[index].was_active {
+                return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
+            }
+        } else if let Some(green) = state.green_by_context.get(&handle) {
+            return Ok(Context::Green(*green));
+        } else if self.was_mine(state, handle, Kind::Context) {
+            return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
+        }
+        Err(CUresult::CUDA_ERROR_INVALID_CONTEXT)
+    }
+
+    /// A green context by its own handle.
+    fn green<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Green, CUresult> {
+        match state.greens.get(&handle) {
+            Some(green) => Ok(green),
+            None if self.was_mine(state, handle, Kind::Green) => {
+                Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED)
+            }
+            None => Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
+        }
+    }
+
+    /// Whether this driver gave the handle out, some time or other.
+    fn was_mine(&self, state: &State, handle: u64, kind: Kind) -> bool {
+        handle >> 40 == self.number
+            && (handle >> 4) & 0xf == kind as u64
+            && (handle >> 8) & 0xffff_ffff < state.serial
+    }
+}
+
+impl State {
+    /// A new handle; kinds do not share numbers, and no number comes twice.
+    fn new_handle(&mut self, driver: u64, kind: Kind) -> u64 {
+        let serial = self.serial;
+        self.serial += 1;
+        (driver << 40) | ((serial & 0xffff_ffff) << 8) | ((kind as u64) << 4)
+    }
+
+    fn primary_is_active(&self, device: usize) -> bool {
+        self.devices[device].retains > 0 || self.greens.values().any(|green| green.device == device)
+    }
+
+    fn device_of(&self, context: Context) -> Result<usize, CUresult> {
+        match context {
+            Context::Primary(device) => Ok(device),
+            Context::Green(handle) => self
+                .greens
+                .get(&handle)
+                .map(|green| green.device)
+                .ok_or(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED),
+        }
+    }
+
+    /// When the last hold on a primary context is gone, everything in it goes with it.
+    fn sweep_if_unused(&mut self, driver: &Driver, device: usize) {
+        if self.primary_is_active(device) {
+            return;
+        }
+        let streams: Vec<u64> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.device == device)
+            .map(|(handle, _)| *handle)
+            .collect();
+        for handle in &streams {
+            self.streams.remove(handle);
+            self.lost_streams.insert(*handle);
+        }
+        let events = self.events.len();
+        self.events.retain(|_, event| event.device != device);
+        let modules = self.modules.len();
+        self.modules.retain(|_, module| module.device != device);
+        let live = &self.modules;
+        self.functions
+            .retain(|_, function| live.contains_key(&function.module));
+        let mut memory = driver.memory();
+        self.abandoned += streams.len() as u64
+            + (events - self.events.len()) as u64
+            + (modules - self.modules.len()) as u64
+            + memory.sweep(device)
+            + memory.abandon_host(device);
+        self.devices[device].primary_resource = None;
+    }
+}
+
+/// A handle as the C type that it has outside.
+fn as_pointer<T>(handle: u64) -> *mut T {
+    std::ptr::without_provenance_mut(handle as usize)
+}
+
+/// `INVALID_VALUE` unless the condition holds.
+fn require(condition: bool) -> Answer {
+    if condition {
+        Ok(())
+    } else {
+        Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+    }
+}

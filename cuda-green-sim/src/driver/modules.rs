@@ -1,0 +1,173 @@
+//! Modules: PTX texts, of which the kernels' names and parameters are read.
+
+use std::ffi::{c_char, c_void};
+
+use cuda_green_sys::{CUfunc_st, CUjit_option, CUmod_st, CUresult};
+
+use super::{Driver, Kind, as_pointer};
+use crate::{
+    ptx,
+    raw::{Answer, Raw},
+};
+
+pub(super) struct Module {
+    pub(super) device: usize,
+    ptx: ptx::Ptx,
+}
+
+#[derive(Clone)]
+pub(super) struct Function {
+    pub(super) module: u64,
+    pub(super) name: String,
+    /// Bytes of each parameter.
+    pub(super) parameters: Vec<usize>,
+}
+
+/// Why an image cannot be loaded: the driver's code, and a line for the compiler's log.
+struct Refusal(CUresult, String);
+
+impl Driver {
+    pub(crate) fn cuModuleLoadData(
+        &self,
+        module: Raw<*mut CUmod_st>,
+        image: Raw<c_void>,
+    ) -> Answer {
+        self.load(&module, &image).map_err(|refusal| refusal.0)
+    }
+
+    /// Of the options, those for the error log are served; the rest tune a compiler that is not there.
+    pub(crate) fn cuModuleLoadDataEx(
+        &self,
+        module: Raw<*mut CUmod_st>,
+        image: Raw<c_void>,
+        num_options: u32,
+        options: Raw<CUjit_option>,
+        values: Raw<*mut c_void>,
+    ) -> Answer {
+        let mut buffer = None;
+        let mut size = 0;
+        for index in 0..num_options as usize {
+            match options.at(index)? {
+                CUjit_option::CU_JIT_ERROR_LOG_BUFFER => buffer = Some(values.pointer_at(index)?),
+                // A number in the place of a pointer.
+                CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES => {
+                    size = values.pointer_at(index)?.handle() as u32 as usize;
+                }
+                _ => {}
+            }
+        }
+        self.load(&module, &image).map_err(|Refusal(code, text)| {
+            if let Some(buffer) = buffer.filter(|buffer| !buffer.is_null() && size > 0) {
+                let text = format!("simulated driver: {text}");
+                let text = &text.as_bytes()[..text.len().min(size - 1)];
+                buffer.write_bytes(0, text);
+                buffer.write_bytes(text.len(), &[0]);
+            }
+            code
+        })
+    }
+
+    fn load(&self, module: &Raw<*mut CUmod_st>, image: &Raw<c_void>) -> Result<(), Refusal> {
+        let plain = |code: CUresult| Refusal(code, code.to_string());
+        let mut state = self.enter().map_err(plain)?;
+        module.required().map_err(plain)?;
+        let head = image.head(4).map_err(plain)?;
+        let context = self.current(&state).map_err(plain)?;
+        let device = state.device_of(context).map_err(plain)?;
+        if is_binary(&head) {
+            return Err(Refusal(
+                CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+                "only PTX can be loaded: a simulated device has no machine code".to_owned(),
+            ));
+        }
+        let text = image
+            .text()
+            .map_err(|_| Refusal(CUresult::CUDA_ERROR_INVALID_IMAGE, "not a text".to_owned()))?;
+        if !text.contains(".version") {
+            let what = "neither PTX nor a binary".to_owned();
+            return Err(Refusal(CUresult::CUDA_ERROR_INVALID_IMAGE, what));
+        }
+        let ptx =
+            ptx::parse(&text).map_err(|text| Refusal(CUresult::CUDA_ERROR_INVALID_PTX, text))?;
+        let newest = ptx::newest_version(self.profile.cuda_version);
+        if ptx.version > newest {
+            let what = format!(
+                "PTX {}.{} is newer than {}.{}, the newest of CUDA {}",
+                ptx.version.0, ptx.version.1, newest.0, newest.1, self.profile.cuda_version
+            );
+            return Err(Refusal(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION, what));
+        }
+        let (major, minor) = self.profile.device.compute_capability;
+        if ptx.target > major * 10 + minor {
+            let what = format!(
+                "sm_{} is newer than this device, sm_{major}{minor}",
+                ptx.target
+            );
+            return Err(Refusal(CUresult::CUDA_ERROR_INVALID_PTX, what));
+        }
+        let handle = state.new_handle(self.number, Kind::Module);
+        state.modules.insert(handle, Module { device, ptx });
+        module.set(as_pointer(handle)).map_err(plain)
+    }
+
+    pub(crate) fn cuModuleUnload(&self, module: Raw<CUmod_st>) -> Answer {
+        let mut state = self.enter()?;
+        let handle = module.handle();
+        state
+            .modules
+            .remove(&handle)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        state
+            .functions
+            .retain(|_, function| function.module != handle);
+        Ok(())
+    }
+
+    /// The same kernel of the same module is the same handle.
+    pub(crate) fn cuModuleGetFunction(
+        &self,
+        function: Raw<*mut CUfunc_st>,
+        module: Raw<CUmod_st>,
+        name: Raw<c_char>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        function.required()?;
+        let name = name.text()?;
+        let handle = module.handle();
+        let parameters = state
+            .modules
+            .get(&handle)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?
+            .ptx
+            .kernels
+            .get(&name)
+            .ok_or(CUresult::CUDA_ERROR_NOT_FOUND)?
+            .clone();
+        let known = state
+            .functions
+            .iter()
+            .find(|(_, function)| function.module == handle && function.name == name)
+            .map(|(function, _)| *function);
+        let found = match known {
+            Some(found) => found,
+            None => {
+                let new = state.new_handle(self.number, Kind::Function);
+                state.functions.insert(
+                    new,
+                    Function {
+                        module: handle,
+                        name,
+                        parameters,
+                    },
+                );
+                new
+            }
+        };
+        function.set(as_pointer(found))
+    }
+}
+
+/// Whether an image begins like a cubin (ELF) or a fat binary.
+fn is_binary(head: &[u8]) -> bool {
+    head == b"\x7fELF" || head == [0x50, 0xed, 0x55, 0xba] || head == [0xb1, 0x43, 0x62, 0x46]
+}

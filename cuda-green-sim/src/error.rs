@@ -1,0 +1,50 @@
+//! What can go wrong when a simulated driver is made.
+
+/// Why there is no simulated driver.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is no `<device>@<major>.<minor>`.
+    #[error(
+        "`{spec}` describes no simulated driver; one looks like `h200@13.0`, or `2xh200@13.0` for two devices"
+    )]
+    InvalidSpec {
+        /// The text that was given.
+        spec: String,
+    },
+    /// No device of that name is built in.
+    #[error("no simulated device is called `{name}`; there are {}", list(.known))]
+    UnknownDevice {
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are.
+        known: Vec<&'static str>,
+    },
+    /// There never was such a CUDA version, or the simulator does not know it.
+    #[error("the simulator does not speak CUDA `{version}`; it speaks {}", list(.known))]
+    UnknownVersion {
+        /// The version that was asked for.
+        version: String,
+        /// The versions that there are.
+        known: Vec<String>,
+    },
+    /// All slots are taken: drop a driver first.
+    #[error(
+        "{limit} simulated drivers live in this process, which is the most there can be; drop one first"
+    )]
+    TooManyDrivers {
+        /// How many there can be: [`MAX_DRIVERS`](crate::MAX_DRIVERS).
+        limit: usize,
+    },
+    /// The table of entry points could not be filled.
+    #[error(transparent)]
+    Api(#[from] cuda_green_sys::Error),
+}
+
+fn list(names: &[impl AsRef<str>]) -> String {
+    names
+        .iter()
+        .map(AsRef::as_ref)
+        .collect::<Vec<_>>()
+        .join(", ")
+}

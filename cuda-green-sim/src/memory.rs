@@ -1,0 +1,561 @@
+//! Device memory, pinned host memory and pools: addresses, contents and accounting.
+//!
+//! Contents are kept in pages that exist once something is written, so that allocating 8 GiB costs
+//! nothing. Memory that was never written reads as zero. An address is never given out twice, so that
+//! a use after free is always found.
+
+use std::{
+    alloc::Layout,
+    collections::{BTreeMap, HashMap},
+    ptr::NonNull,
+};
+
+use cuda_green_sys::CUresult;
+
+use crate::raw::Answer;
+
+const PAGE: u64 = 64 << 10;
+
+/// The first device address: above everything a host process can map, so that host and device
+/// addresses never meet.
+const FIRST_ADDRESS: u64 = 0x000d_0000_0000_0000;
+
+/// Alignment of every allocation, and the step in which memory is accounted for.
+const ALIGNMENT: u64 = 512;
+
+/// Pools grow, and are limited, in steps of this many bytes (measured on an H200, driver 580).
+const POOL_STEP: u64 = 32 << 20;
+
+/// What a green context costs (measured on an H200, driver 580).
+pub(crate) const GREEN_CONTEXT_BYTES: u64 = 5 << 20;
+
+/// An access to memory that is not allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{len} bytes at address {address:#x} are not in one allocation")]
+pub struct Fault {
+    /// The first byte of the access.
+    pub address: u64,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+enum Page {
+    Filled(u8),
+    Bytes(Box<[u8]>),
+}
+
+struct Allocation {
+    len: u64,
+    device: usize,
+    pool: Option<u64>,
+    pages: BTreeMap<u64, Page>,
+}
+
+/// One pinned block of the host's own memory.
+struct HostBlock {
+    start: NonNull<u8>,
+    layout: Layout,
+    device: usize,
+}
+
+// SAFETY: the block is plain memory that nobody else owns; every access goes through the lock around
+// `Memory`, except the client's own, which is the client's business as with a real driver.
+unsafe impl Send for HostBlock {}
+
+/// A stream-ordered pool.
+pub(crate) struct Pool {
+    pub(crate) device: usize,
+    /// The limit in bytes, in whole steps; `None` where there is none.
+    limit: Option<u64>,
+    pub(crate) used: u64,
+    pub(crate) used_high: u64,
+    pub(crate) reserved: u64,
+    pub(crate) reserved_high: u64,
+    pub(crate) release_threshold: u64,
+    /// The three reuse policies, in the order of their attributes; all on by default.
+    pub(crate) reuse: [i32; 3],
+    /// Destroyed by the client, but kept until its last allocation is freed.
+    destroyed: bool,
+}
+
+struct DeviceMemory {
+    total: u64,
+    used: u64,
+}
+
+pub(crate) struct Memory {
+    devices: Vec<DeviceMemory>,
+    allocations: BTreeMap<u64, Allocation>,
+    pools: HashMap<u64, Pool>,
+    host: BTreeMap<u64, HostBlock>,
+    next: u64,
+}
+
+/// Allocations, bytes, pools and pinned blocks that live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MemoryCounts {
+    pub(crate) allocations: usize,
+    pub(crate) bytes: u64,
+    pub(crate) pools: usize,
+    pub(crate) host_allocations: usize,
+}
+
+impl Memory {
+    pub(crate) fn new(totals: impl IntoIterator<Item = u64>) -> Self {
+        Self {
+            devices: totals
+                .into_iter()
+                .map(|total| DeviceMemory { total, used: 0 })
+                .collect(),
+            allocations: BTreeMap::new(),
+            pools: HashMap::new(),
+            host: BTreeMap::new(),
+            next: FIRST_ADDRESS,
+        }
+    }
+
+    pub(crate) fn counts(&self) -> MemoryCounts {
+        MemoryCounts {
+            allocations: self.allocations.len(),
+            bytes: self.allocations.values().map(|a| a.len).sum(),
+            pools: self.pools.values().filter(|pool| !pool.destroyed).count(),
+            host_allocations: self.host.len(),
+        }
+    }
+
+    /// Free and total bytes of a device.
+    pub(crate) fn info(&self, device: usize) -> (u64, u64) {
+        let memory = &self.devices[device];
+        (memory.total - memory.used, memory.total)
+    }
+
+    /// Takes bytes out of a device's memory without an address.
+    pub(crate) fn charge(&mut self, device: usize, bytes: u64) -> Answer {
+        let memory = &mut self.devices[device];
+        let used = memory
+            .used
+            .checked_add(bytes)
+            .filter(|used| *used <= memory.total)
+            .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+        memory.used = used;
+        Ok(())
+    }
+
+    pub(crate) fn discharge(&mut self, device: usize, bytes: u64) {
+        let memory = &mut self.devices[device];
+        memory.used = memory.used.saturating_sub(bytes);
+    }
+
+    /// Allocates device memory; zero bytes are refused, as measured.
+    pub(crate) fn allocate(&mut self, device: usize, len: u64) -> Result<u64, CUresult> {
+        if len == 0 {
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
+        self.charge(device, accounted(len)?)?;
+        Ok(self.place(device, len, None))
+    }
+
+    fn place(&mut self, device: usize, len: u64, pool: Option<u64>) -> u64 {
+        let address = self.next;
+        // A gap follows each allocation, so that running over its end is found.
+        self.next += len.next_multiple_of(ALIGNMENT) + ALIGNMENT;
+        self.allocations.insert(
+            address,
+            Allocation {
+                len,
+                device,
+                pool,
+                pages: BTreeMap::new(),
+            },
+        );
+        address
+    }
+
+    /// Frees what `allocate` or a pool gave out. `stream_ordered` is the asynchronous call, which takes
+    /// only a pool's memory (13.5 header). A null address is no error.
+    pub(crate) fn free(&mut self, address: u64, stream_ordered: bool) -> Answer {
+        if address == 0 {
+            return Ok(());
+        }
+        let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+        let found = self.allocations.get(&address).ok_or(invalid)?;
+        if stream_ordered && found.pool.is_none() {
+            return Err(invalid);
+        }
+        let Some(allocation) = self.allocations.remove(&address) else {
+            return Err(invalid);
+        };
+        let bytes = accounted(allocation.len)?;
+        match allocation.pool {
+            None => self.discharge(allocation.device, bytes),
+            Some(id) => {
+                if let Some(pool) = self.pools.get_mut(&id) {
+                    pool.used -= bytes;
+                    if pool.destroyed && pool.used == 0 {
+                        let (device, reserved) = (pool.device, pool.reserved);
+                        self.pools.remove(&id);
+                        self.discharge(device, reserved);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a pool under the id given. The limit is rounded up to whole steps; one below a step is
+    /// not enforced (measured with 1 MiB), and 0 is none.
+    pub(crate) fn create_pool(&mut self, id: u64, device: usize, max_size: u64) {
+        let limit = (max_size >= POOL_STEP)
+            .then(|| max_size.checked_next_multiple_of(POOL_STEP))
+            .flatten();
+        self.pools.insert(
+            id,
+            Pool {
+                device,
+                limit,
+                used: 0,
+                used_high: 0,
+                reserved: 0,
+                reserved_high: 0,
+                release_threshold: 0,
+                reuse: [1; 3],
+                destroyed: false,
+            },
+        );
+    }
+
+    pub(crate) fn pool(&mut self, id: u64) -> Result<&mut Pool, CUresult> {
+        self.pools
+            .get_mut(&id)
+            .filter(|pool| !pool.destroyed)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
+    }
+
+    pub(crate) fn destroy_pool(&mut self, id: u64) -> Answer {
+        let pool = self.pool(id)?;
+        pool.destroyed = true;
+        if pool.used == 0 {
+            let (device, reserved) = (pool.device, pool.reserved);
+            self.pools.remove(&id);
+            self.discharge(device, reserved);
+        }
+        Ok(())
+    }
+
+    /// Allocates from a pool. Zero bytes succeed, as measured, and give a null address.
+    pub(crate) fn allocate_from_pool(&mut self, id: u64, len: u64) -> Result<u64, CUresult> {
+        let pool = self.pool(id)?;
+        if len == 0 {
+            return Ok(0);
+        }
+        let full = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+        let (device, reserved) = (pool.device, pool.reserved);
+        let used = pool.used.checked_add(accounted(len)?).ok_or(full)?;
+        let needed = used.checked_next_multiple_of(POOL_STEP).ok_or(full)?;
+        if pool.limit.is_some_and(|limit| used > limit) {
+            return Err(full);
+        }
+        if needed > reserved {
+            self.charge(device, needed - reserved)?;
+        }
+        let pool = self.pool(id)?;
+        pool.used = used;
+        pool.used_high = pool.used_high.max(used);
+        pool.reserved = pool.reserved.max(needed);
+        pool.reserved_high = pool.reserved_high.max(pool.reserved);
+        Ok(self.place(device, len, Some(id)))
+    }
+
+    /// Gives a pool's unused memory back, down to `keep` bytes.
+    pub(crate) fn trim_pool(&mut self, id: u64, keep: u64) -> Answer {
+        let pool = self.pool(id)?;
+        let used = pool.used.next_multiple_of(POOL_STEP);
+        let keep = keep.checked_next_multiple_of(POOL_STEP).unwrap_or(u64::MAX);
+        let reserved = used.max(keep).min(pool.reserved);
+        let (device, given_back) = (pool.device, pool.reserved - reserved);
+        pool.reserved = reserved;
+        self.discharge(device, given_back);
+        Ok(())
+    }
+
+    /// What a synchronisation does: every pool of the device falls to its release threshold.
+    pub(crate) fn release_unused(&mut self, device: usize) {
+        let pools: Vec<(u64, u64)> = self
+            .pools
+            .iter()
+            .filter(|(_, pool)| pool.device == device && !pool.destroyed)
+            .map(|(id, pool)| (*id, pool.release_threshold))
+            .collect();
+        for (id, threshold) in pools {
+            // The pool was found just now, so this cannot fail.
+            let _ = self.trim_pool(id, threshold);
+        }
+    }
+
+    /// Frees everything that belongs to a device's primary context; pools belong to the device and
+    /// stay. Gives the number of allocations that the client had not freed.
+    pub(crate) fn sweep(&mut self, device: usize) -> u64 {
+        let left: Vec<u64> = self
+            .allocations
+            .iter()
+            .filter(|(_, a)| a.device == device && a.pool.is_none())
+            .map(|(address, _)| *address)
+            .collect();
+        for address in &left {
+            // It was found just now, so this cannot fail.
+            let _ = self.free(*address, false);
+        }
+        left.len() as u64
+    }
+
+    /// Whether the range lies in one allocation, or in one pinned block of the host.
+    pub(crate) fn check(&self, address: u64, len: u64) -> Result<(), Fault> {
+        self.find(address, len).map(drop)
+    }
+
+    fn find(&self, address: u64, len: u64) -> Result<Place, Fault> {
+        let fault = Fault { address, len };
+        let inside = |base: u64, size: u64| {
+            let offset = address.checked_sub(base)?;
+            (offset.checked_add(len)? <= size).then_some(offset)
+        };
+        if let Some((base, allocation)) = self.allocations.range(..=address).next_back()
+            && let Some(offset) = inside(*base, allocation.len)
+        {
+            return Ok(Place::Device {
+                base: *base,
+                offset,
+            });
+        }
+        if let Some((base, block)) = self.host.range(..=address).next_back()
+            && let Some(offset) = inside(*base, block.layout.size() as u64)
+        {
+            return Ok(Place::Host {
+                at: block.start.as_ptr().wrapping_add(offset as usize),
+            });
+        }
+        Err(fault)
+    }
+
+    /// Reads simulated memory.
+    pub(crate) fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Fault> {
+        match self.find(address, to.len() as u64)? {
+            Place::Device { base, offset } => {
+                let pages = &self.allocations[&base].pages;
+                for (page, inner, range) in pieces(offset, to.len()) {
+                    let piece = &mut to[range];
+                    match pages.get(&page) {
+                        None => piece.fill(0),
+                        Some(Page::Filled(byte)) => piece.fill(*byte),
+                        Some(Page::Bytes(bytes)) => {
+                            piece.copy_from_slice(&bytes[inner..inner + piece.len()]);
+                        }
+                    }
+                }
+            }
+            // SAFETY: the range lies in a pinned block, which lives until it leaves the map.
+            Place::Host { at } => unsafe {
+                at.copy_to_nonoverlapping(to.as_mut_ptr(), to.len());
+            },
+        }
+        Ok(())
+    }
+
+    /// Writes simulated memory.
+    pub(crate) fn write(&mut self, address: u64, from: &[u8]) -> Result<(), Fault> {
+        match self.find(address, from.len() as u64)? {
+            Place::Device { base, offset } => {
+                let Some(allocation) = self.allocations.get_mut(&base) else {
+                    return Ok(());
+                };
+                for (page, inner, range) in pieces(offset, from.len()) {
+                    let bytes = page_bytes(&mut allocation.pages, page);
+                    bytes[inner..inner + range.len()].copy_from_slice(&from[range]);
+                }
+            }
+            // SAFETY: as in `read`.
+            Place::Host { at } => unsafe {
+                at.copy_from_nonoverlapping(from.as_ptr(), from.len());
+            },
+        }
+        Ok(())
+    }
+
+    /// Sets memory to a byte; whole pages of it cost nothing.
+    pub(crate) fn fill(&mut self, address: u64, byte: u8, len: u64) -> Result<(), Fault> {
+        match self.find(address, len)? {
+            Place::Device { base, offset } => {
+                let Some(allocation) = self.allocations.get_mut(&base) else {
+                    return Ok(());
+                };
+                let pages = &mut allocation.pages;
+                for (page, inner, range) in pieces(offset, len as usize) {
+                    if range.len() as u64 == PAGE {
+                        pages.insert(page, Page::Filled(byte));
+                    } else {
+                        page_bytes(pages, page)[inner..inner + range.len()].fill(byte);
+                    }
+                }
+            }
+            // SAFETY: as in `read`.
+            Place::Host { at } => unsafe { at.write_bytes(byte, len as usize) },
+        }
+        Ok(())
+    }
+
+    /// Allocates real host memory, zeroed and aligned to a page.
+    pub(crate) fn allocate_host(&mut self, device: usize, len: usize) -> Result<u64, CUresult> {
+        let layout = Layout::from_size_align(len, 4096)
+            .ok()
+            .filter(|layout| layout.size() > 0)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
+            .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+        let address = start.as_ptr().expose_provenance() as u64;
+        self.host.insert(
+            address,
+            HostBlock {
+                start,
+                layout,
+                device,
+            },
+        );
+        Ok(address)
+    }
+
+    /// Frees pinned memory. What is never freed stays allocated for good, even after the driver is
+    /// gone, because the client may still hold a pointer to it.
+    pub(crate) fn free_host(&mut self, address: u64) -> Answer {
+        let block = self
+            .host
+            .remove(&address)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+        // SAFETY: the block came from the allocator with this layout, and leaves the map here, so it
+        // is freed once.
+        unsafe { std::alloc::dealloc(block.start.as_ptr(), block.layout) };
+        Ok(())
+    }
+
+    /// Forgets a device's pinned blocks, whose context is gone, without freeing them. Gives their number.
+    pub(crate) fn abandon_host(&mut self, device: usize) -> u64 {
+        let before = self.host.len();
+        self.host.retain(|_, block| block.device != device);
+        (before - self.host.len()) as u64
+    }
+}
+
+enum Place {
+    Device { base: u64, offset: u64 },
+    Host { at: *mut u8 },
+}
+
+/// What an allocation costs.
+fn accounted(len: u64) -> Result<u64, CUresult> {
+    len.checked_next_multiple_of(ALIGNMENT)
+        // Larger than any address space: also keeps the next address from wrapping.
+        .filter(|len| *len < 1 << 50)
+        .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
+}
+
+/// The pages that a range touches: page, where in the page, and which part of the range.
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = offset + done as u64;
+        let inner = (at % PAGE) as usize;
+        let part = (len - done).min(PAGE as usize - inner);
+        let piece = (at / PAGE, inner, done..done + part);
+        done += part;
+        (part > 0).then_some(piece)
+    })
+}
+
+/// A page's bytes, made real at the first write.
+fn page_bytes(pages: &mut BTreeMap<u64, Page>, page: u64) -> &mut [u8] {
+    let entry = pages.entry(page).or_insert(Page::Filled(0));
+    if let Page::Filled(byte) = *entry {
+        *entry = Page::Bytes(vec![byte; PAGE as usize].into_boxed_slice());
+    }
+    match entry {
+        Page::Bytes(bytes) => bytes,
+        Page::Filled(_) => &mut [],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GIB: u64 = 1 << 30;
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn contents_are_lazy_and_exact() {
+        let mut memory = Memory::new([16 * GIB]);
+        let address = memory.allocate(0, 8 * GIB).unwrap();
+        let mut bytes = [1; 4];
+        memory.read(address + 5 * GIB, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 4]);
+        memory.write(address + PAGE - 2, &[1, 2, 3, 4]).unwrap();
+        memory.read(address + PAGE - 2, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2, 3, 4]);
+        memory.fill(address, 7, 3 * PAGE).unwrap();
+        memory.read(address + PAGE - 2, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 4]);
+        assert!(memory.read(address + 8 * GIB - 2, &mut bytes).is_err());
+        memory.free(address, false).unwrap();
+        assert!(memory.read(address, &mut bytes).is_err());
+        assert_eq!(memory.info(0), (16 * GIB, 16 * GIB));
+        assert_eq!(memory.counts(), MemoryCounts::default());
+    }
+
+    /// Bytes that a pool of this limit gives out in blocks of 1 MiB, as measured on an H200, driver 580.
+    #[test]
+    fn pool_limits_are_the_measured_ones() {
+        for (asked, given) in [(32, 32), (33, 64), (64, 64), (100, 128), (256, 256)] {
+            let mut memory = Memory::new([GIB]);
+            memory.create_pool(1, 0, asked * MIB);
+            let mut blocks = 0;
+            while memory.allocate_from_pool(1, MIB).is_ok() {
+                blocks += 1;
+            }
+            assert_eq!(blocks, given, "{asked} MiB");
+        }
+        let mut memory = Memory::new([GIB]);
+        memory.create_pool(1, 0, MIB);
+        assert!(memory.allocate_from_pool(1, 512 * MIB).is_ok());
+    }
+
+    #[test]
+    fn a_destroyed_pool_gives_its_memory_back_at_the_last_free() {
+        let mut memory = Memory::new([GIB]);
+        memory.create_pool(1, 0, 0);
+        let address = memory.allocate_from_pool(1, 5).unwrap();
+        assert_eq!(memory.info(0).0, GIB - POOL_STEP);
+        memory.destroy_pool(1).unwrap();
+        assert!(memory.allocate_from_pool(1, 5).is_err());
+        assert_eq!(memory.info(0).0, GIB - POOL_STEP);
+        memory.free(address, true).unwrap();
+        assert_eq!(memory.info(0).0, GIB);
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_come_back_as_they_were_written(
+            writes in prop::collection::vec((0_u64..200_000, prop::collection::vec(any::<u8>(), 0..300)), 1..20),
+        ) {
+            let mut memory = Memory::new([GIB]);
+            let base = memory.allocate(0, 200_300).unwrap();
+            let mut model = vec![0_u8; 200_300];
+            for (offset, bytes) in &writes {
+                memory.write(base + offset, bytes).unwrap();
+                model[*offset as usize..*offset as usize + bytes.len()].copy_from_slice(bytes);
+            }
+            let mut all = vec![1; model.len()];
+            memory.read(base, &mut all).unwrap();
+            prop_assert_eq!(all, model);
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The devices and CUDA versions that can be simulated: data, in one table, and the parsing of a spec.
+//!
+//! SM counts, compute capabilities and names are what the real drivers report. What only the H200 was
+//! measured for, and what other devices take over from it, is said in the table.
+
+use cuda_green_sys::CudaVersion;
+
+use crate::{Error, sms::SmSet};
+
+const MIB: u64 = 1 << 20;
+
+/// A device that can be simulated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceProfile {
+    /// The name in a spec: `h200`.
+    pub name: &'static str,
+    /// The name that the driver reports: `NVIDIA H200`.
+    pub device_name: &'static str,
+    /// Compute capability, major and minor.
+    pub compute_capability: (u32, u32),
+    /// How many SMs there are.
+    pub sm_count: u32,
+    /// Device memory in bytes.
+    pub memory_bytes: u64,
+    /// The smallest partition that a split by count makes, in SMs.
+    pub min_sm_partition_size: u32,
+    /// How many SMs are co-scheduled by default; partitions of a split by count are multiples of it.
+    pub sm_coscheduled_alignment: u32,
+    /// The numerically highest and lowest stream priority: least first, greatest last.
+    pub stream_priorities: (i32, i32),
+    /// Where these figures come from.
+    pub source: &'static str,
+    /// Groups of SMs that can be co-scheduled: how many of which size, in the order of the SM ids.
+    topology: &'static [(u32, u32)],
+    /// Clusters over the whole device, where they were measured: cluster size, SMs that they can use.
+    whole_device_clusters: &'static [(u32, u32)],
+    /// Threads, blocks and bytes of shared memory that one SM holds at once.
+    per_sm: (u32, u32, u32),
+    /// Bytes of second-level cache.
+    pub(crate) l2_bytes: i32,
+    /// Whether the GPU shares the host's memory.
+    pub(crate) integrated: bool,
+}
+
+impl DeviceProfile {
+    /// All SMs, as the hardware groups them.
+    pub(crate) fn sms(&self) -> SmSet {
+        SmSet::with_chunks(
+            self.topology
+                .iter()
+                .flat_map(|(count, size)| std::iter::repeat_n(*size, *count as usize)),
+        )
+    }
+
+    /// SMs that clusters of this size can use when they have the whole device, where it was measured.
+    pub(crate) fn whole_device_cluster_sms(&self, cluster: u32) -> Option<u32> {
+        self.whole_device_clusters
+            .iter()
+            .find(|(size, _)| *size == cluster)
+            .map(|(_, sms)| *sms)
+    }
+
+    pub(crate) fn threads_per_sm(&self) -> u32 {
+        self.per_sm.0
+    }
+
+    pub(crate) fn blocks_per_sm(&self) -> u32 {
+        self.per_sm.1
+    }
+
+    pub(crate) fn shared_per_sm(&self) -> u32 {
+        self.per_sm.2
+    }
+
+    /// Thread-block clusters, and co-scheduling of more than two SMs, came with 9.0.
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.compute_capability.0 >= 9
+    }
+
+    /// The most SMs that a structured split co-schedules (13.1 header).
+    pub(crate) fn max_coscheduled(&self) -> u32 {
+        if self.has_clusters() { 32 } else { 2 }
+    }
+}
+
+/// What one simulated driver is: devices and a CUDA version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Profile {
+    /// The device; all devices of one driver are alike.
+    pub device: &'static DeviceProfile,
+    /// How many of it there are.
+    pub device_count: u32,
+    /// The CUDA version that the driver speaks.
+    pub cuda_version: CudaVersion,
+}
+
+impl Profile {
+    /// Reads `<device>@<major>.<minor>` or `<count>x<device>@<major>.<minor>`.
+    pub(crate) fn parse(spec: &str) -> Result<Self, Error> {
+        let invalid = || Error::InvalidSpec {
+            spec: spec.to_owned(),
+        };
+        let (device, version) = spec.split_once('@').ok_or_else(invalid)?;
+        let (device_count, name) = match device.split_once('x') {
+            Some((count, name))
+                if !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                let count: u32 = count.parse().map_err(|_| invalid())?;
+                (count, name)
+            }
+            _ => (1, device),
+        };
+        if device_count == 0 || device_count > MAX_DEVICES || name.is_empty() {
+            return Err(invalid());
+        }
+        let device = DEVICES
+            .iter()
+            .find(|known| known.name == name)
+            .ok_or_else(|| Error::UnknownDevice {
+                name: name.to_owned(),
+                known: DEVICES.iter().map(|known| known.name).collect(),
+            })?;
+        let cuda_version = version
+            .parse()
+            .ok()
+            .filter(|version| cuda_versions().any(|known| known == *version))
+            .ok_or_else(|| Error::UnknownVersion {
+                version: version.to_owned(),
+                known: cuda_versions().map(|known| known.to_string()).collect(),
+            })?;
+        Ok(Self {
+            device,
+            device_count,
+            cuda_version,
+        })
+    }
+}
+
+impl std::fmt::Display for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.device_count > 1 {
+            write!(f, "{}x", self.device_count)?;
+        }
+        write!(f, "{}@{}", self.device.name, self.cuda_version)
+    }
+}
+
+/// The most devices of one driver; an NVIDIA host has up to 16.
+const MAX_DEVICES: u32 = 16;
+
+/// The devices that are built in.
+pub fn profiles() -> &'static [DeviceProfile] {
+    DEVICES
+}
+
+/// The CUDA versions that any device can be combined with, oldest first: 11.4 to 13.5.
+pub fn cuda_versions() -> impl Iterator<Item = CudaVersion> {
+    [(11, 4..=8), (12, 0..=9), (13, 0..=5)]
+        .into_iter()
+        .flat_map(|(major, minors)| minors.map(move |minor| CudaVersion::new(major, minor)))
+}
+
+/// Common to compute capability 8.x: partitions of at least 4, in steps of 2 (NVIDIA's guide).
+const AMPERE: DeviceProfile = DeviceProfile {
+    name: "",
+    device_name: "",
+    compute_capability: (8, 0),
+    sm_count: 0,
+    memory_bytes: 0,
+    min_sm_partition_size: 4,
+    sm_coscheduled_alignment: 2,
+    // The H200's range, which every recent device shares.
+    stream_priorities: (0, -5),
+    source: "",
+    topology: &[],
+    whole_device_clusters: &[],
+    per_sm: (2048, 32, 164 * 1024),
+    l2_bytes: 40 << 20,
+    integrated: false,
+};
+
+/// Common to compute capability 9.0 and later: 8 and 8 (measured on 9.0; NVIDIA's guide for later ones).
+const HOPPER: DeviceProfile = DeviceProfile {
+    compute_capability: (9, 0),
+    min_sm_partition_size: 8,
+    sm_coscheduled_alignment: 8,
+    per_sm: (2048, 32, 228 * 1024),
+    l2_bytes: 50 << 20,
+    ..AMPERE
+};
+
+/// 132 SMs of which 15 groups of 8 can be co-scheduled, 12 SMs are left. Clusters of 4 and of 8 over
+/// the whole device use 124 SMs. Measured on an H200, driver 580.
+const H200_TOPOLOGY: &[(u32, u32)] = &[(7, 16), (1, 8), (6, 2)];
+const H200_CLUSTERS: &[(u32, u32)] = &[(4, 124), (8, 124)];
+
+static DEVICES: &[DeviceProfile] = &[
+    DeviceProfile {
+        name: "t4",
+        device_name: "Tesla T4",
+        compute_capability: (7, 5),
+        sm_count: 40,
+        memory_bytes: 15_360 * MIB,
+        min_sm_partition_size: 2,
+        topology: &[(20, 2)],
+        per_sm: (1024, 16, 64 * 1024),
+        l2_bytes: 4 << 20,
+        source: "NVIDIA's data sheet; 7.x granularity from NVIDIA's guide",
+        ..AMPERE
+    },
+    DeviceProfile {
+        name: "a100",
+        device_name: "NVIDIA A100-SXM4-80GB",
+        sm_count: 108,
+        memory_bytes: 81_920 * MIB,
+        topology: &[(54, 2)],
+        source: "NVIDIA's data sheet; 8.x granularity from NVIDIA's guide",
+        ..AMPERE
+    },
+    DeviceProfile {
+        name: "rtx4090",
+        device_name: "NVIDIA GeForce RTX 4090",
+        compute_capability: (8, 9),
+        sm_count: 128,
+        memory_bytes: 24_564 * MIB,
+        topology: &[(64, 2)],
+        per_sm: (1536, 24, 100 * 1024),
+        l2_bytes: 72 << 20,
+        source: "NVIDIA's data sheet; 8.x granularity from NVIDIA's guide",
+        ..AMPERE
+    },
+    DeviceProfile {
+        name: "l40s",
+        device_name: "NVIDIA L40S",
+        compute_capability: (8, 9),
+        sm_count: 142,
+        memory_bytes: 46_068 * MIB,
+        topology: &[(71, 2)],
+        per_sm: (1536, 24, 100 * 1024),
+        l2_bytes: 96 << 20,
+        source: "NVIDIA's data sheet; 8.x granularity from NVIDIA's guide",
+        ..AMPERE
+    },
+    DeviceProfile {
+        name: "h100",
+        device_name: "NVIDIA H100 80GB HBM3",
+        sm_count: 132,
+        memory_bytes: 81_559 * MIB,
+        topology: H200_TOPOLOGY,
+        whole_device_clusters: H200_CLUSTERS,
+        source: "NVIDIA's data sheet; co-scheduling as measured on an H200, the same chip",
+        ..HOPPER
+    },
+    DeviceProfile {
+        name: "h200",
+        device_name: "NVIDIA H200",
+        sm_count: 132,
+        memory_bytes: 143_771 * MIB,
+        topology: H200_TOPOLOGY,
+        whole_device_clusters: H200_CLUSTERS,
+        source: "measured on an H200, driver 580.159.04, CUDA 13.0",
+        ..HOPPER
+    },
+    DeviceProfile {
+        name: "b200",
+        device_name: "NVIDIA B200",
+        compute_capability: (10, 0),
+        sm_count: 148,
+        memory_bytes: 183_359 * MIB,
+        topology: &[(9, 16), (2, 2)],
+        l2_bytes: 126 << 20,
+        source: "NVIDIA's data sheet; topology assumed to be as regular as it can be",
+        ..HOPPER
+    },
+    DeviceProfile {
+        name: "rtx5090",
+        device_name: "NVIDIA GeForce RTX 5090",
+        compute_capability: (12, 0),
+        sm_count: 170,
+        memory_bytes: 32_607 * MIB,
+        topology: &[(10, 16), (1, 8), (1, 2)],
+        per_sm: (1536, 24, 100 * 1024),
+        l2_bytes: 96 << 20,
+        source: "NVIDIA's data sheet; topology assumed to be as regular as it can be",
+        ..HOPPER
+    },
+    DeviceProfile {
+        name: "gb10",
+        device_name: "NVIDIA GB10",
+        compute_capability: (12, 1),
+        sm_count: 48,
+        memory_bytes: 122_570 * MIB,
+        topology: &[(3, 16)],
+        per_sm: (1536, 24, 100 * 1024),
+        l2_bytes: 24 << 20,
+        integrated: true,
+        source: "NVIDIA's data sheet; topology assumed to be as regular as it can be",
+        ..HOPPER
+    },
+    DeviceProfile {
+        name: "quad680",
+        device_name: "Simulated GPU, 680 SMs",
+        sm_count: 680,
+        memory_bytes: 256 * 1024 * MIB,
+        topology: &[(42, 16), (1, 8)],
+        source: "fictional: a large part of compute capability 9.0",
+        ..HOPPER
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_topology_has_the_devices_sms() {
+        for device in DEVICES {
+            assert_eq!(device.sms().count(), device.sm_count, "{}", device.name);
+            assert_eq!(device.sms().ids().len() as u32, device.sm_count);
+            assert!(device.min_sm_partition_size >= device.sm_coscheduled_alignment);
+            assert!(!device.source.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_device_goes_with_every_version() {
+        assert_eq!(cuda_versions().count(), 21);
+        for device in DEVICES {
+            for version in cuda_versions() {
+                let spec = format!("{}@{version}", device.name);
+                assert_eq!(Profile::parse(&spec).unwrap().to_string(), spec);
+            }
+        }
+        assert_eq!(Profile::parse("2xh200@13.0").unwrap().device_count, 2);
+    }
+
+    #[test]
+    fn bad_specs_say_what_there_is() {
+        let text = |spec| Profile::parse(spec).unwrap_err().to_string();
+        assert!(text("h300@13.0").contains("h200"), "{}", text("h300@13.0"));
+        assert!(text("h200@9.0").contains("13.5"), "{}", text("h200@9.0"));
+        assert!(text("h200@").contains("11.4"));
+        for spec in [
+            "",
+            "h200",
+            "@13.0",
+            "0xh200@13.0",
+            "17xh200@13.0",
+            "2x@13.0",
+        ] {
+            assert!(
+                matches!(Profile::parse(spec), Err(Error::InvalidSpec { .. })),
+                "{spec:?}"
+            );
+        }
+    }
+}

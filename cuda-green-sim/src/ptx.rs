@@ -1,0 +1,216 @@
+//! What the simulator needs to know of a PTX text: its version and target, its kernels, and how many
+//! bytes each of their parameters has. Nothing is compiled.
+
+use std::collections::BTreeMap;
+
+use cuda_green_sys::CudaVersion;
+
+/// A loaded text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ptx {
+    /// The version of the PTX language.
+    pub(crate) version: (u32, u32),
+    /// The compute capability it is for, as in `sm_90`.
+    pub(crate) target: u32,
+    /// The kernels, with the size of each parameter in bytes.
+    pub(crate) kernels: BTreeMap<String, Vec<usize>>,
+}
+
+/// The newest PTX version that a driver of this CUDA version compiles (NVIDIA's PTX release notes).
+pub(crate) fn newest_version(cuda: CudaVersion) -> (u32, u32) {
+    let minor = u32::from(cuda.minor());
+    match (cuda.major(), minor) {
+        (11, _) => (7, minor),
+        (12, 0..=5) => (8, minor),
+        (12, 6) => (8, 5),
+        (12, _) => (8, minor - 1),
+        (_, _) => (9, minor),
+    }
+}
+
+/// Reads a text; the error says what is wrong with it.
+pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
+    let tokens = tokens(text);
+    let mut tokens = tokens.iter().map(String::as_str).peekable();
+    if tokens.next() != Some(".version") {
+        return Err("a PTX text begins with .version".to_owned());
+    }
+    let version = tokens
+        .next()
+        .and_then(|version| version.split_once('.'))
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+        .ok_or("there is no version after .version")?;
+    if tokens.next() != Some(".target") {
+        return Err(".target must follow .version".to_owned());
+    }
+    let target = tokens
+        .next()
+        .and_then(|target| target.strip_prefix("sm_"))
+        .map(|target| target.trim_end_matches(|c: char| c.is_ascii_alphabetic()))
+        .and_then(|target| target.parse().ok())
+        .ok_or("there is no sm_<number> after .target")?;
+    let mut kernels = BTreeMap::new();
+    let mut depth = 0_u32;
+    while let Some(token) = tokens.next() {
+        match token {
+            "{" => depth += 1,
+            "}" => depth = depth.checked_sub(1).ok_or("a } closes nothing")?,
+            ".entry" => {
+                let name = tokens.next().ok_or("there is no name after .entry")?;
+                let mut sizes = Vec::new();
+                if tokens.next_if_eq(&"(").is_some() {
+                    let inside: Vec<&str> = tokens.by_ref().take_while(|t| *t != ")").collect();
+                    for parameter in inside.split(|token| *token == ",") {
+                        if !parameter.is_empty() {
+                            sizes.push(parameter_size(name, parameter)?);
+                        }
+                    }
+                }
+                kernels.insert(name.to_owned(), sizes);
+            }
+            _ => {}
+        }
+    }
+    if depth > 0 {
+        return Err("a { is never closed".to_owned());
+    }
+    Ok(Ptx {
+        version,
+        target,
+        kernels,
+    })
+}
+
+/// The bytes of one `.param` declaration: its type's, times the length of an array.
+fn parameter_size(kernel: &str, tokens: &[&str]) -> Result<usize, String> {
+    let wrong = || {
+        format!(
+            "a parameter of {kernel} is not understood: {}",
+            tokens.join(" ")
+        )
+    };
+    if tokens.first() != Some(&".param") {
+        return Err(wrong());
+    }
+    let element = tokens
+        .iter()
+        .find_map(|token| match *token {
+            ".u8" | ".s8" | ".b8" => Some(1),
+            ".u16" | ".s16" | ".b16" | ".f16" | ".bf16" => Some(2),
+            ".u32" | ".s32" | ".b32" | ".f32" | ".f16x2" | ".bf16x2" => Some(4),
+            ".u64" | ".s64" | ".b64" | ".f64" => Some(8),
+            ".b128" => Some(16),
+            _ => None,
+        })
+        .ok_or_else(wrong)?;
+    let length = match tokens.iter().position(|token| *token == "[") {
+        Some(bracket) => tokens
+            .get(bracket + 1)
+            .and_then(|length| length.parse::<usize>().ok())
+            .ok_or_else(wrong)?,
+        None => 1,
+    };
+    length.checked_mul(element).ok_or_else(wrong)
+}
+
+/// Words and brackets, without comments and strings.
+fn tokens(text: &str) -> Vec<String> {
+    let mut tokens = Vec::new();
+    let mut word = String::new();
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let comment = match (c, rest.peek()) {
+            ('/', Some('/')) => {
+                for c in rest.by_ref() {
+                    if c == '\n' {
+                        break;
+                    }
+                }
+                true
+            }
+            ('/', Some('*')) => {
+                let mut before = ' ';
+                rest.next();
+                for c in rest.by_ref() {
+                    if before == '*' && c == '/' {
+                        break;
+                    }
+                    before = c;
+                }
+                true
+            }
+            ('"', _) => {
+                for c in rest.by_ref() {
+                    if c == '"' {
+                        break;
+                    }
+                }
+                true
+            }
+            _ => false,
+        };
+        let ends = comment || c.is_whitespace() || ",;(){}[]".contains(c);
+        if ends {
+            if !word.is_empty() {
+                tokens.push(std::mem::take(&mut word));
+            }
+            if !comment && !c.is_whitespace() {
+                tokens.push(c.to_string());
+            }
+        } else {
+            word.push(c);
+        }
+    }
+    if !word.is_empty() {
+        tokens.push(word);
+    }
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn kernels_and_parameter_sizes_are_found() {
+        let ptx = parse(
+            "// made by hand\n.version 8.4\n.target sm_90a, debug\n.address_size 64\n\
+             /* .entry no( */ .visible .entry one(\n  .param .u64 .ptr .global .align 4 a,\n  .param .u32 b\n)\n\
+             .reqntid 32 { ret; }\n.entry two() { .reg .pred p; { ret; } }\n.entry three { ret; }\n\
+             .weak .entry four(.param .align 8 .b8 s[24], .param .f32 x) { ret; }",
+        )
+        .unwrap();
+        assert_eq!((ptx.version, ptx.target), ((8, 4), 90));
+        assert_eq!(ptx.kernels["one"], [8, 4]);
+        assert!(ptx.kernels["two"].is_empty() && ptx.kernels["three"].is_empty());
+        assert_eq!(ptx.kernels["four"], [24, 4]);
+        assert_eq!(ptx.kernels.len(), 4);
+    }
+
+    #[test]
+    fn nonsense_is_an_error() {
+        for text in [
+            "",
+            "hello",
+            ".version",
+            ".version x.y .target sm_90",
+            ".version 8.0",
+            ".version 8.0 .target sm_",
+            ".version 8.0 .target sm_90 .entry k() {",
+            ".version 8.0 .target sm_90 }",
+            ".version 8.0 .target sm_90 .entry k(.param .u99 a) { }",
+            ".version 8.0 .target sm_90 .entry k(u32 a) { }",
+        ] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,200}", tail in "[ .a-z0-9(){},\\[\\]]{0,200}") {
+            let _ = parse(&text);
+            let _ = parse(&format!(".version 8.0 .target sm_90 .entry k{tail}"));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Where C calls find their driver: a fixed number of slots, and a C function for each slot and name.
+//!
+//! A C function carries no data of its own, so the slot is part of its code: each entry point is
+//! generic over the slot's number. A slot is taken by one simulated driver at a time. Slots are given
+//! out in turn, so that a pointer kept too long meets an empty slot, not somebody else's driver; and
+//! should it meet one after all, that driver knows none of its handles.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use cuda_green_sys::CUresult;
+
+use crate::{Error, driver::Driver, raw::Answer};
+
+/// How many simulated drivers can live at once in one process.
+pub const MAX_DRIVERS: usize = 32;
+
+static SLOTS: [RwLock<Option<Arc<Driver>>>; MAX_DRIVERS] =
+    [const { RwLock::new(None) }; MAX_DRIVERS];
+
+/// Where the search for a free slot starts.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// Puts a driver into a free slot.
+pub(crate) fn take(driver: &Arc<Driver>) -> Result<usize, Error> {
+    let start = NEXT.fetch_add(1, Ordering::Relaxed);
+    for offset in 0..MAX_DRIVERS {
+        let slot = start.wrapping_add(offset) % MAX_DRIVERS;
+        let mut place = SLOTS[slot].write().unwrap_or_else(PoisonError::into_inner);
+        if place.is_none() {
+            *place = Some(Arc::clone(driver));
+            // The next driver gets a later slot, so that this one's neighbour is not reused first.
+            NEXT.store(slot + 1, Ordering::Relaxed);
+            return Ok(slot);
+        }
+    }
+    Err(Error::TooManyDrivers { limit: MAX_DRIVERS })
+}
+
+/// Empties a slot; calls through its functions answer `DEINITIALIZED` from now on.
+pub(crate) fn leave(slot: usize) {
+    let driver = SLOTS[slot]
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    // Dropped only after the lock is gone: a kernel's closure may own anything, another driver too.
+    drop(driver);
+}
+
+/// Runs one call on the driver of a slot. Panics end here, because they must not reach C.
+pub(crate) fn call(slot: usize, body: &mut dyn FnMut(&Driver) -> Answer) -> CUresult {
+    let driver = SLOTS[slot]
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let Some(driver) = driver else {
+        return CUresult::CUDA_ERROR_DEINITIALIZED;
+    };
+    match catch_unwind(AssertUnwindSafe(|| body(&driver))) {
+        Ok(Ok(())) => CUresult::CUDA_SUCCESS,
+        Ok(Err(code)) => code,
+        Err(_) => CUresult::CUDA_ERROR_UNKNOWN,
+    }
+}

@@ -1,0 +1,184 @@
+//! Sets of SMs with their physical ids, kept as the pieces that the hardware can co-schedule.
+
+/// SMs with consecutive ids that are guaranteed to be co-scheduled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Chunk {
+    /// The id of the first one.
+    pub(crate) first: u32,
+    /// How many there are.
+    pub(crate) len: u32,
+}
+
+impl Chunk {
+    /// Takes `len` SMs off the front; what is left, if anything, stays.
+    fn take_front(&mut self, len: u32) -> Chunk {
+        let front = Chunk {
+            first: self.first,
+            len,
+        };
+        self.first += len;
+        self.len -= len;
+        front
+    }
+}
+
+/// A set of SMs. Its chunks are disjoint, except after a merge of resources that overlap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SmSet {
+    chunks: Vec<Chunk>,
+}
+
+impl SmSet {
+    /// Chunks of these sizes, with ids from 0.
+    pub(crate) fn with_chunks(sizes: impl IntoIterator<Item = u32>) -> Self {
+        let mut first = 0;
+        let mut set = Self::default();
+        for len in sizes {
+            set.push(Chunk { first, len });
+            first += len;
+        }
+        set
+    }
+
+    pub(crate) fn push(&mut self, chunk: Chunk) {
+        if chunk.len > 0 {
+            self.chunks.push(chunk);
+        }
+    }
+
+    pub(crate) fn chunks(&self) -> &[Chunk] {
+        &self.chunks
+    }
+
+    /// How many SMs there are, each counted once.
+    pub(crate) fn count(&self) -> u32 {
+        self.chunks.iter().map(|chunk| chunk.len).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// The ids, in order.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self
+            .chunks
+            .iter()
+            .flat_map(|chunk| chunk.first..chunk.first + chunk.len)
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Adds another set's SMs; those that are there already are not added again.
+    pub(crate) fn merge(&mut self, other: &SmSet) {
+        for chunk in &other.chunks {
+            let mut run: Option<Chunk> = None;
+            for id in chunk.first..chunk.first + chunk.len {
+                let there = self
+                    .chunks
+                    .iter()
+                    .any(|own| (own.first..own.first + own.len).contains(&id));
+                match (&mut run, there) {
+                    (Some(run), false) => run.len += 1,
+                    (None, false) => run = Some(Chunk { first: id, len: 1 }),
+                    (Some(done), true) => {
+                        self.chunks.push(*done);
+                        run = None;
+                    }
+                    (None, true) => {}
+                }
+            }
+            self.chunks.extend(run);
+        }
+    }
+
+    /// How many co-scheduled units of `unit` SMs there are.
+    pub(crate) fn units(&self, unit: u32) -> u32 {
+        self.chunks
+            .iter()
+            .map(|chunk| chunk.len / unit.max(1))
+            .sum()
+    }
+
+    /// Takes one co-scheduled unit of `unit` SMs out: from the smallest chunk that has one, so that
+    /// large chunks stay for those who need them, or from the largest.
+    pub(crate) fn take_unit(&mut self, unit: u32, from_largest: bool) -> Option<Chunk> {
+        let fitting = self
+            .chunks
+            .iter()
+            .enumerate()
+            .filter(|(_, chunk)| chunk.len >= unit);
+        let (index, _) = if from_largest {
+            fitting.max_by_key(|(index, chunk)| (chunk.len, std::cmp::Reverse(*index)))?
+        } else {
+            fitting.min_by_key(|(index, chunk)| (chunk.len, *index))?
+        };
+        let taken = self.chunks[index].take_front(unit);
+        if self.chunks[index].len == 0 {
+            self.chunks.remove(index);
+        }
+        Some(taken)
+    }
+
+    /// Takes up to `count` SMs out, from the smallest chunks first.
+    pub(crate) fn take_any(&mut self, mut count: u32) -> Vec<Chunk> {
+        let mut taken = Vec::new();
+        while count > 0 {
+            let Some(smallest) = self.chunks.iter().map(|chunk| chunk.len).min() else {
+                break;
+            };
+            match self.take_unit(smallest.min(count), false) {
+                Some(chunk) => {
+                    count -= chunk.len;
+                    taken.push(chunk);
+                }
+                None => break,
+            }
+        }
+        taken
+    }
+
+    /// The same SMs in chunks of at most `unit`: what is left of the guarantee when a resource is made
+    /// of units of that size.
+    pub(crate) fn cut(&self, unit: u32) -> Self {
+        let mut cut = Self::default();
+        for chunk in &self.chunks {
+            let mut rest = *chunk;
+            while rest.len > 0 {
+                cut.push(rest.take_front(rest.len.min(unit.max(1))));
+            }
+        }
+        cut
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_counts_each_sm_once() {
+        let mut left = SmSet::with_chunks([8, 8]);
+        left.merge(&SmSet::with_chunks([12, 12]));
+        assert_eq!(left.count(), 24);
+        assert_eq!(left.ids(), (0..24).collect::<Vec<_>>());
+        let before = left.clone();
+        left.merge(&before);
+        assert_eq!(left, before);
+    }
+
+    #[test]
+    fn units_come_from_the_smallest_chunk_that_has_one() {
+        let mut set = SmSet::with_chunks([16, 8, 2]);
+        assert_eq!(set.take_unit(8, false), Some(Chunk { first: 16, len: 8 }));
+        assert_eq!(set.take_unit(8, false), Some(Chunk { first: 0, len: 8 }));
+        assert_eq!(set.units(8), 1);
+        assert_eq!(
+            set.take_any(4).iter().map(|chunk| chunk.len).sum::<u32>(),
+            4
+        );
+        assert_eq!(set.count(), 6);
+    }
+}

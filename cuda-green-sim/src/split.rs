@@ -1,0 +1,324 @@
+//! How SMs are split: pure functions from a set of SMs to disjoint sets, as the driver does it.
+
+use cuda_green_sys::CUresult;
+
+use crate::sms::{Chunk, SmSet};
+
+/// The outcome of a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parts {
+    pub(crate) groups: Vec<SmSet>,
+    pub(crate) remainder: SmSet,
+}
+
+/// A split into equal groups, worked out but not yet made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EqualSplit {
+    /// SMs in each group.
+    pub(crate) size: u32,
+    /// Groups that are possible.
+    pub(crate) groups: u32,
+    /// SMs that are co-scheduled within a group.
+    unit: u32,
+}
+
+impl EqualSplit {
+    /// Groups of at least `min_count` SMs in multiples of `unit`, and no smaller than `smallest`.
+    ///
+    /// The size is rounded up, and each group gets at least one co-scheduled unit, so that an H200
+    /// gives 15 groups of 8 and not the 16 that its 132 SMs would suggest. A size that no longer fits
+    /// after rounding, but did before, is the whole set (129 to 132 SMs of 132). More than there is, is
+    /// `INVALID_RESOURCE_CONFIGURATION`. All measured on an H200, driver 580.
+    pub(crate) fn plan(
+        sms: &SmSet,
+        min_count: u32,
+        unit: u32,
+        smallest: u32,
+    ) -> Result<Self, CUresult> {
+        let refused = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
+        let total = sms.count();
+        let unit = unit.max(1);
+        let units = sms.units(unit);
+        if min_count > total || units == 0 {
+            return Err(refused);
+        }
+        let size = min_count
+            .max(smallest)
+            .max(1)
+            .next_multiple_of(unit)
+            .min(total);
+        Ok(Self {
+            size,
+            groups: (total / size).min(units),
+            unit,
+        })
+    }
+
+    /// Makes the first `wanted` groups. What nobody wants is the remainder.
+    ///
+    /// Groups are alike: each gets the same number of whole units, then the same number of halves,
+    /// and so on, which is how four groups of 32 come about on a device with 15 units of 8: three
+    /// units, one half and two quarters each. (Deduced from the clusters that fit into such groups on
+    /// an H200.)
+    pub(crate) fn make(self, sms: &SmSet, wanted: u32) -> Parts {
+        let mut pool = sms.clone();
+        let mut groups = vec![SmSet::default(); self.groups as usize];
+        let mut missing = self.size;
+        let mut piece = self.unit;
+        while missing > 0 && piece > 0 {
+            let each = (pool.units(piece) / self.groups).min(missing / piece);
+            for group in &mut groups {
+                for _ in 0..each {
+                    if let Some(chunk) = pool.take_unit(piece, false) {
+                        group.push(chunk);
+                    }
+                }
+            }
+            missing -= each * piece;
+            piece /= 2;
+        }
+        let unwanted = groups.split_off((wanted as usize).min(groups.len()));
+        for chunk in unwanted.iter().flat_map(|group| group.chunks()) {
+            pool.push(*chunk);
+        }
+        Parts {
+            groups,
+            remainder: pool,
+        }
+    }
+}
+
+/// What a structured split asks for one group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupRequest {
+    /// SMs wanted; 0 finds out how many there are.
+    pub(crate) sm_count: u32,
+    /// SMs that must be co-scheduled; never 0.
+    pub(crate) coscheduled: u32,
+    /// SMs that would better be co-scheduled; at least `coscheduled`.
+    pub(crate) preferred: u32,
+    /// Whether the rest of the group may be filled with any SMs.
+    pub(crate) backfill: bool,
+}
+
+/// Splits off one group after the other, as the 13.1 header describes it. Groups that find nothing are
+/// empty; whether that is an error is the caller's to say, because a dry run allows it.
+///
+/// A group always has at least one co-scheduled unit, backfill or not. A group that asks for a number
+/// and cannot have it is `INVALID_RESOURCE_CONFIGURATION`.
+pub(crate) fn structured(sms: &SmSet, requests: &[GroupRequest]) -> Result<Parts, CUresult> {
+    let mut pool = sms.clone();
+    let mut groups = Vec::with_capacity(requests.len());
+    for request in requests {
+        groups.push(split_off(&mut pool, *request)?);
+    }
+    Ok(Parts {
+        groups,
+        remainder: pool,
+    })
+}
+
+fn split_off(pool: &mut SmSet, request: GroupRequest) -> Result<SmSet, CUresult> {
+    let refused = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
+    let unit = request.coscheduled.max(1);
+    let discovery = request.sm_count == 0;
+    let wanted = if discovery {
+        pool.count()
+    } else {
+        request.sm_count
+    };
+    if pool.units(unit) == 0 || wanted < unit || wanted > pool.count() {
+        return if discovery {
+            Ok(SmSet::default())
+        } else {
+            Err(refused)
+        };
+    }
+    let mut group = SmSet::default();
+    let mut missing = wanted;
+    let prefers_large = request.preferred > unit;
+    while missing >= request.preferred && prefers_large {
+        let Some(chunk) = pool.take_unit(request.preferred, false) else {
+            break;
+        };
+        missing -= chunk.len;
+        group.push(chunk);
+    }
+    while missing >= unit {
+        let Some(chunk) = pool.take_unit(unit, false) else {
+            break;
+        };
+        missing -= unit;
+        group.push(chunk);
+    }
+    if missing > 0 && request.backfill {
+        for chunk in pool.take_any(missing) {
+            missing -= chunk.len;
+            group.push(chunk);
+        }
+    }
+    if missing > 0 && !discovery {
+        return Err(refused);
+    }
+    Ok(group)
+}
+
+/// The largest power-of-two cluster, up to the portable 8, that fits into a co-scheduled chunk.
+pub(crate) fn largest_cluster(chunks: &[Chunk]) -> u32 {
+    let largest = chunks.iter().map(|chunk| chunk.len).max().unwrap_or(0);
+    [8, 4, 2, 1]
+        .into_iter()
+        .find(|cluster| *cluster <= largest)
+        .unwrap_or(0)
+}
+
+/// SMs on which clusters of this size can run.
+pub(crate) fn cluster_sms(chunks: &[Chunk], cluster: u32) -> u32 {
+    let cluster = cluster.max(1);
+    chunks
+        .iter()
+        .map(|chunk| chunk.len / cluster * cluster)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profiles;
+    use proptest::prelude::*;
+
+    fn h200() -> SmSet {
+        profiles()
+            .iter()
+            .find(|device| device.name == "h200")
+            .unwrap()
+            .sms()
+    }
+
+    /// Group size, number of groups and remainder as measured on an H200, driver 580.
+    #[test]
+    fn split_by_count_gives_what_was_measured() {
+        for (min_count, unit, smallest, groups, size, remainder) in [
+            (0, 8, 8, 15, 8, 12),
+            (8, 8, 8, 15, 8, 12),
+            (32, 8, 8, 4, 32, 4),
+            (33, 8, 8, 3, 40, 12),
+            (129, 8, 8, 1, 132, 0),
+            (132, 8, 8, 1, 132, 0),
+            (0, 2, 2, 66, 2, 0),
+            (2, 2, 2, 66, 2, 0),
+        ] {
+            let plan = EqualSplit::plan(&h200(), min_count, unit, smallest).unwrap();
+            assert_eq!((plan.groups, plan.size), (groups, size), "{min_count}");
+            let parts = plan.make(&h200(), u32::MAX);
+            assert_eq!(parts.groups.len() as u32, groups);
+            assert!(parts.groups.iter().all(|group| group.count() == size));
+            assert_eq!(parts.remainder.count(), remainder);
+        }
+        assert_eq!(
+            EqualSplit::plan(&h200(), 133, 8, 8),
+            Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION)
+        );
+    }
+
+    /// Clusters of 2, 4 and 8 that fit at 8 blocks an SM, as measured on an H200, driver 580.
+    #[test]
+    fn clusters_fit_as_measured() {
+        let fits =
+            |set: &SmSet| [2, 4, 8].map(|cluster| cluster_sms(set.chunks(), cluster) * 8 / cluster);
+        let by_32 = EqualSplit::plan(&h200(), 32, 8, 8)
+            .unwrap()
+            .make(&h200(), 4);
+        assert_eq!(fits(&by_32.groups[0]), [128, 56, 24]);
+        let by_8 = EqualSplit::plan(&h200(), 8, 8, 8)
+            .unwrap()
+            .make(&h200(), 15);
+        let mut merged = SmSet::default();
+        by_8.groups[..4]
+            .iter()
+            .for_each(|group| merged.merge(group));
+        assert_eq!(fits(&merged), [128, 64, 32]);
+        merged.merge(&by_8.remainder);
+        assert_eq!(fits(&merged), [176, 64, 32]);
+        assert_eq!(largest_cluster(merged.chunks()), 8);
+        let by_2 = EqualSplit::plan(&h200(), 2, 2, 2)
+            .unwrap()
+            .make(&h200(), 66);
+        let mut pairs = SmSet::default();
+        by_2.groups[..21]
+            .iter()
+            .for_each(|group| pairs.merge(group));
+        assert_eq!(fits(&pairs), [168, 0, 0]);
+        assert_eq!(largest_cluster(pairs.chunks()), 2);
+    }
+
+    /// All parts together are the set that was split, and no SM is in two of them.
+    fn assert_partition(whole: &SmSet, parts: &Parts) {
+        let mut ids: Vec<u32> = parts.remainder.ids();
+        ids.extend(parts.groups.iter().flat_map(SmSet::ids));
+        ids.sort_unstable();
+        assert_eq!(ids, whole.ids());
+    }
+
+    proptest! {
+        #[test]
+        fn equal_groups_are_disjoint_alike_and_complete(
+            device in 0..profiles().len(), min_count in 0_u32..700, wanted in 0_u32..100, fine: bool,
+        ) {
+            let device = &profiles()[device];
+            let sms = device.sms();
+            let (unit, smallest) = if fine {
+                (2, 2)
+            } else {
+                (device.sm_coscheduled_alignment, device.min_sm_partition_size)
+            };
+            let plan = EqualSplit::plan(&sms, min_count, unit, smallest);
+            prop_assert_eq!(plan.is_ok(), min_count <= device.sm_count);
+            if let Ok(plan) = plan {
+                let parts = plan.make(&sms, wanted);
+                assert_partition(&sms, &parts);
+                prop_assert_eq!(parts.groups.len() as u32, plan.groups.min(wanted));
+                for group in &parts.groups {
+                    prop_assert_eq!(group.count(), plan.size);
+                    prop_assert!(group.count() >= min_count);
+                    prop_assert!(group.count() % unit == 0 || group.count() == device.sm_count);
+                    prop_assert!(group.units(unit) >= 1);
+                }
+            }
+        }
+
+        #[test]
+        fn structured_groups_are_disjoint_exact_and_complete(
+            device in 0..profiles().len(),
+            requests in prop::collection::vec(
+                (0_u32..60, 1_u32..17, any::<bool>(), any::<bool>()),
+                1..6,
+            ),
+        ) {
+            let sms = profiles()[device].sms();
+            let requests: Vec<GroupRequest> = requests
+                .into_iter()
+                .map(|(pairs, unit, backfill, prefer)| GroupRequest {
+                    sm_count: pairs * 2,
+                    coscheduled: unit * 2,
+                    preferred: if prefer { unit * 4 } else { unit * 2 },
+                    backfill,
+                })
+                .collect();
+            if let Ok(parts) = structured(&sms, &requests) {
+                assert_partition(&sms, &parts);
+                for (request, group) in requests.iter().zip(&parts.groups) {
+                    if request.sm_count > 0 {
+                        prop_assert_eq!(group.count(), request.sm_count);
+                    }
+                    if !group.is_empty() {
+                        prop_assert!(group.units(request.coscheduled) >= 1);
+                    }
+                    if !request.backfill {
+                        prop_assert!(group.chunks().iter().all(|chunk| chunk.len % request.coscheduled == 0));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,611 @@
+//! Green contexts: a share of the GPU's SMs, with what belongs to it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+};
+
+use cuda_green_sys::{
+    CUcontext, CUdevResourceDesc, CUevent_flags, CUgreenCtx, CUgreenCtxCreate_flags,
+};
+
+use crate::{
+    ContextGuard, CudaDevice, Driver, Error, Event, GpuMemoryPool, LaunchConfig, Result, Stream,
+    resource::{self, SmResource},
+};
+
+/// How important a context's work is.
+///
+/// CUDA offers a priority for streams: among blocks that wait for the same SMs, those of the stream with
+/// the higher priority go first. Nothing takes an SM from a block that runs. Contexts with SMs of their
+/// own do not wait for each other at all, so the priority matters inside a partition, and for all work
+/// in single-context mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum ContextPriority {
+    /// Gives way to all other work.
+    Low,
+    /// As usual.
+    #[default]
+    Medium,
+    /// Rarely gives way.
+    High,
+    /// Never gives way.
+    Critical,
+}
+
+impl ContextPriority {
+    /// Spreads the four levels over what a device offers; lower numbers come first.
+    pub(crate) fn within(self, least: i32, greatest: i32) -> i32 {
+        let range = f64::from(greatest) - f64::from(least);
+        let share = match self {
+            Self::Low => 0.0,
+            Self::Medium => 1.0 / 3.0,
+            Self::High => 2.0 / 3.0,
+            Self::Critical => 1.0,
+        };
+        (f64::from(least) + range * share).round() as i32
+    }
+}
+
+/// What a context is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GreenContextConfig {
+    /// SMs, at least; what it really got is [`GreenContext::sm_count`].
+    pub sm_count: u32,
+    /// The priority of its streams.
+    pub priority: ContextPriority,
+    /// The limit of its memory pool in bytes; `u64::MAX` for none.
+    pub memory_limit_bytes: u64,
+    /// Whether a rebalance may give SMs of it to others.
+    pub preemptible: bool,
+}
+
+impl Default for GreenContextConfig {
+    /// No SMs yet, medium priority, no memory limit, preemptible.
+    fn default() -> Self {
+        Self {
+            sm_count: 0,
+            priority: ContextPriority::default(),
+            memory_limit_bytes: u64::MAX,
+            preemptible: true,
+        }
+    }
+}
+
+impl GreenContextConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        let invalid = |name, value: String, reason| {
+            Err(Error::InvalidArgument {
+                name,
+                value,
+                reason,
+            })
+        };
+        if self.sm_count == 0 {
+            return invalid("sm_count", "0".into(), "a context has at least one SM");
+        }
+        if self.memory_limit_bytes == 0 {
+            return invalid(
+                "memory_limit_bytes",
+                "0".into(),
+                "no buffer would fit; u64::MAX is no limit",
+            );
+        }
+        if self.preemptible && self.priority == ContextPriority::Critical {
+            return invalid(
+                "preemptible",
+                "true".into(),
+                "a critical context is never preempted",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
+///
+/// Work in its streams runs on its SMs only. Streams, guards and clones keep it alive; it is destroyed
+/// after the last of them, once its work is done.
+///
+/// In single-context mode ([`GreenContext::is_partitioned`] is false) it stands for the whole GPU.
+#[derive(Clone)]
+pub struct GreenContext {
+    pub(crate) inner: Arc<ContextInner>,
+}
+
+pub(crate) struct ContextInner {
+    pub(crate) device: CudaDevice,
+    config: GreenContextConfig,
+    shape: Shape,
+    /// None: the primary context, with all SMs.
+    pub(crate) partition: Option<Partition>,
+    memory: OnceLock<GpuMemoryPool>,
+    making_memory: Mutex<()>,
+}
+
+/// What of the GPU a context has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) requested_sms: u32,
+    pub(crate) sm_count: u32,
+    pub(crate) coscheduled: u32,
+    pub(crate) max_cluster: u32,
+}
+
+/// The driver's objects for one partition.
+pub(crate) struct Partition {
+    descriptor: CUdevResourceDesc,
+    /// The context itself.
+    pub(crate) main: Seat,
+    /// Further contexts over the same SMs, for threads that come while the main one is current
+    /// elsewhere. They live as long as this, since foreign code may have made streams in them.
+    siblings: Mutex<Vec<Arc<Seat>>>,
+}
+
+/// A green context that one thread at a time may have current (the contract up to CUDA 13.4).
+pub(crate) struct Seat {
+    green: CUgreenCtx,
+    pub(crate) context: CUcontext,
+    /// The token of the thread that has it current, or 0.
+    owner: AtomicUsize,
+    /// How often that thread has it; written by that thread only. From 13.5 on several threads may have
+    /// it at once: then there is no owner, and this counts them all.
+    depth: AtomicU32,
+}
+
+// SAFETY: the handles are opaque tokens that the driver accepts from every thread; what it does not
+// accept, one context current on two threads, is kept by the owner field.
+unsafe impl Send for Partition {}
+// SAFETY: as above.
+unsafe impl Sync for Partition {}
+// SAFETY: as above.
+unsafe impl Send for Seat {}
+// SAFETY: as above.
+unsafe impl Sync for Seat {}
+
+impl Seat {
+    fn create(device: &CudaDevice, descriptor: CUdevResourceDesc) -> Result<Self> {
+        let driver = device.driver();
+        let mut green = std::ptr::null_mut();
+        // The flag is required before 13.3 and allowed after.
+        let flags = CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM.0;
+        // SAFETY: the output is valid, and the descriptor is a driver's own, which lives as long as the
+        // process.
+        let result = unsafe {
+            driver
+                .api()
+                .cuGreenCtxCreate(&mut green, descriptor, device.raw(), flags)
+        };
+        driver.check("cuGreenCtxCreate", result)?;
+        let mut seat = Self {
+            green,
+            context: std::ptr::null_mut(),
+            owner: AtomicUsize::new(0),
+            depth: AtomicU32::new(0),
+        };
+        // SAFETY: the green context was made above.
+        let result = unsafe { driver.api().cuCtxFromGreenCtx(&mut seat.context, green) };
+        if let Err(error) = driver.check("cuCtxFromGreenCtx", result) {
+            driver.check_in_drop("cuGreenCtxDestroy", seat.destroy(driver));
+            return Err(error);
+        }
+        Ok(seat)
+    }
+
+    /// Makes the calling thread the one that has it current, if no other is.
+    #[inline]
+    pub(crate) fn take(&self, thread: usize) -> bool {
+        if self.owner.load(Ordering::Relaxed) != thread
+            && self
+                .owner
+                .compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed)
+                .is_err()
+        {
+            return false;
+        }
+        // Only the owner writes the depth, so this needs no atomic addition.
+        self.depth
+            .store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        true
+    }
+
+    /// Undoes one `take` of the calling thread.
+    #[inline]
+    pub(crate) fn leave(&self) {
+        let depth = self.depth.load(Ordering::Relaxed) - 1;
+        self.depth.store(depth, Ordering::Release);
+        if depth == 0 {
+            self.owner.store(0, Ordering::Release);
+        }
+    }
+
+    /// Counts a thread that has it current, where several may.
+    pub(crate) fn take_shared(&self) {
+        self.depth.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Undoes one `take_shared`.
+    pub(crate) fn leave_shared(&self) {
+        self.depth.fetch_sub(1, Ordering::Release);
+    }
+
+    fn is_taken(&self) -> bool {
+        self.depth.load(Ordering::Acquire) != 0
+    }
+
+    fn destroy(
+        &self,
+        driver: &Driver,
+    ) -> Result<cuda_green_sys::CUresult, cuda_green_sys::MissingEntryPoint> {
+        // SAFETY: called once, by whoever owns the seat, when nothing made in it is left.
+        unsafe { driver.api().cuGreenCtxDestroy(self.green) }
+    }
+}
+
+impl Partition {
+    pub(crate) fn create(device: &CudaDevice, resources: &[SmResource]) -> Result<Self> {
+        let descriptor = resource::describe(device.driver(), resources)?;
+        Ok(Self {
+            descriptor,
+            main: Seat::create(device, descriptor)?,
+            siblings: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// A sibling for this thread: an idle one, or a new one over the same SMs.
+    #[cold]
+    pub(crate) fn sibling(&self, device: &CudaDevice, thread: usize) -> Result<Arc<Seat>> {
+        let mut siblings = self.siblings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(idle) = siblings.iter().find(|seat| seat.take(thread)) {
+            return Ok(Arc::clone(idle));
+        }
+        let seat = Arc::new(Seat::create(device, self.descriptor)?);
+        seat.take(thread);
+        siblings.push(Arc::clone(&seat));
+        Ok(seat)
+    }
+
+    fn siblings(&self) -> Vec<Arc<Seat>> {
+        self.siblings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl GreenContext {
+    /// The primary context in the same clothes: all SMs of the device, shared with everything that is
+    /// left in it. What runs here runs on the SMs of every partition too.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a configuration that can never work; [`Error::Driver`].
+    pub fn primary(device: &CudaDevice, config: GreenContextConfig) -> Result<Self> {
+        config.check()?;
+        device.raw_primary_context()?;
+        let sm_count = device.properties().multiprocessor_count;
+        let coscheduled = device.capabilities().granularity.multiple;
+        let shape = Shape {
+            requested_sms: config.sm_count,
+            sm_count,
+            coscheduled,
+            max_cluster: if device.properties().compute_capability.0 >= 9 {
+                coscheduled
+            } else {
+                1
+            },
+        };
+        Ok(Self::from_parts(device, config, shape, None))
+    }
+
+    /// A context over resources of one split.
+    pub(crate) fn create(
+        device: &CudaDevice,
+        config: GreenContextConfig,
+        shape: Shape,
+        resources: &[SmResource],
+    ) -> Result<Self> {
+        // Creating a green context retains the primary one. Doing that first keeps it alive between
+        // contexts, so that it is not made and unmade each time.
+        device.raw_primary_context()?;
+        let partition = Partition::create(device, resources)?;
+        Ok(Self::from_parts(device, config, shape, Some(partition)))
+    }
+
+    fn from_parts(
+        device: &CudaDevice,
+        config: GreenContextConfig,
+        shape: Shape,
+        partition: Option<Partition>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(ContextInner {
+                device: device.clone(),
+                config,
+                shape,
+                partition,
+                memory: OnceLock::new(),
+                making_memory: Mutex::new(()),
+            }),
+        }
+    }
+
+    /// What was asked for.
+    pub fn config(&self) -> &GreenContextConfig {
+        &self.inner.config
+    }
+
+    /// The SMs that it really has.
+    pub fn sm_count(&self) -> u32 {
+        self.inner.shape.sm_count
+    }
+
+    /// The SMs that it was to have: of a quad partition, the device's quarter.
+    pub fn requested_sms(&self) -> u32 {
+        self.inner.shape.requested_sms
+    }
+
+    /// How many of its SMs are co-scheduled together.
+    pub fn coscheduled_sms(&self) -> u32 {
+        self.inner.shape.coscheduled
+    }
+
+    /// The largest thread-block cluster that is sure to run in it, in blocks; 1 before compute
+    /// capability 9.0, which has no clusters.
+    pub fn max_cluster_size(&self) -> u32 {
+        self.inner.shape.max_cluster
+    }
+
+    /// Whether it has SMs of its own. If not, it stands for the whole GPU (single-context mode).
+    pub fn is_partitioned(&self) -> bool {
+        self.inner.partition.is_some()
+    }
+
+    /// Its device.
+    pub fn device(&self) -> &CudaDevice {
+        &self.inner.device
+    }
+
+    /// A stream in it, non-blocking, with the priority of its configuration.
+    ///
+    /// The calling thread's current context plays no part and is left alone.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuGreenCtxStreamCreate")]
+    pub fn create_stream(&self) -> Result<Stream> {
+        self.create_stream_with_priority(self.config().priority)
+    }
+
+    /// The same with a priority of its own.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn create_stream_with_priority(&self, priority: ContextPriority) -> Result<Stream> {
+        Stream::create(self, self.device().stream_priority(priority)?)
+    }
+
+    /// Makes it the calling thread's current context until the guard is dropped.
+    ///
+    /// For libraries that work in whatever context is current. With streams of
+    /// [`create_stream`](Self::create_stream) nothing needs to be current.
+    ///
+    /// If it is current on another thread already, this thread gets a sibling: a second green context
+    /// over the very same SMs, since up to CUDA 13.4 one may be current to one thread at a time. The
+    /// first sibling costs about 1 ms and 5 MiB of device memory, once.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuCtxPushCurrent")]
+    #[inline]
+    pub fn activate(&self) -> Result<ContextGuard<'_>> {
+        ContextGuard::borrowed(&self.inner)
+    }
+
+    /// Captures in the event all work of this context so far.
+    ///
+    /// # Errors
+    /// [`Error::Driver`]; [`Error::MissingEntryPoint`] in single-context mode, which records streams only.
+    #[doc(alias = "cuGreenCtxRecordEvent")]
+    pub fn record_event(&self, event: &Event) -> Result<()> {
+        // SAFETY: both are live, as their owners are borrowed.
+        let result = unsafe {
+            self.driver()
+                .api()
+                .cuGreenCtxRecordEvent(self.raw(), event.raw())
+        };
+        self.driver().check("cuGreenCtxRecordEvent", result)
+    }
+
+    /// Makes all later work of this context wait for the event, on the GPU; the host does not wait.
+    ///
+    /// # Errors
+    /// As [`record_event`](Self::record_event).
+    #[doc(alias = "cuGreenCtxWaitEvent")]
+    pub fn wait_event(&self, event: &Event) -> Result<()> {
+        // SAFETY: both are live, as their owners are borrowed.
+        let result = unsafe {
+            self.driver()
+                .api()
+                .cuGreenCtxWaitEvent(self.raw(), event.raw())
+        };
+        self.driver().check("cuGreenCtxWaitEvent", result)
+    }
+
+    /// Its memory pool, with the limit of its configuration; made at the first call.
+    ///
+    /// # Errors
+    /// Those of [`GpuMemoryPool::on`].
+    pub fn memory(&self) -> Result<&GpuMemoryPool> {
+        let inner = &*self.inner;
+        if let Some(pool) = inner.memory.get() {
+            return Ok(pool);
+        }
+        let _once = inner
+            .making_memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = inner.memory.get() {
+            return Ok(pool);
+        }
+        let pool = GpuMemoryPool::on(&inner.device, inner.config.memory_limit_bytes)?;
+        Ok(inner.memory.get_or_init(|| pool))
+    }
+
+    /// Bytes in use of its memory pool; 0 if it was never asked for.
+    pub fn memory_used(&self) -> u64 {
+        self.inner.memory.get().map_or(0, GpuMemoryPool::used)
+    }
+
+    /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a
+    /// stream of its own, and each block notes the SM it finds itself on. Takes about a millisecond on
+    /// an idle GPU; waits for what runs there otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Driver`], [`Error::OutOfMemory`].
+    pub fn observed_sm_ids(&self) -> Result<Vec<u32>> {
+        /// More ids than any device has SMs.
+        const IDS: usize = 4096;
+        /// Long enough that no SM takes a second block before each has had its first.
+        const SPIN_NS: u32 = 50_000;
+        let stream = self.create_stream()?;
+        let pool = GpuMemoryPool::on(self.device(), (IDS * 4) as u64)?;
+        let counts = pool.allocate(IDS * 4)?;
+        counts.fill(0)?;
+        let kernel = self
+            .device()
+            .kernels()?
+            .function(self.driver(), crate::kernels::SM_IDS)?;
+        // Blocks of 1024 threads fit once or twice on an SM, so these are several rounds over all SMs.
+        let blocks = self.device().properties().multiprocessor_count * 8;
+        let config = LaunchConfig::linear(blocks, 1024);
+        // SAFETY: the kernel takes a pointer to `IDS` counters, their number, and a time; the buffer
+        // outlives the launch, which is waited for.
+        unsafe {
+            stream.launch_raw(
+                kernel,
+                &config,
+                &[&counts.address(), &(IDS as u32), &SPIN_NS],
+            )?
+        };
+        stream.synchronize()?;
+        let mut bytes = vec![0u8; IDS * 4];
+        counts.copy_to(&mut bytes)?;
+        let seen = bytes
+            .chunks_exact(4)
+            .zip(0u32..)
+            .filter(|(count, _)| count.iter().any(|byte| *byte != 0));
+        Ok(seen.map(|(_, id)| id).collect())
+    }
+
+    /// Waits for its work and destroys it.
+    ///
+    /// # Errors
+    /// [`Error::ContextInUse`] with the context where clones, streams or guards still hold it, or the
+    /// driver's refusal. The context comes back unless the driver has destroyed it.
+    pub fn close(self) -> Result<(), (Option<Self>, Error)> {
+        match Arc::try_unwrap(self.inner) {
+            Ok(mut inner) => inner.destroy().map_err(|error| (None, error)),
+            Err(inner) => {
+                let holders = Arc::strong_count(&inner) - 1;
+                let error = Error::ContextInUse {
+                    id: "to be closed".into(),
+                    holders,
+                };
+                Err((Some(Self { inner }), error))
+            }
+        }
+    }
+
+    /// The raw green context; null in single-context mode. Not to be destroyed by the caller.
+    pub fn raw(&self) -> CUgreenCtx {
+        self.inner
+            .partition
+            .as_ref()
+            .map_or(std::ptr::null_mut(), |partition| partition.main.green)
+    }
+
+    /// The raw context, for libraries that take one: it belongs to this object and must not be destroyed
+    /// (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may be current to one thread at a
+    /// time; [`activate`](Self::activate) keeps to that by itself.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn raw_context(&self) -> Result<CUcontext> {
+        self.inner.context()
+    }
+
+    fn driver(&self) -> &Driver {
+        self.inner.device.driver()
+    }
+
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.inner)
+    }
+}
+
+impl ContextInner {
+    /// The context of the main seat, or the primary one.
+    pub(crate) fn context(&self) -> Result<CUcontext> {
+        match &self.partition {
+            Some(partition) => Ok(partition.main.context),
+            None => self.device.raw_primary_context(),
+        }
+    }
+
+    /// Waits for the work in it and destroys the driver's objects.
+    fn destroy(&mut self) -> Result<()> {
+        let Some(partition) = self.partition.take() else {
+            return Ok(());
+        };
+        let driver = self.device.driver();
+        let siblings = partition.siblings();
+        let seats = || std::iter::once(&partition.main).chain(siblings.iter().map(|seat| &**seat));
+        if seats().any(Seat::is_taken) {
+            // A guard was forgotten, so some thread still has it current. Destroying it would leave that
+            // thread with a dangling handle; leaking it harms nobody.
+            log::warn!("a context guard was forgotten: its green context is never destroyed");
+            std::mem::forget(self.device.clone());
+            return Ok(());
+        }
+        let mut result = seats().try_for_each(|seat| wait_for_work(&self.device, seat.green));
+        for seat in seats() {
+            result = result.and(driver.check("cuGreenCtxDestroy", seat.destroy(driver)));
+        }
+        result
+    }
+}
+
+/// Waits until a green context has no work left, so that its SMs are idle when others get them.
+fn wait_for_work(device: &CudaDevice, green: CUgreenCtx) -> Result<()> {
+    let event = Event::with_flags(device, CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+    // SAFETY: the caller owns the green context; the event is live.
+    let result = unsafe {
+        device
+            .driver()
+            .api()
+            .cuGreenCtxRecordEvent(green, event.raw())
+    };
+    device.driver().check("cuGreenCtxRecordEvent", result)?;
+    event.synchronize()
+}
+
+impl Drop for ContextInner {
+    fn drop(&mut self) {
+        if let Err(error) = self.destroy() {
+            log::error!("destroying a green context: {error}");
+        }
+    }
+}
+
+impl fmt::Debug for GreenContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GreenContext")
+            .field("config", self.config())
+            .field("shape", &self.inner.shape)
+            .field("partitioned", &self.is_partitioned())
+            .finish()
+    }
+}

@@ -1,0 +1,406 @@
+//! One GPU: its facts, and its primary context, which everything else lives in.
+
+use std::{
+    ffi::{CStr, c_int},
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use cuda_green_sys::{
+    CUcontext, CUdevResource, CUdevResourceType, CUdevice, CUdevice_attribute, CUresult,
+};
+
+use crate::{
+    Capabilities, ContextPriority, Driver, Error, Granularity, Result, kernels, module::RawModule,
+    resource::SmResource,
+};
+
+/// The facts of a device that do not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CudaDeviceProperties {
+    /// Major and minor compute capability: `(9, 0)`.
+    pub compute_capability: (u32, u32),
+    /// Memory in bytes.
+    pub total_memory: u64,
+    /// Streaming multiprocessors.
+    pub multiprocessor_count: u32,
+    /// The name that the driver gives it.
+    pub name: String,
+}
+
+/// One GPU of a driver. Cheap to clone; all clones are the same device.
+///
+/// The primary context is retained at the first use that needs it (76-115 ms on a real driver) and
+/// given back when the last handle is dropped.
+#[derive(Clone)]
+pub struct CudaDevice {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    driver: Driver,
+    ordinal: u32,
+    handle: CUdevice,
+    properties: CudaDeviceProperties,
+    capabilities: Capabilities,
+    /// Why this device has no green contexts, where it has none.
+    no_green_contexts: Option<String>,
+    primary: OnceLock<Primary>,
+    kernels: OnceLock<RawModule>,
+    /// Held while one of the two above is made.
+    once: Mutex<()>,
+}
+
+/// A retain of the primary context.
+struct Primary {
+    context: CUcontext,
+    /// Least and greatest stream priority; lower numbers come first.
+    priorities: (c_int, c_int),
+}
+
+// SAFETY: the context handle is an opaque token that the driver accepts from every thread.
+unsafe impl Send for Primary {}
+// SAFETY: as above; nothing is changed through a shared reference.
+unsafe impl Sync for Primary {}
+
+impl CudaDevice {
+    /// The device of this ordinal on the process's driver ([`Driver::load`]).
+    ///
+    /// # Errors
+    /// [`Error::Load`] without a driver, [`Error::NoGpu`] without a GPU, [`Error::NoSuchDevice`].
+    pub fn init(device_id: u32) -> Result<Self> {
+        Self::on(&Driver::load()?, device_id)
+    }
+
+    /// The device of this ordinal on a given driver.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`], [`Error::NoSuchDevice`], [`Error::Driver`].
+    pub fn on(driver: &Driver, device_id: u32) -> Result<Self> {
+        let count = driver.device_count()?;
+        if device_id >= count {
+            return Err(Error::NoSuchDevice {
+                asked: device_id,
+                count,
+            });
+        }
+        let api = driver.api();
+        let mut handle = 0;
+        // SAFETY: the pointer is valid for the one handle that is written.
+        let result = unsafe { api.cuDeviceGet(&mut handle, device_id as c_int) };
+        driver.check("cuDeviceGet", result)?;
+
+        let attribute = |which| attribute(driver, handle, which);
+        let compute_capability = (
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let mut total_memory = 0;
+        // SAFETY: the pointer is valid for the one number that is written.
+        let result = unsafe { api.cuDeviceTotalMem_v2(&mut total_memory, handle) };
+        driver.check("cuDeviceTotalMem", result)?;
+        let properties = CudaDeviceProperties {
+            compute_capability,
+            total_memory: total_memory as u64,
+            multiprocessor_count: attribute(
+                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+            )?,
+            name: name(driver, handle)?,
+        };
+        let reported = granularity(driver, handle)?;
+        let granularity = Granularity::of(compute_capability, reported.as_ref().ok().copied());
+        let mut capabilities = Capabilities::of(driver.version(), granularity);
+        let no_green_contexts = reported.err();
+        capabilities.green_contexts = no_green_contexts.is_none();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                driver: driver.clone(),
+                ordinal: device_id,
+                handle,
+                properties,
+                capabilities,
+                no_green_contexts,
+                primary: OnceLock::new(),
+                kernels: OnceLock::new(),
+                once: Mutex::new(()),
+            }),
+        })
+    }
+
+    /// The driver that the device belongs to.
+    pub fn driver(&self) -> &Driver {
+        &self.inner.driver
+    }
+
+    /// The ordinal, from 0.
+    pub fn ordinal(&self) -> u32 {
+        self.inner.ordinal
+    }
+
+    /// The name that the driver gives the device.
+    pub fn name(&self) -> &str {
+        &self.inner.properties.name
+    }
+
+    /// The device's memory in bytes.
+    pub fn total_memory(&self) -> u64 {
+        self.inner.properties.total_memory
+    }
+
+    /// The facts that do not change.
+    pub fn properties(&self) -> &CudaDeviceProperties {
+        &self.inner.properties
+    }
+
+    /// What this driver can do with this device.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    /// Whether the GPU can be partitioned here; without that, everything works in one context.
+    pub fn supports_required_features(&self) -> bool {
+        self.inner.capabilities.green_contexts
+    }
+
+    /// Why the GPU cannot be partitioned here, where it cannot.
+    pub fn missing_features(&self) -> Option<&str> {
+        self.inner.no_green_contexts.as_deref()
+    }
+
+    /// Free memory in bytes, as the driver sees it now, other processes counted in.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuMemGetInfo")]
+    pub fn free_memory(&self) -> Result<u64> {
+        let (mut free, mut total) = (0, 0);
+        self.with_primary(|| {
+            // SAFETY: both pointers are valid for the one number each that is written.
+            let result = unsafe { self.api().cuMemGetInfo_v2(&mut free, &mut total) };
+            self.driver().check("cuMemGetInfo", result)
+        })?;
+        Ok(free as u64)
+    }
+
+    /// The raw handle: the device's ordinal in the driver's form.
+    pub fn raw(&self) -> CUdevice {
+        self.inner.handle
+    }
+
+    /// The primary context's raw handle, retained until the last handle of this device is dropped.
+    ///
+    /// Not to be destroyed or reset by anyone.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuDevicePrimaryCtxRetain")]
+    pub fn raw_primary_context(&self) -> Result<CUcontext> {
+        Ok(self.primary()?.context)
+    }
+
+    /// All SMs of the device, as the driver describes them.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] before CUDA 12.4; [`Error::Driver`].
+    #[doc(alias = "cuDeviceGetDevResource")]
+    pub fn sm_resource(&self) -> Result<SmResource> {
+        let mut resource = CUdevResource::default();
+        // SAFETY: the resource is zeroed and valid for the one that is written.
+        let result = unsafe {
+            self.api().cuDeviceGetDevResource(
+                self.raw(),
+                &mut resource,
+                CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM,
+            )
+        };
+        self.driver().check("cuDeviceGetDevResource", result)?;
+        Ok(SmResource::from_raw(resource))
+    }
+
+    /// The number for a priority within what the device offers: lower numbers come first.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuCtxGetStreamPriorityRange")]
+    pub fn stream_priority(&self, priority: ContextPriority) -> Result<c_int> {
+        let (least, greatest) = self.primary()?.priorities;
+        Ok(priority.within(least, greatest))
+    }
+
+    /// The crate's own kernels, loaded once per device.
+    pub(crate) fn kernels(&self) -> Result<&RawModule> {
+        self.primary()?; // before the lock, which its making takes too
+        once(&self.inner.kernels, &self.inner.once, || {
+            RawModule::load(self, kernels::PTX)
+        })
+    }
+
+    /// Runs something with the primary context current, and puts back what was.
+    pub(crate) fn with_primary<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        let context = self.primary()?.context;
+        self.with_current(context, action)
+    }
+
+    /// Runs something with a context current, and puts back what was, panics included.
+    pub(crate) fn with_current<T>(
+        &self,
+        context: CUcontext,
+        action: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        struct Pushed<'a>(&'a Driver);
+        impl Drop for Pushed<'_> {
+            fn drop(&mut self) {
+                let mut popped = std::ptr::null_mut();
+                // SAFETY: the pointer is valid for the one handle that is written.
+                let result = unsafe { self.0.api().cuCtxPopCurrent_v2(&mut popped) };
+                self.0.check_in_drop("cuCtxPopCurrent", result);
+            }
+        }
+        // SAFETY: the caller holds the object whose context this is.
+        let result = unsafe { self.api().cuCtxPushCurrent_v2(context) };
+        self.driver().check("cuCtxPushCurrent", result)?;
+        let _pushed = Pushed(self.driver());
+        action()
+    }
+
+    /// Whether two handles are of one device of one driver.
+    pub(crate) fn is(&self, other: &CudaDevice) -> bool {
+        self.driver().is(other.driver()) && self.raw() == other.raw()
+    }
+
+    fn api(&self) -> &cuda_green_sys::Api {
+        self.driver().api()
+    }
+
+    fn primary(&self) -> Result<&Primary> {
+        once(&self.inner.primary, &self.inner.once, || self.retain())
+    }
+
+    fn retain(&self) -> Result<Primary> {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the pointer is valid for the one handle that is written.
+        let result = unsafe {
+            self.api()
+                .cuDevicePrimaryCtxRetain(&mut context, self.raw())
+        };
+        self.driver().check("cuDevicePrimaryCtxRetain", result)?;
+        let (mut least, mut greatest) = (0, 0);
+        let range = self.with_current(context, || {
+            // SAFETY: both pointers are valid for the one integer each that is written.
+            let result = unsafe {
+                self.api()
+                    .cuCtxGetStreamPriorityRange(&mut least, &mut greatest)
+            };
+            self.driver().check("cuCtxGetStreamPriorityRange", result)
+        });
+        match range {
+            Ok(()) => Ok(Primary {
+                context,
+                priorities: (least, greatest),
+            }),
+            Err(error) => {
+                // SAFETY: this gives back the retain above, which nothing else knows of.
+                let result = unsafe { self.api().cuDevicePrimaryCtxRelease_v2(self.raw()) };
+                self.driver()
+                    .check_in_drop("cuDevicePrimaryCtxRelease", result);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The value of a cell, made at most once by one thread while the others wait; a failure is not kept.
+fn once<'a, T>(
+    cell: &'a OnceLock<T>,
+    making: &Mutex<()>,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<&'a T> {
+    if let Some(value) = cell.get() {
+        return Ok(value);
+    }
+    let _making = making.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(value) = cell.get() {
+        return Ok(value);
+    }
+    let value = make()?;
+    Ok(cell.get_or_init(|| value))
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let (Some(module), Some(primary)) = (self.kernels.take(), self.primary.get()) {
+            module.unload(&self.driver, primary.context);
+        }
+        if self.primary.get().is_some() {
+            // SAFETY: everything made in the primary context holds this device, so nothing is left.
+            let result = unsafe { self.driver.api().cuDevicePrimaryCtxRelease_v2(self.handle) };
+            self.driver
+                .check_in_drop("cuDevicePrimaryCtxRelease", result);
+        }
+    }
+}
+
+impl fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaDevice")
+            .field("driver", self.driver())
+            .field("ordinal", &self.ordinal())
+            .field("name", &self.name())
+            .finish()
+    }
+}
+
+fn attribute(driver: &Driver, device: CUdevice, which: CUdevice_attribute) -> Result<u32> {
+    let mut value = 0;
+    // SAFETY: the pointer is valid for the one integer that is written.
+    let result = unsafe { driver.api().cuDeviceGetAttribute(&mut value, which, device) };
+    driver.check("cuDeviceGetAttribute", result)?;
+    Ok(u32::try_from(value).unwrap_or(0))
+}
+
+fn name(driver: &Driver, device: CUdevice) -> Result<String> {
+    let mut name = [0u8; 256];
+    // SAFETY: the buffer is as long as said, and the driver ends what it writes with a NUL.
+    let result = unsafe {
+        driver
+            .api()
+            .cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device)
+    };
+    driver.check("cuDeviceGetName", result)?;
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// The granularity that the driver reports, or as the inner error why the device has no green contexts.
+fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u32, u32), String>> {
+    let mut resource = CUdevResource::default();
+    // SAFETY: the resource is zeroed and valid for the one that is written.
+    let result = unsafe {
+        driver.api().cuDeviceGetDevResource(
+            device,
+            &mut resource,
+            CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM,
+        )
+    };
+    match driver.check("cuDeviceGetDevResource", result) {
+        Ok(()) => {
+            let resource = SmResource::from_raw(resource);
+            Ok(Ok((
+                resource.min_partition_size(),
+                resource.coscheduled_alignment(),
+            )))
+        }
+        Err(Error::MissingEntryPoint(_)) => Ok(Err(format!(
+            "green contexts need a driver of CUDA 12.4 or later; this one speaks CUDA {}",
+            driver.version()
+        ))),
+        // A driver that has the call may still refuse the device: old architectures, some virtual GPUs.
+        Err(Error::Driver {
+            code: CUresult::CUDA_ERROR_NOT_SUPPORTED,
+            ..
+        }) => Ok(Err(
+            "the driver says that this device does not support green contexts".to_owned(),
+        )),
+        Err(error) => Err(error),
+    }
+}

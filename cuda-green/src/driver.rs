@@ -1,0 +1,233 @@
+//! A loaded driver: where it came from, what it speaks, and every call's way to a typed error.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use cuda_green_sys::{Api, CUresult, CudaVersion, DriverSpec, MissingEntryPoint};
+
+use crate::{CudaDevice, Error, Result};
+
+/// A loaded CUDA driver. Cheap to clone; all clones are the same driver.
+///
+/// ```
+/// use cuda_green::Driver;
+///
+/// # fn main() -> cuda_green::Result<()> {
+/// let driver = Driver::open(&"sim:h200@13.0".parse()?)?; // or Driver::load() for the real one
+/// assert!(driver.is_simulated());
+/// assert_eq!(driver.device(0)?.name(), "NVIDIA H200");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Driver {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    api: Api,
+    source: String,
+    initialised: Mutex<bool>,
+    fault: OnceLock<(&'static str, CUresult)>,
+    #[cfg(feature = "test-utils")]
+    simulator: Option<cuda_green_sim::Sim>,
+}
+
+impl Driver {
+    /// The process's driver: the one that `CUDA_GREEN_DRIVER` names, else the system's. Loaded once.
+    ///
+    /// # Errors
+    /// [`Error::Load`] where none can be loaded. A failure is not remembered: the next call tries again.
+    pub fn load() -> Result<Self> {
+        static LOADED: Mutex<Option<Driver>> = Mutex::new(None);
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(driver) = &*loaded {
+            return Ok(driver.clone());
+        }
+        let driver = Self::open(&DriverSpec::from_env()?)?;
+        *loaded = Some(driver.clone());
+        Ok(driver)
+    }
+
+    /// Loads the driver of a specification, whatever the environment says.
+    ///
+    /// A simulated one (`sim:h200@13.0`) needs the feature `test-utils`; each call makes a new one.
+    ///
+    /// # Errors
+    /// [`Error::Load`], or for a simulated one the simulator's own error.
+    pub fn open(spec: &DriverSpec) -> Result<Self> {
+        #[cfg(feature = "test-utils")]
+        if let DriverSpec::Simulated(profile) = spec {
+            return Self::simulated(&cuda_green_sim::Sim::new(profile)?);
+        }
+        let api = Api::load_spec(spec)?;
+        let source = match spec {
+            DriverSpec::Path(path) => path.display().to_string(),
+            _ => "system".to_owned(),
+        };
+        Ok(Self::new(
+            api,
+            source,
+            #[cfg(feature = "test-utils")]
+            None,
+        ))
+    }
+
+    /// A driver in front of a simulator that the caller holds, to look into it or to steer it.
+    ///
+    /// # Errors
+    /// The simulator's own.
+    #[cfg(feature = "test-utils")]
+    pub fn simulated(simulator: &cuda_green_sim::Sim) -> Result<Self> {
+        let source = format!("sim:{}", simulator.profile());
+        Ok(Self::new(simulator.api()?, source, Some(simulator.clone())))
+    }
+
+    fn new(
+        api: Api,
+        source: String,
+        #[cfg(feature = "test-utils")] simulator: Option<cuda_green_sim::Sim>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                api,
+                source,
+                initialised: Mutex::new(false),
+                fault: OnceLock::new(),
+                #[cfg(feature = "test-utils")]
+                simulator,
+            }),
+        }
+    }
+
+    /// The CUDA version that the driver speaks.
+    pub fn version(&self) -> CudaVersion {
+        self.inner.api.version()
+    }
+
+    /// Where the driver came from: `system`, a path, or `sim:` and a profile.
+    pub fn source(&self) -> &str {
+        &self.inner.source
+    }
+
+    /// Whether this is a simulated driver, behind which there is no GPU.
+    pub fn is_simulated(&self) -> bool {
+        #[cfg(feature = "test-utils")]
+        return self.inner.simulator.is_some();
+        #[cfg(not(feature = "test-utils"))]
+        false
+    }
+
+    /// The simulator behind a simulated driver.
+    #[cfg(feature = "test-utils")]
+    pub fn simulator(&self) -> Option<&cuda_green_sim::Sim> {
+        self.inner.simulator.as_ref()
+    }
+
+    /// How many devices there are.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`] where there is none; [`Error::Driver`].
+    #[doc(alias = "cuDeviceGetCount")]
+    pub fn device_count(&self) -> Result<u32> {
+        self.init()?;
+        let mut count = 0;
+        // SAFETY: the pointer is valid for the one integer that is written.
+        self.check("cuDeviceGetCount", unsafe {
+            self.api().cuDeviceGetCount(&mut count)
+        })?;
+        Ok(u32::try_from(count).unwrap_or(0))
+    }
+
+    /// The device of this ordinal.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`], [`Error::NoSuchDevice`], [`Error::Driver`].
+    pub fn device(&self, ordinal: u32) -> Result<CudaDevice> {
+        CudaDevice::on(self, ordinal)
+    }
+
+    /// The raw entry points, for what this crate does not cover.
+    pub fn api(&self) -> &Api {
+        &self.inner.api
+    }
+
+    /// Whether two handles are of one driver; objects of different drivers must never meet.
+    pub(crate) fn is(&self, other: &Driver) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Initialises the driver once. A failure is not remembered, since a device may come later.
+    fn init(&self) -> Result<()> {
+        let mut initialised = self
+            .inner
+            .initialised
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *initialised {
+            return Ok(());
+        }
+        // SAFETY: the function takes no pointer, and 0 is the only flag there is.
+        match self.check("cuInit", unsafe { self.api().cuInit(0) }) {
+            Err(Error::Driver {
+                code: CUresult::CUDA_ERROR_NO_DEVICE,
+                ..
+            }) => Err(Error::NoGpu {
+                source_name: self.source().to_owned(),
+                driver: self.version(),
+            }),
+            Err(error) => Err(error),
+            Ok(()) => {
+                *initialised = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Turns a call's two layers of result into one, and remembers the first fault that stays.
+    #[inline]
+    pub(crate) fn check(
+        &self,
+        call: &'static str,
+        result: std::result::Result<CUresult, MissingEntryPoint>,
+    ) -> Result<()> {
+        match result {
+            Ok(CUresult::CUDA_SUCCESS) => Ok(()),
+            Ok(code) => Err(self.refused(call, code)),
+            Err(missing) => Err(missing.into()),
+        }
+    }
+
+    /// The same for a destructor, which can only leave a trace.
+    pub(crate) fn check_in_drop(
+        &self,
+        call: &'static str,
+        result: std::result::Result<CUresult, MissingEntryPoint>,
+    ) {
+        if let Err(error) = self.check(call, result) {
+            log::error!("in a destructor: {error}");
+        }
+    }
+
+    #[cold]
+    fn refused(&self, call: &'static str, code: CUresult) -> Error {
+        if code.is_sticky() {
+            let _ = self.inner.fault.set((call, code));
+        }
+        match self.inner.fault.get() {
+            Some(&(call, code)) => Error::Poisoned { call, code },
+            None => Error::Driver { call, code },
+        }
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("source", &self.source())
+            .field("version", &self.version())
+            .finish()
+    }
+}

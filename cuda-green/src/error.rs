@@ -1,0 +1,150 @@
+//! The one error type of the crate.
+
+use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
+
+/// What this crate's functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something could not be done: what was asked, what there is, and what would help.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No driver could be loaded.
+    #[error(transparent)]
+    Load(#[from] cuda_green_sys::Error),
+    /// The driver lacks an entry point.
+    #[error(transparent)]
+    MissingEntryPoint(#[from] MissingEntryPoint),
+    /// The simulated driver could not be made.
+    #[cfg(feature = "test-utils")]
+    #[error(transparent)]
+    Simulator(#[from] cuda_green_sim::Error),
+    /// A driver is there, but it sees no GPU.
+    #[error(
+        "the driver ({source_name}, CUDA {driver}) sees no GPU; check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that the container has the device"
+    )]
+    NoGpu {
+        /// Where the driver came from.
+        source_name: String,
+        /// The CUDA version it speaks.
+        driver: CudaVersion,
+    },
+    /// There is no device of that ordinal.
+    #[error("there is no device {asked}: the driver sees {count}, numbered from 0")]
+    NoSuchDevice {
+        /// The ordinal that was asked for.
+        asked: u32,
+        /// How many devices there are.
+        count: u32,
+    },
+    /// The driver refused a call.
+    #[error("{call} failed: {code}")]
+    Driver {
+        /// The C function.
+        call: &'static str,
+        /// The driver's code.
+        code: CUresult,
+    },
+    /// An earlier fault made the process unable to use the GPU; only a restart helps.
+    #[error(
+        "the GPU cannot be used any more in this process since {call} failed: {code}; restart the process"
+    )]
+    Poisoned {
+        /// The first call that failed with a fault that stays.
+        call: &'static str,
+        /// Its code.
+        code: CUresult,
+    },
+    /// This needs a newer driver.
+    #[error("{what} needs a driver of CUDA {needs} or later; this one speaks CUDA {driver}")]
+    Unsupported {
+        /// What was asked.
+        what: &'static str,
+        /// The version that has it.
+        needs: CudaVersion,
+        /// The version at hand.
+        driver: CudaVersion,
+    },
+    /// A value that can never work.
+    #[error("{name} = {value}: {reason}")]
+    InvalidArgument {
+        /// The argument or field.
+        name: &'static str,
+        /// What it was.
+        value: String,
+        /// Why that cannot be.
+        reason: &'static str,
+    },
+    /// Not enough SMs are left.
+    #[error(
+        "{asked} SMs were asked for, but at most {available} of the device's {total} can still be given to one context{}",
+        if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() }
+    )]
+    InsufficientSms {
+        /// SMs asked for.
+        asked: u32,
+        /// The most that one new context could get now.
+        available: u32,
+        /// SMs that are free but cannot be combined with those.
+        stranded: u32,
+        /// SMs of the device.
+        total: u32,
+    },
+    /// The id is taken.
+    #[error("context {id} exists already; destroy it first, or use another id")]
+    ContextExists {
+        /// The id.
+        id: String,
+    },
+    /// No context has this id.
+    #[error("there is no context {id}")]
+    NoSuchContext {
+        /// The id.
+        id: String,
+    },
+    /// The context is still used, so it was left as it is.
+    #[error(
+        "context {id} is in use ({holders} handles, streams or guards hold it); drop them first"
+    )]
+    ContextInUse {
+        /// The id, or the words of a context without one.
+        id: String,
+        /// How many hold it beside the one that was to be given up.
+        holders: usize,
+    },
+    /// The manager has contexts already, so it cannot be laid out anew.
+    #[error("the device is partitioned already ({contexts} contexts); destroy them first")]
+    AlreadyPartitioned {
+        /// How many contexts there are.
+        contexts: usize,
+    },
+    /// A guard is active on this thread, which decides what is current until it is dropped.
+    #[error("a context guard is active on this thread; drop it first, or use `activate`")]
+    GuardActive,
+    /// Foreign code left another context current than the guard had made current.
+    #[error(
+        "foreign code changed this thread's current context inside a guard; what was current before the guard is current again"
+    )]
+    ForeignContext,
+    /// The request would exceed the pool's limit, or the device has no more memory.
+    #[error("{asked} bytes were asked for, but {available} of the pool's {limit} are left")]
+    OutOfMemory {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes that were left under the limit.
+        available: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A buffer was given back to a pool that it is not of.
+    #[error("the buffer belongs to another pool")]
+    ForeignBuffer,
+    /// Source and destination of a copy differ in length.
+    #[error("a copy of {source_len} bytes does not fit a buffer of {buffer_len}")]
+    LengthMismatch {
+        /// Bytes on the host.
+        source_len: usize,
+        /// Bytes of the buffer.
+        buffer_len: usize,
+    },
+}

@@ -1,0 +1,133 @@
+//! Events: points in the work of streams that others can wait for.
+
+use std::{ffi::c_uint, fmt, time::Duration};
+
+use cuda_green_sys::{CUevent, CUevent_flags, CUresult};
+
+use crate::{CudaDevice, Error, Result};
+
+/// A point in the work of a stream or a green context.
+///
+/// It belongs to the device, not to a context, so it may be recorded in one partition and waited for in
+/// another, and may outlive both.
+pub struct Event {
+    device: CudaDevice,
+    raw: CUevent,
+}
+
+// SAFETY: the handle is an opaque token that the driver accepts from every thread.
+unsafe impl Send for Event {}
+// SAFETY: as above; the driver's event calls are thread-safe.
+unsafe impl Sync for Event {}
+
+impl Event {
+    /// An event for ordering alone, which is the cheap kind.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuEventCreate")]
+    pub fn new(device: &CudaDevice) -> Result<Self> {
+        Self::with_flags(device, CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// An event that also notes the time, for [`Event::elapsed_since`].
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn timed(device: &CudaDevice) -> Result<Self> {
+        Self::with_flags(device, CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    pub(crate) fn with_flags(device: &CudaDevice, flags: CUevent_flags) -> Result<Self> {
+        let mut raw = std::ptr::null_mut();
+        // Creating an event needs a current context (measured: error 201 without); using one does not.
+        device.with_primary(|| {
+            // SAFETY: the pointer is valid for the one handle that is written.
+            let result = unsafe {
+                device
+                    .driver()
+                    .api()
+                    .cuEventCreate(&mut raw, flags.0 as c_uint)
+            };
+            device.driver().check("cuEventCreate", result)
+        })?;
+        Ok(Self {
+            device: device.clone(),
+            raw,
+        })
+    }
+
+    /// Whether all work before it is done. An event that was never recorded is.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuEventQuery")]
+    pub fn is_done(&self) -> Result<bool> {
+        // SAFETY: the event is live.
+        not_ready_is_false(self.device.driver().check("cuEventQuery", unsafe {
+            self.device.driver().api().cuEventQuery(self.raw)
+        }))
+    }
+
+    /// Waits until all work before it is done.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuEventSynchronize")]
+    pub fn synchronize(&self) -> Result<()> {
+        // SAFETY: the event is live.
+        let result = unsafe { self.device.driver().api().cuEventSynchronize(self.raw) };
+        self.device.driver().check("cuEventSynchronize", result)
+    }
+
+    /// The time between two timed events, both of which are done; about 0.5 µs exact.
+    ///
+    /// # Errors
+    /// [`Error::Driver`]: not recorded, not timed, or not done yet.
+    #[doc(alias = "cuEventElapsedTime")]
+    pub fn elapsed_since(&self, start: &Event) -> Result<Duration> {
+        let mut milliseconds = 0.0f32;
+        // SAFETY: both events are live, and the pointer is valid for the one number that is written.
+        let result = unsafe {
+            self.device
+                .driver()
+                .api()
+                .cuEventElapsedTime(&mut milliseconds, start.raw, self.raw)
+        };
+        self.device.driver().check("cuEventElapsedTime", result)?;
+        Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
+    }
+
+    /// The raw event, which this object destroys.
+    pub fn raw(&self) -> CUevent {
+        self.raw
+    }
+}
+
+/// `NOT_READY` is an answer, not a failure.
+pub(crate) fn not_ready_is_false(result: Result<()>) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Error::Driver {
+            code: CUresult::CUDA_ERROR_NOT_READY,
+            ..
+        }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event is live, and this is its end; the driver lets pending work finish.
+        let result = unsafe { self.device.driver().api().cuEventDestroy_v2(self.raw) };
+        self.device.driver().check_in_drop("cuEventDestroy", result);
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("raw", &self.raw)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,246 @@
+//! Streams: queues of work in a context.
+
+use std::{
+    ffi::{c_int, c_void},
+    fmt,
+};
+
+use cuda_green_sys::{CUfunction, CUstream, CUstream_flags};
+
+use crate::{
+    CudaDevice, Driver, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result,
+    event::not_ready_is_false,
+};
+
+/// A queue of work that runs in order, on the SMs of its context only.
+///
+/// It keeps its context alive. Dropping it does not wait: work in it is finished first.
+pub struct Stream {
+    context: GreenContext,
+    raw: CUstream,
+}
+
+// SAFETY: the handle is an opaque token that the driver accepts from every thread.
+unsafe impl Send for Stream {}
+// SAFETY: as above; the driver's stream calls are thread-safe.
+unsafe impl Sync for Stream {}
+
+impl Stream {
+    pub(crate) fn create(context: &GreenContext, priority: c_int) -> Result<Self> {
+        let device = context.device();
+        let driver = device.driver();
+        let flags = CUstream_flags::CU_STREAM_NON_BLOCKING.0;
+        let mut raw = std::ptr::null_mut();
+        if context.is_partitioned() && device.capabilities().direct_streams {
+            // SAFETY: the output is valid, and the context is live.
+            let result = unsafe {
+                driver
+                    .api()
+                    .cuGreenCtxStreamCreate(&mut raw, context.raw(), flags, priority)
+            };
+            driver.check("cuGreenCtxStreamCreate", result)?;
+        } else {
+            let mut create = || {
+                // SAFETY: the output is valid, and the stream's context is current.
+                let result = unsafe {
+                    driver
+                        .api()
+                        .cuStreamCreateWithPriority(&mut raw, flags, priority)
+                };
+                driver.check("cuStreamCreateWithPriority", result)
+            };
+            if context.is_partitioned() {
+                // On 12.4 a stream is of the green context that is current when it is made. The guard
+                // keeps to one thread at a time, but a sibling's stream would do as well: same SMs.
+                let guard = context.activate()?;
+                let created = create();
+                drop(guard);
+                created?;
+            } else {
+                device.with_primary(create)?;
+            }
+        }
+        Ok(Self {
+            context: context.clone(),
+            raw,
+        })
+    }
+
+    /// Its context.
+    pub fn context(&self) -> &GreenContext {
+        &self.context
+    }
+
+    /// Its device.
+    pub fn device(&self) -> &CudaDevice {
+        self.context.device()
+    }
+
+    /// Its priority as the driver has it; lower numbers come first.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver).
+    #[doc(alias = "cuStreamGetPriority")]
+    pub fn priority(&self) -> Result<c_int> {
+        let mut priority = 0;
+        // SAFETY: the stream is live, and the pointer valid for the one integer that is written.
+        let result = unsafe {
+            self.driver()
+                .api()
+                .cuStreamGetPriority(self.raw, &mut priority)
+        };
+        self.driver().check("cuStreamGetPriority", result)?;
+        Ok(priority)
+    }
+
+    /// Launches a kernel.
+    ///
+    /// ```no_run
+    /// # fn main() -> cuda_green::Result<()> {
+    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) = unimplemented!();
+    /// use cuda_green::LaunchConfig;
+    ///
+    /// let length = 1024u32;
+    /// // SAFETY: the kernel takes a pointer to that many floats and their number.
+    /// unsafe { stream.launch(&kernel, &LaunchConfig::linear(4, 256), &[&buffer.address(), &length])? };
+    /// stream.synchronize()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver): a shape that does not fit, or an earlier fault.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, in number, type and order; what they point to is valid for
+    /// what the kernel does with it, until the kernel has ended. So are the kernel's module and every
+    /// buffer: neither may be dropped before.
+    #[doc(alias = "cuLaunchKernel")]
+    pub unsafe fn launch(
+        &self,
+        kernel: &Kernel,
+        config: &LaunchConfig,
+        args: &[&dyn KernelArg],
+    ) -> Result<()> {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { self.launch_raw(kernel.raw(), config, args) }
+    }
+
+    /// # Safety
+    /// As [`Stream::launch`]; the function is live.
+    pub(crate) unsafe fn launch_raw(
+        &self,
+        function: CUfunction,
+        config: &LaunchConfig,
+        args: &[&dyn KernelArg],
+    ) -> Result<()> {
+        /// More arguments than this go through an allocation.
+        const INLINE: usize = 16;
+        let mut inline = [std::ptr::null_mut::<c_void>(); INLINE];
+        let mut spilled = Vec::new();
+        let pointers = if let Some(slots) = inline.get_mut(..args.len()) {
+            slots
+        } else {
+            spilled.resize(args.len(), std::ptr::null_mut());
+            spilled.as_mut_slice()
+        };
+        for (slot, arg) in pointers.iter_mut().zip(args) {
+            *slot = arg.as_ptr().cast_mut();
+        }
+        let [grid_x, grid_y, grid_z] = config.grid;
+        let [block_x, block_y, block_z] = config.block;
+        // SAFETY: the caller vouches for the arguments; the driver reads them before it returns. The
+        // stream is live. Nothing needs to be current: the stream decides (measured).
+        let result = unsafe {
+            self.driver().api().cuLaunchKernel(
+                function,
+                grid_x,
+                grid_y,
+                grid_z,
+                block_x,
+                block_y,
+                block_z,
+                config.shared_bytes,
+                self.raw,
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        self.driver().check("cuLaunchKernel", result)
+    }
+
+    /// Records the work so far in an event.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver).
+    #[doc(alias = "cuEventRecord")]
+    pub fn record(&self, event: &Event) -> Result<()> {
+        // SAFETY: both are live, as their owners are borrowed.
+        let result = unsafe { self.driver().api().cuEventRecord(event.raw(), self.raw) };
+        self.driver().check("cuEventRecord", result)
+    }
+
+    /// Makes the work to come wait for an event, on the GPU; the host does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver).
+    #[doc(alias = "cuStreamWaitEvent")]
+    pub fn wait(&self, event: &Event) -> Result<()> {
+        // SAFETY: both are live, as their owners are borrowed; 0 is the only flag.
+        let result = unsafe {
+            self.driver()
+                .api()
+                .cuStreamWaitEvent(self.raw, event.raw(), 0)
+        };
+        self.driver().check("cuStreamWaitEvent", result)
+    }
+
+    /// Waits for all work in it.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver), also for a fault of the work itself.
+    #[doc(alias = "cuStreamSynchronize")]
+    pub fn synchronize(&self) -> Result<()> {
+        // SAFETY: the stream is live.
+        let result = unsafe { self.driver().api().cuStreamSynchronize(self.raw) };
+        self.driver().check("cuStreamSynchronize", result)
+    }
+
+    /// Whether all work in it is done.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver), also for a fault of the work itself.
+    #[doc(alias = "cuStreamQuery")]
+    pub fn is_done(&self) -> Result<bool> {
+        // SAFETY: the stream is live.
+        let result = unsafe { self.driver().api().cuStreamQuery(self.raw) };
+        not_ready_is_false(self.driver().check("cuStreamQuery", result))
+    }
+
+    /// The raw stream, for other libraries: it belongs to this object, must not be destroyed, and must
+    /// not be used after this object is dropped.
+    pub fn raw(&self) -> CUstream {
+        self.raw
+    }
+
+    fn driver(&self) -> &Driver {
+        self.context.device().driver()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: the stream is live, and this is its end; the driver finishes its work first.
+        let result = unsafe { self.driver().api().cuStreamDestroy_v2(self.raw) };
+        self.driver().check_in_drop("cuStreamDestroy", result);
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("raw", &self.raw)
+            .field("context", &self.context)
+            .finish()
+    }
+}

@@ -1,0 +1,153 @@
+//! What cannot be done is refused with a typed error that says what was asked and what there is, and
+//! nothing is left half made.
+
+use cuda_green::{
+    ContextId, ContextPriority, Driver, Error, GpuMemoryPool, GreenContextConfig, Result,
+    SmPartitionManager,
+};
+
+use crate::{
+    Case,
+    support::{config, quad},
+};
+
+pub const CASES: &[Case] = &[
+    ("bad_input/a_device_that_does_not_exist", no_such_device),
+    ("bad_input/sizes_that_cannot_be", sizes),
+    ("bad_input/configurations_that_contradict", contradictions),
+    ("bad_input/ids_twice_or_never_made", ids),
+    ("bad_input/a_second_quad", second_quad),
+];
+
+fn no_such_device(driver: &Driver) -> Result<()> {
+    let count = driver.device_count()?;
+    for asked in [count, 99, u32::MAX] {
+        let error = driver.device(asked).unwrap_err();
+        assert!(
+            matches!(error, Error::NoSuchDevice { asked: said, count: of } if (said, of) == (asked, count))
+        );
+        assert!(error.to_string().contains(&asked.to_string()));
+    }
+    Ok(())
+}
+
+fn sizes(driver: &Driver) -> Result<()> {
+    let device = driver.device(0)?;
+    let manager = SmPartitionManager::on(&device)?;
+    let before = manager.allocation_status();
+    let error = manager
+        .create_context(ContextId::Dream, config(0))
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidArgument {
+                name: "sm_count",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    for asked in [before.total_sms + 1, u32::MAX] {
+        let error = manager
+            .create_context(ContextId::Dream, config(asked))
+            .unwrap_err();
+        let Error::InsufficientSms {
+            asked: said,
+            available,
+            total,
+            ..
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(
+            (said, available, total),
+            (asked, before.total_sms, before.total_sms)
+        );
+    }
+    assert_eq!(manager.allocation_status(), before);
+    let no_memory = GpuMemoryPool::on(&device, 0);
+    assert!(matches!(
+        no_memory,
+        Err(Error::InvalidArgument {
+            name: "limit_bytes",
+            ..
+        })
+    ));
+    Ok(())
+}
+
+fn contradictions(driver: &Driver) -> Result<()> {
+    let manager = SmPartitionManager::on(&driver.device(0)?)?;
+    let preemptible = GreenContextConfig {
+        priority: ContextPriority::Critical,
+        preemptible: true,
+        ..config(8)
+    };
+    let error = manager
+        .create_context(ContextId::Dream, preemptible)
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidArgument {
+                name: "preemptible",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let no_memory = GreenContextConfig {
+        memory_limit_bytes: 0,
+        ..config(8)
+    };
+    let error = manager
+        .create_context(ContextId::Dream, no_memory)
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidArgument {
+                name: "memory_limit_bytes",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(manager.allocation_status().contexts.is_empty());
+    Ok(())
+}
+
+fn ids(driver: &Driver) -> Result<()> {
+    let manager = SmPartitionManager::on(&driver.device(0)?)?;
+    for result in [
+        manager.get_context(ContextId::Dream).map(drop),
+        manager.activate(ContextId::Dream).map(drop),
+        manager.set_current(ContextId::Dream),
+        manager.destroy_context(ContextId::Dream),
+    ] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::NoSuchContext { .. }));
+        assert_eq!(error.to_string(), "there is no context Dream");
+    }
+    drop(manager.create_context(ContextId::Dream, config(8))?);
+    let before = manager.allocation_status();
+    let error = manager
+        .create_context(ContextId::Dream, config(8))
+        .unwrap_err();
+    assert!(matches!(error, Error::ContextExists { .. }), "{error}");
+    assert_eq!(manager.allocation_status(), before);
+    Ok(())
+}
+
+fn second_quad(driver: &Driver) -> Result<()> {
+    let (_, manager) = quad(driver)?;
+    let before = manager.allocation_status();
+    assert!(matches!(
+        manager.init_quad_partition(),
+        Err(Error::AlreadyPartitioned { contexts: 4 })
+    ));
+    assert_eq!(manager.allocation_status(), before);
+    Ok(())
+}

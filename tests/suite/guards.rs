@@ -1,0 +1,329 @@
+//! Guards: what was current is current again, on every path.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use cuda_green::{ContextGuard, ContextId, Driver, Error, Result, sys};
+
+use crate::{
+    Case,
+    support::{contexts, current, is_partitioned, quad, sm_ids},
+};
+
+pub const CASES: &[Case] = &[
+    ("guards/restore_in_any_order", any_order),
+    ("guards/restore_in_a_panic", in_a_panic),
+    ("guards/restore_what_foreign_code_changed", foreign_code),
+    (
+        "guards/restore_a_context_that_was_there_before",
+        foreign_before,
+    ),
+    ("guards/a_forgotten_one_leaves_nothing_dangling", forgotten),
+    ("guards/threads_share_sms_not_contexts", siblings),
+    ("guards/set_current_holds_until_changed", set_current),
+];
+
+/// All orders of dropping four nested guards: the top one is current while it lives, and nothing at the end.
+fn any_order(driver: &Driver) -> Result<()> {
+    let (_, manager) = quad(driver)?;
+    let contexts = contexts(&manager)?;
+    for order in permutations(4) {
+        let mut guards: Vec<Option<ContextGuard<'_>>> = Vec::new();
+        for context in &contexts {
+            let guard = context.activate()?;
+            assert_eq!(current(driver), guard.raw_context() as usize);
+            guards.push(Some(guard));
+        }
+        for dropped in &order {
+            guards[*dropped].take().unwrap().close()?;
+            // Those above the last live one are unwound; what it made current is.
+            let top = guards.iter().rposition(Option::is_some);
+            let expected = top.map_or(0, |top| {
+                guards[top].as_ref().unwrap().raw_context() as usize
+            });
+            let below = guards.iter().take(top.unwrap_or(0)).all(Option::is_some);
+            if below || top.is_none() {
+                assert_eq!(current(driver), expected, "{order:?} at {dropped}");
+            }
+        }
+        assert_eq!(current(driver), 0, "{order:?}");
+    }
+    // And they really end: nothing is in use any more.
+    drop(contexts);
+    for id in ContextId::ALL {
+        manager.destroy_context(id)?;
+    }
+    Ok(())
+}
+
+fn permutations(n: usize) -> Vec<Vec<usize>> {
+    if n == 0 {
+        return vec![Vec::new()];
+    }
+    permutations(n - 1)
+        .into_iter()
+        .flat_map(|rest| {
+            (0..n).map(move |at| {
+                let mut order = rest.clone();
+                order.insert(at, n - 1);
+                order
+            })
+        })
+        .collect()
+}
+
+fn in_a_panic(driver: &Driver) -> Result<()> {
+    let (_, manager) = quad(driver)?;
+    let outer = manager.activate(ContextId::Dream)?;
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let _one = manager.activate(ContextId::Embedding).unwrap();
+        let _two = manager.activate(ContextId::Training).unwrap();
+        panic!("as intended");
+    }));
+    std::panic::set_hook(hook);
+    assert!(panicked.is_err());
+    assert_eq!(current(driver), outer.raw_context() as usize);
+    outer.close()?;
+    assert_eq!(current(driver), 0);
+    manager.destroy_context(ContextId::Embedding)
+}
+
+/// Foreign code sets, pushes or pops inside a guard: the guard reports it, and what was before is current.
+fn foreign_code(driver: &Driver) -> Result<()> {
+    let (device, manager) = quad(driver)?;
+    let primary = device.raw_primary_context()?;
+    let contexts = contexts(&manager)?;
+    let api = driver.api();
+    let set = || {
+        // SAFETY: the device holds the primary context.
+        unsafe { api.cuCtxSetCurrent(primary) }
+            .unwrap()
+            .ok()
+            .unwrap();
+    };
+    let push = || {
+        // SAFETY: as above.
+        unsafe { api.cuCtxPushCurrent_v2(primary) }
+            .unwrap()
+            .ok()
+            .unwrap();
+    };
+    let pop = || {
+        let mut popped = std::ptr::null_mut();
+        // SAFETY: the pointer is valid for the one handle that is written.
+        unsafe { api.cuCtxPopCurrent_v2(&mut popped) }
+            .unwrap()
+            .ok()
+            .unwrap();
+    };
+    let set_null = || {
+        // SAFETY: null takes the current context off.
+        unsafe { api.cuCtxSetCurrent(std::ptr::null_mut()) }
+            .unwrap()
+            .ok()
+            .unwrap();
+    };
+    let twice = || {
+        push();
+        push();
+    };
+    let popped_and_pushed = || {
+        pop();
+        push();
+    };
+    let changes: [&dyn Fn(); 6] = [&set, &push, &pop, &set_null, &twice, &popped_and_pushed];
+    for (index, change) in changes.iter().enumerate() {
+        for before in [false, true] {
+            let outer = before.then(|| contexts[3].activate()).transpose()?;
+            let expected = current(driver);
+            let guard = contexts[0].activate()?;
+            change();
+            let closed = guard.close();
+            // In single-context mode ours is the primary context too, so some changes cannot be told.
+            if is_partitioned(driver) {
+                assert!(
+                    matches!(closed, Err(Error::ForeignContext | Error::Driver { .. })),
+                    "change {index}: {closed:?}"
+                );
+            }
+            if is_partitioned(driver) {
+                assert_eq!(
+                    current(driver),
+                    expected,
+                    "change {index}, something before: {before}"
+                );
+                if let Some(outer) = outer {
+                    outer.close()?;
+                }
+                assert_eq!(current(driver), 0, "change {index}");
+            } else {
+                drop(outer);
+                while current(driver) != 0 {
+                    pop();
+                }
+            }
+        }
+    }
+    drop(contexts);
+    for id in ContextId::ALL {
+        manager.destroy_context(id)?;
+    }
+    Ok(())
+}
+
+fn foreign_before(driver: &Driver) -> Result<()> {
+    let (device, manager) = quad(driver)?;
+    let primary = device.raw_primary_context()?;
+    // SAFETY: the device holds the primary context.
+    unsafe { driver.api().cuCtxSetCurrent(primary) }
+        .unwrap()
+        .ok()
+        .unwrap();
+    drop(manager.activate(ContextId::Dream)?);
+    assert_eq!(current(driver), primary as usize);
+    let outer = manager.activate(ContextId::Dream)?;
+    let inner = manager.activate(ContextId::Embedding)?;
+    drop(outer);
+    drop(inner);
+    assert_eq!(current(driver), primary as usize);
+    // SAFETY: null is allowed.
+    unsafe { driver.api().cuCtxSetCurrent(std::ptr::null_mut()) }
+        .unwrap()
+        .ok()
+        .unwrap();
+    Ok(())
+}
+
+/// A forgotten guard leaves its context current; it must never be destroyed under the thread.
+fn forgotten(driver: &Driver) -> Result<()> {
+    if !driver.is_simulated() {
+        return Ok(()); // it leaks on purpose, which the real process should not
+    }
+    // A driver of its own, since objects stay behind.
+    let simulator = cuda_green::sim::Sim::new(driver.source().trim_start_matches("sim:"))?;
+    let driver = Driver::simulated(&simulator)?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (_, manager) = quad(&driver).unwrap();
+            std::mem::forget(manager.activate(ContextId::Dream).unwrap());
+            assert!(matches!(
+                manager.destroy_context(ContextId::Dream),
+                Err(Error::ContextInUse { .. })
+            ));
+            let context = manager.get_context(ContextId::Training).unwrap();
+            let guard = context.activate().unwrap();
+            let raw = guard.raw_context();
+            std::mem::forget(guard);
+            drop(context);
+            drop(manager);
+            // Both are still live: the driver takes what is current.
+            let mut device = 0;
+            // SAFETY: the pointer is valid for the one handle that is written.
+            unsafe { driver.api().cuCtxGetDevice(&mut device) }
+                .unwrap()
+                .ok()
+                .unwrap();
+            assert_eq!(current(&driver), raw as usize);
+        });
+    });
+    Ok(())
+}
+
+/// Two threads active in one context at once: up to 13.4 each has a green context of its own, and both
+/// run on the same SMs.
+fn siblings(driver: &Driver) -> Result<()> {
+    let (device, manager) = quad(driver)?;
+    let context = manager.get_context(ContextId::Embedding)?;
+    let sms = sm_ids(&context)?;
+    let barrier = std::sync::Barrier::new(4);
+    for _ in 0..3 {
+        let raw: Vec<usize> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let guard = context.activate().unwrap();
+                        let nested = context.activate().unwrap();
+                        assert_eq!(
+                            nested.raw_context(),
+                            guard.raw_context(),
+                            "the same thread needs no sibling"
+                        );
+                        barrier.wait();
+                        let raw = guard.raw_context() as usize;
+                        if is_partitioned(driver) {
+                            assert_eq!(sms_of_current(driver), sms.len() as u32);
+                        }
+                        barrier.wait();
+                        raw
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        let distinct: std::collections::BTreeSet<usize> = raw.into_iter().collect();
+        let shared = device.capabilities().shared_current || !is_partitioned(driver);
+        assert_eq!(distinct.len(), if shared { 1 } else { 4 });
+    }
+    if let Some(simulator) = driver.simulator() {
+        let shared = device.capabilities().shared_current;
+        let expected = if !is_partitioned(driver) {
+            0
+        } else if shared {
+            4
+        } else {
+            4 + 3
+        };
+        assert_eq!(
+            simulator.live_objects().green_contexts,
+            expected,
+            "siblings are used again"
+        );
+    }
+    Ok(())
+}
+
+/// How many SMs the driver says the current context has.
+fn sms_of_current(driver: &Driver) -> u32 {
+    let mut resource = sys::CUdevResource::default();
+    let kind = sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+    let context = current(driver) as sys::CUcontext;
+    // SAFETY: the context is current, so it is live; the resource is zeroed and valid.
+    unsafe {
+        driver
+            .api()
+            .cuCtxGetDevResource(context, &mut resource, kind)
+    }
+    .unwrap()
+    .ok()
+    .unwrap();
+    // SAFETY: the driver filled in an SM resource.
+    unsafe { resource.__bindgen_anon_1.sm.smCount }
+}
+
+fn set_current(driver: &Driver) -> Result<()> {
+    let (_, manager) = quad(driver)?;
+    manager.set_current(ContextId::Dream)?;
+    let dream = current(driver);
+    assert_ne!(dream, 0);
+    let guard = manager.activate(ContextId::Embedding)?;
+    assert!(matches!(
+        manager.set_current(ContextId::Training),
+        Err(Error::GuardActive)
+    ));
+    assert!(matches!(manager.unset_current(), Err(Error::GuardActive)));
+    drop(guard);
+    assert_eq!(current(driver), dream, "the guard restores what was set");
+    assert!(matches!(
+        manager.destroy_context(ContextId::Dream),
+        Err(Error::ContextInUse { .. })
+    ));
+    manager.set_current(ContextId::Training)?;
+    manager.destroy_context(ContextId::Dream)?;
+    manager.unset_current()?;
+    assert_eq!(current(driver), 0);
+    manager.destroy_context(ContextId::Training)
+}

@@ -1,0 +1,140 @@
+//! One suite over every driver: each case runs on each simulated profile, and on the system's driver
+//! where that has a GPU (`CUDA_GREEN_REQUIRE_GPU=1` makes its absence a failure).
+//!
+//! A case is a function over a driver. After it, a simulated driver must have no object left.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // these are tests
+#![allow(missing_docs)]
+
+mod bad_input;
+mod contexts;
+mod guards;
+mod memory;
+mod quad;
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+};
+
+use cuda_green::{Driver, DriverSpec};
+use driver_matrix::{evidence, skip};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Simulated drivers that every case runs on: each device and each step of the API's history.
+const PROFILES: &[&str] = &[
+    "t4@11.4",
+    "a100@12.4",
+    "h200@12.4",
+    "h200@12.5",
+    "rtx5090@12.8",
+    "h200@13.0",
+    "h200@13.1",
+    "rtx5090@13.1",
+    "quad680@13.1",
+    "h200@13.5",
+];
+
+pub type Case = (&'static str, fn(&Driver) -> cuda_green::Result<()>);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let cases = || {
+        [
+            quad::CASES,
+            contexts::CASES,
+            guards::CASES,
+            memory::CASES,
+            bad_input::CASES,
+        ]
+        .into_iter()
+        .flatten()
+        .copied()
+    };
+    let mut trials: Vec<Trial> = PROFILES
+        .iter()
+        .flat_map(|profile| {
+            cases().map(move |(name, case)| {
+                Trial::test(format!("{profile}/{name}"), move || {
+                    on_simulator(profile, case)
+                })
+            })
+        })
+        .collect();
+    let results = Results::default();
+    let system = system_driver();
+    match &system {
+        Ok(driver) => trials.extend(cases().map(|(name, case)| {
+            let (driver, results) = (driver.clone(), results.clone());
+            Trial::test(format!("system/{name}"), move || {
+                results.note(name, &driver, case)
+            })
+        })),
+        Err(reason)
+            if std::env::var_os("CUDA_GREEN_REQUIRE_GPU").is_some_and(|value| value == "1") =>
+        {
+            let failed = Failed::from(reason);
+            trials.push(Trial::test("system/driver", move || Err(failed)));
+        }
+        Err(reason) => skip::note(&format!("the suite on a real GPU: {reason}")),
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let (Ok(driver), Some(path)) = (&system, std::env::var_os("CUDA_GREEN_SUITE_EVIDENCE")) {
+        let device = driver.device(0).unwrap();
+        let command =
+            "CUDA_GREEN_REQUIRE_GPU=1 cargo test --release --test suite -- --test-threads=1";
+        let results = results.0.lock().unwrap().clone();
+        evidence::write(path.as_ref(), &device, command, serde_json::json!(results)).unwrap();
+    }
+    conclusion.exit_code()
+}
+
+/// How each case ended on the real driver, for the evidence.
+#[derive(Clone, Default)]
+struct Results(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Results {
+    fn note(
+        &self,
+        name: &str,
+        driver: &Driver,
+        case: fn(&Driver) -> cuda_green::Result<()>,
+    ) -> Result<(), Failed> {
+        let note = |how: &str| {
+            self.0
+                .lock()
+                .unwrap()
+                .insert(name.to_owned(), how.to_owned())
+        };
+        note("panicked"); // unless it comes back
+        let result = case(driver);
+        note(
+            &result
+                .as_ref()
+                .map_or_else(ToString::to_string, |()| "ok".to_owned()),
+        );
+        Ok(result?)
+    }
+}
+
+fn system_driver() -> Result<Driver, String> {
+    let driver = Driver::open(&DriverSpec::System).map_err(|error| error.to_string())?;
+    driver.device_count().map_err(|error| error.to_string())?;
+    Ok(driver)
+}
+
+fn on_simulator(profile: &str, case: fn(&Driver) -> cuda_green::Result<()>) -> Result<(), Failed> {
+    let simulator = cuda_green::sim::Sim::new(profile)?;
+    {
+        let driver = Driver::simulated(&simulator)?;
+        case(&driver)?;
+    }
+    let live = simulator.live_objects();
+    if live.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("left behind: {live}").into())
+    }
+}

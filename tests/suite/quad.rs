@@ -1,0 +1,235 @@
+//! The quad partition: sizes, disjointness, and the same result every time.
+
+use std::collections::BTreeSet;
+
+use cuda_green::{
+    ContextId, ContextPriority, Driver, Error, PartitionMode, Result, SmPartitionManager, sys,
+};
+
+use crate::{
+    Case,
+    support::{assert_disjoint, contexts, is_partitioned, quad, sm_ids, times},
+};
+
+pub const CASES: &[Case] = &[
+    ("quad/has_the_expected_sizes", expected_sizes),
+    ("quad/runs_on_disjoint_sms", disjoint),
+    ("quad/is_configured_as_asked", configured),
+    ("quad/the_same_a_thousand_times", again_and_again),
+    ("quad/one_of_many_threads_wins", many_threads),
+    ("quad/the_driver_agrees_on_sizes", driver_agrees),
+    ("quad/clusters_run_as_promised", clusters),
+];
+
+/// Sizes and stranded SMs by device and version, written by hand.
+fn expected(driver: &Driver) -> Option<([u32; 4], u32)> {
+    Some(match driver.source() {
+        "sim:t4@11.4" => ([40; 4], 0),
+        "sim:a100@12.4" => ([26; 4], 4),
+        "sim:h200@12.4" => ([32; 4], 4),
+        "sim:rtx5090@12.8" => ([40, 40, 40, 50], 0),
+        "sim:rtx5090@13.1" => ([42, 42, 42, 44], 0),
+        "sim:quad680@13.1" => ([170; 4], 0),
+        source if source.starts_with("sim:h200@") => ([32, 32, 32, 36], 0),
+        // A real device: H200, driver 580.
+        _ if driver.device(0).ok()?.properties().multiprocessor_count == 132 => {
+            ([32, 32, 32, 36], 0)
+        }
+        _ => return None,
+    })
+}
+
+fn expected_sizes(driver: &Driver) -> Result<()> {
+    let (_, manager) = quad(driver)?;
+    let status = manager.allocation_status();
+    let sizes: Vec<u32> = status
+        .contexts
+        .iter()
+        .map(|context| context.sm_count)
+        .collect();
+    if let Some((expected, stranded)) = expected(driver) {
+        assert_eq!(
+            (sizes.as_slice(), status.stranded_sms),
+            (expected.as_slice(), stranded)
+        );
+    }
+    if status.mode == PartitionMode::Partitioned {
+        assert_eq!(status.allocated_sms, sizes.iter().sum::<u32>());
+        assert_eq!(
+            status.allocated_sms + status.available_sms + status.stranded_sms,
+            status.total_sms
+        );
+        assert_eq!(status.stranded_reason.is_some(), status.stranded_sms > 0);
+    }
+    let ids: Vec<ContextId> = status.contexts.iter().map(|context| context.id).collect();
+    assert_eq!(ids, ContextId::ALL);
+    Ok(())
+}
+
+fn disjoint(driver: &Driver) -> Result<()> {
+    let (device, manager) = quad(driver)?;
+    let sets = contexts(&manager)?
+        .iter()
+        .map(sm_ids)
+        .collect::<Result<Vec<BTreeSet<u32>>>>()?;
+    if is_partitioned(driver) {
+        assert_disjoint(&sets);
+        let union: usize = sets.iter().map(BTreeSet::len).sum();
+        assert_eq!(union as u32, manager.allocation_status().allocated_sms);
+    } else {
+        let all = device.properties().multiprocessor_count as usize;
+        assert!(sets.iter().all(|set| set.len() == all));
+    }
+    Ok(())
+}
+
+fn configured(driver: &Driver) -> Result<()> {
+    let (_, manager) = quad(driver)?;
+    let expected = [
+        (ContextPriority::Critical, false),
+        (ContextPriority::Low, true),
+        (ContextPriority::Medium, true),
+        (ContextPriority::Medium, true),
+    ];
+    for (context, expected) in manager.allocation_status().contexts.iter().zip(expected) {
+        assert_eq!(
+            (context.priority, context.preemptible),
+            expected,
+            "{:?}",
+            context.id
+        );
+        assert_eq!(context.memory_limit_bytes, 8 << 30);
+    }
+    let mode = manager.allocation_status().mode;
+    assert_eq!(mode == PartitionMode::Partitioned, is_partitioned(driver));
+    if let PartitionMode::SingleContext { reason } = mode {
+        assert!(reason.contains("12.4"), "{reason}");
+    }
+    let priority = |id| manager.get_context(id)?.create_stream()?.priority();
+    assert!(priority(ContextId::Embedding)? < priority(ContextId::Training)?);
+    assert!(priority(ContextId::Training)? < priority(ContextId::Dream)?);
+    Ok(())
+}
+
+fn again_and_again(driver: &Driver) -> Result<()> {
+    let device = driver.device(0)?;
+    let manager = SmPartitionManager::on(&device)?;
+    let mut first = None;
+    for _ in 0..times(driver, 1000, 25) {
+        manager.init_quad_partition()?;
+        let status = manager.allocation_status();
+        assert_eq!(*first.get_or_insert_with(|| status.clone()), status);
+        for id in ContextId::ALL {
+            manager.destroy_context(id)?;
+        }
+        assert_eq!(manager.allocation_status().allocated_sms, 0);
+        if let Some(simulator) = driver.simulator() {
+            assert_eq!(simulator.live_objects().green_contexts, 0);
+        }
+    }
+    Ok(())
+}
+
+fn many_threads(driver: &Driver) -> Result<()> {
+    let device = driver.device(0)?;
+    for _ in 0..times(driver, 20, 2) {
+        let manager = SmPartitionManager::on(&device)?;
+        let wins = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| manager.init_quad_partition()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| match thread.join().unwrap() {
+                    Ok(()) => 1,
+                    Err(Error::AlreadyPartitioned { contexts: 4 }) => 0,
+                    Err(error) => panic!("{error}"),
+                })
+                .sum::<u32>()
+        });
+        assert_eq!(wins, 1);
+        // And all threads use all contexts at once, each on the right SMs.
+        let sets = contexts(&manager)?
+            .iter()
+            .map(sm_ids)
+            .collect::<Result<Vec<_>>>()?;
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (manager, sets) = (&manager, &sets);
+                scope.spawn(move || {
+                    let id = ContextId::ALL[thread % 4];
+                    let _guard = manager.activate(id).unwrap();
+                    assert_eq!(
+                        sm_ids(&manager.get_context(id).unwrap()).unwrap(),
+                        sets[thread % 4]
+                    );
+                });
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The driver's own account of a context, and of the whole device beside it.
+fn driver_agrees(driver: &Driver) -> Result<()> {
+    if !is_partitioned(driver) {
+        return Ok(());
+    }
+    let (_, manager) = quad(driver)?;
+    for context in contexts(&manager)? {
+        let mut resource = sys::CUdevResource::default();
+        let kind = sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+        // SAFETY: the context is live, and the resource zeroed and valid.
+        let result = unsafe {
+            driver
+                .api()
+                .cuGreenCtxGetDevResource(context.raw(), &mut resource, kind)
+        };
+        result.unwrap().ok().unwrap();
+        // SAFETY: the driver filled in an SM resource.
+        let sms = unsafe { resource.__bindgen_anon_1.sm.smCount };
+        assert_eq!(sms, context.sm_count());
+    }
+    Ok(())
+}
+
+/// The largest cluster of each context is what the plan said, by the driver's occupancy calculation.
+fn clusters(driver: &Driver) -> Result<()> {
+    let (device, manager) = quad(driver)?;
+    if device.properties().compute_capability.0 < 9 {
+        assert!(
+            contexts(&manager)?
+                .iter()
+                .all(|context| context.max_cluster_size() == 1)
+        );
+        return Ok(());
+    }
+    let module = cuda_green::Module::load_ptx(
+        &device,
+        include_str!("../../cuda-green/src/kernels/kernels.ptx"),
+    )?;
+    let kernel = module.kernel("cuda_green_burn")?;
+    for context in contexts(&manager)? {
+        let stream = context.create_stream()?;
+        let config = sys::CUlaunchConfig {
+            gridDimX: 1024,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: 128,
+            blockDimY: 1,
+            blockDimZ: 1,
+            hStream: stream.raw(),
+            ..Default::default()
+        };
+        let mut size = 0;
+        // SAFETY: the output is valid, kernel and stream are live, and the configuration has no attributes.
+        let result = unsafe {
+            driver
+                .api()
+                .cuOccupancyMaxPotentialClusterSize(&mut size, kernel.raw(), &config)
+        };
+        result.unwrap().ok().unwrap();
+        assert_eq!(size as u32, context.max_cluster_size(), "{context:?}");
+    }
+    Ok(())
+}

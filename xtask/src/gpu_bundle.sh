@@ -1,0 +1,40 @@
+#!/bin/sh
+# Runs the suite, the example and the benchmarks on this machine's GPU and writes evidence/*.json.
+# Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
+#
+#   ./run.sh           everything
+#   ./run.sh suite     the suite alone; likewise quad, host_cost, isolation
+set -u
+cd "$(dirname "$0")"
+CUDA_GREEN_COMMIT=$(cat COMMIT)
+export CUDA_GREEN_COMMIT CUDA_GREEN_REQUIRE_GPU=1
+unset CUDA_GREEN_DRIVER
+mkdir -p evidence
+failed=0
+wanted=" ${*:-quad suite host_cost isolation} "
+
+step() { # name, command...
+    name=$1
+    shift
+    case $wanted in *" $name "*) ;; *) return ;; esac
+    echo "== $name"
+    "$@" || { echo "== $name FAILED"; failed=1; }
+}
+
+quad() {
+    ./quad_partition --driver system || return 1
+    module=$(head -n 1 /proc/driver/nvidia/version 2>/dev/null)
+    output=$(./quad_partition --driver system --json) || return 1
+    {
+        printf '{\n  "kernel_module": "%s",\n  "commit": "%s",\n' "$module" "$CUDA_GREEN_COMMIT"
+        printf '  "command": "cargo run --release --example quad_partition -- --driver system --json",\n'
+        printf '  "output": %s\n}\n' "$output"
+    } >evidence/quad_partition.json
+}
+
+step quad quad
+# One case at a time: several look at what the whole device does.
+step suite env CUDA_GREEN_SUITE_EVIDENCE=evidence/suite.json ./suite --test-threads=1 system/
+step host_cost ./host_cost --out evidence/host_cost.json
+step isolation ./isolation --out evidence/isolation.json
+exit $failed
