@@ -33,8 +33,6 @@ pub struct DeviceProfile {
     pub source: &'static str,
     /// Groups of SMs that can be co-scheduled: how many of which size, in the order of the SM ids.
     topology: &'static [(u32, u32)],
-    /// Clusters over the whole device, where they were measured: cluster size, SMs that they can use.
-    whole_device_clusters: &'static [(u32, u32)],
     /// Threads, blocks and bytes of shared memory that one SM holds at once.
     per_sm: (u32, u32, u32),
     /// Bytes of second-level cache.
@@ -51,14 +49,6 @@ impl DeviceProfile {
                 .iter()
                 .flat_map(|(count, size)| std::iter::repeat_n(*size, *count as usize)),
         )
-    }
-
-    /// SMs that clusters of this size can use when they have the whole device, where it was measured.
-    pub(crate) fn whole_device_cluster_sms(&self, cluster: u32) -> Option<u32> {
-        self.whole_device_clusters
-            .iter()
-            .find(|(size, _)| *size == cluster)
-            .map(|(_, sms)| *sms)
     }
 
     pub(crate) fn threads_per_sm(&self) -> u32 {
@@ -175,7 +165,6 @@ const AMPERE: DeviceProfile = DeviceProfile {
     stream_priorities: (0, -5),
     source: "",
     topology: &[],
-    whole_device_clusters: &[],
     per_sm: (2048, 32, 164 * 1024),
     l2_bytes: 40 << 20,
     integrated: false,
@@ -191,10 +180,11 @@ const HOPPER: DeviceProfile = DeviceProfile {
     ..AMPERE
 };
 
-/// 132 SMs of which 15 groups of 8 can be co-scheduled, 12 SMs are left. Clusters of 4 and of 8 over
-/// the whole device use 124 SMs. Measured on an H200, driver 580.
-const H200_TOPOLOGY: &[(u32, u32)] = &[(7, 16), (1, 8), (6, 2)];
-const H200_CLUSTERS: &[(u32, u32)] = &[(4, 124), (8, 124)];
+/// 132 SMs of which 124 can run clusters of 4 and of 8, and which have 15 units of 8. Three groups of 32
+/// leave 28 SMs for such clusters, and a group of 16 taken out of those leaves 10. So six groups of 16,
+/// one of 18 and one of 10 are co-scheduled, and 8 SMs in pairs at most. Deduced from the clusters that
+/// fit into each part on an H200, driver 580; the order of the SM ids is not measured.
+const H200_TOPOLOGY: &[(u32, u32)] = &[(6, 16), (1, 18), (1, 10), (4, 2)];
 
 static DEVICES: &[DeviceProfile] = &[
     DeviceProfile {
@@ -249,7 +239,6 @@ static DEVICES: &[DeviceProfile] = &[
         sm_count: 132,
         memory_bytes: 81_559 * MIB,
         topology: H200_TOPOLOGY,
-        whole_device_clusters: H200_CLUSTERS,
         source: "NVIDIA's data sheet; co-scheduling as measured on an H200, the same chip",
         ..HOPPER
     },
@@ -259,7 +248,6 @@ static DEVICES: &[DeviceProfile] = &[
         sm_count: 132,
         memory_bytes: 143_771 * MIB,
         topology: H200_TOPOLOGY,
-        whole_device_clusters: H200_CLUSTERS,
         source: "measured on an H200, driver 580.159.04, CUDA 13.0",
         ..HOPPER
     },

@@ -67,12 +67,15 @@ impl Sim {
     /// A function's address by the name that `cuGetProcAddress` knows and the version of its ABI; null
     /// where this CUDA version has none such.
     ///
-    /// The function is the newest ABI that is not newer than `abi`, as with the real call.
+    /// The function is the newest ABI that is not newer than `abi`. A version above the driver's own
+    /// finds nothing at all, as measured (H200, driver 580).
     pub fn resolve(&self, name: &CStr, abi: CudaVersion) -> *const c_void {
-        let newest = abi.min(self.profile().cuda_version);
+        if abi > self.profile().cuda_version {
+            return std::ptr::null();
+        }
         ENTRY_POINTS
             .iter()
-            .filter(|entry| entry.proc_name == name && entry.since <= newest)
+            .filter(|entry| entry.proc_name == name && entry.since <= abi)
             .max_by_key(|entry| entry.since)
             .and_then(|entry| entry_points::address(entry.symbol, self.inner.slot))
             .unwrap_or(std::ptr::null())

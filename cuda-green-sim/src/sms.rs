@@ -102,40 +102,39 @@ impl SmSet {
             .sum()
     }
 
-    /// Takes one co-scheduled unit of `unit` SMs out: from the smallest chunk that has one, so that
-    /// large chunks stay for those who need them, or from the largest.
-    pub(crate) fn take_unit(&mut self, unit: u32, from_largest: bool) -> Option<Chunk> {
-        let fitting = self
+    /// Takes one co-scheduled unit of `unit` SMs out: from a chunk of whole units if there is one,
+    /// and from the smallest of those, so that what is left keeps as much as it can. (On an H200, three
+    /// groups of 32 leave the odd chunks of 18 and 10 SMs whole.)
+    pub(crate) fn take_unit(&mut self, unit: u32) -> Option<Chunk> {
+        let unit = unit.max(1);
+        let (index, _) = self
             .chunks
             .iter()
             .enumerate()
-            .filter(|(_, chunk)| chunk.len >= unit);
-        let (index, _) = if from_largest {
-            fitting.max_by_key(|(index, chunk)| (chunk.len, std::cmp::Reverse(*index)))?
-        } else {
-            fitting.min_by_key(|(index, chunk)| (chunk.len, *index))?
-        };
-        let taken = self.chunks[index].take_front(unit);
+            .filter(|(_, chunk)| chunk.len >= unit)
+            .min_by_key(|(index, chunk)| (chunk.len % unit, chunk.len, *index))?;
+        Some(self.take_from(index, unit))
+    }
+
+    fn take_from(&mut self, index: usize, len: u32) -> Chunk {
+        let taken = self.chunks[index].take_front(len);
         if self.chunks[index].len == 0 {
             self.chunks.remove(index);
         }
-        Some(taken)
+        taken
     }
 
     /// Takes up to `count` SMs out, from the smallest chunks first.
     pub(crate) fn take_any(&mut self, mut count: u32) -> Vec<Chunk> {
         let mut taken = Vec::new();
         while count > 0 {
-            let Some(smallest) = self.chunks.iter().map(|chunk| chunk.len).min() else {
+            let smallest = (0..self.chunks.len()).min_by_key(|index| self.chunks[*index].len);
+            let Some(index) = smallest else {
                 break;
             };
-            match self.take_unit(smallest.min(count), false) {
-                Some(chunk) => {
-                    count -= chunk.len;
-                    taken.push(chunk);
-                }
-                None => break,
-            }
+            let chunk = self.take_from(index, self.chunks[index].len.min(count));
+            count -= chunk.len;
+            taken.push(chunk);
         }
         taken
     }
@@ -170,15 +169,16 @@ mod tests {
     }
 
     #[test]
-    fn units_come_from_the_smallest_chunk_that_has_one() {
-        let mut set = SmSet::with_chunks([16, 8, 2]);
-        assert_eq!(set.take_unit(8, false), Some(Chunk { first: 16, len: 8 }));
-        assert_eq!(set.take_unit(8, false), Some(Chunk { first: 0, len: 8 }));
+    fn units_come_from_the_smallest_chunk_of_whole_ones() {
+        let mut set = SmSet::with_chunks([10, 16, 8, 2]);
+        assert_eq!(set.take_unit(8), Some(Chunk { first: 26, len: 8 }));
+        assert_eq!(set.take_unit(8), Some(Chunk { first: 10, len: 8 }));
+        assert_eq!(set.take_unit(8), Some(Chunk { first: 18, len: 8 }));
         assert_eq!(set.units(8), 1);
         assert_eq!(
             set.take_any(4).iter().map(|chunk| chunk.len).sum::<u32>(),
             4
         );
-        assert_eq!(set.count(), 6);
+        assert_eq!(set.count(), 8);
     }
 }

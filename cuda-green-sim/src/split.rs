@@ -54,32 +54,36 @@ impl EqualSplit {
         })
     }
 
-    /// Makes the first `wanted` groups. What nobody wants is the remainder.
+    /// Makes `wanted` groups, or as many as there can be. The rest is the remainder.
     ///
     /// Groups are alike: each gets the same number of whole units, then the same number of halves,
     /// and so on, which is how four groups of 32 come about on a device with 15 units of 8: three
-    /// units, one half and two quarters each. (Deduced from the clusters that fit into such groups on
-    /// an H200.)
+    /// units, one half and two quarters each. Three groups of 32 have four units each: what nobody
+    /// wants leaves more for the others. (Deduced from the clusters that fit into such groups on an
+    /// H200.)
     pub(crate) fn make(self, sms: &SmSet, wanted: u32) -> Parts {
         let mut pool = sms.clone();
-        let mut groups = vec![SmSet::default(); self.groups as usize];
+        let made = self.groups.min(wanted);
+        let mut groups = vec![SmSet::default(); made as usize];
+        if made == 0 {
+            return Parts {
+                groups,
+                remainder: pool,
+            };
+        }
         let mut missing = self.size;
         let mut piece = self.unit;
         while missing > 0 && piece > 0 {
-            let each = (pool.units(piece) / self.groups).min(missing / piece);
+            let each = (pool.units(piece) / made).min(missing / piece);
             for group in &mut groups {
                 for _ in 0..each {
-                    if let Some(chunk) = pool.take_unit(piece, false) {
+                    if let Some(chunk) = pool.take_unit(piece) {
                         group.push(chunk);
                     }
                 }
             }
             missing -= each * piece;
             piece /= 2;
-        }
-        let unwanted = groups.split_off((wanted as usize).min(groups.len()));
-        for chunk in unwanted.iter().flat_map(|group| group.chunks()) {
-            pool.push(*chunk);
         }
         Parts {
             groups,
@@ -138,14 +142,14 @@ fn split_off(pool: &mut SmSet, request: GroupRequest) -> Result<SmSet, CUresult>
     let mut missing = wanted;
     let prefers_large = request.preferred > unit;
     while missing >= request.preferred && prefers_large {
-        let Some(chunk) = pool.take_unit(request.preferred, false) else {
+        let Some(chunk) = pool.take_unit(request.preferred) else {
             break;
         };
         missing -= chunk.len;
         group.push(chunk);
     }
     while missing >= unit {
-        let Some(chunk) = pool.take_unit(unit, false) else {
+        let Some(chunk) = pool.take_unit(unit) else {
             break;
         };
         missing -= unit;
@@ -172,12 +176,16 @@ pub(crate) fn largest_cluster(chunks: &[Chunk]) -> u32 {
         .unwrap_or(0)
 }
 
-/// SMs on which clusters of this size can run.
-pub(crate) fn cluster_sms(chunks: &[Chunk], cluster: u32) -> u32 {
+/// Clusters of this many blocks that run at once where each SM holds `blocks` of them.
+///
+/// A chunk of fewer SMs than blocks in a cluster has none; a larger one uses all of its SMs, so that 10
+/// SMs with 8 blocks each hold 10 clusters of 8 (measured on an H200, driver 580).
+pub(crate) fn clusters(chunks: &[Chunk], cluster: u32, blocks: u32) -> u32 {
     let cluster = cluster.max(1);
     chunks
         .iter()
-        .map(|chunk| chunk.len / cluster * cluster)
+        .filter(|chunk| chunk.len >= cluster)
+        .map(|chunk| chunk.len * blocks / cluster)
         .sum()
 }
 
@@ -215,6 +223,20 @@ mod tests {
             assert!(parts.groups.iter().all(|group| group.count() == size));
             assert_eq!(parts.remainder.count(), remainder);
         }
+        // Three groups asked for, of at least so many.
+        for (min_count, groups, size, remainder) in [
+            (8, 3, 8, 108),
+            (12, 3, 16, 84),
+            (20, 3, 24, 60),
+            (32, 3, 32, 36),
+            (40, 3, 40, 12),
+            (44, 2, 48, 36),
+        ] {
+            let plan = EqualSplit::plan(&h200(), min_count, 8, 8).unwrap();
+            let parts = plan.make(&h200(), 3);
+            assert_eq!((parts.groups.len(), plan.size), (groups, size));
+            assert_eq!(parts.remainder.count(), remainder, "{min_count}");
+        }
         assert_eq!(
             EqualSplit::plan(&h200(), 133, 8, 8),
             Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION)
@@ -224,8 +246,8 @@ mod tests {
     /// Clusters of 2, 4 and 8 that fit at 8 blocks an SM, as measured on an H200, driver 580.
     #[test]
     fn clusters_fit_as_measured() {
-        let fits =
-            |set: &SmSet| [2, 4, 8].map(|cluster| cluster_sms(set.chunks(), cluster) * 8 / cluster);
+        let fits = |set: &SmSet| [2, 4, 8].map(|cluster| clusters(set.chunks(), cluster, 8));
+        assert_eq!(fits(&h200()), [528, 248, 124]);
         let by_32 = EqualSplit::plan(&h200(), 32, 8, 8)
             .unwrap()
             .make(&h200(), 4);
@@ -241,6 +263,21 @@ mod tests {
         merged.merge(&by_8.remainder);
         assert_eq!(fits(&merged), [176, 64, 32]);
         assert_eq!(largest_cluster(merged.chunks()), 8);
+        assert_eq!(fits(&by_8.groups[0]), [32, 16, 8]);
+        assert_eq!(fits(&by_8.remainder), [48, 0, 0]);
+        let mut unit_and_rest = by_8.groups[1].clone();
+        unit_and_rest.merge(&by_8.remainder);
+        assert_eq!(fits(&unit_and_rest), [80, 16, 8]);
+        let three = EqualSplit::plan(&h200(), 32, 8, 8)
+            .unwrap()
+            .make(&h200(), 3);
+        assert_eq!(fits(&three.groups[0]), [128, 64, 32]);
+        assert_eq!(fits(&three.remainder), [144, 56, 28]);
+        let nested = EqualSplit::plan(&three.remainder, 16, 8, 8)
+            .unwrap()
+            .make(&three.remainder, 1);
+        assert_eq!(fits(&nested.groups[0]), [64, 32, 16]);
+        assert_eq!(fits(&nested.remainder), [80, 20, 10]);
         let by_2 = EqualSplit::plan(&h200(), 2, 2, 2)
             .unwrap()
             .make(&h200(), 66);

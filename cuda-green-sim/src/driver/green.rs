@@ -47,13 +47,8 @@ impl Driver {
         }
         self.memory().charge(device, GREEN_CONTEXT_BYTES)?;
         let sms = resource.sms.clone();
-        // A context's own resource may be split again, and reports what its SMs allow for, where the
-        // split did not (measured on 13.0).
+        // A context's own resource may be split again (measured on 13.0).
         resource.origin = Origin::Query;
-        let usual = self.profile.device.sm_coscheduled_alignment;
-        if sms.units(usual) > 0 {
-            resource.alignment = resource.alignment.max(usual);
-        }
         let resource = self.keep(&mut state, resource);
         let context = state.new_handle(self.number, Kind::Context);
         let handle = state.new_handle(self.number, Kind::Green);

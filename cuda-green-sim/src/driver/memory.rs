@@ -45,8 +45,8 @@ impl Driver {
     }
 
     pub(crate) fn cuMemFree_v2(&self, address: u64) -> Answer {
-        let state = self.enter()?;
-        self.current_device(&state)?;
+        // No context is needed: the address tells (measured on an H200, driver 580).
+        self.ready()?;
         self.memory().free(address, false)
     }
 
@@ -93,7 +93,6 @@ impl Driver {
         stream: Raw<CUstream_st>,
     ) -> Answer {
         let state = self.enter()?;
-        self.current_device(&state)?;
         self.stream_context(&state, stream.handle())?;
         self.copy_in(to, &from, bytes)
     }
@@ -106,7 +105,6 @@ impl Driver {
         stream: Raw<CUstream_st>,
     ) -> Answer {
         let state = self.enter()?;
-        self.current_device(&state)?;
         self.stream_context(&state, stream.handle())?;
         self.copy_out(&to, from, bytes)
     }
@@ -119,7 +117,6 @@ impl Driver {
         stream: Raw<CUstream_st>,
     ) -> Answer {
         let state = self.enter()?;
-        self.current_device(&state)?;
         self.stream_context(&state, stream.handle())?;
         if bytes == 0 {
             return Ok(());
