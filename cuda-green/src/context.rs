@@ -117,6 +117,8 @@ pub struct GreenContext {
 }
 
 pub(crate) struct ContextInner {
+    /// The device's, at hand without a detour for what must be fast.
+    driver: Driver,
     pub(crate) device: CudaDevice,
     config: GreenContextConfig,
     shape: Shape,
@@ -138,18 +140,21 @@ pub(crate) struct Shape {
 /// The driver's objects for one partition.
 pub(crate) struct Partition {
     descriptor: CUdevResourceDesc,
-    /// The context itself.
+    /// The context itself. Its seat stays with the first thread that activates it, so that this thread
+    /// needs no atomic exchange to take and leave it.
     pub(crate) main: Seat,
-    /// Further contexts over the same SMs, for threads that come while the main one is current
-    /// elsewhere. They live as long as this, since foreign code may have made streams in them.
+    /// Further contexts over the same SMs, for other threads. They live as long as this, since foreign
+    /// code may have made streams in them.
     siblings: Mutex<Vec<Arc<Seat>>>,
+    /// Whether one context may be current to several threads, so that nobody needs a sibling.
+    pub(crate) shared: bool,
 }
 
 /// A green context that one thread at a time may have current (the contract up to CUDA 13.4).
 pub(crate) struct Seat {
     green: CUgreenCtx,
     pub(crate) context: CUcontext,
-    /// The token of the thread that has it current, or 0.
+    /// The token of the thread that may make it current, or 0.
     owner: AtomicUsize,
     /// How often that thread has it; written by that thread only. From 13.5 on several threads may have
     /// it at once: then there is no owner, and this counts them all.
@@ -195,7 +200,7 @@ impl Seat {
         Ok(seat)
     }
 
-    /// Makes the calling thread the one that has it current, if no other is.
+    /// Makes it the calling thread's, if it is no other's.
     #[inline]
     pub(crate) fn take(&self, thread: usize) -> bool {
         if self.owner.load(Ordering::Relaxed) != thread
@@ -212,12 +217,17 @@ impl Seat {
         true
     }
 
-    /// Undoes one `take` of the calling thread.
+    /// Undoes one `take` of the calling thread, which keeps the seat for the next time.
     #[inline]
-    pub(crate) fn leave(&self) {
+    pub(crate) fn leave_biased(&self) -> u32 {
         let depth = self.depth.load(Ordering::Relaxed) - 1;
         self.depth.store(depth, Ordering::Release);
-        if depth == 0 {
+        depth
+    }
+
+    /// Undoes one `take` of the calling thread; after the last, any thread may have the seat.
+    pub(crate) fn leave(&self) {
+        if self.leave_biased() == 0 {
             self.owner.store(0, Ordering::Release);
         }
     }
@@ -252,6 +262,7 @@ impl Partition {
             descriptor,
             main: Seat::create(device, descriptor)?,
             siblings: Mutex::new(Vec::new()),
+            shared: device.capabilities().shared_current,
         })
     }
 
@@ -259,8 +270,16 @@ impl Partition {
     #[cold]
     pub(crate) fn sibling(&self, device: &CudaDevice, thread: usize) -> Result<Arc<Seat>> {
         let mut siblings = self.siblings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(idle) = siblings.iter().find(|seat| seat.take(thread)) {
-            return Ok(Arc::clone(idle));
+        // The one that this thread has already, or else any that is idle.
+        let own = siblings
+            .iter()
+            .find(|seat| seat.owner.load(Ordering::Relaxed) == thread);
+        if let Some(seat) = own
+            .into_iter()
+            .chain(&*siblings)
+            .find(|seat| seat.take(thread))
+        {
+            return Ok(Arc::clone(seat));
         }
         let seat = Arc::new(Seat::create(device, self.descriptor)?);
         seat.take(thread);
@@ -322,6 +341,7 @@ impl GreenContext {
     ) -> Self {
         Self {
             inner: Arc::new(ContextInner {
+                driver: device.driver().clone(),
                 device: device.clone(),
                 config,
                 shape,
@@ -392,9 +412,10 @@ impl GreenContext {
     /// For libraries that work in whatever context is current. With streams of
     /// [`create_stream`](Self::create_stream) nothing needs to be current.
     ///
-    /// If it is current on another thread already, this thread gets a sibling: a second green context
-    /// over the very same SMs, since up to CUDA 13.4 one may be current to one thread at a time. The
-    /// first sibling costs about 1 ms and 5 MiB of device memory, once.
+    /// Up to CUDA 13.4 a green context may be current to one thread at a time. So it stays with the first
+    /// thread that activates it, and other threads get siblings: further green contexts over the very
+    /// same SMs. Each costs about 1 ms and 5 MiB of device memory, once; there are as many as threads were
+    /// ever active here at once.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -538,7 +559,7 @@ impl GreenContext {
     }
 
     fn driver(&self) -> &Driver {
-        self.inner.device.driver()
+        self.inner.driver()
     }
 
     pub(crate) fn holders(&self) -> usize {
@@ -547,6 +568,11 @@ impl GreenContext {
 }
 
 impl ContextInner {
+    #[inline]
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
     /// The context of the main seat, or the primary one.
     pub(crate) fn context(&self) -> Result<CUcontext> {
         match &self.partition {
