@@ -8,9 +8,7 @@ use std::{
     },
 };
 
-use cuda_green_sys::{
-    CUcontext, CUdevResourceDesc, CUevent_flags, CUgreenCtx, CUgreenCtxCreate_flags,
-};
+use cuda_green_sys::{CUcontext, CUdevResourceDesc, CUgreenCtx, CUgreenCtxCreate_flags};
 
 use crate::{
     ContextGuard, CudaDevice, Driver, Error, Event, GpuMemoryPool, LaunchConfig, Result, Stream,
@@ -148,6 +146,9 @@ pub(crate) struct Partition {
     siblings: Mutex<Vec<Arc<Seat>>>,
     /// Whether one context may be current to several threads, so that nobody needs a sibling.
     pub(crate) shared: bool,
+    /// To wait for the work at the end, made at the beginning: destroying should fail for nothing, and
+    /// be quick.
+    last_work: Event,
 }
 
 /// A green context that one thread at a time may have current (the contract up to CUDA 13.4).
@@ -258,11 +259,13 @@ impl Seat {
 impl Partition {
     pub(crate) fn create(device: &CudaDevice, resources: &[SmResource]) -> Result<Self> {
         let descriptor = resource::describe(device.driver(), resources)?;
+        let last_work = Event::new(device)?;
         Ok(Self {
             descriptor,
             main: Seat::create(device, descriptor)?,
             siblings: Mutex::new(Vec::new()),
             shared: device.capabilities().shared_current,
+            last_work,
         })
     }
 
@@ -428,16 +431,12 @@ impl GreenContext {
     /// Captures in the event all work of this context so far.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::MissingEntryPoint`] in single-context mode, which records streams only.
+    /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, which records streams only.
     #[doc(alias = "cuGreenCtxRecordEvent")]
     pub fn record_event(&self, event: &Event) -> Result<()> {
-        // SAFETY: both are live, as their owners are borrowed.
-        let result = unsafe {
-            self.driver()
-                .api()
-                .cuGreenCtxRecordEvent(self.raw(), event.raw())
-        };
-        self.driver().check("cuGreenCtxRecordEvent", result)
+        let green =
+            self.partition_only("an event of all work of a context", "record its streams")?;
+        record(self.driver(), green, event)
     }
 
     /// Makes all later work of this context wait for the event, on the GPU; the host does not wait.
@@ -446,12 +445,9 @@ impl GreenContext {
     /// As [`record_event`](Self::record_event).
     #[doc(alias = "cuGreenCtxWaitEvent")]
     pub fn wait_event(&self, event: &Event) -> Result<()> {
+        let green = self.partition_only("making a whole context wait", "let its streams wait")?;
         // SAFETY: both are live, as their owners are borrowed.
-        let result = unsafe {
-            self.driver()
-                .api()
-                .cuGreenCtxWaitEvent(self.raw(), event.raw())
-        };
+        let result = unsafe { self.driver().api().cuGreenCtxWaitEvent(green, event.raw()) };
         self.driver().check("cuGreenCtxWaitEvent", result)
     }
 
@@ -562,6 +558,13 @@ impl GreenContext {
         self.inner.driver()
     }
 
+    fn partition_only(&self, what: &'static str, instead: &'static str) -> Result<CUgreenCtx> {
+        match &self.inner.partition {
+            Some(partition) => Ok(partition.main.green),
+            None => Err(Error::NotPartitioned { what, instead }),
+        }
+    }
+
     pub(crate) fn holders(&self) -> usize {
         Arc::strong_count(&self.inner)
     }
@@ -596,7 +599,11 @@ impl ContextInner {
             std::mem::forget(self.device.clone());
             return Ok(());
         }
-        let mut result = seats().try_for_each(|seat| wait_for_work(&self.device, seat.green));
+        // Their SMs must be idle when others get them.
+        let mut result = seats().try_for_each(|seat| {
+            record(driver, seat.green, &partition.last_work)?;
+            partition.last_work.synchronize()
+        });
         for seat in seats() {
             result = result.and(driver.check("cuGreenCtxDestroy", seat.destroy(driver)));
         }
@@ -604,18 +611,10 @@ impl ContextInner {
     }
 }
 
-/// Waits until a green context has no work left, so that its SMs are idle when others get them.
-fn wait_for_work(device: &CudaDevice, green: CUgreenCtx) -> Result<()> {
-    let event = Event::with_flags(device, CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-    // SAFETY: the caller owns the green context; the event is live.
-    let result = unsafe {
-        device
-            .driver()
-            .api()
-            .cuGreenCtxRecordEvent(green, event.raw())
-    };
-    device.driver().check("cuGreenCtxRecordEvent", result)?;
-    event.synchronize()
+fn record(driver: &Driver, green: CUgreenCtx, event: &Event) -> Result<()> {
+    // SAFETY: the callers hold the green context, and the event is borrowed.
+    let result = unsafe { driver.api().cuGreenCtxRecordEvent(green, event.raw()) };
+    driver.check("cuGreenCtxRecordEvent", result)
 }
 
 impl Drop for ContextInner {

@@ -357,7 +357,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 None => available,
             },
             stranded_sms: stranded,
-            stranded_reason: (stranded > 0).then(|| self.stranded_reason(stranded)),
+            stranded_reason: (stranded > 0)
+                .then(|| self.stranded_reason(layout.as_ref(), stranded)),
             contexts,
         }
     }
@@ -645,14 +646,18 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         }
     }
 
-    fn stranded_reason(&self, stranded: u32) -> String {
-        if self.facts.capabilities.merge {
-            format!("the last {stranded} SMs of the split can only join a context that has others")
-        } else {
-            format!(
-                "the device's {} SMs do not divide into groups of this size, and CUDA {} cannot merge the last {stranded} into one; 12.5 can",
-                self.facts.sm_count, self.facts.capabilities.driver
-            )
+    fn stranded_reason(&self, layout: Option<&Layout>, stranded: u32) -> String {
+        let (total, driver) = (self.facts.sm_count, self.facts.capabilities.driver);
+        match layout.map(|layout| layout.strategy) {
+            Some(SplitStrategy::EqualGroups) => format!(
+                "the device's {total} SMs do not divide into groups of this size, and CUDA {driver} cannot merge the last {stranded} into one; 12.5 can"
+            ),
+            Some(SplitStrategy::Structured) => {
+                format!("the device has {total} SMs, and a group has an even number")
+            }
+            _ => format!(
+                "the last {stranded} SMs of the split can only join a context that has others"
+            ),
         }
     }
 
