@@ -34,6 +34,8 @@ pub type GroupCount<'a> = dyn Fn(u32, bool) -> Result<u32> + 'a;
 /// How a plan meets the sizes that were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitStrategy {
+    /// One structured split into units and what each size needs beside them, merged (13.1).
+    StructuredUnits,
     /// One structured split with a size for each group (13.1).
     Structured,
     /// Units of one split by count, merged (12.5).
@@ -159,7 +161,8 @@ const PORTABLE_CLUSTER: u32 = 8;
 /// The plans that meet the requests, best first: where the driver refuses one for reasons of topology
 /// (`CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`), the next is to be tried.
 ///
-/// The order: a structured split (13.1); merged units of the device's own size (12.5); merged fine
+/// The order: a structured split into units that merge, so that they can change hands later, or straight into
+/// the sizes (13.1); merged units of the device's own size (12.5); merged fine
 /// units, where the device's own are too coarse; equal groups (12.4).
 ///
 /// # Errors
@@ -176,7 +179,11 @@ pub fn plans(
     let (unit, fine) = facts.unit();
     let mut plans = Vec::new();
     if capabilities.structured_split {
-        plans.extend(structured(facts, requests, &requested));
+        let sizes = structured(facts, requests, &requested);
+        if let Some(sizes) = &sizes {
+            plans.extend(in_units(facts, sizes, count_groups)?);
+        }
+        plans.extend(sizes);
     }
     if capabilities.merge {
         let strategy = if fine {
@@ -323,6 +330,74 @@ fn structured(facts: &DeviceFacts, requests: &[SmRequest], requested: &[u32]) ->
     })
 }
 
+/// The same sizes with each group in units: the last of them has what a unit does not divide. Groups of one
+/// split merge where they are co-scheduled alike. There can be no more than the chip has whole units.
+fn in_units(
+    facts: &DeviceFacts,
+    sizes: &Plan,
+    count_groups: &GroupCount<'_>,
+) -> Result<Option<Plan>> {
+    let unit = sizes.coscheduled;
+    if unit < facts.capabilities.granularity.min {
+        return Ok(None); // the sizes are too small for units of the device's own
+    }
+    let mut units: Vec<u32> = sizes
+        .partitions
+        .iter()
+        .map(|partition| (partition.sm_count / unit).max(1))
+        .collect();
+    let mut over = units
+        .iter()
+        .sum::<u32>()
+        .saturating_sub(count_groups(unit, false)?);
+    while over > 0 {
+        // The last of the largest can best do with a coarser piece.
+        let Some(most) = units
+            .iter_mut()
+            .rev()
+            .max_by_key(|units| **units)
+            .filter(|units| **units > 1)
+        else {
+            return Ok(None);
+        };
+        *most -= 1;
+        over -= 1;
+    }
+    let mut groups = Vec::new();
+    let mut partitions = Vec::with_capacity(units.len());
+    for (partition, units) in sizes.partitions.iter().zip(units) {
+        let Some(pieces) = units_of(partition.sm_count, units, unit) else {
+            return Ok(None);
+        };
+        let first = groups.len();
+        groups.extend(pieces);
+        let parts = (first..groups.len()).map(Part::Group).collect();
+        partitions.push(PlannedPartition {
+            parts,
+            ..partition.clone()
+        });
+    }
+    Ok(Some(Plan {
+        strategy: SplitStrategy::StructuredUnits,
+        call: SplitCall::Structured(groups),
+        partitions,
+        ..sizes.clone()
+    }))
+}
+
+/// So many SMs in so many groups of a unit each; the last has what is over.
+fn units_of(sm_count: u32, units: u32, unit: u32) -> Option<impl Iterator<Item = Group>> {
+    let last = sm_count
+        .checked_sub(units.checked_sub(1)? * unit)
+        .filter(|last| *last >= unit)?;
+    let group = move |sm_count| Group {
+        sm_count,
+        coscheduled: unit,
+        backfill: sm_count != unit,
+    };
+    Some((1..units).map(move |_| group(unit)).chain([group(last)]))
+}
+
 /// Units of one split, merged; the remainder joins the partition that has the rest.
 fn merged(
     facts: &DeviceFacts,
@@ -459,54 +534,56 @@ pub(crate) struct Piece {
 
 /// The pieces for one more context of at least `asked` SMs: the fewest SMs that do.
 ///
-/// Where pieces merge, units are taken as they come, with or without the one piece of another size. That is
-/// the remainder, which joins at least one unit, since by itself it keeps no clusters; or a group that has
-/// what a remainder would. Where pieces do not merge, it is the smallest group that is large enough.
+/// Where pieces merge, that is a set of groups, with or without the remainder, which keeps no clusters by
+/// itself and so joins at least one group. Where they do not, it is one group.
 pub(crate) fn choose(pieces: &[Piece], merge: bool, asked: u32) -> Option<Vec<usize>> {
-    let free = || (0..pieces.len()).filter(|index| pieces[*index].free);
-    let is_group = |index: &usize| pieces[*index].part != Part::Remainder;
-    if !merge {
-        return free()
-            .filter(is_group)
-            .filter(|index| pieces[*index].sm_count >= asked)
-            .min_by_key(|index| pieces[*index].sm_count)
-            .map(|index| vec![index]);
-    }
-    let unit = pieces.first()?.sm_count;
-    let is_unit = |index: &usize| is_group(index) && pieces[*index].sm_count == unit;
-    let fill = |mut chosen: Vec<usize>| {
-        let mut sum: u32 = chosen.iter().map(|index| pieces[*index].sm_count).sum();
-        for index in free().filter(is_unit) {
-            if sum >= asked && chosen.iter().any(is_group) {
-                break;
-            }
-            sum += unit;
-            chosen.push(index);
-        }
-        (sum >= asked && chosen.iter().any(is_group)).then_some((sum, chosen))
+    let free = |remainder: bool| {
+        pieces
+            .iter()
+            .enumerate()
+            .filter(move |(_, piece)| piece.free && (piece.part == Part::Remainder) == remainder)
+            .map(|(index, piece)| (index, piece.sm_count))
     };
-    let odd = free().find(|index| !is_unit(index));
-    let with_odd = odd.and_then(|index| fill(vec![index]));
-    fill(Vec::new())
+    if !merge {
+        let enough = free(false).filter(|(_, sm_count)| *sm_count >= asked);
+        return enough
+            .min_by_key(|(_, sm_count)| *sm_count)
+            .map(|(index, _)| vec![index]);
+    }
+    // Every sum that groups can make, each with its last group and the sum before that.
+    let all: u32 = free(false).map(|(_, sm_count)| sm_count).sum();
+    let mut sums: Vec<Option<(usize, u32)>> = vec![None; all as usize + 1];
+    for (index, sm_count) in free(false) {
+        for sum in (sm_count..=all).rev() {
+            let before = sum - sm_count;
+            if sums[sum as usize].is_none() && (before == 0 || sums[before as usize].is_some()) {
+                sums[sum as usize] = Some((index, before));
+            }
+        }
+    }
+    let least = |asked: u32| (asked.max(1)..=all).find(|sum| sums[*sum as usize].is_some());
+    let without = least(asked).map(|sum| (sum, sum, None));
+    let with = free(true).next().and_then(|(index, sm_count)| {
+        least(asked.saturating_sub(sm_count)).map(|sum| (sum + sm_count, sum, Some(index)))
+    });
+    let (_, mut sum, remainder) = without
         .into_iter()
-        .chain(with_odd)
-        .min_by_key(|(sum, _)| *sum)
-        .map(|(_, chosen)| chosen)
+        .chain(with)
+        .min_by_key(|(total, ..)| *total)?;
+    let mut chosen: Vec<usize> = remainder.into_iter().collect();
+    while let Some((index, before)) = sums[sum as usize] {
+        chosen.push(index);
+        sum = before;
+    }
+    chosen.sort_unstable();
+    Some(chosen)
 }
 
 /// Units of the device's own size as one structured split (13.1), which gives what a count's remainder
 /// would be to the last of them: there, units and a remainder no longer merge.
 pub(crate) fn structured_units(facts: &DeviceFacts, units: u32) -> Option<Vec<Group>> {
     let unit = facts.capabilities.granularity.multiple.max(2);
-    let last = facts.sm_count.checked_sub(units.checked_sub(1)? * unit)?;
-    let group = |sm_count, backfill| Group {
-        sm_count,
-        coscheduled: unit,
-        backfill,
-    };
-    let mut groups = vec![group(unit, false); units as usize - 1];
-    groups.push(group(last & !1, last != unit));
-    Some(groups)
+    Some(units_of(facts.sm_count & !1, units, unit)?.collect())
 }
 
 /// SMs that one more context could get, and SMs that are free but can be given to none.
