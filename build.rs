@@ -22,6 +22,7 @@ mod probe;
 use std::{
     error::Error,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
 };
 
@@ -31,6 +32,14 @@ use serde_json::{Map, Value, json};
 /// types are not in them yet.
 const TABLE: &str = "cuda-green-sys/src/entry_points.rs";
 const COMMITTED: &str = "cuda-green-sys/src/bindings.rs";
+
+/// What else the result depends on, for the cache's key: how it is made, and with which bindgen.
+const SOURCES: [&str; 4] = [
+    include_str!("build/facts.rs"),
+    include_str!("build/generate.rs"),
+    include_str!("build/probe.rs"),
+    include_str!("Cargo.lock"),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
@@ -51,10 +60,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     match generate::prepare(&cuda.join("libclang")) {
         Err(problem) => problems.push(problem),
         Ok(()) => {
-            for (version, folder) in header_sets(&cuda.join("headers"))? {
-                match one(&root, &out, &version, &folder, &symbols, &mut problems) {
-                    Ok(facts) => _ = headers.insert(version, facts),
-                    Err(error) => problems.push(format!("header {version}: {error}")),
+            for set in header_sets(&cuda.join("headers"))? {
+                match one(&root, &out, &set, &symbols) {
+                    Ok(facts) => _ = headers.insert(set.version, facts),
+                    Err(error) => problems.push(format!("header {}: {error}", set.version)),
                 }
             }
         }
@@ -64,36 +73,59 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// All that one header set tells.
+/// All that one header set tells: from the cache, or made and put there. Making all eleven takes some
+/// ten seconds, and the table of entry points is edited more often than its names change.
 fn one(
     root: &Path,
     out: &Path,
-    version: &str,
-    folder: &Path,
+    set: &HeaderSet,
     symbols: &[String],
-    problems: &mut Vec<String>,
 ) -> Result<Value, Box<dyn Error>> {
+    let header = fs::read_to_string(set.folder.join("cuda.h"))?;
+    let typedefs = fs::read_to_string(set.folder.join("cudaTypedefs.h"))?;
     let wrapper = root.join("wrapper.h");
-    let bindings = generate::bindings(&wrapper, folder, symbols)?;
+    let mut hasher = DefaultHasher::new();
+    (&header, &typedefs, fs::read(&wrapper)?, symbols, SOURCES).hash(&mut hasher);
+    let cache = root.join("target/cuda/made");
+    let cached = cache.join(format!("{}-{:016x}.json", set.version, hasher.finish()));
+
+    let made = match fs::read_to_string(&cached).map(|text| serde_json::from_str(&text)) {
+        Ok(Ok(made)) => made,
+        _ => {
+            let made = make(out, set, &wrapper, &header, &typedefs, symbols)?;
+            // A cache that cannot be written costs time and nothing else.
+            let _ = fs::create_dir_all(&cache);
+            let _ = fs::write(&cached, serde_json::to_string(&made)?);
+            made
+        }
+    };
+    let bindings = made["bindings"].as_str().unwrap_or_default();
+    fs::write(out.join(format!("{}.rs", set.version)), bindings)?;
+    Ok(made["facts"].clone())
+}
+
+/// `{bindings, facts}` of one header set.
+fn make(
+    out: &Path,
+    set: &HeaderSet,
+    wrapper: &Path,
+    header: &str,
+    typedefs: &str,
+    symbols: &[String],
+) -> Result<Value, Box<dyn Error>> {
+    let bindings = generate::bindings(wrapper, &set.folder, symbols)?;
+    let declarations = generate::declarations(wrapper, &set.folder, symbols)?;
     let layouts = facts::layouts(&bindings)?;
-    let header = fs::read_to_string(folder.join("cuda.h"))?;
-    let probe = probe::run(out, version, folder, &header, &layouts).unwrap_or_else(|error| {
-        problems.push(format!("C probe of header {version}: {error}"));
-        Value::Null
-    });
     let facts = json!({
         "layouts": facts::layouts_json(&layouts),
-        "probe": probe,
+        "probe": probe::run(out, set, header, &layouts)?,
         "constants": facts::constants(&bindings),
         "aliases": facts::aliases(&bindings),
-        "functions": facts::functions(&generate::declarations(&wrapper, folder, symbols)?),
-        "versions": facts::versions(&fs::read_to_string(folder.join("cudaTypedefs.h"))?),
+        "functions": facts::functions(&declarations),
+        "versions": facts::versions(typedefs),
     });
-    fs::write(
-        out.join(format!("{version}.rs")),
-        facts::normalised(generate::with_comment(bindings)?),
-    )?;
-    Ok(facts)
+    let bindings = facts::normalised(generate::with_comment(bindings)?);
+    Ok(json!({ "bindings": bindings, "facts": facts }))
 }
 
 /// Tells cargo what this depends on. A path that does not exist would make it run every time, so the
@@ -119,18 +151,24 @@ fn symbols(table: &str) -> Vec<String> {
         .collect()
 }
 
-/// The header sets that are there, by version.
-fn header_sets(folder: &Path) -> Result<Vec<(String, PathBuf)>, Box<dyn Error>> {
+/// One header set.
+struct HeaderSet {
+    version: String,
+    folder: PathBuf,
+}
+
+/// The header sets that are there.
+fn header_sets(headers: &Path) -> Result<Vec<HeaderSet>, Box<dyn Error>> {
     let mut sets = Vec::new();
-    let Ok(entries) = fs::read_dir(folder) else {
+    let Ok(entries) = fs::read_dir(headers) else {
         return Ok(sets);
     };
     for entry in entries {
-        let path = entry?.path();
-        if let (true, Some(name)) = (path.join("cuda.h").exists(), path.file_name()) {
-            sets.push((name.to_string_lossy().into_owned(), path));
+        let folder = entry?.path();
+        if let (true, Some(name)) = (folder.join("cuda.h").exists(), folder.file_name()) {
+            let version = name.to_string_lossy().into_owned();
+            sets.push(HeaderSet { version, folder });
         }
     }
-    sets.sort();
     Ok(sets)
 }

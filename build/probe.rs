@@ -4,18 +4,17 @@ use std::{collections::BTreeMap, error::Error, fmt::Write, fs, path::Path, proce
 
 use serde_json::{Map, Value, json};
 
-use crate::facts::Layout;
+use crate::{HeaderSet, facts::Layout};
 
 /// Compiles and runs the probe, and returns `{type: {size, align, fields: {path: [offset, size]}}}`.
 pub fn run(
     out: &Path,
-    version: &str,
-    headers: &Path,
+    set: &HeaderSet,
     header: &str,
     layouts: &BTreeMap<String, Layout>,
 ) -> Result<Value, Box<dyn Error>> {
-    let source = out.join(format!("{version}-probe.c"));
-    let program = out.join(format!("{version}-probe"));
+    let source = out.join(format!("{}-probe.c", set.version));
+    let program = out.join(format!("{}-probe", set.version));
     fs::write(&source, probe(header, layouts)?)?;
     // The compiler that builds C for this machine: the probe runs here.
     let compiler = cc::Build::new()
@@ -27,7 +26,7 @@ pub fn run(
     let output = compiler
         .to_command()
         .args(["-std=c11", "-I"])
-        .arg(headers)
+        .arg(&set.folder)
         .arg("-o")
         .arg(&program)
         .arg(&source)

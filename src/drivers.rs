@@ -14,7 +14,7 @@ use std::{
 
 use cuda_green_sys::{
     Absence, Api, CUdevResourceType, CUresult, DriverSpec, ENTRY_POINTS, EntryPoint, Error,
-    MissingEntryPoint,
+    MissingEntryPoint, Platform,
 };
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +100,11 @@ pub fn ask(
 pub fn report(spec: Result<DriverSpec, Error>) -> Report {
     let path = match &spec {
         Ok(DriverSpec::Path(path)) => Some(path.clone()),
+        // The first candidate: where it is not the one that was loaded, nothing is compared.
+        Ok(DriverSpec::System) => Platform::CURRENT
+            .driver_candidates()
+            .first()
+            .map(PathBuf::from),
         _ => None,
     };
     let start = Instant::now();

@@ -37,9 +37,8 @@ pub type CudaVersionKey = String;
 pub struct Header {
     /// Each struct and union by name, as bindgen sees it.
     pub layouts: BTreeMap<String, Layout>,
-    /// The same as C's compiler sees it, with each field's offset and size; `None` where there is no
-    /// compiler.
-    pub probe: Option<BTreeMap<String, Layout<[u64; 2]>>>,
+    /// The same as C's compiler sees it, with each field's offset and size.
+    pub probe: BTreeMap<String, Layout<[u64; 2]>>,
     /// Each constant's value; those of enums as `CUresult::…`.
     pub constants: BTreeMap<String, String>,
     /// What each type name stands for.

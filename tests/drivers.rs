@@ -3,6 +3,7 @@
 //! Every library is loaded in a process of its own, through this package's `report` command. Nothing
 //! here needs a GPU, and all of it holds on a machine that has one.
 
+#![cfg(unix)]
 // clippy's own exception for tests does not reach the functions that they share.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -172,6 +173,30 @@ fn calling_what_a_driver_lacks_names_it_and_both_versions() {
         }
         assert!(report.calls.contains_key("cuStreamGetDevResource"));
     });
+}
+
+#[test]
+fn the_system_s_driver_has_exactly_the_entry_points_of_its_version() {
+    let report = drivers::ask(program(), None, &[]).unwrap();
+    if report.error_kind.as_deref() == Some("DriverNotFound") {
+        assert!(
+            std::env::var_os("CUDA_GREEN_REQUIRE_GPU").is_none_or(|value| value != "1"),
+            "CUDA_GREEN_REQUIRE_GPU=1, and {:?}",
+            report.error
+        );
+        return note("the system's driver: there is none on this machine");
+    }
+    assert_eq!(report.error, None);
+    let cuda = version(&report.version);
+    for entry in ENTRY_POINTS {
+        let absent = report.absent.contains_key(entry.name());
+        assert_eq!(absent, entry.since > cuda, "{} on {cuda}", entry.name());
+    }
+    assert_eq!(
+        report.other_symbol, [""; 0],
+        "{cuda}: not the exported symbol"
+    );
+    assert_eq!(report.earlier, [""; 0], "{cuda}: there before `since`");
 }
 
 #[test]

@@ -11,14 +11,14 @@ pub enum Error {
     /// None of the places where a driver lives has one.
     #[error(
         "no CUDA driver found (tried: {}); install an NVIDIA driver, mount it into the container, or name one with CUDA_GREEN_DRIVER",
-        tried.iter().map(|(path, why)| format!("{}: {why}", path.display())).collect::<Vec<_>>().join("; ")
+        tried.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; ")
     )]
     DriverNotFound {
-        /// Each place, with what the system's loader said of it.
+        /// Each place, with what the system's loader said of it, which names the place again.
         tried: Vec<(PathBuf, String)>,
     },
     /// The library that was named cannot be loaded. No other is tried instead.
-    #[error("{path} was named as the CUDA driver but cannot be loaded: {reason}", path = path.display())]
+    #[error("the library named as the CUDA driver cannot be loaded: {reason}")]
     DriverUnloadable {
         /// The path as it was given.
         path: PathBuf,

@@ -49,7 +49,7 @@ impl Api {
             match unsafe { Library::new(path) } {
                 Ok(library) => return Self::from_library(library, path),
                 Err(error) => {
-                    let reason = innermost(&error);
+                    let reason = reason(&error, path);
                     if only {
                         return Err(Error::DriverUnloadable {
                             path: path.into(),
@@ -168,13 +168,18 @@ fn look_up(library: &Library, entry: &EntryPoint) -> Resolution {
     })
 }
 
-/// The text of the last cause, which is the system loader's own.
-fn innermost(error: &dyn std::error::Error) -> String {
+/// The text of the last cause, which is the system loader's own, with the path that it is about.
+fn reason(error: &dyn std::error::Error, path: &Path) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    let (text, path) = (error.to_string(), path.display().to_string());
+    if text.contains(&path) {
+        text
+    } else {
+        format!("{path}: {text}")
+    }
 }
 
 #[cfg(test)]

@@ -21,8 +21,10 @@ use crate::{
 thread_local! {
     /// How many guards of this thread have not been unwound. Its address names the thread.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// How many of them are in `ORPHANS`: known without touching those.
+    static ORPHANED: Cell<u32> = const { Cell::new(0) };
     /// Guards that were dropped before those above them.
-    static ORPHANS: RefCell<Vec<Activation<'static>>> = const { RefCell::new(Vec::new()) };
+    static ORPHANS: RefCell<Vec<Orphan>> = const { RefCell::new(Vec::new()) };
     /// What `set_current` made current on this thread.
     static BASE: RefCell<Option<Base>> = const { RefCell::new(None) };
 }
@@ -56,21 +58,28 @@ thread_local! {
 /// }
 /// ```
 #[must_use = "the context stops being current when the guard is dropped"]
-#[derive(Debug)]
 pub struct ContextGuard<'a> {
-    /// Taken out when the guard is closed or dropped.
-    activation: Option<Activation<'a>>,
+    /// Which guard of its thread it is, from 1; 0 once it has ended.
+    depth: u32,
+    seat: Taken,
+    change: Change,
+    context: Hold<'a>,
     _not_send: PhantomData<*mut ()>,
 }
 
-/// One context made current by us: what to restore, and what keeps the context alive.
-struct Activation<'a> {
-    /// Which guard of its thread it is, from 1.
+/// A guard that was dropped before one above it, with all that it still needs.
+struct Orphan {
     depth: u32,
+    seat: Taken,
+    change: Change,
+    context: Arc<ContextInner>,
+}
+
+/// What a guard changed on the driver's stack for this thread.
+#[derive(Clone, Copy)]
+struct Change {
     previous: CUcontext,
     current: CUcontext,
-    seat: Taken,
-    context: Hold<'a>,
 }
 
 /// What keeps a context alive while it is current.
@@ -118,7 +127,7 @@ impl<'a> ContextGuard<'a> {
 
     #[inline]
     fn enter(context: Hold<'a>) -> Result<Self> {
-        let driver = context.device.driver();
+        let driver = context.driver();
         let previous = current(driver)?;
         let (seat, current) = Taken::take(&context)?;
         // SAFETY: the context is live: the seat is ours, and `context` keeps it.
@@ -129,15 +138,12 @@ impl<'a> ContextGuard<'a> {
         }
         let depth = DEPTH.get() + 1;
         DEPTH.set(depth);
-        let activation = Activation {
-            depth,
-            previous,
-            current,
-            seat,
-            context,
-        };
+        let change = Change { previous, current };
         Ok(Self {
-            activation: Some(activation),
+            depth,
+            seat,
+            change,
+            context,
             _not_send: PhantomData,
         })
     }
@@ -145,9 +151,7 @@ impl<'a> ContextGuard<'a> {
     /// The raw context that this guard made current. With several threads in one context it may be that
     /// of a sibling: another green context over the same SMs.
     pub fn raw_context(&self) -> CUcontext {
-        self.activation
-            .as_ref()
-            .map_or(std::ptr::null_mut(), |activation| activation.current)
+        self.change.current
     }
 
     /// Drops the guard and says whether all was as it should be.
@@ -156,73 +160,80 @@ impl<'a> ContextGuard<'a> {
     /// [`Error::ForeignContext`] where foreign code had left another context current; what was current
     /// before the guard is current again all the same. [`Error::Driver`].
     pub fn close(mut self) -> Result<()> {
-        self.activation.take().map_or(Ok(()), Activation::end)
+        self.end()
+    }
+
+    /// Restores what was current, or waits for the guards above it.
+    #[inline]
+    fn end(&mut self) -> Result<()> {
+        let depth = std::mem::take(&mut self.depth);
+        if DEPTH.get() != depth {
+            self.wait_for_those_above(depth);
+            return Ok(());
+        }
+        DEPTH.set(depth - 1);
+        let restored = self.change.undo(self.context.driver());
+        self.seat.leave(&self.context);
+        if ORPHANED.get() > 0 {
+            return restored.and(unwind_orphans());
+        }
+        restored
+    }
+
+    #[cold]
+    fn wait_for_those_above(&mut self, depth: u32) {
+        let orphan = Orphan {
+            depth,
+            seat: std::mem::replace(&mut self.seat, Taken::Primary),
+            change: self.change,
+            context: Arc::clone(&self.context),
+        };
+        // At the end of a thread its locals may be gone; then its context stack ends with it.
+        if ORPHANS
+            .try_with(|orphans| orphans.borrow_mut().push(orphan))
+            .is_ok()
+        {
+            ORPHANED.set(ORPHANED.get() + 1);
+        }
     }
 }
 
 impl Drop for ContextGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(activation) = self.activation.take()
-            && let Err(error) = activation.end()
+        if self.depth > 0
+            && let Err(error) = self.end()
         {
             log::warn!("dropping a context guard: {error}");
         }
     }
 }
 
-impl Activation<'_> {
-    /// Restores what was current, or waits for the guards above it.
+impl Change {
     #[inline]
-    fn end(self) -> Result<()> {
-        if DEPTH.get() == self.depth {
-            let restored = self.unwind();
-            return restored.and(unwind_orphans());
+    fn undo(self, driver: &Driver) -> Result<()> {
+        let popped = pop(driver)?;
+        if popped == self.current {
+            Ok(())
+        } else {
+            self.repair(driver, popped)
         }
-        self.wait_for_those_above();
-        Ok(())
-    }
-
-    #[inline]
-    fn unwind(self) -> Result<()> {
-        DEPTH.set(self.depth - 1);
-        let driver = self.context.device.driver();
-        let mut popped = std::ptr::null_mut();
-        // SAFETY: the pointer is valid for the one handle that is written.
-        let result = unsafe { driver.api().cuCtxPopCurrent_v2(&mut popped) };
-        let restored = driver.check("cuCtxPopCurrent", result).and_then(|()| {
-            if popped == self.current {
-                Ok(())
-            } else {
-                self.repair(popped)
-            }
-        });
-        self.seat.leave(&self.context);
-        restored
     }
 
     /// Foreign code changed the stack: what was popped is not ours. Takes off what it pushed above ours,
     /// or puts back what it popped, until what we saw is current.
     #[cold]
-    fn repair(&self, popped: CUcontext) -> Result<()> {
+    fn repair(self, driver: &Driver, popped: CUcontext) -> Result<()> {
         /// Deeper stacks than this are nobody's intention.
         const DEEPEST: usize = 64;
-        let driver = self.context.device.driver();
         if current(driver)? == self.previous {
             // It replaced ours (`cuCtxSetCurrent`), and the pop took the replacement.
             return Err(Error::ForeignContext);
         }
         let mut above = vec![popped];
-        while above.len() < DEEPEST {
-            let top = current(driver)?;
-            if top.is_null() {
-                break;
-            }
-            let mut popped = std::ptr::null_mut();
-            // SAFETY: the pointer is valid for the one handle that is written.
-            let result = unsafe { driver.api().cuCtxPopCurrent_v2(&mut popped) };
-            driver.check("cuCtxPopCurrent", result)?;
-            if top == self.current {
+        while above.len() < DEEPEST && !current(driver)?.is_null() {
+            let popped = pop(driver)?;
+            if popped == self.current {
                 // Ours was below what it pushed; what we saw is on top now.
                 return Err(Error::ForeignContext);
             }
@@ -241,23 +252,10 @@ impl Activation<'_> {
         }
         Err(Error::ForeignContext)
     }
-
-    #[cold]
-    fn wait_for_those_above(self) {
-        let orphan = Activation {
-            context: Hold::Owned(Arc::clone(&self.context)),
-            depth: self.depth,
-            previous: self.previous,
-            current: self.current,
-            seat: self.seat,
-        };
-        // At the end of a thread its locals may be gone; then its context stack ends with it.
-        let _ = ORPHANS.try_with(|orphans| orphans.borrow_mut().push(orphan));
-    }
 }
 
 /// Unwinds the guards that were dropped early and have none above them any more.
-#[inline]
+#[cold]
 fn unwind_orphans() -> Result<()> {
     let next = || {
         ORPHANS
@@ -271,8 +269,17 @@ fn unwind_orphans() -> Result<()> {
             .flatten()
     };
     let mut result = Ok(());
-    while let Some(orphan) = next() {
-        result = result.and(orphan.unwind());
+    while let Some(Orphan {
+        depth,
+        seat,
+        change,
+        context,
+    }) = next()
+    {
+        ORPHANED.set(ORPHANED.get() - 1);
+        DEPTH.set(depth - 1);
+        result = result.and(change.undo(context.driver()));
+        seat.leave(&context);
     }
     result
 }
@@ -284,7 +291,7 @@ impl Taken {
         let Some(partition) = &context.partition else {
             return Ok((Self::Primary, context.context()?));
         };
-        if context.device.capabilities().shared_current {
+        if partition.shared {
             partition.main.take_shared();
             return Ok((Self::Shared, partition.main.context));
         }
@@ -300,7 +307,9 @@ impl Taken {
     #[inline]
     fn leave(&self, context: &ContextInner) {
         match (self, &context.partition) {
-            (Self::Main, Some(partition)) => partition.main.leave(),
+            (Self::Main, Some(partition)) => {
+                partition.main.leave_biased();
+            }
             (Self::Shared, Some(partition)) => partition.main.leave_shared(),
             (Self::Sibling(seat), _) => seat.leave(),
             (Self::Primary | Self::Main | Self::Shared, _) => {}
@@ -358,16 +367,25 @@ fn current(driver: &Driver) -> Result<CUcontext> {
     Ok(context)
 }
 
+#[inline]
+fn pop(driver: &Driver) -> Result<CUcontext> {
+    let mut popped = std::ptr::null_mut();
+    // SAFETY: the pointer is valid for the one handle that is written.
+    let result = unsafe { driver.api().cuCtxPopCurrent_v2(&mut popped) };
+    driver.check("cuCtxPopCurrent", result)?;
+    Ok(popped)
+}
+
 /// A number that no other live thread has; never 0.
 #[inline]
 fn thread() -> usize {
     DEPTH.with(|depth| std::ptr::from_ref(depth) as usize)
 }
 
-impl std::fmt::Debug for Activation<'_> {
+impl std::fmt::Debug for ContextGuard<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Activation")
-            .field("current", &self.current)
+        f.debug_struct("ContextGuard")
+            .field("context", &self.raw_context())
             .finish_non_exhaustive()
     }
 }

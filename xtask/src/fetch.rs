@@ -201,8 +201,15 @@ impl Fetcher {
             fs::create_dir_all(folder)?;
         }
         fs::write(parts.join("nvidia.sources"), self.apt_sources()?)?;
+        // The machine's own hooks tidy its own caches, which is none of our business.
+        let configuration = apt.join("apt.conf");
+        fs::write(
+            &configuration,
+            "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n",
+        )?;
         let option = |name: &str, value: &Path| format!("-o{name}={}", value.display());
         let options = vec![
+            format!("-c={}", configuration.display()),
             option("Dir::Etc::SourceList", Path::new("/dev/null")),
             option("Dir::Etc::SourceParts", &parts),
             option("Dir::State::Lists", &lists),

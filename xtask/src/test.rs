@@ -42,12 +42,14 @@ pub fn run() -> Result<()> {
     // What is published must build from its archive alone.
     let packages = PUBLISHED.map(|package| format!("--package={package}"));
     cmd!(shell, "cargo package --quiet --allow-dirty {packages...}").run()?;
+    let msrv = msrv(&shell, required)?;
     {
         let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings");
         cmd!(shell, "cargo doc --workspace --no-deps").run()?;
     }
 
     let mut lines = skipped::lines(&list);
+    lines.extend(msrv);
     lines.extend(missing.iter().map(|line| format!("not fetched: {line}")));
     if lines.is_empty() {
         println!("all green, nothing skipped");
@@ -58,4 +60,35 @@ pub fn run() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks the published crates with the oldest Rust that they promise to build with, or says why not.
+/// Where as little as possible is to be skipped, rustup is asked for that toolchain first.
+fn msrv(shell: &Shell, install: bool) -> Result<Option<String>> {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    let there = || {
+        let rustc = cmd!(shell, "rustup run {version} rustc --version");
+        rustc.quiet().ignore_stderr().read().is_ok()
+    };
+    if install && !there() {
+        // That it failed shows in the next line.
+        let _ = cmd!(
+            shell,
+            "rustup toolchain install {version} --profile minimal"
+        )
+        .run();
+    }
+    if !there() {
+        return Ok(Some(format!(
+            "Rust {version}: `rustup toolchain install {version}` would add it"
+        )));
+    }
+    let packages = PUBLISHED.map(|package| format!("--package={package}"));
+    // A folder of its own, or each of the two compilers would undo what the other has built.
+    cmd!(
+        shell,
+        "rustup run {version} cargo check {packages...} --all-features --target-dir target/msrv"
+    )
+    .run()?;
+    Ok(None)
 }
