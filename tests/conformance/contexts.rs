@@ -15,12 +15,12 @@ pub const CASES: &[Case] = &[
     Case::new("green/ids", ids).since(13, 0),
     Case::new("green/memory", memory),
     Case::new("green/many", many),
-    Case::new("green/wrong_arguments", wrong_arguments).alone(),
+    Case::new("green/wrong_arguments", wrong_arguments).rough(),
     Case::new("stack/push_pop_set", push_pop_set),
     Case::new("stack/current_context", current_context),
     Case::new("stack/threads", threads),
-    Case::new("stack/destroyed_while_current", destroyed_while_current).alone(),
-    Case::new("stack/wrong_handles", wrong_handles).alone(),
+    Case::new("stack/destroyed_while_current", destroyed_while_current).rough(),
+    Case::new("stack/wrong_handles", wrong_handles).rough(),
 ];
 
 fn create_flags(gpu: &Gpu<'_>, seen: &mut Seen) {

@@ -15,8 +15,8 @@ pub const CASES: &[Case] = &[
     Case::new("driver/error_names", error_names),
     Case::new("driver/primary_context", primary_context),
     Case::new("driver/what_needs_a_context", what_needs_a_context),
-    Case::new("driver/sticky_fault", sticky_fault).alone(),
-    Case::new("driver/init_flags", init_flags).alone(),
+    Case::new("driver/sticky_fault", sticky_fault).rough(),
+    Case::new("driver/init_flags", init_flags).rough(),
 ];
 
 /// Every attribute but those of one machine: PCI bus, device and domain, MIG, and the clocks, which change.

@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[
     Case::new("events/across_contexts", across_contexts),
     Case::new("events/hand_off", hand_off),
     Case::new("events/who_waits_for_whom", who_waits),
-    Case::new("events/wrong_handles", wrong_handles).alone(),
+    Case::new("events/wrong_handles", wrong_handles).rough(),
 ];
 
 fn flags(gpu: &Gpu<'_>, seen: &mut Seen) {

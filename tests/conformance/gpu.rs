@@ -20,7 +20,7 @@ pub const NON_BLOCKING: u32 = 1;
 pub const MISSING: CUresult = cudaError_enum(u32::MAX);
 
 /// Calls a function of the driver. The cases keep its rules, or break them on purpose: with values that a
-/// driver answers with a code, or in a process of their own (see `Case::alone`).
+/// driver answers with a code, or in cases that are marked as rough.
 macro_rules! call {
     ($gpu:expr, $name:ident($($arg:expr),* $(,)?)) => {
         unsafe { $gpu.api.$name($($arg),*) }.unwrap_or($crate::gpu::MISSING)

@@ -12,10 +12,10 @@ use crate::{
 pub const CASES: &[Case] = &[
     Case::new("modules/images", images),
     Case::new("modules/functions", functions),
-    Case::new("modules/wrong_handles", wrong_handles).alone(),
+    Case::new("modules/wrong_handles", wrong_handles).rough(),
     Case::new("launch/shapes", shapes),
     Case::new("launch/packed_arguments", packed_arguments),
-    Case::new("launch/wrong_arguments", wrong_arguments).alone(),
+    Case::new("launch/wrong_arguments", wrong_arguments).rough(),
     Case::new("launch/clusters", clusters),
     Case::new("launch/cluster_shapes", cluster_shapes),
     Case::new("launch/clusters_by_threads", clusters_by_threads),

@@ -13,13 +13,13 @@ pub const CASES: &[Case] = &[
     Case::new("memory/allocations", allocations),
     Case::new("memory/across_contexts", across_contexts),
     Case::new("memory/pinned", pinned),
-    Case::new("memory/wrong_copies", wrong_copies).alone(),
+    Case::new("memory/wrong_copies", wrong_copies).rough(),
     Case::new("pools/properties", properties),
     Case::new("pools/attributes", attributes),
     Case::new("pools/limits", limits).since(12, 2),
     Case::new("pools/accounting", accounting),
     Case::new("pools/frees", frees),
-    Case::new("pools/destroyed", destroyed).alone(),
+    Case::new("pools/destroyed", destroyed).rough(),
 ];
 
 const MIB: usize = 1 << 20;
@@ -107,7 +107,7 @@ fn pinned(gpu: &Gpu<'_>, seen: &mut Seen) {
         let code = call!(gpu, cuMemHostAlloc(&mut pointer, 4096, flags));
         seen.code(format!("flags {flags}"), code);
         if code == OK {
-            let aligned = pointer as usize % 4096 == 0;
+            let aligned = (pointer as usize).is_multiple_of(4096);
             seen.note(format!("flags {flags} aligned"), aligned);
             must(call!(gpu, cuMemFreeHost(pointer)));
         }

@@ -15,14 +15,14 @@ pub const CASES: &[Case] = &[
     Case::new("split/so_many_groups", so_many_groups),
     Case::new("split/fields", split_fields),
     Case::new("split/parts_again", parts_again),
-    Case::new("split/a_context_s_own", a_contexts_own).alone(),
+    Case::new("split/a_context_s_own", a_contexts_own).rough(),
     Case::new("split/sms_of_the_parts", sms_of_the_parts),
-    Case::new("split/wrong_arguments", wrong_arguments).alone(),
+    Case::new("split/wrong_arguments", wrong_arguments).rough(),
     Case::new("merge/within_a_split", within_a_split).since(12, 5),
     Case::new("merge/across_splits", across_splits)
         .since(12, 5)
-        .alone(),
-    Case::new("merge/wrong_arguments", wrong_merges).alone(),
+        .rough(),
+    Case::new("merge/wrong_arguments", wrong_merges).rough(),
 ];
 
 fn of_each_type(gpu: &Gpu<'_>, seen: &mut Seen) {

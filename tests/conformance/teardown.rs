@@ -9,8 +9,8 @@ use crate::{
 
 pub const CASES: &[Case] = &[
     Case::new("teardown/every_order", every_order),
-    Case::new("teardown/primary_first", primary_first).alone(),
-    Case::new("teardown/primary_last", primary_last).alone(),
+    Case::new("teardown/primary_first", primary_first).rough(),
+    Case::new("teardown/primary_last", primary_last).rough(),
 ];
 
 /// All orders of these.
