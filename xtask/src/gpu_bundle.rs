@@ -10,9 +10,10 @@ use xshell::{Shell, cmd};
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: how cargo is asked for each, and its name in the archive.
-const TARGETS: [(&str, &str); 4] = [
+const TARGETS: [(&str, &str); 5] = [
     ("--example=quad_partition", "quad_partition"),
     ("--test=suite", "suite"),
+    ("--test=conformance", "conformance"),
     ("--bench=host_cost", "host_cost"),
     ("--bench=isolation", "isolation"),
 ];
