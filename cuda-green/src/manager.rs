@@ -495,9 +495,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 },
             )
         } else {
-            let size = first
-                .max(granularity.min)
-                .next_multiple_of(granularity.multiple.max(1));
+            // The driver rounds up by itself, to all SMs if need be.
+            let size = first.max(granularity.min);
             (size, false, SplitStrategy::EqualGroups)
         };
         if size > self.facts.sm_count {

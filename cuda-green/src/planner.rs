@@ -155,6 +155,9 @@ impl DeviceFacts {
 /// Units that ignore co-scheduling have this many SMs (measured on an H200: 66 × 2; 12.5 and later).
 const FINE_UNIT: u32 = 2;
 
+/// So many units a structured split may lose to groups that need a few SMs beside whole units.
+const MOST_UNITS_LOST: u32 = 3;
+
 /// Clusters of up to 8 blocks run on every device that has clusters; larger ones a kernel must ask for.
 const PORTABLE_CLUSTER: u32 = 8;
 
@@ -181,7 +184,17 @@ pub fn plans(
     if capabilities.structured_split {
         let sizes = structured(facts, requests, &requested);
         if let Some(sizes) = &sizes {
-            plans.extend(in_units(facts, sizes, count_groups)?);
+            let units = count_groups(sizes.coscheduled, false)?;
+            for units in (units.saturating_sub(MOST_UNITS_LOST)..=units).rev() {
+                for plain_first in [true, false] {
+                    let plan = in_units(facts, sizes, units, plain_first);
+                    plans.extend(
+                        plan.into_iter()
+                            .filter(|plan| !plans.contains(plan))
+                            .collect::<Vec<_>>(),
+                    );
+                }
+            }
         }
         plans.extend(sizes);
     }
@@ -331,58 +344,48 @@ fn structured(facts: &DeviceFacts, requests: &[SmRequest], requested: &[u32]) ->
 }
 
 /// The same sizes with each group in units: the last of them has what a unit does not divide. Groups of one
-/// split merge where they are co-scheduled alike. There can be no more than the chip has whole units.
-fn in_units(
-    facts: &DeviceFacts,
-    sizes: &Plan,
-    count_groups: &GroupCount<'_>,
-) -> Result<Option<Plan>> {
+/// split merge where they are co-scheduled alike. There are at most so many units in all.
+fn in_units(facts: &DeviceFacts, sizes: &Plan, most: u32, plain_first: bool) -> Option<Plan> {
     let unit = sizes.coscheduled;
     if unit < facts.capabilities.granularity.min {
-        return Ok(None); // the sizes are too small for units of the device's own
+        return None; // the sizes are too small for units of the device's own
     }
-    let mut units: Vec<u32> = sizes
+    let counts = sizes
         .partitions
         .iter()
-        .map(|partition| (partition.sm_count / unit).max(1))
-        .collect();
-    let mut over = units
-        .iter()
-        .sum::<u32>()
-        .saturating_sub(count_groups(unit, false)?);
-    while over > 0 {
-        // The last of the largest can best do with a coarser piece.
-        let Some(most) = units
+        .map(|partition| partition.sm_count / unit);
+    let mut units: Vec<u32> = counts.map(|count| count.max(1)).collect();
+    for _ in most..units.iter().sum() {
+        // The last of the largest can best do with a coarser piece: `max_by_key` gives the last.
+        *units
             .iter_mut()
-            .rev()
             .max_by_key(|units| **units)
-            .filter(|units| **units > 1)
-        else {
-            return Ok(None);
-        };
-        *most -= 1;
-        over -= 1;
+            .filter(|units| **units > 1)? -= 1;
     }
+    // The driver looks at the groups in order. One with something over may take whole units for it that
+    // plain ones miss later; or plain ones leave no unit for it. Which order works depends on the chip.
     let mut groups = Vec::new();
-    let mut partitions = Vec::with_capacity(units.len());
-    for (partition, units) in sizes.partitions.iter().zip(units) {
-        let Some(pieces) = units_of(partition.sm_count, units, unit) else {
-            return Ok(None);
-        };
-        let first = groups.len();
-        groups.extend(pieces);
-        let parts = (first..groups.len()).map(Part::Group).collect();
-        partitions.push(PlannedPartition {
-            parts,
-            ..partition.clone()
-        });
+    let mut parts = vec![Vec::new(); units.len()];
+    for plain in [plain_first, !plain_first] {
+        for ((partition, &units), parts) in sizes.partitions.iter().zip(&units).zip(&mut parts) {
+            for group in units_of(partition.sm_count, units, unit)? {
+                if group.backfill != plain {
+                    parts.push(Part::Group(groups.len()));
+                    groups.push(group);
+                }
+            }
+        }
     }
-    Ok(Some(Plan {
+    let with_parts = |(partition, parts): (&PlannedPartition, Vec<Part>)| PlannedPartition {
+        parts,
+        ..partition.clone()
+    };
+    Some(Plan {
         strategy: SplitStrategy::StructuredUnits,
         call: SplitCall::Structured(groups),
-        partitions,
+        partitions: sizes.partitions.iter().zip(parts).map(with_parts).collect(),
         ..sizes.clone()
-    }))
+    })
 }
 
 /// So many SMs in so many groups of a unit each; the last has what is over.
@@ -485,7 +488,8 @@ fn equal(
         .max()
         .unwrap_or(1)
         .max(granularity.min)
-        .next_multiple_of(step);
+        .next_multiple_of(step)
+        .min(facts.sm_count.max(1));
     let target = requests
         .iter()
         .zip(requested)
@@ -519,7 +523,7 @@ fn equal(
                 left_over,
             }));
         }
-        size -= step;
+        size = size.saturating_sub(step);
     }
     Ok(None)
 }
