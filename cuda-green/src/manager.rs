@@ -8,6 +8,7 @@ mod layout;
 mod partition_stream;
 mod rebalance;
 mod status;
+mod verify;
 
 use std::{
     fmt::Debug,
@@ -21,6 +22,7 @@ use layout::Layout;
 pub use partition_stream::PartitionStream;
 pub use rebalance::{HandOff, RebalanceHint};
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
+pub use verify::Verification;
 
 use crate::{
     ContextGuard, ContextPriority, CudaDevice, Error, GreenContext, GreenContextConfig, Result,
