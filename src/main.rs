@@ -19,6 +19,9 @@ enum Command {
         /// As `CUDA_GREEN_DRIVER` takes it; without it, what that variable says.
         driver: Option<OsString>,
     },
+    /// Loads the driver that `CUDA_GREEN_DRIVER` names from many threads at once, by both crates, and
+    /// prints what they got as JSON.
+    Load,
     /// Prints which entry points and struct fields each CUDA version has, as Markdown.
     Table,
 }
@@ -43,6 +46,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             let report = drivers::report(spec);
             println!("{}", serde_json::to_string_pretty(&report)?);
         }
+        Command::Load => println!("{}", serde_json::to_string_pretty(&drivers::load())?),
         Command::Table => print!("{}", matrix::table(&std::env::current_exe()?)?),
     }
     Ok(())
