@@ -1,5 +1,7 @@
 //! The example `quad_partition`, run as a user runs it: its counts on every profile, its JSON, its words.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::{
     path::PathBuf,
     process::{Command, Output},

@@ -1,5 +1,7 @@
 //! The README's tables are those of the evidence. `BLESS=1` writes them.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::fs;
 
 use driver_matrix::skip;

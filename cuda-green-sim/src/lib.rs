@@ -18,9 +18,10 @@ mod sim;
 mod slots;
 mod sms;
 mod split;
+mod timeline;
 
 pub use error::Error;
-pub use kernel::Launch;
+pub use kernel::{BlockCost, Launch};
 pub use live::LiveObjects;
 pub use memory::Fault;
 pub use not_modelled::NOT_MODELLED;

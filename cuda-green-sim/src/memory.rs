@@ -171,6 +171,11 @@ impl Memory {
         address
     }
 
+    /// The device of an allocation.
+    pub(crate) fn device_of(&self, address: u64) -> Option<usize> {
+        self.allocations.get(&address).map(|found| found.device)
+    }
+
     /// Frees what `allocate` or a pool gave out. `stream_ordered` is the asynchronous call, which takes
     /// only a pool's memory (13.5 header). A null address is no error.
     pub(crate) fn free(&mut self, address: u64, stream_ordered: bool) -> Answer {

@@ -4,11 +4,12 @@ use std::{
     ffi::{CStr, c_void},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 use cuda_green_sys::{Api, CudaVersion, ENTRY_POINTS};
 
-use crate::{Error, Launch, LiveObjects, Profile, driver::Driver, entry_points, slots};
+use crate::{BlockCost, Error, Launch, LiveObjects, Profile, driver::Driver, entry_points, slots};
 
 /// A simulated driver. Clones are the same driver; it ends with the last one.
 ///
@@ -94,7 +95,8 @@ impl Sim {
     /// Runs `kernel` whenever a kernel of this name is launched, in place of the one registered before.
     ///
     /// PTX is not executed: a kernel for which nothing is registered only takes its place in the
-    /// stream. `cuda_green_sm_ids` is built in.
+    /// stream, and its time if it has a [cost](Self::register_kernel_cost). `cuda_green_sm_ids` is built
+    /// in.
     ///
     /// The function runs on the thread that launches. If it panics, the launch fails as a kernel that
     /// crashed: every later call answers `CUDA_ERROR_LAUNCH_FAILED`. A closure that holds a clone of
@@ -105,6 +107,46 @@ impl Sim {
         kernel: impl Fn(&Launch<'_>) + Send + Sync + 'static,
     ) {
         self.inner.driver.register_kernel(name, Arc::new(kernel));
+    }
+}
+
+impl Sim {
+    /// What each block of the kernels of this name takes, in place of what was registered before. `cost`
+    /// is asked at each launch.
+    ///
+    /// A kernel without a cost takes no time at all. `cuda_green_sm_ids` and `cuda_green_burn` have
+    /// theirs built in.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cuda_green_sim::{BlockCost, Sim};
+    ///
+    /// let sim = Sim::new("h200@13.0")?;
+    /// // Each block keeps an SM busy for as many microseconds as the first argument says.
+    /// sim.register_kernel_cost("work", |launch| {
+    ///     BlockCost::busy(Duration::from_micros(launch.arg_u64(0).unwrap_or_default()))
+    /// });
+    /// # Ok::<(), cuda_green_sim::Error>(())
+    /// ```
+    pub fn register_kernel_cost(
+        &self,
+        name: &str,
+        cost: impl Fn(&Launch<'_>) -> BlockCost + Send + Sync + 'static,
+    ) {
+        self.inner.driver.register_cost(name, Arc::new(cost));
+    }
+
+    /// The virtual time since the driver was made.
+    ///
+    /// It moves where the host launches a kernel that has a cost (2.6 us), waits for one (until it ends,
+    /// and 5 us more), or asks in vain whether one is done (1 us), and nowhere else. All threads share it.
+    pub fn now(&self) -> Duration {
+        self.inner.driver.now()
+    }
+
+    /// Lets virtual time pass: what a client does on the host takes none by itself.
+    pub fn advance(&self, time: Duration) {
+        self.inner.driver.advance(time);
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn are_raised() -> bool {
 mod tests {
     /// The other answer is tested in a process of its own, by `tests/privileges.rs` of the workspace.
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no auxiliary vector")]
     fn a_test_has_no_raised_privileges() {
         assert!(!super::are_raised());
     }

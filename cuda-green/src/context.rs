@@ -1,109 +1,22 @@
 //! Green contexts: a share of the GPU's SMs, with what belongs to it.
 
+mod config;
+mod partition;
+
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use cuda_green_sys::{
-    CUcontext, CUdevResourceDesc, CUevent_flags, CUgreenCtx, CUgreenCtxCreate_flags,
-};
+use cuda_green_sys::{CUcontext, CUgreenCtx};
+
+pub use config::{ContextPriority, GreenContextConfig};
+pub(crate) use partition::{Partition, Seat};
 
 use crate::{
     ContextGuard, CudaDevice, Driver, Error, Event, GpuMemoryPool, LaunchConfig, Result, Stream,
-    resource::{self, SmResource},
+    resource::SmResource,
 };
-
-/// How important a context's work is.
-///
-/// CUDA offers a priority for streams: among blocks that wait for the same SMs, those of the stream with
-/// the higher priority go first. Nothing takes an SM from a block that runs. Contexts with SMs of their
-/// own do not wait for each other at all, so the priority matters inside a partition, and for all work
-/// in single-context mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum ContextPriority {
-    /// Gives way to all other work.
-    Low,
-    /// As usual.
-    #[default]
-    Medium,
-    /// Rarely gives way.
-    High,
-    /// Never gives way.
-    Critical,
-}
-
-impl ContextPriority {
-    /// Spreads the four levels over what a device offers; lower numbers come first.
-    pub(crate) fn within(self, least: i32, greatest: i32) -> i32 {
-        let range = f64::from(greatest) - f64::from(least);
-        let share = match self {
-            Self::Low => 0.0,
-            Self::Medium => 1.0 / 3.0,
-            Self::High => 2.0 / 3.0,
-            Self::Critical => 1.0,
-        };
-        (f64::from(least) + range * share).round() as i32
-    }
-}
-
-/// What a context is to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GreenContextConfig {
-    /// SMs, at least; what it really got is [`GreenContext::sm_count`].
-    pub sm_count: u32,
-    /// The priority of its streams.
-    pub priority: ContextPriority,
-    /// The limit of its memory pool in bytes; `u64::MAX` for none.
-    pub memory_limit_bytes: u64,
-    /// Whether a rebalance may give SMs of it to others.
-    pub preemptible: bool,
-}
-
-impl Default for GreenContextConfig {
-    /// No SMs yet, medium priority, no memory limit, preemptible.
-    fn default() -> Self {
-        Self {
-            sm_count: 0,
-            priority: ContextPriority::default(),
-            memory_limit_bytes: u64::MAX,
-            preemptible: true,
-        }
-    }
-}
-
-impl GreenContextConfig {
-    pub(crate) fn check(&self) -> Result<()> {
-        let invalid = |name, value: String, reason| {
-            Err(Error::InvalidArgument {
-                name,
-                value,
-                reason,
-            })
-        };
-        if self.sm_count == 0 {
-            return invalid("sm_count", "0".into(), "a context has at least one SM");
-        }
-        if self.memory_limit_bytes == 0 {
-            return invalid(
-                "memory_limit_bytes",
-                "0".into(),
-                "no buffer would fit; u64::MAX is no limit",
-            );
-        }
-        if self.preemptible && self.priority == ContextPriority::Critical {
-            return invalid(
-                "preemptible",
-                "true".into(),
-                "a critical context is never preempted",
-            );
-        }
-        Ok(())
-    }
-}
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
 ///
@@ -135,164 +48,6 @@ pub(crate) struct Shape {
     pub(crate) sm_count: u32,
     pub(crate) coscheduled: u32,
     pub(crate) max_cluster: u32,
-}
-
-/// The driver's objects for one partition.
-pub(crate) struct Partition {
-    descriptor: CUdevResourceDesc,
-    /// The context itself. Its seat stays with the first thread that activates it, so that this thread
-    /// needs no atomic exchange to take and leave it.
-    pub(crate) main: Seat,
-    /// Further contexts over the same SMs, for other threads. They live as long as this, since foreign
-    /// code may have made streams in them.
-    siblings: Mutex<Vec<Arc<Seat>>>,
-    /// Whether one context may be current to several threads, so that nobody needs a sibling.
-    pub(crate) shared: bool,
-}
-
-/// A green context that one thread at a time may have current (the contract up to CUDA 13.4).
-pub(crate) struct Seat {
-    green: CUgreenCtx,
-    pub(crate) context: CUcontext,
-    /// The token of the thread that may make it current, or 0.
-    owner: AtomicUsize,
-    /// How often that thread has it; written by that thread only. From 13.5 on several threads may have
-    /// it at once: then there is no owner, and this counts them all.
-    depth: AtomicU32,
-}
-
-// SAFETY: the handles are opaque tokens that the driver accepts from every thread; what it does not
-// accept, one context current on two threads, is kept by the owner field.
-unsafe impl Send for Partition {}
-// SAFETY: as above.
-unsafe impl Sync for Partition {}
-// SAFETY: as above.
-unsafe impl Send for Seat {}
-// SAFETY: as above.
-unsafe impl Sync for Seat {}
-
-impl Seat {
-    fn create(device: &CudaDevice, descriptor: CUdevResourceDesc) -> Result<Self> {
-        let driver = device.driver();
-        let mut green = std::ptr::null_mut();
-        // The flag is required before 13.3 and allowed after.
-        let flags = CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM.0;
-        // SAFETY: the output is valid, and the descriptor is a driver's own, which lives as long as the
-        // process.
-        let result = unsafe {
-            driver
-                .api()
-                .cuGreenCtxCreate(&mut green, descriptor, device.raw(), flags)
-        };
-        driver.check("cuGreenCtxCreate", result)?;
-        let mut seat = Self {
-            green,
-            context: std::ptr::null_mut(),
-            owner: AtomicUsize::new(0),
-            depth: AtomicU32::new(0),
-        };
-        // SAFETY: the green context was made above.
-        let result = unsafe { driver.api().cuCtxFromGreenCtx(&mut seat.context, green) };
-        if let Err(error) = driver.check("cuCtxFromGreenCtx", result) {
-            driver.check_in_drop("cuGreenCtxDestroy", seat.destroy(driver));
-            return Err(error);
-        }
-        Ok(seat)
-    }
-
-    /// Makes it the calling thread's, if it is no other's.
-    #[inline]
-    pub(crate) fn take(&self, thread: usize) -> bool {
-        if self.owner.load(Ordering::Relaxed) != thread
-            && self
-                .owner
-                .compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed)
-                .is_err()
-        {
-            return false;
-        }
-        // Only the owner writes the depth, so this needs no atomic addition.
-        self.depth
-            .store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        true
-    }
-
-    /// Undoes one `take` of the calling thread, which keeps the seat for the next time.
-    #[inline]
-    pub(crate) fn leave_biased(&self) -> u32 {
-        let depth = self.depth.load(Ordering::Relaxed) - 1;
-        self.depth.store(depth, Ordering::Release);
-        depth
-    }
-
-    /// Undoes one `take` of the calling thread; after the last, any thread may have the seat.
-    pub(crate) fn leave(&self) {
-        if self.leave_biased() == 0 {
-            self.owner.store(0, Ordering::Release);
-        }
-    }
-
-    /// Counts a thread that has it current, where several may.
-    pub(crate) fn take_shared(&self) {
-        self.depth.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Undoes one `take_shared`.
-    pub(crate) fn leave_shared(&self) {
-        self.depth.fetch_sub(1, Ordering::Release);
-    }
-
-    fn is_taken(&self) -> bool {
-        self.depth.load(Ordering::Acquire) != 0
-    }
-
-    fn destroy(
-        &self,
-        driver: &Driver,
-    ) -> Result<cuda_green_sys::CUresult, cuda_green_sys::MissingEntryPoint> {
-        // SAFETY: called once, by whoever owns the seat, when nothing made in it is left.
-        unsafe { driver.api().cuGreenCtxDestroy(self.green) }
-    }
-}
-
-impl Partition {
-    pub(crate) fn create(device: &CudaDevice, resources: &[SmResource]) -> Result<Self> {
-        let descriptor = resource::describe(device.driver(), resources)?;
-        Ok(Self {
-            descriptor,
-            main: Seat::create(device, descriptor)?,
-            siblings: Mutex::new(Vec::new()),
-            shared: device.capabilities().shared_current,
-        })
-    }
-
-    /// A sibling for this thread: an idle one, or a new one over the same SMs.
-    #[cold]
-    pub(crate) fn sibling(&self, device: &CudaDevice, thread: usize) -> Result<Arc<Seat>> {
-        let mut siblings = self.siblings.lock().unwrap_or_else(PoisonError::into_inner);
-        // The one that this thread has already, or else any that is idle.
-        let own = siblings
-            .iter()
-            .find(|seat| seat.owner.load(Ordering::Relaxed) == thread);
-        if let Some(seat) = own
-            .into_iter()
-            .chain(&*siblings)
-            .find(|seat| seat.take(thread))
-        {
-            return Ok(Arc::clone(seat));
-        }
-        let seat = Arc::new(Seat::create(device, self.descriptor)?);
-        seat.take(thread);
-        siblings.push(Arc::clone(&seat));
-        Ok(seat)
-    }
-
-    fn siblings(&self) -> Vec<Arc<Seat>> {
-        self.siblings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
 }
 
 impl GreenContext {
@@ -428,16 +183,12 @@ impl GreenContext {
     /// Captures in the event all work of this context so far.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::MissingEntryPoint`] in single-context mode, which records streams only.
+    /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, which records streams only.
     #[doc(alias = "cuGreenCtxRecordEvent")]
     pub fn record_event(&self, event: &Event) -> Result<()> {
-        // SAFETY: both are live, as their owners are borrowed.
-        let result = unsafe {
-            self.driver()
-                .api()
-                .cuGreenCtxRecordEvent(self.raw(), event.raw())
-        };
-        self.driver().check("cuGreenCtxRecordEvent", result)
+        let green =
+            self.partition_only("an event of all work of a context", "record its streams")?;
+        partition::record(self.driver(), green, event)
     }
 
     /// Makes all later work of this context wait for the event, on the GPU; the host does not wait.
@@ -446,12 +197,9 @@ impl GreenContext {
     /// As [`record_event`](Self::record_event).
     #[doc(alias = "cuGreenCtxWaitEvent")]
     pub fn wait_event(&self, event: &Event) -> Result<()> {
+        let green = self.partition_only("making a whole context wait", "let its streams wait")?;
         // SAFETY: both are live, as their owners are borrowed.
-        let result = unsafe {
-            self.driver()
-                .api()
-                .cuGreenCtxWaitEvent(self.raw(), event.raw())
-        };
+        let result = unsafe { self.driver().api().cuGreenCtxWaitEvent(green, event.raw()) };
         self.driver().check("cuGreenCtxWaitEvent", result)
     }
 
@@ -545,7 +293,7 @@ impl GreenContext {
         self.inner
             .partition
             .as_ref()
-            .map_or(std::ptr::null_mut(), |partition| partition.main.green)
+            .map_or(std::ptr::null_mut(), |partition| partition.main.green())
     }
 
     /// The raw context, for libraries that take one: it belongs to this object and must not be destroyed
@@ -560,6 +308,13 @@ impl GreenContext {
 
     fn driver(&self) -> &Driver {
         self.inner.driver()
+    }
+
+    fn partition_only(&self, what: &'static str, instead: &'static str) -> Result<CUgreenCtx> {
+        match &self.inner.partition {
+            Some(partition) => Ok(partition.main.green()),
+            None => Err(Error::NotPartitioned { what, instead }),
+        }
     }
 
     pub(crate) fn holders(&self) -> usize {
@@ -583,39 +338,10 @@ impl ContextInner {
 
     /// Waits for the work in it and destroys the driver's objects.
     fn destroy(&mut self) -> Result<()> {
-        let Some(partition) = self.partition.take() else {
-            return Ok(());
-        };
-        let driver = self.device.driver();
-        let siblings = partition.siblings();
-        let seats = || std::iter::once(&partition.main).chain(siblings.iter().map(|seat| &**seat));
-        if seats().any(Seat::is_taken) {
-            // A guard was forgotten, so some thread still has it current. Destroying it would leave that
-            // thread with a dangling handle; leaking it harms nobody.
-            log::warn!("a context guard was forgotten: its green context is never destroyed");
-            std::mem::forget(self.device.clone());
-            return Ok(());
-        }
-        let mut result = seats().try_for_each(|seat| wait_for_work(&self.device, seat.green));
-        for seat in seats() {
-            result = result.and(driver.check("cuGreenCtxDestroy", seat.destroy(driver)));
-        }
-        result
+        self.partition
+            .take()
+            .map_or(Ok(()), |partition| partition.destroy(&self.device))
     }
-}
-
-/// Waits until a green context has no work left, so that its SMs are idle when others get them.
-fn wait_for_work(device: &CudaDevice, green: CUgreenCtx) -> Result<()> {
-    let event = Event::with_flags(device, CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-    // SAFETY: the caller owns the green context; the event is live.
-    let result = unsafe {
-        device
-            .driver()
-            .api()
-            .cuGreenCtxRecordEvent(green, event.raw())
-    };
-    device.driver().check("cuGreenCtxRecordEvent", result)?;
-    event.synchronize()
 }
 
 impl Drop for ContextInner {

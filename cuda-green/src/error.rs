@@ -65,6 +65,14 @@ pub enum Error {
         /// The version at hand.
         driver: CudaVersion,
     },
+    /// Only a partition can do this, and the context is the whole GPU (single-context mode).
+    #[error("{what} needs a partition, and this context is the whole GPU; {instead}")]
+    NotPartitioned {
+        /// What was asked.
+        what: &'static str,
+        /// What does the same here.
+        instead: &'static str,
+    },
     /// A value that can never work.
     #[error("{name} = {value}: {reason}")]
     InvalidArgument {

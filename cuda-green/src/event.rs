@@ -38,7 +38,7 @@ impl Event {
         Self::with_flags(device, CUevent_flags::CU_EVENT_DEFAULT)
     }
 
-    pub(crate) fn with_flags(device: &CudaDevice, flags: CUevent_flags) -> Result<Self> {
+    fn with_flags(device: &CudaDevice, flags: CUevent_flags) -> Result<Self> {
         let mut raw = std::ptr::null_mut();
         // Creating an event needs a current context (measured: error 201 without); using one does not.
         device.with_primary(|| {

@@ -3,6 +3,7 @@
 //! All partitions in force come from one split. A context takes pieces of it and gives them back when it
 //! is destroyed; when the last one is gone, so is the split.
 
+mod layout;
 mod status;
 
 use std::{
@@ -12,11 +13,11 @@ use std::{
 
 use cuda_green_sys::CUresult;
 
+use layout::Layout;
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
 
 use crate::{
     ContextGuard, ContextPriority, CudaDevice, Error, GreenContext, GreenContextConfig, Result,
-    context::Shape,
     guard,
     planner::{
         self, DeviceFacts, Part, Piece, Plan, PlannedPartition, SmRequest, SplitCall, SplitStrategy,
@@ -67,86 +68,6 @@ struct Entry<Id> {
     context: GreenContext,
     /// Indices into the layout's pieces.
     pieces: Vec<usize>,
-}
-
-/// One split of the device, piece by piece.
-struct Layout {
-    strategy: SplitStrategy,
-    coscheduled: u32,
-    max_cluster: u32,
-    pieces: Vec<Piece>,
-    /// The resource of each piece.
-    resources: Vec<SmResource>,
-}
-
-impl Layout {
-    fn of(strategy: SplitStrategy, coscheduled: u32, max_cluster: u32, split: Split) -> Self {
-        let groups = split
-            .groups
-            .into_iter()
-            .enumerate()
-            .map(|(index, group)| (Part::Group(index), group));
-        let parts = groups.chain(split.remainder.map(|rest| (Part::Remainder, rest)));
-        let (pieces, resources) = parts
-            .map(|(part, resource)| {
-                (
-                    Piece {
-                        part,
-                        sm_count: resource.sm_count(),
-                        free: true,
-                    },
-                    resource,
-                )
-            })
-            .unzip();
-        Self {
-            strategy,
-            coscheduled,
-            max_cluster,
-            pieces,
-            resources,
-        }
-    }
-
-    fn merges(&self) -> bool {
-        matches!(
-            self.strategy,
-            SplitStrategy::MergedUnits | SplitStrategy::MergedFineUnits
-        )
-    }
-
-    /// Creates a context over some of the pieces; nothing is marked as taken yet.
-    fn create(
-        &self,
-        device: &CudaDevice,
-        config: GreenContextConfig,
-        requested_sms: u32,
-        pieces: &[usize],
-    ) -> Result<GreenContext> {
-        let resources: Vec<SmResource> =
-            pieces.iter().map(|index| self.resources[*index]).collect();
-        let shape = Shape {
-            requested_sms,
-            sm_count: resources.iter().map(SmResource::sm_count).sum(),
-            coscheduled: self.coscheduled,
-            max_cluster: self.max_cluster,
-        };
-        GreenContext::create(device, config, shape, &resources)
-    }
-
-    fn mark(&mut self, pieces: &[usize], free: bool) {
-        for index in pieces {
-            self.pieces[*index].free = free;
-        }
-    }
-
-    /// The pieces that are these parts; none if the split did not give them all.
-    fn find(&self, parts: &[Part]) -> Option<Vec<usize>> {
-        parts
-            .iter()
-            .map(|part| self.pieces.iter().position(|piece| piece.part == *part))
-            .collect()
-    }
 }
 
 impl SmPartitionManager {
@@ -357,7 +278,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 None => available,
             },
             stranded_sms: stranded,
-            stranded_reason: (stranded > 0).then(|| self.stranded_reason(stranded)),
+            stranded_reason: (stranded > 0)
+                .then(|| self.stranded_reason(layout.as_ref(), stranded)),
             contexts,
         }
     }
@@ -645,14 +567,18 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         }
     }
 
-    fn stranded_reason(&self, stranded: u32) -> String {
-        if self.facts.capabilities.merge {
-            format!("the last {stranded} SMs of the split can only join a context that has others")
-        } else {
-            format!(
-                "the device's {} SMs do not divide into groups of this size, and CUDA {} cannot merge the last {stranded} into one; 12.5 can",
-                self.facts.sm_count, self.facts.capabilities.driver
-            )
+    fn stranded_reason(&self, layout: Option<&Layout>, stranded: u32) -> String {
+        let (total, driver) = (self.facts.sm_count, self.facts.capabilities.driver);
+        match layout.map(|layout| layout.strategy) {
+            Some(SplitStrategy::EqualGroups) => format!(
+                "the device's {total} SMs do not divide into groups of this size, and CUDA {driver} cannot merge the last {stranded} into one; 12.5 can"
+            ),
+            Some(SplitStrategy::Structured) => {
+                format!("the device has {total} SMs, and a group has an even number")
+            }
+            _ => format!(
+                "the last {stranded} SMs of the split can only join a context that has others"
+            ),
         }
     }
 

@@ -111,7 +111,7 @@ pub struct Plan {
 impl DeviceFacts {
     /// The targets of `n` equal partitions: the device's share rounded down to 2, the last takes the rest.
     pub fn equal_targets(&self, n: u32) -> Vec<SmRequest> {
-        let target = (self.sm_count / n.max(1)) & !1;
+        let target = ((self.sm_count / n.max(1)) & !1).max(1);
         (1..=n)
             .map(|i| {
                 if i < n {

@@ -2,8 +2,8 @@
 //! nothing is left half made.
 
 use cuda_green::{
-    ContextId, ContextPriority, Driver, Error, GpuMemoryPool, GreenContextConfig, Result,
-    SmPartitionManager,
+    ContextId, ContextPriority, Driver, DriverSpec, Error, Event, GpuMemoryPool,
+    GreenContextConfig, Result, SmPartitionManager, sys,
 };
 
 use crate::{
@@ -17,6 +17,8 @@ pub const CASES: &[Case] = &[
     ("bad_input/configurations_that_contradict", contradictions),
     ("bad_input/ids_twice_or_never_made", ids),
     ("bad_input/a_second_quad", second_quad),
+    ("bad_input/what_the_driver_lacks", lacking),
+    ("bad_input/drivers_that_are_none", no_drivers),
 ];
 
 fn no_such_device(driver: &Driver) -> Result<()> {
@@ -149,5 +151,44 @@ fn second_quad(driver: &Driver) -> Result<()> {
         Err(Error::AlreadyPartitioned { contexts: 4 })
     ));
     assert_eq!(manager.allocation_status(), before);
+    Ok(())
+}
+
+/// A driver without green contexts says which version has them, and what works instead.
+fn lacking(driver: &Driver) -> Result<()> {
+    if crate::support::is_partitioned(driver) {
+        return Ok(());
+    }
+    let (device, manager) = quad(driver)?;
+    assert!(!device.supports_required_features());
+    let Err(Error::MissingEntryPoint(missing)) = device.sm_resource() else {
+        panic!("it has no SM resources");
+    };
+    assert_eq!(missing.entry_point.name(), "cuDeviceGetDevResource");
+    assert!(
+        missing.to_string().contains("12.4") && missing.to_string().contains("11.4"),
+        "{missing}"
+    );
+    let context = manager.get_context(ContextId::Dream)?;
+    let event = Event::new(&device)?;
+    for result in [context.record_event(&event), context.wait_event(&event)] {
+        assert!(matches!(result, Err(Error::NotPartitioned { .. })));
+    }
+    Ok(())
+}
+
+fn no_drivers(_: &Driver) -> Result<()> {
+    let open = |spec: &str| Driver::open(&spec.parse::<DriverSpec>().unwrap()).unwrap_err();
+    assert!(matches!(open("sim:no-such-gpu@13.0"), Error::Simulator(_)));
+    assert!(matches!(open("sim:h200@10.0"), Error::Simulator(_)));
+    assert!(matches!(
+        open("/etc/passwd"),
+        Error::Load(sys::Error::DriverUnloadable { .. })
+    ));
+    assert!(matches!(
+        open("/no/such/file"),
+        Error::Load(sys::Error::DriverUnloadable { .. })
+    ));
+    assert!("".parse::<DriverSpec>().is_err());
     Ok(())
 }

@@ -24,6 +24,7 @@ pub const CASES: &[Case] = &[
     ("contexts/kernels_write_what_they_should", kernels),
     ("contexts/priorities_are_in_order", priorities),
     ("contexts/names_of_any_kind", own_names),
+    ("contexts/a_fault_poisons_and_nothing_hangs", poisoned),
 ];
 
 /// Contexts of growing size until the manager refuses: never more SMs than there are, and no SM twice.
@@ -324,5 +325,44 @@ fn own_names(driver: &Driver) -> Result<()> {
         .map(|context| context.id)
         .collect();
     assert_eq!(names, ["serving", "indexing"]);
+    Ok(())
+}
+
+/// After an illegal access every call says so and names the first; dropping everything neither hangs nor
+/// crashes.
+fn poisoned(driver: &Driver) -> Result<()> {
+    if !driver.is_simulated() {
+        return Ok(()); // it would poison the process for every other case
+    }
+    let simulator = cuda_green::sim::Sim::new(driver.source().trim_start_matches("sim:"))?;
+    let driver = Driver::simulated(&simulator)?;
+    let (device, manager) = quad(&driver)?;
+    let context = manager.get_context(ContextId::Dream)?;
+    let buffer = context.memory()?.allocate(4096)?;
+    let stream = context.create_stream()?;
+    simulator.register_kernel("cuda_green_burn", |launch| {
+        let _ = launch.write(0xdead_0000, &[1]);
+    });
+    let ptx = include_str!("../../cuda-green/src/kernels/kernels.ptx");
+    let kernel = Module::load_ptx(&device, ptx)?.kernel("cuda_green_burn")?;
+    // SAFETY: the kernel takes an address and a number; that it writes elsewhere is the point.
+    let launched = unsafe { stream.launch(&kernel, &LaunchConfig::linear(1, 32), &[&0u64, &1u32]) };
+    let fault = launched.and_then(|()| stream.synchronize()).unwrap_err();
+    let Error::Poisoned { call: first, .. } = fault else {
+        panic!("{fault}")
+    };
+    for later in [
+        context.create_stream().map(drop),
+        buffer.copy_from(&[1]),
+        Event::new(&device).map(drop),
+        manager.activate(ContextId::Embedding).map(drop),
+        context.memory()?.allocate(1).map(drop),
+    ] {
+        match later {
+            Err(Error::Poisoned { call, .. }) => assert_eq!(call, first),
+            other => panic!("{other:?}"),
+        }
+    }
+    drop((buffer, stream, kernel, context, manager, device));
     Ok(())
 }

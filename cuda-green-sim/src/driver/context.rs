@@ -84,11 +84,16 @@ impl Driver {
         device.set(state.device_of(context)? as i32)
     }
 
-    /// All work is done by the time it is submitted, so there is nothing to wait for.
+    /// In the primary context, it waits for the work of green contexts too (13.5 header).
     pub(crate) fn cuCtxSynchronize(&self) -> Answer {
-        let state = self.enter()?;
+        let mut state = self.enter()?;
         let context = self.current(&state)?;
         let device = state.device_of(context)?;
+        let only = match context {
+            Context::Primary(_) => None,
+            Context::Green(handle) => Some(handle),
+        };
+        state.timeline.wait_all(device, only);
         self.memory().release_unused(device);
         Ok(())
     }

@@ -1,16 +1,18 @@
 //! Events. They belong to the device's primary context, so they outlive every green context.
 
-use std::time::Instant;
-
 use cuda_green_sys::{CUevent_flags_enum, CUevent_st, CUresult, CUstream_st};
 
 use super::{Driver, Kind, State, as_pointer, require};
-use crate::raw::{Answer, Raw};
+use crate::{
+    raw::{Answer, Raw},
+    timeline::{Mark, QUERY_NS, Timeline},
+};
 
 pub(super) struct Event {
     pub(super) device: usize,
     timing: bool,
-    recorded: Option<Instant>,
+    /// The end of the work that was recorded last.
+    pub(super) recorded: Option<Mark>,
 }
 
 impl Driver {
@@ -22,10 +24,16 @@ impl Driver {
     }
 
     /// Records an event in work of a device, which must be the event's own.
-    pub(super) fn record(&self, state: &mut State, handle: u64, device: usize) -> Answer {
+    pub(super) fn record(
+        &self,
+        state: &mut State,
+        handle: u64,
+        device: usize,
+        mark: impl FnOnce(&mut Timeline) -> Mark,
+    ) -> Answer {
         match state.events.get_mut(&handle) {
             Some(event) if event.device == device => {
-                event.recorded = Some(Instant::now());
+                event.recorded = Some(mark(&mut state.timeline));
                 Ok(())
             }
             _ => Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
@@ -66,24 +74,35 @@ impl Driver {
 
     pub(crate) fn cuEventRecord(&self, event: Raw<CUevent_st>, stream: Raw<CUstream_st>) -> Answer {
         let mut state = self.enter()?;
-        let context = self.stream_context(&state, stream.handle())?;
-        let device = state.device_of(context)?;
-        self.record(&mut state, event.handle(), device)
+        let lane = self.lane(&state, stream.handle())?;
+        self.record(&mut state, event.handle(), lane.device, |timeline| {
+            timeline.mark(lane)
+        })
     }
 
     /// An event that was never recorded counts as done.
     pub(crate) fn cuEventQuery(&self, event: Raw<CUevent_st>) -> Answer {
-        let state = self.enter()?;
-        self.event(&state, event.handle()).map(drop)
+        let mut state = self.enter()?;
+        let recorded = &self.event(&state, event.handle())?.recorded;
+        if recorded.as_ref().is_none_or(|mark| mark.time().is_some()) {
+            return Ok(());
+        }
+        state.timeline.spend(QUERY_NS);
+        Err(CUresult::CUDA_ERROR_NOT_READY)
     }
 
     pub(crate) fn cuEventSynchronize(&self, event: Raw<CUevent_st>) -> Answer {
-        let state = self.enter()?;
-        let device = self.event(&state, event.handle())?.device;
+        let mut state = self.enter()?;
+        let found = self.event(&state, event.handle())?;
+        let (device, recorded) = (found.device, found.recorded.clone());
+        if let Some(mark) = recorded {
+            state.timeline.wait_mark(&mark);
+        }
         self.memory().release_unused(device);
         Ok(())
     }
 
+    /// Virtual time.
     pub(crate) fn cuEventElapsedTime(
         &self,
         milliseconds: Raw<f32>,
@@ -95,12 +114,13 @@ impl Driver {
         let start = self.event(&state, start.handle())?;
         let end = self.event(&state, end.handle())?;
         let (Some(from), Some(to), true, true) =
-            (start.recorded, end.recorded, start.timing, end.timing)
+            (&start.recorded, &end.recorded, start.timing, end.timing)
         else {
             return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
         };
-        let forward = to.saturating_duration_since(from).as_secs_f64();
-        let backward = from.saturating_duration_since(to).as_secs_f64();
-        milliseconds.set(((forward - backward) * 1e3) as f32)
+        let (Some(from), Some(to)) = (from.time(), to.time()) else {
+            return Err(CUresult::CUDA_ERROR_NOT_READY);
+        };
+        milliseconds.set(((to as f64 - from as f64) / 1e6) as f32)
     }
 }

@@ -91,6 +91,8 @@ impl Driver {
                 state.lost_streams.insert(stream);
             }
         }
+        // Work in flight goes on.
+        state.timeline.forget_context(handle);
         self.memory().discharge(device, GREEN_CONTEXT_BYTES);
         state.sweep_if_unused(self, device);
         Ok(())
@@ -112,7 +114,10 @@ impl Driver {
     ) -> Answer {
         let mut state = self.enter()?;
         let device = self.green(&state, green.handle())?.device;
-        self.record(&mut state, event.handle(), device)
+        let context = green.handle();
+        self.record(&mut state, event.handle(), device, |timeline| {
+            timeline.mark_context(device, context)
+        })
     }
 
     /// The event may be of another context or device; only that it lives matters.
@@ -121,9 +126,12 @@ impl Driver {
         green: Raw<CUgreenCtx_st>,
         event: Raw<CUevent_st>,
     ) -> Answer {
-        let state = self.enter()?;
-        self.green(&state, green.handle())?;
-        self.event(&state, event.handle()).map(drop)
+        let mut state = self.enter()?;
+        let device = self.green(&state, green.handle())?.device;
+        if let Some(mark) = self.event(&state, event.handle())?.recorded.clone() {
+            state.timeline.context_waits(device, green.handle(), &mark);
+        }
+        Ok(())
     }
 
     pub(crate) fn cuGreenCtxStreamCreate(

@@ -2,9 +2,10 @@
 
 use std::{
     cell::Cell,
+    collections::HashMap,
     ffi::c_void,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::PoisonError,
+    sync::{PoisonError, RwLock},
 };
 
 use cuda_green_sys::{CUfunc_st, CUlaunchAttributeID_enum, CUlaunchConfig, CUresult, CUstream_st};
@@ -14,6 +15,7 @@ use crate::{
     kernel::Launch,
     raw::{Answer, Arg, Raw},
     split::{clusters, largest_cluster},
+    timeline::Work,
 };
 
 /// Dynamic shared memory that a kernel gets without asking for more by an attribute.
@@ -153,17 +155,10 @@ impl Driver {
             Context::Green(handle) => self.green(&state, handle)?.sms.ids(),
             Context::Primary(_) => profile.sms().ids(),
         };
-        // The kernel runs without the driver's locks: it may call the driver itself.
+        let lane = self.lane(&state, stream)?;
+        let priority = self.priority(&state, stream)?;
+        // The kernel and its cost are asked without the driver's locks: they may call the driver.
         drop(state);
-        let kernel = self
-            .kernels
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&function.name)
-            .cloned();
-        let Some(kernel) = kernel else {
-            return Ok(());
-        };
         let launch = Launch {
             name: &function.name,
             grid: shape.grid,
@@ -174,7 +169,31 @@ impl Driver {
             memory: &self.memory,
             fault: Cell::new(None),
         };
-        let ended = catch_unwind(AssertUnwindSafe(|| kernel(&launch)));
+        let cost = registered(&self.costs, &function.name);
+        let cost = cost.map(|cost| catch_unwind(AssertUnwindSafe(|| cost(&launch))));
+        launch.fault.set(None);
+        let work = match &cost {
+            Some(Ok(cost)) => Some(Work {
+                blocks: launch.block_count(),
+                threads: shape.threads() as u32,
+                // Each block takes 1 KiB for itself.
+                shared: shape.shared_bytes + 1024,
+                block_ns: cost.time.as_secs_f64() * 1e9,
+                load: cost.load,
+                priority,
+                sms: sm_ids.clone(),
+            }),
+            _ => None,
+        };
+        self.lock().timeline.submit(lane, work, &[]);
+        let kernel = registered(&self.kernels, &function.name);
+        let ended = match (kernel, cost) {
+            (_, Some(Err(panic))) => Err(panic),
+            (None, _) => Ok(()),
+            // What it does is done here and now; only its time is virtual. Launches come in an order
+            // that their streams and events allow, so the effects do as well.
+            (Some(kernel), _) => catch_unwind(AssertUnwindSafe(|| kernel(&launch))),
+        };
         let fault = match (ended, launch.fault.get()) {
             (Err(_), _) => Some(CUresult::CUDA_ERROR_LAUNCH_FAILED),
             (Ok(()), Some(_)) => Some(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS),
@@ -258,6 +277,12 @@ impl Driver {
             Context::Primary(_) => clusters(profile.sms().chunks(), size, blocks),
         })
     }
+}
+
+/// What is registered under a name.
+fn registered<T: Clone>(list: &RwLock<HashMap<String, T>>, name: &str) -> Option<T> {
+    let list = list.read().unwrap_or_else(PoisonError::into_inner);
+    list.get(name).cloned()
 }
 
 /// A kernel's arguments as bytes: from an array of pointers, or packed into one buffer.

@@ -28,6 +28,14 @@ impl Driver {
         state.device_of(context)
     }
 
+    /// A copy that waits runs in the default stream of the current context.
+    fn wait_for_copy(&self, state: &mut State) -> Answer {
+        let lane = self.lane(state, 0)?;
+        let end = state.timeline.mark(lane);
+        state.timeline.wait_mark(&end);
+        Ok(())
+    }
+
     pub(crate) fn cuMemGetInfo_v2(&self, free: Raw<usize>, total: Raw<usize>) -> Answer {
         let state = self.enter()?;
         let device = self.current_device(&state)?;
@@ -46,7 +54,12 @@ impl Driver {
 
     pub(crate) fn cuMemFree_v2(&self, address: u64) -> Answer {
         // No context is needed: the address tells (measured on an H200, driver 580).
-        self.ready()?;
+        let mut state = self.enter()?;
+        // Waits for whatever may use it.
+        let device = self.memory().device_of(address);
+        if let Some(device) = device {
+            state.timeline.wait_all(device, None);
+        }
         self.memory().free(address, false)
     }
 
@@ -74,14 +87,14 @@ impl Driver {
     }
 
     pub(crate) fn cuMemcpyHtoD_v2(&self, to: u64, from: Raw<c_void>, bytes: usize) -> Answer {
-        let state = self.enter()?;
-        self.current_device(&state)?;
+        let mut state = self.enter()?;
+        self.wait_for_copy(&mut state)?;
         self.copy_in(to, &from, bytes)
     }
 
     pub(crate) fn cuMemcpyDtoH_v2(&self, to: Raw<c_void>, from: u64, bytes: usize) -> Answer {
-        let state = self.enter()?;
-        self.current_device(&state)?;
+        let mut state = self.enter()?;
+        self.wait_for_copy(&mut state)?;
         self.copy_out(&to, from, bytes)
     }
 
@@ -92,8 +105,9 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let state = self.enter()?;
-        self.stream_context(&state, stream.handle())?;
+        let mut state = self.enter()?;
+        let lane = self.lane(&state, stream.handle())?;
+        state.timeline.submit(lane, None, &[]);
         self.copy_in(to, &from, bytes)
     }
 
@@ -104,8 +118,9 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let state = self.enter()?;
-        self.stream_context(&state, stream.handle())?;
+        let mut state = self.enter()?;
+        let lane = self.lane(&state, stream.handle())?;
+        state.timeline.submit(lane, None, &[]);
         self.copy_out(&to, from, bytes)
     }
 
@@ -116,8 +131,9 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let state = self.enter()?;
-        self.stream_context(&state, stream.handle())?;
+        let mut state = self.enter()?;
+        let lane = self.lane(&state, stream.handle())?;
+        state.timeline.submit(lane, None, &[]);
         if bytes == 0 {
             return Ok(());
         }

@@ -20,15 +20,17 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use cuda_green_sys::{CUresult, CudaVersion};
 
 use crate::{
     LiveObjects, Profile,
-    kernel::{Kernel, built_in},
+    kernel::{Cost, Kernel, built_in, built_in_costs},
     memory::Memory,
     raw::Answer,
+    timeline::{SmLimits, Timeline},
 };
 
 use events::Event;
@@ -70,6 +72,7 @@ pub(crate) struct Driver {
     /// Locked after `state` where both are needed; by itself while a kernel runs.
     memory: Mutex<Memory>,
     kernels: RwLock<HashMap<String, Kernel>>,
+    costs: RwLock<HashMap<String, Cost>>,
 }
 
 /// One device's part of the state.
@@ -115,6 +118,7 @@ struct State {
     resources: HashMap<u64, Arc<Resource>>,
     /// Objects that the client never destroyed and whose context took them along.
     abandoned: u64,
+    timeline: Timeline,
 }
 
 impl Driver {
@@ -136,6 +140,15 @@ impl Driver {
             descriptors: HashMap::new(),
             resources: HashMap::new(),
             abandoned: 0,
+            timeline: Timeline::new(
+                count,
+                profile.device.sm_count,
+                SmLimits {
+                    threads: profile.device.threads_per_sm(),
+                    blocks: profile.device.blocks_per_sm(),
+                    shared: profile.device.shared_per_sm(),
+                },
+            ),
         };
         for _ in 0..count {
             let primary = state.new_handle(number, Kind::Context);
@@ -151,12 +164,8 @@ impl Driver {
             number,
             state: Mutex::new(state),
             memory: Mutex::new(Memory::new(vec![profile.device.memory_bytes; count])),
-            kernels: RwLock::new(
-                built_in()
-                    .into_iter()
-                    .map(|(name, kernel)| (name.to_owned(), kernel))
-                    .collect(),
-            ),
+            kernels: RwLock::new(by_name(built_in())),
+            costs: RwLock::new(by_name(built_in_costs())),
             profile,
         }
     }
@@ -169,6 +178,24 @@ impl Driver {
             .insert(name.to_owned(), kernel);
         // Dropped without the lock: the closure may own anything.
         drop(replaced);
+    }
+
+    pub(crate) fn register_cost(&self, name: &str, cost: Cost) {
+        let replaced = self
+            .costs
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), cost);
+        drop(replaced);
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        Duration::from_nanos(self.lock().timeline.now())
+    }
+
+    pub(crate) fn advance(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.lock().timeline.spend(ns);
     }
 
     pub(crate) fn live_objects(&self) -> LiveObjects {
@@ -313,6 +340,14 @@ impl State {
         }
     }
 
+    /// The number by which virtual time knows a context.
+    fn context_key(&self, context: Context) -> u64 {
+        match context {
+            Context::Primary(device) => self.devices[device].primary,
+            Context::Green(handle) => handle,
+        }
+    }
+
     /// When the last hold on a primary context is gone, everything in it goes with it.
     fn sweep_if_unused(&mut self, driver: &Driver, device: usize) {
         if self.primary_is_active(device) {
@@ -342,7 +377,14 @@ impl State {
             + memory.sweep(device)
             + memory.abandon_host(device);
         self.devices[device].primary_resource = None;
+        self.timeline.forget_context(self.devices[device].primary);
     }
+}
+
+fn by_name<T>(list: Vec<(&'static str, T)>) -> HashMap<String, T> {
+    list.into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// A handle as the C type that it has outside.

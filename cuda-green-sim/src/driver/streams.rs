@@ -1,12 +1,14 @@
-//! Streams. Work is done when it is submitted, so a stream has nothing to wait for; what it keeps is
-//! its context, which decides where its kernels run.
+//! Streams: the context that decides where their kernels run, and their place in virtual time.
 
 use cuda_green_sys::{
     CUctx_st, CUevent_st, CUgreenCtx_st, CUresult, CUstream_flags_enum, CUstream_st,
 };
 
 use super::{Context, Driver, Kind, State, as_pointer, require};
-use crate::raw::{Answer, Raw};
+use crate::{
+    raw::{Answer, Raw},
+    timeline::{Lane, LaneOf, QUERY_NS},
+};
 
 /// The handles of the default streams: none, legacy, and per thread.
 const DEFAULT_STREAMS: std::ops::RangeInclusive<u64> = 0..=2;
@@ -32,6 +34,36 @@ impl Driver {
             Some(green) => Context::Green(green),
             None => Context::Primary(stream.device),
         })
+    }
+
+    /// Where a stream's work is in order, which must be alive.
+    pub(super) fn lane(&self, state: &State, handle: u64) -> Result<LaneOf, CUresult> {
+        let found = self.stream_context(state, handle)?;
+        let device = state.device_of(found)?;
+        let context = state.context_key(found);
+        let (lane, blocking) = match handle {
+            PER_THREAD => (Lane::PerThread(context, std::thread::current().id()), true),
+            handle if DEFAULT_STREAMS.contains(&handle) => (Lane::Legacy(context), false),
+            handle => {
+                let flags = self.stream(state, handle)?.flags;
+                let non_blocking = CUstream_flags_enum::CU_STREAM_NON_BLOCKING.0;
+                (Lane::Stream(handle), flags & non_blocking == 0)
+            }
+        };
+        Ok(LaneOf {
+            lane,
+            device,
+            context,
+            blocking,
+        })
+    }
+
+    /// The priority of a stream's work; that of the default streams is 0.
+    pub(super) fn priority(&self, state: &State, handle: u64) -> Result<i32, CUresult> {
+        if DEFAULT_STREAMS.contains(&handle) {
+            return Ok(0);
+        }
+        Ok(self.stream(state, handle)?.priority)
     }
 
     /// A stream that the client made. One whose green context is gone answers 709 up to 13.0 (measured
@@ -98,20 +130,28 @@ impl Driver {
             Err(code) => return Err(code),
         }
         state.streams.remove(&stream.handle());
+        state.timeline.forget_lane(Lane::Stream(stream.handle()));
         Ok(())
     }
 
     pub(crate) fn cuStreamSynchronize(&self, stream: Raw<CUstream_st>) -> Answer {
-        let state = self.enter()?;
-        let context = self.stream_context(&state, stream.handle())?;
-        let device = state.device_of(context)?;
-        self.memory().release_unused(device);
+        let mut state = self.enter()?;
+        let lane = self.lane(&state, stream.handle())?;
+        // The default stream's own end includes that of the streams it waits for.
+        let end = state.timeline.mark(lane);
+        state.timeline.wait_mark(&end);
+        self.memory().release_unused(lane.device);
         Ok(())
     }
 
     pub(crate) fn cuStreamQuery(&self, stream: Raw<CUstream_st>) -> Answer {
-        let state = self.enter()?;
-        self.stream_context(&state, stream.handle()).map(drop)
+        let mut state = self.enter()?;
+        let lane = self.lane(&state, stream.handle())?;
+        if state.timeline.lane_is_done(lane) {
+            return Ok(());
+        }
+        state.timeline.spend(QUERY_NS);
+        Err(CUresult::CUDA_ERROR_NOT_READY)
     }
 
     pub(crate) fn cuStreamWaitEvent(
@@ -120,11 +160,15 @@ impl Driver {
         event: Raw<CUevent_st>,
         flags: u32,
     ) -> Answer {
-        let state = self.enter()?;
+        let mut state = self.enter()?;
         // 1 is the external event of a capture (11.1 header).
         require(flags <= 1)?;
-        self.stream_context(&state, stream.handle())?;
-        self.event(&state, event.handle()).map(drop)
+        let lane = self.lane(&state, stream.handle())?;
+        // One that was never recorded is nothing to wait for.
+        if let Some(mark) = self.event(&state, event.handle())?.recorded.clone() {
+            state.timeline.submit(lane, None, &[&mark]);
+        }
+        Ok(())
     }
 
     pub(crate) fn cuStreamGetPriority(

@@ -1,0 +1,93 @@
+//! The split in force: its pieces, which of them are free, and contexts made of them.
+
+use crate::{
+    CudaDevice, GreenContext, GreenContextConfig, Result,
+    context::Shape,
+    planner::{Part, Piece, SplitStrategy},
+    resource::{SmResource, Split},
+};
+
+/// One split of the device, piece by piece.
+pub(super) struct Layout {
+    pub(super) strategy: SplitStrategy,
+    coscheduled: u32,
+    max_cluster: u32,
+    pub(super) pieces: Vec<Piece>,
+    /// The resource of each piece.
+    resources: Vec<SmResource>,
+}
+
+impl Layout {
+    pub(super) fn of(
+        strategy: SplitStrategy,
+        coscheduled: u32,
+        max_cluster: u32,
+        split: Split,
+    ) -> Self {
+        let groups = split
+            .groups
+            .into_iter()
+            .enumerate()
+            .map(|(index, group)| (Part::Group(index), group));
+        let parts = groups.chain(split.remainder.map(|rest| (Part::Remainder, rest)));
+        let (pieces, resources) = parts
+            .map(|(part, resource)| {
+                (
+                    Piece {
+                        part,
+                        sm_count: resource.sm_count(),
+                        free: true,
+                    },
+                    resource,
+                )
+            })
+            .unzip();
+        Self {
+            strategy,
+            coscheduled,
+            max_cluster,
+            pieces,
+            resources,
+        }
+    }
+
+    pub(super) fn merges(&self) -> bool {
+        matches!(
+            self.strategy,
+            SplitStrategy::MergedUnits | SplitStrategy::MergedFineUnits
+        )
+    }
+
+    /// Creates a context over some of the pieces; nothing is marked as taken yet.
+    pub(super) fn create(
+        &self,
+        device: &CudaDevice,
+        config: GreenContextConfig,
+        requested_sms: u32,
+        pieces: &[usize],
+    ) -> Result<GreenContext> {
+        let resources: Vec<SmResource> =
+            pieces.iter().map(|index| self.resources[*index]).collect();
+        let shape = Shape {
+            requested_sms,
+            sm_count: resources.iter().map(SmResource::sm_count).sum(),
+            coscheduled: self.coscheduled,
+            max_cluster: self.max_cluster,
+        };
+        GreenContext::create(device, config, shape, &resources)
+    }
+
+    pub(super) fn mark(&mut self, pieces: &[usize], free: bool) {
+        for index in pieces {
+            self.pieces[*index].free = free;
+        }
+    }
+
+    /// The pieces that are these parts; none if the split did not give them all.
+    pub(super) fn find(&self, parts: &[Part]) -> Option<Vec<usize>> {
+        parts
+            .iter()
+            .map(|part| self.pieces.iter().position(|piece| piece.part == *part))
+            .collect()
+    }
+}
