@@ -60,11 +60,15 @@ impl DriverSpec {
     /// The same as parsing the text, for values that need not be UTF-8.
     ///
     /// # Errors
-    /// [`Error::InvalidSpec`] for an empty text, and for `sim:` with no profile.
+    /// [`Error::InvalidSpec`] for an empty text, for `sim:` with no profile, and where there is a zero
+    /// byte, which no path can have.
     pub fn parse(value: &OsStr) -> Result<Self, Error> {
+        if value.as_encoded_bytes().contains(&0) {
+            let text = value.to_string_lossy().replace('\0', "\\0");
+            return Err(Error::InvalidSpec(text));
+        }
         match value.to_str() {
             Some("" | "sim:") => Err(Error::InvalidSpec(value.to_string_lossy().into_owned())),
-            Some(text) if text.contains('\0') => Err(Error::InvalidSpec(text.replace('\0', "\\0"))),
             Some("system") => Ok(Self::System),
             Some(text) => Ok(match text.strip_prefix("sim:") {
                 Some(profile) => Self::Simulated(profile.to_owned()),
