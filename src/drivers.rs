@@ -39,6 +39,8 @@ pub struct Report {
     pub error_kind: Option<String>,
     /// The CUDA version.
     pub version: String,
+    /// Each entry point that the driver has, in the order of the table.
+    pub present: Vec<String>,
     /// Each entry point that the driver lacks, and whether it has an older form.
     pub absent: BTreeMap<String, Missing>,
     /// What calling each of some absent entry points says.
@@ -175,6 +177,7 @@ pub fn report(spec: Result<DriverSpec, Error>) -> Report {
         error: None,
         error_kind: None,
         version: String::new(),
+        present: Vec::new(),
         absent: BTreeMap::new(),
         calls: BTreeMap::new(),
         other_symbol: Vec::new(),
@@ -190,12 +193,11 @@ pub fn report(spec: Result<DriverSpec, Error>) -> Report {
         Ok(api) => {
             report.version = api.version().to_string();
             for (entry, absence) in api.entry_points() {
-                if let Some(absence) = absence {
-                    let missing = match absence {
-                        Absence::NotFound => Missing::NotFound,
-                        Absence::OlderAbi => Missing::OlderAbi,
-                    };
-                    report.absent.insert(entry.name().to_owned(), missing);
+                let name = entry.name().to_owned();
+                match absence {
+                    None => report.present.push(name),
+                    Some(Absence::NotFound) => _ = report.absent.insert(name, Missing::NotFound),
+                    Some(Absence::OlderAbi) => _ = report.absent.insert(name, Missing::OlderAbi),
                 }
             }
             call_the_absent(&api, &mut report);

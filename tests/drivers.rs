@@ -201,6 +201,43 @@ fn the_system_s_driver_has_exactly_the_entry_points_of_its_version() {
     assert_eq!(report.earlier, [""; 0], "{cuda}: there before `since`");
 }
 
+/// What was seen on a GPU of a version that cannot be fetched: `cargo xtask gpu-bundle` writes the file.
+#[test]
+fn the_driver_in_the_evidence_has_exactly_the_entry_points_of_its_version() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("evidence/driver.json");
+    let Ok(text) = fs::read_to_string(path) else {
+        return note("evidence/driver.json: there is none yet");
+    };
+    let evidence: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(evidence["simulated"], false);
+    let report: Report = serde_json::from_value(evidence["figures"].clone()).unwrap();
+    assert_eq!(report.error, None);
+    assert_eq!(report.version, evidence["cuda_version"].as_str().unwrap());
+    let cuda = version(&report.version);
+    let mut unseen = Vec::new();
+    for entry in ENTRY_POINTS {
+        let [present, absent] = [
+            report.present.iter().any(|name| name == entry.name()),
+            report.absent.contains_key(entry.name()),
+        ];
+        if !present && !absent {
+            unseen.push(entry.name());
+            continue;
+        }
+        assert_eq!(present, entry.since <= cuda, "{} on {cuda}", entry.name());
+        assert_ne!(present, absent, "{}", entry.name());
+    }
+    assert_eq!(report.other_symbol, [""; 0], "not the exported symbol");
+    assert_eq!(report.earlier, [""; 0], "there before `since`");
+    assert_eq!(report.init, Some(0));
+    if !unseen.is_empty() {
+        note(&format!(
+            "evidence/driver.json is older than {}",
+            unseen.join(", ")
+        ));
+    }
+}
+
 #[test]
 fn the_variable_names_the_driver() {
     for (cuda, release) in drivers::VERSIONS {
