@@ -1,7 +1,8 @@
 //! Every entry point of the simulated driver as C functions, one for each slot: the only unsafe door in.
 //!
 //! To add one: give [`Driver`] a method of its name, and add its line here. A test compares the lines
-//! with the table of `cuda-green-sys`, so none can be missing and no signature can differ.
+//! with the table of `cuda-green-sys`, so no signature can differ, and what is missing here must be
+//! named in `not_modelled.rs`.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
@@ -157,19 +158,28 @@ entry_points! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::not_modelled::NOT_MODELLED;
 
     #[test]
-    fn the_table_is_that_of_the_bindings() {
+    fn the_table_is_that_of_the_bindings_but_for_what_is_not_modelled() {
         let ours: std::collections::BTreeMap<_, _> = SIGNATURES.iter().copied().collect();
         for (name, signature) in cuda_green_sys::SIGNATURES {
-            assert_eq!(ours.get(name), Some(signature), "{name}");
+            let expected = (!NOT_MODELLED.contains(name)).then_some(signature);
+            assert_eq!(ours.get(name), expected, "{name}");
         }
-        assert_eq!(ours.len(), cuda_green_sys::SIGNATURES.len());
+        assert_eq!(
+            ours.len() + NOT_MODELLED.len(),
+            cuda_green_sys::SIGNATURES.len()
+        );
     }
 
     #[test]
     fn every_slot_has_a_function_of_its_own() {
         for entry in ENTRY_POINTS {
+            if NOT_MODELLED.contains(&entry.name()) {
+                assert!(address(entry.symbol, 0).is_none(), "{}", entry.name());
+                continue;
+            }
             let addresses: std::collections::BTreeSet<_> = (0..MAX_DRIVERS)
                 .map(|slot| address(entry.symbol, slot).unwrap())
                 .collect();
