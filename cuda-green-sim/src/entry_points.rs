@@ -34,7 +34,7 @@ macro_rules! entry_points {
                 /// # Safety
                 /// The rules of the driver's function of this name.
                 pub(super) unsafe fn $name(slot: usize, $($arg: $ty),*) -> CUresult {
-                    slots::call(slot, &mut |driver: &Driver| {
+                    slots::call(slot, stringify!($name), &mut |driver: &Driver| {
                         // SAFETY: the caller keeps the rules of the driver's function, which are the
                         // promise that `lift` asks for.
                         $(let $arg = unsafe { $arg.lift() };)*

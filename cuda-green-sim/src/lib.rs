@@ -7,6 +7,7 @@ mod driver;
 #[allow(non_snake_case)] // the driver's own names
 mod entry_points;
 mod error;
+mod injection;
 mod kernel;
 mod live;
 mod memory;
@@ -20,11 +21,12 @@ mod split;
 mod timeline;
 
 pub use error::Error;
+pub use injection::{FAULTS_VARIABLE, Injection};
 pub use kernel::{BlockCost, Launch};
-pub use live::LiveObjects;
+pub use live::{LiveObject, LiveObjects, MadeAt};
 pub use memory::Fault;
 pub use profile::{DeviceProfile, Profile, cuda_versions, profiles};
-pub use sim::Sim;
+pub use sim::{LeakGuard, Sim};
 pub use slots::MAX_DRIVERS;
 
 const _: () = {
