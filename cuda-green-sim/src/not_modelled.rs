@@ -1,6 +1,6 @@
 //! The entry points of the table that this driver does not model, and therefore lacks.
 //!
-//! To model one: give it its line in `entry_points.rs`, and take its name off this list. A test holds
+//! To model one: give it its line in `each_entry_point.rs`, and take its name off this list. A test holds
 //! that every entry point of `cuda-green-sys` is in exactly one of the two.
 
 /// The exported symbols that a simulated driver lacks at every version, though `cuda-green-sys` binds

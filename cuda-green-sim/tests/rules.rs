@@ -819,11 +819,14 @@ fn a_forgotten_object_is_counted_even_when_its_context_is_gone() {
     assert_eq!((live.device_allocations, live.device_bytes), (1, 100));
     assert_eq!(
         live.to_string(),
-        "1 primary retain, 1 device allocation of 100 bytes"
+        "1 primary retain (cuDevicePrimaryCtxRetain at call 3), 1 device allocation of 100 bytes (cuMemAlloc_v2 at call 5)"
     );
     unsafe { assert_eq!(client.api.cuDevicePrimaryCtxRelease_v2(0).unwrap(), OK) };
     let live = client.sim.live_objects();
-    assert_eq!(live.to_string(), "1 abandoned object");
+    assert_eq!(
+        live.to_string(),
+        "1 abandoned object (cuMemAlloc_v2 at call 5)"
+    );
     assert!(!live.is_empty());
 }
 

@@ -10,10 +10,11 @@ use xshell::{Shell, cmd};
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: how cargo is asked for each, and its name in the archive.
-const TARGETS: [(&str, &str); 5] = [
+const TARGETS: [(&str, &str); 6] = [
     ("--bin=driver-matrix", "driver-matrix"),
     ("--example=quad_partition", "quad_partition"),
     ("--test=suite", "suite"),
+    ("--test=conformance", "conformance"),
     ("--bench=host_cost", "host_cost"),
     ("--bench=isolation", "isolation"),
 ];
