@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn the_table_is_that_of_the_bindings_but_for_what_is_not_modelled() {
         // How the compiler spaces tokens is no difference.
-        let spaceless = |signature: &str| signature.replace(' ', "");
+        let spaceless = |signature: &str| signature.split_whitespace().collect::<String>();
         let ours: std::collections::BTreeMap<_, _> = SIGNATURES
             .iter()
             .map(|(name, signature)| (*name, spaceless(signature)))
