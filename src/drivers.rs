@@ -13,6 +13,7 @@ use std::{
     time::Instant,
 };
 
+use cuda_green::{Capabilities, Driver, Granularity};
 use cuda_green_sys::{
     Absence, Api, CUdevResourceType, CUresult, DriverSpec, ENTRY_POINTS, EntryPoint, Error,
     MissingEntryPoint, Platform,
@@ -52,8 +53,21 @@ pub struct Report {
     pub earlier: Vec<String>,
     /// What `cuInit` answers.
     pub init: Option<u32>,
-    /// How long loading took and `cuInit`, in milliseconds.
-    pub milliseconds: [f64; 2],
+    /// What the safe crate says of the GPUs behind the driver.
+    pub safe: Safe,
+}
+
+/// What the safe crate says of a driver.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Safe {
+    /// How many GPUs there are.
+    pub devices: Option<u32>,
+    /// The kind and the text of the error that it gave instead.
+    pub error: Option<[String; 2]>,
+    /// How long that took, from opening the driver, in milliseconds.
+    pub milliseconds: f64,
+    /// What the driver's version can do, by name.
+    pub capabilities: BTreeMap<String, bool>,
 }
 
 /// [`Absence`] for JSON.
@@ -120,7 +134,7 @@ pub fn load() -> Loads {
     let start = Barrier::new(THREADS);
     let one = || {
         start.wait();
-        let driver = cuda_green::Driver::load();
+        let driver = Driver::load();
         start.wait();
         (driver, Api::load())
     };
@@ -152,8 +166,44 @@ pub fn load() -> Loads {
     loads
 }
 
+/// What the safe crate says of a driver, and how fast.
+fn safe(spec: &DriverSpec) -> Safe {
+    let start = Instant::now();
+    let driver = Driver::open(spec);
+    let devices = driver.as_ref().map(Driver::device_count);
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    let mut safe = Safe {
+        milliseconds,
+        ..Safe::default()
+    };
+    match devices {
+        Ok(Ok(count)) => safe.devices = Some(count),
+        Ok(Err(error)) => safe.error = Some([kind(&error), error.to_string()]),
+        Err(error) => safe.error = Some([kind(error), error.to_string()]),
+    }
+    if let Ok(driver) = driver {
+        // Nothing that is listed here depends on the device.
+        let any = Granularity::of((9, 0), None);
+        let can = Capabilities::of(driver.version(), any);
+        safe.capabilities = [
+            ("green_contexts", can.green_contexts),
+            ("split_flags", can.split_flags),
+            ("merge", can.merge),
+            ("direct_streams", can.direct_streams),
+            ("context_ids", can.context_ids),
+            ("structured_split", can.structured_split),
+            ("workqueues", can.workqueues),
+            ("plain_creation", can.plain_creation),
+            ("locality_domains", can.locality_domains),
+        ]
+        .map(|(name, can)| (name.to_owned(), can))
+        .into();
+    }
+    safe
+}
+
 /// The name of the error's variant.
-fn kind(error: &Error) -> String {
+fn kind(error: &impl std::fmt::Debug) -> String {
     let debug = format!("{error:?}");
     let kind = debug.split(|c: char| !c.is_alphanumeric()).next();
     kind.unwrap_or_default().to_owned()
@@ -170,9 +220,9 @@ pub fn report(spec: Result<DriverSpec, Error>) -> Report {
             .map(PathBuf::from),
         _ => None,
     };
-    let start = Instant::now();
+    // First, so that its time is that of a program that has loaded nothing yet.
+    let safe = spec.as_ref().map_or_else(|_| Safe::default(), safe);
     let loaded = spec.and_then(|spec| Api::load_spec(&spec));
-    let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let mut report = Report {
         error: None,
         error_kind: None,
@@ -183,7 +233,7 @@ pub fn report(spec: Result<DriverSpec, Error>) -> Report {
         other_symbol: Vec::new(),
         earlier: Vec::new(),
         init: None,
-        milliseconds: [load_ms, 0.0],
+        safe,
     };
     match loaded {
         Err(error) => {
@@ -204,10 +254,8 @@ pub fn report(spec: Result<DriverSpec, Error>) -> Report {
             if let Some(path) = path {
                 compare_with_symbols(&path, &mut report);
             }
-            let start = Instant::now();
             // SAFETY: `cuInit` takes no pointer, and its flags are 0.
             report.init = unsafe { api.cuInit(0) }.ok().map(|result| result.0);
-            report.milliseconds[1] = start.elapsed().as_secs_f64() * 1e3;
         }
     }
     report
