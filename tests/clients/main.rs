@@ -5,6 +5,8 @@
 // clippy's own exception for tests does not reach the functions that they share.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod cudarc_program;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -106,6 +108,33 @@ fn cuda_core_partitions_a_device() {
     let packages = ["bindings", "core", "pathfinder", "numpy"];
     for (profile, version) in [("h200@13.0", "13000"), ("rtx5090@13.1", "13010")] {
         python("core.py", &packages, profile, version);
+    }
+}
+
+/// Set in the process that is the client itself.
+const CUDARC: &str = "CUDA_GREEN_TEST_CUDARC";
+
+/// cudarc finds the library by its name, as it finds the real one: in a process of its own, with this test
+/// as its program.
+#[test]
+fn cudarc_uses_a_device() {
+    if std::env::var_os(CUDARC).is_some() {
+        return cudarc_program::run();
+    }
+    for profile in ["h200@12.8", "h200@13.0", "rtx5090@13.5"] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "cudarc_uses_a_device", "--nocapture"])
+            .env(CUDARC, "1")
+            .env("LD_LIBRARY_PATH", folder())
+            .env(PROFILE, profile)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("went well"),
+            "{profile}: {text}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
