@@ -85,9 +85,14 @@ mod tests {
 
     #[test]
     fn the_table_is_that_of_the_bindings() {
-        let ours: std::collections::BTreeMap<_, _> = SIGNATURES.iter().copied().collect();
+        // A list that came through a macro is spaced in another way.
+        let bare = |text: &str| text.replace(char::is_whitespace, "");
+        let ours: std::collections::BTreeMap<_, _> = SIGNATURES
+            .iter()
+            .map(|(name, signature)| (*name, bare(signature)))
+            .collect();
         for (name, signature) in cuda_green_sys::SIGNATURES {
-            assert_eq!(ours.get(name), Some(signature), "{name}");
+            assert_eq!(ours.get(name), Some(&bare(signature)), "{name}");
         }
         assert_eq!(ours.len(), cuda_green_sys::SIGNATURES.len());
     }
