@@ -12,7 +12,7 @@ macro_rules! exports {
         /// The rules of the driver's function of this name.
         #[unsafe(no_mangle)]
         #[allow(clippy::too_many_arguments)]
-        unsafe extern "C" fn $name($($arg: $ty),*) -> CUresult {
+        pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> CUresult {
             match door() {
                 // SAFETY: the caller keeps the rules of the driver's function.
                 Ok(door) => unsafe { door.api.$name($($arg),*) }

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use cuda_green_sys::{CUresult, CudaVersion};
 
-use crate::door::door;
+use crate::{door::door, other_forms};
 
 /// What is said of a name (`CUdriverProcAddressQueryResult`).
 #[repr(u32)]
@@ -28,6 +28,9 @@ fn find(name: &CStr, version: c_int) -> Result<(*const c_void, Found), CUresult>
         } else {
             (std::ptr::null(), Found::OlderVersion)
         });
+    }
+    if let Some(address) = other_forms::find(name, version) {
+        return Ok((address, Found::Yes));
     }
     let address = sim.resolve(name, CudaVersion::from_raw(version));
     Ok(if !address.is_null() {

@@ -6,7 +6,7 @@
 pub enum Error {
     /// The text is no `<device>@<major>.<minor>`.
     #[error(
-        "`{spec}` describes no simulated driver; one looks like `h200@13.0`, or `2xh200@13.0` for two devices"
+        "`{spec}` describes no simulated driver; one looks like `h200@13.0`, `2xh200@13.0` for two devices, or is the path of a `.toml` file"
     )]
     InvalidSpec {
         /// The text that was given.
@@ -27,6 +27,16 @@ pub enum Error {
         version: String,
         /// The versions that there are.
         known: Vec<String>,
+    },
+    /// A profile's file cannot be read, or says something that cannot be.
+    #[error("{}{}: {reason}", .path.display(), .line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    InvalidProfile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The line, where one is to blame, from 1.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
     },
     /// All slots are taken: drop a driver first.
     #[error(

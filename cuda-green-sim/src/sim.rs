@@ -35,7 +35,8 @@ impl Drop for Inner {
 }
 
 impl Sim {
-    /// Makes the driver of a profile: `h200@13.0`, or `2xh200@13.0` for two devices.
+    /// Makes the driver of a profile: `h200@13.0`, `2xh200@13.0` for two devices, or the path of a
+    /// `.toml` file.
     ///
     /// ```
     /// let sim = cuda_green_sim::Sim::new("rtx5090@12.8")?;
@@ -45,7 +46,8 @@ impl Sim {
     ///
     /// # Errors
     /// [`Error::InvalidSpec`], [`Error::UnknownDevice`] and [`Error::UnknownVersion`] for a profile
-    /// that does not exist; [`Error::TooManyDrivers`] when [`MAX_DRIVERS`](crate::MAX_DRIVERS) live
+    /// that does not exist; [`Error::InvalidProfile`] for a file that is none;
+    /// [`Error::TooManyDrivers`] when [`MAX_DRIVERS`](crate::MAX_DRIVERS) live
     /// already; [`Error::InvalidInjection`] for a text in the environment variable
     /// [`FAULTS_VARIABLE`](crate::FAULTS_VARIABLE) that is no fault.
     pub fn new(spec: &str) -> Result<Self, Error> {

@@ -34,7 +34,7 @@ enum Command {
     Safety,
     /// Writes cuda-green-sys's bindings.rs and MATRIX.md anew.
     Bindings,
-    /// Prints which entry points and struct fields each CUDA version has.
+    /// Prints which entry points and struct fields each CUDA version has, and the conformance table.
     Matrix(matrix::Options),
     /// Packs the driver matrix's report, the suite, the example and the benchmarks for a GPU machine that has nothing else.
     GpuBundle,
