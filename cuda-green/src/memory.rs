@@ -1,8 +1,12 @@
 //! GPU memory under exact limits: pools, buffers, pressure.
 
+mod budget;
+#[cfg(test)]
+mod budget_tests;
 mod buffer;
 mod pool;
 mod pressure;
+mod sync;
 
 pub use buffer::GpuBuffer;
 pub use pool::GpuMemoryPool;
