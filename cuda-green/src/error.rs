@@ -147,6 +147,9 @@ pub enum Error {
     /// A buffer was given back to a pool that it is not of.
     #[error("the buffer belongs to another pool")]
     ForeignBuffer,
+    /// A stream of one device was to work on memory of another.
+    #[error("the stream is of another device than the memory")]
+    ForeignStream,
     /// Source and destination of a copy differ in length.
     #[error("a copy of {source_len} bytes does not fit a buffer of {buffer_len}")]
     LengthMismatch {

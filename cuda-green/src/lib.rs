@@ -24,7 +24,10 @@ pub use error::{Error, Result};
 pub use event::Event;
 pub use guard::ContextGuard;
 pub use manager::{AllocationStatus, ContextId, ContextStatus, PartitionMode, SmPartitionManager};
-pub use memory::{GpuBuffer, GpuMemoryPool, MemoryPressure};
+pub use memory::{
+    GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryPressure, PinnedBuffer, PoolMetrics,
+    PressureChange, TypedBuffer,
+};
 pub use module::{Kernel, KernelArg, LaunchConfig, Module};
 pub use resource::SmResource;
 pub use stream::Stream;
@@ -45,5 +48,8 @@ const _: () = {
     send_sync::<Kernel>();
     send_sync::<GpuMemoryPool>();
     send_sync::<GpuBuffer>();
+    send_sync::<TypedBuffer<f32>>();
+    send_sync::<PinnedBuffer<f32>>();
+    send_sync::<MemoryBudget>();
     send_sync::<Error>();
 };
