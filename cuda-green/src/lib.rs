@@ -25,9 +25,12 @@ pub use event::Event;
 pub use guard::ContextGuard;
 pub use manager::{AllocationStatus, ContextId, ContextStatus, PartitionMode, SmPartitionManager};
 pub use memory::{
-    GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryPressure, PinnedBuffer, PoolMetrics,
-    PressureChange, TypedBuffer,
+    EvictionPolicy, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
+    MemoryPressure, ModelLease, ModelNeeds, ModelSlots, PinnedBuffer, PoolMetrics, PressureChange,
+    SlotStatus, SlotsStatus, TypedBuffer,
 };
+#[cfg(feature = "test-utils")]
+pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
 pub use module::{Kernel, KernelArg, LaunchConfig, Module};
 pub use resource::SmResource;
 pub use stream::Stream;
@@ -51,5 +54,6 @@ const _: () = {
     send_sync::<TypedBuffer<f32>>();
     send_sync::<PinnedBuffer<f32>>();
     send_sync::<MemoryBudget>();
+    send_sync::<ModelSlots<GpuBuffer>>();
     send_sync::<Error>();
 };

@@ -14,19 +14,27 @@ mod classes;
 mod core;
 mod fence;
 mod heap;
+mod interface;
 mod limits;
 mod metrics;
+#[cfg(feature = "test-utils")]
+mod mock;
 mod pinned;
 mod pool;
 mod pressure;
+mod slots;
 mod sync;
 mod typed;
 
 pub use budget::PressureChange;
 pub use buffer::GpuBuffer;
+pub use interface::{MemoryBuffer, MemoryPool};
 pub use limits::MemoryBudget;
 pub use metrics::{Latencies, PoolMetrics};
+#[cfg(feature = "test-utils")]
+pub use mock::{MockGpuBuffer, MockGpuMemoryPool};
 pub use pinned::PinnedBuffer;
 pub use pool::GpuMemoryPool;
 pub use pressure::MemoryPressure;
+pub use slots::{EvictionPolicy, ModelLease, ModelNeeds, ModelSlots, SlotStatus, SlotsStatus};
 pub use typed::TypedBuffer;

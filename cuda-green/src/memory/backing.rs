@@ -150,6 +150,24 @@ impl Backing {
         driver.check("cuMemPoolTrimTo", result)
     }
 
+    /// Bytes that the driver counts as given out by its pool; none where there is no pool.
+    pub(crate) fn used(&self, device: &CudaDevice) -> Result<Option<u64>> {
+        let Self::Ordered { pool, .. } = *self else {
+            return Ok(None);
+        };
+        let mut bytes = 0u64;
+        // SAFETY: the pool is live, and this attribute is a 64-bit number.
+        let result = unsafe {
+            device.driver().api().cuMemPoolGetAttribute(
+                pool,
+                CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT,
+                std::ptr::from_mut(&mut bytes).cast(),
+            )
+        };
+        device.driver().check("cuMemPoolGetAttribute", result)?;
+        Ok(Some(bytes))
+    }
+
     pub(crate) fn destroy(&self, device: &CudaDevice) {
         let Self::Ordered { pool, stream } = *self else {
             return;

@@ -87,16 +87,19 @@ impl Core {
         if let Some(found) = self.find(home) {
             return Ok(found);
         }
+        // The threads' idle blocks, and what streams have ended with, before more is taken.
+        self.gather(false);
+        if let Some(found) = self.find(home) {
+            return Ok(found);
+        }
         let wanted = match home {
-            Home::Block { .. } => self.slab,
+            Home::Block { .. } => self.next_slab(),
             Home::Large { len } | Home::Plain { len } => len,
         };
-        // A thread's idle blocks, and what streams have ended with, before more than the allowance.
+        // Idle allocations of other sizes go to the driver's pool first, which can make one of several.
+        let idle = self.heap().idle_large(wanted);
+        self.give_back(idle);
         if self.heap().from_driver.saturating_add(wanted) > self.allowance {
-            self.gather(false);
-            if let Some(found) = self.find(home) {
-                return Ok(found);
-            }
             self.gather(true);
             if let Some(found) = self.find(home) {
                 return Ok(found);
@@ -141,9 +144,10 @@ impl Core {
     fn grow(&self, home: Home) -> Result<(u64, Home)> {
         match home {
             Home::Block { class } => {
-                let address = self.backing.allocate(&self.device, to_usize(self.slab)?)?;
+                let slab = self.next_slab();
+                let address = self.backing.allocate(&self.device, to_usize(slab)?)?;
                 let mut heap = self.heap();
-                heap.add_slab(address, self.slab);
+                heap.add_slab(address, slab);
                 let block = heap.take(class_bytes(class));
                 // The slab's own start, if its eighth were not in it: it always is.
                 Ok((block.unwrap_or(address), home))
@@ -154,6 +158,13 @@ impl Core {
                 Ok((address, Home::Large { len }))
             }
         }
+    }
+
+    /// Slabs grow with the pool, so that little use does not take much memory. None is smaller than a
+    /// quarter of the largest, and the largest block is an eighth of that.
+    fn next_slab(&self) -> u64 {
+        let eighth = (self.heap().from_driver / 8).max(1);
+        (1 << eighth.ilog2()).clamp(self.slab / 4, self.slab)
     }
 
     /// Takes blocks back from a thread's cache.
@@ -193,6 +204,10 @@ impl Core {
     /// Gives the driver what is wholly idle; it stays in the driver's pool.
     fn give_back_idle(&self) -> u64 {
         let idle = self.heap().idle();
+        self.give_back(idle)
+    }
+
+    fn give_back(&self, idle: Vec<(u64, u64)>) -> u64 {
         let mut sum = 0;
         for (address, len) in idle {
             // Also where the driver refuses: the memory is the driver's then.
@@ -205,12 +220,23 @@ impl Core {
         sum
     }
 
-    /// Waits for what streams still use of freed buffers, and gives the system all that is idle.
+    /// Waits for what streams still use of freed buffers, gives the system all that is idle, and sees that
+    /// the driver counts it as free.
     pub(crate) fn trim(&self) -> Result<u64> {
         let _growing = lock(&self.growing);
         self.gather(true);
+        // Nobody takes from the driver meanwhile, so its count falls by what it gets.
+        let before = self.backing.used(&self.device)?;
         let given = self.give_back_idle();
         self.backing.trim(&self.device)?;
+        let after = self.backing.used(&self.device)?;
+        if let (Some(before), Some(after)) = (before, after)
+            && before.saturating_sub(after) < given
+        {
+            return Err(Error::MemoryNotBack {
+                bytes: given - before.saturating_sub(after),
+            });
+        }
         Ok(given)
     }
 }

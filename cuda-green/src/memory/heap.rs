@@ -102,6 +102,24 @@ impl Heap {
             .collect()
     }
 
+    /// Takes out idle large allocations that make up this many bytes, or all of them; likewise.
+    pub(crate) fn idle_large(&mut self, wanted: u64) -> Vec<(u64, u64)> {
+        let mut idle = Vec::new();
+        let mut sum = 0;
+        while sum < wanted {
+            // The smallest that is enough by itself, or the largest.
+            let enough = self.large.range((wanted - sum, 0)..).next();
+            let Some(&(len, address)) = enough.or_else(|| self.large.last()) else {
+                break;
+            };
+            self.large.remove(&(len, address));
+            self.large_free -= len;
+            idle.push((address, len));
+            sum += len;
+        }
+        idle
+    }
+
     pub(crate) fn went_back(&mut self, len: u64) {
         self.from_driver -= len;
     }
