@@ -4,11 +4,12 @@
 //! way, and one that crashes must fail one test with a message.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, c_char, c_int, c_uint, c_void},
     path::{Path, PathBuf},
     process::Command,
     ptr::null_mut,
+    sync::Barrier,
     time::Instant,
 };
 
@@ -38,6 +39,8 @@ pub struct Report {
     pub error_kind: Option<String>,
     /// The CUDA version.
     pub version: String,
+    /// Each entry point that the driver has, in the order of the table.
+    pub present: Vec<String>,
     /// Each entry point that the driver lacks, and whether it has an older form.
     pub absent: BTreeMap<String, Missing>,
     /// What calling each of some absent entry points says.
@@ -96,6 +99,66 @@ pub fn ask(
     })
 }
 
+/// What many threads got that all loaded the driver of the environment at once.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Loads {
+    /// How many threads there were.
+    pub threads: usize,
+    /// The kinds of the errors that `Api::load` gave, each once.
+    pub api_errors: BTreeSet<String>,
+    /// The kinds of the errors that `Driver::load` gave, each once.
+    pub driver_errors: BTreeSet<String>,
+    /// The different tables that `Api::load` filled, in words.
+    pub tables: BTreeSet<String>,
+    /// How many different drivers `Driver::load` gave.
+    pub drivers: usize,
+}
+
+/// Loads the driver of the environment from many threads at once, from within the process that loads it.
+pub fn load() -> Loads {
+    const THREADS: usize = 32;
+    let start = Barrier::new(THREADS);
+    let one = || {
+        start.wait();
+        let driver = cuda_green::Driver::load();
+        start.wait();
+        (driver, Api::load())
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(one)).collect();
+        let results = threads.into_iter().map(|thread| thread.join());
+        results.filter_map(Result::ok).collect()
+    });
+    let mut loads = Loads {
+        threads: results.len(),
+        api_errors: BTreeSet::new(),
+        driver_errors: BTreeSet::new(),
+        tables: BTreeSet::new(),
+        drivers: 0,
+    };
+    let mut drivers = BTreeSet::new();
+    for (driver, api) in &results {
+        match driver {
+            Ok(driver) => _ = drivers.insert(std::ptr::from_ref(driver.api())),
+            Err(cuda_green::Error::Load(error)) => _ = loads.driver_errors.insert(kind(error)),
+            Err(error) => _ = loads.driver_errors.insert(error.to_string()),
+        }
+        match api {
+            Ok(api) => _ = loads.tables.insert(format!("{api:?}")),
+            Err(error) => _ = loads.api_errors.insert(kind(error)),
+        }
+    }
+    loads.drivers = drivers.len();
+    loads
+}
+
+/// The name of the error's variant.
+fn kind(error: &Error) -> String {
+    let debug = format!("{error:?}");
+    let kind = debug.split(|c: char| !c.is_alphanumeric()).next();
+    kind.unwrap_or_default().to_owned()
+}
+
 /// The report on a driver, from within the process that loads it.
 pub fn report(spec: Result<DriverSpec, Error>) -> Report {
     let path = match &spec {
@@ -114,6 +177,7 @@ pub fn report(spec: Result<DriverSpec, Error>) -> Report {
         error: None,
         error_kind: None,
         version: String::new(),
+        present: Vec::new(),
         absent: BTreeMap::new(),
         calls: BTreeMap::new(),
         other_symbol: Vec::new(),
@@ -123,20 +187,17 @@ pub fn report(spec: Result<DriverSpec, Error>) -> Report {
     };
     match loaded {
         Err(error) => {
-            let debug = format!("{error:?}");
-            let kind = debug.split(|c: char| !c.is_alphanumeric()).next();
-            report.error_kind = kind.map(str::to_owned);
+            report.error_kind = Some(kind(&error));
             report.error = Some(error.to_string());
         }
         Ok(api) => {
             report.version = api.version().to_string();
             for (entry, absence) in api.entry_points() {
-                if let Some(absence) = absence {
-                    let missing = match absence {
-                        Absence::NotFound => Missing::NotFound,
-                        Absence::OlderAbi => Missing::OlderAbi,
-                    };
-                    report.absent.insert(entry.name().to_owned(), missing);
+                let name = entry.name().to_owned();
+                match absence {
+                    None => report.present.push(name),
+                    Some(Absence::NotFound) => _ = report.absent.insert(name, Missing::NotFound),
+                    Some(Absence::OlderAbi) => _ = report.absent.insert(name, Missing::OlderAbi),
                 }
             }
             call_the_absent(&api, &mut report);

@@ -17,7 +17,7 @@ use std::{
 
 use cuda_green_sys::{CudaVersion, DRIVER_VARIABLE, ENTRY_POINTS, EntryPoint};
 use driver_matrix::{
-    drivers::{self, Missing, Report},
+    drivers::{self, Loads, Missing, Report},
     headers::version,
     skip::{note, skip},
 };
@@ -28,7 +28,9 @@ const NO_DEVICE: u32 = 100;
 /// A library that answers like a driver of 12.4, except for the symbols whose macros are defined.
 const SMALL_DRIVER: &str = r#"
 #include <string.h>
-int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
+#include <stdio.h>
+__attribute__((constructor)) static void begin(void) { fputs("began\n", stderr); }
+int cuDriverGetVersion(int *version) { fputs("asked\n", stderr); *version = 12040; return 0; }
 int cuInit(unsigned flags) { return flags ? 1 : 100; }
 int cuGreenCtxCreate(void) { return 0; }
 #ifdef RESOLVER
@@ -199,6 +201,43 @@ fn the_system_s_driver_has_exactly_the_entry_points_of_its_version() {
     assert_eq!(report.earlier, [""; 0], "{cuda}: there before `since`");
 }
 
+/// What was seen on a GPU of a version that cannot be fetched: `cargo xtask gpu-bundle` writes the file.
+#[test]
+fn the_driver_in_the_evidence_has_exactly_the_entry_points_of_its_version() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("evidence/driver.json");
+    let Ok(text) = fs::read_to_string(path) else {
+        return note("evidence/driver.json: there is none yet");
+    };
+    let evidence: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(evidence["simulated"], false);
+    let report: Report = serde_json::from_value(evidence["figures"].clone()).unwrap();
+    assert_eq!(report.error, None);
+    assert_eq!(report.version, evidence["cuda_version"].as_str().unwrap());
+    let cuda = version(&report.version);
+    let mut unseen = Vec::new();
+    for entry in ENTRY_POINTS {
+        let [present, absent] = [
+            report.present.iter().any(|name| name == entry.name()),
+            report.absent.contains_key(entry.name()),
+        ];
+        if !present && !absent {
+            unseen.push(entry.name());
+            continue;
+        }
+        assert_eq!(present, entry.since <= cuda, "{} on {cuda}", entry.name());
+        assert_ne!(present, absent, "{}", entry.name());
+    }
+    assert_eq!(report.other_symbol, [""; 0], "not the exported symbol");
+    assert_eq!(report.earlier, [""; 0], "there before `since`");
+    assert_eq!(report.init, Some(0));
+    if !unseen.is_empty() {
+        note(&format!(
+            "evidence/driver.json is older than {}",
+            unseen.join(", ")
+        ));
+    }
+}
+
 #[test]
 fn the_variable_names_the_driver() {
     for (cuda, release) in drivers::VERSIONS {
@@ -210,6 +249,61 @@ fn the_variable_names_the_driver() {
         let path = path.to_str().unwrap();
         let report = drivers::ask(program(), None, &[(DRIVER_VARIABLE, path)]).unwrap();
         assert_eq!(report.version, cuda);
+    }
+}
+
+#[test]
+fn many_threads_load_the_library_once_and_share_one_driver() {
+    let Some(library) = small_driver("counted", &[]) else {
+        return;
+    };
+    let output = Command::new(program())
+        .arg("load")
+        .env(DRIVER_VARIABLE, &library)
+        .output()
+        .unwrap();
+    let loads: Loads = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(loads.threads, 32);
+    assert!(
+        loads.api_errors.is_empty() && loads.driver_errors.is_empty(),
+        "{loads:?}"
+    );
+    assert_eq!(loads.drivers, 1, "`Driver::load` gave several drivers");
+    assert_eq!(loads.tables.len(), 1, "{:?}", loads.tables);
+    // The library itself counts: it began once, and was asked for its version by the one driver and
+    // by each `Api::load`.
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("began").count(), 1);
+    assert_eq!(said.matches("asked").count(), 1 + loads.threads);
+}
+
+#[test]
+fn each_real_driver_can_be_loaded_by_many_threads_at_once() {
+    for (cuda, release) in drivers::VERSIONS {
+        let what = format!("many threads with driver {release} ({cuda})");
+        let Some(path) = drivers::path(cuda) else {
+            skip(&what, "not fetched: run `cargo xtask fetch`");
+            continue;
+        };
+        if !drivers::CAN_BE_LOADED {
+            note(&format!("{what}: it is built for x86-64 Linux"));
+            continue;
+        }
+        let output = Command::new(program())
+            .arg("load")
+            .env(DRIVER_VARIABLE, path)
+            .output()
+            .unwrap();
+        let loads: Loads = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (loads.threads, loads.drivers, loads.tables.len()),
+            (32, 1, 1),
+            "{loads:?}"
+        );
+        let table = loads.tables.first().unwrap();
+        let (major, minor) = cuda.split_once('.').unwrap();
+        let version = format!("major: {major}, minor: {minor}");
+        assert!(table.contains(&version), "{table}");
     }
 }
 

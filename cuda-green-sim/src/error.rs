@@ -36,6 +36,20 @@ pub enum Error {
         /// How many there can be: [`MAX_DRIVERS`](crate::MAX_DRIVERS).
         limit: usize,
     },
+    /// The text describes no fault.
+    #[error("`{text}` is no fault that can be injected: {reason}")]
+    InvalidInjection {
+        /// The text that was given.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something still lives: see [`Sim::check_leaks`](crate::Sim::check_leaks).
+    #[error("left behind in the simulated driver: {live}")]
+    Leaks {
+        /// What lives.
+        live: Box<crate::LiveObjects>,
+    },
     /// The table of entry points could not be filled.
     #[error(transparent)]
     Api(#[from] cuda_green_sys::Error),

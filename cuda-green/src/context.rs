@@ -37,8 +37,15 @@ pub(crate) struct ContextInner {
     shape: Shape,
     /// None: the primary context, with all SMs.
     pub(crate) partition: Option<Partition>,
-    memory: OnceLock<GpuMemoryPool>,
-    making_memory: Mutex<()>,
+    memory: Arc<Memory>,
+}
+
+/// A context's memory pool, made when it is first asked for. Contexts that take each other's place under one
+/// name share it, so that the name's limit holds over all of them.
+#[derive(Default)]
+struct Memory {
+    pool: OnceLock<GpuMemoryPool>,
+    making: Mutex<()>,
 }
 
 /// What of the GPU a context has.
@@ -71,21 +78,35 @@ impl GreenContext {
                 1
             },
         };
-        Ok(Self::from_parts(device, config, shape, None))
+        Ok(Self::from_parts(
+            device,
+            config,
+            shape,
+            None,
+            Arc::default(),
+        ))
     }
 
-    /// A context over resources of one split.
+    /// A context over resources of one split; with the memory of another, if it is to take its place.
     pub(crate) fn create(
         device: &CudaDevice,
         config: GreenContextConfig,
         shape: Shape,
         resources: &[SmResource],
+        in_place_of: Option<&Self>,
     ) -> Result<Self> {
         // Creating a green context retains the primary one. Doing that first keeps it alive between
         // contexts, so that it is not made and unmade each time.
         device.raw_primary_context()?;
         let partition = Partition::create(device, resources)?;
-        Ok(Self::from_parts(device, config, shape, Some(partition)))
+        let memory = in_place_of.map_or_else(Arc::default, |other| Arc::clone(&other.inner.memory));
+        Ok(Self::from_parts(
+            device,
+            config,
+            shape,
+            Some(partition),
+            memory,
+        ))
     }
 
     fn from_parts(
@@ -93,6 +114,7 @@ impl GreenContext {
         config: GreenContextConfig,
         shape: Shape,
         partition: Option<Partition>,
+        memory: Arc<Memory>,
     ) -> Self {
         Self {
             inner: Arc::new(ContextInner {
@@ -101,8 +123,7 @@ impl GreenContext {
                 config,
                 shape,
                 partition,
-                memory: OnceLock::new(),
-                making_memory: Mutex::new(()),
+                memory,
             }),
         }
     }
@@ -208,24 +229,21 @@ impl GreenContext {
     /// # Errors
     /// Those of [`GpuMemoryPool::on`].
     pub fn memory(&self) -> Result<&GpuMemoryPool> {
-        let inner = &*self.inner;
-        if let Some(pool) = inner.memory.get() {
+        let memory = &self.inner.memory;
+        if let Some(pool) = memory.pool.get() {
             return Ok(pool);
         }
-        let _once = inner
-            .making_memory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = inner.memory.get() {
+        let _once = memory.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = memory.pool.get() {
             return Ok(pool);
         }
-        let pool = GpuMemoryPool::on(&inner.device, inner.config.memory_limit_bytes)?;
-        Ok(inner.memory.get_or_init(|| pool))
+        let pool = GpuMemoryPool::on(self.device(), self.config().memory_limit_bytes)?;
+        Ok(memory.pool.get_or_init(|| pool))
     }
 
     /// Bytes in use of its memory pool; 0 if it was never asked for.
     pub fn memory_used(&self) -> u64 {
-        self.inner.memory.get().map_or(0, GpuMemoryPool::used)
+        self.inner.memory.pool.get().map_or(0, GpuMemoryPool::used)
     }
 
     /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a
@@ -314,6 +332,22 @@ impl GreenContext {
         match &self.inner.partition {
             Some(partition) => Ok(partition.main.green()),
             None => Err(Error::NotPartitioned { what, instead }),
+        }
+    }
+
+    /// Notes the work so far, for [`wait_for_marked`](Self::wait_for_marked).
+    pub(crate) fn mark_work(&self) -> Result<()> {
+        self.inner
+            .partition
+            .as_ref()
+            .map_or(Ok(()), |partition| partition.mark_work(self.driver()))
+    }
+
+    /// Makes all later work here wait for what `other` had noted.
+    pub(crate) fn wait_for_marked(&self, other: &Self) -> Result<()> {
+        match (&self.inner.partition, &other.inner.partition) {
+            (Some(own), Some(other)) => own.wait_for_marked(self.driver(), other),
+            _ => Ok(()),
         }
     }
 

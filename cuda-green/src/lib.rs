@@ -23,7 +23,10 @@ pub use driver::Driver;
 pub use error::{Error, Result};
 pub use event::Event;
 pub use guard::ContextGuard;
-pub use manager::{AllocationStatus, ContextId, ContextStatus, PartitionMode, SmPartitionManager};
+pub use manager::{
+    AllocationStatus, ContextId, ContextStatus, HandOff, PartitionMode, PartitionStream,
+    RebalanceHint, SmPartitionManager, Verification,
+};
 pub use memory::{
     EvictionPolicy, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
     MemoryPressure, ModelLease, ModelNeeds, ModelSlots, PinnedBuffer, PoolMetrics, PressureChange,
@@ -46,6 +49,7 @@ const _: () = {
     send_sync::<GreenContext>();
     send_sync::<SmPartitionManager>();
     send_sync::<Stream>();
+    send_sync::<PartitionStream>();
     send_sync::<Event>();
     send_sync::<Module>();
     send_sync::<Kernel>();

@@ -3,8 +3,12 @@
 //! All partitions in force come from one split. A context takes pieces of it and gives them back when it
 //! is destroyed; when the last one is gone, so is the split.
 
+mod generation;
 mod layout;
+mod partition_stream;
+mod rebalance;
 mod status;
+mod verify;
 
 use std::{
     fmt::Debug,
@@ -13,8 +17,12 @@ use std::{
 
 use cuda_green_sys::CUresult;
 
+use generation::{Entry, Generation};
 use layout::Layout;
+pub use partition_stream::PartitionStream;
+pub use rebalance::{HandOff, RebalanceHint};
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
+pub use verify::Verification;
 
 use crate::{
     ContextGuard, ContextPriority, CudaDevice, Error, GreenContext, GreenContextConfig, Result,
@@ -61,13 +69,6 @@ pub struct SmPartitionManager<Id = ContextId> {
     layout: Mutex<Option<Layout>>,
     /// Read by every activation, written only for a moment by changes.
     contexts: RwLock<Vec<Entry<Id>>>,
-}
-
-struct Entry<Id> {
-    id: Id,
-    context: GreenContext,
-    /// Indices into the layout's pieces.
-    pieces: Vec<usize>,
 }
 
 impl SmPartitionManager {
@@ -186,7 +187,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             let promised: u32 = self.read(|contexts| {
                 contexts
                     .iter()
-                    .map(|entry| entry.context.requested_sms())
+                    .map(|entry| entry.context().requested_sms())
                     .sum()
             });
             let available = total.saturating_sub(promised);
@@ -200,13 +201,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             }
             (GreenContext::primary(&self.device, config)?, Vec::new())
         };
-        self.write(|contexts| {
-            contexts.push(Entry {
-                id,
-                context: context.clone(),
-                pieces,
-            })
-        });
+        self.write(|contexts| contexts.push(Entry::new(id, context.clone(), pieces)));
         Ok(context)
     }
 
@@ -218,6 +213,22 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         self.find(id).ok_or_else(|| Error::NoSuchContext {
             id: format!("{id:?}"),
         })
+    }
+
+    /// A stream that follows the name: after a rebalance, work goes to the name's new SMs. Its priority is
+    /// that of the context's configuration.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContext`], [`Error::Driver`].
+    pub fn create_stream(&self, id: Id) -> Result<PartitionStream> {
+        let slot = self.read(|contexts| {
+            let entry = contexts.iter().find(|entry| entry.id == id);
+            entry.map(|entry| (entry.slot.clone(), entry.context().config().priority))
+        });
+        let (slot, priority) = slot.ok_or_else(|| Error::NoSuchContext {
+            id: format!("{id:?}"),
+        })?;
+        PartitionStream::new(slot, priority)
     }
 
     /// Makes a context current on this thread until the guard is dropped; see
@@ -257,7 +268,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let contexts: Vec<ContextStatus<Id>> = self.read(|contexts| {
             contexts
                 .iter()
-                .map(|entry| ContextStatus::of(entry.id, &entry.context))
+                .map(|entry| ContextStatus::of(entry.id, entry.context()))
                 .collect()
         });
         let allocated = if self.mode == PartitionMode::Partitioned {
@@ -298,8 +309,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 .ok_or_else(|| Error::NoSuchContext {
                     id: format!("{id:?}"),
                 })?;
-            // The map's own handle is one. No other can appear meanwhile, since they come from here.
-            let holders = contexts[index].context.holders() - 1;
+            // No other can appear meanwhile, since they come from here.
+            let holders = contexts[index].holders();
             if holders > 0 {
                 return Err(Error::ContextInUse {
                     id: format!("{id:?}"),
@@ -308,16 +319,18 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             }
             Ok(contexts.remove(index))
         })?;
-        let Entry {
-            context, pieces, ..
-        } = entry;
-        let closed = context.close().map_err(|(_, error)| error);
-        if let Some(layout) = &mut *layout {
-            layout.mark(&pieces, true);
-        }
-        if self.read(|contexts| contexts.is_empty()) {
-            *layout = None;
-        }
+        let closed = entry.close();
+        self.read(|contexts| {
+            if contexts.is_empty() {
+                *layout = None;
+            } else if let Some(layout) = &mut *layout {
+                // What it had on loan is its owner's still; what it had lent comes back to be given.
+                let taken = contexts
+                    .iter()
+                    .flat_map(|entry| entry.base.iter().chain(entry.pieces()));
+                layout.mark_all_free_but(taken);
+            }
+        });
         closed
     }
 
@@ -348,11 +361,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                         ..*config
                     },
                 )?;
-                entries.push(Entry {
-                    id: *id,
-                    context,
-                    pieces: Vec::new(),
-                });
+                entries.push(Entry::new(*id, context, Vec::new()));
             }
             self.write(|contexts| *contexts = entries);
             return Ok(());
@@ -414,12 +423,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                     context.sm_count()
                 );
             }
-            layout.mark(&pieces, false);
-            entries.push(Entry {
-                id: *id,
-                context,
-                pieces,
-            });
+            layout.mark_taken(&pieces);
+            entries.push(Entry::new(*id, context, pieces));
         }
         Ok((layout, entries))
     }
@@ -437,7 +442,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         };
         let made = self.create_from(&source, config);
         if let Ok((_, pieces)) = &made {
-            source.mark(pieces, false);
+            source.mark_taken(pieces);
         }
         if source.pieces.iter().any(|piece| !piece.free) {
             *layout = Some(source);
@@ -492,9 +497,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 },
             )
         } else {
-            let size = first
-                .max(granularity.min)
-                .next_multiple_of(granularity.multiple.max(1));
+            // The driver rounds up by itself, to all SMs if need be.
+            let size = first.max(granularity.min);
             (size, false, SplitStrategy::EqualGroups)
         };
         if size > self.facts.sm_count {
@@ -505,14 +509,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         } else {
             size
         };
-        let layout = |split| {
-            Layout::of(
-                strategy,
-                coscheduled,
-                self.facts.max_cluster(coscheduled),
-                split,
-            )
-        };
+        let max_cluster = self.facts.max_cluster(coscheduled);
+        let layout = |strategy, split| Layout::of(strategy, coscheduled, max_cluster, split);
         let groups = resource::count_groups(driver, &all, size, fine)?;
         if self.facts.capabilities.structured_split
             && !fine
@@ -520,17 +518,15 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         {
             match self.split(&SplitCall::Structured(units), &all) {
                 Err(error) if is_topology_refusal(&error) => {}
-                split => return Ok(layout(split?)),
+                split => return Ok(layout(SplitStrategy::StructuredUnits, split?)),
             }
         }
-        Ok(layout(self.split(
-            &SplitCall::ByCount {
-                groups,
-                min_count: size,
-                fine,
-            },
-            &all,
-        )?))
+        let call = SplitCall::ByCount {
+            groups,
+            min_count: size,
+            fine,
+        };
+        Ok(layout(strategy, self.split(&call, &all)?))
     }
 
     fn split(&self, call: &SplitCall, all: &SmResource) -> Result<Split> {
@@ -573,7 +569,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             Some(SplitStrategy::EqualGroups) => format!(
                 "the device's {total} SMs do not divide into groups of this size, and CUDA {driver} cannot merge the last {stranded} into one; 12.5 can"
             ),
-            Some(SplitStrategy::Structured) => {
+            Some(SplitStrategy::Structured | SplitStrategy::StructuredUnits) => {
                 format!("the device has {total} SMs, and a group has an even number")
             }
             _ => format!(
@@ -604,7 +600,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             contexts
                 .iter()
                 .find(|entry| entry.id == id)
-                .map(|entry| entry.context.clone())
+                .map(|entry| entry.context().clone())
         })
     }
 }

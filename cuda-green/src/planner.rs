@@ -34,6 +34,8 @@ pub type GroupCount<'a> = dyn Fn(u32, bool) -> Result<u32> + 'a;
 /// How a plan meets the sizes that were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitStrategy {
+    /// One structured split into units and what each size needs beside them, merged (13.1).
+    StructuredUnits,
     /// One structured split with a size for each group (13.1).
     Structured,
     /// Units of one split by count, merged (12.5).
@@ -153,13 +155,17 @@ impl DeviceFacts {
 /// Units that ignore co-scheduling have this many SMs (measured on an H200: 66 × 2; 12.5 and later).
 const FINE_UNIT: u32 = 2;
 
+/// So many units a structured split may lose to groups that need a few SMs beside whole units.
+const MOST_UNITS_LOST: u32 = 3;
+
 /// Clusters of up to 8 blocks run on every device that has clusters; larger ones a kernel must ask for.
 const PORTABLE_CLUSTER: u32 = 8;
 
 /// The plans that meet the requests, best first: where the driver refuses one for reasons of topology
 /// (`CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`), the next is to be tried.
 ///
-/// The order: a structured split (13.1); merged units of the device's own size (12.5); merged fine
+/// The order: a structured split into units that merge, so that they can change hands later, or straight into
+/// the sizes (13.1); merged units of the device's own size (12.5); merged fine
 /// units, where the device's own are too coarse; equal groups (12.4).
 ///
 /// # Errors
@@ -176,7 +182,21 @@ pub fn plans(
     let (unit, fine) = facts.unit();
     let mut plans = Vec::new();
     if capabilities.structured_split {
-        plans.extend(structured(facts, requests, &requested));
+        let sizes = structured(facts, requests, &requested);
+        if let Some(sizes) = &sizes {
+            let units = count_groups(sizes.coscheduled, false)?;
+            for units in (units.saturating_sub(MOST_UNITS_LOST)..=units).rev() {
+                for plain_first in [true, false] {
+                    let plan = in_units(facts, sizes, units, plain_first);
+                    plans.extend(
+                        plan.into_iter()
+                            .filter(|plan| !plans.contains(plan))
+                            .collect::<Vec<_>>(),
+                    );
+                }
+            }
+        }
+        plans.extend(sizes);
     }
     if capabilities.merge {
         let strategy = if fine {
@@ -323,6 +343,64 @@ fn structured(facts: &DeviceFacts, requests: &[SmRequest], requested: &[u32]) ->
     })
 }
 
+/// The same sizes with each group in units: the last of them has what a unit does not divide. Groups of one
+/// split merge where they are co-scheduled alike. There are at most so many units in all.
+fn in_units(facts: &DeviceFacts, sizes: &Plan, most: u32, plain_first: bool) -> Option<Plan> {
+    let unit = sizes.coscheduled;
+    if unit < facts.capabilities.granularity.min {
+        return None; // the sizes are too small for units of the device's own
+    }
+    let counts = sizes
+        .partitions
+        .iter()
+        .map(|partition| partition.sm_count / unit);
+    let mut units: Vec<u32> = counts.map(|count| count.max(1)).collect();
+    for _ in most..units.iter().sum() {
+        // The last of the largest can best do with a coarser piece: `max_by_key` gives the last.
+        *units
+            .iter_mut()
+            .max_by_key(|units| **units)
+            .filter(|units| **units > 1)? -= 1;
+    }
+    // The driver looks at the groups in order. One with something over may take whole units for it that
+    // plain ones miss later; or plain ones leave no unit for it. Which order works depends on the chip.
+    let mut groups = Vec::new();
+    let mut parts = vec![Vec::new(); units.len()];
+    for plain in [plain_first, !plain_first] {
+        for ((partition, &units), parts) in sizes.partitions.iter().zip(&units).zip(&mut parts) {
+            for group in units_of(partition.sm_count, units, unit)? {
+                if group.backfill != plain {
+                    parts.push(Part::Group(groups.len()));
+                    groups.push(group);
+                }
+            }
+        }
+    }
+    let with_parts = |(partition, parts): (&PlannedPartition, Vec<Part>)| PlannedPartition {
+        parts,
+        ..partition.clone()
+    };
+    Some(Plan {
+        strategy: SplitStrategy::StructuredUnits,
+        call: SplitCall::Structured(groups),
+        partitions: sizes.partitions.iter().zip(parts).map(with_parts).collect(),
+        ..sizes.clone()
+    })
+}
+
+/// So many SMs in so many groups of a unit each; the last has what is over.
+fn units_of(sm_count: u32, units: u32, unit: u32) -> Option<impl Iterator<Item = Group>> {
+    let last = sm_count
+        .checked_sub(units.checked_sub(1)? * unit)
+        .filter(|last| *last >= unit)?;
+    let group = move |sm_count| Group {
+        sm_count,
+        coscheduled: unit,
+        backfill: sm_count != unit,
+    };
+    Some((1..units).map(move |_| group(unit)).chain([group(last)]))
+}
+
 /// Units of one split, merged; the remainder joins the partition that has the rest.
 fn merged(
     facts: &DeviceFacts,
@@ -410,7 +488,8 @@ fn equal(
         .max()
         .unwrap_or(1)
         .max(granularity.min)
-        .next_multiple_of(step);
+        .next_multiple_of(step)
+        .min(facts.sm_count.max(1));
     let target = requests
         .iter()
         .zip(requested)
@@ -444,7 +523,7 @@ fn equal(
                 left_over,
             }));
         }
-        size -= step;
+        size = size.saturating_sub(step);
     }
     Ok(None)
 }
@@ -459,54 +538,56 @@ pub(crate) struct Piece {
 
 /// The pieces for one more context of at least `asked` SMs: the fewest SMs that do.
 ///
-/// Where pieces merge, units are taken as they come, with or without the one piece of another size. That is
-/// the remainder, which joins at least one unit, since by itself it keeps no clusters; or a group that has
-/// what a remainder would. Where pieces do not merge, it is the smallest group that is large enough.
+/// Where pieces merge, that is a set of groups, with or without the remainder, which keeps no clusters by
+/// itself and so joins at least one group. Where they do not, it is one group.
 pub(crate) fn choose(pieces: &[Piece], merge: bool, asked: u32) -> Option<Vec<usize>> {
-    let free = || (0..pieces.len()).filter(|index| pieces[*index].free);
-    let is_group = |index: &usize| pieces[*index].part != Part::Remainder;
-    if !merge {
-        return free()
-            .filter(is_group)
-            .filter(|index| pieces[*index].sm_count >= asked)
-            .min_by_key(|index| pieces[*index].sm_count)
-            .map(|index| vec![index]);
-    }
-    let unit = pieces.first()?.sm_count;
-    let is_unit = |index: &usize| is_group(index) && pieces[*index].sm_count == unit;
-    let fill = |mut chosen: Vec<usize>| {
-        let mut sum: u32 = chosen.iter().map(|index| pieces[*index].sm_count).sum();
-        for index in free().filter(is_unit) {
-            if sum >= asked && chosen.iter().any(is_group) {
-                break;
-            }
-            sum += unit;
-            chosen.push(index);
-        }
-        (sum >= asked && chosen.iter().any(is_group)).then_some((sum, chosen))
+    let free = |remainder: bool| {
+        pieces
+            .iter()
+            .enumerate()
+            .filter(move |(_, piece)| piece.free && (piece.part == Part::Remainder) == remainder)
+            .map(|(index, piece)| (index, piece.sm_count))
     };
-    let odd = free().find(|index| !is_unit(index));
-    let with_odd = odd.and_then(|index| fill(vec![index]));
-    fill(Vec::new())
+    if !merge {
+        let enough = free(false).filter(|(_, sm_count)| *sm_count >= asked);
+        return enough
+            .min_by_key(|(_, sm_count)| *sm_count)
+            .map(|(index, _)| vec![index]);
+    }
+    // Every sum that groups can make, each with its last group and the sum before that.
+    let all: u32 = free(false).map(|(_, sm_count)| sm_count).sum();
+    let mut sums: Vec<Option<(usize, u32)>> = vec![None; all as usize + 1];
+    for (index, sm_count) in free(false) {
+        for sum in (sm_count..=all).rev() {
+            let before = sum - sm_count;
+            if sums[sum as usize].is_none() && (before == 0 || sums[before as usize].is_some()) {
+                sums[sum as usize] = Some((index, before));
+            }
+        }
+    }
+    let least = |asked: u32| (asked.max(1)..=all).find(|sum| sums[*sum as usize].is_some());
+    let without = least(asked).map(|sum| (sum, sum, None));
+    let with = free(true).next().and_then(|(index, sm_count)| {
+        least(asked.saturating_sub(sm_count)).map(|sum| (sum + sm_count, sum, Some(index)))
+    });
+    let (_, mut sum, remainder) = without
         .into_iter()
-        .chain(with_odd)
-        .min_by_key(|(sum, _)| *sum)
-        .map(|(_, chosen)| chosen)
+        .chain(with)
+        .min_by_key(|(total, ..)| *total)?;
+    let mut chosen: Vec<usize> = remainder.into_iter().collect();
+    while let Some((index, before)) = sums[sum as usize] {
+        chosen.push(index);
+        sum = before;
+    }
+    chosen.sort_unstable();
+    Some(chosen)
 }
 
 /// Units of the device's own size as one structured split (13.1), which gives what a count's remainder
 /// would be to the last of them: there, units and a remainder no longer merge.
 pub(crate) fn structured_units(facts: &DeviceFacts, units: u32) -> Option<Vec<Group>> {
     let unit = facts.capabilities.granularity.multiple.max(2);
-    let last = facts.sm_count.checked_sub(units.checked_sub(1)? * unit)?;
-    let group = |sm_count, backfill| Group {
-        sm_count,
-        coscheduled: unit,
-        backfill,
-    };
-    let mut groups = vec![group(unit, false); units as usize - 1];
-    groups.push(group(last & !1, last != unit));
-    Some(groups)
+    Some(units_of(facts.sm_count & !1, units, unit)?.collect())
 }
 
 /// SMs that one more context could get, and SMs that are free but can be given to none.

@@ -203,10 +203,7 @@ fn close(driver: &Driver) -> Result<()> {
     let manager = SmPartitionManager::on(&device)?;
     let context = manager.create_context(ContextId::Training, config(8))?;
     let (context, error) = context.close().unwrap_err();
-    assert!(
-        matches!(error, Error::ContextInUse { holders: 1, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::ContextInUse { .. }), "{error}");
     drop(manager);
     context.unwrap().close().unwrap();
     Ok(())

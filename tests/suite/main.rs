@@ -11,6 +11,7 @@ mod contexts;
 mod guards;
 mod memory;
 mod quad;
+mod rebalance;
 mod support;
 
 use std::{
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             guards::CASES,
             memory::CASES,
             bad_input::CASES,
+            rebalance::CASES,
         ]
         .into_iter()
         .flatten()

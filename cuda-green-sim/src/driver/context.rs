@@ -3,14 +3,17 @@
 use cuda_green_sys::{CUctx_st, CUresult};
 
 use super::{Context, Driver, as_pointer};
-use crate::raw::{Answer, Raw};
+use crate::{
+    live::MadeAt,
+    raw::{Answer, Raw},
+};
 
 impl Driver {
     pub(crate) fn cuDevicePrimaryCtxRetain(&self, pctx: Raw<*mut CUctx_st>, dev: i32) -> Answer {
         let mut state = self.enter()?;
         pctx.required()?;
         let device = &mut state.devices[self.device(dev)?];
-        device.retains += 1;
+        device.retains.push(MadeAt::now());
         device.was_active = true;
         pctx.set(as_pointer(device.primary))
     }
@@ -19,9 +22,10 @@ impl Driver {
         let mut state = self.enter()?;
         let index = self.device(dev)?;
         let device = &mut state.devices[index];
-        device.retains = device
+        // Retains have no handles, so which one this gives back is not to be told.
+        device
             .retains
-            .checked_sub(1)
+            .pop()
             .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
         state.sweep_if_unused(self, index);
         Ok(())

@@ -4,6 +4,7 @@ use cuda_green_sys::{CUevent_flags_enum, CUevent_st, CUresult, CUstream_st};
 
 use super::{Driver, Kind, State, as_pointer, require};
 use crate::{
+    live::MadeAt,
     raw::{Answer, Raw},
     timeline::{Mark, QUERY_NS, Timeline},
 };
@@ -13,14 +14,17 @@ pub(super) struct Event {
     timing: bool,
     /// The end of the work that was recorded last.
     pub(super) recorded: Option<Mark>,
+    pub(super) made_at: MadeAt,
 }
 
 impl Driver {
     pub(super) fn event<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Event, CUresult> {
-        state
+        let found = state
             .events
             .get(&handle)
-            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        self.present(found.device)?;
+        Ok(found)
     }
 
     /// Records an event in work of a device, which must be the event's own.
@@ -58,6 +62,7 @@ impl Driver {
                 device,
                 timing: flags & no_timing == 0,
                 recorded: None,
+                made_at: MadeAt::now(),
             },
         );
         event.set(as_pointer(handle))
@@ -65,6 +70,7 @@ impl Driver {
 
     pub(crate) fn cuEventDestroy_v2(&self, event: Raw<CUevent_st>) -> Answer {
         let mut state = self.enter()?;
+        self.event(&state, event.handle())?;
         state
             .events
             .remove(&event.handle())

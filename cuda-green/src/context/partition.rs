@@ -23,9 +23,6 @@ pub(crate) struct Partition {
     siblings: Mutex<Vec<Arc<Seat>>>,
     /// Whether one context may be current to several threads, so that nobody needs a sibling.
     pub(crate) shared: bool,
-    /// To wait for the work at the end, made at the beginning: destroying should fail for nothing, and
-    /// be quick.
-    last_work: Event,
 }
 
 /// A green context that one thread at a time may have current (the contract up to CUDA 13.4).
@@ -37,6 +34,9 @@ pub(crate) struct Seat {
     /// How often that thread has it; written by that thread only. From 13.5 on several threads may have
     /// it at once: then there is no owner, and this counts them all.
     depth: AtomicU32,
+    /// Marks its work, for a hand-off and for its end. Made at the beginning: destroying should fail for
+    /// nothing, and be quick.
+    last_work: Event,
 }
 
 // SAFETY: the handles are opaque tokens that the driver accepts from every thread; what it does not
@@ -52,6 +52,7 @@ unsafe impl Sync for Seat {}
 impl Seat {
     fn create(device: &CudaDevice, descriptor: CUdevResourceDesc) -> Result<Self> {
         let driver = device.driver();
+        let last_work = Event::new(device)?;
         let mut green = std::ptr::null_mut();
         // The flag is required before 13.3 and allowed after.
         let flags = CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM.0;
@@ -68,6 +69,7 @@ impl Seat {
             context: std::ptr::null_mut(),
             owner: AtomicUsize::new(0),
             depth: AtomicU32::new(0),
+            last_work,
         };
         // SAFETY: the green context was made above.
         let result = unsafe { driver.api().cuCtxFromGreenCtx(&mut seat.context, green) };
@@ -124,6 +126,10 @@ impl Seat {
         self.green
     }
 
+    fn mark_work(&self, driver: &Driver) -> Result<()> {
+        record(driver, self.green, &self.last_work)
+    }
+
     fn is_taken(&self) -> bool {
         self.depth.load(Ordering::Acquire) != 0
     }
@@ -140,13 +146,11 @@ impl Seat {
 impl Partition {
     pub(super) fn create(device: &CudaDevice, resources: &[SmResource]) -> Result<Self> {
         let descriptor = resource::describe(device.driver(), resources)?;
-        let last_work = Event::new(device)?;
         Ok(Self {
             descriptor,
             main: Seat::create(device, descriptor)?,
             siblings: Mutex::new(Vec::new()),
             shared: device.capabilities().shared_current,
-            last_work,
         })
     }
 
@@ -171,6 +175,35 @@ impl Partition {
         Ok(seat)
     }
 
+    /// Notes the work so far of all its contexts.
+    pub(super) fn mark_work(&self, driver: &Driver) -> Result<()> {
+        self.main.mark_work(driver)?;
+        self.siblings()
+            .iter()
+            .try_for_each(|seat| seat.mark_work(driver))
+    }
+
+    /// Makes all later work of all its contexts wait for what the other noted.
+    pub(super) fn wait_for_marked(&self, driver: &Driver, other: &Self) -> Result<()> {
+        let (others, own) = (other.siblings(), self.siblings());
+        for marked in std::iter::once(&other.main).chain(others.iter().map(|seat| &**seat)) {
+            for seat in std::iter::once(&self.main).chain(own.iter().map(|seat| &**seat)) {
+                let event = marked.last_work.raw();
+                // SAFETY: both are live: each belongs to a seat of a partition that is borrowed.
+                let result = unsafe { driver.api().cuGreenCtxWaitEvent(seat.green, event) };
+                driver.check("cuGreenCtxWaitEvent", result)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn siblings(&self) -> Vec<Arc<Seat>> {
+        self.siblings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Waits for the work in it and destroys the driver's objects.
     pub(super) fn destroy(self, device: &CudaDevice) -> Result<()> {
         let driver = device.driver();
@@ -188,8 +221,8 @@ impl Partition {
         }
         // Their SMs must be idle when others get them.
         let mut result = seats().try_for_each(|seat| {
-            record(driver, seat.green, &self.last_work)?;
-            self.last_work.synchronize()
+            seat.mark_work(driver)?;
+            seat.last_work.synchronize()
         });
         for seat in seats() {
             result = result.and(driver.check("cuGreenCtxDestroy", seat.destroy(driver)));

@@ -52,9 +52,10 @@ impl Layout {
     }
 
     pub(super) fn merges(&self) -> bool {
+        use SplitStrategy::{MergedFineUnits, MergedUnits, StructuredUnits};
         matches!(
             self.strategy,
-            SplitStrategy::MergedUnits | SplitStrategy::MergedFineUnits
+            StructuredUnits | MergedUnits | MergedFineUnits
         )
     }
 
@@ -66,6 +67,22 @@ impl Layout {
         requested_sms: u32,
         pieces: &[usize],
     ) -> Result<GreenContext> {
+        let (shape, resources) = self.shape(requested_sms, pieces);
+        GreenContext::create(device, config, shape, &resources, None)
+    }
+
+    /// Creates a context to take another's place: the same configuration and memory, other pieces.
+    pub(super) fn sibling(
+        &self,
+        device: &CudaDevice,
+        of: &GreenContext,
+        pieces: &[usize],
+    ) -> Result<GreenContext> {
+        let (shape, resources) = self.shape(of.requested_sms(), pieces);
+        GreenContext::create(device, *of.config(), shape, &resources, Some(of))
+    }
+
+    fn shape(&self, requested_sms: u32, pieces: &[usize]) -> (Shape, Vec<SmResource>) {
         let resources: Vec<SmResource> =
             pieces.iter().map(|index| self.resources[*index]).collect();
         let shape = Shape {
@@ -74,12 +91,19 @@ impl Layout {
             coscheduled: self.coscheduled,
             max_cluster: self.max_cluster,
         };
-        GreenContext::create(device, config, shape, &resources)
+        (shape, resources)
     }
 
-    pub(super) fn mark(&mut self, pieces: &[usize], free: bool) {
+    pub(super) fn mark_taken(&mut self, pieces: &[usize]) {
         for index in pieces {
-            self.pieces[*index].free = free;
+            self.pieces[*index].free = false;
+        }
+    }
+
+    pub(super) fn mark_all_free_but<'a>(&mut self, taken: impl Iterator<Item = &'a usize>) {
+        self.pieces.iter_mut().for_each(|piece| piece.free = true);
+        for index in taken {
+            self.pieces[*index].free = false;
         }
     }
 

@@ -1,0 +1,90 @@
+//! What stands behind a name: the context in force, and the others it can be exchanged for.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::GreenContext;
+
+/// One name of a manager.
+pub(super) struct Entry<Id> {
+    pub(super) id: Id,
+    pub(super) slot: Arc<Slot>,
+    /// The pieces that it was created with, which are its own for good.
+    pub(super) base: Vec<usize>,
+    /// The generation in force.
+    pub(super) current: usize,
+    /// All that were made, the first with the pieces of `base`. They are kept for the next time: a
+    /// green context over other pieces is dear to make and cheap to keep.
+    pub(super) generations: Vec<Generation>,
+}
+
+/// A context under a name, over some of the layout's pieces.
+pub(super) struct Generation {
+    /// Indices into the layout's pieces, in order.
+    pub(super) pieces: Vec<usize>,
+    pub(super) context: GreenContext,
+}
+
+/// The context in force under a name. Shared with the streams that follow the name.
+pub(crate) struct Slot(RwLock<GreenContext>);
+
+impl Slot {
+    /// Reads it; while the guard lives, no other is put into force.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, GreenContext> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds off everyone who reads it.
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, GreenContext> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<Id> Entry<Id> {
+    pub(super) fn new(id: Id, context: GreenContext, pieces: Vec<usize>) -> Self {
+        Self {
+            id,
+            slot: Arc::new(Slot(RwLock::new(context.clone()))),
+            base: pieces.clone(),
+            current: 0,
+            generations: vec![Generation { pieces, context }],
+        }
+    }
+
+    /// The context in force.
+    pub(super) fn context(&self) -> &GreenContext {
+        &self.generations[self.current].context
+    }
+
+    /// The pieces in force.
+    pub(super) fn pieces(&self) -> &[usize] {
+        &self.generations[self.current].pieces
+    }
+
+    /// The generation over exactly these pieces, if it was made.
+    pub(super) fn find(&self, pieces: &[usize]) -> Option<usize> {
+        self.generations
+            .iter()
+            .position(|generation| generation.pieces == pieces)
+    }
+
+    /// Who uses any of its contexts, beside this entry itself.
+    pub(super) fn holders(&self) -> usize {
+        let of_contexts: usize = self
+            .generations
+            .iter()
+            .map(|generation| generation.context.holders() - 1)
+            .sum();
+        // One of the handles counted is the slot's own; the slot may be held by streams too.
+        of_contexts - 1 + (Arc::strong_count(&self.slot) - 1)
+    }
+
+    /// Waits for the work of all its contexts and destroys them.
+    pub(super) fn close(self) -> crate::Result<()> {
+        drop(self.slot);
+        let mut result = Ok(());
+        for Generation { context, .. } in self.generations {
+            result = result.and(context.close().map_err(|(_, error)| error));
+        }
+        result
+    }
+}

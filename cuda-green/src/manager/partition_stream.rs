@@ -1,0 +1,143 @@
+//! Streams that follow a name: what is launched in them runs wherever the name has its SMs at that moment.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::generation::Slot;
+use crate::{
+    ContextPriority, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, Stream,
+};
+
+/// A stream of a name rather than of a context: after a rebalance, work goes to the name's new SMs.
+///
+/// It keeps the order of a stream: what comes after a rebalance waits, on the GPU, for what came before.
+/// While it is used, it holds off a rebalance, so that a launch is either wholly before or wholly after.
+///
+/// ```
+/// use cuda_green::{ContextId, Driver, RebalanceHint, SmPartitionManager};
+///
+/// # fn main() -> cuda_green::Result<()> {
+/// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+/// let manager = SmPartitionManager::on(&device)?;
+/// manager.init_quad_partition()?;
+/// let stream = manager.create_stream(ContextId::Training)?;
+/// assert_eq!(stream.with(|stream| Ok(stream.context().sm_count()))?, 32);
+/// manager.rebalance(RebalanceHint::TrainingActive)?;
+/// assert!(stream.with(|stream| Ok(stream.context().sm_count()))? > 32);
+/// # stream.synchronize()
+/// # }
+/// ```
+pub struct PartitionStream {
+    slot: Arc<Slot>,
+    priority: ContextPriority,
+    streams: Mutex<Streams>,
+}
+
+/// One stream for each generation that was used, the one used last at the end.
+struct Streams {
+    made: Vec<Stream>,
+    /// Orders the next stream after the last.
+    order: Event,
+}
+
+impl PartitionStream {
+    pub(super) fn new(slot: Arc<Slot>, priority: ContextPriority) -> Result<Self> {
+        let context = slot.read().clone();
+        let streams = Streams {
+            made: vec![context.create_stream_with_priority(priority)?],
+            order: Event::new(context.device())?,
+        };
+        Ok(Self {
+            slot,
+            priority,
+            streams: Mutex::new(streams),
+        })
+    }
+
+    /// Does something with the stream in force. No rebalance happens meanwhile, so it should be brief,
+    /// and must not call the manager.
+    ///
+    /// # Errors
+    /// Those of the action; [`Error::Driver`](crate::Error::Driver).
+    pub fn with<T>(&self, action: impl FnOnce(&Stream) -> Result<T>) -> Result<T> {
+        let context = self.slot.read();
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        action(streams.of(&context, self.priority)?)
+    }
+
+    /// Launches a kernel on the SMs that the name has now.
+    ///
+    /// # Errors
+    /// As [`Stream::launch`].
+    ///
+    /// # Safety
+    /// As [`Stream::launch`].
+    pub unsafe fn launch(
+        &self,
+        kernel: &Kernel,
+        config: &LaunchConfig,
+        args: &[&dyn KernelArg],
+    ) -> Result<()> {
+        // SAFETY: the caller's promise is the one asked for.
+        self.with(|stream| unsafe { stream.launch(kernel, config, args) })
+    }
+
+    /// Records the work so far in an event.
+    ///
+    /// # Errors
+    /// As [`Stream::record`].
+    pub fn record(&self, event: &Event) -> Result<()> {
+        self.with(|stream| stream.record(event))
+    }
+
+    /// Makes the work to come wait for an event, on the GPU.
+    ///
+    /// # Errors
+    /// As [`Stream::wait`].
+    pub fn wait(&self, event: &Event) -> Result<()> {
+        self.with(|stream| stream.wait(event))
+    }
+
+    /// Waits for all work in it, whatever SMs it runs on. Does not hold off a rebalance.
+    ///
+    /// # Errors
+    /// As [`Stream::synchronize`].
+    pub fn synchronize(&self) -> Result<()> {
+        let event = self.with(|stream| {
+            let event = Event::new(stream.device())?;
+            stream.record(&event)?;
+            Ok(event)
+        })?;
+        event.synchronize()
+    }
+}
+
+impl Streams {
+    /// The stream of this context, ordered after the one used last.
+    fn of(&mut self, context: &GreenContext, priority: ContextPriority) -> Result<&Stream> {
+        let is_of = |stream: &Stream| Arc::ptr_eq(&stream.context().inner, &context.inner);
+        if !self.made.last().is_some_and(is_of) {
+            let stream = match self.made.iter().position(is_of) {
+                Some(index) => self.made.remove(index),
+                None => context.create_stream_with_priority(priority)?,
+            };
+            if let Some(last) = self.made.last() {
+                last.record(&self.order)?;
+                stream.wait(&self.order)?;
+            }
+            self.made.push(stream);
+        }
+        // There is one: it was there, or it has just been pushed.
+        Ok(&self.made[self.made.len() - 1])
+    }
+}
+
+impl fmt::Debug for PartitionStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PartitionStream")
+            .field("priority", &self.priority)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,249 @@
+//! Rebalancing: SMs change hands between names, and no context in use is destroyed.
+//!
+//! A name's context is exchanged for another over more or fewer pieces of the same split. Both stay: work
+//! in flight ends where it began, streams made before stay valid, and the way back is as short. In a
+//! strict hand-off the new contexts wait, on the GPU, for the work of the old ones, so that none of it
+//! shares an SM.
+
+use std::fmt::Debug;
+
+use super::{ContextId, Entry, Generation, PartitionMode, SmPartitionManager, layout::Layout};
+use crate::{Error, Result, planner::SplitStrategy};
+use cuda_green_sys::CudaVersion;
+
+/// Who is busy, and so should have more of the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RebalanceHint {
+    /// `Embedding` gets half of what the preemptible others were created with.
+    EmbeddingHeavy,
+    /// `Training` does.
+    TrainingActive,
+    /// `Dream` does.
+    DreamActive,
+    /// Everyone has what it was created with.
+    Balanced,
+}
+
+impl RebalanceHint {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::EmbeddingHeavy,
+        Self::TrainingActive,
+        Self::DreamActive,
+        Self::Balanced,
+    ];
+
+    fn favours(self) -> Option<ContextId> {
+        match self {
+            Self::EmbeddingHeavy => Some(ContextId::Embedding),
+            Self::TrainingActive => Some(ContextId::Training),
+            Self::DreamActive => Some(ContextId::Dream),
+            Self::Balanced => None,
+        }
+    }
+}
+
+/// What happens between the old work on an SM and the new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum HandOff {
+    /// New work waits on the GPU until the old work on the SMs that changed hands has ended. The host
+    /// does not wait.
+    #[default]
+    Strict,
+    /// New work starts at once, and may share SMs with old work until that has ended.
+    Relaxed,
+}
+
+impl SmPartitionManager {
+    /// Gives the SMs to those who need them now, with a strict hand-off.
+    ///
+    /// Every preemptible context gives up to half of the SMs that it was created with, in whole pieces of
+    /// the split. One that is not preemptible never has fewer than that. Contexts that were handed out
+    /// before, their streams and guards, stay valid and stay where they are: after a rebalance, get the
+    /// context again, or use a [`PartitionStream`](crate::PartitionStream), which follows the name.
+    ///
+    /// The contexts for a hint are made when it is first used, about 1 ms and 5 MiB of device memory each;
+    /// [`provision_rebalance`](Self::provision_rebalance) makes them ahead. After that a rebalance is a
+    /// few microseconds on the host.
+    ///
+    /// In single-context mode it changes nothing, as everyone has everything.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContext`] where the hint favours a context that is not there;
+    /// [`Error::Unsupported`] before CUDA 12.5, which cannot merge; [`Error::Driver`], which leaves
+    /// everything as it was.
+    pub fn rebalance(&self, hint: RebalanceHint) -> Result<()> {
+        self.rebalance_with(hint, HandOff::default())
+    }
+
+    /// The same with a choice of the hand-off.
+    ///
+    /// # Errors
+    /// As [`rebalance`](Self::rebalance).
+    pub fn rebalance_with(&self, hint: RebalanceHint, hand_off: HandOff) -> Result<()> {
+        self.shift(hint.favours(), hand_off)
+    }
+
+    /// Makes the contexts of every hint, so that no rebalance has to.
+    ///
+    /// Returns how many green contexts the manager keeps in all; each takes 5 MiB of device memory
+    /// (measured on an H200).
+    ///
+    /// # Errors
+    /// As [`rebalance`](Self::rebalance).
+    pub fn provision_rebalance(&self) -> Result<usize> {
+        for hint in RebalanceHint::ALL {
+            self.provision(hint.favours())?;
+        }
+        Ok(self.read(|contexts| contexts.iter().map(|entry| entry.generations.len()).sum()))
+    }
+}
+
+impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+    /// Gives a context half of what the other, preemptible ones were created with; with none, everyone
+    /// gets back what it was created with. As [`rebalance_with`](SmPartitionManager::rebalance_with), for
+    /// ids of any kind.
+    ///
+    /// # Errors
+    /// As [`rebalance`](SmPartitionManager::rebalance).
+    pub fn shift(&self, favoured: Option<Id>, hand_off: HandOff) -> Result<()> {
+        let layout = self.change();
+        let Some(layout) = self.rebalanced(&layout, favoured)? else {
+            return Ok(());
+        };
+        self.write(|contexts| {
+            let targets = self.make(layout, contexts, favoured)?;
+            exchange(contexts, &targets, hand_off)
+        })
+    }
+
+    /// Makes what a shift would need, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`shift`](Self::shift).
+    pub fn provision(&self, favoured: Option<Id>) -> Result<()> {
+        let layout = self.change();
+        let Some(layout) = self.rebalanced(&layout, favoured)? else {
+            return Ok(());
+        };
+        self.write(|contexts| self.make(layout, contexts, favoured).map(drop))
+    }
+
+    /// The layout, where there is something to rebalance in it.
+    fn rebalanced<'a>(
+        &self,
+        layout: &'a Option<Layout>,
+        favoured: Option<Id>,
+    ) -> Result<Option<&'a Layout>> {
+        if let Some(id) = favoured {
+            self.get_context(id)?;
+        }
+        if self.mode != PartitionMode::Partitioned {
+            return Ok(None);
+        }
+        match layout {
+            Some(layout) if !layout.merges() && favoured.is_some() => Err(Error::Unsupported {
+                what: if layout.strategy == SplitStrategy::EqualGroups {
+                    "rebalancing, which merges units of one split,"
+                } else {
+                    "rebalancing this split, whose groups the driver refused to merge,"
+                },
+                needs: CudaVersion::new(12, 5),
+                driver: self.device.driver().version(),
+            }),
+            layout => Ok(layout.as_ref()),
+        }
+    }
+
+    /// The generation of each entry that the shift puts into force; makes those that are missing.
+    fn make(
+        &self,
+        layout: &Layout,
+        contexts: &mut [Entry<Id>],
+        favoured: Option<Id>,
+    ) -> Result<Vec<usize>> {
+        let mut targets = Vec::with_capacity(contexts.len());
+        let wanted = pieces_after(contexts, favoured);
+        for (entry, pieces) in contexts.iter_mut().zip(wanted) {
+            let index = match entry.find(&pieces) {
+                Some(index) => index,
+                None => {
+                    let context = layout.sibling(&self.device, entry.context(), &pieces)?;
+                    entry.generations.push(Generation { pieces, context });
+                    entry.generations.len() - 1
+                }
+            };
+            targets.push(index);
+        }
+        Ok(targets)
+    }
+}
+
+/// The pieces of each entry once one is favoured: half of what each preemptible other was created with,
+/// from its end, goes to that one.
+fn pieces_after<Id: Copy + Eq>(contexts: &[Entry<Id>], favoured: Option<Id>) -> Vec<Vec<usize>> {
+    let mut gained = Vec::new();
+    let mut after: Vec<Vec<usize>> = contexts
+        .iter()
+        .map(|entry| {
+            let gives =
+                favoured.is_some_and(|id| id != entry.id) && entry.context().config().preemptible;
+            let keep = if gives {
+                entry.base.len().div_ceil(2)
+            } else {
+                entry.base.len()
+            };
+            // The odd piece, which is the last, stays with its owner: it is what others cannot use.
+            let (odd, units) = entry
+                .base
+                .split_last()
+                .map_or((None, &[][..]), |(odd, units)| (Some(odd), units));
+            let kept = keep.saturating_sub(1).min(units.len());
+            gained.extend_from_slice(&units[kept..]);
+            units[..kept].iter().chain(odd).copied().collect()
+        })
+        .collect();
+    let favoured = contexts.iter().position(|entry| Some(entry.id) == favoured);
+    if let Some(pieces) = favoured.and_then(|index| after.get_mut(index)) {
+        pieces.extend(gained);
+        pieces.sort_unstable();
+    }
+    after
+}
+
+/// Puts other generations into force, all at once for everyone who follows a name.
+fn exchange<Id>(contexts: &mut [Entry<Id>], targets: &[usize], hand_off: HandOff) -> Result<()> {
+    let changed = |entry: &Entry<Id>, target: usize| entry.current != target;
+    let mut slots: Vec<_> = contexts
+        .iter()
+        .zip(targets)
+        .filter(|(entry, target)| changed(entry, **target))
+        .map(|(entry, target)| (entry.slot.write(), entry, *target))
+        .collect();
+    if hand_off == HandOff::Strict {
+        for (_, old, _) in &slots {
+            old.context().mark_work()?;
+        }
+        for (_, new, target) in &slots {
+            let generation = &new.generations[*target];
+            for (_, old, _) in &slots {
+                // Only those that have an SM in common have to wait; the same name keeps its order.
+                let shares = old
+                    .pieces()
+                    .iter()
+                    .any(|piece| generation.pieces.contains(piece));
+                if shares {
+                    generation.context.wait_for_marked(old.context())?;
+                }
+            }
+        }
+    }
+    for (slot, entry, target) in &mut slots {
+        **slot = entry.generations[*target].context.clone();
+    }
+    drop(slots);
+    for (entry, target) in contexts.iter_mut().zip(targets) {
+        entry.current = *target;
+    }
+    Ok(())
+}
