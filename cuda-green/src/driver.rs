@@ -211,6 +211,15 @@ impl Driver {
         }
     }
 
+    /// The first fault that stays, for what would otherwise work on without the driver.
+    #[inline]
+    pub(crate) fn check_fault(&self) -> Result<()> {
+        match self.inner.fault.get() {
+            None => Ok(()),
+            Some(&(call, code)) => Err(Error::Poisoned { call, code }),
+        }
+    }
+
     #[cold]
     fn refused(&self, call: &'static str, code: CUresult) -> Error {
         if code.is_sticky() {

@@ -3,7 +3,8 @@
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
 #   ./run.sh           everything
-#   ./run.sh suite     the suite alone; likewise driver, quad, conformance, host_cost, isolation
+#   ./run.sh suite     the suite alone; likewise driver, quad, conformance, host_cost, isolation, memory,
+#                      and peers_memory, which needs Python with CuPy or PyTorch
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -11,7 +12,7 @@ export CUDA_GREEN_COMMIT CUDA_GREEN_REQUIRE_GPU=1
 unset CUDA_GREEN_DRIVER
 mkdir -p evidence
 failed=0
-wanted=" ${*:-driver quad suite conformance host_cost isolation} "
+wanted=" ${*:-driver quad suite conformance host_cost isolation memory} "
 
 step() { # name, command...
     name=$1
@@ -40,4 +41,6 @@ step conformance env CUDA_GREEN_CONFORMANCE_EVIDENCE=evidence/conformance-h200.j
     ./conformance --test-threads=1 system/
 step host_cost ./host_cost --out evidence/host_cost.json
 step isolation ./isolation --out evidence/isolation.json
+step memory ./memory --out evidence/memory.json
+step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
 exit $failed
