@@ -30,6 +30,8 @@ enum Command {
     /// Runs every check: formatting, clippy, tests, documentation, the published crates as their users
     /// get them, Miri and valgrind. Fetches first.
     Test,
+    /// The part of `test` that builds the published crates as their users get them.
+    Published,
     /// Looks for undefined behaviour and panics: Miri, valgrind, AddressSanitizer, the fuzzer.
     Safety,
     /// Writes cuda-green-sys's bindings.rs and MATRIX.md anew.
@@ -46,6 +48,7 @@ fn main() -> anyhow::Result<()> {
     match Options::parse().command {
         Command::Fetch => fetch::run(),
         Command::Test => test::run(),
+        Command::Published => published::run(),
         Command::Safety => safety::run(),
         Command::Bindings => bindings::run(),
         Command::Matrix(options) => matrix::run(&options),
