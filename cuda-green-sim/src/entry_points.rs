@@ -1,7 +1,8 @@
 //! Every entry point of the simulated driver as C functions, one for each slot: the only unsafe door in.
 //!
 //! To add one: give [`Driver`] a method of its name, and add its line to `each_entry_point.rs`. A test
-//! compares the lines with the table of `cuda-green-sys`, so none can be missing and no signature can differ.
+//! compares the lines with the table of `cuda-green-sys`, so no signature can differ, and what is missing
+//! must be named in `not_modelled.rs`.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
@@ -82,24 +83,33 @@ each_entry_point!(entry_points);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::not_modelled::NOT_MODELLED;
 
     #[test]
-    fn the_table_is_that_of_the_bindings() {
-        // A list that came through a macro is spaced in another way.
-        let bare = |text: &str| text.replace(char::is_whitespace, "");
+    fn the_table_is_that_of_the_bindings_but_for_what_is_not_modelled() {
+        // How the compiler spaces tokens is no difference.
+        let spaceless = |signature: &str| signature.split_whitespace().collect::<String>();
         let ours: std::collections::BTreeMap<_, _> = SIGNATURES
             .iter()
-            .map(|(name, signature)| (*name, bare(signature)))
+            .map(|(name, signature)| (*name, spaceless(signature)))
             .collect();
         for (name, signature) in cuda_green_sys::SIGNATURES {
-            assert_eq!(ours.get(name), Some(&bare(signature)), "{name}");
+            let expected = (!NOT_MODELLED.contains(name)).then(|| spaceless(signature));
+            assert_eq!(ours.get(name), expected.as_ref(), "{name}");
         }
-        assert_eq!(ours.len(), cuda_green_sys::SIGNATURES.len());
+        assert_eq!(
+            ours.len() + NOT_MODELLED.len(),
+            cuda_green_sys::SIGNATURES.len()
+        );
     }
 
     #[test]
     fn every_slot_has_a_function_of_its_own() {
         for entry in ENTRY_POINTS {
+            if NOT_MODELLED.contains(&entry.name()) {
+                assert!(address(entry.symbol, 0).is_none(), "{}", entry.name());
+                continue;
+            }
             let addresses: std::collections::BTreeSet<_> = (0..MAX_DRIVERS)
                 .map(|slot| address(entry.symbol, slot).unwrap())
                 .collect();

@@ -25,7 +25,7 @@ pub use event::Event;
 pub use guard::ContextGuard;
 pub use manager::{
     AllocationStatus, ContextId, ContextStatus, HandOff, PartitionMode, PartitionStream,
-    RebalanceHint, SmPartitionManager,
+    RebalanceHint, SmPartitionManager, Verification,
 };
 pub use memory::{GpuBuffer, GpuMemoryPool, MemoryPressure};
 pub use module::{Kernel, KernelArg, LaunchConfig, Module};

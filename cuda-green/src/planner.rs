@@ -104,7 +104,8 @@ pub struct Plan {
     pub partitions: Vec<PlannedPartition>,
     /// SMs that are co-scheduled together in each partition.
     pub coscheduled: u32,
-    /// The largest thread-block cluster that each partition is sure to run, in blocks.
+    /// The largest thread-block cluster that a partition with a group is sure to run, in blocks. One of the
+    /// remainder alone runs clusters of 2.
     pub max_cluster: u32,
     /// SMs that no partition has.
     pub left_over: u32,
@@ -152,8 +153,12 @@ impl DeviceFacts {
     }
 }
 
-/// Units that ignore co-scheduling have this many SMs (measured on an H200: 66 × 2; 12.5 and later).
-const FINE_UNIT: u32 = 2;
+/// Units that ignore co-scheduling have this many SMs (measured on an H200: 66 × 2; 12.5 and later). What a
+/// remainder keeps together is no more.
+pub(crate) const FINE_UNIT: u32 = 2;
+
+/// So many units a structured split may lose to groups that need a few SMs beside whole units.
+const MOST_UNITS_LOST: u32 = 3;
 
 /// Clusters of up to 8 blocks run on every device that has clusters; larger ones a kernel must ask for.
 const PORTABLE_CLUSTER: u32 = 8;
@@ -181,7 +186,17 @@ pub fn plans(
     if capabilities.structured_split {
         let sizes = structured(facts, requests, &requested);
         if let Some(sizes) = &sizes {
-            plans.extend(in_units(facts, sizes, count_groups)?);
+            let units = count_groups(sizes.coscheduled, false)?;
+            for units in (units.saturating_sub(MOST_UNITS_LOST)..=units).rev() {
+                for plain_first in [true, false] {
+                    let plan = in_units(facts, sizes, units, plain_first);
+                    plans.extend(
+                        plan.into_iter()
+                            .filter(|plan| !plans.contains(plan))
+                            .collect::<Vec<_>>(),
+                    );
+                }
+            }
         }
         plans.extend(sizes);
     }
@@ -224,7 +239,7 @@ pub fn plans(
 }
 
 /// Each request in SMs, checked against the device.
-fn resolve(facts: &DeviceFacts, requests: &[SmRequest]) -> Result<Vec<u32>> {
+pub(crate) fn resolve(facts: &DeviceFacts, requests: &[SmRequest]) -> Result<Vec<u32>> {
     let invalid = |value: String, reason| Error::InvalidArgument {
         name: "sm_count",
         value,
@@ -331,58 +346,48 @@ fn structured(facts: &DeviceFacts, requests: &[SmRequest], requested: &[u32]) ->
 }
 
 /// The same sizes with each group in units: the last of them has what a unit does not divide. Groups of one
-/// split merge where they are co-scheduled alike. There can be no more than the chip has whole units.
-fn in_units(
-    facts: &DeviceFacts,
-    sizes: &Plan,
-    count_groups: &GroupCount<'_>,
-) -> Result<Option<Plan>> {
+/// split merge where they are co-scheduled alike. There are at most so many units in all.
+fn in_units(facts: &DeviceFacts, sizes: &Plan, most: u32, plain_first: bool) -> Option<Plan> {
     let unit = sizes.coscheduled;
     if unit < facts.capabilities.granularity.min {
-        return Ok(None); // the sizes are too small for units of the device's own
+        return None; // the sizes are too small for units of the device's own
     }
-    let mut units: Vec<u32> = sizes
+    let counts = sizes
         .partitions
         .iter()
-        .map(|partition| (partition.sm_count / unit).max(1))
-        .collect();
-    let mut over = units
-        .iter()
-        .sum::<u32>()
-        .saturating_sub(count_groups(unit, false)?);
-    while over > 0 {
-        // The last of the largest can best do with a coarser piece.
-        let Some(most) = units
+        .map(|partition| partition.sm_count / unit);
+    let mut units: Vec<u32> = counts.map(|count| count.max(1)).collect();
+    for _ in most..units.iter().sum() {
+        // The last of the largest can best do with a coarser piece: `max_by_key` gives the last.
+        *units
             .iter_mut()
-            .rev()
             .max_by_key(|units| **units)
-            .filter(|units| **units > 1)
-        else {
-            return Ok(None);
-        };
-        *most -= 1;
-        over -= 1;
+            .filter(|units| **units > 1)? -= 1;
     }
+    // The driver looks at the groups in order. One with something over may take whole units for it that
+    // plain ones miss later; or plain ones leave no unit for it. Which order works depends on the chip.
     let mut groups = Vec::new();
-    let mut partitions = Vec::with_capacity(units.len());
-    for (partition, units) in sizes.partitions.iter().zip(units) {
-        let Some(pieces) = units_of(partition.sm_count, units, unit) else {
-            return Ok(None);
-        };
-        let first = groups.len();
-        groups.extend(pieces);
-        let parts = (first..groups.len()).map(Part::Group).collect();
-        partitions.push(PlannedPartition {
-            parts,
-            ..partition.clone()
-        });
+    let mut parts = vec![Vec::new(); units.len()];
+    for plain in [plain_first, !plain_first] {
+        for ((partition, &units), parts) in sizes.partitions.iter().zip(&units).zip(&mut parts) {
+            for group in units_of(partition.sm_count, units, unit)? {
+                if group.backfill != plain {
+                    parts.push(Part::Group(groups.len()));
+                    groups.push(group);
+                }
+            }
+        }
     }
-    Ok(Some(Plan {
+    let with_parts = |(partition, parts): (&PlannedPartition, Vec<Part>)| PlannedPartition {
+        parts,
+        ..partition.clone()
+    };
+    Some(Plan {
         strategy: SplitStrategy::StructuredUnits,
         call: SplitCall::Structured(groups),
-        partitions,
+        partitions: sizes.partitions.iter().zip(parts).map(with_parts).collect(),
         ..sizes.clone()
-    }))
+    })
 }
 
 /// So many SMs in so many groups of a unit each; the last has what is over.
@@ -409,7 +414,8 @@ fn merged(
 ) -> Result<Option<Plan>> {
     let fine = strategy == SplitStrategy::MergedFineUnits;
     let units = count_groups(unit, fine)?;
-    let needs: Vec<u32> = requests
+    let remainder = facts.sm_count.saturating_sub(units.saturating_mul(unit));
+    let mut needs: Vec<u32> = requests
         .iter()
         .map(|request| match *request {
             SmRequest::Target(count) => (count / unit).max(1),
@@ -417,34 +423,47 @@ fn merged(
             SmRequest::Rest => 0,
         })
         .collect();
+    let rest = requests
+        .iter()
+        .position(|request| *request == SmRequest::Rest);
+    let mut has_remainder = rest;
+    if rest.is_none() && needs.iter().sum::<u32>() > units {
+        // The remainder saves units where it is part of a size; most where it is nearest to whole units.
+        let with_remainder = |request: &SmRequest| match *request {
+            SmRequest::AtLeast(count) => Some(count.saturating_sub(remainder).div_ceil(unit)),
+            _ => None,
+        };
+        let saved =
+            |index: &usize| with_remainder(&requests[*index]).map(|with| needs[*index] - with);
+        has_remainder = (0..requests.len())
+            .max_by_key(saved)
+            .filter(|index| saved(index) > Some(0));
+        if let Some((index, need)) =
+            has_remainder.and_then(|index| Some((index, with_remainder(&requests[index])?)))
+        {
+            needs[index] = need;
+        }
+    }
     let Some(spare) = units.checked_sub(needs.iter().sum()) else {
         return Ok(None);
     };
-    let mut remainder = facts.sm_count.saturating_sub(units.saturating_mul(unit));
-    let mut left_over = spare * unit + remainder;
+    if let Some(index) = rest {
+        if spare == 0 {
+            return Ok(None);
+        }
+        needs[index] = spare;
+    }
     let mut next = 0;
     let mut partitions = Vec::with_capacity(requests.len());
-    // The rest takes what comes last, so the named sizes get their units first.
-    for ((request, &need), &requested) in requests.iter().zip(&needs).zip(requested) {
-        let take = if *request == SmRequest::Rest {
-            spare
-        } else {
-            need
-        };
-        let mut parts: Vec<Part> = (next..next + take)
-            .map(|index| Part::Group(index as usize))
+    for (index, (&need, &requested)) in needs.iter().zip(requested).enumerate() {
+        let mut parts: Vec<Part> = (next..next + need)
+            .map(|group| Part::Group(group as usize))
             .collect();
-        next += take;
-        let mut sm_count = take * unit;
-        if *request == SmRequest::Rest {
-            if take == 0 {
-                return Ok(None);
-            }
-            if remainder > 0 {
-                parts.push(Part::Remainder);
-            }
-            sm_count += std::mem::take(&mut remainder);
-            left_over = 0;
+        next += need;
+        let mut sm_count = need * unit;
+        if has_remainder == Some(index) && remainder > 0 {
+            parts.push(Part::Remainder);
+            sm_count += remainder;
         }
         partitions.push(PlannedPartition {
             requested,
@@ -452,6 +471,8 @@ fn merged(
             parts,
         });
     }
+    let given: u32 = partitions.iter().map(|partition| partition.sm_count).sum();
+    let left_over = facts.sm_count - given;
     Ok(Some(Plan {
         strategy,
         call: SplitCall::ByCount {
@@ -485,7 +506,8 @@ fn equal(
         .max()
         .unwrap_or(1)
         .max(granularity.min)
-        .next_multiple_of(step);
+        .next_multiple_of(step)
+        .min(facts.sm_count.max(1));
     let target = requests
         .iter()
         .zip(requested)
@@ -519,7 +541,7 @@ fn equal(
                 left_over,
             }));
         }
-        size -= step;
+        size = size.saturating_sub(step);
     }
     Ok(None)
 }
@@ -534,8 +556,9 @@ pub(crate) struct Piece {
 
 /// The pieces for one more context of at least `asked` SMs: the fewest SMs that do.
 ///
-/// Where pieces merge, that is a set of groups, with or without the remainder, which keeps no clusters by
-/// itself and so joins at least one group. Where they do not, it is one group.
+/// Where pieces merge, that is a set of groups, with or without the remainder. The remainder by itself keeps
+/// no clusters above 2 (measured on an H200), so it is given alone only when nothing else is enough. Where
+/// pieces do not merge, it is one group.
 pub(crate) fn choose(pieces: &[Piece], merge: bool, asked: u32) -> Option<Vec<usize>> {
     let free = |remainder: bool| {
         pieces
@@ -566,10 +589,14 @@ pub(crate) fn choose(pieces: &[Piece], merge: bool, asked: u32) -> Option<Vec<us
     let with = free(true).next().and_then(|(index, sm_count)| {
         least(asked.saturating_sub(sm_count)).map(|sum| (sum + sm_count, sum, Some(index)))
     });
-    let (_, mut sum, remainder) = without
+    let alone = free(true).find(|(_, sm_count)| *sm_count >= asked);
+    let best = without
         .into_iter()
         .chain(with)
-        .min_by_key(|(total, ..)| *total)?;
+        .min_by_key(|(total, ..)| *total);
+    let Some((_, mut sum, remainder)) = best else {
+        return alone.map(|(index, _)| vec![index]);
+    };
     let mut chosen: Vec<usize> = remainder.into_iter().collect();
     while let Some((index, before)) = sums[sum as usize] {
         chosen.push(index);
@@ -590,21 +617,15 @@ pub(crate) fn structured_units(facts: &DeviceFacts, units: u32) -> Option<Vec<Gr
 pub(crate) fn available(pieces: &[Piece], merge: bool) -> (u32, u32) {
     let free = || pieces.iter().filter(|piece| piece.free);
     let sum: u32 = free().map(|piece| piece.sm_count).sum();
+    if merge {
+        return (sum, 0);
+    }
     let groups = || {
         free()
             .filter(|piece| piece.part != Part::Remainder)
             .map(|piece| piece.sm_count)
     };
-    if merge {
-        if groups().next().is_some() {
-            (sum, 0)
-        } else {
-            (0, sum)
-        }
-    } else {
-        let groups_sum: u32 = groups().sum();
-        (groups().max().unwrap_or(0), sum - groups_sum)
-    }
+    (groups().max().unwrap_or(0), sum - groups().sum::<u32>())
 }
 
 #[cfg(test)]
