@@ -138,6 +138,28 @@ fn cudarc_uses_a_device() {
     }
 }
 
+/// Set in the process that loads the library itself.
+const OWN: &str = "CUDA_GREEN_TEST_OWN";
+
+/// As a library it is a simulated driver still, and figures that come from it can be told from real ones.
+#[test]
+fn the_safe_crate_knows_it_for_what_it_is() {
+    let library = folder().join("libcuda.so.1");
+    if std::env::var_os(OWN).is_some() {
+        let driver = cuda_green::Driver::open(&cuda_green::DriverSpec::Path(library)).unwrap();
+        assert!(driver.is_simulated());
+        assert_eq!(driver.device(0).unwrap().name(), "NVIDIA H200");
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_safe_crate_knows_it_for_what_it_is"])
+        .env(OWN, "1")
+        .env(PROFILE, "h200@13.0")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// The project's own loader finds in the library what it finds in the resolver, for each version.
 #[test]
 fn the_projects_loader_takes_it_for_a_driver_of_its_version() {
