@@ -34,6 +34,7 @@ pub const CASES: &[Case] = &[
     ("memory/a_thread_dies_holding_buffers", dying_thread),
     ("memory/pressure_calls_back", callbacks),
     ("memory/figures_add_up", metrics),
+    ("memory/others_press_on_the_device_too", device_pressure),
 ];
 
 const MIB: usize = 1 << 20;
@@ -539,5 +540,25 @@ fn metrics(driver: &Driver) -> Result<()> {
     assert_eq!(json["used_bytes"], 1_000_000);
     assert!(metrics.to_string().contains("high water mark"));
     drop(one);
+    Ok(())
+}
+
+/// What another pool takes shows in the device's pressure, once the last answer is old.
+fn device_pressure(driver: &Driver) -> Result<()> {
+    let device = driver.device(0)?;
+    let pool = GpuMemoryPool::on(&device, 1 << 20)?;
+    let before = pool.device_pressure(Duration::ZERO)?;
+    let other = GpuMemoryPool::on(&device, u64::MAX)?;
+    // To more than 80 % of the device, however full it is.
+    let total = device.total_memory();
+    let used = total - device.free_memory()?;
+    let wanted = (total / 100 * 85).saturating_sub(used);
+    let taken = other.allocate(wanted.max(1) as usize)?;
+    assert_eq!(pool.device_pressure(Duration::from_secs(3600))?, before);
+    assert!(pool.device_pressure(Duration::ZERO)? >= MemoryPressure::High);
+    drop(taken);
+    other.trim()?;
+    assert_eq!(pool.device_pressure(Duration::ZERO)?, before);
+    assert_eq!(pool.pressure_level(), MemoryPressure::Low);
     Ok(())
 }

@@ -3,7 +3,10 @@
 //! Locks: `growing`, then `heap`. Neither is asked for by who holds a purse, and no purse by who holds the
 //! heap.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
 
 use cuda_green_sys::CUresult;
 
@@ -34,6 +37,8 @@ pub(crate) struct Core {
     /// Held by who asks the driver for more, so that others wait for that instead of asking too.
     growing: Mutex<()>,
     members: Mutex<Vec<Weak<Inner>>>,
+    /// The device's free memory as the driver last told it, and when.
+    device_free: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Core {
@@ -47,6 +52,7 @@ impl Core {
             heap: Mutex::default(),
             growing: Mutex::new(()),
             members: Mutex::default(),
+            device_free: Mutex::default(),
         })
     }
 
@@ -75,6 +81,19 @@ impl Core {
 
     pub(crate) fn heap(&self) -> MutexGuard<'_, Heap> {
         lock(&self.heap)
+    }
+
+    /// The device's free memory, other processes counted in, as it was at most so long ago.
+    pub(crate) fn device_free(&self, max_age: Duration) -> Result<u64> {
+        let mut known = lock(&self.device_free);
+        match *known {
+            Some((when, free)) if when.elapsed() <= max_age => Ok(free),
+            _ => {
+                let free = self.device.free_memory()?;
+                *known = Some((Instant::now(), free));
+                Ok(free)
+            }
+        }
     }
 
     /// Memory that is in no thread's cache: from the heap, or from the driver.

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use cuda_green_sys::{CUdeviceptr, CUresult};
@@ -468,6 +468,18 @@ impl GpuMemoryPool {
     pub fn pressure_level(&self) -> MemoryPressure {
         let figures = self.budget().figures();
         MemoryPressure::of(figures.used, figures.limit)
+    }
+
+    /// How full the whole device is, other processes and what this pool has idle counted in. The driver is
+    /// asked when its last answer is older than `max_age`, and never by an allocation.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuMemGetInfo")]
+    pub fn device_pressure(&self, max_age: Duration) -> Result<MemoryPressure> {
+        let total = self.device().total_memory();
+        let free = self.seat.inner.core.device_free(max_age)?;
+        Ok(MemoryPressure::of(total.saturating_sub(free), total))
     }
 
     /// Calls back when the level of pressure changes, from the thread whose allocation or free did it, with
