@@ -37,6 +37,8 @@ pub struct DeviceProfile {
     per_sm: (u32, u32, u32),
     /// Bytes of second-level cache.
     pub(crate) l2_bytes: i32,
+    /// Bits of the memory's bus; 0 where it is not known.
+    pub(crate) memory_bus_bits: i32,
     /// Whether the GPU shares the host's memory.
     pub(crate) integrated: bool,
 }
@@ -167,6 +169,7 @@ const AMPERE: DeviceProfile = DeviceProfile {
     topology: &[],
     per_sm: (2048, 32, 164 * 1024),
     l2_bytes: 40 << 20,
+    memory_bus_bits: 0,
     integrated: false,
 };
 
@@ -246,7 +249,9 @@ static DEVICES: &[DeviceProfile] = &[
         name: "h200",
         device_name: "NVIDIA H200",
         sm_count: 132,
-        memory_bytes: 143_771 * MIB,
+        memory_bytes: 143_155 * MIB,
+        l2_bytes: 60 << 20,
+        memory_bus_bits: 6016,
         topology: H200_TOPOLOGY,
         source: "measured on an H200, driver 580.159.04, CUDA 13.0",
         ..HOPPER

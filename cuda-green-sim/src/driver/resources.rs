@@ -58,6 +58,8 @@ pub(super) struct Resource {
     pub(super) alignment: u32,
     pub(super) flags: u32,
     pub(super) origin: Origin,
+    /// The green context whose own resource this is or was split from; `None` where it is the device.
+    pub(super) root: Option<u64>,
 }
 
 /// What a green context is created from.
@@ -76,6 +78,7 @@ impl Driver {
             alignment: self.profile.device.sm_coscheduled_alignment,
             flags: 0,
             origin: Origin::Query,
+            root: None,
         }
     }
 
@@ -207,7 +210,7 @@ impl Driver {
         resource: Raw<CUdevResource>,
         kind: CUdevResourceType,
     ) -> Answer {
-        let mut state = self.enter()?;
+        let mut state = self.enter_despite_fault()?;
         let device = self.device(device)?;
         self.give(&mut state, Err(device), &resource, kind)
     }
@@ -266,6 +269,8 @@ impl Driver {
             profile.sm_coscheduled_alignment,
             profile.min_sm_partition_size,
         );
+        // Bits beyond these two are not looked at (measured on an H200, driver 580).
+        let flags = flags & (ignore | clusters);
         if flags == 0 {
             Ok(usual)
         } else if !self.speaks(12, 5) {
@@ -277,7 +282,7 @@ impl Driver {
             // "9.0 and later only" (12.5 header); a refusal below it is not measured.
             Ok(usual)
         } else {
-            // Both together: measured. Unknown bits: as every flag of the driver.
+            // Both together: measured.
             Err(CUresult::CUDA_ERROR_INVALID_VALUE)
         }
     }
@@ -294,10 +299,18 @@ impl Driver {
         let mut state = self.enter()?;
         let input = input.get()?;
         let wanted = nb_groups.get()?;
-        let whole = self.lookup(&state, &input)?;
+        let refused = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
+        // What is no resource of this driver, or was changed, is refused like this (measured on an H200,
+        // driver 580).
+        let whole = self.lookup(&state, &input).map_err(|code| match code {
+            CUresult::CUDA_ERROR_INVALID_VALUE => refused,
+            other => other,
+        })?;
+        // SAFETY: every bit pattern is valid for these integers, and the struct is whole.
+        let count = unsafe { input.__bindgen_anon_1.sm }.smCount;
         let (unit, smallest) = self.granularity(flags)?;
-        if whole.origin != Origin::Query {
-            return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+        if whole.origin != Origin::Query || whole.reported != count {
+            return Err(refused);
         }
         let plan = EqualSplit::plan(&whole.sms, min_count, unit, smallest)?;
         if result.is_null() {
@@ -314,6 +327,7 @@ impl Driver {
                 alignment,
                 flags: 0,
                 origin,
+                root: whole.root,
             };
             let id = self.keep(&mut state, resource.clone());
             self.as_c(id, &resource)
@@ -373,6 +387,7 @@ impl Driver {
                 alignment,
                 flags,
                 origin,
+                root: whole.root,
             };
             let id = self.keep(&mut state, resource.clone());
             self.as_c(id, &resource)
@@ -503,10 +518,11 @@ impl Driver {
 
     /// Several resources as one.
     ///
-    /// The headers ask for parts of one split. Up to 13.0 nothing else is checked: parts of two splits,
-    /// or one part twice, are accepted, and the sum that is reported counts shared SMs twice (measured
-    /// on an H200, driver 580). From 13.1 the header's conditions are kept, equal alignment among them;
-    /// no such driver was at hand.
+    /// The headers ask for parts of one split. Up to 13.0 only this much is checked: all must come from
+    /// the device, or all from one context's own resource. Parts of two splits, or one part twice, are
+    /// accepted, and the sum that is reported counts shared SMs twice, up to the device's number of SMs
+    /// (measured on an H200, driver 580). From 13.1 the header's conditions are kept, equal alignment
+    /// among them; no such driver was at hand.
     fn merged(&self, first: &Resource, rest: &[Arc<Resource>]) -> Result<Resource, CUresult> {
         let mut merged = first.clone();
         for other in rest {
@@ -520,8 +536,11 @@ impl Driver {
             if self.speaks(13, 1) && !(one_split && first.alignment == other.alignment) {
                 return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
             }
+            if first.root != other.root {
+                return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+            }
             merged.sms.merge(&other.sms);
-            merged.reported += other.reported;
+            merged.reported = (merged.reported + other.reported).min(self.profile.device.sm_count);
             // With a remainder among them, it reports no more than the remainder does: 2 (measured on
             // an H200, driver 580).
             merged.alignment = merged.alignment.min(other.alignment);
