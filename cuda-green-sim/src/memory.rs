@@ -537,7 +537,7 @@ mod tests {
         memory.read(address + PAGE - 2, &mut bytes).unwrap();
         assert_eq!(bytes, [7; 4]);
         assert!(memory.read(address + 8 * GIB - 2, &mut bytes).is_err());
-        memory.free(address, false).unwrap();
+        memory.free(address).unwrap();
         assert!(memory.read(address, &mut bytes).is_err());
         assert_eq!(memory.info(0), (16 * GIB, 16 * GIB));
         assert_eq!(memory.counts(), MemoryCounts::default());
@@ -569,7 +569,7 @@ mod tests {
         memory.destroy_pool(1).unwrap();
         assert!(memory.allocate_from_pool(1, 5).is_err());
         assert_eq!(memory.info(0).0, GIB - POOL_STEP);
-        memory.free(address, true).unwrap();
+        memory.free(address).unwrap();
         assert_eq!(memory.info(0).0, GIB);
     }
 

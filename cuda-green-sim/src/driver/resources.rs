@@ -13,7 +13,7 @@ use super::{Context, Driver, Kind, State, as_pointer, require};
 use crate::{
     raw::{Answer, Raw},
     sms::SmSet,
-    split::{EqualSplit, GroupRequest, structured},
+    split::{EqualSplit, Granularity, GroupRequest, structured},
 };
 
 /// What marks a resource as this simulator's, in the bytes that the header calls internal.
@@ -257,18 +257,27 @@ impl Driver {
         self.give(&mut state, Ok(context), &resource, kind)
     }
 
-    /// Unit and smallest size of a split by count with these flags.
-    fn granularity(&self, flags: u32) -> Result<(u32, u32), CUresult> {
+    /// What a split by count of a resource keeps to with these flags.
+    fn granularity(&self, whole: &Resource, flags: u32) -> Result<Granularity, CUresult> {
         let ignore =
             CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING.0;
         let clusters =
             CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_MAX_POTENTIAL_CLUSTER_SIZE
                 .0;
         let profile = self.profile.device;
-        let usual = (
-            profile.sm_coscheduled_alignment,
-            profile.min_sm_partition_size,
-        );
+        // Where co-scheduling is not guaranteed, sizes are multiples of what is (measured on an H200, driver
+        // 580), though groups are still made of as large pieces as there are.
+        let guaranteed = whole.alignment >= profile.sm_coscheduled_alignment;
+        let usual = Granularity {
+            unit: whole.alignment,
+            smallest: if guaranteed {
+                profile.min_sm_partition_size
+            } else {
+                whole.alignment
+            },
+            piece: profile.sm_coscheduled_alignment,
+            part: whole.root.is_some() && whole.sms.count() < profile.sm_count,
+        };
         // Bits beyond these two are not looked at (measured on an H200, driver 580).
         let flags = flags & (ignore | clusters);
         if flags == 0 {
@@ -277,10 +286,19 @@ impl Driver {
             // The 12.4 header names no flag. What a 12.4 driver does with one is not measured.
             Err(CUresult::CUDA_ERROR_INVALID_VALUE)
         } else if flags == ignore {
-            Ok((2, 2))
+            Ok(Granularity {
+                unit: 2,
+                smallest: 2,
+                piece: 2,
+                part: false,
+            })
         } else if flags == clusters && profile.has_clusters() {
-            // "9.0 and later only" (12.5 header); a refusal below it is not measured.
-            Ok(usual)
+            // "9.0 and later only" (12.5 header); a refusal below it is not measured. Pieces of two units
+            // are kept together where the group has room for them (measured on an H200, driver 580).
+            Ok(Granularity {
+                piece: 2 * usual.piece,
+                ..usual
+            })
         } else {
             // Both together: measured.
             Err(CUresult::CUDA_ERROR_INVALID_VALUE)
@@ -308,16 +326,24 @@ impl Driver {
         })?;
         // SAFETY: every bit pattern is valid for these integers, and the struct is whole.
         let count = unsafe { input.__bindgen_anon_1.sm }.smCount;
-        let (unit, smallest) = self.granularity(flags)?;
+        let granularity = self.granularity(&whole, flags)?;
         if whole.origin != Origin::Query || whole.reported != count {
             return Err(refused);
         }
-        let plan = EqualSplit::plan(&whole.sms, min_count, unit, smallest)?;
+        let plan = EqualSplit::plan(&whole.sms, min_count, granularity)?;
         if result.is_null() {
             return nb_groups.set(plan.groups);
         }
         require(wanted > 0)?;
         let parts = plan.make(&whole.sms, wanted);
+        // Groups of whole units are co-scheduled, whatever they were taken from (measured on an H200, driver
+        // 580, where a group of 8 of a remainder reports 8 and 8).
+        let usual = self.profile.device.sm_coscheduled_alignment;
+        let alignment = if granularity.piece >= usual && plan.size.is_multiple_of(usual) {
+            usual
+        } else {
+            granularity.unit
+        };
         let split = state.new_handle(self.number, Kind::Split);
         let mut part = |sms: SmSet, alignment, origin| {
             let resource = Resource {
@@ -334,7 +360,7 @@ impl Driver {
         };
         nb_groups.set(parts.groups.len() as u32)?;
         for (index, group) in parts.groups.into_iter().enumerate() {
-            result.set_at(index, part(group, unit, Origin::Group(split)))?;
+            result.set_at(index, part(group, alignment, Origin::Group(split)))?;
         }
         if !remainder.is_null() {
             // The remainder keeps no guarantee of co-scheduling (13.1 header), and a context over it
