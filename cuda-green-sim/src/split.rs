@@ -22,6 +22,8 @@ pub(crate) struct EqualSplit {
     piece: u32,
     /// Whether this is a part of a device: see [`make`](Self::make).
     part: bool,
+    /// Whether pieces stay together that were together: see [`make`](Self::make).
+    joined: bool,
 }
 
 /// What a split by count keeps to.
@@ -35,6 +37,8 @@ pub(crate) struct Granularity {
     pub(crate) piece: u32,
     /// Whether the SMs are those of a context over a part of the device.
     pub(crate) part: bool,
+    /// Whether co-scheduling is ignored, so that it comes about by chance.
+    pub(crate) joined: bool,
 }
 
 impl EqualSplit {
@@ -56,11 +60,11 @@ impl EqualSplit {
             smallest,
             piece,
             part,
+            joined,
         } = granularity;
         let unit = unit.max(1);
-        // In a part of a device, no two groups begin in the same chunk, except where co-scheduling does not
-        // matter (measured on an H200, driver 580: 11 groups at most in 100 SMs of 11 chunks).
-        let units = if part && piece > unit {
+        // In a part of a device, no two groups begin in the same chunk (measured on an H200, driver 580: 11 groups at most in 100 SMs of 11 chunks).
+        let units = if part {
             sms.chunks_of(unit)
         } else {
             sms.units(unit)
@@ -78,6 +82,7 @@ impl EqualSplit {
             groups: (total / size).min(units),
             piece,
             part,
+            joined,
         })
     }
 
@@ -87,6 +92,10 @@ impl EqualSplit {
     /// and so on, which is how four groups of 32 come about on a device with 15 units of 8: three
     /// units, one half and two quarters each. (Deduced from the clusters that fit into such groups on an
     /// H200, driver 580.)
+    ///
+    /// Where co-scheduling is ignored, pairs that a group takes from one chunk in rounds that follow each
+    /// other are still together: one group of 100 SMs has room for clusters of 8, each of four groups of
+    /// 32 for such of 6 (the same).
     ///
     /// In a part of a device, that is in a context's own resource, each group must find its next piece in
     /// another chunk, and where there are too few of those, all groups stay smaller than was asked: 32 SMs
@@ -101,6 +110,16 @@ impl EqualSplit {
                 remainder: pool,
             };
         }
+        if self.size == pool.count() {
+            // All of it stays as it is.
+            groups[0] = std::mem::take(&mut pool);
+            return Parts {
+                groups,
+                remainder: pool,
+            };
+        }
+        // Pieces of the first round stay by themselves; the reason is not known.
+        let mut later = vec![SmSet::default(); made as usize];
         let mut missing = self.size;
         let mut piece = self.piece;
         while missing > 0 && piece > 1 {
@@ -111,13 +130,21 @@ impl EqualSplit {
                 (pool.units(piece) / made).min(missing / piece)
             };
             let pieces = pool.take_in_turn(piece, each * made);
-            for (index, chunk) in pieces.into_iter().enumerate() {
-                groups[index % made as usize].push(chunk);
+            for (index, (round, chunk)) in pieces.into_iter().enumerate() {
+                let group = index % made as usize;
+                if self.joined && round > 0 {
+                    later[group].push_joined(chunk);
+                } else {
+                    groups[group].push(chunk);
+                }
             }
             missing -= each * piece;
             if each == 0 || !self.part {
                 piece /= 2;
             }
+        }
+        for (group, later) in groups.iter_mut().zip(later) {
+            later.chunks().iter().for_each(|chunk| group.push(*chunk));
         }
         Parts {
             groups,
@@ -201,13 +228,11 @@ fn split_off(pool: &mut SmSet, request: GroupRequest) -> Result<SmSet, CUresult>
     Ok(group)
 }
 
-/// The largest power-of-two cluster, up to the portable 8, that fits into a co-scheduled chunk.
+/// The largest cluster, up to the portable 8, that fits into a co-scheduled chunk. It need not be a power of
+/// two (6 was measured on an H200, driver 580).
 pub(crate) fn largest_cluster(chunks: &[Chunk]) -> u32 {
     let largest = chunks.iter().map(|chunk| chunk.len).max().unwrap_or(0);
-    [8, 4, 2, 1]
-        .into_iter()
-        .find(|cluster| *cluster <= largest)
-        .unwrap_or(0)
+    largest.min(8)
 }
 
 /// Clusters of this many blocks that run at once where each SM holds `blocks` of them.
@@ -233,6 +258,7 @@ mod tests {
             smallest,
             piece: unit,
             part: false,
+            joined: false,
         }
     }
 

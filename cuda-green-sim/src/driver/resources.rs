@@ -277,6 +277,7 @@ impl Driver {
             },
             piece: profile.sm_coscheduled_alignment,
             part: whole.root.is_some() && whole.sms.count() < profile.sm_count,
+            joined: false,
         };
         // Bits beyond these two are not looked at (measured on an H200, driver 580).
         let flags = flags & (ignore | clusters);
@@ -291,6 +292,7 @@ impl Driver {
                 smallest: 2,
                 piece: 2,
                 part: false,
+                joined: true,
             })
         } else if flags == clusters && profile.has_clusters() {
             // "9.0 and later only" (12.5 header); a refusal below it is not measured. Pieces of two units
