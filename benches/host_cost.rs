@@ -14,7 +14,8 @@ use std::{
 use clap::Parser;
 use common::{Args, Outcome, percentile, sort};
 use cuda_green::{
-    ContextId, CudaDevice, Event, GreenContextConfig, LaunchConfig, Module, SmPartitionManager, sys,
+    ContextId, CudaDevice, Event, GreenContextConfig, HandOff, LaunchConfig, Module, RebalanceHint,
+    SmPartitionManager, sys,
 };
 use serde_json::{Map, Value, json};
 use sys::{Api, CUresult, MissingEntryPoint};
@@ -44,6 +45,7 @@ fn main() -> Outcome {
     launch(&device, rounds, &mut figures)?;
     events(&device, rounds, &mut figures)?;
     creation(&device, rounds, &mut figures)?;
+    rebalance(&device, rounds, &mut figures)?;
     if !device.driver().is_simulated() {
         loading(if args.quick { 2 } else { 20 }, &mut figures)?;
     }
@@ -248,6 +250,65 @@ fn creation(device: &CudaDevice, rounds: usize, figures: &mut Map<String, Value>
     }
     note("create", created.0, created.1, figures);
     note("destroy", destroyed.0, destroyed.1, figures);
+    Ok(())
+}
+
+/// A provisioned rebalance, call to return, and the first kernel on the new SMs after it, on an idle GPU. There
+/// is no raw call to hold the first against; the second stands beside a launch without a rebalance.
+fn rebalance(device: &CudaDevice, rounds: usize, figures: &mut Map<String, Value>) -> Outcome {
+    let manager = SmPartitionManager::on(device)?;
+    manager.init_quad_partition()?;
+    let contexts = manager.provision_rebalance()?;
+    let module = Module::load_ptx(
+        device,
+        include_str!("../cuda-green/src/kernels/kernels.ptx"),
+    )?;
+    let kernel = module.kernel("cuda_green_burn")?;
+    let stream = manager.create_stream(ContextId::Embedding)?;
+    let launch = || -> Outcome<f64> {
+        let start = Instant::now();
+        // SAFETY: the kernel takes an address, which it does not use, and a number of rounds.
+        unsafe { stream.launch(&kernel, &LaunchConfig::linear(1, 32), &[&0u64, &0u32])? };
+        stream.synchronize()?;
+        Ok(start.elapsed().as_secs_f64() * 1e9)
+    };
+    for (hand_off, name) in [
+        (HandOff::Strict, "rebalance, strict"),
+        (HandOff::Relaxed, "rebalance, relaxed"),
+    ] {
+        let (mut times, mut first, mut usual) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..rounds * 4 {
+            let hint = RebalanceHint::ALL[round % 4];
+            let start = Instant::now();
+            manager.rebalance_with(hint, hand_off)?;
+            let elapsed = start.elapsed().as_secs_f64() * 1e9;
+            let (after, again) = (launch()?, launch()?);
+            // The first round makes streams for the new contexts.
+            if round >= 4 {
+                times.push(elapsed);
+                first.push(after);
+                usual.push(again);
+            }
+        }
+        for samples in [&mut times, &mut first, &mut usual] {
+            sort(samples);
+        }
+        let median = |samples: &[f64]| percentile(samples, 0.5);
+        println!(
+            "{name:<34} {:>9.1} ns; launch + sync after it {:.1} ns, usually {:.1} ns; {contexts} contexts kept",
+            median(&times),
+            median(&first),
+            median(&usual),
+        );
+        figures.insert(
+            name.to_owned(),
+            json!({
+                "ns": median(&times), "p99_ns": percentile(&times, 0.99), "rounds": times.len(),
+                "launch_and_sync_after_ns": median(&first), "launch_and_sync_ns": median(&usual),
+                "contexts_kept": contexts,
+            }),
+        );
+    }
     Ok(())
 }
 

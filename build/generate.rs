@@ -15,14 +15,16 @@ const COMMENT: &str =
 
 /// Types that no signature names, because C passes them as plain integers.
 const EXTRA_TYPES: &str = "CUdevSmResourceSplitByCount_flags|CUdevSmResourceSplit_flags|CUdevSmResourceGroup_flags|CUgreenCtxCreate_flags|\
-     CUstream_flags|CUevent_flags|CUctx_flags|CUfunction_attribute";
+     CUstream_flags|CUevent_flags|CUevent_record_flags|CUctx_flags|CUfunction_attribute|\
+     CUgraphInstantiate_flags";
 /// The enum that had another name up to 13.0, with the same constants.
 const RENAMED: (&str, &str) = (
     "CUdevSmResourceSplit_flags",
     "CUdevSmResourceSplitByCount_flags",
 );
 /// Constants that are macros.
-const EXTRA_CONSTANTS: &str = "CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY|CU_MEMHOSTALLOC_.*";
+const EXTRA_CONSTANTS: &str =
+    "CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY|CU_MEMHOSTALLOC_.*|CU_MEMHOSTREGISTER_.*";
 
 /// Makes libclang ready, or says why there is none.
 pub fn prepare(fetched: &Path) -> Result<(), String> {

@@ -4,14 +4,16 @@
 //! way, and one that crashes must fail one test with a message.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, c_char, c_int, c_uint, c_void},
     path::{Path, PathBuf},
     process::Command,
     ptr::null_mut,
+    sync::Barrier,
     time::Instant,
 };
 
+use cuda_green::{Capabilities, Driver, Granularity};
 use cuda_green_sys::{
     Absence, Api, CUdevResourceType, CUresult, DriverSpec, ENTRY_POINTS, EntryPoint, Error,
     MissingEntryPoint, Platform,
@@ -38,6 +40,8 @@ pub struct Report {
     pub error_kind: Option<String>,
     /// The CUDA version.
     pub version: String,
+    /// Each entry point that the driver has, in the order of the table.
+    pub present: Vec<String>,
     /// Each entry point that the driver lacks, and whether it has an older form.
     pub absent: BTreeMap<String, Missing>,
     /// What calling each of some absent entry points says.
@@ -49,8 +53,21 @@ pub struct Report {
     pub earlier: Vec<String>,
     /// What `cuInit` answers.
     pub init: Option<u32>,
-    /// How long loading took and `cuInit`, in milliseconds.
-    pub milliseconds: [f64; 2],
+    /// What the safe crate says of the GPUs behind the driver.
+    pub safe: Safe,
+}
+
+/// What the safe crate says of a driver.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Safe {
+    /// How many GPUs there are.
+    pub devices: Option<u32>,
+    /// The kind and the text of the error that it gave instead.
+    pub error: Option<[String; 2]>,
+    /// How long that took, from opening the driver, in milliseconds.
+    pub milliseconds: f64,
+    /// What the driver's version can do, by name.
+    pub capabilities: BTreeMap<String, bool>,
 }
 
 /// [`Absence`] for JSON.
@@ -96,6 +113,102 @@ pub fn ask(
     })
 }
 
+/// What many threads got that all loaded the driver of the environment at once.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Loads {
+    /// How many threads there were.
+    pub threads: usize,
+    /// The kinds of the errors that `Api::load` gave, each once.
+    pub api_errors: BTreeSet<String>,
+    /// The kinds of the errors that `Driver::load` gave, each once.
+    pub driver_errors: BTreeSet<String>,
+    /// The different tables that `Api::load` filled, in words.
+    pub tables: BTreeSet<String>,
+    /// How many different drivers `Driver::load` gave.
+    pub drivers: usize,
+}
+
+/// Loads the driver of the environment from many threads at once, from within the process that loads it.
+pub fn load() -> Loads {
+    const THREADS: usize = 32;
+    let start = Barrier::new(THREADS);
+    let one = || {
+        start.wait();
+        let driver = Driver::load();
+        start.wait();
+        (driver, Api::load())
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(one)).collect();
+        let results = threads.into_iter().map(|thread| thread.join());
+        results.filter_map(Result::ok).collect()
+    });
+    let mut loads = Loads {
+        threads: results.len(),
+        api_errors: BTreeSet::new(),
+        driver_errors: BTreeSet::new(),
+        tables: BTreeSet::new(),
+        drivers: 0,
+    };
+    let mut drivers = BTreeSet::new();
+    for (driver, api) in &results {
+        match driver {
+            Ok(driver) => _ = drivers.insert(std::ptr::from_ref(driver.api())),
+            Err(cuda_green::Error::Load(error)) => _ = loads.driver_errors.insert(kind(error)),
+            Err(error) => _ = loads.driver_errors.insert(error.to_string()),
+        }
+        match api {
+            Ok(api) => _ = loads.tables.insert(format!("{api:?}")),
+            Err(error) => _ = loads.api_errors.insert(kind(error)),
+        }
+    }
+    loads.drivers = drivers.len();
+    loads
+}
+
+/// What the safe crate says of a driver, and how fast.
+fn safe(spec: &DriverSpec) -> Safe {
+    let start = Instant::now();
+    let driver = Driver::open(spec);
+    let devices = driver.as_ref().map(Driver::device_count);
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    let mut safe = Safe {
+        milliseconds,
+        ..Safe::default()
+    };
+    match devices {
+        Ok(Ok(count)) => safe.devices = Some(count),
+        Ok(Err(error)) => safe.error = Some([kind(&error), error.to_string()]),
+        Err(error) => safe.error = Some([kind(error), error.to_string()]),
+    }
+    if let Ok(driver) = driver {
+        // Nothing that is listed here depends on the device.
+        let any = Granularity::of((9, 0), None);
+        let can = Capabilities::of(driver.version(), any);
+        safe.capabilities = [
+            ("green_contexts", can.green_contexts),
+            ("split_flags", can.split_flags),
+            ("merge", can.merge),
+            ("direct_streams", can.direct_streams),
+            ("context_ids", can.context_ids),
+            ("structured_split", can.structured_split),
+            ("workqueues", can.workqueues),
+            ("plain_creation", can.plain_creation),
+            ("locality_domains", can.locality_domains),
+        ]
+        .map(|(name, can)| (name.to_owned(), can))
+        .into();
+    }
+    safe
+}
+
+/// The name of the error's variant.
+fn kind(error: &impl std::fmt::Debug) -> String {
+    let debug = format!("{error:?}");
+    let kind = debug.split(|c: char| !c.is_alphanumeric()).next();
+    kind.unwrap_or_default().to_owned()
+}
+
 /// The report on a driver, from within the process that loads it.
 pub fn report(spec: Result<DriverSpec, Error>) -> Report {
     let path = match &spec {
@@ -107,46 +220,42 @@ pub fn report(spec: Result<DriverSpec, Error>) -> Report {
             .map(PathBuf::from),
         _ => None,
     };
-    let start = Instant::now();
+    // First, so that its time is that of a program that has loaded nothing yet.
+    let safe = spec.as_ref().map_or_else(|_| Safe::default(), safe);
     let loaded = spec.and_then(|spec| Api::load_spec(&spec));
-    let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let mut report = Report {
         error: None,
         error_kind: None,
         version: String::new(),
+        present: Vec::new(),
         absent: BTreeMap::new(),
         calls: BTreeMap::new(),
         other_symbol: Vec::new(),
         earlier: Vec::new(),
         init: None,
-        milliseconds: [load_ms, 0.0],
+        safe,
     };
     match loaded {
         Err(error) => {
-            let debug = format!("{error:?}");
-            let kind = debug.split(|c: char| !c.is_alphanumeric()).next();
-            report.error_kind = kind.map(str::to_owned);
+            report.error_kind = Some(kind(&error));
             report.error = Some(error.to_string());
         }
         Ok(api) => {
             report.version = api.version().to_string();
             for (entry, absence) in api.entry_points() {
-                if let Some(absence) = absence {
-                    let missing = match absence {
-                        Absence::NotFound => Missing::NotFound,
-                        Absence::OlderAbi => Missing::OlderAbi,
-                    };
-                    report.absent.insert(entry.name().to_owned(), missing);
+                let name = entry.name().to_owned();
+                match absence {
+                    None => report.present.push(name),
+                    Some(Absence::NotFound) => _ = report.absent.insert(name, Missing::NotFound),
+                    Some(Absence::OlderAbi) => _ = report.absent.insert(name, Missing::OlderAbi),
                 }
             }
             call_the_absent(&api, &mut report);
             if let Some(path) = path {
                 compare_with_symbols(&path, &mut report);
             }
-            let start = Instant::now();
             // SAFETY: `cuInit` takes no pointer, and its flags are 0.
             report.init = unsafe { api.cuInit(0) }.ok().map(|result| result.0);
-            report.milliseconds[1] = start.elapsed().as_secs_f64() * 1e3;
         }
     }
     report

@@ -1,10 +1,15 @@
 //! What the driver matrix does in a process of its own: reports on one driver, prints the table.
 
-use std::{error::Error, ffi::OsString, process::ExitCode};
+use std::{
+    error::Error,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
-use cuda_green_sys::DriverSpec;
-use driver_matrix::{drivers, matrix};
+use cuda_green::{Driver, DriverSpec};
+use driver_matrix::{drivers, evidence, matrix};
 
 #[derive(Parser)]
 struct Options {
@@ -18,7 +23,14 @@ enum Command {
     Report {
         /// As `CUDA_GREEN_DRIVER` takes it; without it, what that variable says.
         driver: Option<OsString>,
+        /// Writes the report to this file instead, with the device, driver, commit and command that it
+        /// comes from. Needs a GPU.
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
+    /// Loads the driver that `CUDA_GREEN_DRIVER` names from many threads at once, by both crates, and
+    /// prints what they got as JSON.
+    Load,
     /// Prints which entry points and struct fields each CUDA version has, as Markdown.
     Table,
 }
@@ -35,15 +47,28 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     match Options::parse().command {
-        Command::Report { driver } => {
+        Command::Report { driver, out } => {
             let spec = match driver {
                 Some(text) => DriverSpec::parse(&text),
                 None => DriverSpec::from_env(),
             };
-            let report = drivers::report(spec);
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            match out {
+                None => println!("{}", serde_json::to_string_pretty(&drivers::report(spec))?),
+                Some(path) => write_evidence(&path, &spec?)?,
+            }
         }
+        Command::Load => println!("{}", serde_json::to_string_pretty(&drivers::load())?),
         Command::Table => print!("{}", matrix::table(&std::env::current_exe()?)?),
     }
     Ok(())
+}
+
+/// Writes the report on a driver with a GPU behind it, and where it comes from.
+fn write_evidence(path: &Path, spec: &DriverSpec) -> Result<(), Box<dyn Error>> {
+    let report = drivers::report(Ok(spec.clone()));
+    let device = Driver::open(spec)?.device(0)?;
+    let command =
+        "cargo run --release --package driver-matrix -- report system --out evidence/driver.json";
+    evidence::write(path, &device, command, serde_json::to_value(report)?)
+        .map_err(|error| error as Box<dyn Error>)
 }

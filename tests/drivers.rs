@@ -17,7 +17,7 @@ use std::{
 
 use cuda_green_sys::{CudaVersion, DRIVER_VARIABLE, ENTRY_POINTS, EntryPoint};
 use driver_matrix::{
-    drivers::{self, Missing, Report},
+    drivers::{self, Loads, Missing, Report},
     headers::version,
     skip::{note, skip},
 };
@@ -28,7 +28,9 @@ const NO_DEVICE: u32 = 100;
 /// A library that answers like a driver of 12.4, except for the symbols whose macros are defined.
 const SMALL_DRIVER: &str = r#"
 #include <string.h>
-int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
+#include <stdio.h>
+__attribute__((constructor)) static void begin(void) { fputs("began\n", stderr); }
+int cuDriverGetVersion(int *version) { fputs("asked\n", stderr); *version = 12040; return 0; }
 int cuInit(unsigned flags) { return flags ? 1 : 100; }
 int cuGreenCtxCreate(void) { return 0; }
 #ifdef RESOLVER
@@ -47,6 +49,21 @@ int cuGetProcAddress_v2(const char *name, void **address, int version, unsigned 
 #endif
 "#;
 
+/// A library that is the driver `REAL` but for one entry point.
+const ONE_LESS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+typedef int (*resolver)(const char *, void **, int, unsigned long long, unsigned *);
+int cuGetProcAddress_v2(const char *name, void **address, int version, unsigned long long flags, unsigned *status) {
+    resolver real = (resolver)dlsym(dlopen(REAL, RTLD_NOW), "cuGetProcAddress_v2");
+    if (strcmp(name, "cuGreenCtxCreate")) return real(name, address, version, flags, status);
+    *address = 0;
+    *status = 1;
+    return 500;
+}
+"#;
+
 fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_driver-matrix"))
 }
@@ -57,16 +74,19 @@ fn ask(driver: impl AsRef<OsStr>) -> Report {
 
 /// Calls `check` with the report of each real driver that is there.
 fn each(test: &str, check: impl Fn(CudaVersion, &Report)) {
+    each_path(test, |cuda, path| check(cuda, &ask(path)));
+}
+
+/// Calls `check` with the path of each real driver that is there and can be loaded.
+fn each_path(test: &str, check: impl Fn(CudaVersion, &Path)) {
     for (cuda, release) in drivers::VERSIONS {
+        let what = format!("{test} with driver {release} ({cuda})");
         match drivers::path(cuda) {
-            None => skip(
-                &format!("{test} with driver {release} ({cuda})"),
-                "not fetched: run `cargo xtask fetch`",
-            ),
-            Some(_) if !drivers::CAN_BE_LOADED => note(&format!(
-                "{test} with driver {release} ({cuda}): it is built for x86-64 Linux"
-            )),
-            Some(path) => check(version(cuda), &ask(path)),
+            None => skip(&what, "not fetched: run `cargo xtask fetch`"),
+            Some(_) if !drivers::CAN_BE_LOADED => {
+                note(&format!("{what}: it is built for x86-64 Linux"));
+            }
+            Some(path) => check(version(cuda), &path),
         }
     }
 }
@@ -157,6 +177,60 @@ fn each_driver_says_that_there_is_no_device() {
 }
 
 #[test]
+fn the_safe_crate_says_that_there_is_no_gpu_and_within_a_tenth_of_a_second() {
+    let gpu = Path::new("/dev/nvidiactl").exists();
+    each_path("no GPU", |cuda, path| {
+        let reports = [(); 5].map(|()| ask(path).safe);
+        for safe in &reports {
+            let Some([kind, text]) = &safe.error else {
+                assert!(gpu, "{cuda}: {safe:?}");
+                return;
+            };
+            // With a GPU the two halves of the driver do not fit, and that is the answer.
+            assert!(kind == "NoGpu" || gpu, "{cuda}: {text}");
+            assert!(text.contains(&cuda.to_string()) || gpu, "{text}");
+        }
+        // The quickest of some, because the machine may be busy with other tests.
+        let fastest = reports.iter().map(|safe| safe.milliseconds);
+        let fastest = fastest.fold(f64::INFINITY, f64::min);
+        assert!(fastest < 100.0 || gpu, "{cuda}: {fastest} ms");
+    });
+}
+
+/// By hand, from the headers, beside the function that derives it.
+#[test]
+fn each_driver_s_capabilities_are_those_of_its_version() {
+    each("capabilities", |cuda, report| {
+        let expected: &[&str] = match (cuda.major(), cuda.minor()) {
+            (12, 4) => &["green_contexts"],
+            (12, 5) => &["direct_streams", "green_contexts", "merge", "split_flags"],
+            _ => &[],
+        };
+        let can = report.safe.capabilities.iter();
+        let can: Vec<_> = can
+            .filter(|(_, can)| **can)
+            .map(|(name, _)| &**name)
+            .collect();
+        assert_eq!(can, expected, "{cuda}");
+        assert_eq!(report.safe.capabilities.len(), 9);
+        // What the version promises, the driver has.
+        for (capability, symbol) in [
+            ("green_contexts", "cuGreenCtxCreate"),
+            ("direct_streams", "cuGreenCtxStreamCreate"),
+            ("context_ids", "cuGreenCtxGetId"),
+            ("structured_split", "cuDevSmResourceSplit"),
+            ("workqueues", "cuStreamGetDevResource"),
+        ] {
+            let present = report.present.iter().any(|name| name == symbol);
+            assert_eq!(
+                report.safe.capabilities[capability], present,
+                "{symbol} on {cuda}"
+            );
+        }
+    });
+}
+
+#[test]
 fn calling_what_a_driver_lacks_names_it_and_both_versions() {
     each("absent entry points", |cuda, report| {
         for (symbol, said) in &report.calls {
@@ -199,6 +273,43 @@ fn the_system_s_driver_has_exactly_the_entry_points_of_its_version() {
     assert_eq!(report.earlier, [""; 0], "{cuda}: there before `since`");
 }
 
+/// What was seen on a GPU of a version that cannot be fetched: `cargo xtask gpu-bundle` writes the file.
+#[test]
+fn the_driver_in_the_evidence_has_exactly_the_entry_points_of_its_version() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("evidence/driver.json");
+    let Ok(text) = fs::read_to_string(path) else {
+        return note("evidence/driver.json: there is none yet");
+    };
+    let evidence: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(evidence["simulated"], false);
+    let report: Report = serde_json::from_value(evidence["figures"].clone()).unwrap();
+    assert_eq!(report.error, None);
+    assert_eq!(report.version, evidence["cuda_version"].as_str().unwrap());
+    let cuda = version(&report.version);
+    let mut unseen = Vec::new();
+    for entry in ENTRY_POINTS {
+        let [present, absent] = [
+            report.present.iter().any(|name| name == entry.name()),
+            report.absent.contains_key(entry.name()),
+        ];
+        if !present && !absent {
+            unseen.push(entry.name());
+            continue;
+        }
+        assert_eq!(present, entry.since <= cuda, "{} on {cuda}", entry.name());
+        assert_ne!(present, absent, "{}", entry.name());
+    }
+    assert_eq!(report.other_symbol, [""; 0], "not the exported symbol");
+    assert_eq!(report.earlier, [""; 0], "there before `since`");
+    assert_eq!(report.init, Some(0));
+    if !unseen.is_empty() {
+        note(&format!(
+            "evidence/driver.json is older than {}",
+            unseen.join(", ")
+        ));
+    }
+}
+
 #[test]
 fn the_variable_names_the_driver() {
     for (cuda, release) in drivers::VERSIONS {
@@ -211,6 +322,44 @@ fn the_variable_names_the_driver() {
         let report = drivers::ask(program(), None, &[(DRIVER_VARIABLE, path)]).unwrap();
         assert_eq!(report.version, cuda);
     }
+}
+
+#[test]
+fn many_threads_load_the_library_once_and_share_one_driver() {
+    let Some(library) = small_driver("counted", &[]) else {
+        return;
+    };
+    let output = Command::new(program())
+        .arg("load")
+        .env(DRIVER_VARIABLE, &library)
+        .output()
+        .unwrap();
+    let loads: Loads = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(loads.threads, 32);
+    assert!(
+        loads.api_errors.is_empty() && loads.driver_errors.is_empty(),
+        "{loads:?}"
+    );
+    assert_eq!(loads.drivers, 1, "`Driver::load` gave several drivers");
+    assert_eq!(loads.tables.len(), 1, "{:?}", loads.tables);
+    // The library itself counts: it began once, and was asked for its version by the one driver and
+    // by each `Api::load`.
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("began").count(), 1);
+    assert_eq!(said.matches("asked").count(), 1 + loads.threads);
+}
+
+#[test]
+fn each_real_driver_can_be_loaded_by_many_threads_at_once() {
+    each_path("many threads", |cuda, path| {
+        let mut command = Command::new(program());
+        let output = command.arg("load").env(DRIVER_VARIABLE, path).output();
+        let loads: Loads = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        assert_eq!((loads.threads, loads.drivers), (32, 1), "{loads:?}");
+        assert_eq!(loads.tables.len(), 1, "{:?}", loads.tables);
+        let version = format!("major: {}, minor: {}", cuda.major(), cuda.minor());
+        assert!(loads.tables.iter().all(|table| table.contains(&version)));
+    });
 }
 
 #[test]
@@ -318,6 +467,46 @@ fn symbols_taken_away_are_absent_whichever_way_the_driver_resolves() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn a_real_driver_with_one_symbol_taken_away_lacks_just_that_one() {
+    let Some(real) = drivers::path("12.4").filter(|_| drivers::CAN_BE_LOADED) else {
+        return skip("one symbol taken away", "driver 550 (12.4) was not fetched");
+    };
+    // The real driver is linked to it, so all symbols are found through it.
+    let (library, source) = (scratch("libone-less.so"), scratch("one-less.c"));
+    fs::write(&source, ONE_LESS).unwrap();
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-Wl,--no-as-needed", "-o"])
+        .args([&library, &source, &real])
+        .arg(format!("-DREAL=\"{}\"", real.display()))
+        .arg(format!("-Wl,-rpath,{}", real.parent().unwrap().display()))
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => return skip("one symbol taken away", &format!("cc: {error}")),
+    }
+    let report = ask(library);
+    assert_eq!(report.error, None);
+    for entry in ENTRY_POINTS {
+        let missing = match entry.name() {
+            "cuGreenCtxCreate" => Some(Missing::NotFound),
+            _ => expected(CudaVersion::new(12, 4), entry),
+        };
+        assert_eq!(
+            report.absent.get(entry.name()).copied(),
+            missing,
+            "{}",
+            entry.name()
+        );
+    }
+    assert_eq!(
+        report.calls["cuGreenCtxCreate"],
+        "cuGreenCtxCreate needs a driver of CUDA 12.4 or later; this one speaks CUDA 12.4 and lacks it \
+         all the same"
+    );
 }
 
 #[test]

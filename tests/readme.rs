@@ -71,6 +71,15 @@ fn host_cost() -> String {
     table += &format!(
         "\nLoading the driver and resolving every entry point takes {load:.2} ms beyond `dlopen`.\n"
     );
+    let rebalance = &figures["rebalance, strict"];
+    let micro = |field: &str| rebalance[field].as_f64().unwrap() / 1e3;
+    table += &format!(
+        "A provisioned rebalance returns after {:.1} µs (p99 {:.1} µs); a launch and its end take {:.1} µs right after it, {:.1} µs otherwise.\n",
+        micro("ns"),
+        micro("p99_ns"),
+        micro("launch_and_sync_after_ns"),
+        micro("launch_and_sync_ns"),
+    );
     table
 }
 

@@ -6,7 +6,7 @@
 pub enum Error {
     /// The text is no `<device>@<major>.<minor>`.
     #[error(
-        "`{spec}` describes no simulated driver; one looks like `h200@13.0`, or `2xh200@13.0` for two devices"
+        "`{spec}` describes no simulated driver; one looks like `h200@13.0`, `2xh200@13.0` for two devices, or is the path of a `.toml` file"
     )]
     InvalidSpec {
         /// The text that was given.
@@ -28,6 +28,16 @@ pub enum Error {
         /// The versions that there are.
         known: Vec<String>,
     },
+    /// A profile's file cannot be read, or says something that cannot be.
+    #[error("{}{}: {reason}", .path.display(), .line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    InvalidProfile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The line, where one is to blame, from 1.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+    },
     /// All slots are taken: drop a driver first.
     #[error(
         "{limit} simulated drivers live in this process, which is the most there can be; drop one first"
@@ -35,6 +45,20 @@ pub enum Error {
     TooManyDrivers {
         /// How many there can be: [`MAX_DRIVERS`](crate::MAX_DRIVERS).
         limit: usize,
+    },
+    /// The text describes no fault.
+    #[error("`{text}` is no fault that can be injected: {reason}")]
+    InvalidInjection {
+        /// The text that was given.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something still lives: see [`Sim::check_leaks`](crate::Sim::check_leaks).
+    #[error("left behind in the simulated driver: {live}")]
+    Leaks {
+        /// What lives.
+        live: Box<crate::LiveObjects>,
     },
     /// The table of entry points could not be filled.
     #[error(transparent)]

@@ -3,13 +3,18 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("green contexts exist on 64-bit systems only, and so does their simulation");
 
+#[macro_use]
+mod each_entry_point;
+
 mod driver;
 #[allow(non_snake_case)] // the driver's own names
 mod entry_points;
 mod error;
+mod injection;
 mod kernel;
 mod live;
 mod memory;
+mod not_modelled;
 mod profile;
 mod ptx;
 mod raw;
@@ -20,11 +25,13 @@ mod split;
 mod timeline;
 
 pub use error::Error;
+pub use injection::{FAULTS_VARIABLE, Injection};
 pub use kernel::{BlockCost, Launch};
-pub use live::LiveObjects;
+pub use live::{LiveObject, LiveObjects, MadeAt};
 pub use memory::Fault;
+pub use not_modelled::NOT_MODELLED;
 pub use profile::{DeviceProfile, Profile, cuda_versions, profiles};
-pub use sim::Sim;
+pub use sim::{LeakGuard, Sim};
 pub use slots::MAX_DRIVERS;
 
 const _: () = {

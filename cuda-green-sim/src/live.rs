@@ -1,11 +1,51 @@
-//! What still lives in a simulated driver.
+//! What still lives in a simulated driver, and which call made it.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
+
+thread_local! {
+    /// The call into a simulated driver that this thread is in, or was in last.
+    static CALL: Cell<MadeAt> = const { Cell::new(MadeAt { entry_point: "", call: 0 }) };
+}
+
+/// A call to a simulated driver: that which made an object, or one of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MadeAt {
+    /// The entry point: `cuStreamCreateWithPriority`.
+    pub entry_point: &'static str,
+    /// The call's number among all calls to that driver, from 1: see [`Sim::calls`](crate::Sim::calls).
+    pub call: u64,
+}
+
+impl MadeAt {
+    /// Notes the call that this thread enters.
+    pub(crate) fn enter(entry_point: &'static str, call: u64) {
+        CALL.set(Self { entry_point, call });
+    }
+
+    /// The call that this thread is in.
+    pub(crate) fn now() -> Self {
+        CALL.get()
+    }
+}
+
+/// One object that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LiveObject {
+    /// What it is: `stream`, `green context`.
+    pub kind: &'static str,
+    /// The call that made it.
+    pub made_at: MadeAt,
+}
 
 /// Objects that a client made and has not destroyed, by kind.
 ///
-/// A test of code that cleans up ends with `assert!(sim.live_objects().is_empty())`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A test of code that cleans up ends with [`Sim::assert_no_leaks`](crate::Sim::assert_no_leaks), or
+/// begins with [`Sim::leak_guard`](crate::Sim::leak_guard).
+///
+/// Two of them are equal where there are as many of each kind, whichever calls made them.
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LiveObjects {
     /// Retains of primary contexts.
@@ -29,41 +69,114 @@ pub struct LiveObjects {
     /// Objects that were never destroyed and that a context took along when it was destroyed. They no
     /// longer live, but forgetting them was a mistake, so they count.
     pub abandoned: usize,
+    /// Each of them, with the call that made it; the oldest first.
+    pub objects: Vec<LiveObject>,
 }
 
+pub(crate) const RETAIN: &str = "primary retain";
+pub(crate) const GREEN: &str = "green context";
+pub(crate) const STREAM: &str = "stream";
+pub(crate) const EVENT: &str = "event";
+pub(crate) const MODULE: &str = "module";
+pub(crate) const ALLOCATION: &str = "device allocation";
+pub(crate) const POOL: &str = "pool";
+pub(crate) const HOST: &str = "pinned host allocation";
+pub(crate) const ABANDONED: &str = "abandoned object";
+
+/// How many calls of a kind are told in a text.
+const TOLD: usize = 6;
+
 impl LiveObjects {
+    /// Counts a list of objects.
+    pub(crate) fn of(mut objects: Vec<LiveObject>, device_bytes: u64) -> Self {
+        objects.sort_by_key(|object| object.made_at.call);
+        let count = |kind| objects.iter().filter(|object| object.kind == kind).count();
+        Self {
+            primary_retains: count(RETAIN),
+            green_contexts: count(GREEN),
+            streams: count(STREAM),
+            events: count(EVENT),
+            modules: count(MODULE),
+            device_allocations: count(ALLOCATION),
+            device_bytes,
+            pools: count(POOL),
+            host_allocations: count(HOST),
+            abandoned: count(ABANDONED),
+            objects,
+        }
+    }
+
     /// Whether nothing lives, and nothing was abandoned.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.counts().iter().all(|(count, _)| *count == 0) && self.device_bytes == 0
+    }
+
+    fn counts(&self) -> [(usize, &'static str); 9] {
+        [
+            (self.primary_retains, RETAIN),
+            (self.green_contexts, GREEN),
+            (self.streams, STREAM),
+            (self.events, EVENT),
+            (self.modules, MODULE),
+            (self.device_allocations, ALLOCATION),
+            (self.pools, POOL),
+            (self.host_allocations, HOST),
+            (self.abandoned, ABANDONED),
+        ]
     }
 }
 
-/// `nothing`, or the kinds that there are: `2 streams, 1 module`.
+impl PartialEq for LiveObjects {
+    fn eq(&self, other: &Self) -> bool {
+        self.counts() == other.counts() && self.device_bytes == other.device_bytes
+    }
+}
+
+impl Eq for LiveObjects {}
+
+/// `nothing`, or the kinds that there are and the calls that made them:
+/// `2 streams (cuGreenCtxStreamCreate at call 31, 32), 1 module (cuModuleLoadData at call 40)`.
 impl fmt::Display for LiveObjects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds = [
-            (self.primary_retains, "primary retain"),
-            (self.green_contexts, "green context"),
-            (self.streams, "stream"),
-            (self.events, "event"),
-            (self.modules, "module"),
-            (self.device_allocations, "device allocation"),
-            (self.pools, "pool"),
-            (self.host_allocations, "pinned host allocation"),
-            (self.abandoned, "abandoned object"),
-        ];
         let mut first = true;
-        for (count, kind) in kinds.into_iter().filter(|(count, _)| *count > 0) {
+        for (count, kind) in self.counts().into_iter().filter(|(count, _)| *count > 0) {
             let comma = if std::mem::take(&mut first) { "" } else { ", " };
             let plural = if count == 1 { "" } else { "s" };
             write!(f, "{comma}{count} {kind}{plural}")?;
-            if kind == "device allocation" {
+            if kind == ALLOCATION {
                 write!(f, " of {} bytes", self.device_bytes)?;
             }
+            self.write_calls(f, kind)?;
         }
         if first {
             f.write_str("nothing")?;
         }
         Ok(())
+    }
+}
+
+impl LiveObjects {
+    /// The calls that made the objects of a kind, in brackets.
+    fn write_calls(&self, f: &mut fmt::Formatter<'_>, kind: &str) -> fmt::Result {
+        let made: Vec<MadeAt> = self
+            .objects
+            .iter()
+            .filter(|object| object.kind == kind)
+            .map(|object| object.made_at)
+            .collect();
+        if made.is_empty() {
+            return Ok(());
+        }
+        let mut last = "";
+        for (index, at) in made.iter().take(TOLD).enumerate() {
+            let before = if index == 0 { " (" } else { ", " };
+            if at.entry_point == last {
+                write!(f, "{before}{}", at.call)?;
+            } else {
+                write!(f, "{before}{} at call {}", at.entry_point, at.call)?;
+            }
+            last = at.entry_point;
+        }
+        f.write_str(if made.len() > TOLD { ", ...)" } else { ")" })
     }
 }

@@ -12,7 +12,11 @@ use std::{
 
 use cuda_green_sys::CUresult;
 
-use crate::raw::Answer;
+use crate::{
+    injection::Fill,
+    live::{self, MadeAt},
+    raw::Answer,
+};
 
 const PAGE: u64 = 64 << 10;
 
@@ -50,6 +54,7 @@ struct Allocation {
     device: usize,
     pool: Option<u64>,
     pages: BTreeMap<u64, Page>,
+    made_at: MadeAt,
 }
 
 /// One pinned block of the host's own memory.
@@ -57,6 +62,7 @@ struct HostBlock {
     start: NonNull<u8>,
     layout: Layout,
     device: usize,
+    made_at: MadeAt,
 }
 
 // SAFETY: the block is plain memory that nobody else owns; every access goes through the lock around
@@ -80,6 +86,7 @@ pub(crate) struct Pool {
     pub(crate) reuse: [i32; 3],
     /// Destroyed by the client, but kept until its last allocation is freed.
     destroyed: bool,
+    made_at: MadeAt,
 }
 
 struct DeviceMemory {
@@ -88,6 +95,8 @@ struct DeviceMemory {
     /// Green contexts that live, and places for them that are paid for.
     greens: u64,
     green_places: u64,
+    /// What can be had of it: all, unless a fault was injected.
+    ceiling: u64,
 }
 
 pub(crate) struct Memory {
@@ -96,15 +105,6 @@ pub(crate) struct Memory {
     pools: HashMap<u64, Pool>,
     host: BTreeMap<u64, HostBlock>,
     next: u64,
-}
-
-/// Allocations, bytes, pools and pinned blocks that live.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct MemoryCounts {
-    pub(crate) allocations: usize,
-    pub(crate) bytes: u64,
-    pub(crate) pools: usize,
-    pub(crate) host_allocations: usize,
 }
 
 impl Memory {
@@ -117,6 +117,7 @@ impl Memory {
                     used: 0,
                     greens: 0,
                     green_places: 0,
+                    ceiling: total,
                 })
                 .collect(),
             allocations: BTreeMap::new(),
@@ -126,13 +127,28 @@ impl Memory {
         }
     }
 
-    pub(crate) fn counts(&self) -> MemoryCounts {
-        MemoryCounts {
-            allocations: self.allocations.len(),
-            bytes: self.allocations.values().map(|a| a.len).sum(),
-            pools: self.pools.values().filter(|pool| !pool.destroyed).count(),
-            host_allocations: self.host.len(),
+    /// Tells each thing that lives on a device that is there, by its kind and the call that made it.
+    pub(crate) fn each_live(
+        &self,
+        present: &dyn Fn(usize) -> bool,
+        tell: &mut dyn FnMut(&'static str, MadeAt),
+    ) {
+        for allocation in self.allocations.values().filter(|a| present(a.device)) {
+            tell(live::ALLOCATION, allocation.made_at);
         }
+        let pools = self.pools.values().filter(|pool| present(pool.device));
+        for pool in pools.filter(|pool| !pool.destroyed) {
+            tell(live::POOL, pool.made_at);
+        }
+        for block in self.host.values().filter(|block| present(block.device)) {
+            tell(live::HOST, block.made_at);
+        }
+    }
+
+    /// Bytes of the device allocations that live, as they were asked for.
+    pub(crate) fn live_bytes(&self, present: &dyn Fn(usize) -> bool) -> u64 {
+        let there = self.allocations.values().filter(|a| present(a.device));
+        there.map(|a| a.len).sum()
     }
 
     /// Free and total bytes of a device.
@@ -147,7 +163,7 @@ impl Memory {
         let used = memory
             .used
             .checked_add(bytes)
-            .filter(|used| *used <= memory.total)
+            .filter(|used| *used <= memory.ceiling)
             .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
         memory.used = used;
         Ok(())
@@ -169,6 +185,13 @@ impl Memory {
     pub(crate) fn leave_green_context(&mut self, device: usize) {
         let memory = &mut self.devices[device];
         memory.greens = memory.greens.saturating_sub(1);
+    }
+
+    /// From now on, no more than this can be had of each device.
+    pub(crate) fn limit(&mut self, fill: Fill) {
+        for memory in &mut self.devices {
+            memory.ceiling = fill.of(memory.total).min(memory.total);
+        }
     }
 
     pub(crate) fn discharge(&mut self, device: usize, bytes: u64) {
@@ -196,6 +219,7 @@ impl Memory {
                 device,
                 pool,
                 pages: BTreeMap::new(),
+                made_at: MadeAt::now(),
             },
         );
         address
@@ -253,6 +277,7 @@ impl Memory {
                 release_threshold: 0,
                 reuse: [1; 3],
                 destroyed: false,
+                made_at: MadeAt::now(),
             },
         );
     }
@@ -327,19 +352,19 @@ impl Memory {
     }
 
     /// Frees everything that belongs to a device's primary context; pools belong to the device and
-    /// stay. Gives the number of allocations that the client had not freed.
-    pub(crate) fn sweep(&mut self, device: usize) -> u64 {
-        let left: Vec<u64> = self
+    /// stay. Gives the calls that made what the client had not freed.
+    pub(crate) fn sweep(&mut self, device: usize) -> Vec<MadeAt> {
+        let left: Vec<(u64, MadeAt)> = self
             .allocations
             .iter()
             .filter(|(_, a)| a.device == device && a.pool.is_none())
-            .map(|(address, _)| *address)
+            .map(|(address, allocation)| (*address, allocation.made_at))
             .collect();
-        for address in &left {
+        for (address, _) in &left {
             // It was found just now, so this cannot fail.
             let _ = self.free(*address);
         }
-        left.len() as u64
+        left.into_iter().map(|(_, made_at)| made_at).collect()
     }
 
     /// Whether the range lies in one allocation, or in one pinned block of the host.
@@ -451,6 +476,7 @@ impl Memory {
                 start,
                 layout,
                 device,
+                made_at: MadeAt::now(),
             },
         );
         Ok(address)
@@ -469,11 +495,18 @@ impl Memory {
         Ok(())
     }
 
-    /// Forgets a device's pinned blocks, whose context is gone, without freeing them. Gives their number.
-    pub(crate) fn abandon_host(&mut self, device: usize) -> u64 {
-        let before = self.host.len();
-        self.host.retain(|_, block| block.device != device);
-        (before - self.host.len()) as u64
+    /// Forgets a device's pinned blocks, whose context is gone, without freeing them. Gives the calls that
+    /// made them.
+    pub(crate) fn abandon_host(&mut self, device: usize) -> Vec<MadeAt> {
+        let mut made = Vec::new();
+        self.host.retain(|_, block| {
+            let stays = block.device != device;
+            if !stays {
+                made.push(block.made_at);
+            }
+            stays
+        });
+        made
     }
 }
 
@@ -540,7 +573,8 @@ mod tests {
         memory.free(address).unwrap();
         assert!(memory.read(address, &mut bytes).is_err());
         assert_eq!(memory.info(0), (16 * GIB, 16 * GIB));
-        assert_eq!(memory.counts(), MemoryCounts::default());
+        assert_eq!(memory.live_bytes(&|_| true), 0);
+        memory.each_live(&|_| true, &mut |kind, _| panic!("a {kind} is left"));
     }
 
     /// Bytes that a pool of this limit gives out in blocks of 1 MiB, as measured on an H200, driver 580.

@@ -3,6 +3,9 @@
 //! SM counts, compute capabilities and names are what the real drivers report. What only the H200 was
 //! measured for, and what other devices take over from it, is said in the table.
 
+#[path = "profile_file.rs"]
+mod file;
+
 use cuda_green_sys::CudaVersion;
 
 use crate::{Error, sms::SmSet};
@@ -89,11 +92,15 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Reads `<device>@<major>.<minor>` or `<count>x<device>@<major>.<minor>`.
+    /// Reads `<device>@<major>.<minor>` or `<count>x<device>@<major>.<minor>`, or the file of a path that
+    /// ends with `.toml`.
     pub(crate) fn parse(spec: &str) -> Result<Self, Error> {
         let invalid = || Error::InvalidSpec {
             spec: spec.to_owned(),
         };
+        if spec.ends_with(".toml") {
+            return file::read(spec);
+        }
         let (device, version) = spec.split_once('@').ok_or_else(invalid)?;
         let (device_count, name) = match device.split_once('x') {
             Some((count, name))

@@ -7,9 +7,12 @@ use std::{
     time::Duration,
 };
 
-use cuda_green_sys::{Api, CudaVersion, ENTRY_POINTS};
+use cuda_green_sys::{Api, CUresult, CudaVersion, ENTRY_POINTS};
 
-use crate::{BlockCost, Error, Launch, LiveObjects, Profile, driver::Driver, entry_points, slots};
+use crate::{
+    BlockCost, Error, Injection, Launch, LiveObjects, MadeAt, Profile, driver::Driver,
+    entry_points, slots,
+};
 
 /// A simulated driver. Clones are the same driver; it ends with the last one.
 ///
@@ -32,7 +35,8 @@ impl Drop for Inner {
 }
 
 impl Sim {
-    /// Makes the driver of a profile: `h200@13.0`, or `2xh200@13.0` for two devices.
+    /// Makes the driver of a profile: `h200@13.0`, `2xh200@13.0` for two devices, or the path of a
+    /// `.toml` file.
     ///
     /// ```
     /// let sim = cuda_green_sim::Sim::new("rtx5090@12.8")?;
@@ -42,10 +46,16 @@ impl Sim {
     ///
     /// # Errors
     /// [`Error::InvalidSpec`], [`Error::UnknownDevice`] and [`Error::UnknownVersion`] for a profile
-    /// that does not exist; [`Error::TooManyDrivers`] when [`MAX_DRIVERS`](crate::MAX_DRIVERS) live
-    /// already.
+    /// that does not exist; [`Error::InvalidProfile`] for a file that is none;
+    /// [`Error::TooManyDrivers`] when [`MAX_DRIVERS`](crate::MAX_DRIVERS) live
+    /// already; [`Error::InvalidInjection`] for a text in the environment variable
+    /// [`FAULTS_VARIABLE`](crate::FAULTS_VARIABLE) that is no fault.
     pub fn new(spec: &str) -> Result<Self, Error> {
+        let injections = Injection::from_env()?;
         let driver = Arc::new(Driver::new(Profile::parse(spec)?));
+        for injection in injections {
+            driver.inject(injection);
+        }
         let slot = slots::take(&driver)?;
         Ok(Self {
             inner: Arc::new(Inner { driver, slot }),
@@ -85,6 +95,97 @@ impl Sim {
     /// What lives in the driver.
     pub fn live_objects(&self) -> LiveObjects {
         self.inner.driver.live_objects()
+    }
+
+    /// What lives, as an error.
+    ///
+    /// # Errors
+    /// [`Error::Leaks`] where something lives, with the calls that made it.
+    pub fn check_leaks(&self) -> Result<(), Error> {
+        let live = Box::new(self.live_objects());
+        if live.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Leaks { live })
+        }
+    }
+
+    /// Fails a test in which something was left behind.
+    ///
+    /// # Panics
+    /// Where something lives; the message says what, and which calls made it.
+    #[track_caller]
+    pub fn assert_no_leaks(&self) {
+        let live = self.live_objects();
+        assert!(
+            live.is_empty(),
+            "left behind in the simulated driver: {live}"
+        );
+    }
+
+    /// A value that fails a test which leaves something behind. Make it first, so that it is dropped
+    /// last.
+    ///
+    /// ```
+    /// use cuda_green_sim::Sim;
+    ///
+    /// let sim = Sim::new("h200@13.0")?;
+    /// let _guard = sim.leak_guard();
+    /// // ... the code under test: what it has not destroyed here fails the test ...
+    /// # Ok::<(), cuda_green_sim::Error>(())
+    /// ```
+    pub fn leak_guard(&self) -> LeakGuard {
+        LeakGuard { sim: self.clone() }
+    }
+
+    /// How many calls the driver has had, failed ones too.
+    pub fn calls(&self) -> u64 {
+        self.inner.driver.calls()
+    }
+
+    /// Notes every call from now on, until [`take_trace`](Self::take_trace).
+    ///
+    /// What a good run calls is what can fail in the next one: with [`Injection::fail`] on `*`, a test
+    /// makes each call of it fail in turn.
+    pub fn start_trace(&self) {
+        self.inner.driver.start_trace();
+    }
+
+    /// The calls since [`start_trace`](Self::start_trace), those of all threads, and ends the trace.
+    pub fn take_trace(&self) -> Vec<MadeAt> {
+        self.inner.driver.take_trace()
+    }
+
+    /// Makes a fault happen: see [`Injection`]. Several can be in force.
+    pub fn inject(&self, injection: Injection) {
+        self.inner.driver.inject(injection);
+    }
+
+    /// Makes an entry point fail with a code at its nth call from now, where 1 is the next.
+    ///
+    /// ```
+    /// use cuda_green_sim::Sim;
+    /// use cuda_green_sys::CUresult;
+    ///
+    /// let sim = Sim::new("h200@13.0")?;
+    /// sim.fail("cuInit", 1, CUresult::CUDA_ERROR_SYSTEM_NOT_READY)?;
+    /// let driver = sim.api()?;
+    /// // SAFETY: the function takes no pointer.
+    /// let code = unsafe { driver.cuInit(0) }?;
+    /// assert_eq!(code, CUresult::CUDA_ERROR_SYSTEM_NOT_READY);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidInjection`] where no entry point has that name.
+    pub fn fail(&self, entry_point: &str, nth: u64, code: CUresult) -> Result<(), Error> {
+        self.inject(Injection::fail(entry_point, code)?.at(nth));
+        Ok(())
+    }
+
+    /// Ends all injected faults. A device that is lost stays lost, and a fault that stays stays.
+    pub fn clear_injections(&self) {
+        self.inner.driver.clear_injections();
     }
 
     /// The device and the CUDA version that are simulated.
@@ -147,6 +248,22 @@ impl Sim {
     /// Lets virtual time pass: what a client does on the host takes none by itself.
     pub fn advance(&self, time: Duration) {
         self.inner.driver.advance(time);
+    }
+}
+
+/// Fails a test that leaves something behind: see [`Sim::leak_guard`].
+#[derive(Debug)]
+#[must_use = "it looks for leaks when it is dropped, which without a name is at once"]
+pub struct LeakGuard {
+    sim: Sim,
+}
+
+impl Drop for LeakGuard {
+    /// Panics where something lives, unless the thread panics already.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.sim.assert_no_leaks();
+        }
     }
 }
 

@@ -52,8 +52,12 @@ pub(crate) fn leave(slot: usize) {
     drop(driver);
 }
 
-/// Runs one call on the driver of a slot. Panics end here, because they must not reach C.
-pub(crate) fn call(slot: usize, body: &mut dyn FnMut(&Driver) -> Answer) -> CUresult {
+/// Runs one call of an entry point on the driver of a slot. Panics end here, because they must not reach C.
+pub(crate) fn call(
+    slot: usize,
+    entry_point: &'static str,
+    body: &mut dyn FnMut(&Driver) -> Answer,
+) -> CUresult {
     let driver = SLOTS[slot]
         .read()
         .unwrap_or_else(PoisonError::into_inner)
@@ -61,7 +65,10 @@ pub(crate) fn call(slot: usize, body: &mut dyn FnMut(&Driver) -> Answer) -> CUre
     let Some(driver) = driver else {
         return CUresult::CUDA_ERROR_DEINITIALIZED;
     };
-    match catch_unwind(AssertUnwindSafe(|| body(&driver))) {
+    match catch_unwind(AssertUnwindSafe(|| {
+        driver.begin_call(entry_point)?;
+        body(&driver)
+    })) {
         Ok(Ok(())) => CUresult::CUDA_SUCCESS,
         Ok(Err(code)) => code,
         Err(_) => CUresult::CUDA_ERROR_UNKNOWN,

@@ -48,8 +48,10 @@ pub enum Absence {
     entry_point.name(),
     entry_point.since,
     match absence {
-        Absence::NotFound => "",
         Absence::OlderAbi => " and has the function only in an older form",
+        // A stub, a damaged driver, or a simulated one that does not model it.
+        Absence::NotFound if entry_point.since <= *driver => " and lacks it all the same",
+        Absence::NotFound => "",
     }
 )]
 pub struct MissingEntryPoint {
@@ -263,6 +265,14 @@ entry_points! {
     cuDeviceTotalMem_v2(bytes: *mut usize, dev: CUdevice), since (3, 2);
     /// One attribute of the device.
     cuDeviceGetAttribute(pi: *mut c_int, attrib: CUdevice_attribute, dev: CUdevice), since (2, 0);
+    /// The device's default memory pool, from which `cuMemAllocAsync` draws unless another is set.
+    cuDeviceGetDefaultMemPool(pool_out: *mut CUmemoryPool, dev: CUdevice), since (11, 2);
+    /// The device's current memory pool.
+    cuDeviceGetMemPool(pool: *mut CUmemoryPool, dev: CUdevice), since (11, 2);
+    /// Makes a pool the device's current one.
+    cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool), since (11, 2);
+    /// Whether one device can reach another's memory.
+    cuDeviceCanAccessPeer(canAccessPeer: *mut c_int, dev: CUdevice, peerDev: CUdevice), since (4, 0);
 
     // --- The primary context ------------------------------------------------------------------
     /// Retains the device's primary context, creating it at the first call.
@@ -287,6 +297,18 @@ entry_points! {
     cuCtxSynchronize(), since (2, 0);
     /// The least and the greatest stream priority of the current context; lower numbers come first.
     cuCtxGetStreamPriorityRange(leastPriority: *mut c_int, greatestPriority: *mut c_int), since (5, 5);
+    /// The flags that the current context was created with.
+    cuCtxGetFlags(flags: *mut c_uint), since (7, 0);
+    /// The process-wide unique id of a context; null is the current one.
+    cuCtxGetId(ctx: CUcontext, ctxId: *mut c_ulonglong), since (12, 0);
+    /// Records all work of a context in an event; the context may be a green context's.
+    cuCtxRecordEvent(hCtx: CUcontext, hEvent: CUevent), since (12, 5);
+    /// Makes all later work of a context wait for an event; the context may be a green context's.
+    cuCtxWaitEvent(hCtx: CUcontext, hEvent: CUevent), since (12, 5);
+    /// Lets the current context reach the memory of a context on another device. Flags must be 0.
+    cuCtxEnablePeerAccess(peerContext: CUcontext, Flags: c_uint), since (4, 0);
+    /// Ends what `cuCtxEnablePeerAccess` began.
+    cuCtxDisablePeerAccess(peerContext: CUcontext), since (4, 0);
 
     // --- Resources and green contexts ---------------------------------------------------------
     /// A device's resources of one type.
@@ -331,12 +353,18 @@ entry_points! {
     cuStreamGetPriority(hStream: CUstream, priority: *mut c_int), since (5, 5);
     /// A stream's flags.
     cuStreamGetFlags(hStream: CUstream, flags: *mut c_uint), since (5, 5);
+    /// The process-wide unique id of a stream.
+    cuStreamGetId(hStream: CUstream, streamId: *mut c_ulonglong), since (12, 0);
+    /// The context of a stream; where that is a green context, the one that it stands in.
+    cuStreamGetCtx(hStream: CUstream, pctx: *mut CUcontext), since (9, 2);
     /// The context of a stream and, where it has one, its green context.
     cuStreamGetCtx_v2(hStream: CUstream, pCtx: *mut CUcontext, pGreenCtx: *mut CUgreenCtx), since (12, 5);
     /// A stream's green context, or null.
     cuStreamGetGreenCtx(hStream: CUstream, phCtx: *mut CUgreenCtx), since (12, 4);
     /// A stream's resources of one type.
     cuStreamGetDevResource(hStream: CUstream, resource: *mut CUdevResource, type_: CUdevResourceType), since (13, 1);
+    /// Calls a host function in the stream's order, on a thread of the driver's. It must not call CUDA.
+    cuLaunchHostFunc(hStream: CUstream, fn_: CUhostFn, userData: *mut c_void), since (10, 0);
 
     // --- Events -------------------------------------------------------------------------------
     /// Creates an event in the current context.
@@ -345,6 +373,8 @@ entry_points! {
     cuEventDestroy_v2(hEvent: CUevent), since (4, 0);
     /// Records a stream's work in an event.
     cuEventRecord(hEvent: CUevent, hStream: CUstream), since (2, 0);
+    /// Records a stream's work in an event, with flags for capture.
+    cuEventRecordWithFlags(hEvent: CUevent, hStream: CUstream, flags: c_uint), since (11, 1);
     /// Whether an event's work is done.
     cuEventQuery(hEvent: CUevent), since (2, 0);
     /// Waits for an event's work.
@@ -361,14 +391,60 @@ entry_points! {
     cuModuleUnload(hmod: CUmodule), since (2, 0);
     /// A kernel of a module by its name.
     cuModuleGetFunction(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char), since (2, 0);
+    /// The address and the size of a module's global variable; either output may be null.
+    cuModuleGetGlobal_v2(dptr: *mut CUdeviceptr, bytes: *mut usize, hmod: CUmodule, name: *const c_char), since (3, 2);
+    /// Loads PTX, cubin or fatbin for every context, present and future. It belongs to no context.
+    cuLibraryLoadData(library: *mut CUlibrary, code: *const c_void, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint), since (12, 0);
+    /// Unloads a library.
+    cuLibraryUnload(library: CUlibrary), since (12, 0);
+    /// A kernel of a library by its name.
+    cuLibraryGetKernel(pKernel: *mut CUkernel, library: CUlibrary, name: *const c_char), since (12, 0);
+    /// The module that the library is in the current context.
+    cuLibraryGetModule(pMod: *mut CUmodule, library: CUlibrary), since (12, 0);
+    /// The function that the kernel is in the current context.
+    cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel), since (12, 0);
+    /// One attribute of a kernel on a device.
+    cuKernelGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, kernel: CUkernel, dev: CUdevice), since (12, 0);
+    /// Sets an attribute of a kernel on a device, such as its dynamic shared memory.
+    cuKernelSetAttribute(attrib: CUfunction_attribute, val: c_int, kernel: CUkernel, dev: CUdevice), since (12, 0);
+    /// One attribute of a function: threads per block, registers, shared memory.
+    cuFuncGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, hfunc: CUfunction), since (2, 2);
+    /// Sets an attribute of a function, such as its dynamic shared memory.
+    cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int), since (9, 0);
+    /// The module of a function.
+    cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction), since (11, 0);
     /// Launches a kernel.
     cuLaunchKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void), since (4, 0);
     /// Launches a kernel with attributes, such as a cluster size.
     cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void), since (11, 6);
+    /// How many blocks of a function fit on one SM at once.
+    cuOccupancyMaxActiveBlocksPerMultiprocessor(numBlocks: *mut c_int, func: CUfunction, blockSize: c_int, dynamicSMemSize: usize), since (6, 5);
     /// The largest cluster that a launch of this shape can use in its stream's context.
     cuOccupancyMaxPotentialClusterSize(clusterSize: *mut c_int, func: CUfunction, config: *const CUlaunchConfig), since (11, 7);
     /// How many clusters of a launch can run at once in its stream's context.
     cuOccupancyMaxActiveClusters(numClusters: *mut c_int, func: CUfunction, config: *const CUlaunchConfig), since (11, 7);
+
+    // --- Graphs and capture -------------------------------------------------------------------
+    /// Begins to capture a stream's work into a graph instead of running it.
+    cuStreamBeginCapture_v2(hStream: CUstream, mode: CUstreamCaptureMode), since (10, 1);
+    /// Ends a capture and gives its graph. The graph keeps the contexts of the streams it was captured on.
+    cuStreamEndCapture(hStream: CUstream, phGraph: *mut CUgraph), since (10, 0);
+    /// Whether a stream is being captured.
+    cuStreamIsCapturing(hStream: CUstream, captureStatus: *mut CUstreamCaptureStatus), since (10, 0);
+    /// Swaps the calling thread's capture mode.
+    cuThreadExchangeStreamCaptureMode(mode: *mut CUstreamCaptureMode), since (10, 1);
+    /// Creates an empty graph. Flags must be 0.
+    cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint), since (10, 0);
+    /// Destroys a graph; what was instantiated from it stays.
+    cuGraphDestroy(hGraph: CUgraph), since (10, 0);
+    /// Makes a graph that can be launched.
+    cuGraphInstantiateWithFlags(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: c_ulonglong), since (11, 4);
+    /// Brings an instantiated graph to the device ahead of its first launch.
+    cuGraphUpload(hGraph: CUgraphExec, hStream: CUstream), since (11, 1);
+    /// Launches an instantiated graph. Its kernels run in the contexts that they were captured in.
+    cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream), since (10, 0);
+    /// Destroys an instantiated graph; one that runs is destroyed once it is done.
+    cuGraphExecDestroy(hGraphExec: CUgraphExec), since (10, 0);
 
     // --- Memory -------------------------------------------------------------------------------
     /// Free and total memory of the current context's device, in bytes.
@@ -381,6 +457,14 @@ entry_points! {
     cuMemHostAlloc(pp: *mut *mut c_void, bytesize: usize, Flags: c_uint), since (2, 2);
     /// Frees pinned host memory.
     cuMemFreeHost(p: *mut c_void), since (2, 0);
+    /// Pins host memory that was allocated by other means.
+    cuMemHostRegister_v2(p: *mut c_void, bytesize: usize, Flags: c_uint), since (6, 5);
+    /// Ends what `cuMemHostRegister_v2` began.
+    cuMemHostUnregister(p: *mut c_void), since (4, 0);
+    /// The device's address of pinned host memory. Flags must be 0.
+    cuMemHostGetDevicePointer_v2(pdptr: *mut CUdeviceptr, p: *mut c_void, Flags: c_uint), since (3, 2);
+    /// One attribute of an address: its kind of memory, context, device, pool.
+    cuPointerGetAttribute(data: *mut c_void, attribute: CUpointer_attribute, ptr: CUdeviceptr), since (4, 0);
     /// Copies from the host, waiting for the end.
     cuMemcpyHtoD_v2(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize), since (3, 2);
     /// Copies to the host, waiting for the end.
@@ -389,8 +473,32 @@ entry_points! {
     cuMemcpyHtoDAsync_v2(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize, hStream: CUstream), since (3, 2);
     /// Copies to the host in a stream.
     cuMemcpyDtoHAsync_v2(dstHost: *mut c_void, srcDevice: CUdeviceptr, ByteCount: usize, hStream: CUstream), since (3, 2);
+    /// Copies within the device; the host may go on before the end.
+    cuMemcpyDtoD_v2(dstDevice: CUdeviceptr, srcDevice: CUdeviceptr, ByteCount: usize), since (3, 2);
+    /// Copies within the device in a stream.
+    cuMemcpyDtoDAsync_v2(dstDevice: CUdeviceptr, srcDevice: CUdeviceptr, ByteCount: usize, hStream: CUstream), since (3, 2);
     /// Sets device memory to a byte in a stream.
     cuMemsetD8Async(dstDevice: CUdeviceptr, uc: u8, N: usize, hStream: CUstream), since (3, 2);
+    /// Sets device memory to a 32-bit value, `N` times, in a stream.
+    cuMemsetD32Async(dstDevice: CUdeviceptr, ui: c_uint, N: usize, hStream: CUstream), since (3, 2);
+
+    // --- Virtual memory -----------------------------------------------------------------------
+    /// Reserves a range of addresses, without memory behind it.
+    cuMemAddressReserve(ptr: *mut CUdeviceptr, size: usize, alignment: usize, addr: CUdeviceptr, flags: c_ulonglong), since (10, 2);
+    /// Gives a reserved range back.
+    cuMemAddressFree(ptr: CUdeviceptr, size: usize), since (10, 2);
+    /// Allocates memory without an address, on a device or on a NUMA node of the host.
+    cuMemCreate(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong), since (10, 2);
+    /// Frees what `cuMemCreate` allocated, once it is mapped nowhere.
+    cuMemRelease(handle: CUmemGenericAllocationHandle), since (10, 2);
+    /// Puts memory behind reserved addresses.
+    cuMemMap(ptr: CUdeviceptr, size: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: c_ulonglong), since (10, 2);
+    /// Takes the memory from behind addresses.
+    cuMemUnmap(ptr: CUdeviceptr, size: usize), since (10, 2);
+    /// Says who may read and write mapped addresses; nobody may at first.
+    cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAccessDesc, count: usize), since (10, 2);
+    /// The step between the sizes that `cuMemCreate` takes for these properties.
+    cuMemGetAllocationGranularity(granularity: *mut usize, prop: *const CUmemAllocationProp, option: CUmemAllocationGranularity_flags), since (10, 2);
 
     // --- Memory pools -------------------------------------------------------------------------
     /// Creates a stream-ordered memory pool.
@@ -403,6 +511,10 @@ entry_points! {
     cuMemPoolGetAttribute(pool: CUmemoryPool, attr: CUmemPool_attribute, value: *mut c_void), since (11, 2);
     /// Gives memory back to the system until the pool holds no more than `minBytesToKeep`.
     cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usize), since (11, 2);
+    /// Says which devices may reach a pool's memory.
+    cuMemPoolSetAccess(pool: CUmemoryPool, map: *const CUmemAccessDesc, count: usize), since (11, 2);
+    /// Allocates from the device's current pool in a stream's order.
+    cuMemAllocAsync(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream), since (11, 2);
     /// Allocates from a pool in a stream's order.
     cuMemAllocFromPoolAsync(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream), since (11, 2);
     /// Frees in a stream's order.

@@ -1,6 +1,6 @@
 //! The one error type of the crate.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use crate::{CUresult, MissingEntryPoint};
 
@@ -41,6 +41,15 @@ pub enum Error {
         "`sim:{0}` names a simulated driver; only `cuda-green` with its feature `test-utils` can load one"
     )]
     Simulated(String),
+    /// `CUDA_GREEN_DRIVER` is set in a process that has more rights than whoever set it: set-user-id,
+    /// set-group-id or file capabilities. Nothing is loaded.
+    #[error(
+        "CUDA_GREEN_DRIVER is set, and this process has raised privileges (set-user-id, set-group-id or file capabilities), where the environment must not choose what is loaded; unset it, or name the driver in the program with `DriverSpec::Path`"
+    )]
+    VariableRefused {
+        /// What the variable says.
+        value: OsString,
+    },
     /// A driver specification that names nothing.
     #[error(
         "`{0}` names no CUDA driver; give `system`, `sim:<device>@<major>.<minor>` or the path of a library"

@@ -14,6 +14,7 @@ mod bindings;
 mod entry_points;
 mod error;
 mod loader;
+mod privileges;
 mod search;
 mod status;
 mod version;

@@ -29,9 +29,14 @@ impl Api {
     /// Nothing is initialised: `cuInit` is the caller's. The library stays loaded for the rest of the
     /// process, because a driver starts threads that outlive every handle.
     ///
+    /// Any number of threads may load at once, and as often as they like: the system keeps one copy of
+    /// the library, and each call fills a table of its own. `cuda_green::Driver::load` keeps one table
+    /// for the whole process.
+    ///
     /// # Errors
     /// [`Error::DriverNotFound`], or for a named library [`Error::DriverUnloadable`];
-    /// [`Error::NotACudaDriver`] for a library that is something else.
+    /// [`Error::NotACudaDriver`] for a library that is something else; [`Error::VariableRefused`] where
+    /// the environment names a driver in a process with raised privileges.
     pub fn load() -> Result<Self, Error> {
         Self::load_spec(&DriverSpec::from_env()?)
     }

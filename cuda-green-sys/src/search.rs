@@ -1,14 +1,17 @@
 //! Where a driver is looked for: pure functions, so that every platform's answer is tested on each.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use crate::Error;
+use crate::{Error, privileges};
 
 /// The environment variable that names the driver to load: see [`DriverSpec`].
+///
+/// In a process with raised privileges (set-user-id, set-group-id, file capabilities) it is refused,
+/// unless it names the system's driver: see [`Error::VariableRefused`].
 pub const DRIVER_VARIABLE: &str = "CUDA_GREEN_DRIVER";
 
 /// Which driver to load.
@@ -36,22 +39,36 @@ impl DriverSpec {
     /// What [`DRIVER_VARIABLE`] says; unset or empty is [`DriverSpec::System`].
     ///
     /// # Errors
-    /// [`Error::InvalidSpec`] where it is set to nothing that can be a driver.
+    /// [`Error::InvalidSpec`] where it is set to nothing that can be a driver;
+    /// [`Error::VariableRefused`] where it names another driver than the system's and the process has
+    /// raised privileges.
     pub fn from_env() -> Result<Self, Error> {
-        match std::env::var_os(DRIVER_VARIABLE) {
-            Some(value) if !value.is_empty() => Self::parse(&value),
-            _ => Ok(Self::System),
+        Self::from_variable(std::env::var_os(DRIVER_VARIABLE), privileges::are_raised())
+    }
+
+    /// The decision behind [`DriverSpec::from_env`]. With raised privileges the value is not even
+    /// parsed: whoever set it has no say in what is loaded.
+    fn from_variable(value: Option<OsString>, privileges_are_raised: bool) -> Result<Self, Error> {
+        match value {
+            None => Ok(Self::System),
+            Some(value) if value.is_empty() || value == "system" => Ok(Self::System),
+            Some(value) if privileges_are_raised => Err(Error::VariableRefused { value }),
+            Some(value) => Self::parse(&value),
         }
     }
 
     /// The same as parsing the text, for values that need not be UTF-8.
     ///
     /// # Errors
-    /// [`Error::InvalidSpec`] for an empty text, and for `sim:` with no profile.
+    /// [`Error::InvalidSpec`] for an empty text, for `sim:` with no profile, and where there is a zero
+    /// byte, which no path can have.
     pub fn parse(value: &OsStr) -> Result<Self, Error> {
+        if value.as_encoded_bytes().contains(&0) {
+            let text = value.to_string_lossy().replace('\0', "\\0");
+            return Err(Error::InvalidSpec(text));
+        }
         match value.to_str() {
             Some("" | "sim:") => Err(Error::InvalidSpec(value.to_string_lossy().into_owned())),
-            Some(text) if text.contains('\0') => Err(Error::InvalidSpec(text.replace('\0', "\\0"))),
             Some("system") => Ok(Self::System),
             Some(text) => Ok(match text.strip_prefix("sim:") {
                 Some(profile) => Self::Simulated(profile.to_owned()),
@@ -140,6 +157,36 @@ mod tests {
             (paths, only),
             (vec![Path::new("/nowhere/libcuda.so.1")], true)
         );
+    }
+
+    #[test]
+    fn with_raised_privileges_the_variable_names_the_system_s_driver_or_is_refused() {
+        let decide = |value: Option<&str>, raised| {
+            DriverSpec::from_variable(value.map(OsString::from), raised)
+        };
+        for harmless in [None, Some(""), Some("system")] {
+            for raised in [false, true] {
+                assert_eq!(decide(harmless, raised).unwrap(), DriverSpec::System);
+            }
+        }
+        for value in [
+            "/tmp/evil.so",
+            "libcuda.so.1",
+            "sim:h200@13.0",
+            "sim:",
+            " system",
+        ] {
+            match decide(Some(value), true) {
+                Err(Error::VariableRefused { value: refused }) => assert_eq!(refused, value),
+                other => panic!("{value}: {other:?}"),
+            }
+        }
+        let path = DriverSpec::Path("/opt/libcuda.so.1".into());
+        assert_eq!(decide(Some("/opt/libcuda.so.1"), false).unwrap(), path);
+        assert!(matches!(
+            decide(Some("sim:"), false),
+            Err(Error::InvalidSpec(_))
+        ));
     }
 
     #[test]

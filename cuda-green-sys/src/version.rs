@@ -85,8 +85,10 @@ mod tests {
 
     #[test]
     fn raw_form_goes_both_ways_for_every_version() {
-        for major in 0..100 {
-            for minor in 0..100 {
+        // Miri is some thousand times slower.
+        let step = if cfg!(miri) { 33 } else { 1 };
+        for major in (0..100).step_by(step) {
+            for minor in (0..100).step_by(step) {
                 let version = CudaVersion::new(major, minor);
                 assert_eq!(CudaVersion::from_raw(version.to_raw()), version);
                 assert_eq!(version.to_string().parse::<CudaVersion>().unwrap(), version);

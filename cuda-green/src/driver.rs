@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use cuda_green_sys::{Api, CUresult, CudaVersion, DriverSpec, MissingEntryPoint};
+use cuda_green_sys::{Api, CUresult, CUuuid, CudaVersion, DriverSpec, MissingEntryPoint};
 
 use crate::{CudaDevice, Error, Result};
 
@@ -31,6 +31,8 @@ struct Inner {
     source: String,
     initialised: Mutex<bool>,
     fault: OnceLock<(&'static str, CUresult)>,
+    /// Whether the library is the simulator's, once that was asked.
+    simulated_library: OnceLock<bool>,
     #[cfg(feature = "test-utils")]
     simulator: Option<cuda_green_sim::Sim>,
 }
@@ -96,6 +98,7 @@ impl Driver {
                 source,
                 initialised: Mutex::new(false),
                 fault: OnceLock::new(),
+                simulated_library: OnceLock::new(),
                 #[cfg(feature = "test-utils")]
                 simulator,
             }),
@@ -112,12 +115,27 @@ impl Driver {
         &self.inner.source
     }
 
-    /// Whether this is a simulated driver, behind which there is no GPU.
+    /// Whether this is a simulated driver, behind which there is no GPU; one that was loaded as a library
+    /// too. To learn that, a driver that was loaded is initialised if it was not yet.
     pub fn is_simulated(&self) -> bool {
         #[cfg(feature = "test-utils")]
-        return self.inner.simulator.is_some();
-        #[cfg(not(feature = "test-utils"))]
-        false
+        if self.inner.simulator.is_some() {
+            return true;
+        }
+        self.init().is_ok()
+            && *self
+                .inner
+                .simulated_library
+                .get_or_init(|| self.uuid_is_simulated())
+    }
+
+    /// The UUIDs of simulated devices begin with these letters, which no real one's do.
+    fn uuid_is_simulated(&self) -> bool {
+        let mut uuid = CUuuid { bytes: [0; 16] };
+        // SAFETY: the pointer is valid for the one struct that is written, and the driver is initialised.
+        let answer = unsafe { self.api().cuDeviceGetUuid_v2(&mut uuid, 0) };
+        let letters = uuid.bytes.iter().map(|byte| *byte as u8);
+        matches!(answer, Ok(CUresult::CUDA_SUCCESS)) && letters.take(8).eq(*b"GREENSIM")
     }
 
     /// The simulator behind a simulated driver.
@@ -218,6 +236,15 @@ impl Driver {
     ) {
         if let Err(error) = self.check(call, result) {
             log::error!("in a destructor: {error}");
+        }
+    }
+
+    /// The first fault that stays, for what would otherwise work on without the driver.
+    #[inline]
+    pub(crate) fn check_fault(&self) -> Result<()> {
+        match self.inner.fault.get() {
+            None => Ok(()),
+            Some(&(call, code)) => Err(Error::Poisoned { call, code }),
         }
     }
 

@@ -144,9 +144,50 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// Memory was freed and is not free.
+    #[error("{bytes} bytes were freed, but are still in use; something else holds them")]
+    MemoryNotBack {
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// A model does not fit, and evicting all that may be evicted would not make it fit.
+    #[error(
+        "{name} needs {asked} bytes and a slot; {available} bytes and {free_slots} slots are free, evicting idle models would give {evictable} bytes more, and {held} bytes are pinned or in use"
+    )]
+    NoRoomForModel {
+        /// The model.
+        name: String,
+        /// Bytes that it needs.
+        asked: u64,
+        /// Bytes that are free.
+        available: u64,
+        /// Slots that are free.
+        free_slots: usize,
+        /// Bytes of models that may be evicted.
+        evictable: u64,
+        /// Bytes of models that may not.
+        held: u64,
+    },
+    /// No model of this name is loaded.
+    #[error("no model {name} is loaded")]
+    NoSuchModel {
+        /// The name.
+        name: String,
+    },
+    /// The model is pinned or in use, so it stays.
+    #[error("model {name} is pinned, loading or in use ({holders} hold it)")]
+    ModelInUse {
+        /// The name.
+        name: String,
+        /// Pins and leases.
+        holders: usize,
+    },
     /// A buffer was given back to a pool that it is not of.
     #[error("the buffer belongs to another pool")]
     ForeignBuffer,
+    /// A stream of one device was to work on memory of another.
+    #[error("the stream is of another device than the memory")]
+    ForeignStream,
     /// Source and destination of a copy differ in length.
     #[error("a copy of {source_len} bytes does not fit a buffer of {buffer_len}")]
     LengthMismatch {

@@ -25,9 +25,15 @@ pub use event::Event;
 pub use guard::ContextGuard;
 pub use manager::{
     AllocationStatus, ContextId, ContextStatus, HandOff, PartitionMode, PartitionStream,
-    RebalanceHint, SmPartitionManager,
+    RebalanceHint, SmPartitionManager, Verification,
 };
-pub use memory::{GpuBuffer, GpuMemoryPool, MemoryPressure};
+pub use memory::{
+    EvictionPolicy, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
+    MemoryPressure, ModelLease, ModelNeeds, ModelSlots, PinnedBuffer, PoolMetrics, PressureChange,
+    SlotStatus, SlotsStatus, TypedBuffer,
+};
+#[cfg(feature = "test-utils")]
+pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
 pub use module::{Kernel, KernelArg, LaunchConfig, Module};
 pub use resource::SmResource;
 pub use stream::Stream;
@@ -49,5 +55,9 @@ const _: () = {
     send_sync::<Kernel>();
     send_sync::<GpuMemoryPool>();
     send_sync::<GpuBuffer>();
+    send_sync::<TypedBuffer<f32>>();
+    send_sync::<PinnedBuffer<f32>>();
+    send_sync::<MemoryBudget>();
+    send_sync::<ModelSlots<GpuBuffer>>();
     send_sync::<Error>();
 };

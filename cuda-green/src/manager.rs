@@ -8,6 +8,7 @@ mod layout;
 mod partition_stream;
 mod rebalance;
 mod status;
+mod verify;
 
 use std::{
     fmt::Debug,
@@ -21,6 +22,7 @@ use layout::Layout;
 pub use partition_stream::PartitionStream;
 pub use rebalance::{HandOff, RebalanceHint};
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
+pub use verify::Verification;
 
 use crate::{
     ContextGuard, ContextPriority, CudaDevice, Error, GreenContext, GreenContextConfig, Result,
@@ -203,6 +205,31 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         Ok(context)
     }
 
+    /// Creates several contexts at once, from one split made for their sizes: all or none.
+    ///
+    /// Each has at least the SMs asked for, and from 13.1 on exactly those, to a multiple of 2. Where one by
+    /// one the units of the split decide, the whole list is seen here, so more lists fit.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] and [`Error::ContextExists`] for what the list says,
+    /// [`Error::AlreadyPartitioned`] where there are contexts, [`Error::InsufficientSms`],
+    /// [`Error::Driver`]. Nothing is left behind then.
+    pub fn create_contexts(&self, contexts: &[(Id, GreenContextConfig)]) -> Result<()> {
+        for (index, (id, config)) in contexts.iter().enumerate() {
+            config.check()?;
+            if contexts[..index].iter().any(|(earlier, _)| earlier == id) {
+                return Err(Error::ContextExists {
+                    id: format!("{id:?}"),
+                });
+            }
+        }
+        let requests: Vec<SmRequest> = contexts
+            .iter()
+            .map(|(_, config)| SmRequest::AtLeast(config.sm_count))
+            .collect();
+        self.partition(contexts, &requests)
+    }
+
     /// The context of this id.
     ///
     /// # Errors
@@ -344,23 +371,19 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             return Err(Error::AlreadyPartitioned { contexts: existing });
         }
         if self.mode != PartitionMode::Partitioned {
-            let mut entries = Vec::new();
-            let mut left = self.facts.sm_count;
-            for ((id, config), request) in contexts.iter().zip(requests) {
-                let sm_count = match *request {
-                    SmRequest::Target(count) | SmRequest::AtLeast(count) => count.min(left),
-                    SmRequest::Rest => left,
-                };
-                left -= sm_count;
-                let context = GreenContext::primary(
-                    &self.device,
-                    GreenContextConfig {
+            let requested = planner::resolve(&self.facts, requests)?;
+            let entries = contexts
+                .iter()
+                .zip(requested)
+                .map(|((id, config), sm_count)| {
+                    let config = GreenContextConfig {
                         sm_count,
                         ..*config
-                    },
-                )?;
-                entries.push(Entry::new(*id, context, Vec::new()));
-            }
+                    };
+                    let context = GreenContext::primary(&self.device, config)?;
+                    Ok(Entry::new(*id, context, Vec::new()))
+                })
+                .collect::<Result<Vec<_>>>()?;
             self.write(|contexts| *contexts = entries);
             return Ok(());
         }
@@ -396,7 +419,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         contexts: &[(Id, GreenContextConfig)],
     ) -> Result<(Layout, Vec<Entry<Id>>)> {
         let split = self.split(&plan.call, all)?;
-        let mut layout = Layout::of(plan.strategy, plan.coscheduled, plan.max_cluster, split);
+        let mut layout = Layout::of(self.facts, plan.strategy, plan.coscheduled, split);
         let mut entries = Vec::with_capacity(contexts.len());
         for (
             (id, config),
@@ -507,8 +530,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         } else {
             size
         };
-        let max_cluster = self.facts.max_cluster(coscheduled);
-        let layout = |strategy, split| Layout::of(strategy, coscheduled, max_cluster, split);
+        let layout = |strategy, split| Layout::of(self.facts, strategy, coscheduled, split);
         let groups = resource::count_groups(driver, &all, size, fine)?;
         if self.facts.capabilities.structured_split
             && !fine
@@ -570,9 +592,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             Some(SplitStrategy::Structured | SplitStrategy::StructuredUnits) => {
                 format!("the device has {total} SMs, and a group has an even number")
             }
-            _ => format!(
-                "the last {stranded} SMs of the split can only join a context that has others"
-            ),
+            _ => format!("{stranded} SMs of the split cannot be combined with others"),
         }
     }
 

@@ -104,7 +104,8 @@ pub struct Plan {
     pub partitions: Vec<PlannedPartition>,
     /// SMs that are co-scheduled together in each partition.
     pub coscheduled: u32,
-    /// The largest thread-block cluster that each partition is sure to run, in blocks.
+    /// The largest thread-block cluster that a partition with a group is sure to run, in blocks. One of the
+    /// remainder alone runs clusters of 2.
     pub max_cluster: u32,
     /// SMs that no partition has.
     pub left_over: u32,
@@ -152,8 +153,9 @@ impl DeviceFacts {
     }
 }
 
-/// Units that ignore co-scheduling have this many SMs (measured on an H200: 66 × 2; 12.5 and later).
-const FINE_UNIT: u32 = 2;
+/// Units that ignore co-scheduling have this many SMs (measured on an H200: 66 × 2; 12.5 and later). What a
+/// remainder keeps together is no more.
+pub(crate) const FINE_UNIT: u32 = 2;
 
 /// So many units a structured split may lose to groups that need a few SMs beside whole units.
 const MOST_UNITS_LOST: u32 = 3;
@@ -237,7 +239,7 @@ pub fn plans(
 }
 
 /// Each request in SMs, checked against the device.
-fn resolve(facts: &DeviceFacts, requests: &[SmRequest]) -> Result<Vec<u32>> {
+pub(crate) fn resolve(facts: &DeviceFacts, requests: &[SmRequest]) -> Result<Vec<u32>> {
     let invalid = |value: String, reason| Error::InvalidArgument {
         name: "sm_count",
         value,
@@ -412,7 +414,8 @@ fn merged(
 ) -> Result<Option<Plan>> {
     let fine = strategy == SplitStrategy::MergedFineUnits;
     let units = count_groups(unit, fine)?;
-    let needs: Vec<u32> = requests
+    let remainder = facts.sm_count.saturating_sub(units.saturating_mul(unit));
+    let mut needs: Vec<u32> = requests
         .iter()
         .map(|request| match *request {
             SmRequest::Target(count) => (count / unit).max(1),
@@ -420,34 +423,47 @@ fn merged(
             SmRequest::Rest => 0,
         })
         .collect();
+    let rest = requests
+        .iter()
+        .position(|request| *request == SmRequest::Rest);
+    let mut has_remainder = rest;
+    if rest.is_none() && needs.iter().sum::<u32>() > units {
+        // The remainder saves units where it is part of a size; most where it is nearest to whole units.
+        let with_remainder = |request: &SmRequest| match *request {
+            SmRequest::AtLeast(count) => Some(count.saturating_sub(remainder).div_ceil(unit)),
+            _ => None,
+        };
+        let saved =
+            |index: &usize| with_remainder(&requests[*index]).map(|with| needs[*index] - with);
+        has_remainder = (0..requests.len())
+            .max_by_key(saved)
+            .filter(|index| saved(index) > Some(0));
+        if let Some((index, need)) =
+            has_remainder.and_then(|index| Some((index, with_remainder(&requests[index])?)))
+        {
+            needs[index] = need;
+        }
+    }
     let Some(spare) = units.checked_sub(needs.iter().sum()) else {
         return Ok(None);
     };
-    let mut remainder = facts.sm_count.saturating_sub(units.saturating_mul(unit));
-    let mut left_over = spare * unit + remainder;
+    if let Some(index) = rest {
+        if spare == 0 {
+            return Ok(None);
+        }
+        needs[index] = spare;
+    }
     let mut next = 0;
     let mut partitions = Vec::with_capacity(requests.len());
-    // The rest takes what comes last, so the named sizes get their units first.
-    for ((request, &need), &requested) in requests.iter().zip(&needs).zip(requested) {
-        let take = if *request == SmRequest::Rest {
-            spare
-        } else {
-            need
-        };
-        let mut parts: Vec<Part> = (next..next + take)
-            .map(|index| Part::Group(index as usize))
+    for (index, (&need, &requested)) in needs.iter().zip(requested).enumerate() {
+        let mut parts: Vec<Part> = (next..next + need)
+            .map(|group| Part::Group(group as usize))
             .collect();
-        next += take;
-        let mut sm_count = take * unit;
-        if *request == SmRequest::Rest {
-            if take == 0 {
-                return Ok(None);
-            }
-            if remainder > 0 {
-                parts.push(Part::Remainder);
-            }
-            sm_count += std::mem::take(&mut remainder);
-            left_over = 0;
+        next += need;
+        let mut sm_count = need * unit;
+        if has_remainder == Some(index) && remainder > 0 {
+            parts.push(Part::Remainder);
+            sm_count += remainder;
         }
         partitions.push(PlannedPartition {
             requested,
@@ -455,6 +471,8 @@ fn merged(
             parts,
         });
     }
+    let given: u32 = partitions.iter().map(|partition| partition.sm_count).sum();
+    let left_over = facts.sm_count - given;
     Ok(Some(Plan {
         strategy,
         call: SplitCall::ByCount {
@@ -538,8 +556,9 @@ pub(crate) struct Piece {
 
 /// The pieces for one more context of at least `asked` SMs: the fewest SMs that do.
 ///
-/// Where pieces merge, that is a set of groups, with or without the remainder, which keeps no clusters by
-/// itself and so joins at least one group. Where they do not, it is one group.
+/// Where pieces merge, that is a set of groups, with or without the remainder. The remainder by itself keeps
+/// no clusters above 2 (measured on an H200), so it is given alone only when nothing else is enough. Where
+/// pieces do not merge, it is one group.
 pub(crate) fn choose(pieces: &[Piece], merge: bool, asked: u32) -> Option<Vec<usize>> {
     let free = |remainder: bool| {
         pieces
@@ -570,10 +589,14 @@ pub(crate) fn choose(pieces: &[Piece], merge: bool, asked: u32) -> Option<Vec<us
     let with = free(true).next().and_then(|(index, sm_count)| {
         least(asked.saturating_sub(sm_count)).map(|sum| (sum + sm_count, sum, Some(index)))
     });
-    let (_, mut sum, remainder) = without
+    let alone = free(true).find(|(_, sm_count)| *sm_count >= asked);
+    let best = without
         .into_iter()
         .chain(with)
-        .min_by_key(|(total, ..)| *total)?;
+        .min_by_key(|(total, ..)| *total);
+    let Some((_, mut sum, remainder)) = best else {
+        return alone.map(|(index, _)| vec![index]);
+    };
     let mut chosen: Vec<usize> = remainder.into_iter().collect();
     while let Some((index, before)) = sums[sum as usize] {
         chosen.push(index);
@@ -594,21 +617,15 @@ pub(crate) fn structured_units(facts: &DeviceFacts, units: u32) -> Option<Vec<Gr
 pub(crate) fn available(pieces: &[Piece], merge: bool) -> (u32, u32) {
     let free = || pieces.iter().filter(|piece| piece.free);
     let sum: u32 = free().map(|piece| piece.sm_count).sum();
+    if merge {
+        return (sum, 0);
+    }
     let groups = || {
         free()
             .filter(|piece| piece.part != Part::Remainder)
             .map(|piece| piece.sm_count)
     };
-    if merge {
-        if groups().next().is_some() {
-            (sum, 0)
-        } else {
-            (0, sum)
-        }
-    } else {
-        let groups_sum: u32 = groups().sum();
-        (groups().max().unwrap_or(0), sum - groups_sum)
-    }
+    (groups().max().unwrap_or(0), sum - groups().sum::<u32>())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{
     ffi::{c_int, c_void},
     fmt,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use cuda_green_sys::{CUfunction, CUstream, CUstream_flags};
@@ -18,6 +19,8 @@ use crate::{
 pub struct Stream {
     context: GreenContext,
     raw: CUstream,
+    /// Never used twice in a process, as the handle may be.
+    serial: u64,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
@@ -60,9 +63,11 @@ impl Stream {
                 device.with_primary(create)?;
             }
         }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
             context: context.clone(),
             raw,
+            serial: NEXT.fetch_add(1, Ordering::Relaxed),
         })
     }
 
@@ -221,6 +226,11 @@ impl Stream {
     /// not be used after this object is dropped.
     pub fn raw(&self) -> CUstream {
         self.raw
+    }
+
+    /// Its number, which no other stream of the process ever has.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
     }
 
     fn driver(&self) -> &Driver {

@@ -9,6 +9,8 @@
 //!
 //! On a real driver each case runs in a process of its own: some break the driver's rules, and it may die
 //! of them. `CUDA_GREEN_CONFORMANCE_DRIVER` names another driver than the system's, such as a file.
+//!
+//! With `CUDA_GREEN_CONFORMANCE_TABLE` it prints a table of all of it instead: `cargo xtask matrix`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // these are tests
 #![allow(clippy::undocumented_unsafe_blocks)] // see `gpu::call`
@@ -23,6 +25,7 @@ mod launches;
 mod memory;
 mod resources;
 mod streams;
+mod table;
 mod teardown;
 
 use std::{
@@ -87,7 +90,7 @@ pub type Notes = BTreeMap<String, Value>;
 /// The notes of a whole run, by case.
 pub type Record = BTreeMap<String, Notes>;
 
-/// Simulated drivers for which there are no notes of a real one.
+/// Simulated drivers on which every case must repeat and leave nothing behind.
 const PROFILES: &[&str] = &[
     "t4@12.4",
     "a100@12.4",
@@ -96,6 +99,7 @@ const PROFILES: &[&str] = &[
     "rtx4090@12.8",
     "rtx5090@12.8",
     "b200@12.9",
+    "h200@13.0",
     "h200@13.1",
     "rtx5090@13.1",
     "quad680@13.3",
@@ -130,6 +134,15 @@ fn cases() -> impl Iterator<Item = Case> {
 fn main() -> ExitCode {
     if let Some(name) = std::env::var_os(ALONE) {
         return run_alone(&name.to_string_lossy());
+    }
+    if std::env::var_os(table::VARIABLE).is_some() {
+        let (text, agrees) = table::table(cases(), recorded());
+        print!("{text}");
+        return if agrees {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();

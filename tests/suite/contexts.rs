@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
         "contexts/from_many_threads_never_too_many",
         from_many_threads,
     ),
+    ("contexts/unequal_sizes_with_nothing_left", unequal),
     ("contexts/freed_sms_are_given_again", freed_sms),
     ("contexts/in_use_is_not_destroyed", in_use),
     ("contexts/streams_outlive_everything", streams_outlive),
@@ -117,6 +118,76 @@ fn from_many_threads(driver: &Driver) -> Result<()> {
             assert!(status.available_sms < 8, "{status}");
         }
     }
+    Ok(())
+}
+
+/// 64 / 32 / 24 / 12 of an H200's 132 SMs, and every SM in use: all at once and, before 13.1, one by one.
+fn unequal(driver: &Driver) -> Result<()> {
+    let device = driver.device(0)?;
+    let capabilities = device.capabilities();
+    if device.properties().multiprocessor_count != 132 || !capabilities.merge {
+        return Ok(());
+    }
+    let sizes = [64, 32, 24, 12];
+    // From 13.1 on the last unit of a split made for any sizes has what a remainder would.
+    let ways: &[bool] = if capabilities.structured_split {
+        &[true]
+    } else {
+        &[true, false]
+    };
+    for all_at_once in ways {
+        let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device)?;
+        if *all_at_once {
+            manager.create_contexts(&sizes.map(|sms| (sms, config(sms))))?;
+        } else {
+            sizes
+                .iter()
+                .try_for_each(|sms| manager.create_context(*sms, config(*sms)).map(drop))?;
+        }
+        let contexts = sizes
+            .iter()
+            .map(|sms| manager.get_context(*sms))
+            .collect::<Result<Vec<_>>>()?;
+        let sets = contexts.iter().map(sm_ids).collect::<Result<Vec<_>>>()?;
+        assert_disjoint(&sets);
+        let status = manager.allocation_status();
+        let got: Vec<u32> = status
+            .contexts
+            .iter()
+            .map(|context| context.sm_count)
+            .collect();
+        assert_eq!(got, sizes);
+        assert_eq!(
+            (
+                status.allocated_sms,
+                status.available_sms,
+                status.stranded_sms
+            ),
+            (132, 0, 0),
+            "{status}"
+        );
+        let clusters: Vec<u32> = status
+            .contexts
+            .iter()
+            .map(|context| context.max_cluster_size)
+            .collect();
+        // The chip has 15 units of 8; the last has what is left over, which keeps clusters of 2 (measured).
+        assert_eq!(clusters, [8, 8, 8, 2], "{status}");
+    }
+    let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device)?;
+    let too_much = manager.create_contexts(&[(1, config(100)), (2, config(40))]);
+    assert!(matches!(
+        too_much,
+        Err(Error::InsufficientSms {
+            asked: 140,
+            available: 132,
+            ..
+        })
+    ));
+    let twice = manager.create_contexts(&[(1, config(8)), (1, config(8))]);
+    assert!(matches!(twice, Err(Error::ContextExists { .. })));
+    assert!(manager.create_contexts(&[]).is_err());
+    assert!(manager.allocation_status().contexts.is_empty());
     Ok(())
 }
 

@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     ("quad/the_same_a_thousand_times", again_and_again),
     ("quad/one_of_many_threads_wins", many_threads),
     ("quad/the_driver_agrees_on_sizes", driver_agrees),
+    ("quad/verification_sees_what_is_so", verification),
     ("quad/clusters_run_as_promised", clusters),
 ];
 
@@ -230,6 +231,29 @@ fn clusters(driver: &Driver) -> Result<()> {
         };
         result.unwrap().ok().unwrap();
         assert_eq!(size as u32, context.max_cluster_size(), "{context:?}");
+    }
+    Ok(())
+}
+
+fn verification(driver: &Driver) -> Result<()> {
+    let (device, manager) = quad(driver)?;
+    let found = manager.verify()?;
+    assert_eq!(found.is_isolated(), is_partitioned(driver), "{found}");
+    assert_eq!(
+        found.primary.len() as u32,
+        device.properties().multiprocessor_count
+    );
+    let ids: Vec<ContextId> = found.contexts.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, ContextId::ALL);
+    if is_partitioned(driver) {
+        assert!(
+            found
+                .contexts
+                .iter()
+                .all(|(_, sms)| sms.is_subset(&found.primary))
+        );
+    } else {
+        assert_eq!(found.overlaps.len(), 6, "every pair shares everything");
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The one table of what is fetched: CUDA headers, real drivers, libclang.
+//! The one table of what is fetched: CUDA headers, real drivers, libclang, and clients of the driver API
+//! that this project did not write.
 //!
 //! Nothing of it is ever committed. To add a header set or a driver, add its row; the hash is that of
 //! the package as its registry serves it (`sha256sum`).
@@ -24,6 +25,8 @@ pub enum Take {
     Driver,
     /// `libclang.so`, for bindgen.
     Libclang,
+    /// All of it: a Python package, to be imported from its folder.
+    Package,
 }
 
 /// One package, and the folder under `target/cuda` that it fills.
@@ -65,6 +68,18 @@ pub const ARTIFACTS: &[Artifact] = &[
     wheel("headers/13.4", Take::Headers, CU13, "13.4.92", "9641f797da20ce1dd8e779b6e96d08cf9ba564cec8e8225458811ee26423f3a5"),
     wheel("headers/13.5", Take::Headers, CU13, "13.5.37", "df2b79a8852f10d1fef8c848489c49eebb5754051bf870202a862831412b179d"),
 
+    // One wheel for each version of Python; pip takes the one of the Python that runs it.
+    package("python/bindings", "cuda-bindings", "13.5.0", "08b7e8d674c3266facb00453a7e34ea7d3ea965c2f594bb728f269f45f39fbe2"),
+    package("python/bindings", "cuda-bindings", "13.5.0", "a46a8cc84112d769d0f57bf3ae3fedc115cf09348f14da85a1a8200968b6f262"),
+    package("python/bindings", "cuda-bindings", "13.5.0", "d47b6f6d0398f97c82e2525eefb02e7252848e48c902824f6a6b6467a5902894"),
+    package("python/core", "cuda-core", "1.2.2", "55a0ea9e590e54e696f04f20b037f52dbac3af09bce0039602324cd4151daab9"),
+    package("python/core", "cuda-core", "1.2.2", "0b299eee52edece08b77428cfc22b33b29be1bc69c42878d2e6114031eac17e6"),
+    package("python/core", "cuda-core", "1.2.2", "365baf1e7ac2227f3d847dd83f0cdc75b7d05fa7580f2926e05caca56cea8ea3"),
+    package("python/pathfinder", "cuda-pathfinder", "1.9.0", "622df7440f7702f36b7a02a1699aa0b084fe04034d9939188fee9b16d0c36366"),
+    package("python/numpy", "numpy", "2.3.5", "8cba086a43d54ca804ce711b2a940b16e452807acebe7852ff327f1ecd49b0d4"),
+    package("python/numpy", "numpy", "2.3.5", "0d8163f43acde9a73c2a33605353a4f1bc4798745a8b1d73183b28e5b435ae28"),
+    package("python/numpy", "numpy", "2.3.5", "11e06aa0af8c0f05104d56450d6093ee639e15f24ecf62d417329d06e522e017"),
+
     driver("drivers/11.4", "bookworm", TESLA_470, "470.256.02-1~deb12u1", "0ef309cde7850f977b54e9914346a8a258fb716b474f76bb61539c239b492858"),
     driver("drivers/11.4", "sid", TESLA_470, "470.256.02-10", "3af5a8bc8689878e3d1f3c711b93e7bfa37dc7d4870769c6b6310f511ad92cbb"),
     driver("drivers/12.2", "bookworm", LIBCUDA, "535.261.03-1", "de1e9ca34164a5983b3f752e6699cf1ad924790f1a843b7d582bab6f99206e1e"),
@@ -89,6 +104,15 @@ const fn wheel(
         version,
         sha256,
     }
+}
+
+const fn package(
+    place: &'static str,
+    package: &'static str,
+    version: &'static str,
+    sha256: &'static str,
+) -> Artifact {
+    wheel(place, Take::Package, package, version, sha256)
 }
 
 const fn driver(

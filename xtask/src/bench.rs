@@ -9,7 +9,7 @@ pub fn run() -> Result<()> {
     shell.change_dir(crate::root());
     let commit = cmd!(shell, "git rev-parse HEAD").read()?;
     let _commit = shell.push_env("CUDA_GREEN_COMMIT", commit);
-    for bench in ["host_cost", "isolation"] {
+    for bench in ["host_cost", "isolation", "memory"] {
         // A benchmark runs in its package's folder, which is the root.
         let out = format!("evidence/{bench}.json");
         cmd!(

@@ -131,6 +131,9 @@ impl Fetcher {
             })?,
             Take::Libclang => unzip(&package, &unpacked, |path| path.ends_with("libclang.so"))?,
             Take::Driver => self.take_driver(&package, &unpacked)?,
+            Take::Package => zip::ZipArchive::new(fs::File::open(&package)?)?
+                .extract(&unpacked)
+                .context("the wheel cannot be unpacked")?,
         }
         fs::write(unpacked.join(STAMP), artifact.sha256)?;
         let place = self.cuda.join(artifact.place);
@@ -159,6 +162,7 @@ impl Fetcher {
             self.shell,
             "python3 -m pip download --quiet --disable-pip-version-check --no-deps
              --only-binary=:all: --platform=manylinux2014_x86_64 --platform=manylinux2010_x86_64
+             --platform=manylinux_2_28_x86_64
              --dest {to} --requirement {requirement}"
         )
         .quiet()

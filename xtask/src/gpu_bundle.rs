@@ -1,4 +1,4 @@
-//! `cargo xtask gpu-bundle`: packs the suite, the example and the benchmarks into one archive that runs on
+//! `cargo xtask gpu-bundle`: packs the driver matrix's report, the suite, the example and the benchmarks into one archive that runs on
 //! a machine with a GPU and nothing else: no Rust, no CUDA toolkit, no network.
 
 use std::{fs, path::Path};
@@ -10,12 +10,14 @@ use xshell::{Shell, cmd};
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: how cargo is asked for each, and its name in the archive.
-const TARGETS: [(&str, &str); 5] = [
+const TARGETS: [(&str, &str); 7] = [
+    ("--bin=driver-matrix", "driver-matrix"),
     ("--example=quad_partition", "quad_partition"),
     ("--test=suite", "suite"),
     ("--test=conformance", "conformance"),
     ("--bench=host_cost", "host_cost"),
     ("--bench=isolation", "isolation"),
+    ("--bench=memory", "memory"),
 ];
 
 pub fn run() -> Result<()> {
@@ -49,6 +51,10 @@ pub fn run() -> Result<()> {
     let script = folder.join("run.sh");
     fs::write(&script, include_str!("gpu_bundle.sh"))?;
     cmd!(shell, "chmod +x {script}").run()?;
+    fs::write(
+        folder.join("peers_memory.py"),
+        include_str!("../../benches/peers_memory.py"),
+    )?;
     let archive = crate::root().join("target/gpu-bundle.tar.gz");
     cmd!(shell, "tar -C target -czf {archive} gpu-bundle").run()?;
     let size = fs::metadata(&archive)?.len();

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Runs the suite, the example and the benchmarks on this machine's GPU and writes evidence/*.json.
+# Runs the driver matrix's report, the suite, the example and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
 #   ./run.sh           everything
-#   ./run.sh suite     the suite alone; likewise quad, conformance, host_cost, isolation
+#   ./run.sh suite     the suite alone; likewise driver, quad, conformance, host_cost, isolation, memory,
+#                      and peers_memory, which needs Python with CuPy or PyTorch
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -11,7 +12,7 @@ export CUDA_GREEN_COMMIT CUDA_GREEN_REQUIRE_GPU=1
 unset CUDA_GREEN_DRIVER
 mkdir -p evidence
 failed=0
-wanted=" ${*:-quad suite conformance host_cost isolation} "
+wanted=" ${*:-driver quad suite conformance host_cost isolation memory} "
 
 step() { # name, command...
     name=$1
@@ -32,6 +33,7 @@ quad() {
     } >evidence/quad_partition.json
 }
 
+step driver ./driver-matrix report system --out evidence/driver.json
 step quad quad
 # One case at a time: several look at what the whole device does.
 step suite env CUDA_GREEN_SUITE_EVIDENCE=evidence/suite.json ./suite --test-threads=1 system/
@@ -39,4 +41,6 @@ step conformance env CUDA_GREEN_CONFORMANCE_EVIDENCE=evidence/conformance-h200.j
     ./conformance --test-threads=1 system/
 step host_cost ./host_cost --out evidence/host_cost.json
 step isolation ./isolation --out evidence/isolation.json
+step memory ./memory --out evidence/memory.json
+step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
 exit $failed

@@ -10,6 +10,8 @@ mod bindings;
 mod fetch;
 mod gpu_bundle;
 mod matrix;
+mod published;
+mod safety;
 mod skipped;
 mod test;
 
@@ -25,13 +27,18 @@ struct Options {
 enum Command {
     /// Fetches the CUDA headers, the real drivers and libclang that the tests use.
     Fetch,
-    /// Runs every check: formatting, clippy, tests, doc tests, documentation. Fetches first.
+    /// Runs every check: formatting, clippy, tests, documentation, the published crates as their users
+    /// get them, Miri and valgrind. Fetches first.
     Test,
+    /// The part of `test` that builds the published crates as their users get them.
+    Published,
+    /// Looks for undefined behaviour and panics: Miri, valgrind, AddressSanitizer, the fuzzer.
+    Safety,
     /// Writes cuda-green-sys's bindings.rs and MATRIX.md anew.
     Bindings,
-    /// Prints which entry points and struct fields each CUDA version has.
+    /// Prints which entry points and struct fields each CUDA version has, and the conformance table.
     Matrix(matrix::Options),
-    /// Packs the suite, the example and the benchmarks for a GPU machine that has nothing else.
+    /// Packs the driver matrix's report, the suite, the example and the benchmarks for a GPU machine that has nothing else.
     GpuBundle,
     /// Measures on this machine's GPU and writes `evidence/`.
     Bench,
@@ -41,6 +48,8 @@ fn main() -> anyhow::Result<()> {
     match Options::parse().command {
         Command::Fetch => fetch::run(),
         Command::Test => test::run(),
+        Command::Published => published::run(),
+        Command::Safety => safety::run(),
         Command::Bindings => bindings::run(),
         Command::Matrix(options) => matrix::run(&options),
         Command::GpuBundle => gpu_bundle::run(),

@@ -1,4 +1,5 @@
-//! `cargo xtask matrix`: prints which entry points, struct fields and constants each CUDA version has.
+//! `cargo xtask matrix`: prints which entry points, struct fields and constants each CUDA version has, and
+//! what each conformance case comes to on each driver.
 
 use anyhow::Result;
 use xshell::{Shell, cmd};
@@ -27,6 +28,14 @@ pub fn run(options: &Options) -> Result<()> {
         cmd!(shell, "cargo run --quiet --package driver-matrix -- table")
             .quiet()
             .run()?;
+        println!();
+        let _table = shell.push_env("CUDA_GREEN_CONFORMANCE_TABLE", "1");
+        cmd!(
+            shell,
+            "cargo test --quiet --package driver-matrix --test conformance"
+        )
+        .quiet()
+        .run()?;
     }
     Ok(())
 }

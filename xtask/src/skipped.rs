@@ -11,6 +11,16 @@ pub fn matrix_is_required() -> bool {
     std::env::var_os("CUDA_GREEN_REQUIRE_MATRIX").is_some_and(|value| value == "1")
 }
 
+/// Whether a tool is there: whether this command of it succeeds.
+pub fn is_there(command: xshell::Cmd<'_>) -> bool {
+    command
+        .quiet()
+        .ignore_stderr()
+        .ignore_stdout()
+        .run()
+        .is_ok()
+}
+
 /// The file, empty.
 pub fn start() -> std::io::Result<PathBuf> {
     let file = crate::root().join("target/cuda/skipped.txt");

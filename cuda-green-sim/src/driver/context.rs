@@ -3,14 +3,17 @@
 use cuda_green_sys::{CUctx_st, CUresult};
 
 use super::{Context, Driver, as_pointer};
-use crate::raw::{Answer, Raw};
+use crate::{
+    live::MadeAt,
+    raw::{Answer, Raw},
+};
 
 impl Driver {
     pub(crate) fn cuDevicePrimaryCtxRetain(&self, pctx: Raw<*mut CUctx_st>, dev: i32) -> Answer {
         let mut state = self.enter_despite_fault()?;
         pctx.required()?;
         let device = &mut state.devices[self.device(dev)?];
-        device.retains += 1;
+        device.retains.push(MadeAt::now());
         device.active = true;
         device.was_active = true;
         pctx.set(as_pointer(device.primary))
@@ -22,11 +25,14 @@ impl Driver {
         let mut state = self.enter_despite_fault()?;
         let index = self.device(dev)?;
         let device = &mut state.devices[index];
-        device.retains = match device.retains.checked_sub(1) {
-            Some(retains) => retains,
-            None if device.active => return Err(CUresult::CUDA_ERROR_NOT_PERMITTED),
-            None => return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
-        };
+        // Retains have no handles, so which one this gives back is not to be told.
+        if device.retains.pop().is_none() {
+            return Err(if device.active {
+                CUresult::CUDA_ERROR_NOT_PERMITTED
+            } else {
+                CUresult::CUDA_ERROR_INVALID_CONTEXT
+            });
+        }
         state.sweep_if_unused(self, index);
         Ok(())
     }

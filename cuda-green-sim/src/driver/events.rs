@@ -4,6 +4,7 @@ use cuda_green_sys::{CUevent_flags_enum, CUevent_st, CUresult, CUstream_st};
 
 use super::{Driver, Kind, State, as_pointer, require};
 use crate::{
+    live::MadeAt,
     raw::{Answer, Raw},
     timeline::{Mark, QUERY_NS, Timeline},
 };
@@ -13,6 +14,7 @@ pub(super) struct Event {
     timing: bool,
     /// The end of the work that was recorded last.
     pub(super) recorded: Option<Mark>,
+    pub(super) made_at: MadeAt,
 }
 
 /// Why there is no such event: its primary context took it along (measured on an H200, driver 580), or it
@@ -27,7 +29,9 @@ fn missing(state: &State, handle: u64) -> CUresult {
 
 impl Driver {
     pub(super) fn event<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Event, CUresult> {
-        state.events.get(&handle).ok_or(missing(state, handle))
+        let found = state.events.get(&handle).ok_or(missing(state, handle))?;
+        self.present(found.device)?;
+        Ok(found)
     }
 
     /// Records an event in work of a device, which must be the event's own.
@@ -65,6 +69,7 @@ impl Driver {
                 device,
                 timing: flags & no_timing == 0,
                 recorded: None,
+                made_at: MadeAt::now(),
             },
         );
         event.set(as_pointer(handle))
@@ -73,6 +78,7 @@ impl Driver {
     pub(crate) fn cuEventDestroy_v2(&self, event: Raw<CUevent_st>) -> Answer {
         let mut state = self.enter()?;
         let handle = event.handle();
+        self.event(&state, handle)?;
         let removed = state.events.remove(&handle);
         removed.map(drop).ok_or(missing(&state, handle))
     }

@@ -7,6 +7,7 @@ use cuda_green_sys::{
 
 use super::{Context, Driver, Kind, as_pointer, require, resources::Origin};
 use crate::{
+    live::MadeAt,
     raw::{Answer, Raw},
     sms::SmSet,
 };
@@ -21,6 +22,7 @@ pub(super) struct Green {
     pub(super) resource: u64,
     /// The SMs it runs on.
     pub(super) sms: SmSet,
+    pub(super) made_at: MadeAt,
 }
 
 impl Driver {
@@ -73,6 +75,7 @@ impl Driver {
                 id,
                 resource,
                 sms,
+                made_at: MadeAt::now(),
             },
         );
         green.set(as_pointer(handle))
@@ -93,17 +96,7 @@ impl Driver {
         }
         if !self.speaks(13, 1) {
             // Not even cuStreamDestroy works on them, so they are gone with the context.
-            let lost: Vec<u64> = state
-                .streams
-                .iter()
-                .filter(|(_, stream)| stream.green == Some(handle))
-                .map(|(stream, _)| *stream)
-                .collect();
-            state.abandoned += lost.len() as u64;
-            for stream in lost {
-                state.streams.remove(&stream);
-                state.lost_streams.insert(stream);
-            }
+            state.lose_streams(|stream| stream.green == Some(handle));
         }
         // Work in flight goes on.
         state.timeline.forget_context(handle);

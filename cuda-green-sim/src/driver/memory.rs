@@ -9,7 +9,7 @@ use cuda_green_sys::{
 
 use super::{Context, Driver, Kind, State, as_pointer, require};
 use crate::{
-    memory::Fault,
+    memory::{Fault, Memory, Pool},
     raw::{Answer, Raw},
 };
 
@@ -62,6 +62,7 @@ impl Driver {
         // Waits for whatever may use it.
         let device = self.memory().device_of(address);
         if let Some(device) = device {
+            self.present(device)?;
             state.timeline.wait_all(device, None);
         } else if let Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED) = self.current(&state) {
             // It may have gone with the context (measured on an H200, driver 580).
@@ -217,9 +218,18 @@ impl Driver {
         pool.set(as_pointer(handle))
     }
 
+    /// A pool that lives, on a device that is there.
+    fn pool<'m>(&self, memory: &'m mut Memory, handle: u64) -> Result<&'m mut Pool, CUresult> {
+        let pool = memory.pool(handle)?;
+        self.present(pool.device)?;
+        Ok(pool)
+    }
+
     pub(crate) fn cuMemPoolDestroy(&self, pool: Raw<CUmemPoolHandle_st>) -> Answer {
         self.ready()?;
-        self.memory().destroy_pool(pool.handle())
+        let mut memory = self.memory();
+        self.pool(&mut memory, pool.handle())?;
+        memory.destroy_pool(pool.handle())
     }
 
     pub(crate) fn cuMemPoolSetAttribute(
@@ -232,7 +242,7 @@ impl Driver {
         self.ready()?;
         value.required()?;
         let mut memory = self.memory();
-        let pool = memory.pool(pool.handle())?;
+        let pool = self.pool(&mut memory, pool.handle())?;
         match attribute {
             A(index @ 1..=3) => {
                 // Whatever is not 0 counts as 1 (measured on an H200, driver 580).
@@ -266,7 +276,7 @@ impl Driver {
         self.ready()?;
         value.required()?;
         let mut memory = self.memory();
-        let pool = memory.pool(pool.handle())?;
+        let pool = self.pool(&mut memory, pool.handle())?;
         let bytes = match attribute {
             A(index @ 1..=3) => {
                 return value.cast::<i32>().set(pool.reuse[index as usize - 1]);
@@ -283,7 +293,9 @@ impl Driver {
 
     pub(crate) fn cuMemPoolTrimTo(&self, pool: Raw<CUmemPoolHandle_st>, keep: usize) -> Answer {
         self.ready()?;
-        self.memory().trim_pool(pool.handle(), keep as u64)
+        let mut memory = self.memory();
+        self.pool(&mut memory, pool.handle())?;
+        memory.trim_pool(pool.handle(), keep as u64)
     }
 
     pub(crate) fn cuMemAllocFromPoolAsync(

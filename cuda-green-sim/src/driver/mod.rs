@@ -19,7 +19,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,8 +27,10 @@ use std::{
 use cuda_green_sys::{CUresult, CudaVersion};
 
 use crate::{
-    LiveObjects, Profile,
+    LiveObject, LiveObjects, MadeAt, Profile,
+    injection::{Fill, Injection, Injections},
     kernel::{Cost, Kernel, built_in, built_in_costs},
+    live,
     memory::Memory,
     raw::Answer,
     timeline::{SmLimits, Timeline},
@@ -74,6 +76,15 @@ pub(crate) struct Driver {
     memory: Mutex<Memory>,
     kernels: RwLock<HashMap<String, Kernel>>,
     costs: RwLock<HashMap<String, Cost>>,
+    injections: Injections,
+    /// The devices that have disappeared, a bit for each.
+    lost: AtomicU32,
+    /// Calls so far.
+    calls: AtomicU64,
+    /// Whether `trace` is there, which a call looks at without the lock.
+    tracing: AtomicBool,
+    /// The calls since the trace was started.
+    trace: Mutex<Option<Vec<MadeAt>>>,
 }
 
 /// One device's part of the state.
@@ -81,7 +92,7 @@ struct Device {
     /// The handle of the primary context, the same for the whole process.
     primary: u64,
     /// Retains by the client. Green contexts hold the primary context too.
-    retains: u32,
+    retains: Vec<MadeAt>,
     /// Whether the primary context exists. The end of the last green context does not end it, only a
     /// release does (measured on an H200, driver 580).
     active: bool,
@@ -126,7 +137,7 @@ struct State {
     descriptors: HashMap<u64, Descriptor>,
     resources: HashMap<u64, Arc<Resource>>,
     /// Objects that the client never destroyed and whose context took them along.
-    abandoned: u64,
+    abandoned: Vec<MadeAt>,
     timeline: Timeline,
 }
 
@@ -150,7 +161,7 @@ impl Driver {
             functions: HashMap::new(),
             descriptors: HashMap::new(),
             resources: HashMap::new(),
-            abandoned: 0,
+            abandoned: Vec::new(),
             timeline: Timeline::new(
                 count,
                 profile.device.sm_count,
@@ -165,7 +176,7 @@ impl Driver {
             let primary = state.new_handle(number, Kind::Context);
             state.devices.push(Device {
                 primary,
-                retains: 0,
+                retains: Vec::new(),
                 active: false,
                 was_active: false,
                 resource: None,
@@ -178,6 +189,11 @@ impl Driver {
             memory: Mutex::new(Memory::new(vec![profile.device.memory_bytes; count])),
             kernels: RwLock::new(by_name(built_in())),
             costs: RwLock::new(by_name(built_in_costs())),
+            injections: Injections::default(),
+            lost: AtomicU32::new(0),
+            calls: AtomicU64::new(0),
+            tracing: AtomicBool::new(false),
+            trace: Mutex::new(None),
             profile,
         }
     }
@@ -212,18 +228,95 @@ impl Driver {
 
     pub(crate) fn live_objects(&self) -> LiveObjects {
         let state = self.lock();
-        let memory = self.memory().counts();
-        LiveObjects {
-            primary_retains: state.devices.iter().map(|d| d.retains as usize).sum(),
-            green_contexts: state.greens.len(),
-            streams: state.streams.len(),
-            events: state.events.len(),
-            modules: state.modules.len(),
-            device_allocations: memory.allocations,
-            device_bytes: memory.bytes,
-            pools: memory.pools,
-            host_allocations: memory.host_allocations,
-            abandoned: state.abandoned as usize,
+        let memory = self.memory();
+        let mut objects = Vec::new();
+        let mut add = |kind, made: &mut dyn Iterator<Item = MadeAt>| {
+            objects.extend(made.map(|made_at| LiveObject { kind, made_at }));
+        };
+        // What was on a lost device is gone with it.
+        let there = |device: usize| self.present(device).is_ok();
+        let devices = state.devices.iter().enumerate();
+        let retains = devices.filter(|(index, _)| there(*index));
+        let retains = retains.flat_map(|(_, device)| &device.retains);
+        add(live::RETAIN, &mut retains.copied());
+        let greens = state.greens.values().filter(|g| there(g.device));
+        add(live::GREEN, &mut greens.map(|green| green.made_at));
+        let streams = state.streams.values().filter(|s| there(s.device));
+        add(live::STREAM, &mut streams.map(|stream| stream.made_at));
+        let events = state.events.values().filter(|e| there(e.device));
+        add(live::EVENT, &mut events.map(|event| event.made_at));
+        let modules = state.modules.values().filter(|m| there(m.device));
+        add(live::MODULE, &mut modules.map(|module| module.made_at));
+        add(live::ABANDONED, &mut state.abandoned.iter().copied());
+        memory.each_live(&there, &mut |kind, made_at| {
+            objects.push(LiveObject { kind, made_at });
+        });
+        LiveObjects::of(objects, memory.live_bytes(&there))
+    }
+
+    pub(crate) fn inject(&self, injection: Injection) {
+        match injection.fill() {
+            Some(fill) => self.memory().limit(fill),
+            None => self.injections.add(injection),
+        }
+    }
+
+    /// Takes back what [`inject`](Self::inject) did, but for devices that are lost.
+    pub(crate) fn clear_injections(&self) {
+        self.injections.clear();
+        self.memory().limit(Fill::Percent(100));
+    }
+
+    pub(crate) fn start_trace(&self) {
+        *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        self.tracing.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn take_trace(&self) -> Vec<MadeAt> {
+        self.tracing.store(false, Ordering::Release);
+        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        trace.take().unwrap_or_default()
+    }
+
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// What every call begins with: it is counted, and what was injected for it happens.
+    pub(crate) fn begin_call(&self, entry_point: &'static str) -> Answer {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        MadeAt::enter(entry_point, call);
+        if self.tracing.load(Ordering::Acquire)
+            && let Some(trace) = &mut *self.trace.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            trace.push(MadeAt::now());
+        }
+        let Some(happening) = self.injections.at_call(entry_point) else {
+            return Ok(());
+        };
+        for ordinal in happening.lost {
+            let bit = 1_u32.checked_shl(ordinal).unwrap_or(0);
+            self.lost.fetch_or(bit, Ordering::Relaxed);
+        }
+        if !happening.delay.is_zero() {
+            // Without a lock: only this call is slow.
+            std::thread::sleep(happening.delay);
+            self.advance(happening.delay);
+        }
+        let Some(code) = happening.code else {
+            return Ok(());
+        };
+        if code.is_sticky() {
+            self.lock().fault.get_or_insert(code);
+        }
+        Err(code)
+    }
+
+    /// `DEVICE_UNAVAILABLE` for a device that has disappeared.
+    fn present(&self, device: usize) -> Answer {
+        match self.lost.load(Ordering::Relaxed) >> device & 1 {
+            0 => Ok(()),
+            _ => Err(CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE),
         }
     }
 
@@ -274,10 +367,12 @@ impl Driver {
 
     /// The index of a device handle, which is its ordinal.
     fn device(&self, device: i32) -> Result<usize, CUresult> {
-        usize::try_from(device)
+        let index = usize::try_from(device)
             .ok()
             .filter(|index| *index < self.profile.device_count as usize)
-            .ok_or(CUresult::CUDA_ERROR_INVALID_DEVICE)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_DEVICE)?;
+        self.present(index)?;
+        Ok(index)
     }
 
     /// The top of the calling thread's stack as it is, living or not; 0 where there is none.
@@ -312,6 +407,7 @@ impl Driver {
     /// `cuCtxFromGreenCtx` was asked for it, which gives the same handle (measured on an H200, driver 580).
     fn context(&self, state: &State, handle: u64) -> Result<Context, CUresult> {
         if let Some(index) = state.devices.iter().position(|d| d.primary == handle) {
+            self.present(index)?;
             if state.primary_is_active(index) {
                 return Ok(Context::Primary(index));
             }
@@ -323,6 +419,7 @@ impl Driver {
             .get(&handle)
             .is_some_and(|green| green.is_context)
         {
+            self.green(state, handle)?;
             return Ok(Context::Green(handle));
         } else if state.dead_contexts.contains_key(&handle) {
             return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
@@ -332,7 +429,7 @@ impl Driver {
 
     /// The device of a context that lives or lived.
     fn device_of_handle(&self, state: &State, handle: u64) -> Result<usize, CUresult> {
-        match self.context(state, handle) {
+        let device = match self.context(state, handle) {
             Ok(context) => state.device_of(context),
             Err(code) => state
                 .dead_contexts
@@ -343,13 +440,15 @@ impl Driver {
                     state.devices.iter().position(known)
                 })
                 .ok_or(code),
-        }
+        }?;
+        self.present(device)?;
+        Ok(device)
     }
 
     /// A green context by its own handle.
     fn green<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Green, CUresult> {
         match state.greens.get(&handle) {
-            Some(green) => Ok(green),
+            Some(green) => self.present(green.device).map(|()| green),
             None if self.was_mine(state, handle, Kind::Green) => {
                 Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED)
             }
@@ -401,40 +500,39 @@ impl State {
         }
     }
 
+    /// Streams go with their context, without having been destroyed.
+    fn lose_streams(&mut self, lost: impl Fn(&Stream) -> bool) {
+        for (handle, stream) in self.streams.extract_if(|_, stream| lost(stream)) {
+            self.lost_streams.insert(handle);
+            self.abandoned.push(stream.made_at);
+        }
+    }
+
     /// When the last hold on a primary context is gone, everything in it goes with it.
     fn sweep_if_unused(&mut self, driver: &Driver, device: usize) {
-        if self.devices[device].retains > 0 || self.is_held(device) {
+        if !self.devices[device].retains.is_empty() || self.is_held(device) {
             return;
         }
         self.devices[device].active = false;
-        let streams: Vec<u64> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.device == device)
-            .map(|(handle, _)| *handle)
-            .collect();
-        for handle in &streams {
-            self.streams.remove(handle);
-            self.lost_streams.insert(*handle);
-        }
-        let events = self.events.len();
+        self.lose_streams(|stream| stream.device == device);
         let lost = self
             .events
             .iter()
             .filter(|(_, event)| event.device == device);
         self.lost_events.extend(lost.map(|(handle, _)| *handle));
-        self.events.retain(|_, event| event.device != device);
-        let modules = self.modules.len();
-        self.modules.retain(|_, module| module.device != device);
+        let events = self.events.extract_if(|_, event| event.device == device);
+        self.abandoned
+            .extend(events.map(|(_, event)| event.made_at));
+        let modules = self.modules.extract_if(|_, module| module.device == device);
+        self.abandoned
+            .extend(modules.map(|(_, module)| module.made_at));
         let live = &self.modules;
         self.functions
             .retain(|_, function| live.contains_key(&function.module));
         let mut memory = driver.memory();
-        self.abandoned += streams.len() as u64
-            + (events - self.events.len()) as u64
-            + (modules - self.modules.len()) as u64
-            + memory.sweep(device)
-            + memory.abandon_host(device);
+        self.abandoned.extend(memory.sweep(device));
+        self.abandoned.extend(memory.abandon_host(device));
+        drop(memory);
         self.devices[device].primary_resource = None;
         self.timeline.forget_context(self.devices[device].primary);
     }

@@ -4,8 +4,9 @@ use std::ffi::{c_char, c_void};
 
 use cuda_green_sys::{CUfunc_st, CUjit_option, CUmod_st, CUresult};
 
-use super::{Driver, Kind, as_pointer, require};
+use super::{Driver, Kind, State, as_pointer, require};
 use crate::{
+    live::MadeAt,
     ptx,
     raw::{Answer, Raw},
 };
@@ -13,6 +14,7 @@ use crate::{
 pub(super) struct Module {
     pub(super) device: usize,
     ptx: ptx::Ptx,
+    pub(super) made_at: MadeAt,
 }
 
 #[derive(Clone)]
@@ -106,17 +108,31 @@ impl Driver {
             return Err(Refusal(CUresult::CUDA_ERROR_INVALID_PTX, what));
         }
         let handle = state.new_handle(self.number, Kind::Module);
-        state.modules.insert(handle, Module { device, ptx });
+        state.modules.insert(
+            handle,
+            Module {
+                device,
+                ptx,
+                made_at: MadeAt::now(),
+            },
+        );
         module.set(as_pointer(handle)).map_err(plain)
+    }
+
+    fn module<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Module, CUresult> {
+        let module = state
+            .modules
+            .get(&handle)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        self.present(module.device)?;
+        Ok(module)
     }
 
     pub(crate) fn cuModuleUnload(&self, module: Raw<CUmod_st>) -> Answer {
         let mut state = self.enter()?;
         let handle = module.handle();
-        state
-            .modules
-            .remove(&handle)
-            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        self.module(&state, handle)?;
+        state.modules.remove(&handle);
         state
             .functions
             .retain(|_, function| function.module != handle);
@@ -136,10 +152,8 @@ impl Driver {
         // Measured on an H200, driver 580.
         require(!name.is_empty())?;
         let handle = module.handle();
-        let parameters = state
-            .modules
-            .get(&handle)
-            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?
+        let parameters = self
+            .module(&state, handle)?
             .ptx
             .kernels
             .get(&name)

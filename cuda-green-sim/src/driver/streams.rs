@@ -6,6 +6,7 @@ use cuda_green_sys::{
 
 use super::{Context, Driver, Kind, State, as_pointer, require};
 use crate::{
+    live::MadeAt,
     raw::{Answer, Raw},
     timeline::{Lane, LaneOf, QUERY_NS},
 };
@@ -20,6 +21,7 @@ pub(super) struct Stream {
     pub(super) green: Option<u64>,
     flags: u32,
     priority: i32,
+    pub(super) made_at: MadeAt,
 }
 
 impl Driver {
@@ -81,6 +83,7 @@ impl Driver {
                     .green
                     .is_none_or(|green| state.greens.contains_key(&green)) =>
             {
+                self.present(stream.device)?;
                 Ok(stream)
             }
             Some(_) => Err(CUresult::CUDA_ERROR_STREAM_DETACHED),
@@ -112,6 +115,7 @@ impl Driver {
                 Context::Primary(_) => flags,
             },
             priority: priority.clamp(greatest, least),
+            made_at: MadeAt::now(),
         };
         let handle = state.new_handle(self.number, Kind::Stream);
         state.streams.insert(handle, stream);

@@ -3,15 +3,15 @@
 use crate::{
     CudaDevice, GreenContext, GreenContextConfig, Result,
     context::Shape,
-    planner::{Part, Piece, SplitStrategy},
+    planner::{DeviceFacts, FINE_UNIT, Part, Piece, SplitStrategy},
     resource::{SmResource, Split},
 };
 
 /// One split of the device, piece by piece.
 pub(super) struct Layout {
     pub(super) strategy: SplitStrategy,
+    facts: DeviceFacts,
     coscheduled: u32,
-    max_cluster: u32,
     pub(super) pieces: Vec<Piece>,
     /// The resource of each piece.
     resources: Vec<SmResource>,
@@ -19,9 +19,9 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn of(
+        facts: DeviceFacts,
         strategy: SplitStrategy,
         coscheduled: u32,
-        max_cluster: u32,
         split: Split,
     ) -> Self {
         let groups = split
@@ -44,8 +44,8 @@ impl Layout {
             .unzip();
         Self {
             strategy,
+            facts,
             coscheduled,
-            max_cluster,
             pieces,
             resources,
         }
@@ -85,11 +85,20 @@ impl Layout {
     fn shape(&self, requested_sms: u32, pieces: &[usize]) -> (Shape, Vec<SmResource>) {
         let resources: Vec<SmResource> =
             pieces.iter().map(|index| self.resources[*index]).collect();
+        // What is left over keeps little together; with a group, that group's guarantee holds.
+        let only_remainder = pieces
+            .iter()
+            .all(|index| self.pieces[*index].part == Part::Remainder);
+        let coscheduled = if only_remainder {
+            FINE_UNIT.min(self.coscheduled)
+        } else {
+            self.coscheduled
+        };
         let shape = Shape {
             requested_sms,
             sm_count: resources.iter().map(SmResource::sm_count).sum(),
-            coscheduled: self.coscheduled,
-            max_cluster: self.max_cluster,
+            coscheduled,
+            max_cluster: self.facts.max_cluster(coscheduled),
         };
         (shape, resources)
     }

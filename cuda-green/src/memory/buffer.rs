@@ -4,27 +4,43 @@ use std::fmt;
 
 use cuda_green_sys::CUdeviceptr;
 
-use super::GpuMemoryPool;
-use crate::{Error, Result};
+use super::{
+    GpuMemoryPool, PinnedBuffer, TypedBuffer,
+    cache::Home,
+    fence::{Fence, Fences},
+};
+use crate::{Error, Result, Stream};
 
 /// Bytes on the device. Keeps its pool alive, and gives the memory back when dropped.
 ///
-/// Kernels use it through [`GpuBuffer::address`]. Giving it back does not wait for kernels of other
-/// streams: whoever launches them promises to keep the buffer until they have ended
-/// ([`Stream::launch`](crate::Stream::launch)).
+/// Kernels use it through [`GpuBuffer::address`]. Dropping it does not wait for anything. What this crate's
+/// own functions put into streams is done before the memory is used again; a kernel must have ended before
+/// its buffers are dropped ([`Stream::launch`]), or the buffer must have been told of its stream:
+/// [`GpuBuffer::fence_on`], [`GpuBuffer::free_on`].
 pub struct GpuBuffer {
     pool: GpuMemoryPool,
     address: CUdeviceptr,
     len: usize,
+    home: Home,
+    fences: Fences,
     freed: bool,
 }
 
 impl GpuBuffer {
-    pub(super) fn new(pool: GpuMemoryPool, address: CUdeviceptr, len: usize) -> Self {
+    #[inline]
+    pub(super) fn new(
+        pool: GpuMemoryPool,
+        address: CUdeviceptr,
+        len: usize,
+        home: Home,
+        fences: Vec<Fence>,
+    ) -> Self {
         Self {
             pool,
             address,
             len,
+            home,
+            fences: Fences::of(fences),
             freed: false,
         }
     }
@@ -43,6 +59,119 @@ impl GpuBuffer {
     /// The pool that it is of.
     pub fn pool(&self) -> &GpuMemoryPool {
         &self.pool
+    }
+
+    /// The same memory as values of a type; what does not fill one at the end is left unused.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a type without a size, or aligned to more than the buffer is.
+    pub fn typed<T: bytemuck::Pod>(self) -> Result<TypedBuffer<T>> {
+        TypedBuffer::new(self)
+    }
+
+    /// Tells the buffer of a stream that uses it: its memory is not used again before the stream has done
+    /// the work that is in it now. Does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Driver`]: then the stream was waited for instead, or the device is lost.
+    pub fn fence_on(&self, stream: &Stream) -> Result<()> {
+        self.check_device(stream)?;
+        self.fences.note(self.pool.device(), stream)
+    }
+
+    /// Frees the buffer once the stream has done the work that is in it now. Does not wait. Until then, the
+    /// memory can be had by [`GpuMemoryPool::allocate_on`] for the same stream.
+    ///
+    /// # Errors
+    /// As [`GpuBuffer::fence_on`].
+    #[doc(alias = "cuMemFreeAsync")]
+    pub fn free_on(self, stream: &Stream) -> Result<()> {
+        self.fence_on(stream)?;
+        self.free()
+    }
+
+    /// Copies from pinned memory, from the buffer's start on, in a stream, after all earlier uses of both
+    /// that this crate put into streams. Does not wait.
+    ///
+    /// # Errors
+    /// [`Error::LengthMismatch`]; [`Error::ForeignStream`] for a stream of another device;
+    /// [`Error::Driver`].
+    #[doc(alias = "cuMemcpyHtoDAsync")]
+    pub fn copy_from_pinned<T: bytemuck::Pod>(
+        &mut self,
+        source: &PinnedBuffer<T>,
+        stream: &Stream,
+    ) -> Result<()> {
+        let bytes = source.bytes();
+        self.check_len(bytes)?;
+        self.check_device(stream)?;
+        let device = self.pool.device();
+        source.fences().around(device, stream, || {
+            self.fences.around(device, stream, || {
+                // SAFETY: the buffer has room for the source's length, and both are fenced: neither is
+                // freed or used anew before the stream has done this.
+                let result = unsafe {
+                    device.driver().api().cuMemcpyHtoDAsync_v2(
+                        self.address,
+                        source.as_ptr().cast(),
+                        bytes,
+                        stream.raw(),
+                    )
+                };
+                device.driver().check("cuMemcpyHtoDAsync", result)
+            })
+        })
+    }
+
+    /// Copies to pinned memory, from the buffer's start on, in a stream, likewise.
+    ///
+    /// # Errors
+    /// As [`GpuBuffer::copy_from_pinned`].
+    #[doc(alias = "cuMemcpyDtoHAsync")]
+    pub fn copy_to_pinned<T: bytemuck::Pod>(
+        &self,
+        destination: &mut PinnedBuffer<T>,
+        stream: &Stream,
+    ) -> Result<()> {
+        let bytes = destination.bytes();
+        self.check_len(bytes)?;
+        self.check_device(stream)?;
+        let device = self.pool.device();
+        let to = destination.as_mut_ptr();
+        destination.fences().around(device, stream, || {
+            self.fences.around(device, stream, || {
+                // SAFETY: the buffer has at least the destination's length, and both are fenced.
+                let result = unsafe {
+                    device.driver().api().cuMemcpyDtoHAsync_v2(
+                        to.cast(),
+                        self.address,
+                        bytes,
+                        stream.raw(),
+                    )
+                };
+                device.driver().check("cuMemcpyDtoHAsync", result)
+            })
+        })
+    }
+
+    /// Sets every byte in a stream, likewise.
+    ///
+    /// # Errors
+    /// [`Error::ForeignStream`], [`Error::Driver`].
+    #[doc(alias = "cuMemsetD8Async")]
+    pub fn fill_on(&mut self, byte: u8, stream: &Stream) -> Result<()> {
+        self.check_device(stream)?;
+        let device = self.pool.device();
+        self.fences.around(device, stream, || {
+            // SAFETY: the buffer has that length, and is fenced.
+            let result = unsafe {
+                device
+                    .driver()
+                    .api()
+                    .cuMemsetD8Async(self.address, byte, self.len, stream.raw())
+            };
+            device.driver().check("cuMemsetD8Async", result)
+        })
     }
 
     /// Copies from the host, from the buffer's start on, and waits for the end.
@@ -98,8 +227,22 @@ impl GpuBuffer {
     }
 
     pub(super) fn free(mut self) -> Result<()> {
+        self.give_back()
+    }
+
+    #[inline]
+    fn give_back(&mut self) -> Result<()> {
         self.freed = true;
-        self.pool.free(self.address, self.len)
+        let fences = self.fences.take();
+        self.pool.free(self.address, self.len, self.home, fences)
+    }
+
+    fn check_device(&self, stream: &Stream) -> Result<()> {
+        if self.pool.device().is(stream.device()) {
+            Ok(())
+        } else {
+            Err(Error::ForeignStream)
+        }
     }
 
     fn check_len(&self, len: usize) -> Result<()> {
@@ -121,6 +264,8 @@ impl GpuBuffer {
             std::result::Result<cuda_green_sys::CUresult, cuda_green_sys::MissingEntryPoint>,
         ),
     ) -> Result<()> {
+        // These run in the default stream, which the others do not wait for.
+        self.fences.wait()?;
         let device = self.pool.device();
         device.with_primary(|| {
             let (name, result) = call(device.driver().api());
@@ -130,11 +275,12 @@ impl GpuBuffer {
 }
 
 impl Drop for GpuBuffer {
+    #[inline]
     fn drop(&mut self) {
         if self.freed {
             return;
         }
-        if let Err(error) = self.pool.free(self.address, self.len) {
+        if let Err(error) = self.give_back() {
             log::error!("freeing a buffer of {} bytes: {error}", self.len);
         }
     }

@@ -1,0 +1,278 @@
+//! Profiles of the user's own, from a TOML file. What the file leaves out is as on known devices of that
+//! compute capability.
+
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use cuda_green_sys::CudaVersion;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{AMPERE, DeviceProfile, HOPPER, MAX_DEVICES, MIB, Profile, cuda_versions};
+use crate::Error;
+
+/// The most SMs that a device may have: beyond every real one, and still fast.
+const MAX_SMS: u32 = 4096;
+
+/// A file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    cuda_version: Spanned<String>,
+    device_count: Option<Spanned<u32>>,
+    device: Device,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Device {
+    name: Spanned<String>,
+    device_name: Option<String>,
+    compute_capability: Spanned<String>,
+    sm_count: Spanned<u32>,
+    memory_mib: Spanned<u64>,
+    min_sm_partition_size: Option<Spanned<u32>>,
+    sm_coscheduled_alignment: Option<Spanned<u32>>,
+    topology: Option<Spanned<Vec<(u32, u32)>>>,
+    integrated: Option<bool>,
+    source: Option<String>,
+}
+
+/// What is wrong, and the byte of the text where.
+struct Wrong {
+    at: Option<usize>,
+    reason: String,
+}
+
+fn wrong<T, R>(at: &Spanned<T>, reason: impl Into<String>) -> Result<R, Wrong> {
+    Err(Wrong {
+        at: Some(at.span().start),
+        reason: reason.into(),
+    })
+}
+
+/// Reads the file at a path.
+pub(super) fn read(path: &str) -> Result<Profile, Error> {
+    let invalid = |line, reason: String| Error::InvalidProfile {
+        path: Path::new(path).to_path_buf(),
+        line,
+        reason,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| invalid(None, error.to_string()))?;
+    parse(&text).map_err(|Wrong { at, reason }| {
+        let before = at.and_then(|at| text.get(..at));
+        invalid(before.map(|text| text.matches('\n').count() + 1), reason)
+    })
+}
+
+fn parse(text: &str) -> Result<Profile, Wrong> {
+    let file: File = toml::from_str(text).map_err(|error| Wrong {
+        at: error.span().map(|span| span.start),
+        reason: error.message().to_owned(),
+    })?;
+    let version = file.cuda_version.get_ref();
+    let cuda_version = match version.parse::<CudaVersion>() {
+        Ok(version) if cuda_versions().any(|known| known == version) => version,
+        _ => {
+            let reason = format!("`{version}` is no CUDA version from 11.4 to 13.5");
+            return wrong(&file.cuda_version, reason);
+        }
+    };
+    let device_count = match &file.device_count {
+        None => 1,
+        Some(count) if (1..=MAX_DEVICES).contains(count.get_ref()) => *count.get_ref(),
+        Some(count) => {
+            return wrong(count, format!("there can be 1 to {MAX_DEVICES} devices"));
+        }
+    };
+    Ok(Profile {
+        device: kept(device(file.device)?),
+        device_count,
+        cuda_version,
+    })
+}
+
+fn device(given: Device) -> Result<DeviceProfile, Wrong> {
+    let name = given.name.get_ref();
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || !name.chars().all(plain) {
+        return wrong(
+            &given.name,
+            "a name is made of letters, digits, `-` and `_`",
+        );
+    }
+    let Some(capability) = capability(given.compute_capability.get_ref()) else {
+        let reason = "a compute capability is two numbers, 7.0 or later: \"9.0\"";
+        return wrong(&given.compute_capability, reason);
+    };
+    let sm_count = *given.sm_count.get_ref();
+    // Odd SMs are on no known device of these capabilities; they come in pairs.
+    if sm_count == 0 || sm_count > MAX_SMS || !sm_count.is_multiple_of(2) {
+        let reason = format!("the number of SMs is even, from 2 to {MAX_SMS}");
+        return wrong(&given.sm_count, reason);
+    }
+    let memory_bytes = match given.memory_mib.get_ref().checked_mul(MIB) {
+        Some(bytes) if (1..1 << 50).contains(&bytes) => bytes,
+        _ => {
+            return wrong(
+                &given.memory_mib,
+                "memory is more than 0 and less than 1 PiB",
+            );
+        }
+    };
+    let clusters = capability.0 >= 9;
+    let base = if clusters { HOPPER } else { AMPERE };
+    let min_default = match capability.0 {
+        7 => 2,
+        _ => base.min_sm_partition_size,
+    };
+    let or = |value: &Option<Spanned<u32>>, default: u32| {
+        value.as_ref().map_or(default, |value| *value.get_ref())
+    };
+    let alignment = or(
+        &given.sm_coscheduled_alignment,
+        base.sm_coscheduled_alignment,
+    );
+    let min = or(&given.min_sm_partition_size, min_default.max(alignment));
+    if let Some(value) = &given.sm_coscheduled_alignment
+        && (!alignment.is_power_of_two() || alignment < 2 || alignment > sm_count)
+    {
+        return wrong(
+            value,
+            "the alignment is a power of two from 2 on, and no more than the number of SMs",
+        );
+    }
+    if let Some(value) = &given.min_sm_partition_size
+        && (min < alignment || min % alignment != 0 || min > sm_count)
+    {
+        let reason = format!(
+            "the smallest partition is a multiple of the alignment, {alignment}, and no more than the number of SMs"
+        );
+        return wrong(value, reason);
+    }
+    let topology = match &given.topology {
+        None => regular(sm_count, if clusters { 16 } else { 2 }),
+        Some(topology) => {
+            let sum = topology
+                .get_ref()
+                .iter()
+                .map(|(count, size)| u64::from(*count) * u64::from(*size))
+                .sum::<u64>();
+            if topology.get_ref().iter().any(|(_, size)| *size == 0) {
+                return wrong(topology, "a group has at least one SM");
+            }
+            if sum != u64::from(sm_count) {
+                let reason = format!("the groups have {sum} SMs, and the device {sm_count}");
+                return wrong(topology, reason);
+            }
+            topology.get_ref().clone()
+        }
+    };
+    let leak = |text: String| -> &'static str { String::leak(text) };
+    Ok(DeviceProfile {
+        device_name: leak(given.device_name.unwrap_or_else(|| name.clone())),
+        name: leak(name.clone()),
+        compute_capability: capability,
+        sm_count,
+        memory_bytes,
+        min_sm_partition_size: min,
+        sm_coscheduled_alignment: alignment,
+        source: leak(
+            given
+                .source
+                .unwrap_or_else(|| "a file of the user's".to_owned()),
+        ),
+        topology: Vec::leak(topology),
+        integrated: given.integrated.unwrap_or(false),
+        ..base
+    })
+}
+
+fn capability(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    let capability: (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+    ((7..100).contains(&capability.0) && capability.1 < 10).then_some(capability)
+}
+
+/// As regular as it can be: groups of this size, and one of what is left.
+fn regular(sm_count: u32, size: u32) -> Vec<(u32, u32)> {
+    [(sm_count / size, size), (1, sm_count % size)]
+        .into_iter()
+        .filter(|(count, size)| count * size > 0)
+        .collect()
+}
+
+/// The device for the rest of the process, as the built-in ones are. Each that differs is kept once.
+fn kept(device: DeviceProfile) -> &'static DeviceProfile {
+    static KEPT: Mutex<Vec<&'static DeviceProfile>> = Mutex::new(Vec::new());
+    let mut all = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.iter().find(|known| ***known == device) {
+        return known;
+    }
+    let device: &'static DeviceProfile = Box::leak(Box::new(device));
+    all.push(device);
+    device
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "cuda_version = \"13.1\"\n\
+        device_count = 2\n\
+        \n\
+        [device]\n\
+        name = \"big\"\n\
+        compute_capability = \"9.0\"\n\
+        sm_count = 200\n\
+        memory_mib = 1024\n";
+
+    #[test]
+    fn what_is_left_out_is_as_on_known_devices() {
+        let profile = parse(GOOD).ok().unwrap();
+        assert_eq!(profile.to_string(), "2xbig@13.1");
+        let device = profile.device;
+        assert_eq!(
+            (device.min_sm_partition_size, device.sms().count()),
+            (8, 200)
+        );
+        assert_eq!(device.topology, [(12, 16), (1, 8)]);
+        let again = parse(GOOD).ok().unwrap();
+        assert!(std::ptr::eq(again.device, device), "kept once");
+    }
+
+    #[test]
+    fn each_mistake_is_told_with_its_line() {
+        for (from, to, line, reason) in [
+            ("13.1", "9.1", 1, "11.4 to 13.5"),
+            ("= 2\n", "= 99\n", 2, "16 devices"),
+            ("= 2\n", "= many\n", 2, ""),
+            ("\"big\"", "\"so big\"", 5, "letters"),
+            ("\"9.0\"", "\"nine\"", 6, "two numbers"),
+            ("= 200", "= 201", 7, "even"),
+            ("= 200", "= 200\nsms = 3", 8, "sms"),
+            ("= 1024", "= 0", 8, "PiB"),
+            ("= 1024\n", "= 1024\ntopology = [[6, 16]]\n", 9, "96 SMs"),
+            (
+                "= 1024\n",
+                "= 1024\nmin_sm_partition_size = 12\n",
+                9,
+                "multiple",
+            ),
+            (
+                "= 1024\n",
+                "= 1024\nsm_coscheduled_alignment = 3\n",
+                9,
+                "power",
+            ),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            let Wrong { at, reason: said } = parse(&text).err().unwrap();
+            let told = at.map(|at| text[..at].matches('\n').count() + 1);
+            assert_eq!(told, Some(line), "{text}: {said}");
+            assert!(said.contains(reason), "{text}: {said}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What pools of one family share: the driver's memory, and the heap of what of it is free.
+//!
+//! Locks: `growing`, then `heap`. Neither is asked for by who holds a purse, and no purse by who holds the
+//! heap.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use cuda_green_sys::CUresult;
+
+use super::{
+    backing::{Backing, allocate_plain, free_plain},
+    cache::{Home, Pending, Spill},
+    classes::{class_bytes, class_of},
+    heap::Heap,
+    pool::Inner,
+};
+use crate::{CudaDevice, Error, Result};
+
+const MIB: u64 = 1 << 20;
+
+/// Slabs are a sixteenth of the limit, within these bounds.
+const SLAB: (u64, u64) = (2 * MIB, 64 * MIB);
+
+/// The driver is asked for large allocations in steps of this, its own page size.
+const LARGE_STEP: u64 = 2 * MIB;
+
+pub(crate) struct Core {
+    pub(crate) device: CudaDevice,
+    backing: Backing,
+    /// Beyond this, what is idle goes back to the driver before more is taken.
+    allowance: u64,
+    slab: u64,
+    heap: Mutex<Heap>,
+    /// Held by who asks the driver for more, so that others wait for that instead of asking too.
+    growing: Mutex<()>,
+    members: Mutex<Vec<Weak<Inner>>>,
+    /// The device's free memory as the driver last told it, and when.
+    device_free: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Core {
+    pub(crate) fn new(device: &CudaDevice, limit: u64) -> Result<Self> {
+        let slab = (limit / 16).clamp(SLAB.0, SLAB.1);
+        Ok(Self {
+            device: device.clone(),
+            backing: Backing::create(device, limit)?,
+            allowance: limit.saturating_add(limit / 8).saturating_add(SLAB.0),
+            slab: 1 << slab.ilog2(),
+            heap: Mutex::default(),
+            growing: Mutex::new(()),
+            members: Mutex::default(),
+            device_free: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn join(&self, pool: &Arc<Inner>) {
+        let mut members = lock(&self.members);
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Arc::downgrade(pool));
+    }
+
+    /// What blocks of this size are: parts of slabs up to an eighth of one, else of their own.
+    #[inline]
+    pub(crate) fn home(&self, size: u64) -> Home {
+        if size <= self.slab / 8 {
+            return Home::Block {
+                class: class_of(size),
+            };
+        }
+        // Up to eight steps, a class is the finer rounding.
+        let len = if size <= 8 * LARGE_STEP {
+            class_bytes(class_of(size))
+        } else {
+            size.checked_next_multiple_of(LARGE_STEP).unwrap_or(size)
+        };
+        Home::Large { len }
+    }
+
+    pub(crate) fn heap(&self) -> MutexGuard<'_, Heap> {
+        lock(&self.heap)
+    }
+
+    /// The device's free memory, other processes counted in, as it was at most so long ago.
+    pub(crate) fn device_free(&self, max_age: Duration) -> Result<u64> {
+        let mut known = lock(&self.device_free);
+        match *known {
+            Some((when, free)) if when.elapsed() <= max_age => Ok(free),
+            _ => {
+                let free = self.device.free_memory()?;
+                *known = Some((Instant::now(), free));
+                Ok(free)
+            }
+        }
+    }
+
+    /// Memory that is in no thread's cache: from the heap, or from the driver.
+    #[cold]
+    pub(crate) fn supply(&self, size: u64, home: Home) -> Result<(u64, Home)> {
+        if let Some(found) = self.find(home) {
+            return Ok(found);
+        }
+        let _growing = lock(&self.growing);
+        if let Some(found) = self.find(home) {
+            return Ok(found);
+        }
+        // The threads' idle blocks, and what streams have ended with, before more is taken.
+        self.gather(false);
+        if let Some(found) = self.find(home) {
+            return Ok(found);
+        }
+        let wanted = match home {
+            Home::Block { .. } => self.next_slab(),
+            Home::Large { len } | Home::Plain { len } => len,
+        };
+        // Idle allocations of other sizes go to the driver's pool first, which can make one of several.
+        let idle = self.heap().idle_large(wanted);
+        self.give_back(idle);
+        if self.heap().from_driver.saturating_add(wanted) > self.allowance {
+            self.gather(true);
+            if let Some(found) = self.find(home) {
+                return Ok(found);
+            }
+            self.give_back_idle();
+        }
+        match self.grow(home) {
+            Err(error) if is_out_of_memory(&error) => {}
+            result => return result,
+        }
+        self.gather(true);
+        if let Some(found) = self.find(home) {
+            return Ok(found);
+        }
+        self.give_back_idle();
+        self.backing.trim(&self.device)?;
+        match self.grow(home) {
+            Err(error) if is_out_of_memory(&error) => {}
+            result => return result,
+        }
+        // Exactly what is asked for: where no slab is to be had, and past the backstop that the driver
+        // keeps, since our own accounting has said that this fits.
+        let address = allocate_plain(&self.device, to_usize(size)?)?;
+        self.heap().given(size);
+        Ok((address, Home::Plain { len: size }))
+    }
+
+    fn find(&self, home: Home) -> Option<(u64, Home)> {
+        match home {
+            Home::Block { class } => {
+                let address = self.heap().take(class_bytes(class))?;
+                Some((address, home))
+            }
+            Home::Large { len } => {
+                let (address, len) = self.heap().take_large(len)?;
+                Some((address, Home::Large { len }))
+            }
+            Home::Plain { .. } => None,
+        }
+    }
+
+    fn grow(&self, home: Home) -> Result<(u64, Home)> {
+        match home {
+            Home::Block { class } => {
+                let slab = self.next_slab();
+                let address = self.backing.allocate(&self.device, to_usize(slab)?)?;
+                let mut heap = self.heap();
+                heap.add_slab(address, slab);
+                let block = heap.take(class_bytes(class));
+                // The slab's own start, if its eighth were not in it: it always is.
+                Ok((block.unwrap_or(address), home))
+            }
+            Home::Large { len } | Home::Plain { len } => {
+                let address = self.backing.allocate(&self.device, to_usize(len)?)?;
+                self.heap().given(len);
+                Ok((address, Home::Large { len }))
+            }
+        }
+    }
+
+    /// Slabs grow with the pool, so that little use does not take much memory. None is smaller than a
+    /// quarter of the largest, and the largest block is an eighth of that.
+    fn next_slab(&self) -> u64 {
+        let eighth = (self.heap().from_driver / 8).max(1);
+        (1 << eighth.ilog2()).clamp(self.slab / 4, self.slab)
+    }
+
+    /// Takes blocks back from a thread's cache.
+    #[cold]
+    pub(crate) fn take_back(&self, spill: Spill) {
+        let mut heap = self.heap();
+        for (address, len) in spill {
+            heap.give(address, len);
+        }
+    }
+
+    /// Takes back memory that no stream uses any more.
+    pub(crate) fn take_home(&self, address: u64, home: Home) -> Result<()> {
+        match home {
+            Home::Block { class } => self.heap().give(address, class_bytes(class)),
+            Home::Large { len } => self.heap().give_large(address, len),
+            Home::Plain { len } => {
+                self.heap().went_back(len);
+                return free_plain(&self.device, address);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts every thread's free blocks into the heap, and what streams have ended with; those that still
+    /// use some are waited for if `wait`.
+    fn gather(&self, wait: bool) {
+        let members: Vec<Arc<Inner>> = {
+            let members = lock(&self.members);
+            members.iter().filter_map(Weak::upgrade).collect()
+        };
+        for member in &members {
+            member.empty_caches(wait);
+        }
+    }
+
+    /// Gives the driver what is wholly idle; it stays in the driver's pool.
+    fn give_back_idle(&self) -> u64 {
+        let idle = self.heap().idle();
+        self.give_back(idle)
+    }
+
+    fn give_back(&self, idle: Vec<(u64, u64)>) -> u64 {
+        let mut sum = 0;
+        for (address, len) in idle {
+            // Also where the driver refuses: the memory is the driver's then.
+            if let Err(error) = self.backing.free(&self.device, address) {
+                log::error!("giving {len} idle bytes back: {error}");
+            }
+            self.heap().went_back(len);
+            sum += len;
+        }
+        sum
+    }
+
+    /// Waits for what streams still use of freed buffers, gives the system all that is idle, and sees that
+    /// the driver counts it as free.
+    pub(crate) fn trim(&self) -> Result<u64> {
+        let _growing = lock(&self.growing);
+        self.gather(true);
+        // Nobody takes from the driver meanwhile, so its count falls by what it gets.
+        let before = self.backing.used(&self.device)?;
+        let given = self.give_back_idle();
+        self.backing.trim(&self.device)?;
+        let after = self.backing.used(&self.device)?;
+        if let (Some(before), Some(after)) = (before, after)
+            && before.saturating_sub(after) < given
+        {
+            return Err(Error::MemoryNotBack {
+                bytes: given - before.saturating_sub(after),
+            });
+        }
+        Ok(given)
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // Every buffer holds it, and every cache was emptied when its pool went: all is idle now.
+        self.give_back_idle();
+        let left = self.heap().from_driver;
+        if left > 0 {
+            log::error!("{left} bytes of a memory pool were lost");
+        }
+        self.backing.destroy(&self.device);
+    }
+}
+
+/// Waits for streams, and says whether their uses have ended.
+pub(crate) fn wait_for(pending: &Pending) -> bool {
+    let ended = pending.fences.iter().try_for_each(|fence| fence.wait());
+    if let Err(error) = &ended {
+        log::error!("waiting for a freed buffer's last use: {error}");
+    }
+    ended.is_ok()
+}
+
+fn is_out_of_memory(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Driver {
+            code: CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            ..
+        }
+    )
+}
+
+fn to_usize(bytes: u64) -> Result<usize> {
+    usize::try_from(bytes).map_err(|_| Error::InvalidArgument {
+        name: "size",
+        value: bytes.to_string(),
+        reason: "more than this platform can address",
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,210 @@
+//! A pool without any driver, for tests: the same accounting over the host's memory.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use super::{
+    MemoryBuffer, MemoryPool, MemoryPressure,
+    budget::{Account, Budget},
+};
+use crate::{Error, Result};
+
+/// [`GpuMemoryPool`](super::GpuMemoryPool) for tests, without a driver, simulated or not. What is never
+/// written takes no memory, so that limits of many GiB cost nothing.
+///
+/// ```
+/// use cuda_green::{MemoryBuffer, MemoryPool, MockGpuMemoryPool};
+///
+/// fn embed(pool: &impl MemoryPool) -> cuda_green::Result<u8> {
+///     let buffer = pool.allocate(1000)?;
+///     buffer.fill(7)?;
+///     let mut first = [0];
+///     buffer.copy_to(&mut first)?;
+///     Ok(first[0])
+/// }
+///
+/// let pool = MockGpuMemoryPool::new(0, 8 << 30)?;
+/// assert_eq!(embed(&pool)?, 7);
+/// pool.fail_next(1);
+/// assert!(embed(&pool).is_err());
+/// assert_eq!(pool.used(), 0);
+/// # Ok::<(), cuda_green::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct MockGpuMemoryPool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    account: Account<()>,
+    failures: AtomicU32,
+}
+
+/// Memory of a [`MockGpuMemoryPool`].
+pub struct MockGpuBuffer {
+    pool: MockGpuMemoryPool,
+    len: usize,
+    /// The bytes up to the last that was written.
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl MockGpuMemoryPool {
+    /// A pool with a limit, of a device that is not there.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a limit of 0.
+    pub fn new(_device_id: u32, limit_bytes: u64) -> Result<Self> {
+        if limit_bytes == 0 {
+            return Err(Error::InvalidArgument {
+                name: "limit_bytes",
+                value: "0".into(),
+                reason: "no buffer would fit; u64::MAX is no limit",
+            });
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                account: Account::new(&Budget::new(limit_bytes), [()]),
+                failures: AtomicU32::new(0),
+            }),
+        })
+    }
+
+    /// Makes the next so many allocations fail as if the device had no more memory.
+    pub fn fail_next(&self, count: u32) {
+        self.inner.failures.store(count, Ordering::Relaxed);
+    }
+}
+
+impl MemoryPool for MockGpuMemoryPool {
+    type Buffer = MockGpuBuffer;
+
+    fn check_availability() -> Result<()> {
+        Ok(())
+    }
+
+    fn allocate(&self, size: usize) -> Result<MockGpuBuffer> {
+        if size == 0 {
+            return Err(Error::InvalidArgument {
+                name: "size",
+                value: "0".into(),
+                reason: "a buffer has at least one byte",
+            });
+        }
+        let fail = self
+            .inner
+            .failures
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
+        if fail.is_ok() {
+            return Err(Error::OutOfMemory {
+                asked: size as u64,
+                available: self.available(),
+                limit: self.limit(),
+            });
+        }
+        drop(self.inner.account.take(0, size as u64)?);
+        Ok(MockGpuBuffer {
+            pool: self.clone(),
+            len: size,
+            bytes: Mutex::default(),
+        })
+    }
+
+    fn deallocate(&self, buffer: MockGpuBuffer) -> Result<()> {
+        if Arc::ptr_eq(&self.inner, &buffer.pool.inner) {
+            Ok(())
+        } else {
+            Err(Error::ForeignBuffer)
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        self.inner.account.budget().figures().limit
+    }
+
+    fn used(&self) -> u64 {
+        self.inner.account.budget().figures().used
+    }
+
+    fn available(&self) -> u64 {
+        self.inner.account.budget().figures().available
+    }
+
+    fn high_water_mark(&self) -> u64 {
+        self.inner.account.budget().figures().high
+    }
+
+    fn pressure_level(&self) -> MemoryPressure {
+        MemoryPressure::of(self.used(), self.limit())
+    }
+}
+
+impl MockGpuBuffer {
+    fn check(&self, source_len: usize) -> Result<()> {
+        if source_len > self.len {
+            return Err(Error::LengthMismatch {
+                source_len,
+                buffer_len: self.len,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl MemoryBuffer for MockGpuBuffer {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn copy_from(&self, source: &[u8]) -> Result<()> {
+        self.check(source.len())?;
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = bytes.len().max(source.len());
+        bytes.resize(len, 0);
+        bytes[..source.len()].copy_from_slice(source);
+        Ok(())
+    }
+
+    fn copy_to(&self, destination: &mut [u8]) -> Result<()> {
+        self.check(destination.len())?;
+        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = bytes.len().min(destination.len());
+        destination[..written].copy_from_slice(&bytes[..written]);
+        destination[written..].fill(0);
+        Ok(())
+    }
+
+    fn fill(&self, byte: u8) -> Result<()> {
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = vec![byte; self.len];
+        Ok(())
+    }
+}
+
+impl Drop for MockGpuBuffer {
+    fn drop(&mut self) {
+        self.pool.inner.account.give(0, self.len as u64, |()| ());
+    }
+}
+
+impl fmt::Debug for MockGpuMemoryPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MockGpuMemoryPool")
+            .field("limit", &self.limit())
+            .field("used", &self.used())
+            .finish()
+    }
+}
+
+impl fmt::Debug for MockGpuBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MockGpuBuffer")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,153 @@
+//! Pinned host memory: what the GPU copies from and to without the host waiting.
+
+use std::{fmt, marker::PhantomData, ptr::NonNull};
+
+use bytemuck::Pod;
+
+use super::fence::Fences;
+use crate::{CudaDevice, Error, Result};
+
+/// The flag of `cuMemHostAlloc` that makes the memory pinned for every context.
+const PORTABLE: u32 = 1;
+
+/// Values in pinned host memory.
+///
+/// Copies in streams use it without waiting, so looking at it waits for them: [`PinnedBuffer::as_slice`].
+pub struct PinnedBuffer<T: Pod> {
+    device: CudaDevice,
+    start: NonNull<T>,
+    len: usize,
+    fences: Fences,
+    values: PhantomData<T>,
+}
+
+// SAFETY: it owns plain memory, like a `Vec<T>`; what streams do with it is fenced.
+unsafe impl<T: Pod + Send> Send for PinnedBuffer<T> {}
+// SAFETY: shared references only read, and copies out of it only read, too.
+unsafe impl<T: Pod + Sync> Sync for PinnedBuffer<T> {}
+
+impl<T: Pod> PinnedBuffer<T> {
+    /// So many values, all zero.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for no bytes, too many, or a type aligned to more than a page;
+    /// [`Error::Driver`].
+    #[doc(alias = "cuMemHostAlloc")]
+    pub fn new(device: &CudaDevice, len: usize) -> Result<Self> {
+        let invalid = |reason| Error::InvalidArgument {
+            name: "len",
+            value: format!("{len} of {}", std::any::type_name::<T>()),
+            reason,
+        };
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .filter(|bytes| isize::try_from(*bytes).is_ok())
+            .ok_or_else(|| invalid("more than can be addressed"))?;
+        if bytes == 0 {
+            return Err(invalid("a buffer has at least one byte"));
+        }
+        if align_of::<T>() > 4096 {
+            return Err(invalid(
+                "pinned memory is aligned to a page, and this needs more",
+            ));
+        }
+        let mut pointer = std::ptr::null_mut();
+        device.with_primary(|| {
+            let api = device.driver().api();
+            // SAFETY: the output is valid, and a context is current.
+            let result = unsafe { api.cuMemHostAlloc(&mut pointer, bytes, PORTABLE) };
+            device.driver().check("cuMemHostAlloc", result)
+        })?;
+        let start = NonNull::new(pointer.cast::<T>())
+            .filter(|start| start.is_aligned())
+            .ok_or_else(|| invalid("the driver gave no memory, or none that is aligned"))?;
+        // SAFETY: so many bytes were allocated just now, and nobody else knows of them.
+        unsafe { start.as_ptr().cast::<u8>().write_bytes(0, bytes) };
+        Ok(Self {
+            device: device.clone(),
+            start,
+            len,
+            fences: Fences::default(),
+            values: PhantomData,
+        })
+    }
+
+    /// How many values there are; never 0.
+    #[allow(clippy::len_without_is_empty)] // no buffer is empty
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The values, once every copy that was put into a stream is done.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn as_slice(&self) -> Result<&[T]> {
+        self.fences.wait()?;
+        // SAFETY: the memory is this object's, of that length, and written whole when it was made; any
+        // bytes are a value. No stream writes to it: that takes a mutable reference, and what was begun
+        // before was waited for.
+        Ok(unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) })
+    }
+
+    /// The values to be changed, likewise.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn as_mut_slice(&mut self) -> Result<&mut [T]> {
+        self.fences.wait()?;
+        // SAFETY: as above, and no stream reads it either.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) })
+    }
+
+    /// Waits until every copy that was put into a stream is done.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn wait(&self) -> Result<()> {
+        self.fences.wait()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.len * size_of::<T>()
+    }
+
+    pub(super) fn fences(&self) -> &Fences {
+        &self.fences
+    }
+
+    pub(super) fn as_ptr(&self) -> *const T {
+        self.start.as_ptr()
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut T {
+        self.start.as_ptr()
+    }
+}
+
+impl<T: Pod> Drop for PinnedBuffer<T> {
+    fn drop(&mut self) {
+        // Where that fails the device is lost, and copies to or from it will never run.
+        if let Err(error) = self.fences.wait() {
+            log::error!("waiting for copies of a pinned buffer: {error}");
+        }
+        let freed = self.device.with_primary(|| {
+            let api = self.device.driver().api();
+            // SAFETY: the memory is of `cuMemHostAlloc`, and this is its end.
+            let result = unsafe { api.cuMemFreeHost(self.start.as_ptr().cast()) };
+            self.device.driver().check("cuMemFreeHost", result)
+        });
+        if let Err(error) = freed {
+            log::error!("freeing {} pinned bytes: {error}", self.bytes());
+        }
+    }
+}
+
+impl<T: Pod> fmt::Debug for PinnedBuffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PinnedBuffer")
+            .field("type", &std::any::type_name::<T>())
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,200 @@
+//! Every driver call made to fail in turn: a partitioned device in use, rebalanced and taken down, once
+//! for each call of a good run, in which that one call fails.
+//!
+//! Each run must end in success or a typed error, never in a panic, and leave nothing behind. The one
+//! exception is what the failed call itself was to give back: a driver that refuses to destroy an object
+//! keeps it, and nothing that a caller does about it is known to be safe, so it is left and logged.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use cuda_green::{
+    ContextId, Driver, Error, Event, HandOff, LaunchConfig, Module, RebalanceHint, Result,
+    SmPartitionManager,
+    sim::{Injection, LiveObjects, Sim},
+    sys::CUresult,
+};
+
+const KERNELS: &str = include_str!("../src/kernels/kernels.ptx");
+
+/// A refusal of each kind that the library might treat in its own way, and one that stays.
+const CODES: [CUresult; 8] = [
+    CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+    CUresult::CUDA_ERROR_INVALID_VALUE,
+    CUresult::CUDA_ERROR_NOT_READY,
+    CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED,
+    CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
+    CUresult::CUDA_ERROR_UNKNOWN,
+    CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE,
+    CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+];
+
+/// What a program does with a partitioned device, from the first call to the last.
+fn use_it_all(simulator: &Sim) -> Result<()> {
+    let driver = Driver::simulated(simulator)?;
+    let device = driver.device(0)?;
+    device.free_memory()?;
+    let manager = SmPartitionManager::on(&device)?;
+    manager.init_quad_partition()?;
+    let module = Module::load_ptx(&device, KERNELS)?;
+    let kernel = module.kernel("cuda_green_burn")?;
+    let mut streams = Vec::new();
+    let mut buffers = Vec::new();
+    for id in ContextId::ALL {
+        let context = manager.get_context(id)?;
+        let stream = context.create_stream()?;
+        let buffer = context.memory()?.allocate(4096)?;
+        buffer.fill(0)?;
+        buffer.copy_from(&[1; 64])?;
+        streams.push(stream);
+        buffers.push(buffer);
+    }
+    let by_name = manager.create_stream(ContextId::Embedding)?;
+    let event = Event::timed(&device)?;
+    by_name.record(&event)?;
+    streams[1].wait(&event)?;
+    event.synchronize()?;
+    {
+        let _outer = manager.activate(ContextId::Dream)?;
+        let inner = manager.activate(ContextId::Embedding)?;
+        // A second thread beside, which gets a sibling where the driver allows no sharing.
+        let beside = || manager.activate(ContextId::Embedding)?.close();
+        std::thread::scope(|scope| scope.spawn(beside).join().unwrap())?;
+        inner.close()?;
+    }
+    // SAFETY: the kernel gets its two arguments, and module and buffers live until the stream was waited for.
+    unsafe { streams[0].launch(&kernel, &LaunchConfig::linear(4, 32), &[&0u64, &10u32])? };
+    if driver.version() >= cuda_green::CudaVersion::new(12, 5) {
+        manager.provision_rebalance()?;
+        for (hint, hand_off) in [
+            (RebalanceHint::EmbeddingHeavy, HandOff::default()),
+            (RebalanceHint::Balanced, HandOff::default()),
+        ] {
+            manager.rebalance_with(hint, hand_off)?;
+            by_name.synchronize()?;
+        }
+    }
+    let mut bytes = [0; 64];
+    buffers[0].copy_to(&mut bytes)?;
+    assert_eq!(bytes, [1; 64]);
+    for stream in &streams {
+        stream.synchronize()?;
+    }
+    drop(streams);
+    drop((by_name, buffers, event, kernel, module));
+    for id in ContextId::ALL {
+        manager.destroy_context(id)?;
+    }
+    Ok(())
+}
+
+/// The kind of object that a call gives back, and keeps when it fails.
+fn gives_back(entry_point: &str) -> Option<&'static str> {
+    Some(match entry_point {
+        "cuDevicePrimaryCtxRelease_v2" => "primary retain",
+        "cuGreenCtxDestroy" => "green context",
+        "cuStreamDestroy_v2" => "stream",
+        "cuEventDestroy_v2" => "event",
+        "cuModuleUnload" => "module",
+        "cuMemFree_v2" | "cuMemFreeAsync" => "device allocation",
+        "cuMemPoolDestroy" => "pool",
+        "cuMemFreeHost" => "pinned host allocation",
+        _ => return None,
+    })
+}
+
+/// Whether what is left is the one object that the failed call was to give back. Where a context was
+/// destroyed after it, it was taken along.
+fn is_what_the_call_keeps(live: &LiveObjects, entry_point: &str) -> bool {
+    let kept = gives_back(entry_point);
+    live.objects.len() == 1
+        && kept.is_some_and(|kept| [kept, "abandoned object"].contains(&live.objects[0].kind))
+}
+
+/// One run in which the nth call fails. Gives what went wrong with the run, if anything did.
+fn run_failing(profile: &str, nth: u64, entry_point: &str, code: CUresult) -> Option<String> {
+    let simulator = Sim::new(profile).unwrap();
+    simulator.inject(Injection::fail("*", code).unwrap().at(nth));
+    let answer = match catch_unwind(AssertUnwindSafe(|| use_it_all(&simulator))) {
+        Ok(answer) => answer,
+        Err(_) => return Some("it panicked".to_owned()),
+    };
+    if code.is_sticky() {
+        // A poisoned driver destroys nothing any more: its process has to end.
+        return match answer {
+            Err(Error::Poisoned { .. }) | Ok(()) => None,
+            // The first call asks for the version, when there is no `Driver` yet to be poisoned.
+            Err(_) if nth == 1 => None,
+            Err(other) => Some(format!("not said to be poisoned: {other}")),
+        };
+    }
+    let live = simulator.live_objects();
+    // What failed once does not spoil the next try.
+    if let Err(error) = use_it_all(&simulator) {
+        return Some(format!("the next try fails: {error}"));
+    }
+    let after = simulator.live_objects();
+    if after != live {
+        return Some(format!("the next try leaves more behind: {after}"));
+    }
+    if live.is_empty() || is_what_the_call_keeps(&live, entry_point) {
+        return None;
+    }
+    Some(format!("left behind: {live}; the answer was {answer:?}"))
+}
+
+fn each_call_fails_once(profile: &str, codes: &[CUresult]) {
+    let simulator = Sim::new(profile).unwrap();
+    simulator.start_trace();
+    use_it_all(&simulator).unwrap();
+    let trace = simulator.take_trace();
+    simulator.assert_no_leaks();
+    drop(simulator);
+    let mut wrong = BTreeMap::new();
+    for (call, nth) in trace.iter().zip(1..) {
+        for code in codes {
+            if let Some(what) = run_failing(profile, nth, call.entry_point, *code) {
+                wrong
+                    .entry((call.entry_point, what))
+                    .or_insert_with(Vec::new)
+                    .push((nth, code.0));
+            }
+        }
+    }
+    let count = trace.len();
+    assert!(wrong.is_empty(), "{profile}, {count} calls: {wrong:#?}");
+}
+
+#[test]
+fn merging() {
+    each_call_fails_once("h200@13.0", &CODES);
+}
+
+#[test]
+fn merging_without_fields() {
+    each_call_fails_once("h200@12.5", &CODES[..1]);
+}
+
+#[test]
+fn equal_groups() {
+    each_call_fails_once("h200@12.4", &CODES[..1]);
+}
+
+#[test]
+fn structured() {
+    each_call_fails_once("rtx5090@13.1", &CODES[..1]);
+}
+
+#[test]
+fn newest() {
+    each_call_fails_once("rtx5090@13.5", &CODES[..1]);
+}
+
+#[test]
+fn single_context() {
+    each_call_fails_once("t4@12.2", &CODES[..1]);
+}

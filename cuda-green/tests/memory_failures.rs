@@ -1,0 +1,187 @@
+//! Every driver call of the memory's made to fail in turn: once for each call of a good run, in which that
+//! one call fails, and once more with all such calls failing from there on. Each run ends in success or a
+//! typed error; the accounting is at zero after it; nothing is left behind but what the failed call itself
+//! was to give back.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // helpers of tests
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use cuda_green::{
+    Driver, GpuMemoryPool, GreenContext, GreenContextConfig, MemoryBudget, ModelNeeds, ModelSlots,
+    Result,
+    sim::{Injection, Sim},
+    sys::CUresult,
+};
+
+const MIB: usize = 1 << 20;
+
+/// What must be back whatever failed: looked at where the run ends, early or not.
+struct Accounts(MemoryBudget);
+
+impl Drop for Accounts {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!((self.0.used(), self.0.reserved()), (0, 0), "bytes are lost");
+        }
+    }
+}
+
+/// A simulated driver, on which the driver's pools may be wanting.
+fn simulator(profile: &str, pools: bool) -> Sim {
+    let simulator = Sim::new(profile).unwrap();
+    if !pools {
+        let refusal =
+            Injection::fail("cuMemPoolCreate", CUresult::CUDA_ERROR_NOT_SUPPORTED).unwrap();
+        simulator.inject(refusal.onwards(1));
+    }
+    simulator
+}
+
+fn use_memory(simulator: &Sim) -> Result<()> {
+    let budget = MemoryBudget::new(512 << 20)?;
+    // Dropped last, so all buffers and pools are gone.
+    let _accounts = Accounts(budget.clone());
+    let device = Driver::simulated(simulator)?.device(0)?;
+    let pool = GpuMemoryPool::within(&device, &budget, 256 << 20)?;
+    let config = GreenContextConfig {
+        sm_count: 1,
+        ..GreenContextConfig::default()
+    };
+    let stream = GreenContext::primary(&device, config)?.create_stream()?;
+    let small = pool.allocate(5_000)?;
+    let mut large = pool.allocate(50 * MIB)?;
+    small.fill(1)?;
+    small.copy_from(&[2; 100])?;
+    large.fill_on(3, &stream)?;
+    let mut pinned = pool.allocate_pinned::<u8>(100)?;
+    large.copy_to_pinned(&mut pinned, &stream)?;
+    assert_eq!(pinned.as_slice()?, [3; 100]);
+    large.copy_from_pinned(&pinned, &stream)?;
+    large.free_on(&stream)?;
+    let mut again = pool.allocate_on(&stream, 50 * MIB)?;
+    again.fill_on(4, &stream)?;
+    drop(again);
+    small.free_on(&stream)?;
+    drop(pool.allocate(5_000)?);
+    // Another size, for which what is idle goes back to the driver first.
+    drop(pool.allocate(180 * MIB)?);
+    let slots = ModelSlots::new(pool.child(200 << 20)?, 2)?;
+    let needs = |bytes: usize| ModelNeeds {
+        bytes: bytes as u64,
+        priority: 0,
+    };
+    for (name, bytes) in [("a", 90 * MIB), ("b", 90 * MIB), ("c", 150 * MIB)] {
+        let model = slots.get_or_load(name, needs(bytes), |pool| pool.allocate(bytes))?;
+        model.copy_from(&[5])?;
+    }
+    slots.evict("c")?;
+    pool.trim()?;
+    stream.synchronize()
+}
+
+/// What a call gives back, and keeps when it fails. A slab that the driver keeps is one allocation.
+fn gives_back(entry_point: &str) -> &'static [&'static str] {
+    match entry_point {
+        "cuDevicePrimaryCtxRelease_v2" => &["primary retain"],
+        "cuStreamDestroy_v2" => &["stream"],
+        "cuEventDestroy_v2" => &["event"],
+        // A pool lives as long as what came from it.
+        "cuMemFree_v2" | "cuMemFreeAsync" => &["device allocation", "pool"],
+        "cuMemPoolDestroy" => &["pool"],
+        "cuMemFreeHost" => &["pinned host allocation"],
+        // Freeing pinned memory needs a context, and cannot be done without.
+        "cuCtxPushCurrent_v2" => &["pinned host allocation"],
+        _ => &[],
+    }
+}
+
+fn run(
+    (profile, pools): (&str, bool),
+    nth: u64,
+    onwards: bool,
+    entry_point: &str,
+    code: CUresult,
+) -> Option<String> {
+    let simulator = simulator(profile, pools);
+    let injection = if onwards {
+        Injection::fail(entry_point, code).unwrap().onwards(nth)
+    } else {
+        Injection::fail("*", code).unwrap().at(nth)
+    };
+    simulator.inject(injection);
+    let answer = match catch_unwind(AssertUnwindSafe(|| use_memory(&simulator))) {
+        Ok(answer) => answer,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            return Some(format!("it panicked: {}", text.unwrap_or_default()));
+        }
+    };
+    if onwards || code.is_sticky() {
+        // A driver that goes on refusing, or is poisoned, keeps what it has; the accounting was looked at.
+        return None;
+    }
+    let live = simulator.live_objects();
+    let kept = gives_back(entry_point);
+    let expected =
+        |kind: &str| kept.contains(&kind) || (!kept.is_empty() && kind == "abandoned object");
+    if live.objects.iter().any(|object| !expected(object.kind)) {
+        return Some(format!("left behind: {live}; the answer was {answer:?}"));
+    }
+    simulator.clear_injections();
+    use_memory(&simulator)
+        .err()
+        .map(|error| format!("the next try fails: {error}"))
+}
+
+fn each_call_fails(profile: &str, pools: bool) {
+    let simulator = simulator(profile, pools);
+    simulator.start_trace();
+    use_memory(&simulator).unwrap();
+    let trace = simulator.take_trace();
+    simulator.assert_no_leaks();
+    drop(simulator);
+    let mut wrong = BTreeMap::new();
+    let mut earlier: BTreeMap<&str, u64> = BTreeMap::new();
+    for (call, nth) in trace.iter().zip(1..) {
+        let of_its_kind = earlier.entry(call.entry_point).or_default();
+        *of_its_kind += 1;
+        for code in [
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            CUresult::CUDA_ERROR_INVALID_VALUE,
+            CUresult::CUDA_ERROR_NOT_READY,
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+        ] {
+            for onwards in [false, true] {
+                let at = if onwards { *of_its_kind } else { nth };
+                if let Some(what) = run((profile, pools), at, onwards, call.entry_point, code) {
+                    wrong
+                        .entry((call.entry_point, what))
+                        .or_insert_with(Vec::new)
+                        .push((nth, code.0));
+                }
+            }
+        }
+    }
+    let count = trace.len();
+    assert!(count > 50, "{count} calls");
+    assert!(wrong.is_empty(), "{profile}, {count} calls: {wrong:#?}");
+}
+
+#[test]
+fn with_the_drivers_pools() {
+    each_call_fails("h200@13.0", true);
+}
+
+#[test]
+fn on_an_old_driver() {
+    each_call_fails("t4@11.4", true);
+}
+
+#[test]
+fn on_a_device_without_pools() {
+    each_call_fails("h200@13.0", false);
+}

@@ -1,0 +1,9 @@
+//! Fuzzes what a driver may tell as its version.
+
+#![no_main]
+
+#[allow(dead_code)] // each target calls one of them
+#[path = "../../tests/parsers/properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|numbers: (i32, i32)| properties::raw_version(numbers.0, numbers.1));

@@ -1,0 +1,254 @@
+//! What must hold of the published crates as their users get them: each from its archive, with the
+//! oldest Rust, with the oldest dependencies, on Windows, on docs.rs, under their licences.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use xshell::{Shell, cmd};
+
+use crate::skipped::{is_there, matrix_is_required};
+
+/// The crates that are published.
+pub const PUBLISHED: [&str; 3] = ["cuda-green-sys", "cuda-green-sim", "cuda-green"];
+
+/// `--package=` for each of them.
+fn packages() -> [String; 3] {
+    PUBLISHED.map(|package| format!("--package={package}"))
+}
+
+/// `cargo xtask published`: these checks alone.
+pub fn run() -> Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(crate::root());
+    for line in check(&shell)? {
+        println!("skipped: {line}");
+    }
+    Ok(())
+}
+
+/// Every check, and a line for each that could not be made.
+pub fn check(shell: &Shell) -> Result<Vec<String>> {
+    let packages = &packages();
+    // A user may want none of the features, and must not need what the workspace's tests need.
+    for package in packages {
+        cmd!(
+            shell,
+            "cargo clippy {package} --no-default-features -- -D warnings"
+        )
+        .run()?;
+    }
+    // What is published must build from its archive alone.
+    cmd!(shell, "cargo package --quiet --allow-dirty {packages...}").run()?;
+    {
+        // As docs.rs does, where a warning shows to nobody.
+        let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings --cfg docsrs");
+        cmd!(shell, "cargo doc --no-deps --all-features {packages...}").run()?;
+    }
+    minimal_versions(shell)?;
+    let mut skipped = Vec::new();
+    skipped.extend(msrv(shell)?);
+    skipped.extend(windows(shell)?);
+    skipped.extend(deny(shell)?);
+    skipped.extend(semver(shell)?);
+    Ok(skipped)
+}
+
+/// Checks the published crates with the oldest Rust that they promise to build with, or says why not.
+/// Where as little as possible is to be skipped, rustup is asked for that toolchain first.
+fn msrv(shell: &Shell) -> Result<Option<String>> {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    let there = || is_there(cmd!(shell, "rustup run {version} rustc --version"));
+    if matrix_is_required() && !there() {
+        // That it failed shows in the next line.
+        let _ = cmd!(
+            shell,
+            "rustup toolchain install {version} --profile minimal"
+        )
+        .run();
+    }
+    if !there() {
+        return Ok(Some(format!(
+            "Rust {version}: `rustup toolchain install {version}` would add it"
+        )));
+    }
+    let packages = &packages();
+    // A folder of its own, or each of the two compilers would undo what the other has built.
+    cmd!(
+        shell,
+        "rustup run {version} cargo check {packages...} --all-features --target-dir target/msrv"
+    )
+    .run()?;
+    Ok(None)
+}
+
+/// Checks that the published crates compile for Windows; nothing is linked, so no other tool is needed.
+fn windows(shell: &Shell) -> Result<Option<String>> {
+    const TARGET: &str = "x86_64-pc-windows-gnu";
+    let there = || {
+        let installed = cmd!(shell, "rustup target list --installed").quiet();
+        let installed = installed.ignore_stderr().read().unwrap_or_default();
+        installed.lines().any(|line| line == TARGET)
+    };
+    if matrix_is_required() && !there() {
+        // That it failed shows in the next line.
+        let _ = cmd!(shell, "rustup target add {TARGET}").run();
+    }
+    if !there() {
+        return Ok(Some(format!(
+            "Windows: `rustup target add {TARGET}` would add it"
+        )));
+    }
+    let packages = &packages();
+    cmd!(
+        shell,
+        "cargo check {packages...} --all-features --target {TARGET} --target-dir target/windows"
+    )
+    .run()?;
+    Ok(None)
+}
+
+/// Checks the published crates with the oldest version of each dependency that their manifests allow: in
+/// a package of its own that depends on them, whose lock file is set to those versions.
+fn minimal_versions(shell: &Shell) -> Result<()> {
+    let folder = crate::root().join("target/minimal");
+    let mut manifest = String::from(
+        "[package]\nname = \"minimal\"\nedition = \"2024\"\n\n[workspace]\n\n[lib]\npath = \"lib.rs\"\n\n[dependencies]\n",
+    );
+    for package in PUBLISHED {
+        manifest += &format!("{package} = {{ path = \"../../{package}\" }}\n");
+    }
+    // With its features, which have dependencies of their own.
+    manifest = manifest.replace(
+        "cuda-green\" }",
+        "cuda-green\", features = [\"test-utils\"] }",
+    );
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("Cargo.toml"), manifest)?;
+    fs::write(folder.join("lib.rs"), "")?;
+
+    let metadata = cmd!(shell, "cargo metadata --no-deps --format-version=1").quiet();
+    let oldest = oldest(&serde_json::from_str(&metadata.read()?)?);
+    ensure!(
+        !oldest.is_empty(),
+        "no dependency was found in the manifests"
+    );
+    let _folder = shell.push_dir(&folder);
+    cmd!(shell, "cargo generate-lockfile --quiet").run()?;
+    for (name, version) in &oldest {
+        cmd!(
+            shell,
+            "cargo update --quiet --package {name} --precise {version}"
+        )
+        .run()?;
+    }
+    cmd!(shell, "cargo check --target-dir ..")
+        .run()
+        .with_context(|| {
+            format!(
+                "the published crates do not build with {oldest:?}, which their manifests allow"
+            )
+        })
+}
+
+/// Name and oldest version of each dependency from the registry that a user of the crates gets.
+fn oldest(metadata: &Value) -> Vec<(String, String)> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut found = Vec::new();
+    for package in list(&metadata["packages"]) {
+        if !PUBLISHED.iter().any(|name| package["name"] == *name) {
+            continue;
+        }
+        for dependency in list(&package["dependencies"]) {
+            let (Some(name), Some(requirement)) =
+                (dependency["name"].as_str(), dependency["req"].as_str())
+            else {
+                continue;
+            };
+            // `kind` is null for what is neither for tests nor for the build, `source` for paths.
+            if dependency["kind"].is_null() && !dependency["source"].is_null() {
+                let mut version = requirement.trim_start_matches('^').to_owned();
+                while version.matches('.').count() < 2 {
+                    version += ".0";
+                }
+                found.push((name.to_owned(), version));
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Licences, sources and known vulnerabilities of all that the workspace depends on.
+fn deny(shell: &Shell) -> Result<Vec<String>> {
+    if !is_there(cmd!(shell, "cargo deny --version")) {
+        let line = "licences and advisories: `cargo install cargo-deny` would add it";
+        return Ok(vec![line.to_owned()]);
+    }
+    cmd!(shell, "cargo deny check licenses bans sources").run()?;
+    let output = cmd!(shell, "cargo deny check advisories")
+        .ignore_status()
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("failed to fetch advisory database") {
+        return Ok(vec![
+            "advisories: their database cannot be reached".to_owned(),
+        ]);
+    }
+    ensure!(output.status.success(), "{said}");
+    Ok(Vec::new())
+}
+
+/// Whether the public API changed more than the version says, since the newest release's tag.
+fn semver(shell: &Shell) -> Result<Option<String>> {
+    let tags = cmd!(shell, "git tag --list v* --sort=-version:refname").quiet();
+    let tags = tags.ignore_stderr().read().unwrap_or_default();
+    let Some(release) = tags.lines().next() else {
+        return Ok(Some(
+            "semver: nothing was released yet that the API could be compared with".to_owned(),
+        ));
+    };
+    if !is_there(cmd!(shell, "cargo semver-checks --version")) {
+        return Ok(Some(
+            "semver: `cargo install cargo-semver-checks` would add it".to_owned(),
+        ));
+    }
+    let packages = &packages();
+    cmd!(
+        shell,
+        "cargo semver-checks {packages...} --baseline-rev {release}"
+    )
+    .run()?;
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::oldest;
+
+    #[test]
+    fn the_oldest_version_is_the_requirement_itself() {
+        let dependency = |name: &str, req: &str, kind: Option<&str>, source: Option<&str>| json!({ "name": name, "req": req, "kind": kind, "source": source });
+        let metadata = json!({ "packages": [
+            { "name": "cuda-green", "dependencies": [
+                dependency("log", "^0.4.20", None, Some("registry")),
+                dependency("cuda-green-sys", "^0.1.0", None, None),
+                dependency("proptest", "^1.8", Some("dev"), Some("registry")),
+            ] },
+            { "name": "cuda-green-sys", "dependencies": [
+                dependency("libloading", "^0.9", None, Some("registry")),
+                dependency("log", "^0.4.20", None, Some("registry")),
+            ] },
+            { "name": "xtask", "dependencies": [dependency("anyhow", "^1", None, Some("registry"))] },
+        ] });
+        let found = oldest(&metadata);
+        let pairs: Vec<_> = found
+            .iter()
+            .map(|(name, version)| (&**name, &**version))
+            .collect();
+        assert_eq!(pairs, [("libloading", "0.9.0"), ("log", "0.4.20")]);
+    }
+}

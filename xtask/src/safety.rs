@@ -1,0 +1,163 @@
+//! `cargo xtask safety`: looks for undefined behaviour and panics with every tool that is installed.
+//!
+//! `cargo xtask test` runs the quick half, which takes a minute. Where a tool is missing, the check is
+//! named as skipped with what would add the tool: none is built or installed here.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use xshell::{Shell, cmd};
+
+use crate::skipped::is_there;
+
+/// Seconds for each fuzz target.
+const FUZZ_SECONDS: &str = "20";
+/// What valgrind ends with where it found an error. The report itself never ends so.
+const VALGRIND_ERRORS: i32 = 99;
+
+/// Every check, the long ones too.
+pub fn run() -> Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(crate::root());
+    let mut skipped = quick(&shell)?;
+    skipped.extend(simulator_in_miri(&shell)?);
+    skipped.extend(address_sanitizer(&shell)?);
+    skipped.extend(fuzz(&shell)?);
+    println!("nothing found");
+    for line in skipped {
+        println!("skipped: {line}");
+    }
+    Ok(())
+}
+
+/// Miri over the pure logic, and valgrind over the loading of real drivers.
+pub fn quick(shell: &Shell) -> Result<Vec<String>> {
+    let mut skipped = Vec::new();
+    skipped.extend(miri(
+        shell,
+        &["--package=cuda-green-sys", "--package=cuda-green", "--lib"],
+    )?);
+    skipped.extend(valgrind(shell)?);
+    Ok(skipped)
+}
+
+/// Runs some tests in Miri, which checks every access to memory and every value.
+fn miri(shell: &Shell, tests: &[&str]) -> Result<Option<String>> {
+    if !is_there(cmd!(shell, "rustup run nightly cargo miri setup")) {
+        return Ok(Some(
+            "Miri: `rustup toolchain install nightly --component miri --component rust-src` would add it"
+                .to_owned(),
+        ));
+    }
+    // proptest seeds itself and looks for its files. A case takes a thousand times as long as usual.
+    let _flags = shell.push_env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    let _cases = shell.push_env("PROPTEST_CASES", "2");
+    cmd!(
+        shell,
+        "rustup run nightly cargo miri test --target-dir target/miri {tests...}"
+    )
+    .run()
+    .context("Miri found an error, or a test failed in it")?;
+    Ok(None)
+}
+
+/// The simulated driver's C functions, through which raw pointers go in and out: a few tests that bring
+/// each kind of pointer, since all of them would take an hour.
+fn simulator_in_miri(shell: &Shell) -> Result<Option<String>> {
+    miri(
+        shell,
+        &[
+            "--package=cuda-green-sim",
+            "--test=rules",
+            "--",
+            "a_destroyed_context",
+            "forged_resources",
+            "kernels_of_ones_own",
+            "pinned_memory",
+        ],
+    )
+}
+
+/// Loads each real driver under valgrind, from one thread and from many.
+fn valgrind(shell: &Shell) -> Result<Vec<String>> {
+    let mut skipped = Vec::new();
+    if !is_there(cmd!(shell, "valgrind --version")) {
+        skipped.push("valgrind: the Debian package `valgrind` would add it".to_owned());
+        return Ok(skipped);
+    }
+    cmd!(
+        shell,
+        "cargo build --quiet --package driver-matrix --bin driver-matrix"
+    )
+    .run()?;
+    let program = Path::new("target/debug/driver-matrix");
+    let drivers = shell.read_dir("target/cuda/drivers").unwrap_or_default();
+    if drivers.is_empty() {
+        skipped.push("valgrind: no real driver was fetched".to_owned());
+    }
+    for driver in drivers {
+        let library = driver.join("libcuda.so.1");
+        for command in ["report", "load"] {
+            let _variable = shell.push_env("CUDA_GREEN_DRIVER", &library);
+            let errors = VALGRIND_ERRORS.to_string();
+            let output = cmd!(
+                shell,
+                "valgrind --quiet --leak-check=no --error-exitcode={errors} {program} {command}"
+            )
+            .ignore_status()
+            .output()?;
+            ensure!(
+                output.status.success(),
+                "`{command}` on {} ended with {} under valgrind:\n{}",
+                library.display(),
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    }
+    Ok(skipped)
+}
+
+/// The matrix, the parsers and the suite with AddressSanitizer, which needs a nightly compiler.
+fn address_sanitizer(shell: &Shell) -> Result<Option<String>> {
+    if !is_there(cmd!(shell, "rustup run nightly rustc --version")) {
+        return Ok(Some(
+            "AddressSanitizer: `rustup toolchain install nightly` would add it".to_owned(),
+        ));
+    }
+    // A sanitizer is for a target named as one, so that build scripts go without it.
+    let rustc = cmd!(shell, "rustup run nightly rustc -vV").read()?;
+    let target = rustc.lines().find_map(|line| line.strip_prefix("host: "));
+    let target = target.context("rustc does not tell its host")?;
+    let _flags = shell.push_env("RUSTFLAGS", "-Zsanitizer=address");
+    // The suite forgets guards on purpose.
+    let _options = shell.push_env("ASAN_OPTIONS", "detect_leaks=0");
+    cmd!(
+        shell,
+        "rustup run nightly cargo test --package driver-matrix --test drivers --test parsers --test suite
+         --target {target} --target-dir target/asan"
+    )
+    .run()
+    .context("AddressSanitizer found an error, or a test failed with it")?;
+    Ok(None)
+}
+
+/// Each fuzz target for a while.
+fn fuzz(shell: &Shell) -> Result<Option<String>> {
+    if !is_there(cmd!(shell, "rustup run nightly cargo fuzz --version")) {
+        return Ok(Some(
+            "fuzzing: a nightly toolchain and `cargo install cargo-fuzz` would add it".to_owned(),
+        ));
+    }
+    let targets = cmd!(shell, "rustup run nightly cargo fuzz list").read()?;
+    for target in targets.lines() {
+        cmd!(
+            shell,
+            "rustup run nightly cargo fuzz run --target-dir target/fuzz {target}
+             -- -max_total_time={FUZZ_SECONDS} -verbosity=0"
+        )
+        .run()
+        .with_context(|| format!("the fuzzer broke {target}"))?;
+    }
+    Ok(None)
+}
