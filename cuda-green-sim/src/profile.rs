@@ -40,6 +40,8 @@ pub struct DeviceProfile {
     per_sm: (u32, u32, u32),
     /// Bytes of second-level cache.
     pub(crate) l2_bytes: i32,
+    /// Bits of the memory's bus; 0 where it is not known.
+    pub(crate) memory_bus_bits: i32,
     /// Whether the GPU shares the host's memory.
     pub(crate) integrated: bool,
 }
@@ -174,6 +176,7 @@ const AMPERE: DeviceProfile = DeviceProfile {
     topology: &[],
     per_sm: (2048, 32, 164 * 1024),
     l2_bytes: 40 << 20,
+    memory_bus_bits: 0,
     integrated: false,
 };
 
@@ -187,11 +190,11 @@ const HOPPER: DeviceProfile = DeviceProfile {
     ..AMPERE
 };
 
-/// 132 SMs of which 124 can run clusters of 4 and of 8, and which have 15 units of 8. Three groups of 32
-/// leave 28 SMs for such clusters, and a group of 16 taken out of those leaves 10. So six groups of 16,
-/// one of 18 and one of 10 are co-scheduled, and 8 SMs in pairs at most. Deduced from the clusters that
-/// fit into each part on an H200, driver 580; the order of the SM ids is not measured.
-const H200_TOPOLOGY: &[(u32, u32)] = &[(6, 16), (1, 18), (1, 10), (4, 2)];
+/// 132 SMs of which 124 can run clusters of 4 and of 8, and which have 15 units of 8. At 8 blocks an SM,
+/// 327 clusters of 3 fit, 193 of 5, 163 of 6 and 139 of 7: so five groups of 16, two of 18 and one of 8 are
+/// co-scheduled, and 8 SMs in pairs at most. Deduced from these figures of an H200, driver 580; the order of
+/// the SM ids is not measured, and another chip of the same name may be cut differently.
+const H200_TOPOLOGY: &[(u32, u32)] = &[(5, 16), (2, 18), (1, 8), (4, 2)];
 
 static DEVICES: &[DeviceProfile] = &[
     DeviceProfile {
@@ -253,7 +256,9 @@ static DEVICES: &[DeviceProfile] = &[
         name: "h200",
         device_name: "NVIDIA H200",
         sm_count: 132,
-        memory_bytes: 143_771 * MIB,
+        memory_bytes: 143_155 * MIB,
+        l2_bytes: 60 << 20,
+        memory_bus_bits: 6016,
         topology: H200_TOPOLOGY,
         source: "measured on an H200, driver 580.159.04, CUDA 13.0",
         ..HOPPER

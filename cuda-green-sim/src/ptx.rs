@@ -51,7 +51,15 @@ pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
         .ok_or("there is no sm_<number> after .target")?;
     let mut kernels = BTreeMap::new();
     let mut depth = 0_u32;
+    // Whether the next token begins a statement inside of a kernel or a function.
+    let mut begins = false;
     while let Some(token) = tokens.next() {
+        if begins && depth > 0 {
+            check_instruction(token)?;
+        }
+        // After a label or a predicate the instruction is still to come.
+        begins = matches!(token, "{" | "}" | ";")
+            || begins && (token.ends_with(':') || token.starts_with('@'));
         match token {
             "{" => depth += 1,
             "}" => depth = depth.checked_sub(1).ok_or("a } closes nothing")?,
@@ -79,6 +87,38 @@ pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
         target,
         kernels,
     })
+}
+
+/// The instructions of PTX, without their modifiers (NVIDIA's PTX manual, 9.0).
+#[rustfmt::skip] // a list to be read as one
+const INSTRUCTIONS: &[&str] = &[
+    "abs", "activemask", "add", "addc", "alloca", "and", "applypriority", "atom", "bar", "barrier",
+    "bfe", "bfi", "bfind", "bmsk", "bra", "brev", "brkpt", "brx", "call", "clusterlaunchcontrol",
+    "clz", "cnot", "copysign", "cos", "cp", "createpolicy", "cvt", "cvta", "discard", "div", "dp2a",
+    "dp4a", "elect", "ex2", "exit", "fence", "fma", "fns", "getctarank", "griddepcontrol", "isspacep",
+    "istypep", "ld", "ldmatrix", "ldu", "lg2", "lop3", "mad", "mad24", "madc", "mapa", "match", "max",
+    "mbarrier", "membar", "min", "mma", "mov", "movmatrix", "mul", "mul24", "multimem", "nanosleep",
+    "neg", "not", "or", "pmevent", "popc", "prefetch", "prefetchu", "prmt", "rcp", "red", "redux",
+    "rem", "ret", "rsqrt", "sad", "selp", "set", "setmaxnreg", "setp", "shf", "shfl", "shl", "shr",
+    "sin", "slct", "sqrt", "st", "stackrestore", "stacksave", "stmatrix", "sub", "subc", "suld",
+    "suq", "sured", "sust", "szext", "tanh", "tcgen05", "tensormap", "testp", "tex", "tld4", "trap",
+    "txq", "vabsdiff", "vabsdiff2", "vabsdiff4", "vadd", "vadd2", "vadd4", "vavrg2", "vavrg4", "vmad",
+    "vmax", "vmax2", "vmax4", "vmin", "vmin2", "vmin4", "vote", "vset", "vset2", "vset4", "vshl",
+    "vshr", "vsub", "vsub2", "vsub4", "wgmma", "wmma", "xor",
+];
+
+/// Refuses a statement that begins with no instruction; that is all that is looked at of one.
+fn check_instruction(token: &str) -> Result<(), String> {
+    let name = token.split('.').next().unwrap_or_default();
+    // Directives, brackets, labels and predicates.
+    let other = name.is_empty()
+        || token.ends_with(':')
+        || token.starts_with(['{', '}', '(', ')', '[', ']', ';', '@']);
+    if other || INSTRUCTIONS.contains(&name) {
+        Ok(())
+    } else {
+        Err(format!("{token} is not an instruction of PTX"))
+    }
 }
 
 /// The bytes of one `.param` declaration: its type's, times the length of an array.

@@ -116,6 +116,49 @@ impl SmSet {
         Some(self.take_from(index, unit))
     }
 
+    /// Takes `wanted` co-scheduled units out, or as many as there are: one from each chunk in turn, from
+    /// the smallest on, round after round. So a split spreads over the device, and the large chunks of an
+    /// H200 keep their odd pairs (deduced from the clusters that fit into the parts of splits of one, two
+    /// and three groups on an H200, driver 580).
+    ///
+    /// Each comes with the number of its round, from 0.
+    pub(crate) fn take_in_turn(&mut self, unit: u32, wanted: u32) -> Vec<(u32, Chunk)> {
+        let unit = unit.max(1);
+        let mut taken = Vec::new();
+        for number in 0.. {
+            if taken.len() as u32 >= wanted || self.units(unit) == 0 {
+                break;
+            }
+            let mut round: Vec<usize> = (0..self.chunks.len())
+                .filter(|index| self.chunks[*index].len >= unit)
+                .collect();
+            round.sort_by_key(|index| self.chunks[*index].len);
+            round.truncate(wanted as usize - taken.len());
+            for index in round {
+                taken.push((number, self.chunks[index].take_front(unit)));
+            }
+            self.chunks.retain(|chunk| chunk.len > 0);
+        }
+        taken
+    }
+
+    /// Adds a piece that carries on the last one, as one chunk with it where their ids follow each other.
+    pub(crate) fn push_joined(&mut self, piece: Chunk) {
+        let before = self
+            .chunks
+            .iter_mut()
+            .find(|chunk| chunk.first + chunk.len == piece.first);
+        match before {
+            Some(before) => before.len += piece.len,
+            None => self.push(piece),
+        }
+    }
+
+    /// How many chunks have at least `len` SMs.
+    pub(crate) fn chunks_of(&self, len: u32) -> u32 {
+        self.chunks.iter().filter(|chunk| chunk.len >= len).count() as u32
+    }
+
     fn take_from(&mut self, index: usize, len: u32) -> Chunk {
         let taken = self.chunks[index].take_front(len);
         if self.chunks[index].len == 0 {

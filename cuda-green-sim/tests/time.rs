@@ -350,7 +350,8 @@ fn latencies(
 fn latencies_have_the_measured_shape() {
     let plain = |gpu: &Gpu| gpu.stream(1, 0);
     let urgent = |gpu: &Gpu| gpu.stream(1, -5);
-    let first = |gpu: &Gpu| gpu.client.stream(gpu.partitions::<1>()[0]);
+    // Parts of one split: those of two splits may share SMs.
+    let first = |gpu: &Gpu| gpu.client.stream(gpu.partitions::<2>()[0]);
     let second = |gpu: &Gpu| gpu.client.stream(gpu.partitions::<2>()[1]);
     let alone = latencies(None, &plain);
     let in_partition = latencies(None, &first);

@@ -128,6 +128,7 @@ impl<'a> ContextGuard<'a> {
     #[inline]
     fn enter(context: Hold<'a>) -> Result<Self> {
         let driver = context.driver();
+        driver.healthy()?;
         let previous = current(driver)?;
         let (seat, current) = Taken::take(&context)?;
         // SAFETY: the context is live: the seat is ours, and `context` keeps it.

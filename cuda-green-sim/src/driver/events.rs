@@ -17,12 +17,19 @@ pub(super) struct Event {
     pub(super) made_at: MadeAt,
 }
 
+/// Why there is no such event: its primary context took it along (measured on an H200, driver 580), or it
+/// never was one or was destroyed (where that driver may crash).
+fn missing(state: &State, handle: u64) -> CUresult {
+    if state.lost_events.contains(&handle) {
+        CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+    } else {
+        CUresult::CUDA_ERROR_INVALID_HANDLE
+    }
+}
+
 impl Driver {
     pub(super) fn event<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Event, CUresult> {
-        let found = state
-            .events
-            .get(&handle)
-            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        let found = state.events.get(&handle).ok_or(missing(state, handle))?;
         self.present(found.device)?;
         Ok(found)
     }
@@ -40,7 +47,7 @@ impl Driver {
                 event.recorded = Some(mark(&mut state.timeline));
                 Ok(())
             }
-            _ => Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
+            _ => Err(missing(state, handle)),
         }
     }
 
@@ -70,12 +77,10 @@ impl Driver {
 
     pub(crate) fn cuEventDestroy_v2(&self, event: Raw<CUevent_st>) -> Answer {
         let mut state = self.enter()?;
-        self.event(&state, event.handle())?;
-        state
-            .events
-            .remove(&event.handle())
-            .map(drop)
-            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
+        let handle = event.handle();
+        self.event(&state, handle)?;
+        let removed = state.events.remove(&handle);
+        removed.map(drop).ok_or(missing(&state, handle))
     }
 
     pub(crate) fn cuEventRecord(&self, event: Raw<CUevent_st>, stream: Raw<CUstream_st>) -> Answer {

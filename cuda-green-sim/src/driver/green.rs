@@ -8,15 +8,16 @@ use cuda_green_sys::{
 use super::{Context, Driver, Kind, as_pointer, require, resources::Origin};
 use crate::{
     live::MadeAt,
-    memory::GREEN_CONTEXT_BYTES,
     raw::{Answer, Raw},
     sms::SmSet,
 };
 
 pub(super) struct Green {
     pub(super) device: usize,
-    /// The handle that `cuCtxFromGreenCtx` gives.
-    pub(super) context: u64,
+    /// Whether `cuCtxFromGreenCtx` was asked for it, without which its handle is no context's.
+    pub(super) is_context: bool,
+    /// What `cuGreenCtxGetId` gives.
+    id: u64,
     /// The id of the resource that the context reports as its own.
     pub(super) resource: u64,
     /// The SMs it runs on.
@@ -38,29 +39,40 @@ impl Driver {
         // Flags of 0 are refused before 13.3, which names them (measured on 13.0).
         let default_stream = CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM.0;
         require(flags == default_stream || (flags == 0 && self.speaks(13, 3)))?;
-        let descriptor = state
-            .descriptors
-            .get(&desc.handle())
-            .cloned()
-            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
-        let mut resource = descriptor.resource;
+        let mut resource = if desc.is_null() {
+            // No descriptor is no error (measured on an H200, driver 580); that all SMs are meant is not
+            // measured.
+            self.whole_device(device)
+        } else {
+            let descriptor = state
+                .descriptors
+                .get(&desc.handle())
+                .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+            descriptor.resource.clone()
+        };
         if resource.device != device {
             return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
         }
-        self.memory().charge(device, GREEN_CONTEXT_BYTES)?;
+        self.memory().take_green_context(device)?;
+        // Making and destroying one waits for work elsewhere on the device (measured on an H200, driver
+        // 580). That it is the making is deduced: destroying one with work in flight returns at once.
+        state.timeline.wait_all(device, None);
         let sms = resource.sms.clone();
+        let handle = state.new_handle(self.number, Kind::Green);
         // A context's own resource may be split again (measured on 13.0).
         resource.origin = Origin::Query;
+        resource.root = Some(handle);
         let resource = self.keep(&mut state, resource);
-        let context = state.new_handle(self.number, Kind::Context);
-        let handle = state.new_handle(self.number, Kind::Green);
         state.devices[device].was_active = true;
-        state.green_by_context.insert(context, handle);
+        state.devices[device].active = true;
+        state.green_ids += 1;
+        let id = state.green_ids;
         state.greens.insert(
             handle,
             Green {
                 device,
-                context,
+                is_context: false,
+                id,
                 resource,
                 sms,
                 made_at: MadeAt::now(),
@@ -72,22 +84,23 @@ impl Driver {
     /// Succeeds whatever still uses the context (measured on an H200, driver 580): where it is current
     /// it stays on the stack as a dangling handle, and its streams are of no more use.
     pub(crate) fn cuGreenCtxDestroy(&self, green: Raw<CUgreenCtx_st>) -> Answer {
-        let mut state = self.enter()?;
+        let mut state = self.enter_despite_fault()?;
         let handle = green.handle();
-        let (device, context) = {
+        let (device, is_context) = {
             let green = self.green(&state, handle)?;
-            (green.device, green.context)
+            (green.device, green.is_context)
         };
         state.greens.remove(&handle);
-        state.green_by_context.remove(&context);
+        if is_context {
+            state.dead_contexts.insert(handle, device);
+        }
         if !self.speaks(13, 1) {
             // Not even cuStreamDestroy works on them, so they are gone with the context.
             state.lose_streams(|stream| stream.green == Some(handle));
         }
         // Work in flight goes on.
         state.timeline.forget_context(handle);
-        self.memory().discharge(device, GREEN_CONTEXT_BYTES);
-        state.sweep_if_unused(self, device);
+        self.memory().leave_green_context(device);
         Ok(())
     }
 
@@ -96,8 +109,15 @@ impl Driver {
         context: Raw<*mut CUctx_st>,
         green: Raw<CUgreenCtx_st>,
     ) -> Answer {
-        let state = self.enter()?;
-        context.set(as_pointer(self.green(&state, green.handle())?.context))
+        let mut state = self.enter()?;
+        let handle = green.handle();
+        self.green(&state, handle)?;
+        // The same handle (measured on an H200, driver 580).
+        context.set(as_pointer(handle))?;
+        if let Some(green) = state.greens.get_mut(&handle) {
+            green.is_context = true;
+        }
+        Ok(())
     }
 
     pub(crate) fn cuGreenCtxRecordEvent(
@@ -156,6 +176,6 @@ impl Driver {
             self.green(&state, green.handle())?;
             green.handle()
         };
-        id.set(handle)
+        id.set(self.green(&state, handle)?.id)
     }
 }

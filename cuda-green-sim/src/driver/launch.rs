@@ -50,6 +50,16 @@ impl Shape {
             .ok_or(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE)
     }
 
+    /// A grid must be made of whole clusters (its code measured on an H200, driver 580).
+    fn of_whole_clusters(&self, dims: [u32; 3]) -> Answer {
+        let mut sides = self.grid.iter().zip(dims);
+        if sides.all(|(grid, cluster)| grid.is_multiple_of(cluster)) {
+            Ok(())
+        } else {
+            Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE)
+        }
+    }
+
     fn read(config: &CUlaunchConfig) -> Result<Self, CUresult> {
         let mut cluster = None;
         // SAFETY: the attributes are part of the configuration that the client's call promises to be
@@ -139,13 +149,7 @@ impl Driver {
         require(shape.shared_bytes <= SHARED_WITHOUT_OPT_IN)?;
         if let Some(dims) = shape.cluster {
             let size = shape.cluster_size()?;
-            require(
-                shape
-                    .grid
-                    .iter()
-                    .zip(dims)
-                    .all(|(grid, cluster)| grid % cluster == 0),
-            )?;
+            shape.of_whole_clusters(dims)?;
             if self.active_clusters(&state, context, shape, size)? == 0 {
                 return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
             }
@@ -242,6 +246,7 @@ impl Driver {
         let shape = Shape::read(&config)?;
         let context = self.stream_context(&state, config.hStream as usize as u64)?;
         let size = shape.cluster_size()?;
+        shape.of_whole_clusters(shape.cluster.unwrap_or([1; 3]))?;
         require(shape.threads() > 0 && shape.threads() <= 1024)?;
         let active = self.active_clusters(&state, context, &shape, size)?;
         // None at all is an answer, not an error, though a launch is refused (measured on an H200,
@@ -323,16 +328,20 @@ fn arguments(
     let buffer = buffer.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
     buffer.required()?;
     let mut at = 0_usize;
-    sizes
-        .iter()
-        .map(|size| {
-            // Parameters lie at multiples of their own size, up to 16 bytes.
-            at = at.next_multiple_of(size.next_power_of_two().clamp(1, 16));
-            require(at + size <= len)?;
-            let mut bytes = vec![0; *size];
-            buffer.read_bytes(at, &mut bytes);
-            at += size;
-            Ok(bytes)
-        })
-        .collect()
+    let mut arguments = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        // Parameters lie at multiples of their own size, up to 16 bytes.
+        at = at.next_multiple_of(size.next_power_of_two().clamp(1, 16));
+        // A buffer that is too short is no error (measured on an H200, driver 580). What the kernel finds
+        // beyond its end is not known; here it is zero.
+        let mut bytes = vec![0; *size];
+        buffer.read_bytes(at, &mut bytes[..len.saturating_sub(at).min(*size)]);
+        arguments.push(bytes);
+        at += size;
+    }
+    // One that is too long is (the same).
+    if len > at {
+        return Err(CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
+    }
+    Ok(arguments)
 }

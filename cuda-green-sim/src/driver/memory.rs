@@ -16,6 +16,9 @@ use crate::{
 /// Copies go through a buffer of this many bytes.
 const BUFFER: usize = 64 << 10;
 
+/// All handle types that a header names (13.5): descriptor, two of Windows, fabric.
+const HANDLE_TYPES: u32 = 0xf;
+
 /// An access of the client's own to memory that is not allocated is a wrong argument, not a fault.
 fn invalid(_: Fault) -> CUresult {
     CUresult::CUDA_ERROR_INVALID_VALUE
@@ -40,9 +43,10 @@ impl Driver {
         let state = self.enter()?;
         let device = self.current_device(&state)?;
         let (available, all) = self.memory().info(device);
-        free.required()?;
-        total.set(all as usize)?;
-        free.set(available as usize)
+        // Either may be declined (measured on an H200, driver 580).
+        total.set_if_wanted(all as usize);
+        free.set_if_wanted(available as usize);
+        Ok(())
     }
 
     pub(crate) fn cuMemAlloc_v2(&self, address: Raw<u64>, bytes: usize) -> Answer {
@@ -60,8 +64,11 @@ impl Driver {
         if let Some(device) = device {
             self.present(device)?;
             state.timeline.wait_all(device, None);
+        } else if let Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED) = self.current(&state) {
+            // It may have gone with the context (measured on an H200, driver 580).
+            return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
         }
-        self.memory().free(address, false)
+        self.memory().free(address)
     }
 
     pub(crate) fn cuMemHostAlloc(
@@ -74,13 +81,17 @@ impl Driver {
         pointer.required()?;
         require(flags & !0b111 == 0)?;
         let device = self.current_device(&state)?;
+        if bytes == 0 {
+            // Measured on an H200, driver 580.
+            return pointer.set(std::ptr::null_mut());
+        }
         let address = self.memory().allocate_host(device, bytes)?;
         pointer.set(std::ptr::with_exposed_provenance_mut(address as usize))
     }
 
     pub(crate) fn cuMemFreeHost(&self, pointer: Raw<c_void>) -> Answer {
-        let state = self.enter()?;
-        self.current_device(&state)?;
+        // No context is needed (measured on an H200, driver 580).
+        self.ready()?;
         if pointer.is_null() {
             return Ok(());
         }
@@ -188,13 +199,19 @@ impl Driver {
         let props = props.get()?;
         require(props.allocType == CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED)?;
         require(props.location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
+        // Wrong values are `INVALID_VALUE`, a wrong device too (measured on an H200, driver 580).
+        require(props.handleTypes.0 & !HANDLE_TYPES == 0)?;
+        require(props.reserved.iter().all(|byte| *byte == 0))?;
         if props.handleTypes != CUmemAllocationHandleType_enum::CU_MEM_HANDLE_TYPE_NONE {
             return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
         }
         // These bytes are reserved in 11.x and must be zero there.
         require(props.maxSize == 0 || self.speaks(12, 0))?;
         // SAFETY: every bit pattern is a valid integer, and the struct is whole.
-        let device = self.device(unsafe { props.location.__bindgen_anon_1.id })?;
+        let device = unsafe { props.location.__bindgen_anon_1.id };
+        let device = self
+            .device(device)
+            .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
         let handle = state.new_handle(self.number, Kind::Pool);
         self.memory()
             .create_pool(handle, device, props.maxSize as u64);
@@ -228,9 +245,9 @@ impl Driver {
         let pool = self.pool(&mut memory, pool.handle())?;
         match attribute {
             A(index @ 1..=3) => {
-                let on = value.cast::<i32>().get()?;
-                require(on == 0 || on == 1)?;
-                pool.reuse[index as usize - 1] = on;
+                // Whatever is not 0 counts as 1 (measured on an H200, driver 580).
+                let on = value.cast::<i32>().get()? != 0;
+                pool.reuse[index as usize - 1] = on.into();
             }
             A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => {
                 pool.release_threshold = value.cast::<u64>().get()?;
@@ -300,6 +317,6 @@ impl Driver {
     pub(crate) fn cuMemFreeAsync(&self, address: u64, stream: Raw<CUstream_st>) -> Answer {
         let state = self.enter()?;
         self.stream_context(&state, stream.handle())?;
-        self.memory().free(address, true)
+        self.memory().free(address)
     }
 }

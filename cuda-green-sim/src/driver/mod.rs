@@ -3,6 +3,7 @@
 
 #![allow(non_snake_case)] // the driver's own names
 
+mod attributes;
 mod context;
 mod device;
 mod events;
@@ -92,6 +93,9 @@ struct Device {
     primary: u64,
     /// Retains by the client. Green contexts hold the primary context too.
     retains: Vec<MadeAt>,
+    /// Whether the primary context exists. The end of the last green context does not end it, only a
+    /// release does (measured on an H200, driver 580).
+    active: bool,
     /// Whether the primary context was ever made, so that a stale handle is told from a wrong one.
     was_active: bool,
     /// The resource that `cuDeviceGetDevResource` gives, once it was asked for.
@@ -115,12 +119,17 @@ struct State {
     serial: u64,
     devices: Vec<Device>,
     greens: HashMap<u64, Green>,
-    /// Green contexts by the handle that `cuCtxFromGreenCtx` gives.
-    green_by_context: HashMap<u64, u64>,
+    /// Contexts that are gone and the devices they were of: up to 13.0 at least, they can still be made
+    /// current and still tell their device (measured on an H200, driver 580).
+    dead_contexts: HashMap<u64, usize>,
+    /// The id of the newest green context: they are numbered one by one (measured on an H200).
+    green_ids: u64,
     streams: HashMap<u64, Stream>,
     /// Streams that went with their context: before 13.1 they cannot even be destroyed.
     lost_streams: HashSet<u64>,
     events: HashMap<u64, Event>,
+    /// Events that went with the primary context.
+    lost_events: HashSet<u64>,
     modules: HashMap<u64, Module>,
     functions: HashMap<u64, Function>,
     /// Kept as long as the driver, as the header says of descriptors; resources are values that the
@@ -142,10 +151,12 @@ impl Driver {
             serial: 0,
             devices: Vec::with_capacity(count),
             greens: HashMap::new(),
-            green_by_context: HashMap::new(),
+            dead_contexts: HashMap::new(),
+            green_ids: 0,
             streams: HashMap::new(),
             lost_streams: HashSet::new(),
             events: HashMap::new(),
+            lost_events: HashSet::new(),
             modules: HashMap::new(),
             functions: HashMap::new(),
             descriptors: HashMap::new(),
@@ -166,6 +177,7 @@ impl Driver {
             state.devices.push(Device {
                 primary,
                 retains: Vec::new(),
+                active: false,
                 was_active: false,
                 resource: None,
                 primary_resource: None,
@@ -323,19 +335,34 @@ impl Driver {
 
     /// What nearly every entry point does first: the driver must be initialised, and no fault stay.
     fn enter(&self) -> Result<MutexGuard<'_, State>, CUresult> {
-        let state = self.lock();
-        if !state.initialised {
-            return Err(CUresult::CUDA_ERROR_NOT_INITIALIZED);
-        }
+        let state = self.enter_despite_fault()?;
         match state.fault {
             Some(fault) => Err(fault),
             None => Ok(state),
         }
     }
 
+    /// [`enter`](Self::enter) for those that answer after a fault as before it: whatever asks for devices
+    /// and resources, makes contexts current, or holds and ends them (measured on an H200, driver 580, for
+    /// `cuDeviceGetCount`, `cuDeviceGetDevResource`, `cuCtxGetCurrent`, `cuCtxSetCurrent`,
+    /// `cuGreenCtxDestroy` and the primary context's retain and release; the others are like these).
+    fn enter_despite_fault(&self) -> Result<MutexGuard<'_, State>, CUresult> {
+        let state = self.lock();
+        if state.initialised {
+            Ok(state)
+        } else {
+            Err(CUresult::CUDA_ERROR_NOT_INITIALIZED)
+        }
+    }
+
     /// [`enter`](Self::enter) for those that need nothing of the state.
     fn ready(&self) -> Answer {
         self.enter().map(drop)
+    }
+
+    /// [`enter_despite_fault`](Self::enter_despite_fault) for those that need nothing of the state.
+    fn ready_despite_fault(&self) -> Answer {
+        self.enter_despite_fault().map(drop)
     }
 
     /// The index of a device handle, which is its ordinal.
@@ -376,7 +403,8 @@ impl Driver {
         self.context(state, self.current_handle())
     }
 
-    /// What a context handle stands for. A green context's own handle is none (13.5 header).
+    /// What a context handle stands for. A green context's own handle becomes one once
+    /// `cuCtxFromGreenCtx` was asked for it, which gives the same handle (measured on an H200, driver 580).
     fn context(&self, state: &State, handle: u64) -> Result<Context, CUresult> {
         if let Some(index) = state.devices.iter().position(|d| d.primary == handle) {
             self.present(index)?;
@@ -386,13 +414,35 @@ impl Driver {
             if state.devices[index].was_active {
                 return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
             }
-        } else if let Some(green) = state.green_by_context.get(&handle) {
-            self.green(state, *green)?;
-            return Ok(Context::Green(*green));
-        } else if self.was_mine(state, handle, Kind::Context) {
+        } else if state
+            .greens
+            .get(&handle)
+            .is_some_and(|green| green.is_context)
+        {
+            self.green(state, handle)?;
+            return Ok(Context::Green(handle));
+        } else if state.dead_contexts.contains_key(&handle) {
             return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
         }
         Err(CUresult::CUDA_ERROR_INVALID_CONTEXT)
+    }
+
+    /// The device of a context that lives or lived.
+    fn device_of_handle(&self, state: &State, handle: u64) -> Result<usize, CUresult> {
+        let device = match self.context(state, handle) {
+            Ok(context) => state.device_of(context),
+            Err(code) => state
+                .dead_contexts
+                .get(&handle)
+                .copied()
+                .or_else(|| {
+                    let known = |d: &Device| d.primary == handle && d.was_active;
+                    state.devices.iter().position(known)
+                })
+                .ok_or(code),
+        }?;
+        self.present(device)?;
+        Ok(device)
     }
 
     /// A green context by its own handle.
@@ -423,8 +473,12 @@ impl State {
     }
 
     fn primary_is_active(&self, device: usize) -> bool {
-        !self.devices[device].retains.is_empty()
-            || self.greens.values().any(|green| green.device == device)
+        self.devices[device].active
+    }
+
+    /// Whether a green context holds a device's primary context.
+    fn is_held(&self, device: usize) -> bool {
+        self.greens.values().any(|green| green.device == device)
     }
 
     fn device_of(&self, context: Context) -> Result<usize, CUresult> {
@@ -456,10 +510,16 @@ impl State {
 
     /// When the last hold on a primary context is gone, everything in it goes with it.
     fn sweep_if_unused(&mut self, driver: &Driver, device: usize) {
-        if self.primary_is_active(device) {
+        if !self.devices[device].retains.is_empty() || self.is_held(device) {
             return;
         }
+        self.devices[device].active = false;
         self.lose_streams(|stream| stream.device == device);
+        let lost = self
+            .events
+            .iter()
+            .filter(|(_, event)| event.device == device);
+        self.lost_events.extend(lost.map(|(handle, _)| *handle));
         let events = self.events.extract_if(|_, event| event.device == device);
         self.abandoned
             .extend(events.map(|(_, event)| event.made_at));

@@ -13,7 +13,7 @@ use super::{Context, Driver, Kind, State, as_pointer, require};
 use crate::{
     raw::{Answer, Raw},
     sms::SmSet,
-    split::{EqualSplit, GroupRequest, structured},
+    split::{EqualSplit, Granularity, GroupRequest, structured},
 };
 
 /// What marks a resource as this simulator's, in the bytes that the header calls internal.
@@ -58,6 +58,8 @@ pub(super) struct Resource {
     pub(super) alignment: u32,
     pub(super) flags: u32,
     pub(super) origin: Origin,
+    /// The green context whose own resource this is or was split from; `None` where it is the device.
+    pub(super) root: Option<u64>,
 }
 
 /// What a green context is created from.
@@ -76,6 +78,7 @@ impl Driver {
             alignment: self.profile.device.sm_coscheduled_alignment,
             flags: 0,
             origin: Origin::Query,
+            root: None,
         }
     }
 
@@ -207,7 +210,7 @@ impl Driver {
         resource: Raw<CUdevResource>,
         kind: CUdevResourceType,
     ) -> Answer {
-        let mut state = self.enter()?;
+        let mut state = self.enter_despite_fault()?;
         let device = self.device(device)?;
         self.give(&mut state, Err(device), &resource, kind)
     }
@@ -254,30 +257,52 @@ impl Driver {
         self.give(&mut state, Ok(context), &resource, kind)
     }
 
-    /// Unit and smallest size of a split by count with these flags.
-    fn granularity(&self, flags: u32) -> Result<(u32, u32), CUresult> {
+    /// What a split by count of a resource keeps to with these flags.
+    fn granularity(&self, whole: &Resource, flags: u32) -> Result<Granularity, CUresult> {
         let ignore =
             CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING.0;
         let clusters =
             CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_MAX_POTENTIAL_CLUSTER_SIZE
                 .0;
         let profile = self.profile.device;
-        let usual = (
-            profile.sm_coscheduled_alignment,
-            profile.min_sm_partition_size,
-        );
+        // Where co-scheduling is not guaranteed, sizes are multiples of what is (measured on an H200, driver
+        // 580), though groups are still made of as large pieces as there are.
+        let guaranteed = whole.alignment >= profile.sm_coscheduled_alignment;
+        let usual = Granularity {
+            unit: whole.alignment,
+            smallest: if guaranteed {
+                profile.min_sm_partition_size
+            } else {
+                whole.alignment
+            },
+            piece: profile.sm_coscheduled_alignment,
+            part: whole.root.is_some() && whole.sms.count() < profile.sm_count,
+            joined: false,
+        };
+        // Bits beyond these two are not looked at (measured on an H200, driver 580).
+        let flags = flags & (ignore | clusters);
         if flags == 0 {
             Ok(usual)
         } else if !self.speaks(12, 5) {
             // The 12.4 header names no flag. What a 12.4 driver does with one is not measured.
             Err(CUresult::CUDA_ERROR_INVALID_VALUE)
         } else if flags == ignore {
-            Ok((2, 2))
+            Ok(Granularity {
+                unit: 2,
+                smallest: 2,
+                piece: 2,
+                part: false,
+                joined: true,
+            })
         } else if flags == clusters && profile.has_clusters() {
-            // "9.0 and later only" (12.5 header); a refusal below it is not measured.
-            Ok(usual)
+            // "9.0 and later only" (12.5 header); a refusal below it is not measured. Pieces of two units
+            // are kept together where the group has room for them (measured on an H200, driver 580).
+            Ok(Granularity {
+                piece: 2 * usual.piece,
+                ..usual
+            })
         } else {
-            // Both together: measured. Unknown bits: as every flag of the driver.
+            // Both together: measured.
             Err(CUresult::CUDA_ERROR_INVALID_VALUE)
         }
     }
@@ -294,17 +319,33 @@ impl Driver {
         let mut state = self.enter()?;
         let input = input.get()?;
         let wanted = nb_groups.get()?;
-        let whole = self.lookup(&state, &input)?;
-        let (unit, smallest) = self.granularity(flags)?;
-        if whole.origin != Origin::Query {
-            return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+        let refused = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
+        // What is no resource of this driver, or was changed, is refused like this (measured on an H200,
+        // driver 580).
+        let whole = self.lookup(&state, &input).map_err(|code| match code {
+            CUresult::CUDA_ERROR_INVALID_VALUE => refused,
+            other => other,
+        })?;
+        // SAFETY: every bit pattern is valid for these integers, and the struct is whole.
+        let count = unsafe { input.__bindgen_anon_1.sm }.smCount;
+        let granularity = self.granularity(&whole, flags)?;
+        if whole.origin != Origin::Query || whole.reported != count {
+            return Err(refused);
         }
-        let plan = EqualSplit::plan(&whole.sms, min_count, unit, smallest)?;
+        let plan = EqualSplit::plan(&whole.sms, min_count, granularity)?;
         if result.is_null() {
             return nb_groups.set(plan.groups);
         }
         require(wanted > 0)?;
         let parts = plan.make(&whole.sms, wanted);
+        // Groups of whole units are co-scheduled, whatever they were taken from (measured on an H200, driver
+        // 580, where a group of 8 of a remainder reports 8 and 8).
+        let usual = self.profile.device.sm_coscheduled_alignment;
+        let alignment = if granularity.piece >= usual && plan.size.is_multiple_of(usual) {
+            usual
+        } else {
+            granularity.unit
+        };
         let split = state.new_handle(self.number, Kind::Split);
         let mut part = |sms: SmSet, alignment, origin| {
             let resource = Resource {
@@ -314,13 +355,14 @@ impl Driver {
                 alignment,
                 flags: 0,
                 origin,
+                root: whole.root,
             };
             let id = self.keep(&mut state, resource.clone());
             self.as_c(id, &resource)
         };
         nb_groups.set(parts.groups.len() as u32)?;
         for (index, group) in parts.groups.into_iter().enumerate() {
-            result.set_at(index, part(group, unit, Origin::Group(split)))?;
+            result.set_at(index, part(group, alignment, Origin::Group(split)))?;
         }
         if !remainder.is_null() {
             // The remainder keeps no guarantee of co-scheduling (13.1 header), and a context over it
@@ -373,6 +415,7 @@ impl Driver {
                 alignment,
                 flags,
                 origin,
+                root: whole.root,
             };
             let id = self.keep(&mut state, resource.clone());
             self.as_c(id, &resource)
@@ -503,10 +546,11 @@ impl Driver {
 
     /// Several resources as one.
     ///
-    /// The headers ask for parts of one split. Up to 13.0 nothing else is checked: parts of two splits,
-    /// or one part twice, are accepted, and the sum that is reported counts shared SMs twice (measured
-    /// on an H200, driver 580). From 13.1 the header's conditions are kept, equal alignment among them;
-    /// no such driver was at hand.
+    /// The headers ask for parts of one split. Up to 13.0 only this much is checked: all must come from
+    /// the device, or all from one context's own resource. Parts of two splits, or one part twice, are
+    /// accepted, and the sum that is reported counts shared SMs twice, up to the device's number of SMs
+    /// (measured on an H200, driver 580). From 13.1 the header's conditions are kept, equal alignment
+    /// among them; no such driver was at hand.
     fn merged(&self, first: &Resource, rest: &[Arc<Resource>]) -> Result<Resource, CUresult> {
         let mut merged = first.clone();
         for other in rest {
@@ -520,8 +564,11 @@ impl Driver {
             if self.speaks(13, 1) && !(one_split && first.alignment == other.alignment) {
                 return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
             }
+            if first.root != other.root {
+                return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+            }
             merged.sms.merge(&other.sms);
-            merged.reported += other.reported;
+            merged.reported = (merged.reported + other.reported).min(self.profile.device.sm_count);
             // With a remainder among them, it reports no more than the remainder does: 2 (measured on
             // an H200, driver 580).
             merged.alignment = merged.alignment.min(other.alignment);

@@ -29,7 +29,13 @@ impl Driver {
     /// context's.
     pub(super) fn stream_context(&self, state: &State, handle: u64) -> Result<Context, CUresult> {
         if DEFAULT_STREAMS.contains(&handle) {
-            return self.current(state);
+            return match self.current(state)? {
+                // A green context has no stream per thread (12.5 header; measured on an H200, driver 580).
+                Context::Green(_) if handle == PER_THREAD => {
+                    Err(CUresult::CUDA_ERROR_INVALID_HANDLE)
+                }
+                context => Ok(context),
+            };
         }
         let stream = self.stream(state, handle)?;
         Ok(match stream.green {
@@ -103,7 +109,11 @@ impl Driver {
                 Context::Green(green) => Some(green),
                 Context::Primary(_) => None,
             },
-            flags,
+            // All streams of a green context are non-blocking (measured on an H200, driver 580).
+            flags: match context {
+                Context::Green(_) => CUstream_flags_enum::CU_STREAM_NON_BLOCKING.0,
+                Context::Primary(_) => flags,
+            },
             priority: priority.clamp(greatest, least),
             made_at: MadeAt::now(),
         };
@@ -165,9 +175,13 @@ impl Driver {
         flags: u32,
     ) -> Answer {
         let mut state = self.enter()?;
-        // 1 is the external event of a capture (11.1 header).
         require(flags <= 1)?;
         let lane = self.lane(&state, stream.handle())?;
+        // 1 is for captures (11.1 header), which there are none of; outside one it is refused (measured
+        // on an H200, driver 580).
+        if flags == 1 {
+            return Err(CUresult::CUDA_ERROR_ILLEGAL_STATE);
+        }
         // One that was never recorded is nothing to wait for.
         if let Some(mark) = self.event(&state, event.handle())?.recorded.clone() {
             state.timeline.submit(lane, None, &[&mark]);
@@ -182,7 +196,7 @@ impl Driver {
     ) -> Answer {
         let state = self.enter()?;
         if DEFAULT_STREAMS.contains(&stream.handle()) {
-            self.current(&state)?;
+            self.stream_context(&state, stream.handle())?;
             return priority.set(0);
         }
         priority.set(self.stream(&state, stream.handle())?.priority)
@@ -191,8 +205,11 @@ impl Driver {
     pub(crate) fn cuStreamGetFlags(&self, stream: Raw<CUstream_st>, flags: Raw<u32>) -> Answer {
         let state = self.enter()?;
         if DEFAULT_STREAMS.contains(&stream.handle()) {
-            self.current(&state)?;
-            return flags.set(0);
+            // A green context's default stream is non-blocking (measured on an H200, driver 580).
+            return flags.set(match self.stream_context(&state, stream.handle())? {
+                Context::Green(_) => CUstream_flags_enum::CU_STREAM_NON_BLOCKING.0,
+                Context::Primary(_) => 0,
+            });
         }
         flags.set(self.stream(&state, stream.handle())?.flags)
     }
@@ -210,9 +227,6 @@ impl Driver {
         let found = self.stream_context(&state, stream.handle())?;
         let device = state.device_of(found)?;
         let handle = match found {
-            Context::Green(_) if stream.handle() == PER_THREAD => {
-                return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
-            }
             Context::Green(handle) => handle,
             Context::Primary(_) => 0,
         };
