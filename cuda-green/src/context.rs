@@ -417,8 +417,10 @@ impl ContextInner {
 
 impl Drop for ContextInner {
     fn drop(&mut self) {
-        if matches!(self.is_current(), Ok(true)) {
-            // Destroyed, it would stay current as a dangling handle (measured). No context is better.
+        let taken = self.partition.as_ref().is_some_and(Partition::is_taken);
+        if !taken && matches!(self.is_current(), Ok(true)) {
+            // Foreign code made it current. Destroyed, it would stay so as a dangling handle (measured): no
+            // context is better. One whose guard was forgotten is not destroyed at all.
             // SAFETY: null is allowed.
             let result = unsafe { self.driver.api().cuCtxSetCurrent(std::ptr::null_mut()) };
             self.driver.check_in_drop("cuCtxSetCurrent", result);

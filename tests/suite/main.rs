@@ -12,6 +12,7 @@ mod guards;
 mod memory;
 mod quad;
 mod rebalance;
+mod resources;
 mod support;
 
 use std::{
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             memory::CASES,
             bad_input::CASES,
             rebalance::CASES,
+            resources::CASES,
         ]
         .into_iter()
         .flatten()

@@ -176,6 +176,11 @@ impl Partition {
         self.main.context == context || self.siblings().iter().any(|seat| seat.context == context)
     }
 
+    /// Whether some thread has one of its contexts current, by a guard or `set_current`.
+    pub(super) fn is_taken(&self) -> bool {
+        self.main.is_taken() || self.siblings().iter().any(|seat| seat.is_taken())
+    }
+
     /// Notes the work so far of all its contexts.
     pub(super) fn mark_work(&self, driver: &Driver) -> Result<()> {
         self.main.mark_work(driver)?;
