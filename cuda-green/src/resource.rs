@@ -10,6 +10,8 @@ mod recipe;
 mod request;
 mod sm;
 mod split;
+#[cfg(test)]
+mod tests;
 mod workqueue;
 
 pub use request::{PerGroup, SmCount, SmSplit};

@@ -325,3 +325,28 @@ proptest! {
         }
     }
 }
+
+/// In a part of a device, groups may come out smaller than the driver counted them (measured on an H200: 14 SMs
+/// for 16). That is told, and not handed on as what was asked for.
+#[test]
+fn smaller_groups_than_announced_are_an_error() {
+    let device = Driver::open(&"sim:h200@13.0".parse().unwrap())
+        .unwrap()
+        .device(0)
+        .unwrap();
+    let all = device.sm_resource().unwrap();
+    let context = over(&all.split(&SmSplit::equal(4, 32)).unwrap().groups[0]);
+    let own = context.sm_resource().unwrap();
+    assert_eq!(
+        own.dry_run(&SmSplit::equal(2, 16)).unwrap().groups,
+        [16, 16]
+    );
+    match own.split(&SmSplit::equal(2, 16)) {
+        Err(Error::UnmetSplit {
+            asked: 32,
+            available: 28,
+            total: 32,
+        }) => {}
+        other => panic!("{other:?}"),
+    }
+}

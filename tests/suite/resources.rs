@@ -268,7 +268,9 @@ fn from_several(driver: &Driver) -> Result<()> {
     {
         assert!(matches!(merged, Err(Error::IncompatibleResources { .. })));
     } else {
-        assert_eq!(merged?.sm_count(), size + rest.sm_count());
+        let merged = merged?;
+        assert_eq!(merged.sm_count(), size + rest.sm_count());
+        assert_eq!(merged.coscheduled_alignment(), 2);
         drop(one);
         let one = of(&with_rest)?;
         assert_disjoint(&[sm_ids(&two)?, sm_ids(&one)?]);
