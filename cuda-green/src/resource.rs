@@ -2,10 +2,11 @@
 //!
 //! A split is a value (`request`), is checked without a driver (`check`), becomes one call that the driver
 //! has (`recipe`), and is made (`split`, `calls`). What may be merged and split again, an [`SmResource`] knows
-//! of itself (`sm`).
+//! of itself (`sm`, `origin`).
 
 mod calls;
 mod check;
+mod origin;
 mod recipe;
 mod request;
 mod sm;
@@ -22,4 +23,4 @@ pub use workqueue::{WorkqueueResource, WorkqueueScope};
 pub(crate) use calls::{
     Owner, Split, count_groups, describe, describe_with, query, split_by_count, split_structured,
 };
-pub(crate) use sm::sm as sm_fields;
+pub(crate) use origin::sm_fields;

@@ -139,8 +139,9 @@ fn never(device: &CudaDevice, case: &Case) -> bool {
         let size = group.sm_count;
         no_unit(unit)
             || no_unit(preferred)
-            || preferred % unit != 0
-            || (size > 0 && (size % 2 == 1 || size < unit || !group.backfill && size % unit != 0))
+            || !preferred.is_multiple_of(unit)
+            || (size > 0
+                && (size % 2 == 1 || size < unit || !group.backfill && !size.is_multiple_of(unit)))
     };
     case.lengths_differ || case.groups.iter().any(impossible)
 }
@@ -226,19 +227,18 @@ fn rest(parts: &SmParts) -> u32 {
 /// The dry run, and the split if there is nothing wrong with it; nothing but these errors.
 fn answers(all: &SmResource, split: &SmSplit) -> (Result<SmSizes>, Result<SmParts>) {
     let answers = (all.dry_run(split), all.split(split));
-    for error in [answers.0.as_ref().err(), answers.1.as_ref().err()] {
-        if let Some(error) = error {
-            assert!(
-                matches!(
-                    error,
-                    Error::InvalidArgument { .. }
-                        | Error::UnmetSplit { .. }
-                        | Error::SplitRefused { .. }
-                        | Error::Unsupported { .. }
-                ),
-                "{error}"
-            );
-        }
+    let errors = [answers.0.as_ref().err(), answers.1.as_ref().err()];
+    for error in errors.into_iter().flatten() {
+        assert!(
+            matches!(
+                error,
+                Error::InvalidArgument { .. }
+                    | Error::UnmetSplit { .. }
+                    | Error::SplitRefused { .. }
+                    | Error::Unsupported { .. }
+            ),
+            "{error}"
+        );
     }
     answers
 }
@@ -348,5 +348,99 @@ fn smaller_groups_than_announced_are_an_error() {
             total: 32,
         }) => {}
         other => panic!("{other:?}"),
+    }
+}
+
+/// The simulated driver, and what it was asked for while something was done.
+fn traced<T>(profile: &str, action: impl FnOnce(&CudaDevice) -> T) -> (T, Vec<&'static str>) {
+    let simulator = Sim::new(profile).unwrap();
+    let result = {
+        let driver = Driver::simulated(&simulator).unwrap();
+        let device = driver.device(0).unwrap();
+        device.raw_primary_context().unwrap();
+        simulator.start_trace();
+        action(&device)
+    };
+    let calls = simulator.take_trace();
+    simulator.assert_no_leaks();
+    (result, calls.iter().map(|call| call.entry_point).collect())
+}
+
+/// Each version's first entry points are called from that version on, and missed or replaced before it.
+#[test]
+fn each_version_is_asked_for_what_it_has() {
+    let whole = |device: &CudaDevice| {
+        let config = GreenContextConfig {
+            sm_count: 1,
+            ..GreenContextConfig::default()
+        };
+        GreenContext::primary(device, config).unwrap()
+    };
+    // 12.4: resources at all.
+    for (profile, there) in [("h200@12.3", false), ("h200@12.4", true)] {
+        let (answers, _) = traced(profile, |device| {
+            let context = whole(device);
+            let stream = context.create_stream().unwrap();
+            [
+                device.sm_resource(),
+                context.sm_resource(),
+                stream.sm_resource(),
+            ]
+            .map(|answer| answer.map(|resource| resource.sm_count()))
+        });
+        for answer in answers {
+            match answer {
+                Ok(count) => assert!(there && count == 132),
+                Err(Error::MissingEntryPoint(missing)) => {
+                    assert!(!there);
+                    assert_eq!(missing.entry_point.since, CudaVersion::new(12, 4));
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    // 12.5: streams straight from the context, and several SM resources in one.
+    for (profile, direct) in [("h200@12.4", false), ("h200@12.5", true)] {
+        let (merged, calls) = traced(profile, |device| {
+            let all = device.sm_resource().unwrap();
+            let parts = all.split(&SmSplit::equal(2, 16)).unwrap();
+            let stream = over(&parts.groups[0]).create_stream().unwrap();
+            assert_eq!(stream.sm_resource().unwrap().sm_count(), 16);
+            SmResource::merge(&parts.groups).map(|merged| merged.sm_count())
+        });
+        let called = |name| calls.contains(&name);
+        assert_eq!(called("cuGreenCtxStreamCreate"), direct);
+        // The way of 12.4: with the context current for as long as it takes.
+        assert_eq!(called("cuStreamCreateWithPriority"), !direct);
+        match merged {
+            Ok(count) => assert!(direct && count == 32),
+            Err(Error::Unsupported { needs, .. }) => {
+                assert!(!direct && needs == CudaVersion::new(12, 5));
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // 13.1: the structured split, workqueues, and a stream's own resource.
+    for (profile, newest) in [("h200@13.0", false), ("h200@13.1", true)] {
+        let (workqueue, calls) = traced(profile, |device| {
+            let all = device.sm_resource().unwrap();
+            let parts = all.split(&SmSplit::groups([64, 32])).unwrap();
+            let stream = over(&parts.groups[1]).create_stream().unwrap();
+            assert_eq!(stream.sm_resource().unwrap().sm_count(), 32);
+            device.workqueue().map(drop)
+        });
+        let called = |name| calls.contains(&name);
+        assert_eq!(called("cuDevSmResourceSplit"), newest);
+        assert_eq!(called("cuDevSmResourceSplitByCount"), !newest);
+        assert_eq!(called("cuStreamGetDevResource"), newest);
+        assert_eq!(called("cuGreenCtxGetDevResource"), !newest);
+        match workqueue {
+            Ok(()) => assert!(newest),
+            Err(Error::Unsupported { needs, driver, .. }) => {
+                assert!(!newest && needs == CudaVersion::new(13, 1));
+                assert_eq!(driver, CudaVersion::new(13, 0));
+            }
+            Err(other) => panic!("{other}"),
+        }
     }
 }

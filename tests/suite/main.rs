@@ -13,6 +13,7 @@ mod memory;
 mod quad;
 mod rebalance;
 mod resources;
+mod splits;
 mod support;
 
 use std::{
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
             bad_input::CASES,
             rebalance::CASES,
             resources::CASES,
+            splits::CASES,
         ]
         .into_iter()
         .flatten()

@@ -1,81 +1,28 @@
-//! The explicit model: resources, splits and merges of them, contexts and streams made of them.
-
-use std::collections::BTreeSet;
+//! The explicit model: resources, merges of them, contexts and streams made of them.
 
 use cuda_green::{
-    ContextPriority, CudaDevice, CudaVersion, Driver, Error, Event, GreenContext,
-    GreenContextConfig, Result, SmCount, SmResource, SmSplit, Stream, StreamOptions,
-    WorkqueueIsolation, WorkqueueScope,
+    ContextPriority, Driver, Error, Event, GreenContext, GreenContextConfig, Result, SmResource,
+    SmSplit, Stream, StreamOptions, WorkqueueIsolation, WorkqueueScope,
 };
 
 use crate::{
     Case,
-    support::{assert_disjoint, current, is_partitioned, quad, sm_ids},
+    support::{
+        assert_disjoint, current, is_partitioned, needs, over, partitioned_device, quad, since,
+        sm_ids,
+    },
 };
 
 pub const CASES: &[Case] = &[
     ("resources/of_device_context_and_stream", of_each),
-    ("resources/splits_into_equal_groups", equal_groups),
-    ("resources/splits_into_unequal_groups", unequal_groups),
-    ("resources/splits_into_pairs", pairs),
-    ("resources/as_many_as_there_are", discovery),
-    ("resources/filled_up", backfill),
     ("resources/one_context_from_several", from_several),
     ("resources/merges_that_would_count_twice", refused_merges),
-    ("resources/splits_that_cannot_be", refused_splits),
     ("resources/contexts_within_a_context", within_a_context),
     ("resources/workqueues", workqueues),
     ("resources/workqueues_of_a_manager", workqueues_of_a_manager),
     ("resources/streams_as_asked_for", streams),
     ("resources/a_current_context_is_not_closed", current_is_kept),
 ];
-
-/// The device where it can be partitioned.
-fn device(driver: &Driver) -> Result<Option<CudaDevice>> {
-    let device = driver.device(0)?;
-    Ok(device.supports_required_features().then_some(device))
-}
-
-fn since(driver: &Driver, major: u16, minor: u8) -> bool {
-    driver.version() >= CudaVersion::new(major, minor)
-}
-
-fn over(resource: &SmResource) -> Result<GreenContext> {
-    let one = std::slice::from_ref(resource);
-    GreenContext::from_resources(one, None, GreenContextConfig::default())
-}
-
-/// Contexts over all parts of a split run on as many SMs as each part says, none twice, all together.
-fn run_on_all(parts: &[SmResource], total: u32) -> Result<Vec<BTreeSet<u32>>> {
-    let contexts = parts.iter().map(over).collect::<Result<Vec<_>>>()?;
-    let sets = contexts.iter().map(sm_ids).collect::<Result<Vec<_>>>()?;
-    assert_disjoint(&sets);
-    let seen: usize = sets.iter().map(BTreeSet::len).sum();
-    assert_eq!(seen, total as usize, "nothing is lost");
-    for (part, set) in parts.iter().zip(&sets) {
-        assert_eq!(part.sm_count() as usize, set.len());
-    }
-    Ok(sets)
-}
-
-/// Splits, and runs on every part. Gives the sizes of the groups.
-fn split_and_run(all: &SmResource, split: &SmSplit) -> Result<Vec<u32>> {
-    let foreseen = all.dry_run(split)?;
-    let parts = all.split(split)?;
-    let sizes: Vec<u32> = parts.groups.iter().map(SmResource::sm_count).collect();
-    let rest = parts.remainder.as_ref().map_or(0, SmResource::sm_count);
-    assert_eq!((&sizes, rest), (&foreseen.groups, foreseen.remainder));
-    let resources: Vec<SmResource> = parts.groups.into_iter().chain(parts.remainder).collect();
-    run_on_all(&resources, all.sm_count())?;
-    Ok(sizes)
-}
-
-fn needs<T: std::fmt::Debug>(result: Result<T>, major: u16, minor: u8) {
-    match result {
-        Err(Error::Unsupported { needs, .. }) => assert_eq!(needs, CudaVersion::new(major, minor)),
-        other => panic!("{other:?}"),
-    }
-}
 
 fn of_each(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
@@ -119,131 +66,8 @@ fn of_each(driver: &Driver) -> Result<()> {
     Ok(())
 }
 
-fn equal_groups(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
-        return Ok(());
-    };
-    let all = device.sm_resource()?;
-    let quarter = all.sm_count() / 4 / 8 * 8;
-    for (groups, size) in [(1, 8), (3, quarter), (1, quarter * 2)] {
-        let sizes = split_and_run(&all, &SmSplit::equal(groups, size))?;
-        assert_eq!(sizes, vec![size; groups]);
-    }
-    Ok(())
-}
-
-fn unequal_groups(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
-        return Ok(());
-    };
-    let all = device.sm_resource()?;
-    let unit = device.capabilities().granularity.min;
-    let sizes = [4 * unit, 2 * unit, unit];
-    let split = SmSplit::groups(sizes);
-    if !device.capabilities().merge {
-        needs(all.split(&split), 12, 5);
-        needs(all.dry_run(&split), 12, 5);
-        return Ok(());
-    }
-    assert_eq!(split_and_run(&all, &split)?, sizes);
-    if all.sm_count() == 132 {
-        // What cuda.core refuses below 13.1.
-        let split = SmSplit::groups([64, 32, 24]);
-        assert_eq!(split_and_run(&all, &split)?, [64, 32, 24]);
-        let parts = all.split(&split)?;
-        let clusters = parts.groups.iter().map(over).collect::<Result<Vec<_>>>()?;
-        assert!(
-            clusters
-                .iter()
-                .all(|context| context.max_cluster_size() == 8)
-        );
-        let rest = over(parts.remainder.as_ref().unwrap())?;
-        assert_eq!((rest.sm_count(), rest.max_cluster_size()), (12, 2));
-    }
-    Ok(())
-}
-
-/// Sizes to 2 SMs, where clusters are not needed.
-fn pairs(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
-        return Ok(());
-    };
-    let all = device.sm_resource()?;
-    let usual = device.capabilities().granularity.multiple;
-    for sizes in [[10, 10], [14, 6]] {
-        let split = SmSplit::groups(sizes).coscheduled(2);
-        if since(driver, 12, 5) {
-            assert_eq!(split_and_run(&all, &split)?, sizes);
-        } else if usual > 2 || sizes[0] != sizes[1] {
-            needs(all.split(&split), 12, 5);
-        }
-    }
-    if since(driver, 12, 5) {
-        let parts = all.split(&SmSplit::groups([14, 6]).coscheduled(2))?;
-        assert_eq!(parts.groups[0].coscheduled_alignment(), 2);
-        let expected = if device.properties().compute_capability.0 >= 9 {
-            2
-        } else {
-            1
-        };
-        assert_eq!(over(&parts.groups[0])?.max_cluster_size(), expected);
-    }
-    Ok(())
-}
-
-fn discovery(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
-        return Ok(());
-    };
-    let all = device.sm_resource()?;
-    let unit = device.capabilities().granularity.multiple;
-    let found = split_and_run(&all, &SmSplit::all())?;
-    assert_eq!(found[0] % unit, 0);
-    assert!(found[0] * 10 >= all.sm_count() * 9, "{found:?}");
-    let filled = split_and_run(&all, &SmSplit::all().backfill(true))?;
-    assert_eq!(filled, [all.sm_count()]);
-    let and_the_rest = SmSplit::groups([SmCount::Exactly(16), SmCount::All]);
-    if !device.capabilities().merge {
-        needs(all.split(&and_the_rest), 12, 5);
-        return Ok(());
-    }
-    let sizes = split_and_run(&all, &and_the_rest)?;
-    assert_eq!(sizes[0], 16);
-    assert!(sizes[1] >= unit && sizes[1] % unit == 0);
-    // A group after one that takes all finds nothing: the dry run says so, the split refuses.
-    let twice = SmSplit::groups([SmCount::All, SmCount::All]);
-    assert_eq!(all.dry_run(&twice)?.groups[1], 0);
-    assert!(matches!(
-        all.split(&twice),
-        Err(Error::UnmetSplit { .. } | Error::SplitRefused { .. })
-    ));
-    Ok(())
-}
-
-/// With backfill the last group has what no unit divides.
-fn backfill(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
-        return Ok(());
-    };
-    let all = device.sm_resource()?;
-    if all.sm_count() != 132 || !device.capabilities().merge {
-        return Ok(());
-    }
-    // 15 units of 8 and 12 SMs beside them.
-    let whole = SmSplit::groups([64, 32, 36]).backfill([false, false, true]);
-    let sizes = split_and_run(&all, &whole)?;
-    assert_eq!(sizes, [64, 32, 36]);
-    let between = SmSplit::groups([64, 10]).backfill(true);
-    if device.capabilities().structured_split {
-        assert_eq!(split_and_run(&all, &between)?, [64, 10]);
-    } else {
-        needs(all.split(&between), 13, 1);
-    }
-    Ok(())
-}
-
 fn from_several(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
+    let Some(device) = partitioned_device(driver)? else {
         return Ok(());
     };
     let all = device.sm_resource()?;
@@ -290,7 +114,7 @@ fn from_several(driver: &Driver) -> Result<()> {
 
 /// What a driver of 13.0 takes, and then counts wrongly (measured on an H200).
 fn refused_merges(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
+    let Some(device) = partitioned_device(driver)? else {
         return Ok(());
     };
     let all = device.sm_resource()?;
@@ -333,95 +157,8 @@ fn refused_merges(driver: &Driver) -> Result<()> {
     Ok(())
 }
 
-/// What can never be is found before the driver is asked to split anything.
-fn refused_splits(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
-        return Ok(());
-    };
-    let all = device.sm_resource()?;
-    let total = all.sm_count();
-    let unit = device.capabilities().granularity.multiple;
-    let clusters = device.properties().compute_capability.0 >= 9;
-    let most = if clusters { 32 } else { 2 };
-    let none: [u32; 0] = [];
-    for (split, name) in [
-        (SmSplit::groups(none), "groups"),
-        (SmSplit::groups([0]), "sm_count"),
-        (SmSplit::groups([unit + 1]), "sm_count"),
-        (SmSplit::groups([unit * 2 + 1]).backfill(true), "sm_count"),
-        (SmSplit::groups([unit]).coscheduled(0), "coscheduled"),
-        (SmSplit::groups([unit]).coscheduled(3), "coscheduled"),
-        (SmSplit::groups([64]).coscheduled(most + 2), "coscheduled"),
-        (SmSplit::groups([16]).coscheduled([2, 2]), "coscheduled"),
-        (
-            SmSplit::groups([16, 16, 16]).backfill([true, false]),
-            "backfill",
-        ),
-        (
-            SmSplit::groups([16, 16]).preferred_coscheduled([2, 2, 2]),
-            "preferred_coscheduled",
-        ),
-        (
-            SmSplit::groups([16]).preferred_coscheduled(most + 2),
-            "preferred_coscheduled",
-        ),
-    ] {
-        for result in [all.split(&split).map(drop), all.dry_run(&split).map(drop)] {
-            match result {
-                Err(Error::InvalidArgument { name: said, .. }) => assert_eq!(said, name),
-                result => panic!("{split:?}: {result:?}"),
-            }
-        }
-    }
-    if clusters {
-        for split in [
-            SmSplit::groups([16]).coscheduled(32),
-            SmSplit::groups([16])
-                .coscheduled(8)
-                .preferred_coscheduled(12),
-        ] {
-            assert!(matches!(
-                all.split(&split),
-                Err(Error::InvalidArgument { .. })
-            ));
-        }
-    }
-    let half = total / 2 / 8 * 8;
-    let split = SmSplit::groups([half, half, half]);
-    match all.split(&split) {
-        Err(Error::UnmetSplit {
-            asked, total: of, ..
-        }) => {
-            assert_eq!((asked, of), (3 * half, total));
-        }
-        result => panic!("{result:?}"),
-    }
-    // Parts of a split are not split again, but for what a structured one leaves over.
-    let parts = all.split(&SmSplit::equal(2, 16))?;
-    let again = SmSplit::equal(1, 8);
-    assert!(matches!(
-        parts.groups[0].split(&again),
-        Err(Error::SplitAgain { sm_count: 16 })
-    ));
-    assert!(matches!(
-        parts.groups[0].dry_run(&again),
-        Err(Error::SplitAgain { .. })
-    ));
-    let rest = parts.remainder.unwrap();
-    if device.capabilities().structured_split {
-        let inner = rest.split(&again.coscheduled(2))?;
-        let mut all_parts = parts.groups.clone();
-        all_parts.extend(inner.groups);
-        all_parts.extend(inner.remainder);
-        run_on_all(&all_parts, total)?;
-    } else {
-        assert!(matches!(rest.split(&again), Err(Error::SplitAgain { .. })));
-    }
-    Ok(())
-}
-
 fn within_a_context(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
+    let Some(device) = partitioned_device(driver)? else {
         return Ok(());
     };
     let all = device.sm_resource()?;
@@ -449,7 +186,7 @@ fn workqueues(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
     if !since(driver, 13, 1) {
         needs(device.workqueue(), 13, 1);
-        if let Some(device) = self::device(driver)? {
+        if let Some(device) = partitioned_device(driver)? {
             let context = over(&device.sm_resource()?)?;
             needs(context.workqueue(), 13, 1);
             needs(context.existing_workqueue(), 13, 1);
@@ -547,7 +284,7 @@ fn workqueues_of_a_manager(driver: &Driver) -> Result<()> {
 
 fn streams(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
-    let context = match self::device(driver)? {
+    let context = match partitioned_device(driver)? {
         Some(device) => over(&device.sm_resource()?.split(&SmSplit::equal(1, 16))?.groups[0])?,
         None => GreenContext::primary(
             &device,
@@ -599,17 +336,15 @@ fn streams(driver: &Driver) -> Result<()> {
 
 /// Foreign code made it current: it is kept, since the thread would be left with a dangling handle.
 fn current_is_kept(driver: &Driver) -> Result<()> {
-    let Some(device) = device(driver)? else {
+    let Some(device) = partitioned_device(driver)? else {
         return Ok(());
     };
     let parts = device.sm_resource()?.split(&SmSplit::equal(2, 16))?.groups;
     let context = over(&parts[0])?;
-    // SAFETY: the context is live; null is allowed.
     let set = |raw| {
-        unsafe { driver.api().cuCtxSetCurrent(raw) }
-            .unwrap()
-            .ok()
-            .unwrap()
+        // SAFETY: the context is live; null is allowed.
+        let result = unsafe { driver.api().cuCtxSetCurrent(raw) };
+        result.unwrap().ok().unwrap();
     };
     set(context.raw_context()?);
     let (context, error) = context.close().unwrap_err();

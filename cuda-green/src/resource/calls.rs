@@ -6,7 +6,10 @@ use cuda_green_sys::{
     CUgreenCtx, CUstream,
 };
 
-use super::sm::{Granularity, SmResource, SplitId};
+use super::{
+    origin::{Granularity, SplitId},
+    sm::SmResource,
+};
 use crate::{Driver, Result, planner::Group};
 
 /// The result of a split: its groups in order, and what is left over.

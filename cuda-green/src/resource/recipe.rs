@@ -83,7 +83,7 @@ struct Composing<'a> {
 impl Composing<'_> {
     fn recipe(&self, dry: bool) -> Result<Recipe> {
         let Some(first) = self.wanted.first() else {
-            return Ok(Recipe::Structured(Vec::new())); // checked before
+            return self.unmet(0); // no group: found before this
         };
         let alike = |one: &Wanted, other: &Wanted| {
             (one.coscheduled, one.preferred) == (other.coscheduled, other.preferred)

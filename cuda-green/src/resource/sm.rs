@@ -1,12 +1,10 @@
 //! SM resources: how many SMs, and where they are from, which decides what may be done with them.
 
-use std::{
-    fmt, slice,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{fmt, slice};
 
-use cuda_green_sys::{CUdevResource, CUdevSmResource, CudaVersion};
+use cuda_green_sys::{CUdevResource, CudaVersion};
 
+use super::origin::{Granularity, Origin, Place, SplitId, sm_fields};
 use crate::{CudaDevice, Error, Result};
 
 /// A set of SMs that the driver described: those of a device, a context or a stream, or parts of a split.
@@ -48,74 +46,11 @@ struct Part {
     granularity: Granularity,
 }
 
-/// Which part of a split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Group(u32),
-    Remainder,
-}
-
-/// Where the SMs are from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    /// Asked of a device, a context or a stream: may be split.
-    Query,
-    /// Parts of this split.
-    Split { id: SplitId, structured: bool },
-}
-
-/// A number that each split of the process has for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SplitId(u64);
-
-impl SplitId {
-    pub(super) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// The smallest partition of a resource, and how many of its SMs are co-scheduled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Granularity {
-    pub(super) min: u32,
-    pub(super) alignment: u32,
-}
-
-impl Granularity {
-    /// What is left where co-scheduling is ignored, and in a remainder (measured on an H200).
-    pub(super) const PAIRS: Self = Self {
-        min: 2,
-        alignment: 2,
-    };
-
-    /// The driver's account or, where it gives none (before 13.0, and on 13.0 of a split's parts), another.
-    fn of(raw: &CUdevResource, otherwise: Self) -> Self {
-        let CUdevSmResource {
-            minSmPartitionSize: min,
-            smCoscheduledAlignment: alignment,
-            ..
-        } = sm(raw);
-        if min > 0 && alignment > 0 {
-            Self { min, alignment }
-        } else {
-            otherwise
-        }
-    }
-}
-
 // SAFETY: the resource is a value; the one pointer in it (13.1) is null or the driver's own, and is never
 // followed here.
 unsafe impl Send for Part {}
 // SAFETY: as above; nothing is changed through a shared reference.
 unsafe impl Sync for Part {}
-
-/// The fields of an SM resource.
-pub(crate) fn sm(raw: &CUdevResource) -> CUdevSmResource {
-    // SAFETY: the callers have resources that were zeroed and then filled by the driver, if at all, and all
-    // fields of every kind are plain integers.
-    unsafe { raw.__bindgen_anon_1.sm }
-}
 
 impl SmResource {
     /// What the driver answered to a query. `coscheduled`: what the asker knows of it, where the driver says
@@ -191,7 +126,7 @@ impl SmResource {
 
     /// How many SMs.
     pub fn sm_count(&self) -> u32 {
-        self.raw_parts().map(|raw| sm(raw).smCount).sum()
+        self.raw_parts().map(|raw| sm_fields(raw).smCount).sum()
     }
 
     /// The smallest partition of it, in SMs: as the driver says or, where it says nothing (before 13.0, and
@@ -208,7 +143,7 @@ impl SmResource {
 
     /// The driver's flags of it (`CUdevSmResourceGroup_flags`, 13.1); 0 before.
     pub fn flags(&self) -> u32 {
-        sm(&self.first.raw).flags
+        sm_fields(&self.first.raw).flags
     }
 
     /// The driver's resources that it is made of: one, or several of one split.

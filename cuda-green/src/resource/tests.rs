@@ -6,9 +6,9 @@ use cuda_green_sys::CudaVersion;
 
 use super::{
     check::{Input, check},
+    origin::Granularity,
     recipe::{Merged, Recipe},
     request::{SmCount, SmSplit},
-    sm::Granularity,
 };
 use crate::{Capabilities, Error, Result};
 

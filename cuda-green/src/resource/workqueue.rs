@@ -181,10 +181,11 @@ impl WorkqueueResource {
 
     fn config(&self) -> Option<CUdevWorkqueueConfigResource> {
         let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG;
-        (self.raw.type_ == kind).then(|| {
-            // SAFETY: the type says which field the driver filled, and all of its fields are integers.
-            unsafe { self.raw.__bindgen_anon_1.wqConfig }
-        })
+        if self.raw.type_ != kind {
+            return None;
+        }
+        // SAFETY: the type says which field the driver filled, and all of its fields are integers.
+        Some(unsafe { self.raw.__bindgen_anon_1.wqConfig })
     }
 
     /// The driver's resource.
