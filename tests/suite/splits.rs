@@ -110,7 +110,9 @@ fn pairs(driver: &Driver) -> Result<()> {
         } else {
             1
         };
-        assert_eq!(over(&parts.groups[0])?.max_cluster_size(), expected);
+        let context = over(&parts.groups[0])?;
+        assert_eq!(context.max_cluster_size(), expected);
+        assert_eq!(context.sm_resource()?.coscheduled_alignment(), 2);
     }
     Ok(())
 }

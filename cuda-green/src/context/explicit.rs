@@ -207,7 +207,8 @@ impl GreenContext {
     }
 
     /// Whether it shares workqueues with other contexts. A manager's contexts ask for their own from CUDA 13.1
-    /// on.
+    /// on, with the device's own limit of concurrency; for how many contexts there are enough, the header does
+    /// not say.
     pub fn workqueue_isolation(&self) -> &WorkqueueIsolation {
         &self.inner.workqueues.isolation
     }
