@@ -147,11 +147,12 @@ pub(crate) fn split_structured(
     input: &SmResource,
     groups: &[Group],
 ) -> Result<Split> {
-    let mut params: Vec<_> = groups
-        .iter()
-        .map(|group| params(group.sm_count, group.coscheduled, 0, group.backfill))
-        .collect();
-    split_with_params(driver, input, &mut params)
+    split_with_params(driver, input, &mut params_of(groups))
+}
+
+fn params_of(groups: &[Group]) -> Vec<CU_DEV_SM_RESOURCE_GROUP_PARAMS> {
+    let params = |group: &Group| params(group.sm_count, group.coscheduled, 0, group.backfill);
+    groups.iter().map(params).collect()
 }
 
 /// One group of a structured split; 0 stands for what the driver does by itself.
@@ -195,11 +196,9 @@ pub(super) fn split_with_params(
         )
     };
     driver.check("cuDevSmResourceSplit", result)?;
-    let groups = results
-        .into_iter()
-        .map(|raw| (raw, input.granularity()))
-        .collect::<Vec<_>>();
-    Ok(split(input, groups.into_iter(), remainder, true))
+    // From 13.1 on the driver says of each group what is co-scheduled in it.
+    let groups = results.into_iter().map(|raw| (raw, input.granularity()));
+    Ok(split(input, groups, remainder, true))
 }
 
 /// The same without splitting: only the sizes in the parameters are filled in.
