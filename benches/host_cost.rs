@@ -211,7 +211,8 @@ fn creation(device: &CudaDevice, rounds: usize, figures: &mut Map<String, Value>
     let manager = SmPartitionManager::on(device)?;
     let _keeps_the_split = manager.create_context(ContextId::Reserved, config(8))?;
     let api = device.driver().api();
-    let all = *device.sm_resource()?.raw();
+    let whole = device.sm_resource()?;
+    let all = *whole.raw_parts().next().ok_or("a resource has a part")?;
     let mut unit = sys::CUdevResource::default();
     let mut one = 1;
     // SAFETY: the outputs are valid and zeroed, and the input is the driver's.

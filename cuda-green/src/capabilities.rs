@@ -22,6 +22,8 @@ pub struct Capabilities {
     pub structured_split: bool,
     /// Workqueue resources: 13.1.
     pub workqueues: bool,
+    /// Asking a stream for its SMs: 13.1. Before, they are its context's.
+    pub stream_resources: bool,
     /// A green context without a default stream: 13.3. Before, the flag is required.
     pub plain_creation: bool,
     /// Locality domains: 13.4.
@@ -102,6 +104,7 @@ impl Capabilities {
             context_ids: since(13, 0),
             structured_split: since(13, 1),
             workqueues: since(13, 1),
+            stream_resources: since(13, 1),
             plain_creation: since(13, 3),
             locality_domains: since(13, 4),
             shared_current: since(13, 5),
@@ -118,7 +121,7 @@ mod tests {
     #[test]
     fn every_version_has_exactly_what_its_header_has() {
         type Field = fn(&Capabilities) -> bool;
-        let since: [(Field, (u16, u8)); 10] = [
+        let since: [(Field, (u16, u8)); 11] = [
             (|c| c.green_contexts, (12, 4)),
             (|c| c.split_flags, (12, 5)),
             (|c| c.merge, (12, 5)),
@@ -126,6 +129,7 @@ mod tests {
             (|c| c.context_ids, (13, 0)),
             (|c| c.structured_split, (13, 1)),
             (|c| c.workqueues, (13, 1)),
+            (|c| c.stream_resources, (13, 1)),
             (|c| c.plain_creation, (13, 3)),
             (|c| c.locality_domains, (13, 4)),
             (|c| c.shared_current, (13, 5)),

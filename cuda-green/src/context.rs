@@ -1,6 +1,7 @@
 //! Green contexts: a share of the GPU's SMs, with what belongs to it.
 
 mod config;
+mod explicit;
 mod partition;
 
 use std::{
@@ -11,11 +12,13 @@ use std::{
 use cuda_green_sys::{CUcontext, CUgreenCtx};
 
 pub use config::{ContextPriority, GreenContextConfig};
+pub use explicit::WorkqueueIsolation;
+use explicit::Workqueues;
 pub(crate) use partition::{Partition, Seat};
 
 use crate::{
     ContextGuard, CudaDevice, Driver, Error, Event, GpuMemoryPool, LaunchConfig, Result, Stream,
-    resource::SmResource,
+    StreamOptions, resource::SmResource,
 };
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
@@ -37,6 +40,7 @@ pub(crate) struct ContextInner {
     shape: Shape,
     /// None: the primary context, with all SMs.
     pub(crate) partition: Option<Partition>,
+    workqueues: Workqueues,
     memory: Arc<Memory>,
 }
 
@@ -72,22 +76,20 @@ impl GreenContext {
             requested_sms: config.sm_count,
             sm_count,
             coscheduled,
-            max_cluster: if device.properties().compute_capability.0 >= 9 {
-                coscheduled
-            } else {
-                1
-            },
+            max_cluster: device.max_cluster(coscheduled),
         };
         Ok(Self::from_parts(
             device,
             config,
             shape,
             None,
+            Workqueues::shared("it is the context of the whole device"),
             Arc::default(),
         ))
     }
 
-    /// A context over resources of one split; with the memory of another, if it is to take its place.
+    /// A context over resources of one split, its workqueues balanced where the driver has that; with the
+    /// memory of another, if it is to take its place.
     pub(crate) fn create(
         device: &CudaDevice,
         config: GreenContextConfig,
@@ -98,13 +100,14 @@ impl GreenContext {
         // Creating a green context retains the primary one. Doing that first keeps it alive between
         // contexts, so that it is not made and unmade each time.
         device.raw_primary_context()?;
-        let partition = Partition::create(device, resources)?;
+        let (partition, workqueues) = explicit::balanced(device, resources)?;
         let memory = in_place_of.map_or_else(Arc::default, |other| Arc::clone(&other.inner.memory));
         Ok(Self::from_parts(
             device,
             config,
             shape,
             Some(partition),
+            workqueues,
             memory,
         ))
     }
@@ -114,6 +117,7 @@ impl GreenContext {
         config: GreenContextConfig,
         shape: Shape,
         partition: Option<Partition>,
+        workqueues: Workqueues,
         memory: Arc<Memory>,
     ) -> Self {
         Self {
@@ -123,6 +127,7 @@ impl GreenContext {
                 config,
                 shape,
                 partition,
+                workqueues,
                 memory,
             }),
         }
@@ -172,7 +177,7 @@ impl GreenContext {
     /// [`Error::Driver`].
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream(&self) -> Result<Stream> {
-        self.create_stream_with_priority(self.config().priority)
+        self.create_stream_with(&StreamOptions::default())
     }
 
     /// The same with a priority of its own.
@@ -180,7 +185,18 @@ impl GreenContext {
     /// # Errors
     /// [`Error::Driver`].
     pub fn create_stream_with_priority(&self, priority: ContextPriority) -> Result<Stream> {
-        Stream::create(self, self.device().stream_priority(priority)?)
+        self.create_stream_with(&StreamOptions::default().priority(priority))
+    }
+
+    /// A stream in it, with what is asked for. From CUDA 12.5 on it is made straight from the context; on 12.4
+    /// the context is current to this thread for as long as that takes, and then what was before.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a stream that is not non-blocking, which green contexts do not have, and
+    /// for a priority that the device does not offer; [`Error::Driver`].
+    #[doc(alias = "cuGreenCtxStreamCreate")]
+    pub fn create_stream_with(&self, options: &StreamOptions) -> Result<Stream> {
+        Stream::create(self, options)
     }
 
     /// Makes it the calling thread's current context until the guard is dropped.
@@ -290,9 +306,18 @@ impl GreenContext {
     /// Waits for its work and destroys it.
     ///
     /// # Errors
-    /// [`Error::ContextInUse`] with the context where clones, streams or guards still hold it, or the
-    /// driver's refusal. The context comes back unless the driver has destroyed it.
+    /// [`Error::ContextInUse`] with the context where clones, streams or guards still hold it;
+    /// [`Error::ContextIsCurrent`] with it where foreign code made it current to this thread (what other
+    /// threads have current, the driver does not tell: whatever activates it through this crate holds it); or
+    /// the driver's refusal. The context comes back unless the driver has destroyed it.
     pub fn close(self) -> Result<(), (Option<Self>, Error)> {
+        if self.holders() == 1 {
+            match self.inner.is_current() {
+                Ok(false) => {}
+                Ok(true) => return Err((Some(self), Error::ContextIsCurrent)),
+                Err(error) => return Err((Some(self), error)),
+            }
+        }
         match Arc::try_unwrap(self.inner) {
             Ok(mut inner) => inner.destroy().map_err(|error| (None, error)),
             Err(inner) => {
@@ -376,10 +401,30 @@ impl ContextInner {
             .take()
             .map_or(Ok(()), |partition| partition.destroy(&self.device))
     }
+
+    /// Whether it is current to this thread.
+    fn is_current(&self) -> Result<bool> {
+        let Some(partition) = &self.partition else {
+            return Ok(false); // the primary context is not ours to destroy
+        };
+        let mut current = std::ptr::null_mut();
+        // SAFETY: the pointer is valid for the one handle that is written.
+        let result = unsafe { self.driver.api().cuCtxGetCurrent(&mut current) };
+        self.driver.check("cuCtxGetCurrent", result)?;
+        Ok(partition.has(current))
+    }
 }
 
 impl Drop for ContextInner {
     fn drop(&mut self) {
+        let taken = self.partition.as_ref().is_some_and(Partition::is_taken);
+        if !taken && matches!(self.is_current(), Ok(true)) {
+            // Foreign code made it current. Destroyed, it would stay so as a dangling handle (measured): no
+            // context is better. One whose guard was forgotten is not destroyed at all.
+            // SAFETY: null is allowed.
+            let result = unsafe { self.driver.api().cuCtxSetCurrent(std::ptr::null_mut()) };
+            self.driver.check_in_drop("cuCtxSetCurrent", result);
+        }
         if let Err(error) = self.destroy() {
             log::error!("destroying a green context: {error}");
         }

@@ -3,16 +3,16 @@
 use std::{
     ffi::{CStr, c_int},
     fmt,
+    ops::RangeInclusive,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use cuda_green_sys::{
-    CUcontext, CUdevResource, CUdevResourceType, CUdevice, CUdevice_attribute, CUresult,
-};
+use cuda_green_sys::{CUcontext, CUdevResourceType, CUdevice, CUdevice_attribute, CUresult};
 
 use crate::{
-    Capabilities, ContextPriority, Driver, Error, Granularity, Result, kernels, module::RawModule,
-    resource::SmResource,
+    Capabilities, ContextPriority, Driver, Error, Granularity, Result, kernels,
+    module::RawModule,
+    resource::{Owner, SmResource, WorkqueueResource, query, sm_fields},
 };
 
 /// The facts of a device that do not change.
@@ -201,20 +201,33 @@ impl CudaDevice {
     /// All SMs of the device, as the driver describes them.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] before CUDA 12.4; [`Error::Driver`].
+    /// [`Error::MissingEntryPoint`] before CUDA 12.4; [`Error::Driver`].
     #[doc(alias = "cuDeviceGetDevResource")]
     pub fn sm_resource(&self) -> Result<SmResource> {
-        let mut resource = CUdevResource::default();
-        // SAFETY: the resource is zeroed and valid for the one that is written.
-        let result = unsafe {
-            self.api().cuDeviceGetDevResource(
-                self.raw(),
-                &mut resource,
-                CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM,
-            )
-        };
-        self.driver().check("cuDeviceGetDevResource", result)?;
-        Ok(SmResource::from_raw(resource))
+        let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+        let raw = query(self.driver(), Owner::Device(self.raw()), kind)?;
+        Ok(SmResource::queried(self, raw, None))
+    }
+
+    /// How the device's workqueues are configured, from which configurations for contexts are made. CUDA 13.1;
+    /// proven against the real header and the simulated driver.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] before CUDA 13.1; [`Error::Driver`].
+    #[doc(alias = "cuDeviceGetDevResource")]
+    pub fn workqueue(&self) -> Result<WorkqueueResource> {
+        WorkqueueResource::config_of(self, Owner::Device(self.raw()))
+    }
+
+    /// The stream priorities that the device offers, as the driver's numbers: lower ones come first. 0 to -5
+    /// on an H200 (measured).
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuCtxGetStreamPriorityRange")]
+    pub fn stream_priorities(&self) -> Result<RangeInclusive<c_int>> {
+        let (least, greatest) = self.primary()?.priorities;
+        Ok(greatest..=least)
     }
 
     /// The number for a priority within what the device offers: lower numbers come first.
@@ -261,6 +274,21 @@ impl CudaDevice {
         self.driver().check("cuCtxPushCurrent", result)?;
         let _pushed = Pushed(self.driver());
         action()
+    }
+
+    /// Whether kernels can be launched in thread-block clusters.
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.properties().compute_capability.0 >= 9
+    }
+
+    /// The largest cluster that is sure to run on SMs co-scheduled in groups of this size. Up to 8 blocks run
+    /// on every device that has clusters; larger ones a kernel must ask for.
+    pub(crate) fn max_cluster(&self, coscheduled: u32) -> u32 {
+        if self.has_clusters() {
+            coscheduled.clamp(1, 8)
+        } else {
+            1
+        }
     }
 
     /// Whether two handles are of one device of one driver.
@@ -373,22 +401,11 @@ fn name(driver: &Driver, device: CUdevice) -> Result<String> {
 
 /// The granularity that the driver reports, or as the inner error why the device has no green contexts.
 fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u32, u32), String>> {
-    let mut resource = CUdevResource::default();
-    // SAFETY: the resource is zeroed and valid for the one that is written.
-    let result = unsafe {
-        driver.api().cuDeviceGetDevResource(
-            device,
-            &mut resource,
-            CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM,
-        )
-    };
-    match driver.check("cuDeviceGetDevResource", result) {
-        Ok(()) => {
-            let resource = SmResource::from_raw(resource);
-            Ok(Ok((
-                resource.min_partition_size(),
-                resource.coscheduled_alignment(),
-            )))
+    let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+    match query(driver, Owner::Device(device), kind) {
+        Ok(resource) => {
+            let sms = sm_fields(&resource);
+            Ok(Ok((sms.minSmPartitionSize, sms.smCoscheduledAlignment)))
         }
         Err(Error::MissingEntryPoint(_)) => Ok(Err(format!(
             "green contexts need a driver of CUDA 12.4 or later; this one speaks CUDA {}",

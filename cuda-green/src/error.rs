@@ -98,6 +98,47 @@ pub enum Error {
         /// SMs of the device.
         total: u32,
     },
+    /// A split asks for more SMs than there are, or than can be in such groups.
+    #[error(
+        "the groups need {asked} SMs, but of the {total} to be split only {available} can be in groups like these"
+    )]
+    UnmetSplit {
+        /// SMs of all groups together.
+        asked: u32,
+        /// SMs that groups of this kind can have.
+        available: u32,
+        /// SMs that were to be split.
+        total: u32,
+    },
+    /// The driver refused a split for reasons of the chip's topology.
+    #[error(
+        "the driver cannot split {total} SMs into {groups} ({code}): not so many are co-scheduled like this on the chip; lower `coscheduled`, or allow `backfill`. CUDA_LOG_FILE makes the driver write its reason"
+    )]
+    SplitRefused {
+        /// The sizes that were asked for, in order.
+        groups: String,
+        /// SMs that were to be split.
+        total: u32,
+        /// The driver's code.
+        code: CUresult,
+    },
+    /// Parts of a split cannot be split again.
+    #[error(
+        "these {sm_count} SMs are part of a split, which cannot be split again; create a context over them and split that one's own resource, or ask for all groups in one split"
+    )]
+    SplitAgain {
+        /// How many SMs.
+        sm_count: u32,
+    },
+    /// Resources that cannot be in one context.
+    #[error("these resources cannot be in one context: {reason}")]
+    IncompatibleResources {
+        /// Why.
+        reason: &'static str,
+    },
+    /// The context is current to this thread, so it was left as it is.
+    #[error("the context is current to this thread; make another one current before it is closed")]
+    ContextIsCurrent,
     /// The id is taken.
     #[error("context {id} exists already; destroy it first, or use another id")]
     ContextExists {

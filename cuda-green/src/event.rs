@@ -98,6 +98,11 @@ impl Event {
         Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
     }
 
+    /// Its device. It belongs to no context: what it was recorded in last, whoever recorded it knows.
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
     /// The raw event, which this object destroys.
     pub fn raw(&self) -> CUevent {
         self.raw

@@ -16,7 +16,7 @@ mod resource;
 mod stream;
 
 pub use capabilities::{Capabilities, Granularity, GranularitySource};
-pub use context::{ContextPriority, GreenContext, GreenContextConfig};
+pub use context::{ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use cuda_green_sys::{self as sys, CUresult, CudaVersion, DRIVER_VARIABLE, DriverSpec};
 pub use device::{CudaDevice, CudaDeviceProperties};
 pub use driver::Driver;
@@ -35,8 +35,10 @@ pub use memory::{
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
 pub use module::{Kernel, KernelArg, LaunchConfig, Module};
-pub use resource::SmResource;
-pub use stream::Stream;
+pub use resource::{
+    PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
+};
+pub use stream::{Stream, StreamOptions, StreamPriority};
 
 /// The simulator behind the feature `test-utils`.
 #[cfg(feature = "test-utils")]
@@ -49,6 +51,8 @@ const _: () = {
     send_sync::<GreenContext>();
     send_sync::<SmPartitionManager>();
     send_sync::<Stream>();
+    send_sync::<SmResource>();
+    send_sync::<WorkqueueResource>();
     send_sync::<PartitionStream>();
     send_sync::<Event>();
     send_sync::<Module>();

@@ -1,16 +1,21 @@
 //! Streams: queues of work in a context.
 
+mod options;
+
 use std::{
     ffi::{c_int, c_void},
     fmt,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use cuda_green_sys::{CUfunction, CUstream, CUstream_flags};
+use cuda_green_sys::{CUdevResourceType, CUfunction, CUstream, CUstream_flags};
+
+pub use options::{StreamOptions, StreamPriority};
 
 use crate::{
-    CudaDevice, Driver, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result,
+    CudaDevice, Driver, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, SmResource,
     event::not_ready_is_false,
+    resource::{Owner, query},
 };
 
 /// A queue of work that runs in order, on the SMs of its context only.
@@ -29,7 +34,8 @@ unsafe impl Send for Stream {}
 unsafe impl Sync for Stream {}
 
 impl Stream {
-    pub(crate) fn create(context: &GreenContext, priority: c_int) -> Result<Self> {
+    pub(crate) fn create(context: &GreenContext, options: &StreamOptions) -> Result<Self> {
+        let priority = options.check(context)?;
         let device = context.device();
         let driver = device.driver();
         let flags = CUstream_flags::CU_STREAM_NON_BLOCKING.0;
@@ -79,6 +85,21 @@ impl Stream {
     /// Its device.
     pub fn device(&self) -> &CudaDevice {
         self.context.device()
+    }
+
+    /// The SMs that its work runs on, as the driver describes them. Before CUDA 13.1, which asks the stream
+    /// itself (proven against the real header and the simulated driver), these are its context's.
+    ///
+    /// # Errors
+    /// As [`GreenContext::sm_resource`].
+    #[doc(alias = "cuStreamGetDevResource")]
+    pub fn sm_resource(&self) -> Result<SmResource> {
+        if !self.device().capabilities().stream_resources {
+            return self.context.sm_resource();
+        }
+        let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+        let raw = query(self.driver(), Owner::Stream(self.raw), kind)?;
+        Ok(self.context.describe_sms(raw))
     }
 
     /// Its priority as the driver has it; lower numbers come first.

@@ -1,5 +1,5 @@
-//! Every driver call made to fail in turn: a partitioned device in use, rebalanced and taken down, once
-//! for each call of a good run, in which that one call fails.
+//! Every driver call made to fail in turn: a partitioned device in use, rebalanced and taken down, and the
+//! explicit model from split to stream; once for each call of a good run, in which that one call fails.
 //!
 //! Each run must end in success or a typed error, never in a panic, and leave nothing behind. The one
 //! exception is what the failed call itself was to give back: a driver that refuses to destroy an object
@@ -13,8 +13,9 @@ use std::{
 };
 
 use cuda_green::{
-    ContextId, Driver, Error, Event, HandOff, LaunchConfig, Module, RebalanceHint, Result,
-    SmPartitionManager,
+    ContextId, Driver, Error, Event, GreenContext, GreenContextConfig, HandOff, LaunchConfig,
+    Module, RebalanceHint, Result, SmPartitionManager, SmResource, SmSplit, StreamOptions,
+    WorkqueueIsolation, WorkqueueScope,
     sim::{Injection, LiveObjects, Sim},
     sys::CUresult,
 };
@@ -92,6 +93,62 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
     Ok(())
 }
 
+/// Splits, contexts of several resources, one within another, workqueues, streams.
+fn use_resources(simulator: &Sim) -> Result<()> {
+    let driver = Driver::simulated(simulator)?;
+    let device = driver.device(0)?;
+    let capabilities = *device.capabilities();
+    let config = GreenContextConfig::default();
+    let all = device.sm_resource()?;
+    let split = if capabilities.merge {
+        SmSplit::groups([32, 16, 8])
+    } else {
+        SmSplit::equal(3, 16)
+    };
+    all.dry_run(&split)?;
+    let parts = all.split(&split)?;
+    let workqueue = if capabilities.workqueues {
+        let default = device.workqueue()?;
+        Some(default.with_scope(WorkqueueScope::GreenContextBalanced)?)
+    } else {
+        None
+    };
+    let first = GreenContext::from_resources(&parts.groups[..1], workqueue.as_ref(), config)?;
+    let second = if capabilities.merge {
+        GreenContext::from_resources(&parts.groups[1..], None, config)?
+    } else {
+        GreenContext::from_resources(&parts.groups[1..2], None, config)?
+    };
+    let own = first.sm_resource()?.split(&SmSplit::equal(1, 8))?;
+    let inner = GreenContext::from_resources(&own.groups, None, config)?;
+    if capabilities.workqueues {
+        let shared = first.existing_workqueue()?;
+        let rest: Vec<SmResource> = parts.remainder.into_iter().collect();
+        let beside = GreenContext::from_resources(&rest, Some(&shared), config)?;
+        assert_eq!(beside.workqueue()?.scope(), first.workqueue()?.scope());
+    }
+    let streams = [&first, &second, &inner]
+        .into_iter()
+        .map(|context| context.create_stream_with(&StreamOptions::default().raw_priority(-1)))
+        .collect::<Result<Vec<_>>>()?;
+    for stream in &streams {
+        assert_eq!(
+            stream.sm_resource()?.sm_count(),
+            stream.context().sm_count()
+        );
+        assert_eq!(stream.priority()?, -1);
+    }
+    assert_eq!(first.observed_sm_ids()?.len() as u32, first.sm_count());
+    drop(streams);
+    for context in [inner, second, first] {
+        context.close().map_err(|(_, error)| error)?;
+    }
+    Ok(())
+}
+
+/// What a program does from the first call to the last.
+type Program = fn(&Sim) -> Result<()>;
+
 /// The kind of object that a call gives back, and keeps when it fails.
 fn gives_back(entry_point: &str) -> Option<&'static str> {
     Some(match entry_point {
@@ -116,10 +173,16 @@ fn is_what_the_call_keeps(live: &LiveObjects, entry_point: &str) -> bool {
 }
 
 /// One run in which the nth call fails. Gives what went wrong with the run, if anything did.
-fn run_failing(profile: &str, nth: u64, entry_point: &str, code: CUresult) -> Option<String> {
+fn run_failing(
+    program: Program,
+    profile: &str,
+    nth: u64,
+    entry_point: &str,
+    code: CUresult,
+) -> Option<String> {
     let simulator = Sim::new(profile).unwrap();
     simulator.inject(Injection::fail("*", code).unwrap().at(nth));
-    let answer = match catch_unwind(AssertUnwindSafe(|| use_it_all(&simulator))) {
+    let answer = match catch_unwind(AssertUnwindSafe(|| program(&simulator))) {
         Ok(answer) => answer,
         Err(_) => return Some("it panicked".to_owned()),
     };
@@ -134,7 +197,7 @@ fn run_failing(profile: &str, nth: u64, entry_point: &str, code: CUresult) -> Op
     }
     let live = simulator.live_objects();
     // What failed once does not spoil the next try.
-    if let Err(error) = use_it_all(&simulator) {
+    if let Err(error) = program(&simulator) {
         return Some(format!("the next try fails: {error}"));
     }
     let after = simulator.live_objects();
@@ -147,17 +210,17 @@ fn run_failing(profile: &str, nth: u64, entry_point: &str, code: CUresult) -> Op
     Some(format!("left behind: {live}; the answer was {answer:?}"))
 }
 
-fn each_call_fails_once(profile: &str, codes: &[CUresult]) {
+fn each_call_fails_once(program: Program, profile: &str, codes: &[CUresult]) {
     let simulator = Sim::new(profile).unwrap();
     simulator.start_trace();
-    use_it_all(&simulator).unwrap();
+    program(&simulator).unwrap();
     let trace = simulator.take_trace();
     simulator.assert_no_leaks();
     drop(simulator);
     let mut wrong = BTreeMap::new();
     for (call, nth) in trace.iter().zip(1..) {
         for code in codes {
-            if let Some(what) = run_failing(profile, nth, call.entry_point, *code) {
+            if let Some(what) = run_failing(program, profile, nth, call.entry_point, *code) {
                 wrong
                     .entry((call.entry_point, what))
                     .or_insert_with(Vec::new)
@@ -171,30 +234,92 @@ fn each_call_fails_once(profile: &str, codes: &[CUresult]) {
 
 #[test]
 fn merging() {
-    each_call_fails_once("h200@13.0", &CODES);
+    each_call_fails_once(use_it_all, "h200@13.0", &CODES);
 }
 
 #[test]
 fn merging_without_fields() {
-    each_call_fails_once("h200@12.5", &CODES[..1]);
+    each_call_fails_once(use_it_all, "h200@12.5", &CODES[..1]);
 }
 
 #[test]
 fn equal_groups() {
-    each_call_fails_once("h200@12.4", &CODES[..1]);
+    each_call_fails_once(use_it_all, "h200@12.4", &CODES[..1]);
 }
 
 #[test]
 fn structured() {
-    each_call_fails_once("rtx5090@13.1", &CODES[..1]);
+    each_call_fails_once(use_it_all, "rtx5090@13.1", &CODES[..1]);
 }
 
 #[test]
 fn newest() {
-    each_call_fails_once("rtx5090@13.5", &CODES[..1]);
+    each_call_fails_once(use_it_all, "rtx5090@13.5", &CODES[..1]);
 }
 
 #[test]
 fn single_context() {
-    each_call_fails_once("t4@12.2", &CODES[..1]);
+    each_call_fails_once(use_it_all, "t4@12.2", &CODES[..1]);
+}
+
+#[test]
+fn resources_of_merged_units() {
+    each_call_fails_once(use_resources, "h200@13.0", &CODES[..1]);
+}
+
+#[test]
+fn resources_of_equal_groups() {
+    each_call_fails_once(use_resources, "h200@12.4", &CODES[..1]);
+}
+
+#[test]
+fn resources_of_a_structured_split() {
+    each_call_fails_once(use_resources, "rtx5090@13.1", &CODES);
+}
+
+/// A driver that takes no balanced workqueue: the contexts share, and say why.
+#[test]
+fn a_workqueue_that_is_refused() {
+    let simulator = Sim::new("h200@13.1").unwrap();
+    {
+        let driver = Driver::simulated(&simulator).unwrap();
+        let refused = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
+        let manager = SmPartitionManager::on(&driver.device(0).unwrap()).unwrap();
+        simulator.inject(
+            Injection::fail("cuDevResourceGenerateDesc", refused)
+                .unwrap()
+                .at(1),
+        );
+        manager.init_quad_partition().unwrap();
+        let isolation = |id| {
+            let context = manager.get_context(id).unwrap();
+            context.workqueue_isolation().clone()
+        };
+        match isolation(ContextId::Embedding) {
+            WorkqueueIsolation::Shared { reason } => {
+                assert!(
+                    reason.contains("INVALID_RESOURCE_CONFIGURATION"),
+                    "{reason}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(isolation(ContextId::Dream), WorkqueueIsolation::Balanced);
+        let status = manager.allocation_status();
+        assert_eq!(status.allocated_sms, status.total_sms);
+        // What is no refusal of the workqueue is not papered over.
+        let full = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+        let device = driver.device(0).unwrap();
+        let other = SmPartitionManager::on(&device).unwrap();
+        simulator.inject(
+            Injection::fail("cuDevResourceGenerateDesc", full)
+                .unwrap()
+                .at(1),
+        );
+        assert!(matches!(
+            other.init_quad_partition(),
+            Err(Error::Driver { code, .. }) if code == full
+        ));
+    }
+    simulator.assert_no_leaks();
 }

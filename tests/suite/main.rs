@@ -12,6 +12,8 @@ mod guards;
 mod memory;
 mod quad;
 mod rebalance;
+mod resources;
+mod splits;
 mod support;
 
 use std::{
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
             memory::CASES,
             bad_input::CASES,
             rebalance::CASES,
+            resources::CASES,
+            splits::CASES,
         ]
         .into_iter()
         .flatten()

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use cuda_green::{
-    ContextId, ContextPriority, CudaDevice, Driver, GreenContext, GreenContextConfig, Result,
-    SmPartitionManager,
+    ContextId, ContextPriority, CudaDevice, CudaVersion, Driver, Error, GreenContext,
+    GreenContextConfig, Result, SmPartitionManager, SmResource,
 };
 
 /// Repetitions of a loop: many on a simulator, few on a GPU, where each costs milliseconds.
@@ -71,4 +71,28 @@ pub fn contexts(manager: &SmPartitionManager) -> Result<Vec<GreenContext>> {
         .iter()
         .map(|id| manager.get_context(*id))
         .collect()
+}
+
+/// The device where it can be partitioned.
+pub fn partitioned_device(driver: &Driver) -> Result<Option<CudaDevice>> {
+    let device = driver.device(0)?;
+    Ok(device.supports_required_features().then_some(device))
+}
+
+pub fn since(driver: &Driver, major: u16, minor: u8) -> bool {
+    driver.version() >= CudaVersion::new(major, minor)
+}
+
+/// A context over the whole of a resource.
+pub fn over(resource: &SmResource) -> Result<GreenContext> {
+    let one = std::slice::from_ref(resource);
+    GreenContext::from_resources(one, None, GreenContextConfig::default())
+}
+
+/// Asserts a refusal that names the version which can.
+pub fn needs<T: std::fmt::Debug>(result: Result<T>, major: u16, minor: u8) {
+    match result {
+        Err(Error::Unsupported { needs, .. }) => assert_eq!(needs, CudaVersion::new(major, minor)),
+        other => panic!("{other:?}"),
+    }
 }

@@ -5,7 +5,7 @@ use cuda_green_sys::{
     CUstream_flags_enum, CUstream_st,
 };
 
-use super::{Context, Driver, Kind, as_pointer, require, resources::Origin};
+use super::{Context, Driver, Kind, as_pointer, require, resources::Origin, workqueues::Workqueue};
 use crate::{
     live::MadeAt,
     raw::{Answer, Raw},
@@ -22,6 +22,7 @@ pub(super) struct Green {
     pub(super) resource: u64,
     /// The SMs it runs on.
     pub(super) sms: SmSet,
+    pub(super) workqueue: Workqueue,
     pub(super) made_at: MadeAt,
 }
 
@@ -39,16 +40,16 @@ impl Driver {
         // Flags of 0 are refused before 13.3, which names them (measured on 13.0).
         let default_stream = CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM.0;
         require(flags == default_stream || (flags == 0 && self.speaks(13, 3)))?;
-        let mut resource = if desc.is_null() {
+        let (mut resource, workqueue) = if desc.is_null() {
             // No descriptor is no error (measured on an H200, driver 580); that all SMs are meant is not
             // measured.
-            self.whole_device(device)
+            (self.whole_device(device), None)
         } else {
             let descriptor = state
                 .descriptors
                 .get(&desc.handle())
                 .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
-            descriptor.resource.clone()
+            (descriptor.resource.clone(), descriptor.workqueue)
         };
         if resource.device != device {
             return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
@@ -63,6 +64,7 @@ impl Driver {
         resource.origin = Origin::Query;
         resource.root = Some(handle);
         let resource = self.keep(&mut state, resource);
+        let workqueue = self.provide_workqueue(&mut state, device, workqueue);
         state.devices[device].was_active = true;
         state.devices[device].active = true;
         state.green_ids += 1;
@@ -75,6 +77,7 @@ impl Driver {
                 id,
                 resource,
                 sms,
+                workqueue,
                 made_at: MadeAt::now(),
             },
         );

@@ -13,6 +13,7 @@ mod memory;
 mod modules;
 mod resources;
 mod streams;
+mod workqueues;
 
 use std::{
     cell::RefCell,
@@ -102,6 +103,8 @@ struct Device {
     resource: Option<u64>,
     /// The same for the primary context.
     primary_resource: Option<u64>,
+    /// The workqueue of all contexts that have none of their own, once it was asked for.
+    workqueue: Option<u64>,
 }
 
 /// A context as the entry points see it.
@@ -181,6 +184,7 @@ impl Driver {
                 was_active: false,
                 resource: None,
                 primary_resource: None,
+                workqueue: None,
             });
         }
         Self {

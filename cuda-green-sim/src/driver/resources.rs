@@ -5,11 +5,10 @@ use std::sync::Arc;
 use cuda_green_sys::{
     CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUctx_st, CUdevResource, CUdevResource_st__bindgen_ty_1,
     CUdevResourceDesc_st, CUdevResourceType, CUdevSmResource, CUdevSmResourceGroup_flags,
-    CUdevSmResourceSplitByCount_flags, CUdevWorkqueueConfigResource, CUdevWorkqueueConfigScope,
-    CUdevWorkqueueResource, CUgreenCtx_st, CUresult, CUstream_st,
+    CUdevSmResourceSplitByCount_flags, CUgreenCtx_st, CUresult, CUstream_st,
 };
 
-use super::{Context, Driver, Kind, State, as_pointer, require};
+use super::{Context, Driver, Kind, State, as_pointer, require, workqueues::Workqueue};
 use crate::{
     raw::{Answer, Raw},
     sms::SmSet,
@@ -18,9 +17,6 @@ use crate::{
 
 /// What marks a resource as this simulator's, in the bytes that the header calls internal.
 const MARK: &[u8; 8] = b"GREENSIM";
-
-/// The default of `CUDA_DEVICE_MAX_CONNECTIONS`, from which the limit of a workqueue follows (13.1 header).
-const WORKQUEUE_CONCURRENCY: u32 = 8;
 
 /// Where SMs come from, which decides what may be done with them.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,6 +62,8 @@ pub(super) struct Resource {
 #[derive(Clone)]
 pub(super) struct Descriptor {
     pub(super) resource: Resource,
+    /// None: the driver's default, shared by the device.
+    pub(super) workqueue: Option<Workqueue>,
 }
 
 impl Driver {
@@ -173,34 +171,7 @@ impl Driver {
                     .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
                 to.set(self.as_c(id, resource))
             }
-            CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG if self.speaks(13, 1) => to
-                .set(CUdevResource {
-                    type_: kind,
-                    __bindgen_anon_1: CUdevResource_st__bindgen_ty_1 {
-                        wqConfig: CUdevWorkqueueConfigResource {
-                            device: device as i32,
-                            wqConcurrencyLimit: WORKQUEUE_CONCURRENCY,
-                            sharingScope: CUdevWorkqueueConfigScope::CU_WORKQUEUE_SCOPE_DEVICE_CTX,
-                        },
-                    },
-                    ..CUdevResource::default()
-                }),
-            // A workqueue exists in a context only, not in a device (13.1 header).
-            CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE
-                if self.speaks(13, 1) && context.is_ok() =>
-            {
-                let handle = state.new_handle(self.number, Kind::Workqueue);
-                let mut reserved = [0; 40];
-                reserved[..8].copy_from_slice(&handle.to_ne_bytes());
-                to.set(CUdevResource {
-                    type_: kind,
-                    __bindgen_anon_1: CUdevResource_st__bindgen_ty_1 {
-                        wq: CUdevWorkqueueResource { reserved },
-                    },
-                    ..CUdevResource::default()
-                })
-            }
-            _ => Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_TYPE),
+            other => to.set(self.give_workqueue(state, context, device, other)?),
         }
     }
 
@@ -488,14 +459,14 @@ impl Driver {
         // The 12.4 header wants exactly one. What a 12.4 driver says to more is not measured.
         require(nb_resources == 1 || self.speaks(12, 5))?;
         let mut sms: Vec<Arc<Resource>> = Vec::new();
-        let mut workqueues = 0;
+        let mut workqueues = Vec::new();
         let mut device = None;
         for index in 0..nb_resources as usize {
             let c = resources.at(index)?;
-            let of = match self.workqueue_device(&state, &c)? {
-                Some(device) => {
-                    workqueues += 1;
-                    device
+            let of = match self.workqueue(&state, &c)? {
+                Some(workqueue) => {
+                    workqueues.push(workqueue);
+                    workqueue.device
                 }
                 None => {
                     let resource = self.lookup(&state, &c)?;
@@ -507,7 +478,7 @@ impl Driver {
                 return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
             }
         }
-        if workqueues > 1 {
+        if workqueues.len() > 1 {
             return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
         }
         let resource = match sms.split_first() {
@@ -515,33 +486,13 @@ impl Driver {
             Some((first, rest)) => self.merged(first, rest)?,
         };
         let handle = state.new_handle(self.number, Kind::Descriptor);
-        state.descriptors.insert(handle, Descriptor { resource });
+        let workqueue = workqueues.pop();
+        let descriptor = Descriptor {
+            resource,
+            workqueue,
+        };
+        state.descriptors.insert(handle, descriptor);
         desc.set(as_pointer(handle))
-    }
-
-    /// The device of a workqueue resource, or `None` for SMs.
-    fn workqueue_device(
-        &self,
-        state: &State,
-        c: &CUdevResource,
-    ) -> Result<Option<usize>, CUresult> {
-        match c.type_ {
-            CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG if self.speaks(13, 1) => {
-                // SAFETY: every bit pattern is valid for these integers, and the struct is whole.
-                let config = unsafe { c.__bindgen_anon_1.wqConfig };
-                require(config.sharingScope.0 <= 1)?;
-                self.device(config.device).map(Some)
-            }
-            CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE if self.speaks(13, 1) => {
-                // SAFETY: as above.
-                let reserved = unsafe { c.__bindgen_anon_1.wq }.reserved;
-                let mut handle = [0; 8];
-                handle.copy_from_slice(&reserved[..8]);
-                require(self.was_mine(state, u64::from_ne_bytes(handle), Kind::Workqueue))?;
-                Ok(Some(0))
-            }
-            _ => Ok(None),
-        }
     }
 
     /// Several resources as one.

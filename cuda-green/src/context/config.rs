@@ -4,10 +4,33 @@ use crate::{Error, Result};
 
 /// How important a context's work is.
 ///
-/// CUDA offers a priority for streams: among blocks that wait for the same SMs, those of the stream with
-/// the higher priority go first. Nothing takes an SM from a block that runs. Contexts with SMs of their
-/// own do not wait for each other at all, so the priority matters inside a partition, and for all work
-/// in single-context mode.
+/// Of all this, CUDA has one thing: a priority for streams, to which the four levels are mapped, spread over
+/// what the device offers ([`CudaDevice::stream_priorities`](crate::CudaDevice::stream_priorities)). What the
+/// levels promise beyond that, this crate keeps: a critical context cannot be preemptible, and a rebalance
+/// takes SMs from preemptible ones only.
+///
+/// # What CUDA does with a priority
+/// Among blocks that wait for the same SMs, those of the stream with the higher priority go first. That is
+/// all. Measured on an H200 (driver of CUDA 13.0; `evidence/isolation.json`), a request of one kernel beside a
+/// flood from another stream:
+///
+/// | p99 of the request, in µs | flood of long blocks | flood of short blocks |
+/// |---|---|---|
+/// | two plain streams | 9,606 | 14,271 |
+/// | high and low priority | 9,592 | 123 |
+/// | two partitions | 244 | 244 |
+/// | the partition alone | 242 | 242 |
+///
+/// # What CUDA does not do
+/// - No block that runs is ever stopped for another: where blocks are long, a priority changes nothing.
+/// - Contexts have no priority, only streams have. Contexts with SMs of their own do not wait for each other's
+///   blocks at all, so there the priority matters within a partition; in single-context mode, for all work.
+/// - Copies between host and device take no notice of it (the header of `cuStreamCreateWithPriority`), nor does
+///   memory bandwidth.
+/// - Before blocks wait for SMs, their launches go through workqueues that contexts share. From CUDA 13.1 on a
+///   manager asks for workqueues of each context's own; whether the driver gave them, the context says:
+///   [`GreenContext::workqueue_isolation`](crate::GreenContext::workqueue_isolation). No such driver was at
+///   hand, so what that gains is not measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum ContextPriority {
     /// Gives way to all other work.

@@ -7,10 +7,7 @@ use std::sync::{
 
 use cuda_green_sys::{CUcontext, CUdevResourceDesc, CUgreenCtx, CUgreenCtxCreate_flags};
 
-use crate::{
-    CudaDevice, Driver, Event, Result,
-    resource::{self, SmResource},
-};
+use crate::{CudaDevice, Driver, Event, Result};
 
 /// The driver's objects for one partition.
 pub(crate) struct Partition {
@@ -144,8 +141,7 @@ impl Seat {
 }
 
 impl Partition {
-    pub(super) fn create(device: &CudaDevice, resources: &[SmResource]) -> Result<Self> {
-        let descriptor = resource::describe(device.driver(), resources)?;
+    pub(super) fn create(device: &CudaDevice, descriptor: CUdevResourceDesc) -> Result<Self> {
         Ok(Self {
             descriptor,
             main: Seat::create(device, descriptor)?,
@@ -173,6 +169,16 @@ impl Partition {
         seat.take(thread);
         siblings.push(Arc::clone(&seat));
         Ok(seat)
+    }
+
+    /// Whether one of its contexts is this one.
+    pub(super) fn has(&self, context: CUcontext) -> bool {
+        self.main.context == context || self.siblings().iter().any(|seat| seat.context == context)
+    }
+
+    /// Whether some thread has one of its contexts current, by a guard or `set_current`.
+    pub(super) fn is_taken(&self) -> bool {
+        self.main.is_taken() || self.siblings().iter().any(|seat| seat.is_taken())
     }
 
     /// Notes the work so far of all its contexts.

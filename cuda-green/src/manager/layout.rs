@@ -83,8 +83,10 @@ impl Layout {
     }
 
     fn shape(&self, requested_sms: u32, pieces: &[usize]) -> (Shape, Vec<SmResource>) {
-        let resources: Vec<SmResource> =
-            pieces.iter().map(|index| self.resources[*index]).collect();
+        let resources: Vec<SmResource> = pieces
+            .iter()
+            .map(|index| self.resources[*index].clone())
+            .collect();
         // What is left over keeps little together; with a group, that group's guarantee holds.
         let only_remainder = pieces
             .iter()

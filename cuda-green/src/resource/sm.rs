@@ -1,0 +1,264 @@
+//! SM resources: how many SMs, and where they are from, which decides what may be done with them.
+
+use std::{fmt, slice};
+
+use cuda_green_sys::{CUdevResource, CudaVersion};
+
+use super::origin::{Granularity, Origin, Place, SplitId, sm_fields};
+use crate::{CudaDevice, Error, Result};
+
+/// A set of SMs that the driver described: those of a device, a context or a stream, or parts of a split.
+///
+/// It knows its device and the split that it is of, so that what the driver would take without a word, and
+/// then count wrongly, is an error here: parts of two splits in one context, or one part twice.
+///
+/// ```
+/// use cuda_green::{Driver, GreenContext, GreenContextConfig, SmSplit};
+///
+/// # fn main() -> cuda_green::Result<()> {
+/// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+/// let parts = device.sm_resource()?.split(&SmSplit::groups([64, 32, 24]))?;
+/// let rest = parts.remainder.as_ref().map_or(0, |rest| rest.sm_count());
+/// assert_eq!(rest, 12); // of 132: nothing is lost
+///
+/// let context = GreenContext::from_resources(&parts.groups[..1], None, GreenContextConfig::default())?;
+/// assert_eq!(context.sm_count(), 64);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Two splits of one resource know nothing of each other and share SMs. Keeping account of what was given to
+/// whom is what [`SmPartitionManager`](crate::SmPartitionManager) is for.
+#[derive(Clone)]
+pub struct SmResource {
+    device: CudaDevice,
+    origin: Origin,
+    first: Part,
+    /// Further parts of the same split.
+    more: Vec<Part>,
+}
+
+/// One resource of the driver's.
+#[derive(Clone, Copy)]
+struct Part {
+    raw: CUdevResource,
+    place: Place,
+    granularity: Granularity,
+}
+
+// SAFETY: the resource is a value; the one pointer in it (13.1) is null or the driver's own, and is never
+// followed here.
+unsafe impl Send for Part {}
+// SAFETY: as above; nothing is changed through a shared reference.
+unsafe impl Sync for Part {}
+
+impl SmResource {
+    /// What the driver answered to a query. `coscheduled`: what the asker knows of it, where the driver says
+    /// nothing.
+    pub(crate) fn queried(
+        device: &CudaDevice,
+        raw: CUdevResource,
+        coscheduled: Option<u32>,
+    ) -> Self {
+        let known = device.capabilities().granularity;
+        let otherwise = match coscheduled.filter(|own| *own < known.multiple) {
+            Some(own) => Granularity {
+                min: own,
+                alignment: own,
+            },
+            None => Granularity {
+                min: known.min,
+                alignment: known.multiple,
+            },
+        };
+        Self {
+            device: device.clone(),
+            origin: Origin::Query,
+            first: Part {
+                raw,
+                place: Place::Group(0),
+                granularity: Granularity::of(&raw, otherwise),
+            },
+            more: Vec::new(),
+        }
+    }
+
+    /// A group of a split of this.
+    pub(super) fn group(
+        &self,
+        raw: CUdevResource,
+        id: SplitId,
+        index: u32,
+        granularity: Granularity,
+    ) -> Self {
+        self.part(raw, id, Place::Group(index), granularity, false)
+    }
+
+    /// What a split of this left over.
+    pub(super) fn remainder(&self, raw: CUdevResource, id: SplitId, structured: bool) -> Self {
+        self.part(raw, id, Place::Remainder, Granularity::PAIRS, structured)
+    }
+
+    fn part(
+        &self,
+        raw: CUdevResource,
+        id: SplitId,
+        place: Place,
+        otherwise: Granularity,
+        structured: bool,
+    ) -> Self {
+        Self {
+            device: self.device.clone(),
+            origin: Origin::Split { id, structured },
+            first: Part {
+                raw,
+                place,
+                granularity: Granularity::of(&raw, otherwise),
+            },
+            more: Vec::new(),
+        }
+    }
+
+    /// Its device.
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
+    /// How many SMs.
+    pub fn sm_count(&self) -> u32 {
+        self.raw_parts().map(|raw| sm_fields(raw).smCount).sum()
+    }
+
+    /// The smallest partition of it, in SMs: as the driver says or, where it says nothing (before 13.0, and
+    /// on 13.0 of a split's parts), as NVIDIA's guide has it for the device.
+    pub fn min_partition_size(&self) -> u32 {
+        self.granularity().min
+    }
+
+    /// So many of its SMs are co-scheduled together, in each of its groups; known as
+    /// [`min_partition_size`](Self::min_partition_size) is.
+    pub fn coscheduled_alignment(&self) -> u32 {
+        self.granularity().alignment
+    }
+
+    /// The driver's flags of it (`CUdevSmResourceGroup_flags`, 13.1); 0 before.
+    pub fn flags(&self) -> u32 {
+        sm_fields(&self.first.raw).flags
+    }
+
+    /// The driver's resources that it is made of: one, or several of one split.
+    pub fn raw_parts(&self) -> impl Iterator<Item = &CUdevResource> {
+        self.parts().map(|part| &part.raw)
+    }
+
+    /// Several parts of one split as one resource, for one context.
+    ///
+    /// ```
+    /// use cuda_green::{Driver, Error, SmResource, SmSplit};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// let all = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?.sm_resource()?;
+    /// let parts = all.split(&SmSplit::equal(3, 32))?;
+    /// let merged = SmResource::merge(&parts.groups[..2])?;
+    /// assert_eq!(merged.sm_count(), 64);
+    /// let twice = SmResource::merge(&[merged, parts.groups[0].clone()]);
+    /// assert!(matches!(twice, Err(Error::IncompatibleResources { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::IncompatibleResources`] for none, for resources of two devices or two splits, for a part that
+    /// comes twice, for a queried resource beside others, and from 13.1 on for parts that are co-scheduled
+    /// differently (the 13.1 header). [`Error::Unsupported`] for several before CUDA 12.5.
+    pub fn merge(resources: &[SmResource]) -> Result<SmResource> {
+        let incompatible = |reason| Err(Error::IncompatibleResources { reason });
+        let Some((first, others)) = resources.split_first() else {
+            return incompatible("a context needs SMs, and no resource was given");
+        };
+        let mut merged = first.clone();
+        let strict = merged.device.capabilities().structured_split;
+        for other in others {
+            if !merged.device.is(&other.device) {
+                return incompatible("they are of different devices");
+            }
+            let Origin::Split { id, .. } = merged.origin else {
+                return incompatible(
+                    "what was asked of a device, context or stream has all of its SMs, so nothing can be added",
+                );
+            };
+            if !matches!(other.origin, Origin::Split { id: its, .. } if its == id) {
+                return incompatible(
+                    "they are not of one split call: the driver would count SMs twice that both have",
+                );
+            }
+            if other
+                .parts()
+                .any(|part| merged.parts().any(|own| own.place == part.place))
+            {
+                return incompatible(
+                    "one part was given twice: the driver would count its SMs twice",
+                );
+            }
+            if strict && merged.granularity() != other.granularity() {
+                return incompatible(
+                    "from CUDA 13.1 on, only parts that are co-scheduled alike merge",
+                );
+            }
+            merged.more.extend(other.parts());
+        }
+        if !merged.more.is_empty() && !merged.device.capabilities().merge {
+            return Err(Error::Unsupported {
+                what: "one context from several SM resources",
+                needs: CudaVersion::new(12, 5),
+                driver: merged.device.driver().version(),
+            });
+        }
+        Ok(merged)
+    }
+
+    /// Refuses what the driver refuses to split: parts of a split, but for what a structured one left over.
+    pub(super) fn check_splittable(&self) -> Result<()> {
+        match self.origin {
+            Origin::Query => Ok(()),
+            Origin::Split {
+                structured: true, ..
+            } if self.first.place == Place::Remainder && self.more.is_empty() => Ok(()),
+            Origin::Split { .. } => Err(Error::SplitAgain {
+                sm_count: self.sm_count(),
+            }),
+        }
+    }
+
+    /// Of several parts the least, as a context over them reports it (measured on an H200).
+    pub(super) fn granularity(&self) -> Granularity {
+        self.parts()
+            .map(|part| part.granularity)
+            .min_by_key(|granularity| granularity.alignment)
+            .unwrap_or(Granularity::PAIRS)
+    }
+
+    /// How many SMs are co-scheduled together at best: a group's guarantee holds beside a remainder.
+    pub(crate) fn best_coscheduled(&self) -> u32 {
+        let alignments = self.parts().map(|part| part.granularity.alignment);
+        alignments.max().unwrap_or(1)
+    }
+
+    pub(super) fn first_raw(&self) -> &CUdevResource {
+        &self.first.raw
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        slice::from_ref(&self.first).iter().chain(&self.more)
+    }
+}
+
+impl fmt::Debug for SmResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmResource")
+            .field("sm_count", &self.sm_count())
+            .field("device", &self.device.ordinal())
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}

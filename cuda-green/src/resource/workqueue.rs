@@ -1,0 +1,206 @@
+//! Workqueue resources: what carries work from streams to the GPU, and who shares it (CUDA 13.1).
+
+use std::fmt;
+
+use cuda_green_sys::{
+    CUdevResource, CUdevResourceType, CUdevWorkqueueConfigResource, CUdevWorkqueueConfigScope,
+    CudaVersion,
+};
+
+use super::calls::{Owner, query};
+use crate::{CudaDevice, Error, GreenContext, Result};
+
+/// Through what a context's work goes to the GPU. CUDA 13.1; proven against the real header and the simulated
+/// driver.
+///
+/// Streams share a few hardware queues, so that work of one may have to wait behind another's although their
+/// SMs are disjoint. A context that is created with a workqueue that is balanced among green contexts shares
+/// none with other such contexts, as far as there are enough (the 13.1 header).
+///
+/// It is either a configuration, from [`CudaDevice::workqueue`] or [`GreenContext::workqueue`], which a
+/// context created with it makes real; or one that exists, from [`GreenContext::existing_workqueue`], to be
+/// shared with its context on purpose.
+///
+/// ```
+/// use cuda_green::{Driver, GreenContext, GreenContextConfig, SmSplit, WorkqueueScope};
+///
+/// # fn main() -> cuda_green::Result<()> {
+/// let device = Driver::open(&"sim:h200@13.1".parse()?)?.device(0)?;
+/// let parts = device.sm_resource()?.split(&SmSplit::equal(2, 32))?;
+/// let workqueue = device
+///     .workqueue()?
+///     .with_scope(WorkqueueScope::GreenContextBalanced)?
+///     .with_concurrency_limit(4)?;
+/// let context =
+///     GreenContext::from_resources(&parts.groups[..1], Some(&workqueue), GreenContextConfig::default())?;
+/// assert_eq!(context.workqueue()?.concurrency_limit(), Some(4));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct WorkqueueResource {
+    device: CudaDevice,
+    raw: CUdevResource,
+    /// The context that an existing one is of: it is held, since what becomes of the workqueue without it is
+    /// not documented.
+    of: Option<GreenContext>,
+}
+
+/// Who shares a context's workqueues (`CUdevWorkqueueConfigScope`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WorkqueueScope {
+    /// All contexts of the device share all of them: what the driver does by itself.
+    DeviceWide,
+    /// As far as there are enough, none is shared with other green contexts that ask for this.
+    GreenContextBalanced,
+}
+
+// SAFETY: the resource is a value; the one pointer in it is null or the driver's own, and is never followed
+// here.
+unsafe impl Send for WorkqueueResource {}
+// SAFETY: as above; nothing is changed through a shared reference.
+unsafe impl Sync for WorkqueueResource {}
+
+impl WorkqueueResource {
+    /// The configuration that a device or a context has.
+    pub(crate) fn config_of(device: &CudaDevice, owner: Owner) -> Result<Self> {
+        Self::ask(
+            device,
+            owner,
+            CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG,
+        )
+    }
+
+    /// The workqueue of a context that exists.
+    pub(crate) fn existing_of(context: &GreenContext, owner: Owner) -> Result<Self> {
+        let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE;
+        Ok(Self {
+            of: Some(context.clone()),
+            ..Self::ask(context.device(), owner, kind)?
+        })
+    }
+
+    fn ask(device: &CudaDevice, owner: Owner, kind: CUdevResourceType) -> Result<Self> {
+        // Drivers before 13.1 do not know the types; one of 13.0 ends the process where such a resource is
+        // described to it (measured on an H200, driver 580).
+        if !device.capabilities().workqueues {
+            return Err(Error::Unsupported {
+                what: "a workqueue resource",
+                needs: CudaVersion::new(13, 1),
+                driver: device.driver().version(),
+            });
+        }
+        Ok(Self {
+            device: device.clone(),
+            raw: query(device.driver(), owner, kind)?,
+            of: None,
+        })
+    }
+
+    /// Its device.
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
+    /// Whether it is one that exists, rather than the configuration of one to be made.
+    pub fn is_existing(&self) -> bool {
+        self.of.is_some()
+    }
+
+    /// Who shares it; none for one that exists, and for a scope newer than this crate.
+    pub fn scope(&self) -> Option<WorkqueueScope> {
+        match self.config()?.sharingScope {
+            CUdevWorkqueueConfigScope::CU_WORKQUEUE_SCOPE_DEVICE_CTX => {
+                Some(WorkqueueScope::DeviceWide)
+            }
+            CUdevWorkqueueConfigScope::CU_WORKQUEUE_SCOPE_GREEN_CTX_BALANCED => {
+                Some(WorkqueueScope::GreenContextBalanced)
+            }
+            _ => None,
+        }
+    }
+
+    /// How many streams are expected to have work at once; none for one that exists.
+    pub fn concurrency_limit(&self) -> Option<u32> {
+        self.config().map(|config| config.wqConcurrencyLimit)
+    }
+
+    /// The same with another scope.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for one that exists.
+    #[doc(alias = "CU_WORKQUEUE_SCOPE_GREEN_CTX_BALANCED")]
+    pub fn with_scope(self, scope: WorkqueueScope) -> Result<Self> {
+        let raw = match scope {
+            WorkqueueScope::DeviceWide => CUdevWorkqueueConfigScope::CU_WORKQUEUE_SCOPE_DEVICE_CTX,
+            WorkqueueScope::GreenContextBalanced => {
+                CUdevWorkqueueConfigScope::CU_WORKQUEUE_SCOPE_GREEN_CTX_BALANCED
+            }
+        };
+        self.configured("scope", format!("{scope:?}"), |config| {
+            config.sharingScope = raw;
+        })
+    }
+
+    /// The same for so many streams that are expected to have work at once. A guidance: with more than the
+    /// device's own limit, or more streams at work than said, work of several may share a queue.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for 0, and for one that exists.
+    pub fn with_concurrency_limit(self, streams: u32) -> Result<Self> {
+        if streams == 0 {
+            return Err(Error::InvalidArgument {
+                name: "concurrency_limit",
+                value: "0".into(),
+                reason: "at least one stream has work at a time",
+            });
+        }
+        self.configured("concurrency_limit", streams.to_string(), |config| {
+            config.wqConcurrencyLimit = streams;
+        })
+    }
+
+    fn configured(
+        mut self,
+        name: &'static str,
+        value: String,
+        change: impl FnOnce(&mut CUdevWorkqueueConfigResource),
+    ) -> Result<Self> {
+        let Some(mut config) = self.config() else {
+            return Err(Error::InvalidArgument {
+                name,
+                value,
+                reason: "a workqueue that exists is as it is; configure that of the device, `CudaDevice::workqueue`",
+            });
+        };
+        change(&mut config);
+        self.raw.__bindgen_anon_1.wqConfig = config;
+        Ok(self)
+    }
+
+    fn config(&self) -> Option<CUdevWorkqueueConfigResource> {
+        let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG;
+        if self.raw.type_ != kind {
+            return None;
+        }
+        // SAFETY: the type says which field the driver filled, and all of its fields are integers.
+        Some(unsafe { self.raw.__bindgen_anon_1.wqConfig })
+    }
+
+    /// The driver's resource.
+    pub fn raw(&self) -> &CUdevResource {
+        &self.raw
+    }
+}
+
+impl fmt::Debug for WorkqueueResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkqueueResource")
+            .field("device", &self.device.ordinal())
+            .field("existing", &self.is_existing())
+            .field("scope", &self.scope())
+            .field("concurrency_limit", &self.concurrency_limit())
+            .finish()
+    }
+}

@@ -1,0 +1,101 @@
+//! What a stream is to be like.
+
+use std::ffi::c_int;
+
+use crate::{ContextPriority, Error, GreenContext, Result};
+
+/// What a stream is to be like; by default non-blocking, with the priority of its context.
+///
+/// ```
+/// use cuda_green::{ContextPriority, Driver, Error, GreenContext, GreenContextConfig, StreamOptions};
+///
+/// # fn main() -> cuda_green::Result<()> {
+/// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+/// let all = [device.sm_resource()?];
+/// let context = GreenContext::from_resources(&all, None, GreenContextConfig::default())?;
+/// let first = context.create_stream_with(&StreamOptions::default().raw_priority(-5))?;
+/// let last = context.create_stream_with(&StreamOptions::default().priority(ContextPriority::Low))?;
+/// assert_eq!((first.priority()?, last.priority()?), (-5, 0));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamOptions {
+    /// Its priority.
+    pub priority: StreamPriority,
+    /// Whether it ignores the default stream. It must: green contexts have no streams that wait for the
+    /// default stream.
+    pub non_blocking: bool,
+}
+
+/// The priority of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum StreamPriority {
+    /// That of its context's configuration.
+    #[default]
+    OfContext,
+    /// This one, mapped to what the device offers.
+    Level(ContextPriority),
+    /// The driver's number: lower ones come first.
+    Raw(c_int),
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self {
+            priority: StreamPriority::OfContext,
+            non_blocking: true,
+        }
+    }
+}
+
+impl StreamOptions {
+    /// The same with a priority that is mapped to what the device offers.
+    pub fn priority(mut self, priority: ContextPriority) -> Self {
+        self.priority = StreamPriority::Level(priority);
+        self
+    }
+
+    /// The same with the driver's own number for the priority, within
+    /// [`CudaDevice::stream_priorities`](crate::CudaDevice::stream_priorities).
+    pub fn raw_priority(mut self, priority: c_int) -> Self {
+        self.priority = StreamPriority::Raw(priority);
+        self
+    }
+
+    /// The same, non-blocking or not.
+    pub fn non_blocking(mut self, non_blocking: bool) -> Self {
+        self.non_blocking = non_blocking;
+        self
+    }
+
+    /// The number for the driver, once all is found to be possible.
+    pub(super) fn check(&self, context: &GreenContext) -> Result<c_int> {
+        if !self.non_blocking {
+            return Err(Error::InvalidArgument {
+                name: "non_blocking",
+                value: "false".into(),
+                reason: "green streams must be non-blocking: a green context has no streams that wait for the default stream",
+            });
+        }
+        let device = context.device();
+        match self.priority {
+            StreamPriority::OfContext => device.stream_priority(context.config().priority),
+            StreamPriority::Level(level) => device.stream_priority(level),
+            StreamPriority::Raw(number) => {
+                let offered = device.stream_priorities()?;
+                if offered.contains(&number) {
+                    Ok(number)
+                } else {
+                    Err(Error::InvalidArgument {
+                        name: "priority",
+                        value: number.to_string(),
+                        reason: "the device offers no such priority; see `CudaDevice::stream_priorities`",
+                    })
+                }
+            }
+        }
+    }
+}
