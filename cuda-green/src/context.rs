@@ -2,6 +2,7 @@
 
 mod config;
 mod partition;
+mod seat;
 
 use std::{
     fmt,
@@ -219,9 +220,7 @@ impl GreenContext {
     #[doc(alias = "cuGreenCtxWaitEvent")]
     pub fn wait_event(&self, event: &Event) -> Result<()> {
         let green = self.partition_only("making a whole context wait", "let its streams wait")?;
-        // SAFETY: both are live, as their owners are borrowed.
-        let result = unsafe { self.driver().api().cuGreenCtxWaitEvent(green, event.raw()) };
-        self.driver().check("cuGreenCtxWaitEvent", result)
+        partition::wait(self.driver(), green, event)
     }
 
     /// Its memory pool, with the limit of its configuration; made at the first call.
@@ -290,18 +289,22 @@ impl GreenContext {
     /// Waits for its work and destroys it.
     ///
     /// # Errors
-    /// [`Error::ContextInUse`] with the context where clones, streams or guards still hold it, or the
-    /// driver's refusal. The context comes back unless the driver has destroyed it.
+    /// [`Error::ContextInUse`] with the context where clones, streams or guards still hold it, forgotten
+    /// guards too, or the driver's refusal. The context comes back unless the driver has destroyed it.
     pub fn close(self) -> Result<(), (Option<Self>, Error)> {
+        let in_use = |holders| Error::ContextInUse {
+            id: "to be closed".into(),
+            holders,
+        };
         match Arc::try_unwrap(self.inner) {
+            Ok(inner) if inner.taken() > 0 => {
+                let (forgotten, inner) = (inner.taken(), Arc::new(inner));
+                Err((Some(Self { inner }), in_use(forgotten)))
+            }
             Ok(mut inner) => inner.destroy().map_err(|error| (None, error)),
             Err(inner) => {
                 let holders = Arc::strong_count(&inner) - 1;
-                let error = Error::ContextInUse {
-                    id: "to be closed".into(),
-                    holders,
-                };
-                Err((Some(Self { inner }), error))
+                Err((Some(Self { inner }), in_use(holders)))
             }
         }
     }
@@ -311,7 +314,7 @@ impl GreenContext {
         self.inner
             .partition
             .as_ref()
-            .map_or(std::ptr::null_mut(), |partition| partition.main.green())
+            .map_or(std::ptr::null_mut(), Partition::green)
     }
 
     /// The raw context, for libraries that take one: it belongs to this object and must not be destroyed
@@ -330,29 +333,36 @@ impl GreenContext {
 
     fn partition_only(&self, what: &'static str, instead: &'static str) -> Result<CUgreenCtx> {
         match &self.inner.partition {
-            Some(partition) => Ok(partition.main.green()),
+            Some(partition) => Ok(partition.green()),
             None => Err(Error::NotPartitioned { what, instead }),
         }
     }
 
-    /// Notes the work so far, for [`wait_for_marked`](Self::wait_for_marked).
-    pub(crate) fn mark_work(&self) -> Result<()> {
+    /// Notes the work so far, and gives what marks it; nothing in single-context mode.
+    pub(crate) fn mark_work(&self) -> Result<Vec<Arc<Event>>> {
         self.inner
             .partition
             .as_ref()
-            .map_or(Ok(()), |partition| partition.mark_work(self.driver()))
+            .map_or(Ok(Vec::new()), |partition| {
+                partition.mark_work(self.driver())
+            })
     }
 
-    /// Makes all later work here wait for what `other` had noted.
-    pub(crate) fn wait_for_marked(&self, other: &Self) -> Result<()> {
-        match (&self.inner.partition, &other.inner.partition) {
-            (Some(own), Some(other)) => own.wait_for_marked(self.driver(), other),
-            _ => Ok(()),
-        }
+    /// Makes all later work here wait for what another noted.
+    pub(crate) fn wait_for_marked(&self, marks: &[Arc<Event>]) -> Result<()> {
+        self.inner
+            .partition
+            .as_ref()
+            .map_or(Ok(()), |partition| partition.wait_for(self.driver(), marks))
     }
 
     pub(crate) fn holders(&self) -> usize {
         Arc::strong_count(&self.inner)
+    }
+
+    /// How often it is current to some thread, through guards that were forgotten too.
+    pub(crate) fn taken(&self) -> usize {
+        self.inner.taken()
     }
 }
 
@@ -365,9 +375,14 @@ impl ContextInner {
     /// The context of the main seat, or the primary one.
     pub(crate) fn context(&self) -> Result<CUcontext> {
         match &self.partition {
-            Some(partition) => Ok(partition.main.context),
+            Some(partition) => Ok(partition.context()),
             None => self.device.raw_primary_context(),
         }
+    }
+
+    fn taken(&self) -> usize {
+        let partition = self.partition.as_ref();
+        partition.map_or(0, |partition| partition.seats.taken())
     }
 
     /// Waits for the work in it and destroys the driver's objects.

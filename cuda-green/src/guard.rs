@@ -293,15 +293,15 @@ impl Taken {
             return Ok((Self::Primary, context.context()?));
         };
         if partition.shared {
-            partition.main.take_shared();
-            return Ok((Self::Shared, partition.main.context));
+            partition.seats.main.take_shared();
+            return Ok((Self::Shared, partition.context()));
         }
         let thread = thread();
-        if partition.main.take(thread) {
-            return Ok((Self::Main, partition.main.context));
+        if partition.seats.main.take(thread) {
+            return Ok((Self::Main, partition.context()));
         }
         let seat = partition.sibling(&context.device, thread)?;
-        let sibling = seat.context;
+        let sibling = seat.context.context;
         Ok((Self::Sibling(seat), sibling))
     }
 
@@ -309,9 +309,9 @@ impl Taken {
     fn leave(&self, context: &ContextInner) {
         match (self, &context.partition) {
             (Self::Main, Some(partition)) => {
-                partition.main.leave_biased();
+                partition.seats.main.leave_biased();
             }
-            (Self::Shared, Some(partition)) => partition.main.leave_shared(),
+            (Self::Shared, Some(partition)) => partition.seats.main.leave_shared(),
             (Self::Sibling(seat), _) => seat.leave(),
             (Self::Primary | Self::Main | Self::Shared, _) => {}
         }

@@ -14,6 +14,7 @@ mod module;
 pub mod planner;
 mod resource;
 mod stream;
+mod sync;
 
 pub use capabilities::{Capabilities, Granularity, GranularitySource};
 pub use context::{ContextPriority, GreenContext, GreenContextConfig};

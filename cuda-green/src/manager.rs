@@ -3,6 +3,7 @@
 //! All partitions in force come from one split. A context takes pieces of it and gives them back when it
 //! is destroyed; when the last one is gone, so is the split.
 
+mod exchange;
 mod generation;
 mod layout;
 mod partition_stream;
@@ -17,10 +18,11 @@ use std::{
 
 use cuda_green_sys::CUresult;
 
+pub use exchange::HandOff;
 use generation::{Entry, Generation};
 use layout::Layout;
 pub use partition_stream::PartitionStream;
-pub use rebalance::{HandOff, RebalanceHint};
+pub use rebalance::RebalanceHint;
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
 pub use verify::Verification;
 
@@ -327,23 +329,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// which changes nothing; [`Error::Driver`].
     pub fn destroy_context(&self, id: Id) -> Result<()> {
         let mut layout = self.change();
-        let entry = self.write(|contexts| {
-            let index = contexts
-                .iter()
-                .position(|entry| entry.id == id)
-                .ok_or_else(|| Error::NoSuchContext {
-                    id: format!("{id:?}"),
-                })?;
-            // No other can appear meanwhile, since they come from here.
-            let holders = contexts[index].holders();
-            if holders > 0 {
-                return Err(Error::ContextInUse {
-                    id: format!("{id:?}"),
-                    holders,
-                });
-            }
-            Ok(contexts.remove(index))
-        })?;
+        let entry = self.write(|contexts| generation::take_out(contexts, id))?;
         let closed = entry.close();
         self.read(|contexts| {
             if contexts.is_empty() {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use cuda_green::{
-    ContextId, Driver, Error, Event, GpuBuffer, HandOff, LaunchConfig, Module, RebalanceHint,
-    Result, SmPartitionManager,
+    ContextId, Driver, Error, Event, GpuBuffer, GreenContext, HandOff, Kernel, LaunchConfig,
+    Module, RebalanceHint, Result, SmPartitionManager, Stream, sys,
 };
 
 use crate::{
@@ -21,6 +21,14 @@ pub const CASES: &[Case] = &[
     ("rebalance/old_drivers_say_so", old_drivers),
     ("rebalance/what_was_handed_out_stays_valid", stays_valid),
     ("rebalance/a_strict_hand_off_waits_on_the_gpu", strict),
+    (
+        "rebalance/a_strict_hand_off_holds_for_later_threads",
+        strict_for_later_threads,
+    ),
+    (
+        "rebalance/a_strict_hand_off_covers_a_relaxed_one_before_it",
+        strict_after_relaxed,
+    ),
     ("rebalance/memory_limits_hold_across_it", memory),
     ("rebalance/kernels_run_where_they_were_promised", promised),
     ("rebalance/many_threads_launch_meanwhile", many_threads),
@@ -210,6 +218,101 @@ fn strict(driver: &Driver) -> Result<()> {
         old.synchronize()?;
     }
     Ok(())
+}
+
+/// A few dozen milliseconds of work on all SMs of a context, and its end.
+fn long_work(context: &GreenContext, burn: &Kernel) -> Result<(Stream, Event)> {
+    let stream = context.create_stream()?;
+    let end = Event::timed(context.device())?;
+    let shape = LaunchConfig::linear(context.sm_count() * 4, 1024);
+    // SAFETY: the kernel takes an address, to which it never comes to write, and a number of rounds.
+    unsafe { stream.launch(burn, &shape, &[&0u64, &1_400_000u32])? };
+    stream.record(&end)?;
+    Ok((stream, end))
+}
+
+/// Runs next to nothing in whatever context is current on this thread, as a foreign library would, and
+/// waits for it.
+fn work_in_current(driver: &Driver, burn: &Kernel) {
+    let (api, mut stream) = (driver.api(), std::ptr::null_mut());
+    let (mut nowhere, mut rounds) = (0u64, 10u32);
+    let mut args = [
+        std::ptr::from_mut(&mut nowhere).cast(),
+        std::ptr::from_mut(&mut rounds).cast(),
+    ];
+    // SAFETY: the pointers are valid for what is written; the stream is live until it is destroyed; the
+    // kernel takes an address, to which it never comes to write, and a number of rounds.
+    unsafe {
+        let non_blocking = sys::CUstream_flags::CU_STREAM_NON_BLOCKING.0;
+        let made = api.cuStreamCreateWithPriority(&mut stream, non_blocking, 0);
+        made.unwrap().ok().unwrap();
+        let (args, extra) = (args.as_mut_ptr(), std::ptr::null_mut());
+        let kernel = burn.raw();
+        let launched = api.cuLaunchKernel(kernel, 1, 1, 1, 32, 1, 1, 0, stream, args, extra);
+        launched.unwrap().ok().unwrap();
+        api.cuStreamSynchronize(stream).unwrap().ok().unwrap();
+        api.cuStreamDestroy_v2(stream).unwrap().ok().unwrap();
+    }
+}
+
+/// A thread that comes to a context only after a hand-off, and gets a sibling there, waits as those do that
+/// were there before.
+fn strict_for_later_threads(driver: &Driver) -> Result<()> {
+    if !rebalances(driver) {
+        return Ok(());
+    }
+    let (device, manager) = quad(driver)?;
+    let module = Module::load_ptx(&device, KERNELS)?;
+    let burn = module.kernel("cuda_green_burn")?;
+    manager.rebalance(RebalanceHint::EmbeddingHeavy)?;
+    // Its main context is this thread's from here on.
+    manager.activate(ContextId::Embedding)?.close()?;
+    manager.rebalance(RebalanceHint::Balanced)?;
+    let (old, old_end) = long_work(&manager.get_context(ContextId::Dream)?, &burn)?;
+    manager.rebalance(RebalanceHint::EmbeddingHeavy)?;
+    let later = || {
+        if let Some(simulator) = driver.simulator() {
+            simulator.start_trace();
+        }
+        let guard = manager.activate(ContextId::Embedding)?;
+        if let Some(simulator) = driver.simulator() {
+            // Drivers were seen to wait for everything when they make a context. None promises that.
+            let calls = simulator.take_trace();
+            let count = |name| calls.iter().filter(|call| call.entry_point == name).count();
+            let siblings = count("cuGreenCtxCreate");
+            assert_eq!(siblings, usize::from(!device.capabilities().shared_current));
+            assert!(
+                count("cuGreenCtxWaitEvent") >= 3 * siblings,
+                "it waits for each context that gave it SMs: {calls:?}"
+            );
+        }
+        work_in_current(driver, &burn);
+        guard.close()
+    };
+    std::thread::scope(|scope| scope.spawn(later).join().unwrap())?;
+    assert!(old_end.is_done()?, "the later thread did not wait");
+    old.synchronize()
+}
+
+/// Work that a relaxed hand-off let run on is still old work at the next strict one.
+fn strict_after_relaxed(driver: &Driver) -> Result<()> {
+    if !rebalances(driver) {
+        return Ok(());
+    }
+    let (device, manager) = quad(driver)?;
+    manager.provision_rebalance()?;
+    let module = Module::load_ptx(&device, KERNELS)?;
+    let burn = module.kernel("cuda_green_burn")?;
+    let (old, old_end) = long_work(&manager.get_context(ContextId::Dream)?, &burn)?;
+    manager.rebalance_with(RebalanceHint::EmbeddingHeavy, HandOff::Relaxed)?;
+    manager.rebalance(RebalanceHint::TrainingActive)?;
+    let training = manager.get_context(ContextId::Training)?;
+    {
+        let _current = training.activate()?;
+        work_in_current(driver, &burn);
+    }
+    assert!(old_end.is_done()?, "it shared SMs with older work");
+    old.synchronize()
 }
 
 fn memory(driver: &Driver) -> Result<()> {

@@ -1,8 +1,11 @@
 //! What stands behind a name: the context in force, and the others it can be exchanged for.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::{fmt::Debug, sync::PoisonError};
 
-use crate::GreenContext;
+use crate::{
+    Error, GreenContext, Result,
+    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 /// One name of a manager.
 pub(super) struct Entry<Id> {
@@ -15,6 +18,27 @@ pub(super) struct Entry<Id> {
     /// All that were made, the first with the pieces of `base`. They are kept for the next time: a
     /// green context over other pieces is dear to make and cheap to keep.
     pub(super) generations: Vec<Generation>,
+}
+
+/// Takes a name out for good, unless anyone uses one of its contexts.
+pub(super) fn take_out<Id: Copy + Eq + Debug>(
+    contexts: &mut Vec<Entry<Id>>,
+    id: Id,
+) -> Result<Entry<Id>> {
+    let index = contexts
+        .iter()
+        .position(|entry| entry.id == id)
+        .ok_or_else(|| Error::NoSuchContext {
+            id: format!("{id:?}"),
+        })?;
+    // No other can appear meanwhile, since they come from here.
+    match contexts[index].holders() {
+        0 => Ok(contexts.remove(index)),
+        holders => Err(Error::ContextInUse {
+            id: format!("{id:?}"),
+            holders,
+        }),
+    }
 }
 
 /// A context under a name, over some of the layout's pieces.
@@ -67,7 +91,8 @@ impl<Id> Entry<Id> {
             .position(|generation| generation.pieces == pieces)
     }
 
-    /// Who uses any of its contexts, beside this entry itself.
+    /// Who uses any of its contexts, beside this entry itself. A guard that was forgotten holds nothing
+    /// any more, but its thread has the context current still.
     pub(super) fn holders(&self) -> usize {
         let of_contexts: usize = self
             .generations
@@ -75,11 +100,16 @@ impl<Id> Entry<Id> {
             .map(|generation| generation.context.holders() - 1)
             .sum();
         // One of the handles counted is the slot's own; the slot may be held by streams too.
-        of_contexts - 1 + (Arc::strong_count(&self.slot) - 1)
+        let holders = of_contexts - 1 + (Arc::strong_count(&self.slot) - 1);
+        if holders > 0 {
+            return holders;
+        }
+        let contexts = self.generations.iter();
+        contexts.map(|generation| generation.context.taken()).sum()
     }
 
     /// Waits for the work of all its contexts and destroys them.
-    pub(super) fn close(self) -> crate::Result<()> {
+    pub(super) fn close(self) -> Result<()> {
         drop(self.slot);
         let mut result = Ok(());
         for Generation { context, .. } in self.generations {

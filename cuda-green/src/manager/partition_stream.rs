@@ -1,13 +1,11 @@
 //! Streams that follow a name: what is launched in them runs wherever the name has its SMs at that moment.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::PoisonError};
 
 use super::generation::Slot;
 use crate::{
     ContextPriority, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, Stream,
+    sync::{Arc, Mutex},
 };
 
 /// A stream of a name rather than of a context: after a rebalance, work goes to the name's new SMs.

@@ -7,7 +7,10 @@
 
 use std::fmt::Debug;
 
-use super::{ContextId, Entry, Generation, PartitionMode, SmPartitionManager, layout::Layout};
+use super::{
+    ContextId, Entry, Generation, HandOff, PartitionMode, SmPartitionManager, exchange::exchange,
+    layout::Layout,
+};
 use crate::{Error, Result, planner::SplitStrategy};
 use cuda_green_sys::CudaVersion;
 
@@ -41,17 +44,6 @@ impl RebalanceHint {
             Self::Balanced => None,
         }
     }
-}
-
-/// What happens between the old work on an SM and the new.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum HandOff {
-    /// New work waits on the GPU until the old work on the SMs that changed hands has ended. The host
-    /// does not wait.
-    #[default]
-    Strict,
-    /// New work starts at once, and may share SMs with old work until that has ended.
-    Relaxed,
 }
 
 impl SmPartitionManager {
@@ -209,41 +201,4 @@ fn pieces_after<Id: Copy + Eq>(contexts: &[Entry<Id>], favoured: Option<Id>) -> 
         pieces.sort_unstable();
     }
     after
-}
-
-/// Puts other generations into force, all at once for everyone who follows a name.
-fn exchange<Id>(contexts: &mut [Entry<Id>], targets: &[usize], hand_off: HandOff) -> Result<()> {
-    let changed = |entry: &Entry<Id>, target: usize| entry.current != target;
-    let mut slots: Vec<_> = contexts
-        .iter()
-        .zip(targets)
-        .filter(|(entry, target)| changed(entry, **target))
-        .map(|(entry, target)| (entry.slot.write(), entry, *target))
-        .collect();
-    if hand_off == HandOff::Strict {
-        for (_, old, _) in &slots {
-            old.context().mark_work()?;
-        }
-        for (_, new, target) in &slots {
-            let generation = &new.generations[*target];
-            for (_, old, _) in &slots {
-                // Only those that have an SM in common have to wait; the same name keeps its order.
-                let shares = old
-                    .pieces()
-                    .iter()
-                    .any(|piece| generation.pieces.contains(piece));
-                if shares {
-                    generation.context.wait_for_marked(old.context())?;
-                }
-            }
-        }
-    }
-    for (slot, entry, target) in &mut slots {
-        **slot = entry.generations[*target].context.clone();
-    }
-    drop(slots);
-    for (entry, target) in contexts.iter_mut().zip(targets) {
-        entry.current = *target;
-    }
-    Ok(())
 }
