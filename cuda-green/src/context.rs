@@ -360,6 +360,12 @@ impl GreenContext {
         Arc::strong_count(&self.inner)
     }
 
+    /// How many green contexts it is made of: itself, and siblings; none in single-context mode.
+    pub(crate) fn green_contexts(&self) -> usize {
+        let partition = self.inner.partition.as_ref();
+        partition.map_or(0, |partition| partition.seats.count())
+    }
+
     /// How often it is current to some thread, through guards that were forgotten too.
     pub(crate) fn taken(&self) -> usize {
         self.inner.taken()

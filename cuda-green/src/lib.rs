@@ -25,8 +25,8 @@ pub use error::{Error, Result};
 pub use event::Event;
 pub use guard::ContextGuard;
 pub use manager::{
-    AllocationStatus, ContextId, ContextStatus, HandOff, PartitionMode, PartitionStream,
-    RebalanceHint, SmPartitionManager, Verification,
+    AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, PartitionMode,
+    PartitionStream, RebalanceHint, SmPartitionManager, Verification,
 };
 pub use memory::{
     EvictionPolicy, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,

@@ -5,6 +5,7 @@
 
 mod exchange;
 mod generation;
+mod kept;
 mod layout;
 mod partition_stream;
 mod rebalance;
@@ -13,13 +14,14 @@ mod verify;
 
 use std::{
     fmt::Debug,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicUsize},
 };
 
 use cuda_green_sys::CUresult;
 
 pub use exchange::HandOff;
 use generation::{Entry, Generation};
+pub use kept::GREEN_CONTEXT_BYTES;
 use layout::Layout;
 pub use partition_stream::PartitionStream;
 pub use rebalance::RebalanceHint;
@@ -71,6 +73,8 @@ pub struct SmPartitionManager<Id = ContextId> {
     layout: Mutex<Option<Layout>>,
     /// Read by every activation, written only for a moment by changes.
     contexts: RwLock<Vec<Entry<Id>>>,
+    /// The limit of [`set_context_limit`](Self::set_context_limit); the greatest number for none.
+    most_contexts: AtomicUsize,
 }
 
 impl SmPartitionManager {
@@ -149,6 +153,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             mode,
             layout: Mutex::new(None),
             contexts: RwLock::new(Vec::new()),
+            most_contexts: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -305,7 +310,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         } else {
             self.facts.sm_count
         };
+        let green_contexts = self.read(|contexts| kept::kept(contexts));
         AllocationStatus {
+            green_contexts,
+            green_context_bytes: green_contexts as u64 * GREEN_CONTEXT_BYTES,
             mode: self.mode.clone(),
             strategy: layout.as_ref().map(|layout| layout.strategy),
             total_sms: self.facts.sm_count,

@@ -32,6 +32,7 @@ pub const CASES: &[Case] = &[
     ("rebalance/memory_limits_hold_across_it", memory),
     ("rebalance/kernels_run_where_they_were_promised", promised),
     ("rebalance/many_threads_launch_meanwhile", many_threads),
+    ("rebalance/what_is_kept_is_counted_and_bounded", bounded),
 ];
 
 const KERNELS: &str = include_str!("../../cuda-green/src/kernels/kernels.ptx");
@@ -481,4 +482,80 @@ fn many_threads(driver: &Driver) -> Result<()> {
             .into_iter()
             .try_for_each(|thread| thread.join().unwrap())
     })
+}
+
+/// How many green contexts are kept is said, has a limit, and what is retired makes room.
+fn bounded(driver: &Driver) -> Result<()> {
+    if !rebalances(driver) {
+        return Ok(());
+    }
+    let (device, manager) = quad(driver)?;
+    let kept = || manager.allocation_status().green_contexts;
+    let real = || {
+        driver
+            .simulator()
+            .map_or_else(kept, |simulator| simulator.live_objects().green_contexts)
+    };
+    assert_eq!((kept(), real()), (4, 4));
+    let all = manager.provision_rebalance()?;
+    assert_eq!((kept(), real()), (all, all));
+    let bytes = manager.allocation_status().green_context_bytes;
+    assert_eq!(bytes, all as u64 * cuda_green::GREEN_CONTEXT_BYTES);
+    assert_eq!(manager.release_retired()?, all - 4);
+    assert_eq!((kept(), real()), (4, 4));
+    // A change needs the old contexts and the new: with room for one change, any number of them is possible.
+    manager.set_context_limit(Some(8));
+    for round in 0..times(driver, 8, 2) {
+        for hint in RebalanceHint::ALL {
+            manager.rebalance(hint)?;
+            assert!(kept() <= 8 && kept() == real(), "{hint:?} of round {round}");
+            let sets = contexts(&manager)?
+                .iter()
+                .map(sm_ids)
+                .collect::<Result<Vec<_>>>()?;
+            assert_disjoint(&sets);
+        }
+    }
+    // Without, a change that needs more is refused and changes nothing.
+    manager.release_retired()?;
+    manager.set_context_limit(Some(4));
+    let (before, pieces) = (manager.allocation_status(), sms(&manager));
+    let refused = manager.rebalance(RebalanceHint::EmbeddingHeavy);
+    assert!(
+        matches!(
+            refused,
+            Err(Error::TooManyContexts { limit: 4, kept: 4, missing }) if missing > 0
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(
+        (manager.allocation_status(), sms(&manager)),
+        (before, pieces)
+    );
+    // What is used is not given up.
+    manager.set_context_limit(Some(8));
+    let dream = manager.get_context(ContextId::Dream)?;
+    let stream = dream.create_stream()?;
+    drop(dream);
+    manager.rebalance(RebalanceHint::EmbeddingHeavy)?;
+    let retired = kept() - 4;
+    assert_eq!(manager.release_retired()?, retired - 1);
+    stream.record(&Event::new(&device)?)?;
+    stream.synchronize()?;
+    drop(stream);
+    assert_eq!(manager.release_retired()?, 1);
+    // Threads' siblings count, as they take memory too.
+    let before = kept();
+    let context = manager.get_context(ContextId::Embedding)?;
+    let guard = context.activate()?;
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| context.activate().unwrap().close().unwrap())
+            .join()
+            .unwrap();
+    });
+    guard.close()?;
+    let sibling = usize::from(!device.capabilities().shared_current);
+    assert_eq!((kept(), real()), (before + sibling, before + sibling));
+    Ok(())
 }

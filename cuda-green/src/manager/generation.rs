@@ -15,8 +15,8 @@ pub(super) struct Entry<Id> {
     pub(super) base: Vec<usize>,
     /// The generation in force.
     pub(super) current: usize,
-    /// All that were made, the first with the pieces of `base`. They are kept for the next time: a
-    /// green context over other pieces is dear to make and cheap to keep.
+    /// All that are kept, the oldest first. They are kept for the next time: a green context over other
+    /// pieces is dear to make and cheap to keep.
     pub(super) generations: Vec<Generation>,
 }
 
@@ -106,6 +106,19 @@ impl<Id> Entry<Id> {
         }
         let contexts = self.generations.iter();
         contexts.map(|generation| generation.context.taken()).sum()
+    }
+
+    /// Takes out the oldest context that is neither in force nor used, and is over other pieces than these.
+    pub(super) fn take_idle(&mut self, wanted: Option<&Vec<usize>>) -> Option<GreenContext> {
+        let index = (0..self.generations.len()).find(|index| {
+            let Generation { pieces, context } = &self.generations[*index];
+            let in_use = context.holders() > 1 || context.taken() > 0;
+            *index != self.current && Some(pieces) != wanted && !in_use
+        })?;
+        if index < self.current {
+            self.current -= 1;
+        }
+        Some(self.generations.remove(index).context)
     }
 
     /// Waits for the work of all its contexts and destroys them.
