@@ -366,6 +366,12 @@ impl GreenContext {
         partition.map_or(0, |partition| partition.seats.count())
     }
 
+    /// Whether this green context is its own or a sibling's.
+    pub(crate) fn is_made_of(&self, green: CUgreenCtx) -> bool {
+        let partition = self.inner.partition.as_ref();
+        partition.is_some_and(|partition| partition.has(green))
+    }
+
     /// How often it is current to some thread, through guards that were forgotten too.
     pub(crate) fn taken(&self) -> usize {
         self.inner.taken()

@@ -138,6 +138,15 @@ pub enum Error {
         /// How many more are needed.
         missing: usize,
     },
+    /// Streams are in no partition of the manager.
+    #[error(
+        "outside of all partitions: {}; make them in a context of the manager, or make one current first",
+        streams.join(", ")
+    )]
+    OutsidePartitions {
+        /// Their names, and where each is.
+        streams: Vec<String>,
+    },
     /// A guard is active on this thread, which decides what is current until it is dropped.
     #[error("a context guard is active on this thread; drop it first, or use `activate`")]
     GuardActive,

@@ -26,7 +26,7 @@ pub use event::Event;
 pub use guard::ContextGuard;
 pub use manager::{
     AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, PartitionMode,
-    PartitionStream, RebalanceHint, SmPartitionManager, Verification,
+    PartitionStream, RebalanceHint, SmPartitionManager, StreamHome, Verification,
 };
 pub use memory::{
     EvictionPolicy, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,

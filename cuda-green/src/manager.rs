@@ -3,6 +3,7 @@
 //! All partitions in force come from one split. A context takes pieces of it and gives them back when it
 //! is destroyed; when the last one is gone, so is the split.
 
+mod containment;
 mod exchange;
 mod generation;
 mod kept;
@@ -19,6 +20,7 @@ use std::{
 
 use cuda_green_sys::CUresult;
 
+pub use containment::StreamHome;
 pub use exchange::HandOff;
 use generation::{Entry, Generation};
 pub use kept::GREEN_CONTEXT_BYTES;

@@ -104,6 +104,12 @@ impl Partition {
         self.seats.main.context.green
     }
 
+    /// Whether this is one of its contexts.
+    pub(super) fn has(&self, green: CUgreenCtx) -> bool {
+        let is_it = |handles: &Handles| handles.green == green;
+        self.seats.map(is_it).contains(&true)
+    }
+
     /// The same as a context.
     #[inline]
     pub(crate) fn context(&self) -> CUcontext {
