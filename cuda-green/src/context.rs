@@ -191,8 +191,9 @@ impl GreenContext {
     ///
     /// Up to CUDA 13.4 a green context may be current to one thread at a time. So it stays with the first
     /// thread that activates it, and other threads get siblings: further green contexts over the very
-    /// same SMs. Each costs about 1 ms and 5 MiB of device memory, once; there are as many as threads were
-    /// ever active here at once.
+    /// same SMs. Each costs about 1 ms and 5 MiB of device memory, once, and the driver waits for all work on
+    /// the device meanwhile (measured on an H200, driver 580); there are as many as threads were ever active
+    /// here at once.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -317,7 +318,7 @@ impl GreenContext {
             .map_or(std::ptr::null_mut(), Partition::green)
     }
 
-    /// The raw context, for libraries that take one: it belongs to this object and must not be destroyed
+    /// The raw context, for [libraries that take one](crate::foreign): it belongs to this object and must not be destroyed
     /// (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may be current to one thread at a
     /// time; [`activate`](Self::activate) keeps to that by itself.
     ///

@@ -16,6 +16,9 @@ mod resource;
 mod stream;
 mod sync;
 
+#[doc = include_str!("../FOREIGN.md")]
+pub mod foreign {}
+
 pub use capabilities::{Capabilities, Granularity, GranularitySource};
 pub use context::{ContextPriority, GreenContext, GreenContextConfig};
 pub use cuda_green_sys::{self as sys, CUresult, CudaVersion, DRIVER_VARIABLE, DriverSpec};
