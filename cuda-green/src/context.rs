@@ -192,7 +192,7 @@ impl GreenContext {
     /// Up to CUDA 13.4 a green context may be current to one thread at a time. So it stays with the first
     /// thread that activates it, and other threads get siblings: further green contexts over the very
     /// same SMs. Each costs about 1 ms and 5 MiB of device memory, once, and the driver waits for all work on
-    /// the device meanwhile (measured on an H200, driver 580); there are as many as threads were ever active
+    /// the device meanwhile (seen on an H200, driver 580); there are as many as threads were ever active
     /// here at once.
     ///
     /// # Errors

@@ -55,7 +55,7 @@ impl SmPartitionManager {
     /// context again, or use a [`PartitionStream`](crate::PartitionStream), which follows the name.
     ///
     /// The contexts for a hint are made when it is first used, about 1 ms and 5 MiB of device memory each, and
-    /// the driver waits for all work on the device meanwhile (measured on an H200, driver 580).
+    /// the driver waits for all work on the device meanwhile (seen on an H200, driver 580).
     /// [`provision_rebalance`](Self::provision_rebalance) makes them ahead. After that a rebalance is a
     /// few microseconds on the host.
     ///
