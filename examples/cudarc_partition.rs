@@ -41,6 +41,10 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs the kernel in each partition, prints what it saw, and fails where that is not the partition.
+///
+/// # Errors
+/// What either library says, and SMs that are not the partition's.
 pub fn run(out: Option<&Path>) -> Result<(), Box<dyn Error + Send + Sync>> {
     // Both libraries load the same `libcuda.so.1`, and both hold the primary context of the same device.
     let device = Driver::load()?.device(0)?;

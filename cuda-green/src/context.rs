@@ -4,10 +4,7 @@ mod config;
 mod partition;
 mod seat;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use cuda_green_sys::{CUcontext, CUgreenCtx};
 
@@ -16,7 +13,7 @@ pub(crate) use partition::{Partition, Seat};
 
 use crate::{
     ContextGuard, CudaDevice, Driver, Error, Event, GpuMemoryPool, LaunchConfig, Result, Stream,
-    resource::SmResource,
+    once::Once, resource::SmResource,
 };
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
@@ -43,11 +40,7 @@ pub(crate) struct ContextInner {
 
 /// A context's memory pool, made when it is first asked for. Contexts that take each other's place under one
 /// name share it, so that the name's limit holds over all of them.
-#[derive(Default)]
-struct Memory {
-    pool: OnceLock<GpuMemoryPool>,
-    making: Mutex<()>,
-}
+type Memory = Once<GpuMemoryPool>;
 
 /// What of the GPU a context has.
 #[derive(Clone, Copy, Debug)]
@@ -67,17 +60,13 @@ impl GreenContext {
     pub fn primary(device: &CudaDevice, config: GreenContextConfig) -> Result<Self> {
         config.check()?;
         device.raw_primary_context()?;
-        let sm_count = device.properties().multiprocessor_count;
-        let coscheduled = device.capabilities().granularity.multiple;
+        let facts = device.facts();
+        let coscheduled = facts.capabilities.granularity.multiple;
         let shape = Shape {
             requested_sms: config.sm_count,
-            sm_count,
+            sm_count: facts.sm_count,
             coscheduled,
-            max_cluster: if device.properties().compute_capability.0 >= 9 {
-                coscheduled
-            } else {
-                1
-            },
+            max_cluster: facts.max_cluster(coscheduled),
         };
         Ok(Self::from_parts(
             device,
@@ -229,21 +218,14 @@ impl GreenContext {
     /// # Errors
     /// Those of [`GpuMemoryPool::on`].
     pub fn memory(&self) -> Result<&GpuMemoryPool> {
-        let memory = &self.inner.memory;
-        if let Some(pool) = memory.pool.get() {
-            return Ok(pool);
-        }
-        let _once = memory.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = memory.pool.get() {
-            return Ok(pool);
-        }
-        let pool = GpuMemoryPool::on(self.device(), self.config().memory_limit_bytes)?;
-        Ok(memory.pool.get_or_init(|| pool))
+        let limit = self.config().memory_limit_bytes;
+        let make = || GpuMemoryPool::on(self.device(), limit);
+        self.inner.memory.get_or_make(make)
     }
 
     /// Bytes in use of its memory pool; 0 if it was never asked for.
     pub fn memory_used(&self) -> u64 {
-        self.inner.memory.pool.get().map_or(0, GpuMemoryPool::used)
+        self.inner.memory.get().map_or(0, GpuMemoryPool::used)
     }
 
     /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a

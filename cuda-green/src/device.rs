@@ -3,7 +3,7 @@
 use std::{
     ffi::{CStr, c_int},
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::Arc,
 };
 
 use cuda_green_sys::{
@@ -12,7 +12,7 @@ use cuda_green_sys::{
 
 use crate::{
     Capabilities, ContextPriority, Driver, Error, Granularity, Result, kernels, module::RawModule,
-    resource::SmResource,
+    once::Once, planner::DeviceFacts, resource::SmResource,
 };
 
 /// The facts of a device that do not change.
@@ -45,10 +45,8 @@ struct Inner {
     capabilities: Capabilities,
     /// Why this device has no green contexts, where it has none.
     no_green_contexts: Option<String>,
-    primary: OnceLock<Primary>,
-    kernels: OnceLock<RawModule>,
-    /// Held while one of the two above is made.
-    once: Mutex<()>,
+    primary: Once<Primary>,
+    kernels: Once<RawModule>,
 }
 
 /// A retain of the primary context.
@@ -120,11 +118,19 @@ impl CudaDevice {
                 properties,
                 capabilities,
                 no_green_contexts,
-                primary: OnceLock::new(),
-                kernels: OnceLock::new(),
-                once: Mutex::new(()),
+                primary: Once::default(),
+                kernels: Once::default(),
             }),
         })
+    }
+
+    /// What the planner must know.
+    pub(crate) fn facts(&self) -> DeviceFacts {
+        DeviceFacts {
+            sm_count: self.inner.properties.multiprocessor_count,
+            compute_capability: self.inner.properties.compute_capability,
+            capabilities: self.inner.capabilities,
+        }
     }
 
     /// The driver that the device belongs to.
@@ -229,10 +235,8 @@ impl CudaDevice {
 
     /// The crate's own kernels, loaded once per device.
     pub(crate) fn kernels(&self) -> Result<&RawModule> {
-        self.primary()?; // before the lock, which its making takes too
-        once(&self.inner.kernels, &self.inner.once, || {
-            RawModule::load(self, kernels::PTX)
-        })
+        let load = || RawModule::load(self, kernels::PTX);
+        self.inner.kernels.get_or_make(load)
     }
 
     /// Runs something with the primary context current, and puts back what was.
@@ -273,7 +277,7 @@ impl CudaDevice {
     }
 
     fn primary(&self) -> Result<&Primary> {
-        once(&self.inner.primary, &self.inner.once, || self.retain())
+        self.inner.primary.get_or_make(|| self.retain())
     }
 
     fn retain(&self) -> Result<Primary> {
@@ -307,23 +311,6 @@ impl CudaDevice {
             }
         }
     }
-}
-
-/// The value of a cell, made at most once by one thread while the others wait; a failure is not kept.
-fn once<'a, T>(
-    cell: &'a OnceLock<T>,
-    making: &Mutex<()>,
-    make: impl FnOnce() -> Result<T>,
-) -> Result<&'a T> {
-    if let Some(value) = cell.get() {
-        return Ok(value);
-    }
-    let _making = making.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(value) = cell.get() {
-        return Ok(value);
-    }
-    let value = make()?;
-    Ok(cell.get_or_init(|| value))
 }
 
 impl Drop for Inner {

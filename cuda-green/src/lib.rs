@@ -11,6 +11,7 @@ mod kernels;
 mod manager;
 mod memory;
 mod module;
+mod once;
 pub mod planner;
 mod resource;
 mod stream;

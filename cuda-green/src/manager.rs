@@ -144,14 +144,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 }
             }
         };
-        let properties = device.properties();
         Ok(Self {
             device: device.clone(),
-            facts: DeviceFacts {
-                sm_count: properties.multiprocessor_count,
-                compute_capability: properties.compute_capability,
-                capabilities: *device.capabilities(),
-            },
+            facts: device.facts(),
             mode,
             layout: Mutex::new(None),
             contexts: RwLock::new(Vec::new()),

@@ -505,7 +505,7 @@ fn bounded(driver: &Driver) -> Result<()> {
     assert_eq!((kept(), real()), (4, 4));
     // A change needs the old contexts and the new: with room for one change, any number of them is possible.
     manager.set_context_limit(Some(8));
-    for round in 0..times(driver, 8, 2) {
+    for round in 0..times(driver, 3, 2) {
         for hint in RebalanceHint::ALL {
             manager.rebalance(hint)?;
             assert!(kept() <= 8 && kept() == real(), "{hint:?} of round {round}");

@@ -63,8 +63,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
 
-impl CudaDevice {
-    pub fn new() -> Self {
+impl Default for CudaDevice {
+    fn default() -> Self {
         Self(Arc::new(sync::Mutex::new(Vec::new())))
     }
 }
@@ -164,6 +164,8 @@ impl Stream {
         Ok(())
     }
 
+    /// # Safety
+    /// As the crate's own.
     pub unsafe fn launch(&self, _: &Kernel, _: &LaunchConfig, _: &[&dyn KernelArg]) -> Result<()> {
         self.submit()
     }

@@ -38,7 +38,7 @@ struct Manager {
 impl Manager {
     /// Two names with three generations each; what one has not, the other has.
     fn new() -> Self {
-        let device = CudaDevice::new();
+        let device = CudaDevice::default();
         let names: [[&[usize]; 3]; 2] = [[&[0, 1], &[0], &[1]], [&[2], &[1, 2], &[0, 2]]];
         let entries = [0u8, 1].map(|id| {
             let [first, others @ ..] = names[usize::from(id)];
