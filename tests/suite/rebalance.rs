@@ -503,12 +503,20 @@ fn bounded(driver: &Driver) -> Result<()> {
     assert_eq!(bytes, all as u64 * cuda_green::GREEN_CONTEXT_BYTES);
     assert_eq!(manager.release_retired()?, all - 4);
     assert_eq!((kept(), real()), (4, 4));
-    // A change needs the old contexts and the new: with room for one change, any number of them is possible.
+    // A change needs the old contexts and the new: with room for one change, any number of them is possible,
+    // also with streams that follow the names.
+    let streams = ContextId::ALL
+        .iter()
+        .map(|id| manager.create_stream(*id))
+        .collect::<Result<Vec<_>>>()?;
     manager.set_context_limit(Some(8));
     for round in 0..times(driver, 3, 2) {
         for hint in RebalanceHint::ALL {
             manager.rebalance(hint)?;
             assert!(kept() <= 8 && kept() == real(), "{hint:?} of round {round}");
+            streams
+                .iter()
+                .try_for_each(|stream| stream.record(&Event::new(&device)?))?;
             let sets = contexts(&manager)?
                 .iter()
                 .map(sm_ids)

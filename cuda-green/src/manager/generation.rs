@@ -1,10 +1,13 @@
 //! What stands behind a name: the context in force, and the others it can be exchanged for.
 
-use std::{fmt::Debug, sync::PoisonError};
+use std::{
+    fmt::Debug,
+    sync::{PoisonError, Weak},
+};
 
 use crate::{
     Error, GreenContext, Result,
-    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 /// One name of a manager.
@@ -48,18 +51,55 @@ pub(super) struct Generation {
     pub(super) context: GreenContext,
 }
 
-/// The context in force under a name. Shared with the streams that follow the name.
-pub(crate) struct Slot(RwLock<GreenContext>);
+/// The context in force under a name. Shared with what follows the name.
+pub(crate) struct Slot {
+    in_force: RwLock<GreenContext>,
+    followers: Mutex<Vec<Weak<dyn Follower>>>,
+}
+
+/// What follows a name, and keeps something in each context that it was used in.
+pub(crate) trait Follower: Send + Sync {
+    /// Gives up what it keeps in a context that is not in force, so that this can end.
+    fn give_up(&self, context: &GreenContext) -> Result<()>;
+}
 
 impl Slot {
+    pub(super) fn new(context: GreenContext) -> Self {
+        Self {
+            in_force: RwLock::new(context),
+            followers: Mutex::new(Vec::new()),
+        }
+    }
+
     /// Reads it; while the guard lives, no other is put into force.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, GreenContext> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Holds off everyone who reads it.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, GreenContext> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.in_force
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks this follower, too, to give up contexts that are to end.
+    pub(crate) fn follow(&self, follower: Weak<dyn Follower>) {
+        let mut followers = self.followers();
+        followers.retain(|follower| follower.strong_count() > 0);
+        followers.push(follower);
+    }
+
+    fn give_up(&self, context: &GreenContext) -> Result<()> {
+        let followers = self.followers().clone();
+        let live = followers.iter().filter_map(Weak::upgrade);
+        live.map(|follower| follower.give_up(context)).collect()
+    }
+
+    fn followers(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower>>> {
+        self.followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,7 +107,7 @@ impl<Id> Entry<Id> {
     pub(super) fn new(id: Id, context: GreenContext, pieces: Vec<usize>) -> Self {
         Self {
             id,
-            slot: Arc::new(Slot(RwLock::new(context.clone()))),
+            slot: Arc::new(Slot::new(context.clone())),
             base: pieces.clone(),
             current: 0,
             generations: vec![Generation { pieces, context }],
@@ -109,16 +149,24 @@ impl<Id> Entry<Id> {
     }
 
     /// Takes out the oldest context that is neither in force nor used, and is over other pieces than these.
-    pub(super) fn take_idle(&mut self, wanted: Option<&Vec<usize>>) -> Option<GreenContext> {
-        let index = (0..self.generations.len()).find(|index| {
-            let Generation { pieces, context } = &self.generations[*index];
-            let in_use = context.holders() > 1 || context.taken() > 0;
-            *index != self.current && Some(pieces) != wanted && !in_use
-        })?;
-        if index < self.current {
-            self.current -= 1;
+    pub(super) fn take_idle(
+        &mut self,
+        wanted: Option<&Vec<usize>>,
+    ) -> Result<Option<GreenContext>> {
+        for (index, Generation { pieces, context }) in self.generations.iter().enumerate() {
+            if index == self.current || Some(pieces) == wanted {
+                continue;
+            }
+            self.slot.give_up(context)?;
+            if context.holders() > 1 || context.taken() > 0 {
+                continue;
+            }
+            if index < self.current {
+                self.current -= 1;
+            }
+            return Ok(Some(self.generations.remove(index).context));
         }
-        Some(self.generations.remove(index).context)
+        Ok(None)
     }
 
     /// Waits for the work of all its contexts and destroys them.

@@ -24,8 +24,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Destroys all contexts that are not in force and that nobody uses, and returns how many green
     /// contexts that were. Waits for work that is left in them.
     ///
-    /// A stream, guard or handle keeps the context it is of; a [`PartitionStream`](crate::PartitionStream)
-    /// those that it was used in.
+    /// A stream, guard or handle keeps the context it is of. A [`PartitionStream`](crate::PartitionStream)
+    /// keeps none but the one in force.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -80,7 +80,7 @@ pub(super) fn kept<Id>(contexts: &[Entry<Id>]) -> usize {
 fn release_one<Id>(contexts: &mut [Entry<Id>], wanted: &[Vec<usize>]) -> Result<Option<usize>> {
     for (index, entry) in contexts.iter_mut().enumerate() {
         let wanted = wanted.get(index);
-        if let Some(context) = entry.take_idle(wanted) {
+        if let Some(context) = entry.take_idle(wanted)? {
             let freed = context.green_contexts();
             context.close().map_err(|(_, error)| error)?;
             return Ok(Some(freed));

@@ -14,7 +14,9 @@ mod generation;
 mod partition_stream;
 /// What `src/sync.rs` is to the crate.
 mod sync {
-    pub(crate) use loom::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+    pub(crate) use loom::sync::{
+        Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    };
 }
 mod gpu;
 
@@ -89,6 +91,20 @@ impl Manager {
             }
             Err(error) => panic!("{error:?}"),
         }
+    }
+
+    /// Ends all contexts that are not in force and not used; gives how many.
+    fn release(&self) -> usize {
+        let _change = self.change.lock().unwrap();
+        let mut contexts = self.contexts.write().unwrap();
+        let mut released = 0;
+        for entry in contexts.iter_mut() {
+            while let Some(context) = entry.take_idle(None).unwrap() {
+                context.close().map_err(|(_, error)| error).unwrap();
+                released += 1;
+            }
+        }
+        released
     }
 
     /// No piece is in two contexts in force.
@@ -213,5 +229,33 @@ fn a_name_goes_wholly_or_not_at_all() {
         let served = user.join().unwrap().is_some();
         assert!(destroyed || served);
         assert!(destroyed || manager.destroy(0));
+    });
+}
+
+/// What a stream by name keeps in retired contexts is given up when those are to end, and its order holds:
+/// the one used last may be among them, and one that it used before that may be in force again.
+#[test]
+fn a_stream_by_name_lets_go_of_what_is_retired() {
+    model(2, || {
+        let manager = Arc::new(Manager::new());
+        let stream = manager.stream(0).unwrap();
+        for target in [2, 0] {
+            manager.rebalance(target, HandOff::Relaxed);
+            launch(&stream);
+        }
+        let user = thread::spawn(move || {
+            launch(&stream);
+            stream
+        });
+        manager.rebalance(2, HandOff::Relaxed);
+        assert_eq!(
+            manager.release(),
+            4,
+            "two of each name, whatever streams follow it"
+        );
+        let stream = user.join().unwrap();
+        launch(&stream);
+        drop(stream);
+        assert!(manager.destroy(0));
     });
 }
