@@ -129,6 +129,22 @@ fn activation(device: &CudaDevice, rounds: usize, figures: &mut Map<String, Valu
         }
     };
     compare("activate + drop", rounds, 10_000, figures, ours, raw)?;
+    // A guard restores what it saw, so it asks first: the same three calls are what it could cost at best.
+    let asking = || {
+        let mut seen = std::ptr::null_mut();
+        // SAFETY: the pointer is valid for the one handle that is written.
+        unsafe { ok(api.cuCtxGetCurrent(&mut seen))? };
+        black_box(seen);
+        raw()
+    };
+    compare(
+        "activate + drop beside its three calls",
+        rounds,
+        10_000,
+        figures,
+        ours,
+        asking,
+    )?;
     let through_manager = || {
         drop(manager.activate(ContextId::Embedding)?);
         Ok(())

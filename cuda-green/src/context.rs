@@ -3,11 +3,9 @@
 mod config;
 mod explicit;
 mod partition;
+mod seat;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use cuda_green_sys::{CUcontext, CUgreenCtx};
 
@@ -18,7 +16,7 @@ pub(crate) use partition::{Partition, Seat};
 
 use crate::{
     ContextGuard, CudaDevice, Driver, Error, Event, GpuMemoryPool, LaunchConfig, Result, Stream,
-    StreamOptions, resource::SmResource,
+    StreamOptions, once::Once, resource::SmResource,
 };
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
@@ -46,11 +44,7 @@ pub(crate) struct ContextInner {
 
 /// A context's memory pool, made when it is first asked for. Contexts that take each other's place under one
 /// name share it, so that the name's limit holds over all of them.
-#[derive(Default)]
-struct Memory {
-    pool: OnceLock<GpuMemoryPool>,
-    making: Mutex<()>,
-}
+type Memory = Once<GpuMemoryPool>;
 
 /// What of the GPU a context has.
 #[derive(Clone, Copy, Debug)]
@@ -70,13 +64,13 @@ impl GreenContext {
     pub fn primary(device: &CudaDevice, config: GreenContextConfig) -> Result<Self> {
         config.check()?;
         device.raw_primary_context()?;
-        let sm_count = device.properties().multiprocessor_count;
-        let coscheduled = device.capabilities().granularity.multiple;
+        let facts = device.facts();
+        let coscheduled = facts.capabilities.granularity.multiple;
         let shape = Shape {
             requested_sms: config.sm_count,
-            sm_count,
+            sm_count: facts.sm_count,
             coscheduled,
-            max_cluster: device.max_cluster(coscheduled),
+            max_cluster: facts.max_cluster(coscheduled),
         };
         Ok(Self::from_parts(
             device,
@@ -206,8 +200,9 @@ impl GreenContext {
     ///
     /// Up to CUDA 13.4 a green context may be current to one thread at a time. So it stays with the first
     /// thread that activates it, and other threads get siblings: further green contexts over the very
-    /// same SMs. Each costs about 1 ms and 5 MiB of device memory, once; there are as many as threads were
-    /// ever active here at once.
+    /// same SMs. Each costs about 1 ms and 5 MiB of device memory, once, and the driver waits for all work on
+    /// the device meanwhile (seen on an H200, driver 580); there are as many as threads were ever active
+    /// here at once.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -235,9 +230,7 @@ impl GreenContext {
     #[doc(alias = "cuGreenCtxWaitEvent")]
     pub fn wait_event(&self, event: &Event) -> Result<()> {
         let green = self.partition_only("making a whole context wait", "let its streams wait")?;
-        // SAFETY: both are live, as their owners are borrowed.
-        let result = unsafe { self.driver().api().cuGreenCtxWaitEvent(green, event.raw()) };
-        self.driver().check("cuGreenCtxWaitEvent", result)
+        partition::wait(self.driver(), green, event)
     }
 
     /// Its memory pool, with the limit of its configuration; made at the first call.
@@ -245,21 +238,14 @@ impl GreenContext {
     /// # Errors
     /// Those of [`GpuMemoryPool::on`].
     pub fn memory(&self) -> Result<&GpuMemoryPool> {
-        let memory = &self.inner.memory;
-        if let Some(pool) = memory.pool.get() {
-            return Ok(pool);
-        }
-        let _once = memory.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = memory.pool.get() {
-            return Ok(pool);
-        }
-        let pool = GpuMemoryPool::on(self.device(), self.config().memory_limit_bytes)?;
-        Ok(memory.pool.get_or_init(|| pool))
+        let limit = self.config().memory_limit_bytes;
+        let make = || GpuMemoryPool::on(self.device(), limit);
+        self.inner.memory.get_or_make(make)
     }
 
     /// Bytes in use of its memory pool; 0 if it was never asked for.
     pub fn memory_used(&self) -> u64 {
-        self.inner.memory.pool.get().map_or(0, GpuMemoryPool::used)
+        self.inner.memory.get().map_or(0, GpuMemoryPool::used)
     }
 
     /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a
@@ -306,12 +292,16 @@ impl GreenContext {
     /// Waits for its work and destroys it.
     ///
     /// # Errors
-    /// [`Error::ContextInUse`] with the context where clones, streams or guards still hold it;
-    /// [`Error::ContextIsCurrent`] with it where foreign code made it current to this thread (what other
-    /// threads have current, the driver does not tell: whatever activates it through this crate holds it); or
-    /// the driver's refusal. The context comes back unless the driver has destroyed it.
+    /// [`Error::ContextInUse`] with the context where clones, streams or guards still hold it, forgotten
+    /// guards too; [`Error::ContextIsCurrent`] with it where foreign code made it current to this thread (what
+    /// other threads have current, the driver does not tell: whatever activates it through this crate holds
+    /// it); or the driver's refusal. The context comes back unless the driver has destroyed it.
     pub fn close(self) -> Result<(), (Option<Self>, Error)> {
-        if self.holders() == 1 {
+        let in_use = |holders| Error::ContextInUse {
+            id: "to be closed".into(),
+            holders,
+        };
+        if self.holders() == 1 && self.inner.taken() == 0 {
             match self.inner.is_current() {
                 Ok(false) => {}
                 Ok(true) => return Err((Some(self), Error::ContextIsCurrent)),
@@ -319,14 +309,14 @@ impl GreenContext {
             }
         }
         match Arc::try_unwrap(self.inner) {
+            Ok(inner) if inner.taken() > 0 => {
+                let (forgotten, inner) = (inner.taken(), Arc::new(inner));
+                Err((Some(Self { inner }), in_use(forgotten)))
+            }
             Ok(mut inner) => inner.destroy().map_err(|error| (None, error)),
             Err(inner) => {
                 let holders = Arc::strong_count(&inner) - 1;
-                let error = Error::ContextInUse {
-                    id: "to be closed".into(),
-                    holders,
-                };
-                Err((Some(Self { inner }), error))
+                Err((Some(Self { inner }), in_use(holders)))
             }
         }
     }
@@ -336,10 +326,10 @@ impl GreenContext {
         self.inner
             .partition
             .as_ref()
-            .map_or(std::ptr::null_mut(), |partition| partition.main.green())
+            .map_or(std::ptr::null_mut(), Partition::green)
     }
 
-    /// The raw context, for libraries that take one: it belongs to this object and must not be destroyed
+    /// The raw context, for [libraries that take one](crate::foreign): it belongs to this object and must not be destroyed
     /// (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may be current to one thread at a
     /// time; [`activate`](Self::activate) keeps to that by itself.
     ///
@@ -355,29 +345,48 @@ impl GreenContext {
 
     fn partition_only(&self, what: &'static str, instead: &'static str) -> Result<CUgreenCtx> {
         match &self.inner.partition {
-            Some(partition) => Ok(partition.main.green()),
+            Some(partition) => Ok(partition.green()),
             None => Err(Error::NotPartitioned { what, instead }),
         }
     }
 
-    /// Notes the work so far, for [`wait_for_marked`](Self::wait_for_marked).
-    pub(crate) fn mark_work(&self) -> Result<()> {
+    /// Notes the work so far, and gives what marks it; nothing in single-context mode.
+    pub(crate) fn mark_work(&self) -> Result<Vec<Arc<Event>>> {
         self.inner
             .partition
             .as_ref()
-            .map_or(Ok(()), |partition| partition.mark_work(self.driver()))
+            .map_or(Ok(Vec::new()), |partition| {
+                partition.mark_work(self.driver())
+            })
     }
 
-    /// Makes all later work here wait for what `other` had noted.
-    pub(crate) fn wait_for_marked(&self, other: &Self) -> Result<()> {
-        match (&self.inner.partition, &other.inner.partition) {
-            (Some(own), Some(other)) => own.wait_for_marked(self.driver(), other),
-            _ => Ok(()),
-        }
+    /// Makes all later work here wait for what another noted.
+    pub(crate) fn wait_for_marked(&self, marks: &[Arc<Event>]) -> Result<()> {
+        self.inner
+            .partition
+            .as_ref()
+            .map_or(Ok(()), |partition| partition.wait_for(self.driver(), marks))
     }
 
     pub(crate) fn holders(&self) -> usize {
         Arc::strong_count(&self.inner)
+    }
+
+    /// How many green contexts it is made of: itself, and siblings; none in single-context mode.
+    pub(crate) fn green_contexts(&self) -> usize {
+        let partition = self.inner.partition.as_ref();
+        partition.map_or(0, |partition| partition.seats.count())
+    }
+
+    /// Whether this green context is its own or a sibling's.
+    pub(crate) fn is_made_of(&self, green: CUgreenCtx) -> bool {
+        let partition = self.inner.partition.as_ref();
+        partition.is_some_and(|partition| partition.has(green))
+    }
+
+    /// How often it is current to some thread, through guards that were forgotten too.
+    pub(crate) fn taken(&self) -> usize {
+        self.inner.taken()
     }
 }
 
@@ -390,9 +399,14 @@ impl ContextInner {
     /// The context of the main seat, or the primary one.
     pub(crate) fn context(&self) -> Result<CUcontext> {
         match &self.partition {
-            Some(partition) => Ok(partition.main.context),
+            Some(partition) => Ok(partition.context()),
             None => self.device.raw_primary_context(),
         }
+    }
+
+    fn taken(&self) -> usize {
+        let partition = self.partition.as_ref();
+        partition.map_or(0, |partition| partition.seats.taken())
     }
 
     /// Waits for the work in it and destroys the driver's objects.
@@ -411,14 +425,13 @@ impl ContextInner {
         // SAFETY: the pointer is valid for the one handle that is written.
         let result = unsafe { self.driver.api().cuCtxGetCurrent(&mut current) };
         self.driver.check("cuCtxGetCurrent", result)?;
-        Ok(partition.has(current))
+        Ok(partition.has_context(current))
     }
 }
 
 impl Drop for ContextInner {
     fn drop(&mut self) {
-        let taken = self.partition.as_ref().is_some_and(Partition::is_taken);
-        if !taken && matches!(self.is_current(), Ok(true)) {
+        if self.taken() == 0 && matches!(self.is_current(), Ok(true)) {
             // Foreign code made it current. Destroyed, it would stay so as a dangling handle (measured): no
             // context is better. One whose guard was forgotten is not destroyed at all.
             // SAFETY: null is allowed.

@@ -4,7 +4,7 @@ use std::{
     ffi::{CStr, c_int},
     fmt,
     ops::RangeInclusive,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::Arc,
 };
 
 use cuda_green_sys::{CUcontext, CUdevResourceType, CUdevice, CUdevice_attribute, CUresult};
@@ -12,6 +12,8 @@ use cuda_green_sys::{CUcontext, CUdevResourceType, CUdevice, CUdevice_attribute,
 use crate::{
     Capabilities, ContextPriority, Driver, Error, Granularity, Result, kernels,
     module::RawModule,
+    once::Once,
+    planner::DeviceFacts,
     resource::{Owner, SmResource, WorkqueueResource, query, sm_fields},
 };
 
@@ -45,10 +47,8 @@ struct Inner {
     capabilities: Capabilities,
     /// Why this device has no green contexts, where it has none.
     no_green_contexts: Option<String>,
-    primary: OnceLock<Primary>,
-    kernels: OnceLock<RawModule>,
-    /// Held while one of the two above is made.
-    once: Mutex<()>,
+    primary: Once<Primary>,
+    kernels: Once<RawModule>,
 }
 
 /// A retain of the primary context.
@@ -120,11 +120,19 @@ impl CudaDevice {
                 properties,
                 capabilities,
                 no_green_contexts,
-                primary: OnceLock::new(),
-                kernels: OnceLock::new(),
-                once: Mutex::new(()),
+                primary: Once::default(),
+                kernels: Once::default(),
             }),
         })
+    }
+
+    /// What the planner must know.
+    pub(crate) fn facts(&self) -> DeviceFacts {
+        DeviceFacts {
+            sm_count: self.inner.properties.multiprocessor_count,
+            compute_capability: self.inner.properties.compute_capability,
+            capabilities: self.inner.capabilities,
+        }
     }
 
     /// The driver that the device belongs to.
@@ -242,10 +250,8 @@ impl CudaDevice {
 
     /// The crate's own kernels, loaded once per device.
     pub(crate) fn kernels(&self) -> Result<&RawModule> {
-        self.primary()?; // before the lock, which its making takes too
-        once(&self.inner.kernels, &self.inner.once, || {
-            RawModule::load(self, kernels::PTX)
-        })
+        let load = || RawModule::load(self, kernels::PTX);
+        self.inner.kernels.get_or_make(load)
     }
 
     /// Runs something with the primary context current, and puts back what was.
@@ -276,21 +282,6 @@ impl CudaDevice {
         action()
     }
 
-    /// Whether kernels can be launched in thread-block clusters.
-    pub(crate) fn has_clusters(&self) -> bool {
-        self.properties().compute_capability.0 >= 9
-    }
-
-    /// The largest cluster that is sure to run on SMs co-scheduled in groups of this size. Up to 8 blocks run
-    /// on every device that has clusters; larger ones a kernel must ask for.
-    pub(crate) fn max_cluster(&self, coscheduled: u32) -> u32 {
-        if self.has_clusters() {
-            coscheduled.clamp(1, 8)
-        } else {
-            1
-        }
-    }
-
     /// Whether two handles are of one device of one driver.
     pub(crate) fn is(&self, other: &CudaDevice) -> bool {
         self.driver().is(other.driver()) && self.raw() == other.raw()
@@ -301,7 +292,7 @@ impl CudaDevice {
     }
 
     fn primary(&self) -> Result<&Primary> {
-        once(&self.inner.primary, &self.inner.once, || self.retain())
+        self.inner.primary.get_or_make(|| self.retain())
     }
 
     fn retain(&self) -> Result<Primary> {
@@ -335,23 +326,6 @@ impl CudaDevice {
             }
         }
     }
-}
-
-/// The value of a cell, made at most once by one thread while the others wait; a failure is not kept.
-fn once<'a, T>(
-    cell: &'a OnceLock<T>,
-    making: &Mutex<()>,
-    make: impl FnOnce() -> Result<T>,
-) -> Result<&'a T> {
-    if let Some(value) = cell.get() {
-        return Ok(value);
-    }
-    let _making = making.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(value) = cell.get() {
-        return Ok(value);
-    }
-    let value = make()?;
-    Ok(cell.get_or_init(|| value))
 }
 
 impl Drop for Inner {

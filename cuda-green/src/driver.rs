@@ -228,6 +228,12 @@ impl Driver {
         }
     }
 
+    /// Whether a fault stays.
+    #[inline]
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.inner.fault.get().is_some()
+    }
+
     /// [`check`](Self::check) for a destructor, which can only leave a trace.
     pub(crate) fn check_in_drop(
         &self,

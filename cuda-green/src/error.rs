@@ -167,6 +167,27 @@ pub enum Error {
         /// How many contexts there are.
         contexts: usize,
     },
+    /// More green contexts would be kept than the manager's limit.
+    #[error(
+        "{missing} green contexts are missing, and with the {kept} that are in use that would be more than the limit of {limit}; raise it, or drop handles, streams and guards of earlier layouts"
+    )]
+    TooManyContexts {
+        /// The limit.
+        limit: usize,
+        /// How many are kept that cannot be given up.
+        kept: usize,
+        /// How many more are needed.
+        missing: usize,
+    },
+    /// Streams are in no partition of the manager.
+    #[error(
+        "outside of all partitions: {}; make them in a context of the manager, or make one current first",
+        streams.join(", ")
+    )]
+    OutsidePartitions {
+        /// Their names, and where each is.
+        streams: Vec<String>,
+    },
     /// A guard is active on this thread, which decides what is current until it is dropped.
     #[error("a context guard is active on this thread; drop it first, or use `activate`")]
     GuardActive,

@@ -11,9 +11,14 @@ mod kernels;
 mod manager;
 mod memory;
 mod module;
+mod once;
 pub mod planner;
 mod resource;
 mod stream;
+mod sync;
+
+#[doc = include_str!("../FOREIGN.md")]
+pub mod foreign {}
 
 pub use capabilities::{Capabilities, Granularity, GranularitySource};
 pub use context::{ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation};
@@ -24,8 +29,8 @@ pub use error::{Error, Result};
 pub use event::Event;
 pub use guard::ContextGuard;
 pub use manager::{
-    AllocationStatus, ContextId, ContextStatus, HandOff, PartitionMode, PartitionStream,
-    RebalanceHint, SmPartitionManager, Verification,
+    AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, PartitionMode,
+    PartitionStream, RebalanceHint, SmPartitionManager, StreamHome, Verification,
 };
 pub use memory::{
     EvictionPolicy, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,

@@ -3,7 +3,10 @@
 //! All partitions in force come from one split. A context takes pieces of it and gives them back when it
 //! is destroyed; when the last one is gone, so is the split.
 
+mod containment;
+mod exchange;
 mod generation;
+mod kept;
 mod layout;
 mod partition_stream;
 mod rebalance;
@@ -12,15 +15,18 @@ mod verify;
 
 use std::{
     fmt::Debug,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicUsize},
 };
 
 use cuda_green_sys::CUresult;
 
+pub use containment::StreamHome;
+pub use exchange::HandOff;
 use generation::{Entry, Generation};
+pub use kept::GREEN_CONTEXT_BYTES;
 use layout::Layout;
 pub use partition_stream::PartitionStream;
-pub use rebalance::{HandOff, RebalanceHint};
+pub use rebalance::RebalanceHint;
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
 pub use verify::Verification;
 
@@ -69,6 +75,8 @@ pub struct SmPartitionManager<Id = ContextId> {
     layout: Mutex<Option<Layout>>,
     /// Read by every activation, written only for a moment by changes.
     contexts: RwLock<Vec<Entry<Id>>>,
+    /// The limit of [`set_context_limit`](Self::set_context_limit); the greatest number for none.
+    most_contexts: AtomicUsize,
 }
 
 impl SmPartitionManager {
@@ -136,17 +144,13 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 }
             }
         };
-        let properties = device.properties();
         Ok(Self {
             device: device.clone(),
-            facts: DeviceFacts {
-                sm_count: properties.multiprocessor_count,
-                compute_capability: properties.compute_capability,
-                capabilities: *device.capabilities(),
-            },
+            facts: device.facts(),
             mode,
             layout: Mutex::new(None),
             contexts: RwLock::new(Vec::new()),
+            most_contexts: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -303,7 +307,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         } else {
             self.facts.sm_count
         };
+        let green_contexts = self.read(|contexts| kept::kept(contexts));
         AllocationStatus {
+            green_contexts,
+            green_context_bytes: green_contexts as u64 * GREEN_CONTEXT_BYTES,
             mode: self.mode.clone(),
             strategy: layout.as_ref().map(|layout| layout.strategy),
             total_sms: self.facts.sm_count,
@@ -327,23 +334,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// which changes nothing; [`Error::Driver`].
     pub fn destroy_context(&self, id: Id) -> Result<()> {
         let mut layout = self.change();
-        let entry = self.write(|contexts| {
-            let index = contexts
-                .iter()
-                .position(|entry| entry.id == id)
-                .ok_or_else(|| Error::NoSuchContext {
-                    id: format!("{id:?}"),
-                })?;
-            // No other can appear meanwhile, since they come from here.
-            let holders = contexts[index].holders();
-            if holders > 0 {
-                return Err(Error::ContextInUse {
-                    id: format!("{id:?}"),
-                    holders,
-                });
-            }
-            Ok(contexts.remove(index))
-        })?;
+        let entry = self.write(|contexts| generation::take_out(contexts, id))?;
         let closed = entry.close();
         self.read(|contexts| {
             if contexts.is_empty() {

@@ -148,7 +148,7 @@ impl DeviceFacts {
         }
     }
 
-    fn has_clusters(&self) -> bool {
+    pub(crate) fn has_clusters(&self) -> bool {
         self.compute_capability.0 >= 9
     }
 }

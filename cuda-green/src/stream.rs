@@ -243,8 +243,8 @@ impl Stream {
         not_ready_is_false(self.driver().check("cuStreamQuery", result))
     }
 
-    /// The raw stream, for other libraries: it belongs to this object, must not be destroyed, and must
-    /// not be used after this object is dropped.
+    /// The raw stream, for [other libraries](crate::foreign): it belongs to this object, must not be
+    /// destroyed, and must not be used after this object is dropped.
     pub fn raw(&self) -> CUstream {
         self.raw
     }

@@ -5,9 +5,12 @@
 // clippy's own exception for tests does not reach the functions that they share.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../../examples/cudarc_partition.rs"]
+mod cudarc_partition;
 mod cudarc_program;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -111,27 +114,64 @@ fn cuda_core_partitions_a_device() {
 /// Set in the process that is the client itself.
 const CUDARC: &str = "CUDA_GREEN_TEST_CUDARC";
 
-/// cudarc finds the library by its name, as it finds the real one: in a process of its own, with this test
-/// as its program.
+/// cudarc finds the library by its name, as it finds the real one: in a process of its own, with one of
+/// these tests as its program. Gives what it said, if it ended well.
+fn cudarc(test: &str, profile: &str) -> String {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(CUDARC, "1")
+        .env("LD_LIBRARY_PATH", folder())
+        .env_remove("CUDA_GREEN_DRIVER")
+        .env(PROFILE, profile)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{profile}: {text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text.into_owned()
+}
+
 #[test]
 fn cudarc_uses_a_device() {
     if std::env::var_os(CUDARC).is_some() {
         return cudarc_program::run();
     }
     for profile in ["h200@12.8", "h200@13.0", "rtx5090@13.5"] {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "cudarc_uses_a_device", "--nocapture"])
-            .env(CUDARC, "1")
-            .env("LD_LIBRARY_PATH", folder())
-            .env(PROFILE, profile)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("went well"),
-            "{profile}: {text}\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let text = cudarc("cudarc_uses_a_device", profile);
+        assert!(text.contains("went well"), "{profile}: {text}");
+    }
+}
+
+/// The example of that name: cudarc's kernels run on the SMs of the partition whose stream they get.
+#[test]
+fn cudarc_runs_in_partitions() {
+    let test = "cudarc_runs_in_partitions";
+    let out =
+        |profile| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cudarc-{profile}.json"));
+    if std::env::var_os(CUDARC).is_some() {
+        let profile = std::env::var(PROFILE).unwrap();
+        return cudarc_partition::run(Some(&out(profile))).unwrap();
+    }
+    for (profile, counts) in [
+        ("h200@12.8", [32, 32, 32, 36]),
+        ("h200@13.0", [32, 32, 32, 36]),
+        ("rtx5090@13.5", [42, 42, 42, 44]),
+    ] {
+        let text = cudarc(test, profile);
+        let report = fs::read(out(profile.to_owned())).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        assert_eq!(report["simulated"], true);
+        let mut all = BTreeSet::new();
+        for (id, count) in cuda_green::ContextId::ALL.iter().zip(counts) {
+            let seen = &report["figures"][id.to_string()]["sm_ids_seen_by_cudarc"];
+            let seen = seen.as_array().unwrap();
+            assert_eq!(seen.len(), count, "{profile}, {id}: {text}");
+            all.extend(seen.iter().map(|sm| sm.as_u64().unwrap()));
+        }
+        assert_eq!(all.len(), counts.iter().sum::<usize>(), "they are disjoint");
     }
 }
 

@@ -132,37 +132,48 @@ fn foreign_code(driver: &Driver) -> Result<()> {
         pop();
         push();
     };
-    let changes: [&dyn Fn(); 6] = [&set, &push, &pop, &set_null, &twice, &popped_and_pushed];
+    let all_popped = || {
+        while current(driver) != 0 {
+            pop();
+        }
+    };
+    if !is_partitioned(driver) {
+        return Ok(()); // ours is the primary context then, as theirs is, so changes cannot be told
+    }
+    let changes: [&dyn Fn(); 7] = [
+        &set,
+        &push,
+        &pop,
+        &set_null,
+        &twice,
+        &popped_and_pushed,
+        &all_popped,
+    ];
+    // What is current before: nothing, another guard's, what foreign code set inside another guard, or what
+    // it set with no guard at all.
     for (index, change) in changes.iter().enumerate() {
-        for before in [false, true] {
-            let outer = before.then(|| contexts[3].activate()).transpose()?;
+        for (outer, foreign) in [(false, false), (true, false), (true, true), (false, true)] {
+            let what = format!("change {index}, a guard before: {outer}, foreign code: {foreign}");
+            let outer = outer.then(|| contexts[3].activate()).transpose()?;
+            if foreign {
+                push();
+            }
             let expected = current(driver);
             let guard = contexts[0].activate()?;
             change();
             let closed = guard.close();
-            // In single-context mode ours is the primary context too, so some changes cannot be told.
-            if is_partitioned(driver) {
-                assert!(
-                    matches!(closed, Err(Error::ForeignContext | Error::Driver { .. })),
-                    "change {index}: {closed:?}"
-                );
-            }
-            if is_partitioned(driver) {
-                assert_eq!(
-                    current(driver),
-                    expected,
-                    "change {index}, something before: {before}"
-                );
-                if let Some(outer) = outer {
-                    outer.close()?;
-                }
-                assert_eq!(current(driver), 0, "change {index}");
-            } else {
+            assert!(
+                matches!(closed, Err(Error::ForeignContext)),
+                "{what}: {closed:?}"
+            );
+            assert_eq!(current(driver), expected, "{what}");
+            if foreign {
+                all_popped();
                 drop(outer);
-                while current(driver) != 0 {
-                    pop();
-                }
+            } else if let Some(outer) = outer {
+                outer.close()?;
             }
+            assert_eq!(current(driver), 0, "{what}");
         }
     }
     drop(contexts);
@@ -216,6 +227,13 @@ fn forgotten(driver: &Driver) -> Result<()> {
             let raw = guard.raw_context();
             std::mem::forget(guard);
             drop(context);
+            // Nothing holds it, but it is current here: its SMs go to nobody else.
+            let destroyed = manager.destroy_context(ContextId::Training);
+            match destroyed {
+                Err(Error::ContextInUse { holders: 1, .. }) if is_partitioned(&driver) => {}
+                Ok(()) if !is_partitioned(&driver) => {}
+                other => panic!("{other:?}"),
+            }
             drop(manager);
             // Both are still live: the driver takes what is current.
             let mut device = 0;

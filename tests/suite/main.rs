@@ -7,6 +7,7 @@
 #![allow(missing_docs)]
 
 mod bad_input;
+mod containment;
 mod contexts;
 mod guards;
 mod memory;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         [
             quad::CASES,
             contexts::CASES,
+            containment::CASES,
             guards::CASES,
             memory::CASES,
             bad_input::CASES,

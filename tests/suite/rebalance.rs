@@ -6,8 +6,8 @@ use std::{
 };
 
 use cuda_green::{
-    ContextId, Driver, Error, Event, GpuBuffer, HandOff, LaunchConfig, Module, RebalanceHint,
-    Result, SmPartitionManager,
+    ContextId, Driver, Error, Event, GpuBuffer, GreenContext, HandOff, Kernel, LaunchConfig,
+    Module, RebalanceHint, Result, SmPartitionManager, Stream, sys,
 };
 
 use crate::{
@@ -21,9 +21,18 @@ pub const CASES: &[Case] = &[
     ("rebalance/old_drivers_say_so", old_drivers),
     ("rebalance/what_was_handed_out_stays_valid", stays_valid),
     ("rebalance/a_strict_hand_off_waits_on_the_gpu", strict),
+    (
+        "rebalance/a_strict_hand_off_holds_for_later_threads",
+        strict_for_later_threads,
+    ),
+    (
+        "rebalance/a_strict_hand_off_covers_a_relaxed_one_before_it",
+        strict_after_relaxed,
+    ),
     ("rebalance/memory_limits_hold_across_it", memory),
     ("rebalance/kernels_run_where_they_were_promised", promised),
     ("rebalance/many_threads_launch_meanwhile", many_threads),
+    ("rebalance/what_is_kept_is_counted_and_bounded", bounded),
 ];
 
 const KERNELS: &str = include_str!("../../cuda-green/src/kernels/kernels.ptx");
@@ -212,6 +221,101 @@ fn strict(driver: &Driver) -> Result<()> {
     Ok(())
 }
 
+/// A few dozen milliseconds of work on all SMs of a context, and its end.
+fn long_work(context: &GreenContext, burn: &Kernel) -> Result<(Stream, Event)> {
+    let stream = context.create_stream()?;
+    let end = Event::timed(context.device())?;
+    let shape = LaunchConfig::linear(context.sm_count() * 4, 1024);
+    // SAFETY: the kernel takes an address, to which it never comes to write, and a number of rounds.
+    unsafe { stream.launch(burn, &shape, &[&0u64, &1_400_000u32])? };
+    stream.record(&end)?;
+    Ok((stream, end))
+}
+
+/// Runs next to nothing in whatever context is current on this thread, as a foreign library would, and
+/// waits for it.
+fn work_in_current(driver: &Driver, burn: &Kernel) {
+    let (api, mut stream) = (driver.api(), std::ptr::null_mut());
+    let (mut nowhere, mut rounds) = (0u64, 10u32);
+    let mut args = [
+        std::ptr::from_mut(&mut nowhere).cast(),
+        std::ptr::from_mut(&mut rounds).cast(),
+    ];
+    // SAFETY: the pointers are valid for what is written; the stream is live until it is destroyed; the
+    // kernel takes an address, to which it never comes to write, and a number of rounds.
+    unsafe {
+        let non_blocking = sys::CUstream_flags::CU_STREAM_NON_BLOCKING.0;
+        let made = api.cuStreamCreateWithPriority(&mut stream, non_blocking, 0);
+        made.unwrap().ok().unwrap();
+        let (args, extra) = (args.as_mut_ptr(), std::ptr::null_mut());
+        let kernel = burn.raw();
+        let launched = api.cuLaunchKernel(kernel, 1, 1, 1, 32, 1, 1, 0, stream, args, extra);
+        launched.unwrap().ok().unwrap();
+        api.cuStreamSynchronize(stream).unwrap().ok().unwrap();
+        api.cuStreamDestroy_v2(stream).unwrap().ok().unwrap();
+    }
+}
+
+/// A thread that comes to a context only after a hand-off, and gets a sibling there, waits as those do that
+/// were there before.
+fn strict_for_later_threads(driver: &Driver) -> Result<()> {
+    if !rebalances(driver) {
+        return Ok(());
+    }
+    let (device, manager) = quad(driver)?;
+    let module = Module::load_ptx(&device, KERNELS)?;
+    let burn = module.kernel("cuda_green_burn")?;
+    manager.rebalance(RebalanceHint::EmbeddingHeavy)?;
+    // Its main context is this thread's from here on.
+    manager.activate(ContextId::Embedding)?.close()?;
+    manager.rebalance(RebalanceHint::Balanced)?;
+    let (old, old_end) = long_work(&manager.get_context(ContextId::Dream)?, &burn)?;
+    manager.rebalance(RebalanceHint::EmbeddingHeavy)?;
+    let later = || {
+        if let Some(simulator) = driver.simulator() {
+            simulator.start_trace();
+        }
+        let guard = manager.activate(ContextId::Embedding)?;
+        if let Some(simulator) = driver.simulator() {
+            // Drivers were seen to wait for everything when they make a context. None promises that.
+            let calls = simulator.take_trace();
+            let count = |name| calls.iter().filter(|call| call.entry_point == name).count();
+            let siblings = count("cuGreenCtxCreate");
+            assert_eq!(siblings, usize::from(!device.capabilities().shared_current));
+            assert!(
+                count("cuGreenCtxWaitEvent") >= 3 * siblings,
+                "it waits for each context that gave it SMs: {calls:?}"
+            );
+        }
+        work_in_current(driver, &burn);
+        guard.close()
+    };
+    std::thread::scope(|scope| scope.spawn(later).join().unwrap())?;
+    assert!(old_end.is_done()?, "the later thread did not wait");
+    old.synchronize()
+}
+
+/// Work that a relaxed hand-off let run on is still old work at the next strict one.
+fn strict_after_relaxed(driver: &Driver) -> Result<()> {
+    if !rebalances(driver) {
+        return Ok(());
+    }
+    let (device, manager) = quad(driver)?;
+    manager.provision_rebalance()?;
+    let module = Module::load_ptx(&device, KERNELS)?;
+    let burn = module.kernel("cuda_green_burn")?;
+    let (old, old_end) = long_work(&manager.get_context(ContextId::Dream)?, &burn)?;
+    manager.rebalance_with(RebalanceHint::EmbeddingHeavy, HandOff::Relaxed)?;
+    manager.rebalance(RebalanceHint::TrainingActive)?;
+    let training = manager.get_context(ContextId::Training)?;
+    {
+        let _current = training.activate()?;
+        work_in_current(driver, &burn);
+    }
+    assert!(old_end.is_done()?, "it shared SMs with older work");
+    old.synchronize()
+}
+
 fn memory(driver: &Driver) -> Result<()> {
     let (_, manager) = quad(driver)?;
     let before = manager.get_context(ContextId::Embedding)?;
@@ -378,4 +482,88 @@ fn many_threads(driver: &Driver) -> Result<()> {
             .into_iter()
             .try_for_each(|thread| thread.join().unwrap())
     })
+}
+
+/// How many green contexts are kept is said, has a limit, and what is retired makes room.
+fn bounded(driver: &Driver) -> Result<()> {
+    if !rebalances(driver) {
+        return Ok(());
+    }
+    let (device, manager) = quad(driver)?;
+    let kept = || manager.allocation_status().green_contexts;
+    let real = || {
+        driver
+            .simulator()
+            .map_or_else(kept, |simulator| simulator.live_objects().green_contexts)
+    };
+    assert_eq!((kept(), real()), (4, 4));
+    let all = manager.provision_rebalance()?;
+    assert_eq!((kept(), real()), (all, all));
+    let bytes = manager.allocation_status().green_context_bytes;
+    assert_eq!(bytes, all as u64 * cuda_green::GREEN_CONTEXT_BYTES);
+    assert_eq!(manager.release_retired()?, all - 4);
+    assert_eq!((kept(), real()), (4, 4));
+    // A change needs the old contexts and the new: with room for one change, any number of them is possible,
+    // also with streams that follow the names.
+    let streams = ContextId::ALL
+        .iter()
+        .map(|id| manager.create_stream(*id))
+        .collect::<Result<Vec<_>>>()?;
+    manager.set_context_limit(Some(8));
+    for round in 0..times(driver, 3, 2) {
+        for hint in RebalanceHint::ALL {
+            manager.rebalance(hint)?;
+            assert!(kept() <= 8 && kept() == real(), "{hint:?} of round {round}");
+            streams
+                .iter()
+                .try_for_each(|stream| stream.record(&Event::new(&device)?))?;
+            let sets = contexts(&manager)?
+                .iter()
+                .map(sm_ids)
+                .collect::<Result<Vec<_>>>()?;
+            assert_disjoint(&sets);
+        }
+    }
+    // Without, a change that needs more is refused and changes nothing.
+    manager.release_retired()?;
+    manager.set_context_limit(Some(4));
+    let (before, pieces) = (manager.allocation_status(), sms(&manager));
+    let refused = manager.rebalance(RebalanceHint::EmbeddingHeavy);
+    assert!(
+        matches!(
+            refused,
+            Err(Error::TooManyContexts { limit: 4, kept: 4, missing }) if missing > 0
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(
+        (manager.allocation_status(), sms(&manager)),
+        (before, pieces)
+    );
+    // What is used is not given up.
+    manager.set_context_limit(Some(8));
+    let dream = manager.get_context(ContextId::Dream)?;
+    let stream = dream.create_stream()?;
+    drop(dream);
+    manager.rebalance(RebalanceHint::EmbeddingHeavy)?;
+    let retired = kept() - 4;
+    assert_eq!(manager.release_retired()?, retired - 1);
+    stream.record(&Event::new(&device)?)?;
+    stream.synchronize()?;
+    drop(stream);
+    assert_eq!(manager.release_retired()?, 1);
+    // Threads' siblings count, as they take memory too.
+    let before = kept();
+    let context = manager.get_context(ContextId::Embedding)?;
+    let guard = context.activate()?;
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| context.activate().unwrap().close().unwrap())
+            .join()
+            .unwrap();
+    });
+    guard.close()?;
+    let sibling = usize::from(!device.capabilities().shared_current);
+    assert_eq!((kept(), real()), (before + sibling, before + sibling));
+    Ok(())
 }

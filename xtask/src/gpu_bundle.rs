@@ -1,4 +1,4 @@
-//! `cargo xtask gpu-bundle`: packs the driver matrix's report, the suite, the example and the benchmarks into one archive that runs on
+//! `cargo xtask gpu-bundle`: packs the driver matrix's report, the suite, the examples and the benchmarks into one archive that runs on
 //! a machine with a GPU and nothing else: no Rust, no CUDA toolkit, no network.
 
 use std::{fs, path::Path};
@@ -10,9 +10,10 @@ use xshell::{Shell, cmd};
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: how cargo is asked for each, and its name in the archive.
-const TARGETS: [(&str, &str); 7] = [
+const TARGETS: [(&str, &str); 8] = [
     ("--bin=driver-matrix", "driver-matrix"),
     ("--example=quad_partition", "quad_partition"),
+    ("--example=cudarc_partition", "cudarc_partition"),
     ("--test=suite", "suite"),
     ("--test=conformance", "conformance"),
     ("--bench=host_cost", "host_cost"),

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs the driver matrix's report, the suite, the example and the benchmarks on this machine's GPU and writes evidence/*.json.
+# Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
 #   ./run.sh           everything
-#   ./run.sh suite     the suite alone; likewise driver, quad, conformance, host_cost, isolation, memory,
+#   ./run.sh suite     the suite alone; likewise driver, quad, cudarc, conformance, host_cost, isolation, memory,
 #                      and peers_memory, which needs Python with CuPy or PyTorch
 set -u
 cd "$(dirname "$0")"
@@ -12,7 +12,7 @@ export CUDA_GREEN_COMMIT CUDA_GREEN_REQUIRE_GPU=1
 unset CUDA_GREEN_DRIVER
 mkdir -p evidence
 failed=0
-wanted=" ${*:-driver quad suite conformance host_cost isolation memory} "
+wanted=" ${*:-driver quad cudarc suite conformance host_cost isolation memory} "
 
 step() { # name, command...
     name=$1
@@ -35,6 +35,7 @@ quad() {
 
 step driver ./driver-matrix report system --out evidence/driver.json
 step quad quad
+step cudarc ./cudarc_partition --out evidence/cudarc_partition.json
 # One case at a time: several look at what the whole device does.
 step suite env CUDA_GREEN_SUITE_EVIDENCE=evidence/suite.json ./suite --test-threads=1 system/
 step conformance env CUDA_GREEN_CONFORMANCE_EVIDENCE=evidence/conformance-h200.json \

@@ -22,6 +22,7 @@ pub fn run() -> Result<()> {
     let mut skipped = quick(&shell)?;
     skipped.extend(miri(&shell, &["--package=cuda-green", "--lib"])?);
     skipped.extend(simulator_in_miri(&shell)?);
+    many_rebalances(&shell)?;
     skipped.extend(address_sanitizer(&shell)?);
     skipped.extend(fuzz(&shell)?);
     println!("nothing found");
@@ -115,6 +116,17 @@ fn valgrind(shell: &Shell) -> Result<Vec<String>> {
         }
     }
     Ok(skipped)
+}
+
+/// Random rebalances under load, 20 times as many as `cargo test` has time for.
+fn many_rebalances(shell: &Shell) -> Result<()> {
+    let _many = shell.push_env("CUDA_GREEN_REBALANCES", "100000");
+    cmd!(
+        shell,
+        "cargo test --release --package cuda-green --test rebalance"
+    )
+    .run()
+    .context("a rebalance lost or gave away something")
 }
 
 /// The matrix, the parsers and the suite with AddressSanitizer, which needs a nightly compiler.

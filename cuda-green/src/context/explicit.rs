@@ -163,7 +163,7 @@ impl GreenContext {
             requested_sms,
             sm_count,
             coscheduled,
-            max_cluster: device.max_cluster(coscheduled),
+            max_cluster: device.facts().max_cluster(coscheduled),
         };
         Ok(Self::from_parts(
             device,
@@ -220,7 +220,7 @@ impl GreenContext {
 
     fn owner(&self) -> Result<Owner> {
         Ok(match &self.inner.partition {
-            Some(partition) => Owner::Green(partition.main.green()),
+            Some(partition) => Owner::Green(partition.green()),
             None => Owner::Context(self.raw_context()?),
         })
     }

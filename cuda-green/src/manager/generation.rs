@@ -1,8 +1,14 @@
 //! What stands behind a name: the context in force, and the others it can be exchanged for.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::{
+    fmt::Debug,
+    sync::{PoisonError, Weak},
+};
 
-use crate::GreenContext;
+use crate::{
+    Error, GreenContext, Result,
+    sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 /// One name of a manager.
 pub(super) struct Entry<Id> {
@@ -12,9 +18,30 @@ pub(super) struct Entry<Id> {
     pub(super) base: Vec<usize>,
     /// The generation in force.
     pub(super) current: usize,
-    /// All that were made, the first with the pieces of `base`. They are kept for the next time: a
-    /// green context over other pieces is dear to make and cheap to keep.
+    /// All that are kept, the oldest first. They are kept for the next time: a green context over other
+    /// pieces is dear to make and cheap to keep.
     pub(super) generations: Vec<Generation>,
+}
+
+/// Takes a name out for good, unless anyone uses one of its contexts.
+pub(super) fn take_out<Id: Copy + Eq + Debug>(
+    contexts: &mut Vec<Entry<Id>>,
+    id: Id,
+) -> Result<Entry<Id>> {
+    let index = contexts
+        .iter()
+        .position(|entry| entry.id == id)
+        .ok_or_else(|| Error::NoSuchContext {
+            id: format!("{id:?}"),
+        })?;
+    // No other can appear meanwhile, since they come from here.
+    match contexts[index].holders() {
+        0 => Ok(contexts.remove(index)),
+        holders => Err(Error::ContextInUse {
+            id: format!("{id:?}"),
+            holders,
+        }),
+    }
 }
 
 /// A context under a name, over some of the layout's pieces.
@@ -24,18 +51,55 @@ pub(super) struct Generation {
     pub(super) context: GreenContext,
 }
 
-/// The context in force under a name. Shared with the streams that follow the name.
-pub(crate) struct Slot(RwLock<GreenContext>);
+/// The context in force under a name. Shared with what follows the name.
+pub(crate) struct Slot {
+    in_force: RwLock<GreenContext>,
+    followers: Mutex<Vec<Weak<dyn Follower>>>,
+}
+
+/// What follows a name, and keeps something in each context that it was used in.
+pub(crate) trait Follower: Send + Sync {
+    /// Gives up what it keeps in a context that is not in force, so that this can end.
+    fn give_up(&self, context: &GreenContext) -> Result<()>;
+}
 
 impl Slot {
+    pub(super) fn new(context: GreenContext) -> Self {
+        Self {
+            in_force: RwLock::new(context),
+            followers: Mutex::new(Vec::new()),
+        }
+    }
+
     /// Reads it; while the guard lives, no other is put into force.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, GreenContext> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Holds off everyone who reads it.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, GreenContext> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.in_force
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks this follower, too, to give up contexts that are to end.
+    pub(crate) fn follow(&self, follower: Weak<dyn Follower>) {
+        let mut followers = self.followers();
+        followers.retain(|follower| follower.strong_count() > 0);
+        followers.push(follower);
+    }
+
+    fn give_up(&self, context: &GreenContext) -> Result<()> {
+        let followers = self.followers().clone();
+        let live = followers.iter().filter_map(Weak::upgrade);
+        live.map(|follower| follower.give_up(context)).collect()
+    }
+
+    fn followers(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower>>> {
+        self.followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -43,7 +107,7 @@ impl<Id> Entry<Id> {
     pub(super) fn new(id: Id, context: GreenContext, pieces: Vec<usize>) -> Self {
         Self {
             id,
-            slot: Arc::new(Slot(RwLock::new(context.clone()))),
+            slot: Arc::new(Slot::new(context.clone())),
             base: pieces.clone(),
             current: 0,
             generations: vec![Generation { pieces, context }],
@@ -67,7 +131,8 @@ impl<Id> Entry<Id> {
             .position(|generation| generation.pieces == pieces)
     }
 
-    /// Who uses any of its contexts, beside this entry itself.
+    /// Who uses any of its contexts, beside this entry itself. A guard that was forgotten holds nothing
+    /// any more, but its thread has the context current still.
     pub(super) fn holders(&self) -> usize {
         let of_contexts: usize = self
             .generations
@@ -75,11 +140,37 @@ impl<Id> Entry<Id> {
             .map(|generation| generation.context.holders() - 1)
             .sum();
         // One of the handles counted is the slot's own; the slot may be held by streams too.
-        of_contexts - 1 + (Arc::strong_count(&self.slot) - 1)
+        let holders = of_contexts - 1 + (Arc::strong_count(&self.slot) - 1);
+        if holders > 0 {
+            return holders;
+        }
+        let contexts = self.generations.iter();
+        contexts.map(|generation| generation.context.taken()).sum()
+    }
+
+    /// Takes out the oldest context that is neither in force nor used, and is over other pieces than these.
+    pub(super) fn take_idle(
+        &mut self,
+        wanted: Option<&Vec<usize>>,
+    ) -> Result<Option<GreenContext>> {
+        for (index, Generation { pieces, context }) in self.generations.iter().enumerate() {
+            if index == self.current || Some(pieces) == wanted {
+                continue;
+            }
+            self.slot.give_up(context)?;
+            if context.holders() > 1 || context.taken() > 0 {
+                continue;
+            }
+            if index < self.current {
+                self.current -= 1;
+            }
+            return Ok(Some(self.generations.remove(index).context));
+        }
+        Ok(None)
     }
 
     /// Waits for the work of all its contexts and destroys them.
-    pub(super) fn close(self) -> crate::Result<()> {
+    pub(super) fn close(self) -> Result<()> {
         drop(self.slot);
         let mut result = Ok(());
         for Generation { context, .. } in self.generations {

@@ -1,13 +1,11 @@
 //! Streams that follow a name: what is launched in them runs wherever the name has its SMs at that moment.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::PoisonError};
 
-use super::generation::Slot;
+use super::generation::{Follower, Slot};
 use crate::{
     ContextPriority, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, Stream,
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 /// A stream of a name rather than of a context: after a rebalance, work goes to the name's new SMs.
@@ -32,14 +30,19 @@ use crate::{
 pub struct PartitionStream {
     slot: Arc<Slot>,
     priority: ContextPriority,
-    streams: Mutex<Streams>,
+    /// Shared with the slot, which asks it to give up streams.
+    streams: std::sync::Arc<Following>,
 }
+
+struct Following(Mutex<Streams>);
 
 /// One stream for each generation that was used, the one used last at the end.
 struct Streams {
     made: Vec<Stream>,
     /// Orders the next stream after the last.
     order: Event,
+    /// Whether the stream used last was given up: then the event has its work, and the next waits for it.
+    last_is_gone: bool,
 }
 
 impl PartitionStream {
@@ -48,11 +51,15 @@ impl PartitionStream {
         let streams = Streams {
             made: vec![context.create_stream_with_priority(priority)?],
             order: Event::new(context.device())?,
+            last_is_gone: false,
         };
+        let streams = std::sync::Arc::new(Following(Mutex::new(streams)));
+        let follower = std::sync::Arc::downgrade(&streams);
+        slot.follow(follower);
         Ok(Self {
             slot,
             priority,
-            streams: Mutex::new(streams),
+            streams,
         })
     }
 
@@ -63,7 +70,7 @@ impl PartitionStream {
     /// Those of the action; [`Error::Driver`](crate::Error::Driver).
     pub fn with<T>(&self, action: impl FnOnce(&Stream) -> Result<T>) -> Result<T> {
         let context = self.slot.read();
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.streams.lock();
         action(streams.of(&context, self.priority)?)
     }
 
@@ -114,19 +121,49 @@ impl PartitionStream {
     }
 }
 
+impl Following {
+    fn lock(&self) -> MutexGuard<'_, Streams> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Follower for Following {
+    fn give_up(&self, context: &GreenContext) -> Result<()> {
+        let mut streams = self.lock();
+        let Some(index) = streams
+            .made
+            .iter()
+            .position(|stream| is_of(stream, context))
+        else {
+            return Ok(());
+        };
+        if index + 1 == streams.made.len() && !streams.last_is_gone {
+            streams.made[index].record(&streams.order)?;
+            streams.last_is_gone = true;
+        }
+        streams.made.remove(index);
+        Ok(())
+    }
+}
+
+fn is_of(stream: &Stream, context: &GreenContext) -> bool {
+    Arc::ptr_eq(&stream.context().inner, &context.inner)
+}
+
 impl Streams {
     /// The stream of this context, ordered after the one used last.
     fn of(&mut self, context: &GreenContext, priority: ContextPriority) -> Result<&Stream> {
-        let is_of = |stream: &Stream| Arc::ptr_eq(&stream.context().inner, &context.inner);
-        if !self.made.last().is_some_and(is_of) {
-            let stream = match self.made.iter().position(is_of) {
+        let is_last = self.made.last().is_some_and(|last| is_of(last, context));
+        if !is_last || self.last_is_gone {
+            let stream = match self.made.iter().position(|stream| is_of(stream, context)) {
                 Some(index) => self.made.remove(index),
                 None => context.create_stream_with_priority(priority)?,
             };
-            if let Some(last) = self.made.last() {
+            if let (Some(last), false) = (self.made.last(), self.last_is_gone) {
                 last.record(&self.order)?;
-                stream.wait(&self.order)?;
             }
+            stream.wait(&self.order)?;
+            self.last_is_gone = false;
             self.made.push(stream);
         }
         // There is one: it was there, or it has just been pushed.

@@ -7,7 +7,10 @@
 
 use std::fmt::Debug;
 
-use super::{ContextId, Entry, Generation, PartitionMode, SmPartitionManager, layout::Layout};
+use super::{
+    ContextId, Entry, Generation, HandOff, PartitionMode, SmPartitionManager, exchange::exchange,
+    kept::kept, layout::Layout,
+};
 use crate::{Error, Result, planner::SplitStrategy};
 use cuda_green_sys::CudaVersion;
 
@@ -43,17 +46,6 @@ impl RebalanceHint {
     }
 }
 
-/// What happens between the old work on an SM and the new.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum HandOff {
-    /// New work waits on the GPU until the old work on the SMs that changed hands has ended. The host
-    /// does not wait.
-    #[default]
-    Strict,
-    /// New work starts at once, and may share SMs with old work until that has ended.
-    Relaxed,
-}
-
 impl SmPartitionManager {
     /// Gives the SMs to those who need them now, with a strict hand-off.
     ///
@@ -62,7 +54,8 @@ impl SmPartitionManager {
     /// before, their streams and guards, stay valid and stay where they are: after a rebalance, get the
     /// context again, or use a [`PartitionStream`](crate::PartitionStream), which follows the name.
     ///
-    /// The contexts for a hint are made when it is first used, about 1 ms and 5 MiB of device memory each;
+    /// The contexts for a hint are made when it is first used, about 1 ms and 5 MiB of device memory each, and
+    /// the driver waits for all work on the device meanwhile (seen on an H200, driver 580).
     /// [`provision_rebalance`](Self::provision_rebalance) makes them ahead. After that a rebalance is a
     /// few microseconds on the host.
     ///
@@ -70,8 +63,8 @@ impl SmPartitionManager {
     ///
     /// # Errors
     /// [`Error::NoSuchContext`] where the hint favours a context that is not there;
-    /// [`Error::Unsupported`] before CUDA 12.5, which cannot merge; [`Error::Driver`], which leaves
-    /// everything as it was.
+    /// [`Error::Unsupported`] before CUDA 12.5, which cannot merge; [`Error::TooManyContexts`] beyond the
+    /// limit; [`Error::Driver`]. All of them leave everything as it was.
     pub fn rebalance(&self, hint: RebalanceHint) -> Result<()> {
         self.rebalance_with(hint, HandOff::default())
     }
@@ -86,8 +79,9 @@ impl SmPartitionManager {
 
     /// Makes the contexts of every hint, so that no rebalance has to.
     ///
-    /// Returns how many green contexts the manager keeps in all; each takes 5 MiB of device memory
-    /// (measured on an H200).
+    /// Returns how many green contexts the manager keeps in all; each takes
+    /// [`GREEN_CONTEXT_BYTES`](crate::GREEN_CONTEXT_BYTES) of device memory.
+    /// [`set_context_limit`](Self::set_context_limit) bounds them.
     ///
     /// # Errors
     /// As [`rebalance`](Self::rebalance).
@@ -95,7 +89,7 @@ impl SmPartitionManager {
         for hint in RebalanceHint::ALL {
             self.provision(hint.favours())?;
         }
-        Ok(self.read(|contexts| contexts.iter().map(|entry| entry.generations.len()).sum()))
+        Ok(self.read(|contexts| kept(contexts)))
     }
 }
 
@@ -111,10 +105,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let Some(layout) = self.rebalanced(&layout, favoured)? else {
             return Ok(());
         };
-        self.write(|contexts| {
-            let targets = self.make(layout, contexts, favoured)?;
-            exchange(contexts, &targets, hand_off)
-        })
+        let targets = self.make(layout, favoured)?;
+        self.write(|contexts| exchange(contexts, &targets, hand_off))
     }
 
     /// Makes what a shift would need, and changes nothing.
@@ -126,7 +118,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let Some(layout) = self.rebalanced(&layout, favoured)? else {
             return Ok(());
         };
-        self.write(|contexts| self.make(layout, contexts, favoured).map(drop))
+        self.make(layout, favoured).map(drop)
     }
 
     /// The layout, where there is something to rebalance in it.
@@ -155,27 +147,37 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         }
     }
 
-    /// The generation of each entry that the shift puts into force; makes those that are missing.
-    fn make(
-        &self,
-        layout: &Layout,
-        contexts: &mut [Entry<Id>],
-        favoured: Option<Id>,
-    ) -> Result<Vec<usize>> {
-        let mut targets = Vec::with_capacity(contexts.len());
-        let wanted = pieces_after(contexts, favoured);
-        for (entry, pieces) in contexts.iter_mut().zip(wanted) {
-            let index = match entry.find(&pieces) {
-                Some(index) => index,
-                None => {
-                    let context = layout.sibling(&self.device, entry.context(), &pieces)?;
-                    entry.generations.push(Generation { pieces, context });
-                    entry.generations.len() - 1
-                }
+    /// The generation of each entry that the shift puts into force; makes those that are missing, which takes
+    /// long, and so while everyone can still read the names. Nobody else changes them: the caller has the
+    /// layout.
+    fn make(&self, layout: &Layout, favoured: Option<Id>) -> Result<Vec<usize>> {
+        let wanted = self.read(|contexts| pieces_after(contexts, favoured));
+        self.write(|contexts| self.make_room(contexts, &wanted))?;
+        for (index, pieces) in wanted.iter().enumerate() {
+            let in_place_of = self.read(|contexts| {
+                let entry = contexts.get(index);
+                let lacks = entry.filter(|entry| entry.find(pieces).is_none());
+                lacks.map(|entry| entry.context().clone())
+            });
+            let Some(in_place_of) = in_place_of else {
+                continue;
             };
-            targets.push(index);
+            let generation = Generation {
+                pieces: pieces.clone(),
+                context: layout.sibling(&self.device, &in_place_of, pieces)?,
+            };
+            drop(in_place_of);
+            self.write(|contexts| {
+                let entry = contexts.get_mut(index);
+                entry.map(|entry| entry.generations.push(generation))
+            });
         }
-        Ok(targets)
+        Ok(self.read(|contexts| {
+            let entries = contexts.iter().zip(&wanted);
+            entries
+                .filter_map(|(entry, pieces)| entry.find(pieces))
+                .collect()
+        }))
     }
 }
 
@@ -209,41 +211,4 @@ fn pieces_after<Id: Copy + Eq>(contexts: &[Entry<Id>], favoured: Option<Id>) -> 
         pieces.sort_unstable();
     }
     after
-}
-
-/// Puts other generations into force, all at once for everyone who follows a name.
-fn exchange<Id>(contexts: &mut [Entry<Id>], targets: &[usize], hand_off: HandOff) -> Result<()> {
-    let changed = |entry: &Entry<Id>, target: usize| entry.current != target;
-    let mut slots: Vec<_> = contexts
-        .iter()
-        .zip(targets)
-        .filter(|(entry, target)| changed(entry, **target))
-        .map(|(entry, target)| (entry.slot.write(), entry, *target))
-        .collect();
-    if hand_off == HandOff::Strict {
-        for (_, old, _) in &slots {
-            old.context().mark_work()?;
-        }
-        for (_, new, target) in &slots {
-            let generation = &new.generations[*target];
-            for (_, old, _) in &slots {
-                // Only those that have an SM in common have to wait; the same name keeps its order.
-                let shares = old
-                    .pieces()
-                    .iter()
-                    .any(|piece| generation.pieces.contains(piece));
-                if shares {
-                    generation.context.wait_for_marked(old.context())?;
-                }
-            }
-        }
-    }
-    for (slot, entry, target) in &mut slots {
-        **slot = entry.generations[*target].context.clone();
-    }
-    drop(slots);
-    for (entry, target) in contexts.iter_mut().zip(targets) {
-        entry.current = *target;
-    }
-    Ok(())
 }

@@ -58,6 +58,11 @@ pub struct AllocationStatus<Id = ContextId> {
     pub stranded_sms: u32,
     /// Why they are stranded.
     pub stranded_reason: Option<String>,
+    /// Green contexts that are kept: those in force, those that rebalances can put into force, and siblings
+    /// for further threads.
+    pub green_contexts: usize,
+    /// Device memory that they take, in bytes, by what one takes on an H200.
+    pub green_context_bytes: u64,
     /// The contexts, in the order of their creation.
     pub contexts: Vec<ContextStatus<Id>>,
 }

@@ -49,7 +49,8 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
     /// Runs a small kernel in each context and in the primary one, and says on which SMs each ran.
     ///
     /// Takes a few milliseconds on an idle device, and waits for what runs there otherwise. In
-    /// single-context mode all contexts overlap, and it says so.
+    /// single-context mode all contexts overlap, and it says so. Which streams are in no partition, and what
+    /// that costs, [`stream_home`](Self::stream_home) says.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver), [`Error::OutOfMemory`](crate::Error::OutOfMemory).

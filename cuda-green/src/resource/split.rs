@@ -122,7 +122,7 @@ impl SmResource {
         let input = Input {
             total: self.sm_count(),
             granularity: self.granularity(),
-            has_clusters: device.has_clusters(),
+            has_clusters: device.facts().has_clusters(),
         };
         let wanted = check(&input, split)?;
         let count = |size, flags| calls::count_groups_with(device.driver(), self, size, flags);

@@ -1,0 +1,90 @@
+//! How many green contexts a manager keeps, and which of them it gives up.
+
+use std::{fmt::Debug, sync::atomic::Ordering};
+
+use super::{Entry, SmPartitionManager};
+use crate::{Error, Result};
+
+/// Device memory that a green context takes: 5 MiB (measured on an H200, driver 580).
+pub const GREEN_CONTEXT_BYTES: u64 = 5 << 20;
+
+impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+    /// Bounds how many green contexts are kept, with [`GREEN_CONTEXT_BYTES`] of device memory each; without
+    /// a limit, which is the default, every layout that was ever used is kept for the next time.
+    ///
+    /// Where a rebalance would need more, contexts that are not in force and that nobody uses are
+    /// destroyed first, the oldest first. Siblings, which threads get on their own, count, but are never
+    /// refused. A limit below what is kept now destroys nothing; [`release_retired`](Self::release_retired)
+    /// does.
+    pub fn set_context_limit(&self, most: Option<usize>) {
+        self.most_contexts
+            .store(most.unwrap_or(usize::MAX), Ordering::Relaxed);
+    }
+
+    /// Destroys all contexts that are not in force and that nobody uses, and returns how many green
+    /// contexts that were. Waits for work that is left in them.
+    ///
+    /// A stream, guard or handle keeps the context it is of. A [`PartitionStream`](crate::PartitionStream)
+    /// keeps none but the one in force.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn release_retired(&self) -> Result<usize> {
+        let _layout = self.change();
+        self.write(|contexts| {
+            let mut released = 0;
+            while let Some(freed) = release_one(contexts, &[])? {
+                released += freed;
+            }
+            Ok(released)
+        })
+    }
+
+    /// Makes room for what is missing of the wanted pieces, of each entry.
+    pub(super) fn make_room(
+        &self,
+        contexts: &mut [Entry<Id>],
+        wanted: &[Vec<usize>],
+    ) -> Result<()> {
+        let limit = self.most_contexts.load(Ordering::Relaxed);
+        let missing = contexts.iter().zip(wanted);
+        let missing = missing.filter(|(entry, pieces)| entry.find(pieces).is_none());
+        let missing = missing.count();
+        if missing == 0 {
+            return Ok(()); // what is there may be used, whatever the limit
+        }
+        while kept(contexts) + missing > limit {
+            if release_one(contexts, wanted)?.is_none() {
+                return Err(Error::TooManyContexts {
+                    limit,
+                    kept: kept(contexts),
+                    missing,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many green contexts there are, siblings included.
+pub(super) fn kept<Id>(contexts: &[Entry<Id>]) -> usize {
+    contexts
+        .iter()
+        .flat_map(|entry| &entry.generations)
+        .map(|generation| generation.context.green_contexts())
+        .sum()
+}
+
+/// Destroys the oldest context that is not in force, not wanted and not used; gives how many green contexts
+/// it was made of.
+fn release_one<Id>(contexts: &mut [Entry<Id>], wanted: &[Vec<usize>]) -> Result<Option<usize>> {
+    for (index, entry) in contexts.iter_mut().enumerate() {
+        let wanted = wanted.get(index);
+        if let Some(context) = entry.take_idle(wanted)? {
+            let freed = context.green_contexts();
+            context.close().map_err(|(_, error)| error)?;
+            return Ok(Some(freed));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,47 @@
+//! A value that is made when it is first asked for, and whose making may fail.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use crate::Result;
+
+/// Made at most once, by one thread while the others wait; a failure is not kept, so the next asks again.
+pub(crate) struct Once<T> {
+    value: OnceLock<T>,
+    making: Mutex<()>,
+}
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self {
+            value: OnceLock::new(),
+            making: Mutex::new(()),
+        }
+    }
+}
+
+impl<T> Once<T> {
+    /// The value, if it was made.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.value.get()
+    }
+
+    /// The value, made here if it was not.
+    #[inline]
+    pub(crate) fn get_or_make(&self, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+        if let Some(value) = self.value.get() {
+            return Ok(value);
+        }
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = self.value.get() {
+            return Ok(value);
+        }
+        let value = make()?;
+        Ok(self.value.get_or_init(|| value))
+    }
+
+    /// Takes the value out, if it was made.
+    pub(crate) fn take(&mut self) -> Option<T> {
+        self.value.take()
+    }
+}

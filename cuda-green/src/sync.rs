@@ -1,0 +1,7 @@
+//! What the concurrent parts are built on, in one place, so that `tests/seats_loom.rs` and
+//! `tests/generations_loom.rs` can put loom's in their stead.
+
+pub(crate) use std::sync::{
+    Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    atomic::{AtomicU32, AtomicUsize, Ordering},
+};
