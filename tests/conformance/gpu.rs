@@ -111,15 +111,7 @@ pub fn fields(resource: &CUdevResource) -> String {
 
 impl<'a> Gpu<'a> {
     pub fn new(api: &'a Api) -> Self {
-        let mut gpu = Self {
-            api,
-            device: 0,
-            primary: ptr::null_mut(),
-            module: ptr::null_mut(),
-            sm_ids: ptr::null_mut(),
-            burn: ptr::null_mut(),
-            counters: 0,
-        };
+        let mut gpu = Self::bare(api);
         must(call!(gpu, cuInit(0)));
         must(call!(gpu, cuDeviceGet(&mut gpu.device, 0)));
         must(call!(
@@ -136,6 +128,19 @@ impl<'a> Gpu<'a> {
         gpu.burn = gpu.function(gpu.module, c"cuda_green_burn").unwrap();
         must(call!(gpu, cuMemAlloc_v2(&mut gpu.counters, LEN * 4)));
         gpu
+    }
+
+    /// For another thread: the driver alone, with nothing made and nothing current.
+    pub fn bare(api: &'a Api) -> Self {
+        Self {
+            api,
+            device: 0,
+            primary: ptr::null_mut(),
+            module: ptr::null_mut(),
+            sm_ids: ptr::null_mut(),
+            burn: ptr::null_mut(),
+            counters: 0,
+        }
     }
 
     /// Gives everything back.
