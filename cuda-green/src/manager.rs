@@ -5,6 +5,7 @@
 
 mod generation;
 mod layout;
+mod partition_graph;
 mod partition_stream;
 mod rebalance;
 mod status;
@@ -19,6 +20,7 @@ use cuda_green_sys::CUresult;
 
 use generation::{Entry, Generation};
 use layout::Layout;
+pub use partition_graph::PartitionGraph;
 pub use partition_stream::PartitionStream;
 pub use rebalance::{HandOff, RebalanceHint};
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};

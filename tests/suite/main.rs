@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod contexts;
+mod graphs;
 mod guards;
 mod memory;
 mod quad;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             memory::CASES,
             bad_input::CASES,
             rebalance::CASES,
+            graphs::CASES,
         ]
         .into_iter()
         .flatten()
