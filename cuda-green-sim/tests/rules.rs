@@ -27,6 +27,43 @@ fn each_version_has_the_functions_that_it_had() {
     }
 }
 
+/// Each device with each CUDA version, several of them at once, is there and can be looked at.
+#[test]
+fn every_device_goes_with_every_version() {
+    for device in profiles() {
+        for version in cuda_versions() {
+            let sim = Sim::new(&format!("3x{}@{version}", device.name)).unwrap();
+            let api = sim.api().unwrap();
+            let (mut count, mut sms) = (0, 0);
+            unsafe {
+                assert_eq!(api.cuInit(0).unwrap(), OK);
+                assert_eq!(api.cuDeviceGetCount(&mut count).unwrap(), OK);
+                let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+                let code = api.cuDeviceGetAttribute(&mut sms, attribute, 2);
+                assert_eq!(code.unwrap(), OK);
+                let mut whole = CUdevResource::default();
+                let code = api.cuDeviceGetDevResource(2, &mut whole, SM);
+                if version < CudaVersion::new(12, 4) {
+                    assert!(code.is_err(), "{version} has no green contexts");
+                } else {
+                    assert_eq!(code.unwrap(), OK);
+                    assert_eq!(client::count(&whole), device.sm_count);
+                }
+            }
+            assert_eq!((count, sms), (3, device.sm_count as i32));
+        }
+    }
+    let sms = |name| profiles().iter().find(|p| p.name == name).unwrap().sm_count;
+    assert_eq!(
+        ["t4", "a100", "rtx4090", "l40s", "h100"].map(sms),
+        [40, 108, 128, 142, 132]
+    );
+    assert_eq!(
+        ["h200", "b200", "rtx5090", "gb10", "quad680"].map(sms),
+        [132, 148, 170, 48, 680]
+    );
+}
+
 #[test]
 fn what_is_not_modelled_says_so() {
     let client = Client::new("h200@13.0");

@@ -306,6 +306,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             self.facts.sm_count
         };
         AllocationStatus {
+            simulated: self.device.driver().is_simulated(),
             mode: self.mode.clone(),
             strategy: layout.as_ref().map(|layout| layout.strategy),
             total_sms: self.facts.sm_count,
