@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     ("graphs/keep_what_they_need", keeps),
     ("graphs/launches_come_one_after_another", in_order),
     ("graphs/follow_a_name_across_a_rebalance", follow),
+    ("graphs/buffers_are_no_part_of_a_capture", buffers),
     ("graphs/streams_of_other_drivers_are_refused", foreign),
 ];
 
@@ -339,6 +340,42 @@ fn follow(driver: &Driver) -> Result<()> {
     assert_eq!(graph.instantiations(), 1);
     drop((graph, stream, direct));
     manager.destroy_context(id)
+}
+
+/// Buffers refuse streams that are part of a capture, which goes on undisturbed.
+fn buffers(driver: &Driver) -> Result<()> {
+    let (_, manager) = quad(driver)?;
+    let context = manager.get_context(ContextId::Embedding)?;
+    let (stream, other) = (context.create_stream()?, context.create_stream()?);
+    let pool = context.memory()?;
+    let mut buffer = pool.allocate(64)?;
+    let probe = Probe::new(&context)?;
+    let graph = stream.capture(CaptureMode::default(), |capture| {
+        capture.fork(&other)?;
+        for stream in [capture.stream(), &other] {
+            for refused in [
+                buffer.fill_on(1, stream),
+                buffer.fence_on(stream),
+                pool.allocate_on(stream, 64).map(drop),
+            ] {
+                assert!(
+                    matches!(refused, Err(Error::InvalidArgument { name: "stream", .. })),
+                    "{refused:?}"
+                );
+            }
+        }
+        probe.capture(capture)?;
+        capture.join(&other)
+    })?;
+    // SAFETY: the counters outlive the wait.
+    unsafe { graph.instantiate()?.launch(&other)? };
+    other.synchronize()?;
+    assert_eq!(probe.seen()?, sm_ids(&context)?);
+    for stream in [&stream, &other] {
+        buffer.fill_on(1, stream)?;
+        pool.allocate_on(stream, 64)?.free_on(stream)?;
+    }
+    buffer.free_on(&stream)
 }
 
 fn foreign(driver: &Driver) -> Result<()> {
