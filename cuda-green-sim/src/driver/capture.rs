@@ -4,47 +4,32 @@
 //! is measured, or says that it is not.
 
 use std::{
-    cell::RefCell,
     collections::{HashMap, HashSet},
     sync::Arc,
     thread::ThreadId,
 };
 
-use cuda_green_sys::{
-    CUgraph_st, CUresult, CUstream_st, CUstreamCaptureMode, CUstreamCaptureStatus_enum as Status,
-};
+use cuda_green_sys::{CUresult, CUstreamCaptureMode};
 
-use super::{
-    Driver, State,
-    actions::Action,
-    as_pointer,
-    graphs::{Graph, Node},
-    require,
-};
+use super::{State, actions::Action, graphs::Node};
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
+    raw::Answer,
     timeline::{Lane, LaneOf},
 };
 
-const GLOBAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
-const RELAXED: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-
-thread_local! {
-    /// Each thread's mode where it is not the default, by the driver's number.
-    static MODES: RefCell<HashMap<u64, CUstreamCaptureMode>> = RefCell::default();
-}
+pub(super) const GLOBAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+pub(super) const RELAXED: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
 
 /// A capture that has begun and not ended.
 pub(super) struct Capture {
     /// The stream in which it began.
-    origin: Lane,
-    mode: CUstreamCaptureMode,
-    thread: ThreadId,
-    nodes: Vec<Node>,
+    pub(super) origin: Lane,
+    pub(super) mode: CUstreamCaptureMode,
+    pub(super) thread: ThreadId,
+    pub(super) nodes: Vec<Node>,
     /// Its streams: the origin, and those that waited for events of it.
     streams: HashMap<Lane, Captured>,
-    invalid: bool,
+    pub(super) invalid: bool,
 }
 
 /// A stream in a capture.
@@ -62,6 +47,22 @@ pub(super) struct CapturedAt {
 }
 
 impl Capture {
+    pub(super) fn begun(of: LaneOf, mode: CUstreamCaptureMode) -> Self {
+        let last = Vec::new();
+        Self {
+            origin: of.lane,
+            mode,
+            thread: std::thread::current().id(),
+            nodes: Vec::new(),
+            streams: HashMap::from([(of.lane, Captured { of, last })]),
+            invalid: false,
+        }
+    }
+
+    pub(super) fn has(&self, lane: &Lane) -> bool {
+        self.streams.contains_key(lane)
+    }
+
     /// All nodes that come before some, themselves included.
     fn reached(&self, from: &[usize]) -> HashSet<usize> {
         let mut reached = HashSet::new();
@@ -81,7 +82,7 @@ impl Capture {
     }
 
     /// Whether all its streams came back to the origin.
-    fn is_joined(&self) -> bool {
+    pub(super) fn is_joined(&self) -> bool {
         let of_origin = self.streams.get(&self.origin);
         let reached = self.reached(of_origin.map_or(&[], |stream| &stream.last));
         let mut last = self.streams.values().flat_map(|stream| &stream.last);
@@ -91,14 +92,14 @@ impl Capture {
 
 impl State {
     /// The capture that a stream is in, by its number.
-    fn capture_of(&self, lane: &Lane) -> Option<u64> {
+    pub(super) fn capture_of(&self, lane: &Lane) -> Option<u64> {
         self.captures
             .iter()
             .find(|(_, capture)| capture.streams.contains_key(lane))
             .map(|(number, _)| *number)
     }
 
-    fn invalidate(&mut self, concerned: impl Fn(&Capture) -> bool) -> bool {
+    pub(super) fn invalidate(&mut self, concerned: impl Fn(&Capture) -> bool) -> bool {
         let mut any = false;
         for capture in self.captures.values_mut().filter(|c| concerned(c)) {
             capture.invalid = true;
@@ -166,7 +167,7 @@ impl State {
 
     /// Work in the legacy default stream would follow that of its context's blocking streams, which it
     /// cannot while one of them is in a capture.
-    fn not_beside_a_capture(&mut self, of: LaneOf) -> Answer {
+    pub(super) fn not_beside_a_capture(&mut self, of: LaneOf) -> Answer {
         let follows = |stream: &Captured| stream.of.blocking && stream.of.context == of.context;
         let concerned = |capture: &Capture| capture.streams.values().any(follows);
         if matches!(of.lane, Lane::Legacy(_)) && self.invalidate(concerned) {
@@ -257,138 +258,5 @@ impl State {
     /// Whether a stream is in a capture that is still good.
     pub(super) fn is_captured(&self, lane: &Lane) -> bool {
         self.capture_of(lane).is_some()
-    }
-}
-
-impl Driver {
-    fn thread_mode(&self) -> CUstreamCaptureMode {
-        MODES.with_borrow(|modes| modes.get(&self.number).copied().unwrap_or(GLOBAL))
-    }
-
-    /// Refuses calls that are not safe beside a capture, such as those that allocate, and spoils the
-    /// captures concerned. The rules are those of `cuThreadExchangeStreamCaptureMode` (13.5 header).
-    pub(super) fn safe_in_captures(&self, state: &mut State) -> Answer {
-        if state.captures.is_empty() {
-            return Ok(());
-        }
-        let mode = self.thread_mode();
-        if mode == RELAXED {
-            return Ok(());
-        }
-        let here = std::thread::current().id();
-        let concerned = |capture: &Capture| {
-            if capture.thread == here {
-                capture.mode != RELAXED
-            } else {
-                mode == GLOBAL && capture.mode == GLOBAL
-            }
-        };
-        if state.invalidate(concerned) {
-            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn cuThreadExchangeStreamCaptureMode(
-        &self,
-        mode: Raw<CUstreamCaptureMode>,
-    ) -> Answer {
-        self.ready()?;
-        let new = mode.get()?;
-        require(new.0 <= RELAXED.0)?;
-        let old = self.thread_mode();
-        MODES.with_borrow_mut(|modes| modes.insert(self.number, new));
-        mode.set(old)
-    }
-
-    /// The legacy default stream cannot be captured. Its code is not measured.
-    pub(crate) fn cuStreamBeginCapture_v2(
-        &self,
-        stream: Raw<CUstream_st>,
-        mode: CUstreamCaptureMode,
-    ) -> Answer {
-        let mut state = self.enter()?;
-        let of = self.lane(&state, stream.handle())?;
-        require(mode.0 <= RELAXED.0)?;
-        if matches!(of.lane, Lane::Legacy(_)) {
-            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-        }
-        if state.is_captured(&of.lane) {
-            return Err(CUresult::CUDA_ERROR_ILLEGAL_STATE);
-        }
-        let number = state.serial;
-        state.serial += 1;
-        let captured = Captured {
-            of,
-            last: Vec::new(),
-        };
-        state.captures.insert(
-            number,
-            Capture {
-                origin: of.lane,
-                mode,
-                thread: std::thread::current().id(),
-                nodes: Vec::new(),
-                streams: HashMap::from([(of.lane, captured)]),
-                invalid: false,
-            },
-        );
-        Ok(())
-    }
-
-    pub(crate) fn cuStreamEndCapture(
-        &self,
-        stream: Raw<CUstream_st>,
-        graph: Raw<*mut CUgraph_st>,
-    ) -> Answer {
-        let mut state = self.enter()?;
-        graph.set(std::ptr::null_mut())?;
-        let lane = self.lane(&state, stream.handle())?.lane;
-        let number = state
-            .capture_of(&lane)
-            .ok_or(CUresult::CUDA_ERROR_ILLEGAL_STATE)?;
-        let capture = &state.captures[&number];
-        if capture.origin != lane {
-            state.invalidate(|capture| capture.streams.contains_key(&lane));
-            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
-        }
-        if capture.mode != RELAXED && capture.thread != std::thread::current().id() {
-            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
-        }
-        let Some(capture) = state.captures.remove(&number) else {
-            return Err(CUresult::CUDA_ERROR_ILLEGAL_STATE);
-        };
-        if capture.invalid {
-            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-        }
-        if !capture.is_joined() {
-            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
-        }
-        let made = Graph {
-            nodes: capture.nodes.into(),
-            made_at: MadeAt::now(),
-        };
-        graph.set(as_pointer(self.keep_graph(&mut state, made)))
-    }
-
-    pub(crate) fn cuStreamIsCapturing(
-        &self,
-        stream: Raw<CUstream_st>,
-        status: Raw<Status>,
-    ) -> Answer {
-        let mut state = self.enter()?;
-        status.required()?;
-        let of = self.lane(&state, stream.handle())?;
-        let found = match state.capture_of(&of.lane) {
-            Some(number) if state.captures[&number].invalid => {
-                Status::CU_STREAM_CAPTURE_STATUS_INVALIDATED
-            }
-            Some(_) => Status::CU_STREAM_CAPTURE_STATUS_ACTIVE,
-            None => {
-                state.not_beside_a_capture(of)?;
-                Status::CU_STREAM_CAPTURE_STATUS_NONE
-            }
-        };
-        status.set(found)
     }
 }

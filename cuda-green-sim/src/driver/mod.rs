@@ -7,6 +7,7 @@ mod actions;
 mod addresses;
 mod attributes;
 mod capture;
+mod capture_calls;
 mod context;
 mod device;
 mod events;
