@@ -12,12 +12,11 @@ use cuda_green_sys::*;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-pub const OK: CUresult = CUresult::CUDA_SUCCESS;
-pub const SM: CUdevResourceType = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-pub const NON_BLOCKING: u32 = 1;
+#[path = "../../cuda-green-sim/tests/client/calls.rs"]
+mod calls;
+pub use calls::{MISSING, OK, SM, Split, count};
 
-/// What a call says whose function this driver lacks.
-pub const MISSING: CUresult = cudaError_enum(u32::MAX);
+pub const NON_BLOCKING: u32 = 1;
 
 /// Calls a function of the driver. The cases keep its rules, or break them on purpose: with values that a
 /// driver answers with a code, or in cases that are marked as rough.
@@ -85,20 +84,6 @@ pub struct Gpu<'a> {
 
 /// More than any device has SMs.
 const LEN: usize = 1024;
-
-/// The parts of a split.
-pub struct Split {
-    pub groups: Vec<CUdevResource>,
-    pub rest: CUdevResource,
-}
-
-pub fn count(resource: &CUdevResource) -> u32 {
-    if resource.type_ == SM {
-        unsafe { resource.__bindgen_anon_1.sm }.smCount
-    } else {
-        0
-    }
-}
 
 /// Count, smallest partition, alignment and flags, as the driver fills them.
 pub fn fields(resource: &CUdevResource) -> String {
@@ -174,22 +159,11 @@ impl<'a> Gpu<'a> {
     }
 
     pub fn function(&self, module: CUmodule, name: &CStr) -> Result<CUfunction, CUresult> {
-        let mut function = ptr::null_mut();
-        call!(
-            self,
-            cuModuleGetFunction(&mut function, module, name.as_ptr())
-        )
-        .ok()?;
-        Ok(function)
+        calls::function(self.api, module, name)
     }
 
     pub fn whole(&self) -> CUdevResource {
-        let mut resource = CUdevResource::default();
-        must(call!(
-            self,
-            cuDeviceGetDevResource(self.device, &mut resource, SM)
-        ));
-        resource
+        calls::whole(self.api, self.device).unwrap()
     }
 
     /// A split by count into at most `wanted` groups.
@@ -200,46 +174,15 @@ impl<'a> Gpu<'a> {
         flags: u32,
         min: u32,
     ) -> Result<Split, CUresult> {
-        let mut groups = vec![CUdevResource::default(); wanted as usize];
-        let mut rest = CUdevResource::default();
-        let mut made = wanted;
-        call!(
-            self,
-            cuDevSmResourceSplitByCount(
-                groups.as_mut_ptr(),
-                &mut made,
-                input,
-                &mut rest,
-                flags,
-                min
-            )
-        )
-        .ok()?;
-        groups.truncate(made as usize);
-        Ok(Split { groups, rest })
+        calls::split(self.api, input, wanted, flags, min)
     }
 
     pub fn descriptor(&self, resources: &[CUdevResource]) -> Result<CUdevResourceDesc, CUresult> {
-        let mut resources = resources.to_vec();
-        let mut descriptor = ptr::null_mut();
-        let n = resources.len() as u32;
-        call!(
-            self,
-            cuDevResourceGenerateDesc(&mut descriptor, resources.as_mut_ptr(), n)
-        )
-        .ok()?;
-        Ok(descriptor)
+        calls::descriptor(self.api, resources)
     }
 
     pub fn green(&self, resources: &[CUdevResource]) -> Result<CUgreenCtx, CUresult> {
-        let descriptor = self.descriptor(resources)?;
-        let mut green = ptr::null_mut();
-        call!(
-            self,
-            cuGreenCtxCreate(&mut green, descriptor, self.device, 1)
-        )
-        .ok()?;
-        Ok(green)
+        calls::green(self.api, self.device, resources)
     }
 
     /// A green context over a quarter of the device, more or less.
@@ -259,18 +202,11 @@ impl<'a> Gpu<'a> {
     }
 
     pub fn resource(&self, green: CUgreenCtx) -> CUdevResource {
-        let mut resource = CUdevResource::default();
-        must(call!(
-            self,
-            cuGreenCtxGetDevResource(green, &mut resource, SM)
-        ));
-        resource
+        calls::resource(self.api, green).unwrap()
     }
 
     pub fn context(&self, green: CUgreenCtx) -> Result<CUcontext, CUresult> {
-        let mut context = ptr::null_mut();
-        call!(self, cuCtxFromGreenCtx(&mut context, green)).ok()?;
-        Ok(context)
+        calls::context(self.api, green)
     }
 
     /// Runs something with a context current.
@@ -317,9 +253,7 @@ impl<'a> Gpu<'a> {
     }
 
     pub fn alloc(&self, bytes: usize) -> Result<CUdeviceptr, CUresult> {
-        let mut address = 0;
-        call!(self, cuMemAlloc_v2(&mut address, bytes)).ok()?;
-        Ok(address)
+        calls::alloc(self.api, bytes)
     }
 
     /// A plain launch of a kernel of this project, one dimension.
