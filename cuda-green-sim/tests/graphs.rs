@@ -17,6 +17,7 @@ use std::{
 use client::*;
 use cuda_green_sim::BlockCost;
 use cuda_green_sys::*;
+use proptest::prelude::*;
 
 const GLOBAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
 const THREAD: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -400,4 +401,101 @@ fn host_functions_run_elsewhere_and_may_not_call_back() {
     ok!(client, cuGraphDestroy(graph));
     close(&client, &contexts);
     client.finish();
+}
+
+/// A step of a random program over three streams of three contexts.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A kernel of so many tenths of a millisecond in a stream.
+    Kernel(usize, u32),
+    /// The second stream waits for the first.
+    Order(usize, usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => (0_usize..3, 1_u32..9).prop_map(|(stream, time)| Step::Kernel(stream, time)),
+        2 => (0_usize..3, 0_usize..3).prop_map(|(first, then)| Step::Order(first, then)),
+    ];
+    prop::collection::vec(step, 1..25)
+}
+
+/// When all is done in the order of the streams alone, by hand: each stream's end in tenths of a millisecond.
+fn expected(steps: &[Step]) -> u32 {
+    let mut ends = [0; 3];
+    for step in steps {
+        match *step {
+            Step::Kernel(stream, time) => ends[stream] += time,
+            Step::Order(first, then) => ends[then] = ends[then].max(ends[first]),
+        }
+    }
+    ends.into_iter().max().unwrap_or(0)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A graph does what its program does when it is run as it is written, in the same time but for what
+    /// the launches take on the host.
+    #[test]
+    fn a_graph_is_its_program(steps in steps()) {
+        let client = Client::new("h200@13.0");
+        client.sim.register_kernel_cost("custom", |launch| {
+            BlockCost::busy(Duration::from_micros(100 * launch.arg_u64(0).unwrap()))
+        });
+        let split = client.split(&client.device_sms(), 3, 0, 32).unwrap();
+        let contexts: Vec<_> = (0..3)
+            .map(|index| {
+                let green = client.green(&split.groups[index..=index]).unwrap();
+                (green, client.stream(green))
+            })
+            .collect();
+        let (module, function) = client.function(c"custom");
+        let event = event(&client);
+        let order = |first: CUstream, then: CUstream| {
+            ok!(client, cuEventRecord(event, first));
+            ok!(client, cuStreamWaitEvent(then, event, 0));
+        };
+        let stream = |index: usize| contexts[index].1;
+        // From the first stream into the others, the program, and back.
+        let run = || {
+            order(stream(0), stream(1));
+            order(stream(0), stream(2));
+            for step in &steps {
+                match *step {
+                    Step::Kernel(index, time) => {
+                        let mut time = u64::from(time);
+                        let mut args: [*mut c_void; 1] = [(&raw mut time).cast()];
+                        assert_eq!(client.launch(function, 1, stream(index), &mut args), OK);
+                    }
+                    Step::Order(first, then) => order(stream(first), stream(then)),
+                }
+            }
+            order(stream(1), stream(0));
+            order(stream(2), stream(0));
+        };
+        let start = client.sim.now();
+        run();
+        ok!(client, cuStreamSynchronize(stream(0)));
+        let as_written = (client.sim.now() - start).as_micros() as u32;
+        begin(&client, stream(0));
+        run();
+        let graph = end(&client, stream(0)).unwrap();
+        let exec = instantiate(&client, graph);
+        ok!(client, cuGraphDestroy(graph));
+        let start = client.sim.now();
+        ok!(client, cuGraphLaunch(exec, stream(0)));
+        ok!(client, cuStreamSynchronize(stream(0)));
+        let as_graph = (client.sim.now() - start).as_micros() as u32;
+        let ideal = expected(&steps) * 100;
+        // A launch takes 2.6 us on the host, and the wait 5.
+        prop_assert!((ideal..=ideal + 8).contains(&as_graph), "{as_graph}, ideal {ideal}");
+        let launches = 3 * steps.len() as u32 + 8;
+        prop_assert!((ideal..=ideal + launches).contains(&as_written), "{as_written}");
+        ok!(client, cuGraphExecDestroy(exec));
+        ok!(client, cuEventDestroy_v2(event));
+        ok!(client, cuModuleUnload(module));
+        close(&client, &contexts);
+        client.finish();
+    }
 }
