@@ -285,14 +285,14 @@ fn a_capture_forks_into_other_contexts_and_must_come_back() {
     client.finish();
 }
 
-/// Branches of a graph run side by side on their contexts' SMs, and launches of one instantiation one after
-/// the other, in whatever streams.
+/// Branches of a graph run side by side, and launches of one instantiation one after the other, in whatever
+/// streams. There is room for all of it at once.
 #[test]
 fn time_follows_the_graph() {
     let client = Client::new("h200@13.0");
     client
         .sim
-        .register_kernel_cost("custom", |_| BlockCost::busy(Duration::from_micros(100)));
+        .register_kernel_cost("custom", |_| BlockCost::idle(Duration::from_micros(100)));
     let contexts = two(&client);
     let [(_, first), (_, second)] = contexts;
     let (module, function) = client.function(c"custom");

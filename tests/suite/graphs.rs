@@ -235,7 +235,8 @@ fn keeps(driver: &Driver) -> Result<()> {
     let stream = manager.get_context(ContextId::Training)?.create_stream()?;
     // SAFETY: the graph keeps all that it uses.
     unsafe { exec.launch(&stream)? };
-    drop(exec); // waits
+    drop(exec);
+    assert!(stream.is_done()?, "the last launch was waited for");
     assert_eq!(Arc::strong_count(&token), 1);
     assert_eq!(probe.seen()?, own);
     if is_partitioned(driver) {
