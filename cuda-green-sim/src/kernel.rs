@@ -52,7 +52,7 @@ pub struct Launch<'a> {
     pub(crate) block: [u32; 3],
     pub(crate) shared_bytes: u32,
     pub(crate) sm_ids: &'a [u32],
-    pub(crate) args: Vec<Vec<u8>>,
+    pub(crate) args: &'a [Vec<u8>],
     pub(crate) memory: &'a Mutex<Memory>,
     pub(crate) fault: Cell<Option<Fault>>,
 }

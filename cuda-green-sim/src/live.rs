@@ -58,6 +58,12 @@ pub struct LiveObjects {
     pub events: usize,
     /// Modules.
     pub modules: usize,
+    /// Libraries.
+    pub libraries: usize,
+    /// Graphs.
+    pub graphs: usize,
+    /// Instantiated graphs.
+    pub graph_execs: usize,
     /// Device memory, from pools or not: allocations.
     pub device_allocations: usize,
     /// Device memory, from pools or not: the bytes asked for.
@@ -66,6 +72,12 @@ pub struct LiveObjects {
     pub pools: usize,
     /// Pinned host memory: allocations.
     pub host_allocations: usize,
+    /// Host memory of the client's own that is pinned.
+    pub host_registrations: usize,
+    /// Reserved ranges of addresses.
+    pub reservations: usize,
+    /// Memory of `cuMemCreate` that is not released, or still mapped.
+    pub physical_allocations: usize,
     /// Objects that were never destroyed and that a context took along when it was destroyed. They no
     /// longer live, but forgetting them was a mistake, so they count.
     pub abandoned: usize,
@@ -78,9 +90,15 @@ pub(crate) const GREEN: &str = "green context";
 pub(crate) const STREAM: &str = "stream";
 pub(crate) const EVENT: &str = "event";
 pub(crate) const MODULE: &str = "module";
+pub(crate) const LIBRARY: &str = "library";
+pub(crate) const GRAPH: &str = "graph";
+pub(crate) const GRAPH_EXEC: &str = "instantiated graph";
 pub(crate) const ALLOCATION: &str = "device allocation";
 pub(crate) const POOL: &str = "pool";
 pub(crate) const HOST: &str = "pinned host allocation";
+pub(crate) const REGISTRATION: &str = "registration of host memory";
+pub(crate) const RESERVATION: &str = "reservation of addresses";
+pub(crate) const PHYSICAL: &str = "physical allocation";
 pub(crate) const ABANDONED: &str = "abandoned object";
 
 /// How many calls of a kind are told in a text.
@@ -97,10 +115,16 @@ impl LiveObjects {
             streams: count(STREAM),
             events: count(EVENT),
             modules: count(MODULE),
+            libraries: count(LIBRARY),
+            graphs: count(GRAPH),
+            graph_execs: count(GRAPH_EXEC),
             device_allocations: count(ALLOCATION),
             device_bytes,
             pools: count(POOL),
             host_allocations: count(HOST),
+            host_registrations: count(REGISTRATION),
+            reservations: count(RESERVATION),
+            physical_allocations: count(PHYSICAL),
             abandoned: count(ABANDONED),
             objects,
         }
@@ -111,16 +135,22 @@ impl LiveObjects {
         self.counts().iter().all(|(count, _)| *count == 0) && self.device_bytes == 0
     }
 
-    fn counts(&self) -> [(usize, &'static str); 9] {
+    fn counts(&self) -> [(usize, &'static str); 15] {
         [
             (self.primary_retains, RETAIN),
             (self.green_contexts, GREEN),
             (self.streams, STREAM),
             (self.events, EVENT),
             (self.modules, MODULE),
+            (self.libraries, LIBRARY),
+            (self.graphs, GRAPH),
+            (self.graph_execs, GRAPH_EXEC),
             (self.device_allocations, ALLOCATION),
             (self.pools, POOL),
             (self.host_allocations, HOST),
+            (self.host_registrations, REGISTRATION),
+            (self.reservations, RESERVATION),
+            (self.physical_allocations, PHYSICAL),
             (self.abandoned, ABANDONED),
         ]
     }
@@ -141,8 +171,7 @@ impl fmt::Display for LiveObjects {
         let mut first = true;
         for (count, kind) in self.counts().into_iter().filter(|(count, _)| *count > 0) {
             let comma = if std::mem::take(&mut first) { "" } else { ", " };
-            let plural = if count == 1 { "" } else { "s" };
-            write!(f, "{comma}{count} {kind}{plural}")?;
+            write!(f, "{comma}{count} {}", plural(kind, count))?;
             if kind == ALLOCATION {
                 write!(f, " of {} bytes", self.device_bytes)?;
             }
@@ -152,6 +181,15 @@ impl fmt::Display for LiveObjects {
             f.write_str("nothing")?;
         }
         Ok(())
+    }
+}
+
+/// `stream`, `streams`; `reservations of addresses`.
+fn plural(kind: &str, count: usize) -> String {
+    match kind.split_once(" of ") {
+        _ if count == 1 => kind.to_owned(),
+        Some((what, of)) => format!("{what}s of {of}"),
+        None => format!("{kind}s"),
     }
 }
 

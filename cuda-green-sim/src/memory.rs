@@ -4,6 +4,10 @@
 //! nothing. Memory that was never written reads as zero. An address is never given out twice, so that
 //! a use after free is always found.
 
+pub(crate) mod mapped;
+mod pages;
+mod pools;
+
 use std::{
     alloc::Layout,
     collections::{BTreeMap, HashMap},
@@ -12,13 +16,16 @@ use std::{
 
 use cuda_green_sys::CUresult;
 
+use self::{
+    mapped::{Access, Mapped},
+    pages::Pages,
+};
 use crate::{
     injection::Fill,
     live::{self, MadeAt},
     raw::Answer,
 };
-
-const PAGE: u64 = 64 << 10;
+pub(crate) use pools::Pool;
 
 /// The first device address: above everything a host process can map, so that host and device
 /// addresses never meet.
@@ -26,9 +33,6 @@ const FIRST_ADDRESS: u64 = 0x000d_0000_0000_0000;
 
 /// Alignment of every allocation, and the step in which memory is accounted for.
 const ALIGNMENT: u64 = 512;
-
-/// Pools grow, and are limited, in steps of this many bytes (measured on an H200, driver 580).
-const POOL_STEP: u64 = 32 << 20;
 
 /// What eight green contexts cost, of which one takes the place of one that was destroyed before (measured
 /// on an H200, driver 580: 38 MiB). That leaves what seven take.
@@ -44,50 +48,28 @@ pub struct Fault {
     pub len: u64,
 }
 
-enum Page {
-    Filled(u8),
-    Bytes(Box<[u8]>),
-}
-
 struct Allocation {
     len: u64,
     device: usize,
     pool: Option<u64>,
-    pages: BTreeMap<u64, Page>,
+    pages: Pages,
     made_at: MadeAt,
 }
 
-/// One pinned block of the host's own memory.
+/// One pinned block of host memory: the driver's, or the client's own.
 struct HostBlock {
     start: NonNull<u8>,
-    layout: Layout,
+    len: usize,
+    /// What the driver allocated it with; `None` where it is the client's own.
+    layout: Option<Layout>,
     device: usize,
     made_at: MadeAt,
 }
 
-// SAFETY: the block is plain memory that nobody else owns; every access goes through the lock around
-// `Memory`, except the client's own, which is the client's business as with a real driver.
+// SAFETY: the block is plain memory, which is the driver's or was lent to it by the client until it is
+// unregistered; every access goes through the lock around `Memory`, except the client's own, which is the
+// client's business as with a real driver.
 unsafe impl Send for HostBlock {}
-
-/// A stream-ordered pool.
-pub(crate) struct Pool {
-    pub(crate) device: usize,
-    /// The limit in bytes, in whole steps; `None` where there is none.
-    limit: Option<u64>,
-    /// Bytes asked for, which is what a pool reports (measured on an H200, driver 580).
-    pub(crate) used: u64,
-    /// The same with what alignment adds.
-    taken: u64,
-    pub(crate) used_high: u64,
-    pub(crate) reserved: u64,
-    pub(crate) reserved_high: u64,
-    pub(crate) release_threshold: u64,
-    /// The three reuse policies, in the order of their attributes; all on by default.
-    pub(crate) reuse: [i32; 3],
-    /// Destroyed by the client, but kept until its last allocation is freed.
-    destroyed: bool,
-    made_at: MadeAt,
-}
 
 struct DeviceMemory {
     total: u64,
@@ -104,6 +86,7 @@ pub(crate) struct Memory {
     allocations: BTreeMap<u64, Allocation>,
     pools: HashMap<u64, Pool>,
     host: BTreeMap<u64, HostBlock>,
+    pub(crate) mapped: Mapped,
     next: u64,
 }
 
@@ -123,6 +106,7 @@ impl Memory {
             allocations: BTreeMap::new(),
             pools: HashMap::new(),
             host: BTreeMap::new(),
+            mapped: Mapped::default(),
             next: FIRST_ADDRESS,
         }
     }
@@ -137,12 +121,17 @@ impl Memory {
             tell(live::ALLOCATION, allocation.made_at);
         }
         let pools = self.pools.values().filter(|pool| present(pool.device));
-        for pool in pools.filter(|pool| !pool.destroyed) {
+        for pool in pools.filter(|pool| pool.is_the_clients()) {
             tell(live::POOL, pool.made_at);
         }
         for block in self.host.values().filter(|block| present(block.device)) {
-            tell(live::HOST, block.made_at);
+            let kind = match block.layout {
+                Some(_) => live::HOST,
+                None => live::REGISTRATION,
+            };
+            tell(kind, block.made_at);
         }
+        self.mapped.each_live(present, tell);
     }
 
     /// Bytes of the device allocations that live, as they were asked for.
@@ -218,7 +207,7 @@ impl Memory {
                 len,
                 device,
                 pool,
-                pages: BTreeMap::new(),
+                pages: Pages::default(),
                 made_at: MadeAt::now(),
             },
         );
@@ -244,111 +233,10 @@ impl Memory {
         match allocation.pool {
             None => self.discharge(allocation.device, bytes),
             Some(id) => {
-                if let Some(pool) = self.pools.get_mut(&id) {
-                    pool.used -= allocation.len;
-                    pool.taken -= bytes;
-                    if pool.destroyed && pool.used == 0 {
-                        let (device, reserved) = (pool.device, pool.reserved);
-                        self.pools.remove(&id);
-                        self.discharge(device, reserved);
-                    }
-                }
+                self.free_to_pool(id, allocation.len, bytes);
             }
         }
         Ok(())
-    }
-
-    /// Creates a pool under the id given. The limit is rounded up to whole steps, that of a single byte
-    /// too, and 0 is none (measured on an H200, driver 580).
-    pub(crate) fn create_pool(&mut self, id: u64, device: usize, max_size: u64) {
-        let limit = (max_size > 0)
-            .then(|| max_size.checked_next_multiple_of(POOL_STEP))
-            .flatten();
-        self.pools.insert(
-            id,
-            Pool {
-                device,
-                limit,
-                used: 0,
-                taken: 0,
-                used_high: 0,
-                reserved: 0,
-                reserved_high: 0,
-                release_threshold: 0,
-                reuse: [1; 3],
-                destroyed: false,
-                made_at: MadeAt::now(),
-            },
-        );
-    }
-
-    pub(crate) fn pool(&mut self, id: u64) -> Result<&mut Pool, CUresult> {
-        self.pools
-            .get_mut(&id)
-            .filter(|pool| !pool.destroyed)
-            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
-    }
-
-    pub(crate) fn destroy_pool(&mut self, id: u64) -> Answer {
-        let pool = self.pool(id)?;
-        pool.destroyed = true;
-        if pool.used == 0 {
-            let (device, reserved) = (pool.device, pool.reserved);
-            self.pools.remove(&id);
-            self.discharge(device, reserved);
-        }
-        Ok(())
-    }
-
-    /// Allocates from a pool. Zero bytes succeed, as measured, and give a null address.
-    pub(crate) fn allocate_from_pool(&mut self, id: u64, len: u64) -> Result<u64, CUresult> {
-        let pool = self.pool(id)?;
-        if len == 0 {
-            return Ok(0);
-        }
-        let full = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
-        let (device, reserved) = (pool.device, pool.reserved);
-        let taken = pool.taken.checked_add(accounted(len)?).ok_or(full)?;
-        let needed = taken.checked_next_multiple_of(POOL_STEP).ok_or(full)?;
-        if pool.limit.is_some_and(|limit| taken > limit) {
-            return Err(full);
-        }
-        if needed > reserved {
-            self.charge(device, needed - reserved)?;
-        }
-        let pool = self.pool(id)?;
-        pool.taken = taken;
-        pool.used += len;
-        pool.used_high = pool.used_high.max(pool.used);
-        pool.reserved = pool.reserved.max(needed);
-        pool.reserved_high = pool.reserved_high.max(pool.reserved);
-        Ok(self.place(device, len, Some(id)))
-    }
-
-    /// Gives a pool's unused memory back, down to `keep` bytes.
-    pub(crate) fn trim_pool(&mut self, id: u64, keep: u64) -> Answer {
-        let pool = self.pool(id)?;
-        let used = pool.taken.next_multiple_of(POOL_STEP);
-        let keep = keep.checked_next_multiple_of(POOL_STEP).unwrap_or(u64::MAX);
-        let reserved = used.max(keep).min(pool.reserved);
-        let (device, given_back) = (pool.device, pool.reserved - reserved);
-        pool.reserved = reserved;
-        self.discharge(device, given_back);
-        Ok(())
-    }
-
-    /// What a synchronisation does: every pool of the device falls to its release threshold.
-    pub(crate) fn release_unused(&mut self, device: usize) {
-        let pools: Vec<(u64, u64)> = self
-            .pools
-            .iter()
-            .filter(|(_, pool)| pool.device == device && !pool.destroyed)
-            .map(|(id, pool)| (*id, pool.release_threshold))
-            .collect();
-        for (id, threshold) in pools {
-            // The pool was found just now, so this cannot fail.
-            let _ = self.trim_pool(id, threshold);
-        }
     }
 
     /// Frees everything that belongs to a device's primary context; pools belong to the device and
@@ -367,12 +255,25 @@ impl Memory {
         left.into_iter().map(|(_, made_at)| made_at).collect()
     }
 
-    /// Whether the range lies in one allocation, or in one pinned block of the host.
-    pub(crate) fn check(&self, address: u64, len: u64) -> Result<(), Fault> {
-        self.find(address, len).map(drop)
+    /// Takes a range of addresses that nobody else has.
+    pub(crate) fn take_addresses(&mut self, len: u64, alignment: u64) -> Result<u64, CUresult> {
+        let full = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+        let address = self.next.checked_next_multiple_of(alignment).ok_or(full)?;
+        self.next = address
+            .checked_add(accounted(len)?)
+            .and_then(|end| end.checked_add(ALIGNMENT))
+            .ok_or(full)?;
+        Ok(address)
     }
 
-    fn find(&self, address: u64, len: u64) -> Result<Place, Fault> {
+    /// Whether the range lies in one allocation, in one pinned block of the host, or in addresses that are
+    /// mapped one after the other.
+    pub(crate) fn check(&self, address: u64, len: u64) -> Result<(), Fault> {
+        self.places(address, len, Access::Read).map(drop)
+    }
+
+    /// Where a range lies: the parts that it is made of, in order, and how long each is.
+    fn places(&self, address: u64, len: u64, access: Access) -> Result<Vec<(Place, usize)>, Fault> {
         let fault = Fault { address, len };
         let inside = |base: u64, size: u64| {
             let offset = address.checked_sub(base)?;
@@ -381,85 +282,158 @@ impl Memory {
         if let Some((base, allocation)) = self.allocations.range(..=address).next_back()
             && let Some(offset) = inside(*base, allocation.len)
         {
-            return Ok(Place::Device {
-                base: *base,
-                offset,
-            });
+            let store = Store::Allocation(*base);
+            return Ok(vec![(Place::Device { store, offset }, len as usize)]);
         }
         if let Some((base, block)) = self.host.range(..=address).next_back()
-            && let Some(offset) = inside(*base, block.layout.size() as u64)
+            && let Some(offset) = inside(*base, block.len as u64)
         {
-            return Ok(Place::Host {
-                at: block.start.as_ptr().wrapping_add(offset as usize),
-            });
+            let at = block.start.as_ptr().wrapping_add(offset as usize);
+            return Ok(vec![(Place::Host { at }, len as usize)]);
         }
-        Err(fault)
+        let parts = self.mapped.parts(address, len, access).ok_or(fault)?;
+        let place = |(handle, offset, len): (u64, u64, u64)| {
+            let store = Store::Physical(handle);
+            (Place::Device { store, offset }, len as usize)
+        };
+        Ok(parts.into_iter().map(place).collect())
+    }
+
+    fn pages(&self, store: Store) -> Option<&Pages> {
+        match store {
+            Store::Allocation(base) => self.allocations.get(&base).map(|found| &found.pages),
+            Store::Physical(handle) => self.mapped.pages(handle),
+        }
+    }
+
+    fn pages_mut(&mut self, store: Store) -> Option<&mut Pages> {
+        match store {
+            Store::Allocation(base) => self
+                .allocations
+                .get_mut(&base)
+                .map(|found| &mut found.pages),
+            Store::Physical(handle) => self.mapped.pages_mut(handle),
+        }
     }
 
     /// Reads simulated memory.
     pub(crate) fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Fault> {
-        match self.find(address, to.len() as u64)? {
-            Place::Device { base, offset } => {
-                let pages = &self.allocations[&base].pages;
-                for (page, inner, range) in pieces(offset, to.len()) {
-                    let piece = &mut to[range];
-                    match pages.get(&page) {
-                        None => piece.fill(0),
-                        Some(Page::Filled(byte)) => piece.fill(*byte),
-                        Some(Page::Bytes(bytes)) => {
-                            piece.copy_from_slice(&bytes[inner..inner + piece.len()]);
-                        }
+        let mut to = to;
+        for (place, len) in self.places(address, to.len() as u64, Access::Read)? {
+            let (part, rest) = to.split_at_mut(len);
+            to = rest;
+            match place {
+                Place::Device { store, offset } => {
+                    if let Some(pages) = self.pages(store) {
+                        pages.read(offset, part);
                     }
                 }
+                // SAFETY: the range lies in a pinned block, which lives until it leaves the map.
+                Place::Host { at } => unsafe {
+                    at.copy_to_nonoverlapping(part.as_mut_ptr(), len);
+                },
             }
-            // SAFETY: the range lies in a pinned block, which lives until it leaves the map.
-            Place::Host { at } => unsafe {
-                at.copy_to_nonoverlapping(to.as_mut_ptr(), to.len());
-            },
         }
         Ok(())
     }
 
     /// Writes simulated memory.
     pub(crate) fn write(&mut self, address: u64, from: &[u8]) -> Result<(), Fault> {
-        match self.find(address, from.len() as u64)? {
-            Place::Device { base, offset } => {
-                let Some(allocation) = self.allocations.get_mut(&base) else {
-                    return Ok(());
-                };
-                for (page, inner, range) in pieces(offset, from.len()) {
-                    let bytes = page_bytes(&mut allocation.pages, page);
-                    bytes[inner..inner + range.len()].copy_from_slice(&from[range]);
+        let mut from = from;
+        for (place, len) in self.places(address, from.len() as u64, Access::Write)? {
+            let (part, rest) = from.split_at(len);
+            from = rest;
+            match place {
+                Place::Device { store, offset } => {
+                    if let Some(pages) = self.pages_mut(store) {
+                        pages.write(offset, part);
+                    }
                 }
+                // SAFETY: as in `read`.
+                Place::Host { at } => unsafe {
+                    at.copy_from_nonoverlapping(part.as_ptr(), len);
+                },
             }
-            // SAFETY: as in `read`.
-            Place::Host { at } => unsafe {
-                at.copy_from_nonoverlapping(from.as_ptr(), from.len());
-            },
         }
         Ok(())
     }
 
     /// Sets memory to a byte; whole pages of it cost nothing.
     pub(crate) fn fill(&mut self, address: u64, byte: u8, len: u64) -> Result<(), Fault> {
-        match self.find(address, len)? {
-            Place::Device { base, offset } => {
-                let Some(allocation) = self.allocations.get_mut(&base) else {
-                    return Ok(());
-                };
-                let pages = &mut allocation.pages;
-                for (page, inner, range) in pieces(offset, len as usize) {
-                    if range.len() as u64 == PAGE {
-                        pages.insert(page, Page::Filled(byte));
-                    } else {
-                        page_bytes(pages, page)[inner..inner + range.len()].fill(byte);
+        for (place, len) in self.places(address, len, Access::Write)? {
+            match place {
+                Place::Device { store, offset } => {
+                    if let Some(pages) = self.pages_mut(store) {
+                        pages.fill(offset, byte, len);
                     }
                 }
+                // SAFETY: as in `read`.
+                Place::Host { at } => unsafe { at.write_bytes(byte, len) },
             }
-            // SAFETY: as in `read`.
-            Place::Host { at } => unsafe { at.write_bytes(byte, len as usize) },
         }
         Ok(())
+    }
+
+    /// What an address is in, as `cuPointerGetAttribute` tells it.
+    pub(crate) fn about(&self, address: u64) -> Option<About> {
+        let places = self.places(address, 1, Access::Ask).ok()?;
+        Some(match places.first()?.0 {
+            Place::Host { .. } => {
+                let (base, block) = self.host.range(..=address).next_back()?;
+                About {
+                    on_host: true,
+                    device: block.device,
+                    base: *base,
+                    len: block.len as u64,
+                    pool: None,
+                }
+            }
+            Place::Device { store, .. } => match store {
+                Store::Allocation(base) => {
+                    let found = self.allocations.get(&base)?;
+                    About {
+                        on_host: false,
+                        device: found.device,
+                        base,
+                        len: found.len,
+                        pool: found.pool,
+                    }
+                }
+                Store::Physical(handle) => self.mapped.about(address, handle)?,
+            },
+        })
+    }
+
+    /// Takes in memory of the client's own, up to `unregister`. Two registrations must not overlap.
+    pub(crate) fn register(&mut self, device: usize, start: NonNull<u8>, len: usize) -> Answer {
+        let address = start.as_ptr().expose_provenance() as u64;
+        let end = address.saturating_add(len as u64);
+        let before = self.host.range(..end).next_back();
+        if before.is_some_and(|(base, block)| base + block.len as u64 > address) {
+            return Err(CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+        }
+        self.host.insert(
+            address,
+            HostBlock {
+                start,
+                len,
+                layout: None,
+                device,
+                made_at: MadeAt::now(),
+            },
+        );
+        Ok(())
+    }
+
+    pub(crate) fn unregister(&mut self, address: u64) -> Answer {
+        let not_registered = CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+        match self.host.get(&address) {
+            Some(block) if block.layout.is_none() => {
+                self.host.remove(&address);
+                Ok(())
+            }
+            _ => Err(not_registered),
+        }
     }
 
     /// Allocates real host memory, zeroed and aligned to a page.
@@ -474,7 +448,8 @@ impl Memory {
             address,
             HostBlock {
                 start,
-                layout,
+                len: layout.size(),
+                layout: Some(layout),
                 device,
                 made_at: MadeAt::now(),
             },
@@ -485,13 +460,13 @@ impl Memory {
     /// Frees pinned memory. What is never freed stays allocated for good, even after the driver is
     /// gone, because the client may still hold a pointer to it.
     pub(crate) fn free_host(&mut self, address: u64) -> Answer {
-        let block = self
-            .host
-            .remove(&address)
-            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+        let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+        let layout = self.host.get(&address).and_then(|block| block.layout);
+        let layout = layout.ok_or(invalid)?;
+        let block = self.host.remove(&address).ok_or(invalid)?;
         // SAFETY: the block came from the allocator with this layout, and leaves the map here, so it
         // is freed once.
-        unsafe { std::alloc::dealloc(block.start.as_ptr(), block.layout) };
+        unsafe { std::alloc::dealloc(block.start.as_ptr(), layout) };
         Ok(())
     }
 
@@ -511,8 +486,24 @@ impl Memory {
 }
 
 enum Place {
-    Device { base: u64, offset: u64 },
+    Device { store: Store, offset: u64 },
     Host { at: *mut u8 },
+}
+
+/// Where device memory has its contents.
+#[derive(Clone, Copy)]
+enum Store {
+    Allocation(u64),
+    Physical(u64),
+}
+
+/// What an address is in.
+pub(crate) struct About {
+    pub(crate) on_host: bool,
+    pub(crate) device: usize,
+    pub(crate) base: u64,
+    pub(crate) len: u64,
+    pub(crate) pool: Option<u64>,
 }
 
 /// What an allocation costs.
@@ -523,34 +514,9 @@ fn accounted(len: u64) -> Result<u64, CUresult> {
         .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
 }
 
-/// The pages that a range touches: page, where in the page, and which part of the range.
-fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
-    let mut done = 0;
-    std::iter::from_fn(move || {
-        let at = offset + done as u64;
-        let inner = (at % PAGE) as usize;
-        let part = (len - done).min(PAGE as usize - inner);
-        let piece = (at / PAGE, inner, done..done + part);
-        done += part;
-        (part > 0).then_some(piece)
-    })
-}
-
-/// A page's bytes, made real at the first write.
-fn page_bytes(pages: &mut BTreeMap<u64, Page>, page: u64) -> &mut [u8] {
-    let entry = pages.entry(page).or_insert(Page::Filled(0));
-    if let Page::Filled(byte) = *entry {
-        *entry = Page::Bytes(vec![byte; PAGE as usize].into_boxed_slice());
-    }
-    match entry {
-        Page::Bytes(bytes) => bytes,
-        Page::Filled(_) => &mut [],
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{pages::PAGE, pools::POOL_STEP, *};
     use proptest::prelude::*;
 
     const GIB: u64 = 1 << 30;

@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use cuda_green_sys::CUresult;
+use cuda_green_sys::{CUhostFn, CUresult};
 
 /// What every driver function gives inside the simulator.
 pub(crate) type Answer = Result<(), CUresult>;
@@ -110,6 +110,16 @@ impl Raw<c_void> {
         Raw::<c_char>(self.0.cast()).text()
     }
 
+    /// The pointer for a graph to keep.
+    pub(crate) fn keep(self) -> Kept {
+        Kept(self)
+    }
+
+    /// The pointer itself, for memory of the client's that the driver takes in.
+    pub(crate) fn pointer(&self) -> *mut c_void {
+        self.0.cast_mut()
+    }
+
     /// The same pointer, seen as something else.
     pub(crate) fn cast<U>(&self) -> Raw<U> {
         Raw(self.0.cast())
@@ -132,6 +142,43 @@ impl Raw<*mut c_void> {
     /// One pointer out of an array of pointers.
     pub(crate) fn pointer_at(&self, index: usize) -> Result<Raw<c_void>, CUresult> {
         self.at(index).map(|pointer| Raw(pointer.cast_const()))
+    }
+}
+
+/// A pointer of the client's that is used after the call that brought it: at the launches of a graph. That
+/// the memory stays valid for them is the rule of the calls that are captured.
+pub(crate) struct Kept(Raw<c_void>);
+
+// SAFETY: the pointer is only used as the client promised, and the client's promise is for every launch,
+// from whatever thread.
+unsafe impl Send for Kept {}
+// SAFETY: as above.
+unsafe impl Sync for Kept {}
+
+impl Kept {
+    pub(crate) fn pointer(&self) -> &Raw<c_void> {
+        &self.0
+    }
+}
+
+/// A function of the client's, and what it is called with.
+pub(crate) struct HostFunction {
+    function: unsafe extern "C" fn(*mut c_void),
+    data: Kept,
+}
+
+impl HostFunction {
+    /// `INVALID_VALUE` where there is no function.
+    pub(crate) fn new(function: CUhostFn, data: Raw<c_void>) -> Result<Self, CUresult> {
+        Ok(Self {
+            function: function.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?,
+            data: data.keep(),
+        })
+    }
+
+    pub(crate) fn call(&self) {
+        // SAFETY: the client gave both to be called so, once for each launch.
+        unsafe { (self.function)(self.data.0.pointer()) };
     }
 }
 
@@ -181,5 +228,10 @@ values!(
     CUresult,
     cuda_green_sys::CUdevice_attribute,
     cuda_green_sys::CUdevResourceType,
-    cuda_green_sys::CUmemPool_attribute
+    cuda_green_sys::CUmemPool_attribute,
+    cuda_green_sys::CUstreamCaptureMode,
+    cuda_green_sys::CUfunction_attribute,
+    cuda_green_sys::CUpointer_attribute,
+    cuda_green_sys::CUmemAllocationGranularity_flags,
+    CUhostFn
 );

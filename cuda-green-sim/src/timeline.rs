@@ -61,6 +61,22 @@ pub(crate) struct Work {
     pub(crate) sms: Vec<u32>,
 }
 
+impl Work {
+    fn takes_time(&self) -> bool {
+        self.block_ns > 0.0 && self.blocks > 0
+    }
+}
+
+/// One node of a graph that is launched.
+#[derive(Debug)]
+pub(crate) struct GraphNode {
+    pub(crate) work: Option<Work>,
+    /// The nodes before it, by their places in the graph; they come first there.
+    pub(crate) after: Vec<usize>,
+    /// What else it waits for.
+    pub(crate) waits: Vec<Mark>,
+}
+
 /// Where work is in order: a stream, or one of a context's default streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {
@@ -203,7 +219,7 @@ impl Timeline {
     /// Puts work into a lane, or, without work, a point that is reached when all before it is done and
     /// so are `after`. Where the lane is full, the host waits first.
     pub(crate) fn submit(&mut self, of: LaneOf, work: Option<Work>, after: &[&Mark]) {
-        let work = work.filter(|work| work.block_ns > 0.0 && work.blocks > 0);
+        let work = work.filter(Work::takes_time);
         if work.is_some() {
             self.spend(LAUNCH_NS);
             while self
@@ -220,6 +236,43 @@ impl Timeline {
         self.set_tail(of, op);
     }
 
+    /// Puts a graph into a lane: its first nodes follow the lane's work and `after`, later work of the lane
+    /// follows all of it. Gives each node's end, and that of the whole.
+    pub(crate) fn submit_graph(
+        &mut self,
+        of: LaneOf,
+        nodes: Vec<GraphNode>,
+        after: &[&Mark],
+    ) -> (Vec<Mark>, Mark) {
+        let takes_time = |node: &GraphNode| node.work.as_ref().is_some_and(Work::takes_time);
+        if nodes.iter().any(takes_time) {
+            self.spend(LAUNCH_NS);
+        }
+        let mut before = self.before(of);
+        before.extend(after.iter().map(|mark| mark.op));
+        let mut ends: Vec<Mark> = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let mut deps: Vec<u64> = node
+                .after
+                .iter()
+                .filter_map(|index| ends.get(*index))
+                .map(|mark| mark.op)
+                .collect();
+            if deps.is_empty() {
+                deps.clone_from(&before);
+            }
+            deps.extend(node.waits.iter().map(|mark| mark.op));
+            let work = node.work.filter(Work::takes_time);
+            let op = self.add(None, of.device, of.context, &deps, work, None);
+            ends.push(self.add_mark(None, of.device, of.context, &[op]));
+        }
+        let mut deps: Vec<u64> = ends.iter().map(|mark| mark.op).collect();
+        deps.append(&mut before);
+        let end = self.add_mark(Some(of.lane), of.device, of.context, &deps);
+        self.set_tail(of, end.op);
+        (ends, end)
+    }
+
     /// Marks the end of all work in a lane.
     pub(crate) fn mark(&mut self, of: LaneOf) -> Mark {
         let deps = self.before(of);
@@ -232,6 +285,13 @@ impl Timeline {
     pub(crate) fn mark_context(&mut self, device: usize, context: u64) -> Mark {
         let deps = self.tails(context);
         self.add_mark(None, device, context, &deps)
+    }
+
+    /// Marks the end of all work of a device.
+    pub(crate) fn mark_device(&mut self, device: usize) -> Mark {
+        let lanes = self.lanes.values().filter(|lane| lane.device == device);
+        let deps: Vec<u64> = lanes.map(|lane| lane.tail).collect();
+        self.add_mark(None, device, 0, &deps)
     }
 
     /// Makes later work of a context wait, in lanes that exist and in those to come.
@@ -261,6 +321,8 @@ impl Timeline {
             .get(&of.lane)
             .is_none_or(|state| !self.ops.contains_key(&state.tail))
     }
+
+    /// The host waits for what was recorded.
     pub(crate) fn wait_mark(&mut self, mark: &Mark) {
         self.wait(mark.op);
     }

@@ -19,12 +19,63 @@ fn each_version_has_the_functions_that_it_had() {
         for (entry, absence) in api.entry_points() {
             assert_eq!(
                 absence.is_none(),
-                entry.since <= version && !NOT_MODELLED.contains(&entry.name()),
+                entry.since <= version,
                 "{} in {version}",
                 entry.name()
             );
         }
     }
+}
+
+/// Each device with each CUDA version, several of them at once, is there and can be looked at.
+#[test]
+fn every_device_goes_with_every_version() {
+    for device in profiles() {
+        for version in cuda_versions() {
+            let sim = Sim::new(&format!("3x{}@{version}", device.name)).unwrap();
+            let api = sim.api().unwrap();
+            let (mut count, mut sms) = (0, 0);
+            unsafe {
+                assert_eq!(api.cuInit(0).unwrap(), OK);
+                assert_eq!(api.cuDeviceGetCount(&mut count).unwrap(), OK);
+                let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+                let code = api.cuDeviceGetAttribute(&mut sms, attribute, 2);
+                assert_eq!(code.unwrap(), OK);
+                let mut whole = CUdevResource::default();
+                let code = api.cuDeviceGetDevResource(2, &mut whole, SM);
+                if version < CudaVersion::new(12, 4) {
+                    assert!(code.is_err(), "{version} has no green contexts");
+                } else {
+                    assert_eq!(code.unwrap(), OK);
+                    assert_eq!(client::count(&whole), device.sm_count);
+                }
+            }
+            assert_eq!((count, sms), (3, device.sm_count as i32));
+        }
+    }
+    let sms = |name| profiles().iter().find(|p| p.name == name).unwrap().sm_count;
+    assert_eq!(
+        ["t4", "a100", "rtx4090", "l40s", "h100"].map(sms),
+        [40, 108, 128, 142, 132]
+    );
+    assert_eq!(
+        ["h200", "b200", "rtx5090", "gb10", "quad680"].map(sms),
+        [132, 148, 170, 48, 680]
+    );
+}
+
+#[test]
+fn what_is_not_modelled_says_so() {
+    let client = Client::new("h200@13.0");
+    let (mut address, mut bytes) = (0, 0);
+    let code = unsafe {
+        let (module, name) = (ptr::null_mut(), ptr::null());
+        let api = &client.api;
+        api.cuModuleGetGlobal_v2(&mut address, &mut bytes, module, name)
+    };
+    assert_eq!(code.unwrap(), CUresult::CUDA_ERROR_NOT_SUPPORTED);
+    assert_eq!(NOT_MODELLED, ["cuModuleGetGlobal_v2"]);
+    client.finish();
 }
 
 #[test]
@@ -167,9 +218,9 @@ fn split_by_count_as_measured() {
             assert_eq!(sm(group).smCoscheduledAlignment, 0);
         }
         if left > 0 {
-            assert_eq!(count(&split.remainder), left);
+            assert_eq!(count(&split.rest), left);
         } else {
-            assert_eq!(sm(&split.remainder).smCount, 0);
+            assert_eq!(sm(&split.rest).smCount, 0);
         }
     }
     assert_eq!(client.split(&device, 100, 0, 133).err(), Some(REFUSED));
@@ -178,7 +229,7 @@ fn split_by_count_as_measured() {
     assert_eq!(client.split(&device, 100, 4, 8).unwrap().groups.len(), 15);
     // Fewer groups than there could be: the rest is the remainder.
     let split = client.split(&device, 2, 0, 32).unwrap();
-    assert_eq!((split.groups.len(), count(&split.remainder)), (2, 68));
+    assert_eq!((split.groups.len(), count(&split.rest)), (2, 68));
     client.finish();
 }
 
@@ -187,8 +238,8 @@ fn only_what_was_queried_can_be_split() {
     let client = Client::new("h200@13.0");
     let split = client.split(&client.device_sms(), 2, 0, 32).unwrap();
     assert_eq!(client.split(&split.groups[0], 2, 0, 8).err(), Some(REFUSED));
-    assert_eq!(client.split(&split.remainder, 2, 0, 8).err(), Some(REFUSED));
-    let green = client.green(&[split.remainder]).unwrap();
+    assert_eq!(client.split(&split.rest, 2, 0, 8).err(), Some(REFUSED));
+    let green = client.green(&[split.rest]).unwrap();
     let own = client.green_sms(green);
     assert_eq!((count(&own), sm(&own).minSmPartitionSize), (68, 2));
     let again = client.split(&own, 2, 0, 32).unwrap();
@@ -223,7 +274,7 @@ fn merged_units_are_disjoint_and_complete() {
     let client = Client::new("h200@13.0");
     let split = client.split(&client.device_sms(), 15, 0, 8).unwrap();
     let mut rest = split.groups[10..].to_vec();
-    rest.push(split.remainder);
+    rest.push(split.rest);
     let mut seen = Vec::new();
     for (resources, size) in [
         (&split.groups[..7], 56),
@@ -275,7 +326,7 @@ fn the_first_version_takes_one_resource_and_no_flag() {
     assert_eq!(client.split(&device, 4, 1, 8).err(), Some(INVALID_VALUE));
     let split = client.split(&device, 4, 0, 27).unwrap();
     assert_eq!(split.groups.len(), 3);
-    assert_eq!((count(&split.groups[0]), count(&split.remainder)), (28, 24));
+    assert_eq!((count(&split.groups[0]), count(&split.rest)), (28, 24));
     assert_eq!(client.descriptor(&split.groups).err(), Some(INVALID_VALUE));
     assert!(client.descriptor(&split.groups[..1]).is_ok());
     client.finish();
@@ -316,7 +367,7 @@ fn structured_splits_are_exact() {
         let (split, counts) = client.structured(&device, &asked, false).unwrap();
         assert_eq!(counts, groups);
         assert_eq!(
-            split.remainder.type_,
+            split.rest.type_,
             CUdevResourceType::CU_DEV_RESOURCE_TYPE_INVALID
         );
         let mut seen = Vec::new();
@@ -748,7 +799,7 @@ fn clusters_as_measured() {
     let by_32 = client.split(&device, 4, 0, 32).unwrap();
     let by_2 = client.split(&device, 66, 1, 2).unwrap();
     let mut with_remainder = by_8.groups[..4].to_vec();
-    with_remainder.push(by_8.remainder);
+    with_remainder.push(by_8.rest);
     let cases = [
         (None, 8, [Some(528), Some(248), Some(124)]),
         (Some(&by_32.groups[..1]), 8, [Some(128), Some(56), Some(24)]),
@@ -887,7 +938,7 @@ fn many_threads_make_and_destroy_partitions() {
                 for _ in 0..250 {
                     let split = client.split(&client.device_sms(), 21, 0, 8).unwrap();
                     let mut last = split.groups[15..].to_vec();
-                    last.push(split.remainder);
+                    last.push(split.rest);
                     let greens = [
                         &split.groups[..5],
                         &split.groups[5..10],

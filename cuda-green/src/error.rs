@@ -45,6 +45,16 @@ pub enum Error {
         /// The driver's code.
         code: CUresult,
     },
+    /// A capture came to no graph.
+    #[error("the capture failed at {call}: {code}: {reason}")]
+    CaptureFailed {
+        /// The C function that said so.
+        call: &'static str,
+        /// The driver's code.
+        code: CUresult,
+        /// What that means.
+        reason: &'static str,
+    },
     /// An earlier fault made the process unable to use the GPU; only a restart helps.
     #[error(
         "the GPU cannot be used any more in this process since {call} failed: {code}; restart the process"
@@ -247,8 +257,8 @@ pub enum Error {
     /// A buffer was given back to a pool that it is not of.
     #[error("the buffer belongs to another pool")]
     ForeignBuffer,
-    /// A stream of one device was to work on memory of another.
-    #[error("the stream is of another device than the memory")]
+    /// A stream of one device was to work on memory, or run a graph, of another.
+    #[error("the stream is of another device than the memory or the graph")]
     ForeignStream,
     /// Source and destination of a copy differ in length.
     #[error("a copy of {source_len} bytes does not fit a buffer of {buffer_len}")]

@@ -6,6 +6,7 @@ mod device;
 mod driver;
 mod error;
 mod event;
+mod graph;
 mod guard;
 mod kernels;
 mod manager;
@@ -27,10 +28,11 @@ pub use device::{CudaDevice, CudaDeviceProperties};
 pub use driver::Driver;
 pub use error::{Error, Result};
 pub use event::Event;
+pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
 pub use manager::{
-    AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, PartitionMode,
-    PartitionStream, RebalanceHint, SmPartitionManager, StreamHome, Verification,
+    AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, PartitionGraph,
+    PartitionMode, PartitionStream, RebalanceHint, SmPartitionManager, StreamHome, Verification,
 };
 pub use memory::{
     EvictionPolicy, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
@@ -60,6 +62,8 @@ const _: () = {
     send_sync::<WorkqueueResource>();
     send_sync::<PartitionStream>();
     send_sync::<Event>();
+    send_sync::<GraphExec>();
+    send_sync::<PartitionGraph>();
     send_sync::<Module>();
     send_sync::<Kernel>();
     send_sync::<GpuMemoryPool>();

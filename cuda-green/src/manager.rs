@@ -8,6 +8,7 @@ mod exchange;
 mod generation;
 mod kept;
 mod layout;
+mod partition_graph;
 mod partition_stream;
 mod rebalance;
 mod status;
@@ -25,6 +26,7 @@ pub use exchange::HandOff;
 use generation::{Entry, Generation};
 pub use kept::GREEN_CONTEXT_BYTES;
 use layout::Layout;
+pub use partition_graph::PartitionGraph;
 pub use partition_stream::PartitionStream;
 pub use rebalance::RebalanceHint;
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
@@ -311,6 +313,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         AllocationStatus {
             green_contexts,
             green_context_bytes: green_contexts as u64 * GREEN_CONTEXT_BYTES,
+            simulated: self.device.driver().is_simulated(),
             mode: self.mode.clone(),
             strategy: layout.as_ref().map(|layout| layout.strategy),
             total_sms: self.facts.sm_count,

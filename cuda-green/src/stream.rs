@@ -5,7 +5,10 @@ mod options;
 use std::{
     ffi::{c_int, c_void},
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use cuda_green_sys::{CUdevResourceType, CUfunction, CUstream, CUstream_flags};
@@ -13,7 +16,8 @@ use cuda_green_sys::{CUdevResourceType, CUfunction, CUstream, CUstream_flags};
 pub use options::{StreamOptions, StreamPriority};
 
 use crate::{
-    CudaDevice, Driver, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, SmResource,
+    CudaDevice, Driver, Error, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result,
+    SmResource,
     event::not_ready_is_false,
     resource::{Owner, query},
 };
@@ -26,6 +30,8 @@ pub struct Stream {
     raw: CUstream,
     /// Never used twice in a process, as the handle may be.
     serial: u64,
+    /// Whether it is part of a [`Capture`](crate::Capture). Shared with that, which takes it back.
+    captured: Arc<AtomicBool>,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
@@ -74,6 +80,7 @@ impl Stream {
             context: context.clone(),
             raw,
             serial: NEXT.fetch_add(1, Ordering::Relaxed),
+            captured: Arc::default(),
         })
     }
 
@@ -252,6 +259,23 @@ impl Stream {
     /// Its number, which no other stream of the process ever has.
     pub(crate) fn serial(&self) -> u64 {
         self.serial
+    }
+
+    pub(crate) fn captured(&self) -> &Arc<AtomicBool> {
+        &self.captured
+    }
+
+    /// Refuses where it is part of a capture: there, nothing is done whose end could be waited for.
+    pub(crate) fn outside_captures(&self) -> Result<()> {
+        if self.captured.load(Ordering::Acquire) {
+            return Err(Error::InvalidArgument {
+                name: "stream",
+                value: "in a capture".to_owned(),
+                reason: "buffers follow the work of streams by events, which stand for nothing in a capture; \
+                         launch kernels on their addresses, and copy before or after",
+            });
+        }
+        Ok(())
     }
 
     fn driver(&self) -> &Driver {

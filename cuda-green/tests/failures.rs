@@ -13,9 +13,9 @@ use std::{
 };
 
 use cuda_green::{
-    ContextId, Driver, Error, Event, GreenContext, GreenContextConfig, HandOff, LaunchConfig,
-    Module, RebalanceHint, Result, SmPartitionManager, SmResource, SmSplit, StreamOptions,
-    WorkqueueIsolation, WorkqueueScope,
+    CaptureMode, ContextId, Driver, Error, Event, GreenContext, GreenContextConfig, HandOff,
+    LaunchConfig, Module, PartitionGraph, RebalanceHint, Result, SmPartitionManager, SmResource,
+    SmSplit, StreamOptions, WorkqueueIsolation, WorkqueueScope,
     sim::{Injection, LiveObjects, Sim},
     sys::CUresult,
 };
@@ -69,6 +69,23 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
     }
     // SAFETY: the kernel gets its two arguments, and module and buffers live until the stream was waited for.
     unsafe { streams[0].launch(&kernel, &LaunchConfig::linear(4, 32), &[&0u64, &10u32])? };
+    let exec = streams[2]
+        .capture(CaptureMode::default(), |capture| {
+            capture.fork(&streams[3])?;
+            capture.keep(module.clone());
+            // SAFETY: the kernel gets its two arguments, and writes nothing.
+            unsafe { capture.launch(&kernel, &LaunchConfig::linear(4, 32), &[&0u64, &10u32])? };
+            capture.join(&streams[3])
+        })?
+        .instantiate()?;
+    exec.upload(&streams[1])?;
+    // SAFETY: the graph keeps its kernel.
+    unsafe { exec.launch(&streams[1])? };
+    let kept = kernel.clone();
+    let graph = PartitionGraph::new(move |capture| {
+        // SAFETY: as above.
+        unsafe { capture.launch(&kept, &LaunchConfig::linear(4, 32), &[&0u64, &10u32]) }
+    });
     if driver.version() >= cuda_green::CudaVersion::new(12, 5) {
         manager.provision_rebalance()?;
         for (hint, hand_off) in [
@@ -76,6 +93,8 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
             (RebalanceHint::Balanced, HandOff::default()),
         ] {
             manager.rebalance_with(hint, hand_off)?;
+            // SAFETY: the graph keeps its kernel.
+            unsafe { graph.launch(&by_name)? };
             by_name.synchronize()?;
         }
     }
@@ -86,6 +105,7 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
         stream.synchronize()?;
     }
     drop(streams);
+    drop((exec, graph));
     drop((by_name, buffers, event, kernel, module));
     for id in ContextId::ALL {
         manager.destroy_context(id)?;
@@ -157,6 +177,8 @@ fn gives_back(entry_point: &str) -> Option<&'static str> {
         "cuStreamDestroy_v2" => "stream",
         "cuEventDestroy_v2" => "event",
         "cuModuleUnload" => "module",
+        "cuGraphDestroy" => "graph",
+        "cuGraphExecDestroy" => "instantiated graph",
         "cuMemFree_v2" | "cuMemFreeAsync" => "device allocation",
         "cuMemPoolDestroy" => "pool",
         "cuMemFreeHost" => "pinned host allocation",

@@ -42,6 +42,33 @@ if version >= 12050:
     read = bytearray(64)
     call(cu.cuMemcpyDtoH, read, address, 64)
     assert read == bytes(range(64))
+    pool = call(cu.cuDeviceGetDefaultMemPool, device)
+    pooled = call(cu.cuMemAllocAsync, 64, stream)
+    of = call(cu.cuPointerGetAttribute, cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE, pooled)
+    assert int(of) == int(pool)
+    call(cu.cuMemFreeAsync, pooled, stream)
+    call(cu.cuStreamSynchronize, stream)
+
+    ptx = b".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry k() { ret; }\n\0"
+    library = call(cu.cuLibraryLoadData, ptx, None, None, 0, None, None, 0)
+    kernel = call(cu.cuLibraryGetKernel, library, b"k")
+    function = call(cu.cuKernelGetFunction, kernel)
+    most = cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK
+    assert call(cu.cuFuncGetAttribute, most, function) == 1024
+    call(cu.cuStreamBeginCapture, stream, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
+    call(cu.cuMemsetD8Async, address, 7, 64, stream)
+    call(cu.cuLaunchKernel, function, 1, 1, 1, 32, 1, 1, 0, stream, 0, 0)
+    graph = call(cu.cuStreamEndCapture, stream)
+    executable = call(cu.cuGraphInstantiate, graph, 0)
+    call(cu.cuMemcpyDtoH, read, address, 64)
+    assert read == bytes(range(64)), "a capture does nothing"
+    call(cu.cuGraphLaunch, executable, stream)
+    call(cu.cuStreamSynchronize, stream)
+    call(cu.cuMemcpyDtoH, read, address, 64)
+    assert read == bytes([7] * 64)
+    call(cu.cuGraphExecDestroy, executable)
+    call(cu.cuGraphDestroy, graph)
+    call(cu.cuLibraryUnload, library)
     call(cu.cuMemFree, address)
     call(cu.cuStreamDestroy, stream)
 call(cu.cuGreenCtxDestroy, green)

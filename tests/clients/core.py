@@ -2,7 +2,7 @@
 
 import sys
 
-from cuda.core import ContextOptions, Device, SMResourceOptions
+from cuda.core import ContextOptions, Device, LaunchConfig, ObjectCode, SMResourceOptions, launch
 
 version = int(sys.argv[1])
 device = Device(0)
@@ -13,6 +13,13 @@ event = device.create_event()
 stream.record(event)
 stream.wait(event)
 event.sync()
+buffer = device.allocate(4096, stream=stream)
+assert buffer.size == 4096
+buffer.close(stream)
+ptx = b".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry k() { ret; }\n"
+kernel = ObjectCode.from_ptx(ptx).get_kernel("k")
+launch(stream, LaunchConfig(grid=1, block=32), kernel)
+stream.sync()
 stream.close()
 
 groups, rest = device.resources.sm.split(SMResourceOptions(count=(32, 32)))

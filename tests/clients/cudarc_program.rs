@@ -1,6 +1,6 @@
-//! A program of cudarc's: a device, a stream, an event, a copy there and back.
+//! A program of cudarc's: a device, a stream, an event, a copy there and back, a graph.
 
-use cudarc::driver::{CudaContext, result};
+use cudarc::driver::{CudaContext, sys};
 
 pub fn run() {
     let context = CudaContext::new(0).unwrap();
@@ -8,17 +8,21 @@ pub fn run() {
     let event = context.new_event(None).unwrap();
     event.record(&stream).unwrap();
     stream.wait(&event).unwrap();
+    // It would wait for events of outside the capture otherwise, which a capture cannot.
+    // SAFETY: all work is in one stream.
+    unsafe { context.disable_event_tracking() };
     let sent = [1u32, 2, 3, 4];
-    let mut received = [0u32; 4];
-    // Its safe allocations come from the device's default pool, which the simulator has none of.
-    // SAFETY: the address is live until it is freed, as large as the slices, and the stream is waited for.
-    unsafe {
-        let address = result::malloc_sync(size_of_val(&sent)).unwrap();
-        result::memcpy_htod_async(address, &sent, stream.cu_stream()).unwrap();
-        result::memcpy_dtoh_async(&mut received, address, stream.cu_stream()).unwrap();
-        stream.synchronize().unwrap();
-        result::free_sync(address).unwrap();
-    }
-    assert_eq!(received, sent);
+    let mut buffer = stream.clone_htod(&sent).unwrap();
+    assert_eq!(stream.clone_dtoh(&buffer).unwrap(), sent);
+    // Its memory set by a graph.
+    stream
+        .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
+        .unwrap();
+    stream.memset_zeros(&mut buffer).unwrap();
+    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
+    let graph = stream.end_capture(flags).unwrap().unwrap();
+    assert_eq!(stream.clone_dtoh(&buffer).unwrap(), sent);
+    graph.launch().unwrap();
+    assert_eq!(stream.clone_dtoh(&buffer).unwrap(), [0; 4]);
     println!("went well");
 }

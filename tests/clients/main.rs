@@ -211,10 +211,9 @@ fn the_projects_loader_takes_it_for_a_driver_of_its_version() {
         assert_eq!(report.init, Some(0), "{profile}");
         for entry in cuda_green_sys::ENTRY_POINTS {
             let missing = report.absent.get(entry.name());
-            let lacks = cuda_green_sim::NOT_MODELLED.contains(&entry.name());
             assert_eq!(
                 missing.is_some(),
-                entry.since > version || lacks,
+                entry.since > version,
                 "{profile}: {} {missing:?}",
                 entry.name()
             );

@@ -12,12 +12,11 @@ use cuda_green_sys::*;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-pub const OK: CUresult = CUresult::CUDA_SUCCESS;
-pub const SM: CUdevResourceType = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-pub const NON_BLOCKING: u32 = 1;
+#[path = "../../cuda-green-sim/tests/client/calls.rs"]
+mod calls;
+pub use calls::{MISSING, OK, SM, Split, count};
 
-/// What a call says whose function this driver lacks.
-pub const MISSING: CUresult = cudaError_enum(u32::MAX);
+pub const NON_BLOCKING: u32 = 1;
 
 /// Calls a function of the driver. The cases keep its rules, or break them on purpose: with values that a
 /// driver answers with a code, or in cases that are marked as rough.
@@ -86,20 +85,6 @@ pub struct Gpu<'a> {
 /// More than any device has SMs.
 const LEN: usize = 1024;
 
-/// The parts of a split.
-pub struct Split {
-    pub groups: Vec<CUdevResource>,
-    pub rest: CUdevResource,
-}
-
-pub fn count(resource: &CUdevResource) -> u32 {
-    if resource.type_ == SM {
-        unsafe { resource.__bindgen_anon_1.sm }.smCount
-    } else {
-        0
-    }
-}
-
 /// Count, smallest partition, alignment and flags, as the driver fills them.
 pub fn fields(resource: &CUdevResource) -> String {
     let sm = unsafe { resource.__bindgen_anon_1.sm };
@@ -111,15 +96,7 @@ pub fn fields(resource: &CUdevResource) -> String {
 
 impl<'a> Gpu<'a> {
     pub fn new(api: &'a Api) -> Self {
-        let mut gpu = Self {
-            api,
-            device: 0,
-            primary: ptr::null_mut(),
-            module: ptr::null_mut(),
-            sm_ids: ptr::null_mut(),
-            burn: ptr::null_mut(),
-            counters: 0,
-        };
+        let mut gpu = Self::bare(api);
         must(call!(gpu, cuInit(0)));
         must(call!(gpu, cuDeviceGet(&mut gpu.device, 0)));
         must(call!(
@@ -136,6 +113,19 @@ impl<'a> Gpu<'a> {
         gpu.burn = gpu.function(gpu.module, c"cuda_green_burn").unwrap();
         must(call!(gpu, cuMemAlloc_v2(&mut gpu.counters, LEN * 4)));
         gpu
+    }
+
+    /// For another thread: the driver alone, with nothing made and nothing current.
+    pub fn bare(api: &'a Api) -> Self {
+        Self {
+            api,
+            device: 0,
+            primary: ptr::null_mut(),
+            module: ptr::null_mut(),
+            sm_ids: ptr::null_mut(),
+            burn: ptr::null_mut(),
+            counters: 0,
+        }
     }
 
     /// Gives everything back.
@@ -169,22 +159,11 @@ impl<'a> Gpu<'a> {
     }
 
     pub fn function(&self, module: CUmodule, name: &CStr) -> Result<CUfunction, CUresult> {
-        let mut function = ptr::null_mut();
-        call!(
-            self,
-            cuModuleGetFunction(&mut function, module, name.as_ptr())
-        )
-        .ok()?;
-        Ok(function)
+        calls::function(self.api, module, name)
     }
 
     pub fn whole(&self) -> CUdevResource {
-        let mut resource = CUdevResource::default();
-        must(call!(
-            self,
-            cuDeviceGetDevResource(self.device, &mut resource, SM)
-        ));
-        resource
+        calls::whole(self.api, self.device).unwrap()
     }
 
     /// A split by count into at most `wanted` groups.
@@ -195,46 +174,15 @@ impl<'a> Gpu<'a> {
         flags: u32,
         min: u32,
     ) -> Result<Split, CUresult> {
-        let mut groups = vec![CUdevResource::default(); wanted as usize];
-        let mut rest = CUdevResource::default();
-        let mut made = wanted;
-        call!(
-            self,
-            cuDevSmResourceSplitByCount(
-                groups.as_mut_ptr(),
-                &mut made,
-                input,
-                &mut rest,
-                flags,
-                min
-            )
-        )
-        .ok()?;
-        groups.truncate(made as usize);
-        Ok(Split { groups, rest })
+        calls::split(self.api, input, wanted, flags, min)
     }
 
     pub fn descriptor(&self, resources: &[CUdevResource]) -> Result<CUdevResourceDesc, CUresult> {
-        let mut resources = resources.to_vec();
-        let mut descriptor = ptr::null_mut();
-        let n = resources.len() as u32;
-        call!(
-            self,
-            cuDevResourceGenerateDesc(&mut descriptor, resources.as_mut_ptr(), n)
-        )
-        .ok()?;
-        Ok(descriptor)
+        calls::descriptor(self.api, resources)
     }
 
     pub fn green(&self, resources: &[CUdevResource]) -> Result<CUgreenCtx, CUresult> {
-        let descriptor = self.descriptor(resources)?;
-        let mut green = ptr::null_mut();
-        call!(
-            self,
-            cuGreenCtxCreate(&mut green, descriptor, self.device, 1)
-        )
-        .ok()?;
-        Ok(green)
+        calls::green(self.api, self.device, resources)
     }
 
     /// A green context over a quarter of the device, more or less.
@@ -254,18 +202,11 @@ impl<'a> Gpu<'a> {
     }
 
     pub fn resource(&self, green: CUgreenCtx) -> CUdevResource {
-        let mut resource = CUdevResource::default();
-        must(call!(
-            self,
-            cuGreenCtxGetDevResource(green, &mut resource, SM)
-        ));
-        resource
+        calls::resource(self.api, green).unwrap()
     }
 
     pub fn context(&self, green: CUgreenCtx) -> Result<CUcontext, CUresult> {
-        let mut context = ptr::null_mut();
-        call!(self, cuCtxFromGreenCtx(&mut context, green)).ok()?;
-        Ok(context)
+        calls::context(self.api, green)
     }
 
     /// Runs something with a context current.
@@ -312,9 +253,7 @@ impl<'a> Gpu<'a> {
     }
 
     pub fn alloc(&self, bytes: usize) -> Result<CUdeviceptr, CUresult> {
-        let mut address = 0;
-        call!(self, cuMemAlloc_v2(&mut address, bytes)).ok()?;
-        Ok(address)
+        calls::alloc(self.api, bytes)
     }
 
     /// A plain launch of a kernel of this project, one dimension.

@@ -457,7 +457,8 @@ fn clusters(gpu: &Gpu<'_>, seen: &mut Seen) {
         if name == "3 of 32 flags 0: rest"
             && let Ok(inner) = gpu.split(&gpu.resource(green), 1, 0, 16)
         {
-            for (name, part) in [("nested", inner.groups[0]), ("nested rest", inner.rest)] {
+            let parts = [("nested", inner.groups[0]), ("nested rest", inner.rest)];
+            for (name, part) in parts.into_iter().filter(|(_, part)| count(part) > 0) {
                 let green = gpu.green(&[part]).unwrap();
                 let stream = gpu.stream(green);
                 each(name, stream);

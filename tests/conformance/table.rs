@@ -61,7 +61,7 @@ fn on_hardware(case: Case, recorded: Option<&Record>) -> (String, bool) {
         return ("not run".to_owned(), true);
     };
     let Some(notes) = recorded.get(case.name) else {
-        return ("no notes".to_owned(), false);
+        return ("not run yet".to_owned(), false);
     };
     let simulated = match simulated(RECORDED.1, case) {
         Ok(notes) => notes,

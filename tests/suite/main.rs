@@ -9,6 +9,7 @@
 mod bad_input;
 mod containment;
 mod contexts;
+mod graphs;
 mod guards;
 mod memory;
 mod quad;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
             rebalance::CASES,
             resources::CASES,
             splits::CASES,
+            graphs::CASES,
         ]
         .into_iter()
         .flatten()

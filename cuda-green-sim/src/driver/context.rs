@@ -1,6 +1,6 @@
 //! Primary contexts, and each thread's stack of current contexts.
 
-use cuda_green_sys::{CUctx_st, CUresult};
+use cuda_green_sys::{CUctx_st, CUevent_st, CUresult};
 
 use super::{Context, Driver, as_pointer};
 use crate::{
@@ -106,6 +106,7 @@ impl Driver {
             Context::Primary(_) => None,
             Context::Green(handle) => Some(handle),
         };
+        state.none_captured(device, only)?;
         state.timeline.wait_all(device, only);
         self.memory().release_unused(device);
         Ok(())
@@ -123,5 +124,54 @@ impl Driver {
         least.set_if_wanted(lowest);
         greatest.set_if_wanted(highest);
         Ok(())
+    }
+
+    /// The flags that the primary context has when nobody set any.
+    pub(crate) fn cuCtxGetFlags(&self, flags: Raw<u32>) -> Answer {
+        let state = self.enter()?;
+        flags.required()?;
+        let _: Context = self.current(&state)?;
+        flags.set(0)
+    }
+
+    /// A context that is named may not be the current one; null is.
+    pub(crate) fn cuCtxGetId(&self, context: Raw<CUctx_st>, id: Raw<u64>) -> Answer {
+        let state = self.enter()?;
+        id.required()?;
+        let handle = if context.is_null() {
+            self.current_handle()
+        } else {
+            context.handle()
+        };
+        let found = self.context(&state, handle)?;
+        id.set(state.context_key(found) >> 8)
+    }
+
+    /// In the primary context, all work of its green contexts is recorded too (13.5 header).
+    pub(crate) fn cuCtxRecordEvent(
+        &self,
+        context: Raw<CUctx_st>,
+        event: Raw<CUevent_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        let found = self.context(&state, context.handle())?;
+        let device = state.device_of(found)?;
+        let key = match found {
+            Context::Primary(_) => None,
+            Context::Green(handle) => Some(handle),
+        };
+        self.record_context(&mut state, event.handle(), device, key)
+    }
+
+    pub(crate) fn cuCtxWaitEvent(&self, context: Raw<CUctx_st>, event: Raw<CUevent_st>) -> Answer {
+        let mut state = self.enter()?;
+        let found = self.context(&state, context.handle())?;
+        let device = state.device_of(found)?;
+        let mut contexts = vec![state.context_key(found)];
+        if let Context::Primary(_) = found {
+            let greens = state.greens.iter();
+            contexts.extend(greens.filter(|(_, g)| g.device == device).map(|(h, _)| *h));
+        }
+        self.contexts_wait(&mut state, event.handle(), device, &contexts)
     }
 }

@@ -2,18 +2,22 @@
 
 use cuda_green_sys::{CUevent_flags_enum, CUevent_st, CUresult, CUstream_st};
 
-use super::{Driver, Kind, State, as_pointer, require};
+use std::sync::MutexGuard;
+
+use super::{Driver, Kind, State, actions::Action, as_pointer, capture::CapturedAt, require};
 use crate::{
     live::MadeAt,
     raw::{Answer, Raw},
-    timeline::{Mark, QUERY_NS, Timeline},
+    timeline::{LaneOf, Mark, QUERY_NS, Timeline},
 };
 
 pub(super) struct Event {
     pub(super) device: usize,
     timing: bool,
     /// The end of the work that was recorded last.
-    pub(super) recorded: Option<Mark>,
+    recorded: Option<Mark>,
+    /// Where in a capture it was recorded, if it was recorded in one last.
+    captured: Option<CapturedAt>,
     pub(super) made_at: MadeAt,
 }
 
@@ -24,6 +28,21 @@ fn missing(state: &State, handle: u64) -> CUresult {
         CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
     } else {
         CUresult::CUDA_ERROR_INVALID_HANDLE
+    }
+}
+
+impl State {
+    /// The end of what an event recorded last, if it was recorded.
+    pub(super) fn mark_of(&self, event: u64) -> Option<Mark> {
+        self.events.get(&event)?.recorded.clone()
+    }
+
+    /// A graph that runs records the event.
+    pub(super) fn set_mark(&mut self, event: u64, mark: Mark) {
+        if let Some(event) = self.events.get_mut(&event) {
+            event.recorded = Some(mark);
+            event.captured = None;
+        }
     }
 }
 
@@ -45,6 +64,7 @@ impl Driver {
         match state.events.get_mut(&handle) {
             Some(event) if event.device == device => {
                 event.recorded = Some(mark(&mut state.timeline));
+                event.captured = None;
                 Ok(())
             }
             _ => Err(missing(state, handle)),
@@ -69,6 +89,7 @@ impl Driver {
                 device,
                 timing: flags & no_timing == 0,
                 recorded: None,
+                captured: None,
                 made_at: MadeAt::now(),
             },
         );
@@ -84,18 +105,87 @@ impl Driver {
     }
 
     pub(crate) fn cuEventRecord(&self, event: Raw<CUevent_st>, stream: Raw<CUstream_st>) -> Answer {
+        self.cuEventRecordWithFlags(event, stream, 0)
+    }
+
+    /// Flag 1 makes it a node of the graph of a capture (11.1 header); outside of one it is refused, as
+    /// `cuStreamWaitEvent` refuses its own (measured on an H200, driver 580).
+    pub(crate) fn cuEventRecordWithFlags(
+        &self,
+        event: Raw<CUevent_st>,
+        stream: Raw<CUstream_st>,
+        flags: u32,
+    ) -> Answer {
         let mut state = self.enter()?;
         let lane = self.lane(&state, stream.handle())?;
-        self.record(&mut state, event.handle(), lane.device, |timeline| {
-            timeline.mark(lane)
-        })
+        require(flags <= 1)?;
+        let handle = event.handle();
+        if flags == 1 {
+            self.event(&state, handle)?;
+            return self.external(state, lane, Action::Record(handle));
+        }
+        let Some(at) = state.captured_at(lane)? else {
+            return self.record(&mut state, handle, lane.device, |timeline| {
+                timeline.mark(lane)
+            });
+        };
+        match state.events.get_mut(&handle) {
+            Some(event) if event.device == lane.device => {
+                event.recorded = None;
+                event.captured = Some(at);
+                Ok(())
+            }
+            _ => Err(missing(&state, handle)),
+        }
+    }
+
+    /// Keeps an action that only a graph can do.
+    pub(super) fn external(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        lane: LaneOf,
+        action: Action,
+    ) -> Answer {
+        match state.capture(lane, action)? {
+            None => Ok(()),
+            Some(_) => Err(CUresult::CUDA_ERROR_ILLEGAL_STATE),
+        }
+    }
+
+    /// What an event that lives recorded, where that can be asked or waited for from outside of graphs.
+    pub(super) fn recorded(
+        &self,
+        state: &mut State,
+        handle: u64,
+    ) -> Result<Option<Mark>, CUresult> {
+        let event = self.event(state, handle)?;
+        if event.captured.is_some() {
+            return Err(CUresult::CUDA_ERROR_CAPTURED_EVENT);
+        }
+        Ok(event.recorded.clone())
+    }
+
+    /// Makes a stream wait for an event, or takes it into the event's capture.
+    pub(super) fn wait_event(&self, state: &mut State, lane: LaneOf, handle: u64) -> Answer {
+        let event = self.event(state, handle)?;
+        if let Some(at) = event.captured.clone() {
+            return state.join_capture(lane, &at);
+        }
+        // One that was never recorded is nothing to wait for.
+        let Some(mark) = event.recorded.clone() else {
+            return Ok(());
+        };
+        state.isolated(lane)?;
+        state.timeline.submit(lane, None, &[&mark]);
+        Ok(())
     }
 
     /// An event that was never recorded counts as done.
     pub(crate) fn cuEventQuery(&self, event: Raw<CUevent_st>) -> Answer {
         let mut state = self.enter()?;
-        let recorded = &self.event(&state, event.handle())?.recorded;
-        if recorded.as_ref().is_none_or(|mark| mark.time().is_some()) {
+        let recorded = self.recorded(&mut state, event.handle())?;
+        self.safe_in_captures(&mut state)?;
+        if recorded.is_none_or(|mark| mark.time().is_some()) {
             return Ok(());
         }
         state.timeline.spend(QUERY_NS);
@@ -104,8 +194,9 @@ impl Driver {
 
     pub(crate) fn cuEventSynchronize(&self, event: Raw<CUevent_st>) -> Answer {
         let mut state = self.enter()?;
-        let found = self.event(&state, event.handle())?;
-        let (device, recorded) = (found.device, found.recorded.clone());
+        let recorded = self.recorded(&mut state, event.handle())?;
+        self.safe_in_captures(&mut state)?;
+        let device = self.event(&state, event.handle())?.device;
         if let Some(mark) = recorded {
             state.timeline.wait_mark(&mark);
         }

@@ -5,7 +5,9 @@ use cuda_green_sys::{
     CUstream_flags_enum, CUstream_st,
 };
 
-use super::{Context, Driver, Kind, as_pointer, require, resources::Origin, workqueues::Workqueue};
+use super::{
+    Context, Driver, Kind, State, as_pointer, require, resources::Origin, workqueues::Workqueue,
+};
 use crate::{
     live::MadeAt,
     raw::{Answer, Raw},
@@ -54,6 +56,7 @@ impl Driver {
         if resource.device != device {
             return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
         }
+        self.safe_in_captures(&mut state)?;
         self.memory().take_green_context(device)?;
         // Making and destroying one waits for work elsewhere on the device (measured on an H200, driver
         // 580). That it is the making is deduced: destroying one with work in flight returns at once.
@@ -94,6 +97,7 @@ impl Driver {
             (green.device, green.is_context)
         };
         state.greens.remove(&handle);
+        state.spoil_captures(|of| of.context == handle);
         if is_context {
             state.dead_contexts.insert(handle, device);
         }
@@ -130,9 +134,21 @@ impl Driver {
     ) -> Answer {
         let mut state = self.enter()?;
         let device = self.green(&state, green.handle())?.device;
-        let context = green.handle();
-        self.record(&mut state, event.handle(), device, |timeline| {
-            timeline.mark_context(device, context)
+        self.record_context(&mut state, event.handle(), device, Some(green.handle()))
+    }
+
+    /// Records all work of a green context, or of a device's primary context and all its green ones.
+    pub(super) fn record_context(
+        &self,
+        state: &mut State,
+        event: u64,
+        device: usize,
+        green: Option<u64>,
+    ) -> Answer {
+        state.none_captured(device, green)?;
+        self.record(state, event, device, |timeline| match green {
+            Some(context) => timeline.mark_context(device, context),
+            None => timeline.mark_device(device),
         })
     }
 
@@ -144,8 +160,30 @@ impl Driver {
     ) -> Answer {
         let mut state = self.enter()?;
         let device = self.green(&state, green.handle())?.device;
-        if let Some(mark) = self.event(&state, event.handle())?.recorded.clone() {
-            state.timeline.context_waits(device, green.handle(), &mark);
+        self.contexts_wait(&mut state, event.handle(), device, &[green.handle()])
+    }
+
+    /// Makes contexts wait for an event that is no part of a capture.
+    pub(super) fn contexts_wait(
+        &self,
+        state: &mut State,
+        event: u64,
+        device: usize,
+        contexts: &[u64],
+    ) -> Answer {
+        let recorded = match self.recorded(state, event) {
+            Err(CUresult::CUDA_ERROR_CAPTURED_EVENT) => {
+                return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+            }
+            recorded => recorded?,
+        };
+        for context in contexts {
+            state.none_captured(device, Some(*context))?;
+        }
+        for context in contexts {
+            if let Some(mark) = &recorded {
+                state.timeline.context_waits(device, *context, mark);
+            }
         }
         Ok(())
     }

@@ -1,25 +1,19 @@
 //! Launches, and how many clusters fit.
 
-use std::{
-    cell::Cell,
-    collections::HashMap,
-    ffi::c_void,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{PoisonError, RwLock},
-};
+use std::ffi::c_void;
 
 use cuda_green_sys::{CUfunc_st, CUlaunchAttributeID_enum, CUlaunchConfig, CUresult, CUstream_st};
 
-use super::{Context, Driver, State, modules::Function, require};
+use super::{
+    Context, Driver, State,
+    actions::{Action, KernelLaunch},
+    modules::Function,
+    require,
+};
 use crate::{
-    kernel::Launch,
     raw::{Answer, Arg, Raw},
     split::{clusters, largest_cluster},
-    timeline::Work,
 };
-
-/// Dynamic shared memory that a kernel gets without asking for more by an attribute.
-const SHARED_WITHOUT_OPT_IN: u32 = 48 * 1024;
 
 /// Blocks of clusters that an SM holds at most: 8 where 16 blocks of 128 threads would fit (measured on
 /// an H200, driver 580; the reason is not known).
@@ -83,14 +77,6 @@ impl Shape {
 }
 
 impl Driver {
-    fn function(&self, state: &State, handle: u64) -> Result<Function, CUresult> {
-        state
-            .functions
-            .get(&handle)
-            .cloned()
-            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
-    }
-
     #[allow(clippy::too_many_arguments)] // the driver's own signature
     pub(crate) fn cuLaunchKernel(
         &self,
@@ -130,14 +116,14 @@ impl Driver {
 
     fn launch(
         &self,
-        function: u64,
+        handle: u64,
         shape: &Shape,
         stream: u64,
         params: &Raw<*mut c_void>,
         extra: &Raw<*mut c_void>,
     ) -> Answer {
         let state = self.enter()?;
-        let function = self.function(&state, function)?;
+        let function = self.function(&state, handle)?;
         // A stream of one's own needs no current context (measured on an H200, driver 580).
         let context = self.stream_context(&state, stream)?;
         let profile = self.profile.device;
@@ -146,7 +132,7 @@ impl Driver {
         require(
             shape.block.iter().all(|n| *n > 0) && shape.threads() <= 1024 && shape.block[2] <= 64,
         )?;
-        require(shape.shared_bytes <= SHARED_WITHOUT_OPT_IN)?;
+        require(shape.shared_bytes <= self.dynamic_shared(&state, handle))?;
         if let Some(dims) = shape.cluster {
             let size = shape.cluster_size()?;
             shape.of_whole_clusters(dims)?;
@@ -161,53 +147,18 @@ impl Driver {
         };
         let lane = self.lane(&state, stream)?;
         let priority = self.priority(&state, stream)?;
-        // The kernel and its cost are asked without the driver's locks: they may call the driver.
-        drop(state);
-        let launch = Launch {
-            name: &function.name,
+        let launch = KernelLaunch {
+            function: handle,
+            name: function.name,
             grid: shape.grid,
             block: shape.block,
             shared_bytes: shape.shared_bytes,
-            sm_ids: &sm_ids,
             args,
-            memory: &self.memory,
-            fault: Cell::new(None),
+            context,
+            sm_ids,
+            priority,
         };
-        let cost = registered(&self.costs, &function.name);
-        let cost = cost.map(|cost| catch_unwind(AssertUnwindSafe(|| cost(&launch))));
-        launch.fault.set(None);
-        let work = match &cost {
-            Some(Ok(cost)) => Some(Work {
-                blocks: launch.block_count(),
-                threads: shape.threads() as u32,
-                // Each block takes 1 KiB for itself.
-                shared: shape.shared_bytes + 1024,
-                block_ns: cost.time.as_secs_f64() * 1e9,
-                load: cost.load,
-                priority,
-                sms: sm_ids.clone(),
-            }),
-            _ => None,
-        };
-        self.lock().timeline.submit(lane, work, &[]);
-        let kernel = registered(&self.kernels, &function.name);
-        let ended = match (kernel, cost) {
-            (_, Some(Err(panic))) => Err(panic),
-            (None, _) => Ok(()),
-            // What it does is done here and now; only its time is virtual. Launches come in an order
-            // that their streams and events allow, so the effects do as well.
-            (Some(kernel), _) => catch_unwind(AssertUnwindSafe(|| kernel(&launch))),
-        };
-        let fault = match (ended, launch.fault.get()) {
-            (Err(_), _) => Some(CUresult::CUDA_ERROR_LAUNCH_FAILED),
-            (Ok(()), Some(_)) => Some(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS),
-            (Ok(()), None) => None,
-        };
-        if let Some(fault) = fault {
-            // As on a GPU, the launch itself succeeds, and every later call tells.
-            self.lock().fault.get_or_insert(fault);
-        }
-        Ok(())
+        self.enqueue(state, lane, Action::Kernel(launch))
     }
 
     /// The largest cluster that fits, up to the portable 8. Below compute capability 9.0 there are no
@@ -282,12 +233,6 @@ impl Driver {
             Context::Primary(_) => clusters(profile.sms().chunks(), size, blocks),
         })
     }
-}
-
-/// What is registered under a name.
-fn registered<T: Clone>(list: &RwLock<HashMap<String, T>>, name: &str) -> Option<T> {
-    let list = list.read().unwrap_or_else(PoisonError::into_inner);
-    list.get(name).cloned()
 }
 
 /// A kernel's arguments as bytes: from an array of pointers, or packed into one buffer.

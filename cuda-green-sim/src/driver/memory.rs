@@ -1,23 +1,21 @@
-//! Memory entry points: allocations, copies, pinned host memory, pools.
+//! Memory entry points: allocations, copies, pinned host memory.
 
 use std::ffi::c_void;
 
-use cuda_green_sys::{
-    CUmemAllocationHandleType_enum, CUmemAllocationType_enum, CUmemLocationType_enum,
-    CUmemPool_attribute, CUmemPoolHandle_st, CUmemPoolProps, CUresult, CUstream_st,
-};
+use cuda_green_sys::{CUresult, CUstream_st};
 
-use super::{Context, Driver, Kind, State, as_pointer, require};
+use super::{
+    Context, Driver, State,
+    actions::{Action, Pattern},
+    require,
+};
 use crate::{
-    memory::{Fault, Memory, Pool},
+    memory::Fault,
     raw::{Answer, Raw},
 };
 
 /// Copies go through a buffer of this many bytes.
 const BUFFER: usize = 64 << 10;
-
-/// All handle types that a header names (13.5): descriptor, two of Windows, fabric.
-const HANDLE_TYPES: u32 = 0xf;
 
 /// An access of the client's own to memory that is not allocated is a wrong argument, not a fault.
 fn invalid(_: Fault) -> CUresult {
@@ -26,7 +24,7 @@ fn invalid(_: Fault) -> CUresult {
 
 impl Driver {
     /// The current context and its device, without which there is no memory to be had.
-    fn current_device(&self, state: &State) -> Result<usize, CUresult> {
+    pub(super) fn current_device(&self, state: &State) -> Result<usize, CUresult> {
         let context: Context = self.current(state)?;
         state.device_of(context)
     }
@@ -34,6 +32,8 @@ impl Driver {
     /// A copy that waits runs in the default stream of the current context.
     fn wait_for_copy(&self, state: &mut State) -> Answer {
         let lane = self.lane(state, 0)?;
+        state.not_captured(lane)?;
+        self.safe_in_captures(state)?;
         let end = state.timeline.mark(lane);
         state.timeline.wait_mark(&end);
         Ok(())
@@ -50,15 +50,17 @@ impl Driver {
     }
 
     pub(crate) fn cuMemAlloc_v2(&self, address: Raw<u64>, bytes: usize) -> Answer {
-        let state = self.enter()?;
+        let mut state = self.enter()?;
         address.required()?;
         let device = self.current_device(&state)?;
+        self.safe_in_captures(&mut state)?;
         address.set(self.memory().allocate(device, bytes as u64)?)
     }
 
     pub(crate) fn cuMemFree_v2(&self, address: u64) -> Answer {
         // No context is needed: the address tells (measured on an H200, driver 580).
         let mut state = self.enter()?;
+        self.safe_in_captures(&mut state)?;
         // Waits for whatever may use it.
         let device = self.memory().device_of(address);
         if let Some(device) = device {
@@ -77,10 +79,11 @@ impl Driver {
         bytes: usize,
         flags: u32,
     ) -> Answer {
-        let state = self.enter()?;
+        let mut state = self.enter()?;
         pointer.required()?;
         require(flags & !0b111 == 0)?;
         let device = self.current_device(&state)?;
+        self.safe_in_captures(&mut state)?;
         if bytes == 0 {
             // Measured on an H200, driver 580.
             return pointer.set(std::ptr::null_mut());
@@ -110,6 +113,12 @@ impl Driver {
         self.copy_out(&to, from, bytes)
     }
 
+    pub(crate) fn cuMemcpyDtoD_v2(&self, to: u64, from: u64, bytes: usize) -> Answer {
+        let mut state = self.enter()?;
+        self.wait_for_copy(&mut state)?;
+        self.copy_within(to, from, bytes as u64)
+    }
+
     pub(crate) fn cuMemcpyHtoDAsync_v2(
         &self,
         to: u64,
@@ -117,10 +126,13 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let mut state = self.enter()?;
-        let lane = self.lane(&state, stream.handle())?;
-        state.timeline.submit(lane, None, &[]);
-        self.copy_in(to, &from, bytes)
+        let from = from.keep();
+        self.with_memory(&stream, &[(to, bytes as u64)], || {
+            if bytes > 0 {
+                from.pointer().required()?;
+            }
+            Ok(Action::CopyIn { to, from, bytes })
+        })
     }
 
     pub(crate) fn cuMemcpyDtoHAsync_v2(
@@ -130,10 +142,26 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let mut state = self.enter()?;
-        let lane = self.lane(&state, stream.handle())?;
-        state.timeline.submit(lane, None, &[]);
-        self.copy_out(&to, from, bytes)
+        let to = to.keep();
+        self.with_memory(&stream, &[(from, bytes as u64)], || {
+            if bytes > 0 {
+                to.pointer().required()?;
+            }
+            Ok(Action::CopyOut { to, from, bytes })
+        })
+    }
+
+    pub(crate) fn cuMemcpyDtoDAsync_v2(
+        &self,
+        to: u64,
+        from: u64,
+        bytes: usize,
+        stream: Raw<CUstream_st>,
+    ) -> Answer {
+        let bytes = bytes as u64;
+        self.with_memory(&stream, &[(to, bytes), (from, bytes)], || {
+            Ok(Action::CopyWithin { to, from, bytes })
+        })
     }
 
     pub(crate) fn cuMemsetD8Async(
@@ -143,19 +171,93 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let mut state = self.enter()?;
+        let bytes = bytes as u64;
+        self.with_memory(&stream, &[(address, bytes)], || {
+            Ok(Action::Fill {
+                address,
+                pattern: Pattern::Byte(byte),
+                bytes,
+            })
+        })
+    }
+
+    /// The address must be a multiple of 4 (11.4 header and later).
+    pub(crate) fn cuMemsetD32Async(
+        &self,
+        address: u64,
+        word: u32,
+        words: usize,
+        stream: Raw<CUstream_st>,
+    ) -> Answer {
+        let bytes = (words as u64)
+            .checked_mul(4)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+        self.with_memory(&stream, &[(address, bytes)], || {
+            require(address.is_multiple_of(4))?;
+            Ok(Action::Fill {
+                address,
+                pattern: Pattern::Word(word),
+                bytes,
+            })
+        })
+    }
+
+    /// Asks a stream to do something with memory, which must be there: all of each range of bytes.
+    fn with_memory(
+        &self,
+        stream: &Raw<CUstream_st>,
+        ranges: &[(u64, u64)],
+        action: impl FnOnce() -> Result<Action, CUresult>,
+    ) -> Answer {
+        let state = self.enter()?;
         let lane = self.lane(&state, stream.handle())?;
-        state.timeline.submit(lane, None, &[]);
+        let action = action()?;
+        for (address, bytes) in ranges.iter().filter(|(_, bytes)| *bytes > 0) {
+            self.memory().check(*address, *bytes).map_err(invalid)?;
+        }
+        self.enqueue(state, lane, action)
+    }
+
+    /// Copies within device memory, or between it and pinned memory.
+    pub(super) fn copy_within(&self, to: u64, from: u64, bytes: u64) -> Answer {
         if bytes == 0 {
             return Ok(());
         }
-        self.memory()
-            .fill(address, byte, bytes as u64)
-            .map_err(invalid)
+        let mut memory = self.memory();
+        memory.check(to, bytes).map_err(invalid)?;
+        memory.check(from, bytes).map_err(invalid)?;
+        let mut buffer = vec![0; bytes.min(BUFFER as u64) as usize];
+        for start in (0..bytes).step_by(BUFFER) {
+            let part = &mut buffer[..(bytes - start).min(BUFFER as u64) as usize];
+            memory.read(from + start, part).map_err(invalid)?;
+            memory.write(to + start, part).map_err(invalid)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn fill(&self, address: u64, pattern: Pattern, bytes: u64) -> Answer {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let mut memory = self.memory();
+        let word = match pattern {
+            Pattern::Byte(byte) => return memory.fill(address, byte, bytes).map_err(invalid),
+            Pattern::Word(word) => word.to_ne_bytes(),
+        };
+        if word.iter().all(|byte| *byte == word[0]) {
+            return memory.fill(address, word[0], bytes).map_err(invalid);
+        }
+        memory.check(address, bytes).map_err(invalid)?;
+        let buffer = word.repeat((bytes.min(BUFFER as u64) / 4) as usize);
+        for start in (0..bytes).step_by(BUFFER) {
+            let part = &buffer[..(bytes - start).min(BUFFER as u64) as usize];
+            memory.write(address + start, part).map_err(invalid)?;
+        }
+        Ok(())
     }
 
     /// Copies from the host. Nothing is copied unless all of it fits.
-    fn copy_in(&self, to: u64, from: &Raw<c_void>, bytes: usize) -> Answer {
+    pub(super) fn copy_in(&self, to: u64, from: &Raw<c_void>, bytes: usize) -> Answer {
         if bytes == 0 {
             return Ok(());
         }
@@ -172,7 +274,7 @@ impl Driver {
     }
 
     /// Copies to the host. Nothing is copied unless all of it is there.
-    fn copy_out(&self, to: &Raw<c_void>, from: u64, bytes: usize) -> Answer {
+    pub(super) fn copy_out(&self, to: &Raw<c_void>, from: u64, bytes: usize) -> Answer {
         if bytes == 0 {
             return Ok(());
         }
@@ -186,137 +288,5 @@ impl Driver {
             to.write_bytes(start, part);
         }
         Ok(())
-    }
-
-    /// Only pools of pinned memory on a device of this driver, without handles for other processes.
-    pub(crate) fn cuMemPoolCreate(
-        &self,
-        pool: Raw<*mut CUmemPoolHandle_st>,
-        props: Raw<CUmemPoolProps>,
-    ) -> Answer {
-        let mut state = self.enter()?;
-        pool.required()?;
-        let props = props.get()?;
-        require(props.allocType == CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED)?;
-        require(props.location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
-        // Wrong values are `INVALID_VALUE`, a wrong device too (measured on an H200, driver 580).
-        require(props.handleTypes.0 & !HANDLE_TYPES == 0)?;
-        require(props.reserved.iter().all(|byte| *byte == 0))?;
-        if props.handleTypes != CUmemAllocationHandleType_enum::CU_MEM_HANDLE_TYPE_NONE {
-            return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
-        }
-        // These bytes are reserved in 11.x and must be zero there.
-        require(props.maxSize == 0 || self.speaks(12, 0))?;
-        // SAFETY: every bit pattern is a valid integer, and the struct is whole.
-        let device = unsafe { props.location.__bindgen_anon_1.id };
-        let device = self
-            .device(device)
-            .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
-        let handle = state.new_handle(self.number, Kind::Pool);
-        self.memory()
-            .create_pool(handle, device, props.maxSize as u64);
-        pool.set(as_pointer(handle))
-    }
-
-    /// A pool that lives, on a device that is there.
-    fn pool<'m>(&self, memory: &'m mut Memory, handle: u64) -> Result<&'m mut Pool, CUresult> {
-        let pool = memory.pool(handle)?;
-        self.present(pool.device)?;
-        Ok(pool)
-    }
-
-    pub(crate) fn cuMemPoolDestroy(&self, pool: Raw<CUmemPoolHandle_st>) -> Answer {
-        self.ready()?;
-        let mut memory = self.memory();
-        self.pool(&mut memory, pool.handle())?;
-        memory.destroy_pool(pool.handle())
-    }
-
-    pub(crate) fn cuMemPoolSetAttribute(
-        &self,
-        pool: Raw<CUmemPoolHandle_st>,
-        attribute: CUmemPool_attribute,
-        value: Raw<c_void>,
-    ) -> Answer {
-        use CUmemPool_attribute as A;
-        self.ready()?;
-        value.required()?;
-        let mut memory = self.memory();
-        let pool = self.pool(&mut memory, pool.handle())?;
-        match attribute {
-            A(index @ 1..=3) => {
-                // Whatever is not 0 counts as 1 (measured on an H200, driver 580).
-                let on = value.cast::<i32>().get()? != 0;
-                pool.reuse[index as usize - 1] = on.into();
-            }
-            A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => {
-                pool.release_threshold = value.cast::<u64>().get()?;
-            }
-            // High-water marks can only be set back to zero (11.4 header and later).
-            A::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => {
-                require(value.cast::<u64>().get()? == 0)?;
-                pool.reserved_high = pool.reserved;
-            }
-            A::CU_MEMPOOL_ATTR_USED_MEM_HIGH => {
-                require(value.cast::<u64>().get()? == 0)?;
-                pool.used_high = pool.used;
-            }
-            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
-        }
-        Ok(())
-    }
-
-    pub(crate) fn cuMemPoolGetAttribute(
-        &self,
-        pool: Raw<CUmemPoolHandle_st>,
-        attribute: CUmemPool_attribute,
-        value: Raw<c_void>,
-    ) -> Answer {
-        use CUmemPool_attribute as A;
-        self.ready()?;
-        value.required()?;
-        let mut memory = self.memory();
-        let pool = self.pool(&mut memory, pool.handle())?;
-        let bytes = match attribute {
-            A(index @ 1..=3) => {
-                return value.cast::<i32>().set(pool.reuse[index as usize - 1]);
-            }
-            A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => pool.release_threshold,
-            A::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT => pool.reserved,
-            A::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => pool.reserved_high,
-            A::CU_MEMPOOL_ATTR_USED_MEM_CURRENT => pool.used,
-            A::CU_MEMPOOL_ATTR_USED_MEM_HIGH => pool.used_high,
-            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
-        };
-        value.cast::<u64>().set(bytes)
-    }
-
-    pub(crate) fn cuMemPoolTrimTo(&self, pool: Raw<CUmemPoolHandle_st>, keep: usize) -> Answer {
-        self.ready()?;
-        let mut memory = self.memory();
-        self.pool(&mut memory, pool.handle())?;
-        memory.trim_pool(pool.handle(), keep as u64)
-    }
-
-    pub(crate) fn cuMemAllocFromPoolAsync(
-        &self,
-        address: Raw<u64>,
-        bytes: usize,
-        pool: Raw<CUmemPoolHandle_st>,
-        stream: Raw<CUstream_st>,
-    ) -> Answer {
-        let state = self.enter()?;
-        address.required()?;
-        self.stream_context(&state, stream.handle())?;
-        address.set(
-            self.memory()
-                .allocate_from_pool(pool.handle(), bytes as u64)?,
-        )
-    }
-
-    pub(crate) fn cuMemFreeAsync(&self, address: u64, stream: Raw<CUstream_st>) -> Answer {
-        let state = self.enter()?;
-        self.stream_context(&state, stream.handle())?;
-        self.memory().free(address)
     }
 }

@@ -3,16 +3,27 @@
 
 #![allow(non_snake_case)] // the driver's own names
 
+mod actions;
+mod addresses;
 mod attributes;
+mod capture;
+mod capture_calls;
 mod context;
 mod device;
 mod events;
+mod functions;
+mod graphs;
 mod green;
+mod host_functions;
 mod launch;
+mod libraries;
 mod memory;
 mod modules;
+mod peers;
+mod pools;
 mod resources;
 mod streams;
+mod virtual_memory;
 mod workqueues;
 
 use std::{
@@ -34,11 +45,14 @@ use crate::{
     live,
     memory::Memory,
     raw::Answer,
-    timeline::{SmLimits, Timeline},
+    timeline::{Lane, SmLimits, Timeline},
 };
 
+use capture::Capture;
 use events::Event;
+use graphs::{Graph, GraphExec};
 use green::Green;
+use libraries::{Library, LibraryKernel};
 use modules::{Function, Module};
 use resources::{Descriptor, Resource};
 use streams::Stream;
@@ -58,6 +72,11 @@ enum Kind {
     Resource,
     Split,
     Workqueue,
+    Graph,
+    GraphExec,
+    Library,
+    LibraryKernel,
+    Physical,
 }
 
 /// Numbers of the drivers in this process.
@@ -105,6 +124,10 @@ struct Device {
     primary_resource: Option<u64>,
     /// The workqueue of all contexts that have none of their own, once it was asked for.
     workqueue: Option<u64>,
+    /// The pool that `cuDeviceGetDefaultMemPool` gives, once it was needed.
+    default_pool: Option<u64>,
+    /// The pool that `cuDeviceSetMemPool` set, if it still lives.
+    current_pool: Option<u64>,
 }
 
 /// A context as the entry points see it.
@@ -135,6 +158,15 @@ struct State {
     lost_events: HashSet<u64>,
     modules: HashMap<u64, Module>,
     functions: HashMap<u64, Function>,
+    libraries: HashMap<u64, Library>,
+    /// The kernels of libraries.
+    kernels: HashMap<u64, LibraryKernel>,
+    /// What was set of a function's attributes, by its handle or that of its kernel.
+    function_attributes: HashMap<(u64, u32), i32>,
+    graphs: HashMap<u64, Graph>,
+    graph_execs: HashMap<u64, GraphExec>,
+    /// Captures that have not ended, by their numbers.
+    captures: HashMap<u64, Capture>,
     /// Kept as long as the driver, as the header says of descriptors; resources are values that the
     /// client copies, so there is no telling when the last copy is gone.
     descriptors: HashMap<u64, Descriptor>,
@@ -162,6 +194,12 @@ impl Driver {
             lost_events: HashSet::new(),
             modules: HashMap::new(),
             functions: HashMap::new(),
+            libraries: HashMap::new(),
+            kernels: HashMap::new(),
+            function_attributes: HashMap::new(),
+            graphs: HashMap::new(),
+            graph_execs: HashMap::new(),
+            captures: HashMap::new(),
             descriptors: HashMap::new(),
             resources: HashMap::new(),
             abandoned: Vec::new(),
@@ -185,6 +223,8 @@ impl Driver {
                 resource: None,
                 primary_resource: None,
                 workqueue: None,
+                default_pool: None,
+                current_pool: None,
             });
         }
         Self {
@@ -250,7 +290,20 @@ impl Driver {
         let events = state.events.values().filter(|e| there(e.device));
         add(live::EVENT, &mut events.map(|event| event.made_at));
         let modules = state.modules.values().filter(|m| there(m.device));
+        let modules = modules.filter(|module| module.library.is_none());
         add(live::MODULE, &mut modules.map(|module| module.made_at));
+        add(
+            live::LIBRARY,
+            &mut state.libraries.values().map(|library| library.made_at),
+        );
+        add(
+            live::GRAPH,
+            &mut state.graphs.values().map(|graph| graph.made_at),
+        );
+        add(
+            live::GRAPH_EXEC,
+            &mut state.graph_execs.values().map(|exec| exec.made_at),
+        );
         add(live::ABANDONED, &mut state.abandoned.iter().copied());
         memory.each_live(&there, &mut |kind, made_at| {
             objects.push(LiveObject { kind, made_at });
@@ -288,6 +341,7 @@ impl Driver {
 
     /// What every call begins with: it is counted, and what was injected for it happens.
     pub(crate) fn begin_call(&self, entry_point: &'static str) -> Answer {
+        self.not_in_a_host_function()?;
         let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         MadeAt::enter(entry_point, call);
         if self.tracing.load(Ordering::Acquire)
@@ -463,7 +517,7 @@ impl Driver {
     /// Whether this driver gave the handle out, some time or other.
     fn was_mine(&self, state: &State, handle: u64, kind: Kind) -> bool {
         handle >> 40 == self.number
-            && (handle >> 4) & 0xf == kind as u64
+            && (handle >> 3) & 0x1f == kind as u64
             && (handle >> 8) & 0xffff_ffff < state.serial
     }
 }
@@ -473,7 +527,7 @@ impl State {
     fn new_handle(&mut self, driver: u64, kind: Kind) -> u64 {
         let serial = self.serial;
         self.serial += 1;
-        (driver << 40) | ((serial & 0xffff_ffff) << 8) | ((kind as u64) << 4)
+        (driver << 40) | ((serial & 0xffff_ffff) << 8) | ((kind as u64) << 3)
     }
 
     fn primary_is_active(&self, device: usize) -> bool {
@@ -509,6 +563,9 @@ impl State {
         for (handle, stream) in self.streams.extract_if(|_, stream| lost(stream)) {
             self.lost_streams.insert(handle);
             self.abandoned.push(stream.made_at);
+            // Nobody can end a capture that began in it.
+            let lane = Lane::Stream(handle);
+            self.captures.retain(|_, capture| !capture.began_in(&lane));
         }
     }
 
@@ -528,8 +585,11 @@ impl State {
         self.abandoned
             .extend(events.map(|(_, event)| event.made_at));
         let modules = self.modules.extract_if(|_, module| module.device == device);
-        self.abandoned
-            .extend(modules.map(|(_, module)| module.made_at));
+        self.abandoned.extend(
+            modules
+                .filter(|(_, module)| module.library.is_none())
+                .map(|(_, module)| module.made_at),
+        );
         let live = &self.modules;
         self.functions
             .retain(|_, function| live.contains_key(&function.module));

@@ -1,6 +1,9 @@
 //! Modules: PTX texts, of which the kernels' names and parameters are read.
 
-use std::ffi::{c_char, c_void};
+use std::{
+    ffi::{c_char, c_void},
+    sync::Arc,
+};
 
 use cuda_green_sys::{CUfunc_st, CUjit_option, CUmod_st, CUresult};
 
@@ -13,38 +16,49 @@ use crate::{
 
 pub(super) struct Module {
     pub(super) device: usize,
-    ptx: ptx::Ptx,
+    /// The library that it is a part of, where it is.
+    pub(super) library: Option<u64>,
+    pub(super) ptx: Arc<ptx::Ptx>,
     pub(super) made_at: MadeAt,
 }
 
 #[derive(Clone)]
 pub(super) struct Function {
     pub(super) module: u64,
+    /// The library's kernel that it is, where it is one.
+    pub(super) kernel: Option<u64>,
     pub(super) name: String,
     /// Bytes of each parameter.
     pub(super) parameters: Vec<usize>,
 }
 
 /// Why an image cannot be loaded: the driver's code, and a line for the compiler's log.
-struct Refusal(CUresult, String);
+pub(super) struct Refusal(pub(super) CUresult, String);
 
-impl Driver {
-    pub(crate) fn cuModuleLoadData(
-        &self,
-        module: Raw<*mut CUmod_st>,
-        image: Raw<c_void>,
-    ) -> Answer {
-        self.load(&module, &image).map_err(|refusal| refusal.0)
+impl Refusal {
+    fn plain(code: CUresult) -> Self {
+        Self(code, code.to_string())
     }
 
-    /// Of the options, those for the error log are served; the rest tune a compiler that is not there.
-    pub(crate) fn cuModuleLoadDataEx(
-        &self,
-        module: Raw<*mut CUmod_st>,
-        image: Raw<c_void>,
+    /// Writes the line into the log that the options name. Of the others, all tune a compiler that is not
+    /// there.
+    pub(super) fn log(
+        self,
         num_options: u32,
-        options: Raw<CUjit_option>,
-        values: Raw<*mut c_void>,
+        options: &Raw<CUjit_option>,
+        values: &Raw<*mut c_void>,
+    ) -> CUresult {
+        match self.write(num_options, options, values) {
+            Ok(()) => self.0,
+            Err(code) => code,
+        }
+    }
+
+    fn write(
+        &self,
+        num_options: u32,
+        options: &Raw<CUjit_option>,
+        values: &Raw<*mut c_void>,
     ) -> Answer {
         let mut buffer = None;
         let mut size = 0;
@@ -58,24 +72,69 @@ impl Driver {
                 _ => {}
             }
         }
-        self.load(&module, &image).map_err(|Refusal(code, text)| {
-            if let Some(buffer) = buffer.filter(|buffer| !buffer.is_null() && size > 0) {
-                let text = format!("simulated driver: {text}");
-                let text = &text.as_bytes()[..text.len().min(size - 1)];
-                buffer.write_bytes(0, text);
-                buffer.write_bytes(text.len(), &[0]);
-            }
-            code
-        })
+        if let Some(buffer) = buffer.filter(|buffer| !buffer.is_null() && size > 0) {
+            let text = format!("simulated driver: {}", self.1);
+            let text = &text.as_bytes()[..text.len().min(size - 1)];
+            buffer.write_bytes(0, text);
+            buffer.write_bytes(text.len(), &[0]);
+        }
+        Ok(())
+    }
+}
+
+impl Driver {
+    pub(crate) fn cuModuleLoadData(
+        &self,
+        module: Raw<*mut CUmod_st>,
+        image: Raw<c_void>,
+    ) -> Answer {
+        self.load(&module, &image).map_err(|refusal| refusal.0)
+    }
+
+    pub(crate) fn cuModuleLoadDataEx(
+        &self,
+        module: Raw<*mut CUmod_st>,
+        image: Raw<c_void>,
+        num_options: u32,
+        options: Raw<CUjit_option>,
+        values: Raw<*mut c_void>,
+    ) -> Answer {
+        // What is wrong with the options is told before the image is looked at.
+        for index in 0..num_options as usize {
+            options.at(index)?;
+        }
+        self.load(&module, &image)
+            .map_err(|refusal| refusal.log(num_options, &options, &values))
     }
 
     fn load(&self, module: &Raw<*mut CUmod_st>, image: &Raw<c_void>) -> Result<(), Refusal> {
-        let plain = |code: CUresult| Refusal(code, code.to_string());
+        let plain = Refusal::plain;
         let mut state = self.enter().map_err(plain)?;
         module.required().map_err(plain)?;
-        let head = image.head(4).map_err(plain)?;
+        image.required().map_err(plain)?;
         let context = self.current(&state).map_err(plain)?;
         let device = state.device_of(context).map_err(plain)?;
+        self.safe_in_captures(&mut state).map_err(plain)?;
+        let ptx = Arc::new(self.read_image(image)?);
+        let made = Module {
+            device,
+            library: None,
+            ptx,
+            made_at: MadeAt::now(),
+        };
+        let handle = self.keep_module(&mut state, made);
+        module.set(as_pointer(handle)).map_err(plain)
+    }
+
+    pub(super) fn keep_module(&self, state: &mut State, module: Module) -> u64 {
+        let handle = state.new_handle(self.number, Kind::Module);
+        state.modules.insert(handle, module);
+        handle
+    }
+
+    /// Reads a PTX text, as far as this driver and its devices can load it.
+    pub(super) fn read_image(&self, image: &Raw<c_void>) -> Result<ptx::Ptx, Refusal> {
+        let head = image.head(4).map_err(Refusal::plain)?;
         if is_binary(&head) {
             return Err(Refusal(
                 CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
@@ -107,19 +166,10 @@ impl Driver {
             );
             return Err(Refusal(CUresult::CUDA_ERROR_INVALID_PTX, what));
         }
-        let handle = state.new_handle(self.number, Kind::Module);
-        state.modules.insert(
-            handle,
-            Module {
-                device,
-                ptx,
-                made_at: MadeAt::now(),
-            },
-        );
-        module.set(as_pointer(handle)).map_err(plain)
+        Ok(ptx)
     }
 
-    fn module<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Module, CUresult> {
+    pub(super) fn module<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Module, CUresult> {
         let module = state
             .modules
             .get(&handle)
@@ -131,7 +181,10 @@ impl Driver {
     pub(crate) fn cuModuleUnload(&self, module: Raw<CUmod_st>) -> Answer {
         let mut state = self.enter()?;
         let handle = module.handle();
-        self.module(&state, handle)?;
+        if self.module(&state, handle)?.library.is_some() {
+            // It is the library's. The code is not measured.
+            return Err(CUresult::CUDA_ERROR_NOT_PERMITTED);
+        }
         state.modules.remove(&handle);
         state
             .functions
@@ -151,35 +204,41 @@ impl Driver {
         let name = name.text()?;
         // Measured on an H200, driver 580.
         require(!name.is_empty())?;
-        let handle = module.handle();
+        let found = self.function_of(&mut state, module.handle(), name, None)?;
+        function.set(as_pointer(found))
+    }
+
+    /// A module's function, which is of a library's kernel or not.
+    pub(super) fn function_of(
+        &self,
+        state: &mut State,
+        module: u64,
+        name: String,
+        kernel: Option<u64>,
+    ) -> Result<u64, CUresult> {
         let parameters = self
-            .module(&state, handle)?
+            .module(state, module)?
             .ptx
             .kernels
             .get(&name)
             .ok_or(CUresult::CUDA_ERROR_NOT_FOUND)?
             .clone();
-        let known = state
-            .functions
-            .iter()
-            .find(|(_, function)| function.module == handle && function.name == name)
-            .map(|(function, _)| *function);
-        let found = match known {
-            Some(found) => found,
-            None => {
-                let new = state.new_handle(self.number, Kind::Function);
-                state.functions.insert(
-                    new,
-                    Function {
-                        module: handle,
-                        name,
-                        parameters,
-                    },
-                );
-                new
-            }
+        let same = |function: &Function| {
+            function.module == module && function.name == name && function.kernel == kernel
         };
-        function.set(as_pointer(found))
+        let known = state.functions.iter().find(|(_, known)| same(known));
+        if let Some((known, _)) = known {
+            return Ok(*known);
+        }
+        let new = state.new_handle(self.number, Kind::Function);
+        let function = Function {
+            module,
+            kernel,
+            name,
+            parameters,
+        };
+        state.functions.insert(new, function);
+        Ok(new)
     }
 }
 

@@ -4,7 +4,7 @@ use cuda_green_sys::{
     CUctx_st, CUevent_st, CUgreenCtx_st, CUresult, CUstream_flags_enum, CUstream_st,
 };
 
-use super::{Context, Driver, Kind, State, as_pointer, require};
+use super::{Context, Driver, Kind, State, actions::Action, as_pointer, require};
 use crate::{
     live::MadeAt,
     raw::{Answer, Raw},
@@ -144,13 +144,18 @@ impl Driver {
             Err(code) => return Err(code),
         }
         state.streams.remove(&stream.handle());
-        state.timeline.forget_lane(Lane::Stream(stream.handle()));
+        let lane = Lane::Stream(stream.handle());
+        // Nobody can end a capture that began in it.
+        state.captures.retain(|_, capture| !capture.began_in(&lane));
+        state.spoil_captures(|of| of.lane == lane);
+        state.timeline.forget_lane(lane);
         Ok(())
     }
 
     pub(crate) fn cuStreamSynchronize(&self, stream: Raw<CUstream_st>) -> Answer {
         let mut state = self.enter()?;
         let lane = self.lane(&state, stream.handle())?;
+        state.not_captured(lane)?;
         // The default stream's own end includes that of the streams it waits for.
         let end = state.timeline.mark(lane);
         state.timeline.wait_mark(&end);
@@ -161,6 +166,7 @@ impl Driver {
     pub(crate) fn cuStreamQuery(&self, stream: Raw<CUstream_st>) -> Answer {
         let mut state = self.enter()?;
         let lane = self.lane(&state, stream.handle())?;
+        state.not_captured(lane)?;
         if state.timeline.lane_is_done(lane) {
             return Ok(());
         }
@@ -177,16 +183,37 @@ impl Driver {
         let mut state = self.enter()?;
         require(flags <= 1)?;
         let lane = self.lane(&state, stream.handle())?;
-        // 1 is for captures (11.1 header), which there are none of; outside one it is refused (measured
-        // on an H200, driver 580).
+        // 1 is for captures (11.1 header); outside one it is refused (measured on an H200, driver 580).
         if flags == 1 {
-            return Err(CUresult::CUDA_ERROR_ILLEGAL_STATE);
+            self.event(&state, event.handle())?;
+            return self.external(state, lane, Action::Wait(event.handle()));
         }
-        // One that was never recorded is nothing to wait for.
-        if let Some(mark) = self.event(&state, event.handle())?.recorded.clone() {
-            state.timeline.submit(lane, None, &[&mark]);
-        }
-        Ok(())
+        self.wait_event(&mut state, lane, event.handle())
+    }
+
+    /// Streams are numbered as they are made; the context of a default stream is its number, which no
+    /// stream has.
+    pub(crate) fn cuStreamGetId(&self, stream: Raw<CUstream_st>, id: Raw<u64>) -> Answer {
+        let state = self.enter()?;
+        id.required()?;
+        let lane = self.lane(&state, stream.handle())?;
+        id.set(match lane.lane {
+            Lane::Stream(handle) => handle >> 8,
+            Lane::Legacy(_) => 1,
+            Lane::PerThread(..) => 2,
+        })
+    }
+
+    /// The context that is current in a thread that makes a stream like it.
+    pub(crate) fn cuStreamGetCtx(
+        &self,
+        stream: Raw<CUstream_st>,
+        context: Raw<*mut CUctx_st>,
+    ) -> Answer {
+        let state = self.enter()?;
+        context.required()?;
+        let found = self.stream_context(&state, stream.handle())?;
+        context.set(as_pointer(state.context_key(found)))
     }
 
     pub(crate) fn cuStreamGetPriority(

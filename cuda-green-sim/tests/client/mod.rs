@@ -7,10 +7,12 @@ use std::{ffi::c_void, ptr};
 use cuda_green_sim::Sim;
 use cuda_green_sys::*;
 
-pub const OK: CUresult = CUresult::CUDA_SUCCESS;
+mod calls;
+#[allow(unused_imports)] // each test file uses a part
+pub use calls::{OK, SM, Split, count};
+
 pub const INVALID_VALUE: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 pub const REFUSED: CUresult = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
-pub const SM: CUdevResourceType = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
 
 /// The project's kernel, as far as the simulator reads it.
 pub const PTX: &std::ffi::CStr = c".version 7.0\n.target sm_70\n.address_size 64\n\
@@ -25,17 +27,6 @@ pub struct Client {
     pub sim: Sim,
     pub api: Api,
     pub primary: CUcontext,
-}
-
-/// A split's parts.
-pub struct Split {
-    pub groups: Vec<CUdevResource>,
-    pub remainder: CUdevResource,
-}
-
-pub fn count(resource: &CUdevResource) -> u32 {
-    assert_eq!(resource.type_, SM);
-    unsafe { resource.__bindgen_anon_1.sm }.smCount
 }
 
 pub fn sm(resource: &CUdevResource) -> CUdevSmResource {
@@ -66,10 +57,7 @@ impl Client {
     }
 
     pub fn device_sms(&self) -> CUdevResource {
-        let mut resource = CUdevResource::default();
-        let code = unsafe { self.api.cuDeviceGetDevResource(0, &mut resource, SM) };
-        assert_eq!(code.unwrap(), OK);
-        resource
+        calls::whole(&self.api, 0).unwrap()
     }
 
     pub fn split(
@@ -79,24 +67,7 @@ impl Client {
         flags: u32,
         min_count: u32,
     ) -> Result<Split, CUresult> {
-        let mut groups = vec![CUdevResource::default(); wanted as usize];
-        let mut remainder = CUdevResource::default();
-        let mut made = wanted;
-        unsafe {
-            self.api
-                .cuDevSmResourceSplitByCount(
-                    groups.as_mut_ptr(),
-                    &mut made,
-                    input,
-                    &mut remainder,
-                    flags,
-                    min_count,
-                )
-                .unwrap()
-                .ok()?;
-        }
-        groups.truncate(made as usize);
-        Ok(Split { groups, remainder })
+        calls::split(&self.api, input, wanted, flags, min_count)
     }
 
     /// A structured split of (SMs, co-scheduled, flags); gives the parameters back as the driver left them.
@@ -116,7 +87,7 @@ impl Client {
             })
             .collect();
         let mut results = vec![CUdevResource::default(); groups.len()];
-        let mut remainder = CUdevResource::default();
+        let mut rest = CUdevResource::default();
         let to = if dry {
             ptr::null_mut()
         } else {
@@ -128,7 +99,7 @@ impl Client {
                     to,
                     groups.len() as u32,
                     input,
-                    &mut remainder,
+                    &mut rest,
                     0,
                     params.as_mut_ptr(),
                 )
@@ -137,30 +108,15 @@ impl Client {
         }
         let counts = params.iter().map(|params| params.smCount).collect();
         let groups = results;
-        Ok((Split { groups, remainder }, counts))
+        Ok((Split { groups, rest }, counts))
     }
 
     pub fn descriptor(&self, resources: &[CUdevResource]) -> Result<CUdevResourceDesc, CUresult> {
-        let mut desc = ptr::null_mut();
-        let mut resources = resources.to_vec();
-        unsafe {
-            self.api
-                .cuDevResourceGenerateDesc(
-                    &mut desc,
-                    resources.as_mut_ptr(),
-                    resources.len() as u32,
-                )
-                .unwrap()
-                .ok()?;
-        }
-        Ok(desc)
+        calls::descriptor(&self.api, resources)
     }
 
     pub fn green(&self, resources: &[CUdevResource]) -> Result<CUgreenCtx, CUresult> {
-        let desc = self.descriptor(resources)?;
-        let mut green = ptr::null_mut();
-        unsafe { self.api.cuGreenCtxCreate(&mut green, desc, 0, 1).unwrap() }.ok()?;
-        Ok(green)
+        calls::green(&self.api, 0, resources)
     }
 
     pub fn destroy(&self, green: CUgreenCtx) -> CUresult {
@@ -168,17 +124,11 @@ impl Client {
     }
 
     pub fn green_sms(&self, green: CUgreenCtx) -> CUdevResource {
-        let mut resource = CUdevResource::default();
-        let code = unsafe { self.api.cuGreenCtxGetDevResource(green, &mut resource, SM) };
-        assert_eq!(code.unwrap(), OK);
-        resource
+        calls::resource(&self.api, green).unwrap()
     }
 
     pub fn context(&self, green: CUgreenCtx) -> CUcontext {
-        let mut context = ptr::null_mut();
-        let code = unsafe { self.api.cuCtxFromGreenCtx(&mut context, green) };
-        assert_eq!(code.unwrap(), OK);
-        context
+        calls::context(&self.api, green).unwrap()
     }
 
     /// A stream in a green context, the way that every version has: with the context current.
@@ -197,22 +147,14 @@ impl Client {
     }
 
     pub fn function(&self, name: &std::ffi::CStr) -> (CUmodule, CUfunction) {
-        let (mut module, mut function) = (ptr::null_mut(), ptr::null_mut());
-        unsafe {
-            let code = self.api.cuModuleLoadData(&mut module, PTX.as_ptr().cast());
-            assert_eq!(code.unwrap(), OK);
-            let code = self
-                .api
-                .cuModuleGetFunction(&mut function, module, name.as_ptr());
-            assert_eq!(code.unwrap(), OK);
-        }
-        (module, function)
+        let mut module = ptr::null_mut();
+        let code = unsafe { self.api.cuModuleLoadData(&mut module, PTX.as_ptr().cast()) };
+        assert_eq!(code.unwrap(), OK);
+        (module, calls::function(&self.api, module, name).unwrap())
     }
 
     pub fn alloc(&self, bytes: usize) -> Result<CUdeviceptr, CUresult> {
-        let mut address = 0;
-        unsafe { self.api.cuMemAlloc_v2(&mut address, bytes).unwrap() }.ok()?;
-        Ok(address)
+        calls::alloc(&self.api, bytes)
     }
 
     pub fn launch(

@@ -93,7 +93,7 @@ impl Slot {
     fn give_up(&self, context: &GreenContext) -> Result<()> {
         let followers = self.followers().clone();
         let live = followers.iter().filter_map(Weak::upgrade);
-        live.map(|follower| follower.give_up(context)).collect()
+        live.into_iter().try_for_each(|follower| follower.give_up(context))
     }
 
     fn followers(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower>>> {

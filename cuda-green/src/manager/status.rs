@@ -44,6 +44,8 @@ pub enum PartitionMode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AllocationStatus<Id = ContextId> {
+    /// Whether the driver is a simulated one, with no GPU behind it.
+    pub simulated: bool,
     /// Whether the device is really partitioned.
     pub mode: PartitionMode,
     /// How the sizes in force were met; none while nothing is partitioned.
@@ -100,6 +102,9 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
             stranded_sms,
             ..
         } = self;
+        if self.simulated {
+            f.write_str("SIMULATED: ")?;
+        }
         write!(
             f,
             "{allocated_sms} of {total_sms} SMs allocated, {available_sms} available, {stranded_sms} stranded"

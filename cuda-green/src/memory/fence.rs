@@ -56,6 +56,7 @@ impl Fences {
         after_others: bool,
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
+        stream.outside_captures()?;
         let mut fences = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut mine = None;
         for (index, fence) in fences.iter().enumerate() {

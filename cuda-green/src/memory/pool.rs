@@ -229,6 +229,7 @@ impl GpuMemoryPool {
     /// # Errors
     /// As [`GpuMemoryPool::allocate`].
     pub fn allocate_on(&self, stream: &Stream, size: usize) -> Result<GpuBuffer> {
+        stream.outside_captures()?;
         self.take(size, Some(stream))
     }
 

@@ -1,0 +1,179 @@
+//! What a stream can be asked to do: done at once, or, in a capture, kept as a node of a graph.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{MutexGuard, PoisonError, RwLock},
+};
+
+use cuda_green_sys::CUresult;
+
+use super::{Context, Driver, State};
+use crate::{
+    kernel::Launch,
+    raw::{Answer, HostFunction, Kept},
+    timeline::{LaneOf, Work},
+};
+
+/// One thing that a stream is asked to do.
+pub(super) enum Action {
+    Kernel(KernelLaunch),
+    CopyIn {
+        to: u64,
+        from: Kept,
+        bytes: usize,
+    },
+    CopyOut {
+        to: Kept,
+        from: u64,
+        bytes: usize,
+    },
+    CopyWithin {
+        to: u64,
+        from: u64,
+        bytes: u64,
+    },
+    /// A pattern of one byte or of four, again and again.
+    Fill {
+        address: u64,
+        pattern: Pattern,
+        bytes: u64,
+    },
+    Call(HostFunction),
+    /// Record an event, from within a graph.
+    Record(u64),
+    /// Wait for an event, from within a graph.
+    Wait(u64),
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Pattern {
+    Byte(u8),
+    Word(u32),
+}
+
+/// A launch, with all that its call brought and all that was found out about it.
+pub(super) struct KernelLaunch {
+    pub(super) function: u64,
+    pub(super) name: String,
+    pub(super) grid: [u32; 3],
+    pub(super) block: [u32; 3],
+    pub(super) shared_bytes: u32,
+    pub(super) args: Vec<Vec<u8>>,
+    pub(super) context: Context,
+    /// The SMs of its context: those that it runs on, wherever a graph with it is launched (measured on
+    /// an H200, driver 580).
+    pub(super) sm_ids: Vec<u32>,
+    pub(super) priority: i32,
+}
+
+impl KernelLaunch {
+    fn as_seen<'a>(&'a self, driver: &'a Driver) -> Launch<'a> {
+        Launch {
+            name: &self.name,
+            grid: self.grid,
+            block: self.block,
+            shared_bytes: self.shared_bytes,
+            sm_ids: &self.sm_ids,
+            args: &self.args,
+            memory: &driver.memory,
+            fault: Cell::new(None),
+        }
+    }
+}
+
+impl Driver {
+    /// Does an action in a stream's order, or keeps it where the stream is in a capture.
+    pub(super) fn enqueue(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        lane: LaneOf,
+        action: Action,
+    ) -> Answer {
+        let Some(action) = state.capture(lane, action)? else {
+            return Ok(());
+        };
+        // The client's functions are called without the driver's locks: they may call the driver.
+        drop(state);
+        let work = self.work(&action);
+        let failed = work.is_err();
+        self.lock()
+            .timeline
+            .submit(lane, work.unwrap_or_default(), &[]);
+        if failed {
+            self.fault(CUresult::CUDA_ERROR_LAUNCH_FAILED);
+            return Ok(());
+        }
+        self.perform(&action)
+    }
+
+    /// What an action takes on the device's SMs; an error where the client's function panicked.
+    pub(super) fn work(&self, action: &Action) -> Result<Option<Work>, ()> {
+        let Action::Kernel(kernel) = action else {
+            return Ok(None);
+        };
+        let Some(cost) = registered(&self.costs, &kernel.name) else {
+            return Ok(None);
+        };
+        let launch = kernel.as_seen(self);
+        let cost = catch_unwind(AssertUnwindSafe(|| cost(&launch))).map_err(drop)?;
+        Ok(Some(Work {
+            blocks: launch.block_count(),
+            threads: kernel.block.iter().product(),
+            // Each block takes 1 KiB for itself.
+            shared: kernel.shared_bytes + 1024,
+            block_ns: cost.time.as_secs_f64() * 1e9,
+            load: cost.load,
+            priority: kernel.priority,
+            sms: kernel.sm_ids.clone(),
+        }))
+    }
+
+    /// What an action does, done here and now: only its time is virtual. Actions come in an order that
+    /// their streams and events allow, so their effects do as well.
+    pub(super) fn perform(&self, action: &Action) -> Answer {
+        match action {
+            Action::Kernel(kernel) => {
+                self.run(kernel);
+                Ok(())
+            }
+            Action::CopyIn { to, from, bytes } => self.copy_in(*to, from.pointer(), *bytes),
+            Action::CopyOut { to, from, bytes } => self.copy_out(to.pointer(), *from, *bytes),
+            Action::CopyWithin { to, from, bytes } => self.copy_within(*to, *from, *bytes),
+            Action::Fill {
+                address,
+                pattern,
+                bytes,
+            } => self.fill(*address, *pattern, *bytes),
+            Action::Call(function) => self.call_host(function),
+            // What there is to them is their time.
+            Action::Record(_) | Action::Wait(_) => Ok(()),
+        }
+    }
+
+    fn run(&self, kernel: &KernelLaunch) {
+        let Some(function) = registered(&self.kernels, &kernel.name) else {
+            return;
+        };
+        let launch = kernel.as_seen(self);
+        let ended = catch_unwind(AssertUnwindSafe(|| function(&launch)));
+        // As on a GPU, the launch itself succeeds, and every later call tells.
+        match (ended, launch.fault.get()) {
+            (Err(_), _) => self.fault(CUresult::CUDA_ERROR_LAUNCH_FAILED),
+            (Ok(()), Some(_)) => self.fault(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS),
+            (Ok(()), None) => {}
+        }
+    }
+
+    /// A fault that stays.
+    pub(super) fn fault(&self, code: CUresult) {
+        self.lock().fault.get_or_insert(code);
+    }
+}
+
+/// What is registered under a name.
+fn registered<T: Clone>(list: &RwLock<HashMap<String, T>>, name: &str) -> Option<T> {
+    let list = list.read().unwrap_or_else(PoisonError::into_inner);
+    list.get(name).cloned()
+}

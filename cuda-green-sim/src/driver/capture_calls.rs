@@ -1,0 +1,143 @@
+//! The entry points of captures, and who may call what beside them.
+
+use std::{cell::RefCell, collections::HashMap};
+
+use cuda_green_sys::{
+    CUgraph_st, CUresult, CUstream_st, CUstreamCaptureMode, CUstreamCaptureStatus_enum as Status,
+};
+
+use super::{
+    Driver, State, as_pointer,
+    capture::{Capture, GLOBAL, RELAXED},
+    graphs::Graph,
+    require,
+};
+use crate::{
+    live::MadeAt,
+    raw::{Answer, Raw},
+    timeline::Lane,
+};
+
+thread_local! {
+    /// Each thread's mode where it is not the default, by the driver's number.
+    static MODES: RefCell<HashMap<u64, CUstreamCaptureMode>> = RefCell::default();
+}
+
+impl Driver {
+    fn thread_mode(&self) -> CUstreamCaptureMode {
+        MODES.with_borrow(|modes| modes.get(&self.number).copied().unwrap_or(GLOBAL))
+    }
+
+    /// Refuses calls that are not safe beside a capture, such as those that allocate, and spoils the
+    /// captures concerned. The rules are those of `cuThreadExchangeStreamCaptureMode` (13.5 header).
+    pub(super) fn safe_in_captures(&self, state: &mut State) -> Answer {
+        if state.captures.is_empty() {
+            return Ok(());
+        }
+        let mode = self.thread_mode();
+        if mode == RELAXED {
+            return Ok(());
+        }
+        let here = std::thread::current().id();
+        let concerned = |capture: &Capture| {
+            if capture.thread == here {
+                capture.mode != RELAXED
+            } else {
+                mode == GLOBAL && capture.mode == GLOBAL
+            }
+        };
+        if state.invalidate(concerned) {
+            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cuThreadExchangeStreamCaptureMode(
+        &self,
+        mode: Raw<CUstreamCaptureMode>,
+    ) -> Answer {
+        self.ready()?;
+        let new = mode.get()?;
+        require(new.0 <= RELAXED.0)?;
+        let old = self.thread_mode();
+        MODES.with_borrow_mut(|modes| modes.insert(self.number, new));
+        mode.set(old)
+    }
+
+    /// The legacy default stream cannot be captured. Its code is not measured.
+    pub(crate) fn cuStreamBeginCapture_v2(
+        &self,
+        stream: Raw<CUstream_st>,
+        mode: CUstreamCaptureMode,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        let of = self.lane(&state, stream.handle())?;
+        require(mode.0 <= RELAXED.0)?;
+        if matches!(of.lane, Lane::Legacy(_)) {
+            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        }
+        if state.is_captured(&of.lane) {
+            return Err(CUresult::CUDA_ERROR_ILLEGAL_STATE);
+        }
+        let number = state.serial;
+        state.serial += 1;
+        state.captures.insert(number, Capture::begun(of, mode));
+        Ok(())
+    }
+
+    pub(crate) fn cuStreamEndCapture(
+        &self,
+        stream: Raw<CUstream_st>,
+        graph: Raw<*mut CUgraph_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        graph.set(std::ptr::null_mut())?;
+        let lane = self.lane(&state, stream.handle())?.lane;
+        let number = state
+            .capture_of(&lane)
+            .ok_or(CUresult::CUDA_ERROR_ILLEGAL_STATE)?;
+        let capture = &state.captures[&number];
+        if capture.origin != lane {
+            state.invalidate(|capture| capture.has(&lane));
+            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
+        }
+        if capture.mode != RELAXED && capture.thread != std::thread::current().id() {
+            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
+        }
+        let Some(capture) = state.captures.remove(&number) else {
+            return Err(CUresult::CUDA_ERROR_ILLEGAL_STATE);
+        };
+        if capture.invalid {
+            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+        }
+        if !capture.is_joined() {
+            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
+        }
+        let made = Graph {
+            nodes: capture.nodes.into(),
+            made_at: MadeAt::now(),
+        };
+        graph.set(as_pointer(self.keep_graph(&mut state, made)))
+    }
+
+    pub(crate) fn cuStreamIsCapturing(
+        &self,
+        stream: Raw<CUstream_st>,
+        status: Raw<Status>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        status.required()?;
+        let of = self.lane(&state, stream.handle())?;
+        let found = match state.capture_of(&of.lane) {
+            Some(number) if state.captures[&number].invalid => {
+                Status::CU_STREAM_CAPTURE_STATUS_INVALIDATED
+            }
+            Some(_) => Status::CU_STREAM_CAPTURE_STATUS_ACTIVE,
+            None => {
+                state.not_beside_a_capture(of)?;
+                Status::CU_STREAM_CAPTURE_STATUS_NONE
+            }
+        };
+        status.set(found)
+    }
+}

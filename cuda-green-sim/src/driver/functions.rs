@@ -1,0 +1,196 @@
+//! Functions and kernels: their attributes, and how many of their blocks fit on an SM.
+
+use cuda_green_sys::{CUfunc_st, CUfunction_attribute, CUkern_st, CUmod_st, CUresult};
+
+use super::{Driver, State, as_pointer, modules::Function, require};
+use crate::raw::{Answer, Raw};
+
+/// Dynamic shared memory that a kernel gets without asking for more by an attribute.
+const SHARED_WITHOUT_OPT_IN: u32 = 48 * 1024;
+
+/// Nothing is compiled, so nobody knows how many registers a kernel has. With this many they never limit
+/// how many of its blocks fit on an SM.
+const REGISTERS: i32 = 32;
+
+impl Driver {
+    /// A function by its handle; a library's kernel can stand in the place of one (12.0 header).
+    pub(super) fn function(&self, state: &State, handle: u64) -> Result<Function, CUresult> {
+        if let Some(function) = state.functions.get(&handle) {
+            return Ok(function.clone());
+        }
+        let kernel = state.kernels.get(&handle);
+        let kernel = kernel.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        Ok(Function {
+            module: 0,
+            kernel: Some(handle),
+            name: kernel.name.clone(),
+            parameters: self.parameters_of(state, kernel)?,
+        })
+    }
+
+    /// Dynamic shared memory that a function may be launched with, in bytes.
+    pub(super) fn dynamic_shared(&self, state: &State, handle: u64) -> u32 {
+        use CUfunction_attribute as A;
+        let key = key(state, handle);
+        let set = A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES.0;
+        let set = state.function_attributes.get(&(key, set)).copied();
+        set.map_or(SHARED_WITHOUT_OPT_IN, i32::unsigned_abs)
+    }
+
+    fn function_attribute(
+        &self,
+        state: &State,
+        handle: u64,
+        attribute: CUfunction_attribute,
+    ) -> Result<i32, CUresult> {
+        use CUfunction_attribute as A;
+        let function = self.function(state, handle)?;
+        let ptx = match state.modules.get(&function.module) {
+            Some(module) => module.ptx.version,
+            None => (0, 0),
+        };
+        let (major, minor) = self.profile.device.compute_capability;
+        let set = state
+            .function_attributes
+            .get(&(key(state, handle), attribute.0))
+            .copied();
+        Ok(match attribute {
+            A::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK => 1024,
+            A::CU_FUNC_ATTRIBUTE_NUM_REGS => REGISTERS,
+            A::CU_FUNC_ATTRIBUTE_PTX_VERSION if ptx.0 > 0 => (ptx.0 * 10 + ptx.1) as i32,
+            A::CU_FUNC_ATTRIBUTE_PTX_VERSION | A::CU_FUNC_ATTRIBUTE_BINARY_VERSION => {
+                (major * 10 + minor) as i32
+            }
+            A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES => {
+                set.unwrap_or(SHARED_WITHOUT_OPT_IN as i32)
+            }
+            A::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT => set.unwrap_or(-1),
+            attribute if attribute.0 < A::CU_FUNC_ATTRIBUTE_DEVICE_NODE_UPDATE_SUPPORTED.0 => {
+                set.unwrap_or(0)
+            }
+            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
+        })
+    }
+
+    fn set_function_attribute(
+        &self,
+        state: &mut State,
+        handle: u64,
+        attribute: CUfunction_attribute,
+        value: i32,
+    ) -> Answer {
+        use CUfunction_attribute as A;
+        self.function(state, handle)?;
+        let most = self.profile.device.shared_per_sm() as i32 - 1024;
+        require(match attribute {
+            A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES => (0..=most).contains(&value),
+            A::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT => (-1..=100).contains(&value),
+            A::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED => (0..=1).contains(&value),
+            A::CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE => (0..=2).contains(&value),
+            _ => false,
+        })?;
+        let key = key(state, handle);
+        state.function_attributes.insert((key, attribute.0), value);
+        Ok(())
+    }
+
+    pub(crate) fn cuFuncGetAttribute(
+        &self,
+        value: Raw<i32>,
+        attribute: CUfunction_attribute,
+        function: Raw<CUfunc_st>,
+    ) -> Answer {
+        let state = self.enter()?;
+        value.required()?;
+        value.set(self.function_attribute(&state, function.handle(), attribute)?)
+    }
+
+    pub(crate) fn cuFuncSetAttribute(
+        &self,
+        function: Raw<CUfunc_st>,
+        attribute: CUfunction_attribute,
+        value: i32,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        self.set_function_attribute(&mut state, function.handle(), attribute, value)
+    }
+
+    /// All devices of one driver are alike, and so are the attributes on them.
+    pub(crate) fn cuKernelGetAttribute(
+        &self,
+        value: Raw<i32>,
+        attribute: CUfunction_attribute,
+        kernel: Raw<CUkern_st>,
+        device: i32,
+    ) -> Answer {
+        let state = self.enter()?;
+        value.required()?;
+        self.device(device)?;
+        value.set(self.function_attribute(&state, kernel.handle(), attribute)?)
+    }
+
+    pub(crate) fn cuKernelSetAttribute(
+        &self,
+        attribute: CUfunction_attribute,
+        value: i32,
+        kernel: Raw<CUkern_st>,
+        device: i32,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        self.device(device)?;
+        self.set_function_attribute(&mut state, kernel.handle(), attribute, value)
+    }
+
+    pub(crate) fn cuFuncGetModule(
+        &self,
+        module: Raw<*mut CUmod_st>,
+        function: Raw<CUfunc_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        module.required()?;
+        let found = self.function(&state, function.handle())?;
+        let library = found.kernel.and_then(|kernel| state.kernels.get(&kernel));
+        let handle = match library.map(|kernel| kernel.library) {
+            Some(library) if found.module == 0 => {
+                let device = self.current_device(&state)?;
+                self.module_of_library(&mut state, library, device)?
+            }
+            _ => found.module,
+        };
+        module.set(as_pointer(handle))
+    }
+
+    /// By threads, blocks and shared memory; registers are not known.
+    pub(crate) fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        &self,
+        blocks: Raw<i32>,
+        function: Raw<CUfunc_st>,
+        block_size: i32,
+        shared: usize,
+    ) -> Answer {
+        let state = self.enter()?;
+        blocks.required()?;
+        self.function(&state, function.handle())?;
+        require(block_size > 0)?;
+        let profile = self.profile.device;
+        let threads = block_size.unsigned_abs().next_multiple_of(32);
+        if threads > 1024 {
+            return blocks.set(0);
+        }
+        // Each block takes 1 KiB of shared memory for itself.
+        let by_shared = profile.shared_per_sm() as usize / shared.saturating_add(1024);
+        let by_threads = (profile.threads_per_sm() / threads) as usize;
+        let fit = by_shared
+            .min(by_threads)
+            .min(profile.blocks_per_sm() as usize);
+        blocks.set(fit as i32)
+    }
+}
+
+/// A kernel's attributes are those of its functions.
+fn key(state: &State, handle: u64) -> u64 {
+    let function = state.functions.get(&handle);
+    function
+        .and_then(|function| function.kernel)
+        .unwrap_or(handle)
+}

@@ -1,0 +1,183 @@
+//! Libraries: code that belongs to no context, and becomes a module of each in which it is used.
+
+use std::{
+    ffi::{c_char, c_void},
+    sync::Arc,
+};
+
+use cuda_green_sys::{
+    CUfunc_st, CUjit_option, CUkern_st, CUlib_st, CUlibraryOption, CUmod_st, CUresult,
+};
+
+use super::{Driver, Kind, State, as_pointer, modules::Module, modules::Refusal, require};
+use crate::{
+    live::MadeAt,
+    ptx::Ptx,
+    raw::{Answer, Raw},
+};
+
+pub(super) struct Library {
+    ptx: Arc<Ptx>,
+    pub(super) made_at: MadeAt,
+}
+
+/// A library's kernel.
+pub(super) struct LibraryKernel {
+    pub(super) library: u64,
+    pub(super) name: String,
+}
+
+impl Driver {
+    /// Needs no context. Of the compiler's options, those for the error log are served; of the library's
+    /// own, none says anything that matters here.
+    #[allow(clippy::too_many_arguments)] // the driver's own signature
+    pub(crate) fn cuLibraryLoadData(
+        &self,
+        library: Raw<*mut CUlib_st>,
+        code: Raw<c_void>,
+        options: Raw<CUjit_option>,
+        values: Raw<*mut c_void>,
+        num_options: u32,
+        library_options: Raw<CUlibraryOption>,
+        _library_values: Raw<*mut c_void>,
+        num_library_options: u32,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        library.required()?;
+        code.required()?;
+        for index in 0..num_options as usize {
+            options.at(index)?;
+        }
+        for index in 0..num_library_options as usize {
+            let known = CUlibraryOption::CU_LIBRARY_NUM_OPTIONS;
+            require(library_options.at(index)?.0 < known.0)?;
+        }
+        self.safe_in_captures(&mut state)?;
+        let ptx = self
+            .read_image(&code)
+            .map_err(|refusal: Refusal| refusal.log(num_options, &options, &values))?;
+        let handle = state.new_handle(self.number, Kind::Library);
+        state.libraries.insert(
+            handle,
+            Library {
+                ptx: Arc::new(ptx),
+                made_at: MadeAt::now(),
+            },
+        );
+        library.set(as_pointer(handle))
+    }
+
+    /// Takes its modules and their functions along.
+    pub(crate) fn cuLibraryUnload(&self, library: Raw<CUlib_st>) -> Answer {
+        let mut state = self.enter()?;
+        let handle = library.handle();
+        let removed = state.libraries.remove(&handle);
+        removed.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        state.kernels.retain(|_, kernel| kernel.library != handle);
+        state
+            .modules
+            .retain(|_, module| module.library != Some(handle));
+        let State {
+            functions, modules, ..
+        } = &mut *state;
+        functions.retain(|_, function| modules.contains_key(&function.module));
+        Ok(())
+    }
+
+    /// The same kernel of the same library is the same handle.
+    pub(crate) fn cuLibraryGetKernel(
+        &self,
+        kernel: Raw<*mut CUkern_st>,
+        library: Raw<CUlib_st>,
+        name: Raw<c_char>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        kernel.required()?;
+        let name = name.text()?;
+        require(!name.is_empty())?;
+        let handle = library.handle();
+        let found = state.libraries.get(&handle);
+        let found = found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        if !found.ptx.kernels.contains_key(&name) {
+            return Err(CUresult::CUDA_ERROR_NOT_FOUND);
+        }
+        let same = |kernel: &LibraryKernel| kernel.library == handle && kernel.name == name;
+        let known = state.kernels.iter().find(|(_, known)| same(known));
+        let found = match known {
+            Some((known, _)) => *known,
+            None => {
+                let new = state.new_handle(self.number, Kind::LibraryKernel);
+                let library = handle;
+                state.kernels.insert(new, LibraryKernel { library, name });
+                new
+            }
+        };
+        kernel.set(as_pointer(found))
+    }
+
+    /// Needs a current context, of whose device the module is.
+    pub(crate) fn cuLibraryGetModule(
+        &self,
+        module: Raw<*mut CUmod_st>,
+        library: Raw<CUlib_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        module.required()?;
+        let device = self.current_device(&state)?;
+        let found = self.module_of_library(&mut state, library.handle(), device)?;
+        module.set(as_pointer(found))
+    }
+
+    pub(crate) fn cuKernelGetFunction(
+        &self,
+        function: Raw<*mut CUfunc_st>,
+        kernel: Raw<CUkern_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        function.required()?;
+        let device = self.current_device(&state)?;
+        let found = state.kernels.get(&kernel.handle());
+        let found = found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        let (library, name) = (found.library, found.name.clone());
+        let module = self.module_of_library(&mut state, library, device)?;
+        let found = self.function_of(&mut state, module, name, Some(kernel.handle()))?;
+        function.set(as_pointer(found))
+    }
+
+    /// The module that a library is on a device, made at the first use.
+    pub(super) fn module_of_library(
+        &self,
+        state: &mut State,
+        library: u64,
+        device: usize,
+    ) -> Result<u64, CUresult> {
+        let ptx = match state.libraries.get(&library) {
+            Some(library) => Arc::clone(&library.ptx),
+            None => return Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
+        };
+        let is_it = |module: &Module| module.library == Some(library) && module.device == device;
+        let known = state.modules.iter().find(|(_, module)| is_it(module));
+        if let Some((known, _)) = known {
+            return Ok(*known);
+        }
+        let made = Module {
+            device,
+            library: Some(library),
+            ptx,
+            made_at: MadeAt::now(),
+        };
+        Ok(self.keep_module(state, made))
+    }
+
+    /// The parameters of a library's kernel.
+    pub(super) fn parameters_of(
+        &self,
+        state: &State,
+        kernel: &LibraryKernel,
+    ) -> Result<Vec<usize>, CUresult> {
+        let library = state.libraries.get(&kernel.library);
+        library
+            .and_then(|library| library.ptx.kernels.get(&kernel.name).cloned())
+            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
+    }
+}

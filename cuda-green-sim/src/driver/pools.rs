@@ -1,0 +1,257 @@
+//! Pools: those that the client makes, and each device's default and current one.
+
+use std::ffi::c_void;
+
+use cuda_green_sys::{
+    CUmemAccess_flags_enum, CUmemAccessDesc, CUmemAllocationHandleType_enum,
+    CUmemAllocationType_enum, CUmemLocation, CUmemLocationType_enum, CUmemPool_attribute,
+    CUmemPoolHandle_st, CUmemPoolProps, CUresult, CUstream_st,
+};
+
+use super::{Driver, Kind, State, as_pointer, require};
+use crate::{
+    memory::{Memory, Pool},
+    raw::{Answer, Raw},
+    timeline::LaneOf,
+};
+
+/// All handle types that a header names (13.5): descriptor, two of Windows, fabric.
+pub(super) const HANDLE_TYPES: u32 = 0xf;
+
+impl Driver {
+    /// Only pools of pinned memory on a device of this driver, without handles for other processes.
+    pub(crate) fn cuMemPoolCreate(
+        &self,
+        pool: Raw<*mut CUmemPoolHandle_st>,
+        props: Raw<CUmemPoolProps>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        pool.required()?;
+        let props = props.get()?;
+        require(props.allocType == CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED)?;
+        require(props.location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
+        // Wrong values are `INVALID_VALUE`, a wrong device too (measured on an H200, driver 580).
+        require(props.handleTypes.0 & !HANDLE_TYPES == 0)?;
+        require(props.reserved.iter().all(|byte| *byte == 0))?;
+        if props.handleTypes != CUmemAllocationHandleType_enum::CU_MEM_HANDLE_TYPE_NONE {
+            return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
+        }
+        // These bytes are reserved in 11.x and must be zero there.
+        require(props.maxSize == 0 || self.speaks(12, 0))?;
+        let device = self.located(&props.location)?;
+        let handle = state.new_handle(self.number, Kind::Pool);
+        self.memory()
+            .create_pool(handle, device, props.maxSize as u64);
+        pool.set(as_pointer(handle))
+    }
+
+    /// A pool that lives, on a device that is there.
+    fn pool<'m>(&self, memory: &'m mut Memory, handle: u64) -> Result<&'m mut Pool, CUresult> {
+        let pool = memory.pool(handle)?;
+        self.present(pool.device)?;
+        Ok(pool)
+    }
+
+    pub(crate) fn cuMemPoolDestroy(&self, pool: Raw<CUmemPoolHandle_st>) -> Answer {
+        self.ready()?;
+        let mut memory = self.memory();
+        self.pool(&mut memory, pool.handle())?;
+        memory.destroy_pool(pool.handle())
+    }
+
+    pub(crate) fn cuMemPoolSetAttribute(
+        &self,
+        pool: Raw<CUmemPoolHandle_st>,
+        attribute: CUmemPool_attribute,
+        value: Raw<c_void>,
+    ) -> Answer {
+        use CUmemPool_attribute as A;
+        self.ready()?;
+        value.required()?;
+        let mut memory = self.memory();
+        let pool = self.pool(&mut memory, pool.handle())?;
+        match attribute {
+            A(index @ 1..=3) => {
+                // Whatever is not 0 counts as 1 (measured on an H200, driver 580).
+                let on = value.cast::<i32>().get()? != 0;
+                pool.reuse[index as usize - 1] = on.into();
+            }
+            A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => {
+                pool.release_threshold = value.cast::<u64>().get()?;
+            }
+            // High-water marks can only be set back to zero (11.4 header and later).
+            A::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => {
+                require(value.cast::<u64>().get()? == 0)?;
+                pool.reserved_high = pool.reserved;
+            }
+            A::CU_MEMPOOL_ATTR_USED_MEM_HIGH => {
+                require(value.cast::<u64>().get()? == 0)?;
+                pool.used_high = pool.used;
+            }
+            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cuMemPoolGetAttribute(
+        &self,
+        pool: Raw<CUmemPoolHandle_st>,
+        attribute: CUmemPool_attribute,
+        value: Raw<c_void>,
+    ) -> Answer {
+        use CUmemPool_attribute as A;
+        self.ready()?;
+        value.required()?;
+        let mut memory = self.memory();
+        let pool = self.pool(&mut memory, pool.handle())?;
+        let bytes = match attribute {
+            A(index @ 1..=3) => {
+                return value.cast::<i32>().set(pool.reuse[index as usize - 1]);
+            }
+            A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => pool.release_threshold,
+            A::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT => pool.reserved,
+            A::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => pool.reserved_high,
+            A::CU_MEMPOOL_ATTR_USED_MEM_CURRENT => pool.used,
+            A::CU_MEMPOOL_ATTR_USED_MEM_HIGH => pool.used_high,
+            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
+        };
+        value.cast::<u64>().set(bytes)
+    }
+
+    pub(crate) fn cuMemPoolTrimTo(&self, pool: Raw<CUmemPoolHandle_st>, keep: usize) -> Answer {
+        self.ready()?;
+        let mut memory = self.memory();
+        self.pool(&mut memory, pool.handle())?;
+        memory.trim_pool(pool.handle(), keep as u64)
+    }
+
+    pub(crate) fn cuMemAllocFromPoolAsync(
+        &self,
+        address: Raw<u64>,
+        bytes: usize,
+        pool: Raw<CUmemPoolHandle_st>,
+        stream: Raw<CUstream_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        address.required()?;
+        let lane = self.lane(&state, stream.handle())?;
+        outside_captures(&mut state, lane)?;
+        address.set(
+            self.memory()
+                .allocate_from_pool(pool.handle(), bytes as u64)?,
+        )
+    }
+
+    /// From the current pool of the stream's device.
+    pub(crate) fn cuMemAllocAsync(
+        &self,
+        address: Raw<u64>,
+        bytes: usize,
+        stream: Raw<CUstream_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        address.required()?;
+        let lane = self.lane(&state, stream.handle())?;
+        outside_captures(&mut state, lane)?;
+        let pool = self.current_pool(&mut state, lane.device);
+        address.set(self.memory().allocate_from_pool(pool, bytes as u64)?)
+    }
+
+    pub(crate) fn cuMemFreeAsync(&self, address: u64, stream: Raw<CUstream_st>) -> Answer {
+        let mut state = self.enter()?;
+        let lane = self.lane(&state, stream.handle())?;
+        outside_captures(&mut state, lane)?;
+        self.memory().free(address)
+    }
+
+    /// The pool that every device has; nobody can destroy it.
+    fn default_pool(&self, state: &mut State, device: usize) -> u64 {
+        if let Some(pool) = state.devices[device].default_pool {
+            return pool;
+        }
+        let handle = state.new_handle(self.number, Kind::Pool);
+        self.memory().create_default_pool(handle, device);
+        state.devices[device].default_pool = Some(handle);
+        handle
+    }
+
+    fn current_pool(&self, state: &mut State, device: usize) -> u64 {
+        let set = state.devices[device].current_pool;
+        // One that was destroyed gives its place back to the default pool (11.4 header and later).
+        match set.filter(|pool| self.memory().pool(*pool).is_ok()) {
+            Some(pool) => pool,
+            None => self.default_pool(state, device),
+        }
+    }
+
+    pub(crate) fn cuDeviceGetDefaultMemPool(
+        &self,
+        pool: Raw<*mut CUmemPoolHandle_st>,
+        device: i32,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        pool.required()?;
+        let device = self.device(device)?;
+        pool.set(as_pointer(self.default_pool(&mut state, device)))
+    }
+
+    pub(crate) fn cuDeviceGetMemPool(
+        &self,
+        pool: Raw<*mut CUmemPoolHandle_st>,
+        device: i32,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        pool.required()?;
+        let device = self.device(device)?;
+        pool.set(as_pointer(self.current_pool(&mut state, device)))
+    }
+
+    /// The pool must be of the device. The code is not measured.
+    pub(crate) fn cuDeviceSetMemPool(&self, device: i32, pool: Raw<CUmemPoolHandle_st>) -> Answer {
+        let mut state = self.enter()?;
+        let device = self.device(device)?;
+        let of = self.pool(&mut self.memory(), pool.handle())?.device;
+        require(of == device)?;
+        state.devices[device].current_pool = Some(pool.handle());
+        Ok(())
+    }
+
+    /// Each device reaches its own pools, and no other device does: these devices are no peers.
+    pub(crate) fn cuMemPoolSetAccess(
+        &self,
+        pool: Raw<CUmemPoolHandle_st>,
+        map: Raw<CUmemAccessDesc>,
+        count: usize,
+    ) -> Answer {
+        self.ready()?;
+        let of = self.pool(&mut self.memory(), pool.handle())?.device;
+        for index in 0..count {
+            let access = map.at(index)?;
+            let device = self.located(&access.location)?;
+            // A device's access to its own pool cannot be taken away (11.4 header and later).
+            require(access.flags == CUmemAccess_flags_enum::CU_MEM_ACCESS_FLAGS_PROT_READWRITE)?;
+            if device != of {
+                return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
+            }
+        }
+        Ok(())
+    }
+
+    /// The device of a location, which must be one; a wrong one is a wrong value (measured on an H200,
+    /// driver 580, for pools).
+    pub(super) fn located(&self, location: &CUmemLocation) -> Result<usize, CUresult> {
+        require(location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
+        // SAFETY: every bit pattern is a valid integer, and the struct is whole.
+        let device = unsafe { location.__bindgen_anon_1.id };
+        self.device(device)
+            .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)
+    }
+}
+
+/// Allocations within graphs are not modelled, so streams in captures cannot make them.
+fn outside_captures(state: &mut State, lane: LaneOf) -> Answer {
+    if state.is_captured(&lane.lane) {
+        return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
+    }
+    state.not_captured(lane)
+}

@@ -1,0 +1,251 @@
+//! Virtual memory: memory without addresses, addresses without memory, and what brings them together.
+
+use std::collections::{BTreeMap, HashMap};
+
+use cuda_green_sys::CUresult;
+
+use super::{About, pages::Pages};
+use crate::{
+    live::{self, MadeAt},
+    raw::Answer,
+};
+
+/// The step of sizes and addresses. That of every device since compute capability 7.0, as far as is known;
+/// not measured here.
+pub(crate) const GRANULARITY: u64 = 2 << 20;
+
+/// What somebody wants of mapped memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Access {
+    /// To know what is there.
+    Ask,
+    Read,
+    Write,
+}
+
+/// Memory without an address of its own.
+struct Physical {
+    device: usize,
+    len: u64,
+    pages: Pages,
+    /// Given up by the client, but kept while it is mapped.
+    released: bool,
+    made_at: MadeAt,
+}
+
+struct Mapping {
+    len: u64,
+    physical: u64,
+    /// What the device may do with it; nothing at first.
+    access: Access,
+}
+
+struct Reservation {
+    len: u64,
+    made_at: MadeAt,
+}
+
+#[derive(Default)]
+pub(crate) struct Mapped {
+    physical: HashMap<u64, Physical>,
+    reservations: BTreeMap<u64, Reservation>,
+    mappings: BTreeMap<u64, Mapping>,
+}
+
+const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
+
+impl Mapped {
+    pub(super) fn each_live(
+        &self,
+        present: &dyn Fn(usize) -> bool,
+        tell: &mut dyn FnMut(&'static str, MadeAt),
+    ) {
+        for found in self.physical.values().filter(|found| present(found.device)) {
+            tell(live::PHYSICAL, found.made_at);
+        }
+        for found in self.reservations.values() {
+            tell(live::RESERVATION, found.made_at);
+        }
+    }
+
+    /// Memory that is paid for already.
+    pub(crate) fn create(&mut self, handle: u64, device: usize, len: u64) {
+        self.physical.insert(
+            handle,
+            Physical {
+                device,
+                len,
+                pages: Pages::default(),
+                released: false,
+                made_at: MadeAt::now(),
+            },
+        );
+    }
+
+    /// The client gives memory up. What comes back is its device and size, if nobody uses it any more.
+    pub(crate) fn release(&mut self, handle: u64) -> Result<Option<(usize, u64)>, CUresult> {
+        let found = self.physical.get_mut(&handle);
+        let found = found.filter(|found| !found.released).ok_or(INVALID)?;
+        found.released = true;
+        Ok(self.forget_unused(handle))
+    }
+
+    fn forget_unused(&mut self, handle: u64) -> Option<(usize, u64)> {
+        let used = |mapping: &Mapping| mapping.physical == handle;
+        if self.mappings.values().any(used) || !self.physical.get(&handle)?.released {
+            return None;
+        }
+        let gone = self.physical.remove(&handle)?;
+        Some((gone.device, gone.len))
+    }
+
+    pub(crate) fn reserve(&mut self, address: u64, len: u64) {
+        let made_at = MadeAt::now();
+        self.reservations
+            .insert(address, Reservation { len, made_at });
+    }
+
+    /// A reservation is given back whole, with nothing mapped in it.
+    pub(crate) fn free(&mut self, address: u64, len: u64) -> Answer {
+        let found = self.reservations.get(&address);
+        if found.is_none_or(|found| found.len != len)
+            || self
+                .mappings
+                .range(address..address.saturating_add(len))
+                .next()
+                .is_some()
+        {
+            return Err(INVALID);
+        }
+        self.reservations.remove(&address);
+        Ok(())
+    }
+
+    pub(crate) fn map(&mut self, address: u64, len: u64, handle: u64) -> Answer {
+        let end = address.checked_add(len).ok_or(INVALID)?;
+        let reserved = self.reservations.range(..=address).next_back();
+        let inside = reserved.is_some_and(|(base, found)| end <= base + found.len);
+        let before = self.mappings.range(..end).next_back();
+        let free = before.is_none_or(|(base, mapping)| base + mapping.len <= address);
+        let found = self.physical.get(&handle);
+        let fits = found.is_some_and(|found| !found.released && len <= found.len);
+        if !inside || !free || !fits {
+            return Err(INVALID);
+        }
+        self.mappings.insert(
+            address,
+            Mapping {
+                len,
+                physical: handle,
+                access: Access::Ask,
+            },
+        );
+        Ok(())
+    }
+
+    /// Whether a range is made of whole mappings.
+    fn is_whole(&self, address: u64, len: u64) -> bool {
+        let mut at = address;
+        let Some(end) = address.checked_add(len) else {
+            return false;
+        };
+        while at < end {
+            match self.mappings.get(&at) {
+                Some(mapping) => at += mapping.len,
+                None => return false,
+            }
+        }
+        len > 0 && at == end
+    }
+
+    /// Takes whole mappings away. What comes back is the device and size of each memory that nobody uses
+    /// any more.
+    pub(crate) fn unmap(&mut self, address: u64, len: u64) -> Result<Vec<(usize, u64)>, CUresult> {
+        if !self.is_whole(address, len) {
+            return Err(INVALID);
+        }
+        let there = self.mappings.range(address..address + len);
+        let there: Vec<(u64, u64)> = there.map(|(at, found)| (*at, found.physical)).collect();
+        for (at, _) in &there {
+            self.mappings.remove(at);
+        }
+        let handles = there.into_iter().map(|(_, handle)| handle);
+        Ok(handles
+            .filter_map(|handle| self.forget_unused(handle))
+            .collect())
+    }
+
+    /// Says what a device may do with whole mappings of its own memory.
+    pub(crate) fn set_access(
+        &mut self,
+        address: u64,
+        len: u64,
+        device: usize,
+        access: Access,
+    ) -> Answer {
+        if !self.is_whole(address, len) {
+            return Err(INVALID);
+        }
+        let physical = &self.physical;
+        let mut of_device = self
+            .mappings
+            .range(address..address + len)
+            .map(|(_, found)| {
+                let memory = physical.get(&found.physical);
+                memory.is_some_and(|memory| memory.device == device)
+            });
+        if !of_device.all(|of_device| of_device) {
+            // Devices that are no peers.
+            return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
+        }
+        for (_, mapping) in self.mappings.range_mut(address..address + len) {
+            mapping.access = access;
+        }
+        Ok(())
+    }
+
+    /// What a range is made of: memory, where in it, and how long. `None` where something of it is not
+    /// mapped, or not for this.
+    pub(super) fn parts(
+        &self,
+        address: u64,
+        len: u64,
+        access: Access,
+    ) -> Option<Vec<(u64, u64, u64)>> {
+        let end = address.checked_add(len)?;
+        let mut parts = Vec::new();
+        let mut at = address;
+        loop {
+            let (base, mapping) = self.mappings.range(..=at).next_back()?;
+            let offset = at - base;
+            if offset >= mapping.len || mapping.access < access {
+                return None;
+            }
+            let part = (mapping.len - offset).min(end - at);
+            parts.push((mapping.physical, offset, part));
+            at += part;
+            if at >= end {
+                return Some(parts);
+            }
+        }
+    }
+
+    pub(super) fn pages(&self, handle: u64) -> Option<&Pages> {
+        self.physical.get(&handle).map(|found| &found.pages)
+    }
+
+    pub(super) fn pages_mut(&mut self, handle: u64) -> Option<&mut Pages> {
+        self.physical.get_mut(&handle).map(|found| &mut found.pages)
+    }
+
+    pub(super) fn about(&self, address: u64, handle: u64) -> Option<About> {
+        let (base, mapping) = self.mappings.range(..=address).next_back()?;
+        Some(About {
+            on_host: false,
+            device: self.physical.get(&handle)?.device,
+            base: *base,
+            len: mapping.len,
+            pool: None,
+        })
+    }
+}

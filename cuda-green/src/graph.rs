@@ -1,0 +1,219 @@
+//! Graphs: work that is captured once from a stream and launched as a whole, many times.
+//!
+//! A kernel in a graph stays on the SMs of the stream that it was captured in, wherever the graph is
+//! launched (measured on an H200, driver 580, CUDA 13.0). So a graph is captured once for each partition;
+//! [`PartitionGraph`](crate::PartitionGraph) does that by itself.
+
+mod capture;
+
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cuda_green_sys::{CUgraph, CUgraphExec};
+
+pub use capture::{Capture, CaptureMode};
+
+use crate::{CudaDevice, Driver, Error, Event, GreenContext, Result, Stream};
+
+/// What a graph needs as long as it can be launched.
+pub(crate) struct Kept {
+    /// Of every stream that was part of the capture.
+    contexts: Vec<GreenContext>,
+    /// Kernels, and whatever the client gave.
+    values: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+/// Work that was captured, from [`Stream::capture`]. It cannot run by itself: see
+/// [`instantiate`](Self::instantiate).
+///
+/// It keeps the contexts of its streams alive, the kernels of [`Capture::launch`], and what was given to
+/// [`Capture::keep`]. Of other memory and other libraries' kernels it knows nothing.
+pub struct Graph {
+    device: CudaDevice,
+    raw: CUgraph,
+    kept: Arc<Kept>,
+}
+
+// SAFETY: the handle is an opaque token that the driver accepts from every thread, one at a time: there is
+// no `Sync`.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Makes it ready to be launched. Takes tens of microseconds and more, by the number of its nodes, and
+    /// may be done several times: each instantiation is independent of the others and of the graph.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuGraphInstantiateWithFlags")]
+    pub fn instantiate(&self) -> Result<GraphExec> {
+        let driver = self.device.driver();
+        let done = Event::new(&self.device)?;
+        let mut raw = std::ptr::null_mut();
+        self.device.with_primary(|| {
+            // SAFETY: the graph is live and nobody else's meanwhile, the output valid; 0 is no flag.
+            let result = unsafe {
+                driver
+                    .api()
+                    .cuGraphInstantiateWithFlags(&mut raw, self.raw, 0)
+            };
+            driver.check("cuGraphInstantiate", result)
+        })?;
+        Ok(GraphExec {
+            device: self.device.clone(),
+            raw: Mutex::new(RawExec(raw)),
+            done,
+            _kept: Arc::clone(&self.kept),
+        })
+    }
+
+    /// The raw graph, which belongs to this object and must not be destroyed.
+    pub fn raw(&self) -> CUgraph {
+        self.raw
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        let driver = self.device.driver();
+        // SAFETY: the graph is live, and this is its end; instantiations stay.
+        let result = unsafe { driver.api().cuGraphDestroy(self.raw) };
+        driver.check_in_drop("cuGraphDestroy", result);
+    }
+}
+
+struct RawExec(CUgraphExec);
+
+// SAFETY: the handle is an opaque token that the driver accepts from every thread, one at a time; it lies in
+// a mutex.
+unsafe impl Send for RawExec {}
+
+/// A graph that can be launched, from [`Graph::instantiate`].
+///
+/// Its launches run one after another, in whatever streams. It keeps alive what its graph does. Dropping it
+/// waits for its last launch, so that nothing of that is given back too early.
+pub struct GraphExec {
+    device: CudaDevice,
+    raw: Mutex<RawExec>,
+    /// The end of the last launch.
+    done: Event,
+    _kept: Arc<Kept>,
+}
+
+impl GraphExec {
+    /// Launches it. What follows in the stream waits for all of it; it waits for what is in the stream,
+    /// and for its own launch before. Its kernels run on the SMs of the contexts that they were captured
+    /// in, with the priority of this stream.
+    ///
+    /// ```no_run
+    /// # fn main() -> cuda_green::Result<()> {
+    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) = unimplemented!();
+    /// use cuda_green::{CaptureMode, LaunchConfig};
+    ///
+    /// let graph = stream.capture(CaptureMode::default(), |capture| {
+    ///     for step in 0..100u32 {
+    ///         // SAFETY: the kernel takes a pointer and a number.
+    ///         unsafe { capture.launch(&kernel, &LaunchConfig::linear(4, 256), &[&buffer.address(), &step])? };
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// let exec = graph.instantiate()?;
+    /// // SAFETY: the buffer lives until the stream was waited for.
+    /// unsafe { exec.launch(&stream)? }; // a hundred kernels in one launch
+    /// stream.synchronize()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ForeignStream`] for a stream of another device; [`Error::Driver`], also for an earlier
+    /// fault.
+    ///
+    /// # Safety
+    /// What the captured work points to is valid until the launch has ended: device memory, host memory of
+    /// copies, arguments' targets, kernels that were captured past [`Capture::launch`]. The stream is in no
+    /// capture.
+    #[doc(alias = "cuGraphLaunch")]
+    pub unsafe fn launch(&self, stream: &Stream) -> Result<()> {
+        self.check_stream(stream)?;
+        let driver = self.driver();
+        let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: both are live, and the lock keeps other threads out; the caller vouches for what the
+        // nodes use.
+        let result = unsafe { driver.api().cuGraphLaunch(raw.0, stream.raw()) };
+        driver.check("cuGraphLaunch", result)?;
+        stream.record(&self.done).inspect_err(|_| {
+            // It runs, and its end is not known: so it is waited for here.
+            if let Err(error) = stream.synchronize() {
+                log::error!("waiting for a graph whose end could not be recorded: {error}");
+            }
+        })
+    }
+
+    /// Brings it to the device ahead of its first launch, which is faster then.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    #[doc(alias = "cuGraphUpload")]
+    pub fn upload(&self, stream: &Stream) -> Result<()> {
+        self.check_stream(stream)?;
+        let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: both are live, and the lock keeps other threads out.
+        let result = unsafe { self.driver().api().cuGraphUpload(raw.0, stream.raw()) };
+        self.driver().check("cuGraphUpload", result)
+    }
+
+    /// Whether its last launch is done; true where there was none.
+    ///
+    /// # Errors
+    /// [`Error::Driver`], also for a fault of the work itself.
+    pub fn is_done(&self) -> Result<bool> {
+        self.done.is_done()
+    }
+
+    fn check_stream(&self, stream: &Stream) -> Result<()> {
+        let (own, other) = (&self.device, stream.device());
+        if own.driver().is(other.driver()) && own.raw() == other.raw() {
+            Ok(())
+        } else {
+            Err(Error::ForeignStream)
+        }
+    }
+
+    fn driver(&self) -> &Driver {
+        self.device.driver()
+    }
+}
+
+impl Drop for GraphExec {
+    fn drop(&mut self) {
+        if let Err(error) = self.done.synchronize() {
+            log::error!("waiting for a graph's last launch: {error}");
+        }
+        let raw = self.raw.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let driver = self.device.driver();
+        // SAFETY: it is live and idle, and this is its end.
+        let result = unsafe { driver.api().cuGraphExecDestroy(raw.0) };
+        driver.check_in_drop("cuGraphExecDestroy", result);
+    }
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Graph")
+            .field("raw", &self.raw)
+            .field("contexts", &self.kept.contexts.len())
+            .field("kept", &self.kept.values.len())
+            .finish()
+    }
+}
+
+impl fmt::Debug for GraphExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GraphExec")
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,158 @@
+//! Graphs that follow a name: captured once for each context that it has had.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::PartitionStream;
+use crate::{Capture, CaptureMode, GraphExec, GreenContext, Result, Stream};
+
+type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
+
+/// A graph of a name rather than of a context: after a rebalance, it runs on the name's new SMs.
+///
+/// A captured kernel stays on the SMs of its capture. So this holds one instantiation for each context in
+/// which it was launched, captured when it is first launched there, and launches the one that fits the
+/// stream. Those of earlier contexts stay, since a rebalance may bring their context back; like a
+/// [`PartitionStream`], they keep it alive.
+///
+/// ```
+/// use cuda_green::{ContextId, Driver, LaunchConfig, Module, PartitionGraph, SmPartitionManager};
+///
+/// # const PTX: &str = ".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry step() { ret; }\n";
+/// # fn main() -> cuda_green::Result<()> {
+/// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+/// let manager = SmPartitionManager::on(&device)?;
+/// manager.init_quad_partition()?;
+/// let kernel = Module::load_ptx(&device, PTX)?.kernel("step")?;
+/// let graph = PartitionGraph::new(move |capture| {
+///     for _ in 0..100 {
+///         // SAFETY: the kernel takes no arguments.
+///         unsafe { capture.launch(&kernel, &LaunchConfig::linear(4, 256), &[])? };
+///     }
+///     Ok(())
+/// });
+/// let stream = manager.create_stream(ContextId::Training)?;
+/// // SAFETY: the kernels use no memory.
+/// unsafe { graph.launch(&stream)? };
+/// stream.synchronize()
+/// # }
+/// ```
+pub struct PartitionGraph {
+    record: Box<Record>,
+    mode: CaptureMode,
+    made: Mutex<Vec<Made>>,
+}
+
+/// The instantiation of a context.
+struct Made {
+    context: GreenContext,
+    exec: Arc<GraphExec>,
+}
+
+impl PartitionGraph {
+    /// A graph of what the closure puts into [`Capture::stream`]. It is called once for each context, so it
+    /// must do the same each time.
+    ///
+    /// Within it, use that stream and not the [`PartitionStream`] of the launch, which is taken meanwhile.
+    pub fn new(record: impl Fn(&Capture<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self::with_mode(CaptureMode::default(), record)
+    }
+
+    /// The same with a mode of its own for the captures.
+    pub fn with_mode(
+        mode: CaptureMode,
+        record: impl Fn(&Capture<'_>) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            record: Box::new(record),
+            mode,
+            made: Mutex::default(),
+        }
+    }
+
+    /// Launches it on the SMs that the stream's name has now. Where it was not launched on these before,
+    /// it is captured and instantiated first, which holds off a rebalance for that long;
+    /// [`prepare`](Self::prepare) does it ahead.
+    ///
+    /// # Errors
+    /// Those of the closure, of [`Stream::capture`], and of [`GraphExec::launch`].
+    ///
+    /// # Safety
+    /// As [`GraphExec::launch`].
+    pub unsafe fn launch(&self, stream: &PartitionStream) -> Result<()> {
+        // SAFETY: the caller's promise is the one asked for.
+        stream.with(|stream| unsafe { self.launch_in(stream) })
+    }
+
+    /// The same in a stream of one context.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    ///
+    /// # Safety
+    /// As [`GraphExec::launch`].
+    pub unsafe fn launch_in(&self, stream: &Stream) -> Result<()> {
+        let exec = self.exec(stream)?;
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { exec.launch(stream) }
+    }
+
+    /// Captures and instantiates it for the SMs that the stream's name has now, if that was not done yet.
+    ///
+    /// # Errors
+    /// Those of the closure, and of [`Stream::capture`].
+    pub fn prepare(&self, stream: &PartitionStream) -> Result<()> {
+        stream.with(|stream| self.exec(stream).map(drop))
+    }
+
+    /// How many contexts it was captured for.
+    pub fn instantiations(&self) -> usize {
+        self.made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    /// Gives up all instantiations, once their launches are done, and with them the contexts that they
+    /// keep alive. The next launch captures anew.
+    pub fn clear(&self) {
+        let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
+        // Dropped without the lock, since that waits.
+        drop(made);
+    }
+
+    fn exec(&self, stream: &Stream) -> Result<Arc<GraphExec>> {
+        let find = |made: &[Made]| {
+            let is_of = |made: &&Made| Arc::ptr_eq(&made.context.inner, &stream.context().inner);
+            made.iter().find(is_of).map(|made| Arc::clone(&made.exec))
+        };
+        let lock = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(exec) = find(&lock()) {
+            return Ok(exec);
+        }
+        // Without the lock: the closure is the client's. Two threads at once may both get here; then the
+        // first one's instantiation stays.
+        let graph = stream.capture(self.mode, &self.record)?;
+        let exec = Arc::new(graph.instantiate()?);
+        let mut made = lock();
+        if let Some(first) = find(&made) {
+            return Ok(first);
+        }
+        made.push(Made {
+            context: stream.context().clone(),
+            exec: Arc::clone(&exec),
+        });
+        Ok(exec)
+    }
+}
+
+impl fmt::Debug for PartitionGraph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PartitionGraph")
+            .field("mode", &self.mode)
+            .field("instantiations", &self.instantiations())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,76 @@
+//! Several devices of one simulated driver, each partitioned by a manager of its own.
+
+#![allow(clippy::unwrap_used)] // these are tests
+
+use std::collections::BTreeSet;
+
+use cuda_green::{ContextId, Driver, Error, Result, SmPartitionManager, sim::Sim};
+
+#[test]
+fn each_device_has_its_own_partitions() -> Result<()> {
+    let driver = Driver::open(&"sim:2xh200@13.0".parse()?)?;
+    assert!(driver.is_simulated());
+    assert_eq!(driver.device_count()?, 2);
+    let devices = [driver.device(0)?, driver.device(1)?];
+    let managers = [
+        SmPartitionManager::on(&devices[0])?,
+        SmPartitionManager::on(&devices[1])?,
+    ];
+    for manager in &managers {
+        manager.init_quad_partition()?;
+        let status = manager.allocation_status();
+        assert!(status.simulated && status.to_string().starts_with("SIMULATED: "));
+        assert_eq!(status.allocated_sms, 132);
+        let ids: BTreeSet<u32> = ContextId::ALL
+            .iter()
+            .map(|id| manager.get_context(*id)?.observed_sm_ids())
+            .collect::<Result<Vec<_>>>()?
+            .concat()
+            .into_iter()
+            .collect();
+        assert_eq!(ids.len(), 132);
+    }
+    // A graph of one device does not run on the other.
+    let streams = [0, 1].map(|index: usize| -> Result<_> {
+        managers[index]
+            .get_context(ContextId::Dream)?
+            .create_stream()
+    });
+    let [here, there] = streams;
+    let (here, there) = (here?, there?);
+    let graph = here.capture(cuda_green::CaptureMode::default(), |_| Ok(()))?;
+    let exec = graph.instantiate()?;
+    // SAFETY: the graph is empty.
+    let refused = unsafe { exec.launch(&there) };
+    assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
+    assert!(matches!(
+        driver.device(2),
+        Err(Error::NoSuchDevice { asked: 2, count: 2 })
+    ));
+    Ok(())
+}
+
+/// The device that disappears takes its own partitions along, and nobody else's.
+#[test]
+fn a_lost_device_leaves_the_other() -> Result<()> {
+    let simulator = Sim::new("2xh200@13.0")?;
+    let driver = Driver::simulated(&simulator)?;
+    let managers = [
+        SmPartitionManager::on(&driver.device(0)?)?,
+        SmPartitionManager::on(&driver.device(1)?)?,
+    ];
+    for manager in &managers {
+        manager.init_quad_partition()?;
+    }
+    simulator.inject("device1=lost".parse()?);
+    let lost = managers[1].get_context(ContextId::Dream)?.create_stream();
+    assert!(lost.is_err());
+    managers[0]
+        .get_context(ContextId::Dream)?
+        .create_stream()?
+        .synchronize()?;
+    drop(managers);
+    drop(driver);
+    simulator.assert_no_leaks();
+    Ok(())
+}
