@@ -24,9 +24,9 @@ mod pool;
 mod pressure;
 mod slots;
 mod sync;
+mod tree;
 mod typed;
 
-pub use budget::PressureChange;
 pub use buffer::GpuBuffer;
 pub use interface::{MemoryBuffer, MemoryPool};
 pub use limits::MemoryBudget;
@@ -35,6 +35,6 @@ pub use metrics::{Latencies, PoolMetrics};
 pub use mock::{MockGpuBuffer, MockGpuMemoryPool};
 pub use pinned::PinnedBuffer;
 pub use pool::GpuMemoryPool;
-pub use pressure::MemoryPressure;
+pub use pressure::{MemoryPressure, PressureChange};
 pub use slots::{EvictionPolicy, ModelLease, ModelNeeds, ModelSlots, SlotStatus, SlotsStatus};
 pub use typed::TypedBuffer;

@@ -6,6 +6,8 @@
 mod budget;
 #[path = "../src/memory/pressure.rs"]
 mod pressure;
+#[path = "../src/memory/tree.rs"]
+mod tree;
 /// What `src/memory/sync.rs` is to the crate.
 mod sync {
     pub(crate) use loom::sync::{Mutex, MutexGuard};
@@ -14,7 +16,6 @@ mod sync {
 use std::sync::Arc;
 
 use budget::{Account, Budget};
-use pressure::MemoryPressure;
 
 /// A device over two contexts; two threads in one and one in the other.
 fn world(device: u64, contexts: [u64; 2]) -> (Budget<()>, Arc<[Account<()>; 2]>) {

@@ -8,8 +8,8 @@ use std::sync::{
 use proptest::prelude::*;
 
 use super::{
-    MemoryPressure,
-    budget::{Account, Budget, PURSE_SHARE, PressureChange},
+    MemoryPressure, PressureChange,
+    budget::{Account, Budget, PURSE_SHARE},
 };
 
 const ACCOUNTS: usize = 4;

@@ -15,12 +15,13 @@ use cuda_green_sys::{CUdeviceptr, CUresult};
 use super::{
     GpuBuffer, MemoryBudget, MemoryPressure, PinnedBuffer, PoolMetrics, PressureChange,
     TypedBuffer,
-    budget::{Account, Budget, Purse, Refused},
+    budget::{Account, Budget},
     cache::{Cache, Home, Pending},
     core::{Core, wait_for},
     fence::Fence,
     metrics::Counts,
     sync::MutexGuard,
+    tree::{Purse, Refused},
 };
 use crate::{CudaDevice, Driver, Error, Result, Stream};
 
