@@ -503,7 +503,7 @@ fn soak(device: &CudaDevice, quick: bool, figures: &mut Map<String, Value>) -> O
         json!({
             "seconds": time.as_secs_f64(), "threads": 8, "operations": metrics.allocations + metrics.deallocations,
             "free_before_bytes": before, "free_after_bytes": after,
-            "pool": serde_json::from_str::<Value>(&metrics.to_json())?,
+            "pool": metrics,
         }),
     );
     if before != after || metrics.used != 0 {

@@ -1,16 +1,15 @@
 //! Green contexts: a share of the GPU's SMs, with what belongs to it.
 
 mod config;
+mod memory;
 mod partition;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use cuda_green_sys::{CUcontext, CUgreenCtx};
 
 pub use config::{ContextPriority, GreenContextConfig};
+use memory::Memory;
 pub(crate) use partition::{Partition, Seat};
 
 use crate::{
@@ -38,14 +37,6 @@ pub(crate) struct ContextInner {
     /// None: the primary context, with all SMs.
     pub(crate) partition: Option<Partition>,
     memory: Arc<Memory>,
-}
-
-/// A context's memory pool, made when it is first asked for. Contexts that take each other's place under one
-/// name share it, so that the name's limit holds over all of them.
-#[derive(Default)]
-struct Memory {
-    pool: OnceLock<GpuMemoryPool>,
-    making: Mutex<()>,
 }
 
 /// What of the GPU a context has.
@@ -222,28 +213,6 @@ impl GreenContext {
         // SAFETY: both are live, as their owners are borrowed.
         let result = unsafe { self.driver().api().cuGreenCtxWaitEvent(green, event.raw()) };
         self.driver().check("cuGreenCtxWaitEvent", result)
-    }
-
-    /// Its memory pool, with the limit of its configuration; made at the first call.
-    ///
-    /// # Errors
-    /// Those of [`GpuMemoryPool::on`].
-    pub fn memory(&self) -> Result<&GpuMemoryPool> {
-        let memory = &self.inner.memory;
-        if let Some(pool) = memory.pool.get() {
-            return Ok(pool);
-        }
-        let _once = memory.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = memory.pool.get() {
-            return Ok(pool);
-        }
-        let pool = GpuMemoryPool::on(self.device(), self.config().memory_limit_bytes)?;
-        Ok(memory.pool.get_or_init(|| pool))
-    }
-
-    /// Bytes in use of its memory pool; 0 if it was never asked for.
-    pub fn memory_used(&self) -> u64 {
-        self.inner.memory.pool.get().map_or(0, GpuMemoryPool::used)
     }
 
     /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a

@@ -5,6 +5,7 @@
 
 mod generation;
 mod layout;
+mod memory;
 mod partition_stream;
 mod rebalance;
 mod status;
@@ -25,8 +26,8 @@ pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
 pub use verify::Verification;
 
 use crate::{
-    ContextGuard, ContextPriority, CudaDevice, Error, GreenContext, GreenContextConfig, Result,
-    guard,
+    ContextGuard, ContextPriority, CudaDevice, Error, GreenContext, GreenContextConfig,
+    MemoryBudget, Result, guard,
     planner::{
         self, DeviceFacts, Part, Piece, Plan, PlannedPartition, SmRequest, SplitCall, SplitStrategy,
     },
@@ -69,6 +70,8 @@ pub struct SmPartitionManager<Id = ContextId> {
     layout: Mutex<Option<Layout>>,
     /// Read by every activation, written only for a moment by changes.
     contexts: RwLock<Vec<Entry<Id>>>,
+    /// What the contexts' memory limits stand within.
+    memory: Option<MemoryBudget>,
 }
 
 impl SmPartitionManager {
@@ -147,6 +150,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             mode,
             layout: Mutex::new(None),
             contexts: RwLock::new(Vec::new()),
+            memory: None,
         })
     }
 
@@ -201,6 +205,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             }
             (GreenContext::primary(&self.device, config)?, Vec::new())
         };
+        self.bound(&context)?;
         self.write(|contexts| contexts.push(Entry::new(id, context.clone(), pieces)));
         Ok(context)
     }
@@ -381,6 +386,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                         ..*config
                     };
                     let context = GreenContext::primary(&self.device, config)?;
+                    self.bound(&context)?;
                     Ok(Entry::new(*id, context, Vec::new()))
                 })
                 .collect::<Result<Vec<_>>>()?;
@@ -438,6 +444,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 ..*config
             };
             let context = layout.create(&self.device, config, *requested, &pieces)?;
+            self.bound(&context)?;
             if context.sm_count() != *sm_count {
                 log::info!(
                     "{id:?}: {} SMs, where {sm_count} were planned",

@@ -536,8 +536,16 @@ fn metrics(driver: &Driver) -> Result<()> {
     // All of the driver's memory is somewhere, and rounding takes no more than an eighth.
     let in_use = metrics.from_driver - metrics.cached - metrics.free_from_driver - metrics.pending;
     assert!((1_000_000..1_125_000).contains(&in_use), "{metrics}");
-    let json: serde_json::Value = serde_json::from_str(&metrics.to_json()).unwrap();
-    assert_eq!(json["used_bytes"], 1_000_000);
+    let json = serde_json::to_value(metrics).unwrap();
+    assert_eq!(json["used"], 1_000_000);
+    let timed = json["misses"].as_array().unwrap();
+    assert_eq!(
+        timed
+            .iter()
+            .map(|pair| pair[1].as_u64().unwrap())
+            .sum::<u64>(),
+        2
+    );
     assert!(metrics.to_string().contains("high water mark"));
     drop(one);
     Ok(())

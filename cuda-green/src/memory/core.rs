@@ -15,7 +15,9 @@ use super::{
     cache::{Home, Pending, Spill},
     classes::{class_bytes, class_of},
     heap::Heap,
-    pool::Inner,
+    pressure::{Due, Gauge, Watcher},
+    seat::Inner,
+    trace::{Happening, tell},
 };
 use crate::{CudaDevice, Error, Result};
 
@@ -37,8 +39,17 @@ pub(crate) struct Core {
     /// Held by who asks the driver for more, so that others wait for that instead of asking too.
     growing: Mutex<()>,
     members: Mutex<Vec<Weak<Inner>>>,
-    /// The device's free memory as the driver last told it, and when.
-    device_free: Mutex<Option<(Instant, u64)>>,
+    /// The device's memory as the driver last told it.
+    whole_device: Mutex<WholeDevice>,
+}
+
+/// All of a device's memory, other processes counted in.
+#[derive(Default)]
+struct WholeDevice {
+    /// When the driver was asked, and the bytes that were free.
+    known: Option<(Instant, u64)>,
+    /// There once somebody wants to hear.
+    pressure: Option<Gauge>,
 }
 
 impl Core {
@@ -52,7 +63,7 @@ impl Core {
             heap: Mutex::default(),
             growing: Mutex::new(()),
             members: Mutex::default(),
-            device_free: Mutex::default(),
+            whole_device: Mutex::default(),
         })
     }
 
@@ -83,16 +94,46 @@ impl Core {
         lock(&self.heap)
     }
 
-    /// The device's free memory, other processes counted in, as it was at most so long ago.
-    pub(crate) fn device_free(&self, max_age: Duration) -> Result<u64> {
-        let mut known = lock(&self.device_free);
-        match *known {
-            Some((when, free)) if when.elapsed() <= max_age => Ok(free),
-            _ => {
-                let free = self.device.free_memory()?;
-                *known = Some((Instant::now(), free));
-                Ok(free)
+    /// The device's memory in use, by others too, as it was at most so long ago, and all of it.
+    pub(crate) fn device_used(&self, max_age: Duration) -> Result<(u64, u64)> {
+        let total = self.device.total_memory();
+        let mut due = Due::default();
+        let used = {
+            let mut device = lock(&self.whole_device);
+            match device.known {
+                Some((when, free)) if when.elapsed() <= max_age => total.saturating_sub(free),
+                _ => {
+                    let free = self.device.free_memory()?;
+                    device.known = Some((Instant::now(), free));
+                    let used = total.saturating_sub(free);
+                    if let Some(pressure) = &mut device.pressure {
+                        pressure.follow(used, total, &mut due);
+                    }
+                    used
+                }
             }
+        };
+        due.call();
+        Ok((used, total))
+    }
+
+    /// Calls back when the device's level of pressure is no more what it is now.
+    pub(crate) fn watch_device(&self, watcher: Watcher) -> Result<()> {
+        let (used, total) = self.device_used(Duration::ZERO)?;
+        lock(&self.whole_device)
+            .pressure
+            .get_or_insert_with(|| Gauge::new(used, total))
+            .watch(watcher);
+        Ok(())
+    }
+
+    /// The driver has given memory: a moment to ask it how the device is, which costs little beside that.
+    fn look_at_device(&self) {
+        if lock(&self.whole_device).pressure.is_none() {
+            return;
+        }
+        if let Err(error) = self.device_used(Duration::ZERO) {
+            log::warn!("asking for the device's free memory: {error}");
         }
     }
 
@@ -102,6 +143,15 @@ impl Core {
         if let Some(found) = self.find(home) {
             return Ok(found);
         }
+        let before = self.heap().growths;
+        let supplied = self.supply_from_driver(size, home)?;
+        if self.heap().growths != before {
+            self.look_at_device();
+        }
+        Ok(supplied)
+    }
+
+    fn supply_from_driver(&self, size: u64, home: Home) -> Result<(u64, Home)> {
         let _growing = lock(&self.growing);
         if let Some(found) = self.find(home) {
             return Ok(found);
@@ -143,6 +193,7 @@ impl Core {
         // keeps, since our own accounting has said that this fits.
         let address = allocate_plain(&self.device, to_usize(size)?)?;
         self.heap().given(size);
+        self.tell_growth(size);
         Ok((address, Home::Plain { len: size }))
     }
 
@@ -165,18 +216,27 @@ impl Core {
             Home::Block { class } => {
                 let slab = self.next_slab();
                 let address = self.backing.allocate(&self.device, to_usize(slab)?)?;
-                let mut heap = self.heap();
-                heap.add_slab(address, slab);
-                let block = heap.take(class_bytes(class));
+                let block = {
+                    let mut heap = self.heap();
+                    heap.add_slab(address, slab);
+                    heap.take(class_bytes(class))
+                };
+                self.tell_growth(slab);
                 // The slab's own start, if its eighth were not in it: it always is.
                 Ok((block.unwrap_or(address), home))
             }
             Home::Large { len } | Home::Plain { len } => {
                 let address = self.backing.allocate(&self.device, to_usize(len)?)?;
                 self.heap().given(len);
+                self.tell_growth(len);
                 Ok((address, Home::Large { len }))
             }
         }
+    }
+
+    fn tell_growth(&self, bytes: u64) {
+        let now = self.heap().from_driver;
+        tell(Happening::FromDriver { bytes, now });
     }
 
     /// Slabs grow with the pool, so that little use does not take much memory. None is smaller than a
@@ -235,6 +295,10 @@ impl Core {
             }
             self.heap().went_back(len);
             sum += len;
+        }
+        if sum > 0 {
+            let now = self.heap().from_driver;
+            tell(Happening::ToDriver { bytes: sum, now });
         }
         sum
     }

@@ -107,7 +107,10 @@ impl Gauge {
             used,
             limit,
         };
-        let calls = self.watchers.iter().map(|watcher| (watcher.clone(), change));
+        let calls = self
+            .watchers
+            .iter()
+            .map(|watcher| (watcher.clone(), change));
         due.0.extend(calls);
     }
 }

@@ -1,36 +1,24 @@
 //! Model slots: named models in one budget, loaded when needed and evicted when others need the room.
 
+mod state;
+mod status;
+
 use std::{
-    collections::BTreeMap,
     fmt,
     ops::Deref,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-use super::GpuMemoryPool;
+pub use state::{EvictionPolicy, ModelNeeds};
+use state::{Loaded, Slot, State};
+pub use status::{SlotStatus, SlotsStatus};
+
+use super::{
+    GpuMemoryPool, PoolMetrics,
+    trace::{Happening, tell},
+};
 use crate::{Error, Result};
-
-/// Which idle model goes first when another needs its room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EvictionPolicy {
-    /// The one that was used the longest ago.
-    #[default]
-    LeastRecentlyUsed,
-    /// The one of the lowest priority; among those, the one used the longest ago.
-    LowestPriority,
-    /// The smallest that makes enough room by itself; if none does, the largest.
-    BestFit,
-}
-
-/// What a model needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ModelNeeds {
-    /// Bytes, at most: they are taken from the budget while it is loaded.
-    pub bytes: u64,
-    /// Higher stays longer under [`EvictionPolicy::LowestPriority`].
-    pub priority: i32,
-}
 
 /// Named models in one memory pool, in a bounded number of slots.
 ///
@@ -61,27 +49,6 @@ pub struct ModelSlots<M> {
     changed: Condvar,
 }
 
-struct State<M> {
-    slots: BTreeMap<String, Slot<M>>,
-    clock: u64,
-    loads: u64,
-    evictions: u64,
-    failures: u64,
-}
-
-struct Slot<M> {
-    needs: ModelNeeds,
-    /// None: a thread is loading it.
-    loaded: Option<Arc<Loaded<M>>>,
-    pins: usize,
-    last_used: u64,
-}
-
-struct Loaded<M> {
-    model: M, // dropped before its pool
-    pool: GpuMemoryPool,
-}
-
 /// A model in use: it is not evicted as long as this is held.
 pub struct ModelLease<M>(Arc<Loaded<M>>);
 
@@ -96,54 +63,6 @@ impl<M> Deref for ModelLease<M> {
 impl<M> Clone for ModelLease<M> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
-    }
-}
-
-/// One slot, as it is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SlotStatus {
-    /// The model's name.
-    pub name: String,
-    /// What it was loaded with.
-    pub needs: ModelNeeds,
-    /// Bytes that its buffers have.
-    pub used: u64,
-    /// Whether it is loaded, not just being loaded.
-    pub loaded: bool,
-    /// How often it is pinned.
-    pub pins: usize,
-    /// How many leases are held.
-    pub leases: usize,
-}
-
-/// All slots, as they are now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SlotsStatus {
-    /// The slots in use, by name.
-    pub slots: Vec<SlotStatus>,
-    /// How many slots there are.
-    pub capacity: usize,
-    /// Bytes of the pool that are left.
-    pub available: u64,
-    /// Models that were loaded.
-    pub loads: u64,
-    /// Models that were evicted.
-    pub evictions: u64,
-    /// Loads that failed.
-    pub failures: u64,
-}
-
-impl<M> Slot<M> {
-    fn leases(&self) -> usize {
-        self.loaded
-            .as_ref()
-            .map_or(0, |loaded| Arc::strong_count(loaded) - 1)
-    }
-
-    fn holders(&self) -> usize {
-        self.pins + self.leases() + usize::from(self.loaded.is_none())
     }
 }
 
@@ -176,13 +95,7 @@ impl<M> ModelSlots<M> {
             pool,
             capacity,
             policy,
-            state: Mutex::new(State {
-                slots: BTreeMap::new(),
-                clock: 0,
-                loads: 0,
-                evictions: 0,
-                failures: 0,
-            }),
+            state: Mutex::default(),
             changed: Condvar::new(),
         })
     }
@@ -202,12 +115,14 @@ impl<M> ModelSlots<M> {
         needs: ModelNeeds,
         mut load: impl FnMut(&GpuMemoryPool) -> Result<M>,
     ) -> Result<ModelLease<M>> {
+        let start;
         let mut evicted = {
             let mut state = self.state();
             loop {
                 match state.slots.get(name).map(|slot| slot.loaded.clone()) {
                     Some(Some(loaded)) => {
                         state.touch(name);
+                        state.hits += 1;
                         return Ok(ModelLease(loaded));
                     }
                     Some(None) => {
@@ -219,12 +134,20 @@ impl<M> ModelSlots<M> {
                     None => break,
                 }
             }
-            self.make_room(&mut state, name, needs.bytes)?
+            start = Instant::now();
+            match self.make_room(&mut state, name, needs.bytes) {
+                Ok(evicted) => evicted,
+                Err(error) => {
+                    state.failures += 1;
+                    return Err(error);
+                }
+            }
         };
         // From here on the slot is this thread's, and goes again unless it is filled.
         let mut claim = Claim {
             slots: self,
             name,
+            bytes: needs.bytes,
             done: false,
         };
         let pool = loop {
@@ -249,17 +172,27 @@ impl<M> ModelSlots<M> {
                 result => break result?,
             }
         };
-        let loaded = Arc::new(Loaded { model, pool });
+        let loaded = Arc::new(Loaded {
+            model,
+            pool,
+            name: name.to_owned(),
+        });
+        let took = start.elapsed();
         let mut state = self.state();
         if let Some(slot) = state.slots.get_mut(name) {
             slot.needs = needs;
             slot.loaded = Some(loaded.clone());
         }
-        state.loads += 1;
+        state.loads.note(took);
         state.touch(name);
         claim.done = true;
         drop(state);
         drop(claim);
+        tell(Happening::Loaded {
+            model: name,
+            bytes: needs.bytes,
+            took,
+        });
         Ok(ModelLease(loaded))
     }
 
@@ -316,8 +249,7 @@ impl<M> ModelSlots<M> {
     }
 
     #[cold]
-    fn no_room(&self, state: &mut State<M>, name: &str, asked: u64) -> Error {
-        state.failures += 1;
+    fn no_room(&self, state: &State<M>, name: &str, asked: u64) -> Error {
         let evictable = state.evictable();
         let others = state.slots.iter().filter(|(other, _)| *other != name);
         let all: u64 = others.map(|(_, slot)| slot.needs.bytes).sum();
@@ -403,7 +335,10 @@ impl<M> ModelSlots<M> {
         let slots = state.slots.iter().map(|(name, slot)| SlotStatus {
             name: name.clone(),
             needs: slot.needs,
-            used: slot.loaded.as_ref().map_or(0, |loaded| loaded.pool.used()),
+            memory: slot
+                .loaded
+                .as_ref()
+                .map_or_else(PoolMetrics::default, |loaded| loaded.pool.metrics()),
             loaded: slot.loaded.is_some(),
             pins: slot.pins,
             leases: slot.leases(),
@@ -412,6 +347,7 @@ impl<M> ModelSlots<M> {
             slots: slots.collect(),
             capacity: self.capacity,
             available: self.pool.available(),
+            hits: state.hits,
             loads: state.loads,
             evictions: state.evictions,
             failures: state.failures,
@@ -439,52 +375,17 @@ impl<M> ModelSlots<M> {
     }
 }
 
-impl<M> State<M> {
-    fn touch(&mut self, name: &str) {
-        self.clock += 1;
-        if let Some(slot) = self.slots.get_mut(name) {
-            slot.last_used = self.clock;
-        }
-    }
-
-    fn idle(&self) -> impl Iterator<Item = (&String, &Slot<M>)> {
-        self.slots.iter().filter(|(_, slot)| slot.holders() == 0)
-    }
-
-    fn evictable(&self) -> u64 {
-        self.idle().map(|(_, slot)| slot.needs.bytes).sum()
-    }
-
-    /// The next to go, and its bytes.
-    fn victim(&self, policy: EvictionPolicy, missing: u64) -> Option<(String, u64)> {
-        let found = match policy {
-            EvictionPolicy::LeastRecentlyUsed => self.idle().min_by_key(|(_, slot)| slot.last_used),
-            EvictionPolicy::LowestPriority => self
-                .idle()
-                .min_by_key(|(_, slot)| (slot.needs.priority, slot.last_used)),
-            EvictionPolicy::BestFit => self
-                .idle()
-                .filter(|(_, slot)| slot.needs.bytes >= missing)
-                .min_by_key(|(_, slot)| (slot.needs.bytes, slot.last_used))
-                .or_else(|| self.idle().max_by_key(|(_, slot)| slot.needs.bytes)),
-        };
-        found.map(|(name, slot)| (name.clone(), slot.needs.bytes))
-    }
-
-    fn take(&mut self, name: &str) -> Option<Arc<Loaded<M>>> {
-        let slot = self.slots.remove(name)?;
-        self.evictions += 1;
-        slot.loaded
-    }
-}
-
 /// Drops models that nobody else holds, and sees that their buffers are gone.
 fn drop_models<M>(models: Vec<Arc<Loaded<M>>>) -> Result<()> {
     let mut left = 0;
     for model in models {
-        let pool = model.pool.clone();
+        let (pool, name) = (model.pool.clone(), model.name.clone());
         drop(model);
         left += pool.used();
+        tell(Happening::Evicted {
+            model: &name,
+            bytes: pool.limit(),
+        });
     }
     if left > 0 {
         return Err(Error::MemoryNotBack { bytes: left });
@@ -496,6 +397,7 @@ fn drop_models<M>(models: Vec<Arc<Loaded<M>>>) -> Result<()> {
 struct Claim<'a, M> {
     slots: &'a ModelSlots<M>,
     name: &'a str,
+    bytes: u64,
     done: bool,
 }
 
@@ -505,6 +407,11 @@ impl<M> Drop for Claim<'_, M> {
             let mut state = self.slots.state();
             state.slots.remove(self.name);
             state.failures += 1;
+            drop(state);
+            tell(Happening::LoadFailed {
+                model: self.name,
+                bytes: self.bytes,
+            });
         }
         self.slots.changed.notify_all();
     }
