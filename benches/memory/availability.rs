@@ -84,7 +84,10 @@ fn ask(what: &str, times: usize, variables: &[(&str, &OsStr)]) -> Outcome<Vec<f6
 pub fn availability(device: &CudaDevice, quick: bool, figures: &mut Map<String, Value>) -> Outcome {
     let library = match Driver::load() {
         Ok(driver) if !driver.is_simulated() && !device.driver().is_simulated() => {
-            driver.source().to_string()
+            match driver.source() {
+                "system" => "libcuda.so.1".to_owned(),
+                path => path.to_owned(),
+            }
         }
         // A simulated driver has no `cuInit` that would take its time.
         _ => return Ok(()),

@@ -61,6 +61,28 @@ fn bytes_on_their_way_between_purses_are_counted() {
     });
 }
 
+/// Eight bytes are free at every moment, now in one purse and now in the other: whoever looked at one purse
+/// after the other, and not at both at once, could miss them.
+#[test]
+fn purses_are_looked_into_at_one_moment() {
+    loom::model(|| {
+        let (budget, accounts) = world(8192, [8192, 8192]);
+        drop(accounts[0].take(0, 8184).unwrap());
+        drop(accounts[1].take(0, 8).unwrap());
+        accounts[1].give(0, 8, |()| ());
+        let mover = {
+            let accounts = accounts.clone();
+            loom::thread::spawn(move || {
+                accounts[0].give(0, 8, |()| ());
+                drop(accounts[1].take(0, 8).unwrap());
+            })
+        };
+        drop(accounts[0].take(0, 8).unwrap());
+        mover.join().unwrap();
+        assert_eq!(budget.figures().used, 8192);
+    });
+}
+
 /// Two threads ask for more than half: never both get it, and never neither.
 #[test]
 fn exactly_one_of_two_gets_what_fits_once() {

@@ -170,18 +170,7 @@ impl<T> Tree<T> {
         bytes: u64,
         due: &mut Due,
     ) -> Result<(), Refused> {
-        let purses = self.purses.clone();
-        // All at once, and until it is decided: so the sums are those of one moment.
-        let mut held: Vec<(usize, MutexGuard<'_, Purse<T>>)> = purses
-            .iter()
-            .flat_map(|(index, purses)| purses.iter().map(|purse| (*index, lock(&purse.0))))
-            .collect();
-        for (index, purse) in &mut held {
-            let credit = std::mem::take(&mut purse.credit);
-            if credit > 0 {
-                self.discharge(&self.chain(*index), credit, due);
-            }
-        }
+        self.empty_purses(due);
         let (available, limit) = self.room(chain);
         if bytes > available {
             if let Some(level) = chain.first().and_then(|index| self.level_mut(*index)) {
@@ -195,6 +184,23 @@ impl<T> Tree<T> {
         }
         self.charge(chain, bytes, due);
         Ok(())
+    }
+
+    /// Takes what is in all purses, all of them held at once: so the sums are those of one moment. What is
+    /// freed after it is freed after the decision; nothing can be taken past the tree, which is locked, but
+    /// what was freed after.
+    fn empty_purses(&mut self, due: &mut Due) {
+        let purses = self.purses.clone();
+        let mut held: Vec<(usize, MutexGuard<'_, Purse<T>>)> = purses
+            .iter()
+            .flat_map(|(index, purses)| purses.iter().map(|purse| (*index, lock(&purse.0))))
+            .collect();
+        for (index, purse) in &mut held {
+            let credit = std::mem::take(&mut purse.credit);
+            if credit > 0 {
+                self.discharge(&self.chain(*index), credit, due);
+            }
+        }
     }
 
     pub(crate) fn discharge(&mut self, chain: &[usize], bytes: u64, due: &mut Due) {
