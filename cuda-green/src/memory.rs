@@ -16,6 +16,7 @@ mod core;
 mod export;
 mod fence;
 mod heap;
+mod inner;
 mod interface;
 mod latencies;
 mod limits;
@@ -33,6 +34,7 @@ mod sync;
 mod trace;
 mod tree;
 mod typed;
+mod whole_device;
 
 pub use buffer::GpuBuffer;
 #[cfg(feature = "metrics")]

@@ -81,6 +81,37 @@ fn a_process_poisoned_in_the_middle_loses_no_count() {
     assert_eq!(metrics.allocations, metrics.deallocations);
 }
 
+/// The driver takes a slab back and does not count it as free: that is told, and so is the model's eviction.
+#[test]
+fn memory_that_the_driver_keeps_is_told() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    let pool = GpuMemoryPool::on(&device, 512 << 20).unwrap();
+    let refusal = || {
+        let code = CUresult::CUDA_ERROR_INVALID_VALUE;
+        simulator.inject(Injection::fail("cuMemFreeAsync", code).unwrap().at(1));
+    };
+    drop(pool.allocate(100 * MIB).unwrap());
+    refusal();
+    let error = pool.trim().err();
+    assert!(
+        matches!(error, Some(Error::MemoryNotBack { bytes }) if bytes == 100 << 20),
+        "{error:?}"
+    );
+    let slots = ModelSlots::new(pool.clone(), 2).unwrap();
+    let load = |pool: &GpuMemoryPool| pool.allocate(64 * MIB);
+    drop(slots.get_or_load("model", needs(64), load).unwrap());
+    refusal();
+    let error = slots.evict("model").err();
+    assert!(
+        matches!(error, Some(Error::MemoryNotBack { bytes }) if bytes == 64 << 20),
+        "{error:?}"
+    );
+    // Once it does as it should, so do the others.
+    drop(slots.get_or_load("model", needs(64), load).unwrap());
+    assert_eq!(slots.evict("model").unwrap(), 64 << 20);
+}
+
 /// Everything goes before what it came from: the device, the budget, the manager, the contexts, the pools.
 #[test]
 fn the_order_of_dropping_does_not_matter() {

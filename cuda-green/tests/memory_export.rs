@@ -269,11 +269,8 @@ fn the_metrics_facade_hears_the_figures() {
     // A model that comes again counts from the start.
     slots.evict("second").unwrap();
     let again = slots.get_or_load("second", needs(60), |pool| {
-        (0..3)
-            .map(|_| pool.allocate(100_000))
-            .collect::<Result<Vec<_>, _>>()?
-            .pop()
-            .ok_or(cuda_green::Error::ForeignBuffer)
+        let three: Result<Vec<_>, _> = (0..3).map(|_| pool.allocate(100_000)).collect();
+        three?.pop().ok_or(cuda_green::Error::ForeignBuffer)
     });
     drop(again.unwrap());
     let before = recorder

@@ -665,6 +665,14 @@ fn device_pressure(driver: &Driver) -> Result<()> {
 }
 
 fn timed(driver: &Driver) -> Result<()> {
+    // No hit among them, so none is timed as one.
+    let pool = GpuMemoryPool::on(&driver.device(0)?, 1 << 20)?;
+    let held = (0..64 * 5)
+        .map(|_| pool.allocate(3_000))
+        .collect::<Result<Vec<_>>>()?;
+    let metrics = pool.metrics();
+    assert_eq!((metrics.misses.count(), metrics.hits.count()), (64 * 5, 0));
+    drop(held);
     let pool = GpuMemoryPool::on(&driver.device(0)?, 1 << 20)?;
     for _ in 0..64 * 20 {
         drop(pool.allocate(3_000)?);

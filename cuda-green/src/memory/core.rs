@@ -3,10 +3,7 @@
 //! Locks: `growing`, then `heap`. Neither is asked for by who holds a purse, and no purse by who holds the
 //! heap.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cuda_green_sys::CUresult;
 
@@ -15,9 +12,9 @@ use super::{
     cache::{Home, Pending, Spill},
     classes::{class_bytes, class_of},
     heap::Heap,
-    pressure::{Due, Gauge, Watcher},
-    seat::Inner,
+    inner::Inner,
     trace::{Happening, tell},
+    whole_device::WholeDevice,
 };
 use crate::{CudaDevice, Error, Result};
 
@@ -39,17 +36,7 @@ pub(crate) struct Core {
     /// Held by who asks the driver for more, so that others wait for that instead of asking too.
     growing: Mutex<()>,
     members: Mutex<Vec<Weak<Inner>>>,
-    /// The device's memory as the driver last told it.
-    whole_device: Mutex<WholeDevice>,
-}
-
-/// All of a device's memory, other processes counted in.
-#[derive(Default)]
-struct WholeDevice {
-    /// When the driver was asked, and the bytes that were free.
-    known: Option<(Instant, u64)>,
-    /// There once somebody wants to hear.
-    pressure: Option<Gauge>,
+    pub(crate) whole_device: WholeDevice,
 }
 
 impl Core {
@@ -63,7 +50,7 @@ impl Core {
             heap: Mutex::default(),
             growing: Mutex::new(()),
             members: Mutex::default(),
-            whole_device: Mutex::default(),
+            whole_device: WholeDevice::default(),
         })
     }
 
@@ -94,49 +81,6 @@ impl Core {
         lock(&self.heap)
     }
 
-    /// The device's memory in use, by others too, as it was at most so long ago, and all of it.
-    pub(crate) fn device_used(&self, max_age: Duration) -> Result<(u64, u64)> {
-        let total = self.device.total_memory();
-        let mut due = Due::default();
-        let used = {
-            let mut device = lock(&self.whole_device);
-            match device.known {
-                Some((when, free)) if when.elapsed() <= max_age => total.saturating_sub(free),
-                _ => {
-                    let free = self.device.free_memory()?;
-                    device.known = Some((Instant::now(), free));
-                    let used = total.saturating_sub(free);
-                    if let Some(pressure) = &mut device.pressure {
-                        pressure.follow(used, total, &mut due);
-                    }
-                    used
-                }
-            }
-        };
-        due.call();
-        Ok((used, total))
-    }
-
-    /// Calls back when the device's level of pressure is no more what it is now.
-    pub(crate) fn watch_device(&self, watcher: Watcher) -> Result<()> {
-        let (used, total) = self.device_used(Duration::ZERO)?;
-        lock(&self.whole_device)
-            .pressure
-            .get_or_insert_with(|| Gauge::new(used, total))
-            .watch(watcher);
-        Ok(())
-    }
-
-    /// The driver has given memory: a moment to ask it how the device is, which costs little beside that.
-    fn look_at_device(&self) {
-        if lock(&self.whole_device).pressure.is_none() {
-            return;
-        }
-        if let Err(error) = self.device_used(Duration::ZERO) {
-            log::warn!("asking for the device's free memory: {error}");
-        }
-    }
-
     /// Memory that is in no thread's cache: from the heap, or from the driver.
     #[cold]
     pub(crate) fn supply(&self, size: u64, home: Home) -> Result<(u64, Home)> {
@@ -146,7 +90,7 @@ impl Core {
         let before = self.heap().growths;
         let supplied = self.supply_from_driver(size, home)?;
         if self.heap().growths != before {
-            self.look_at_device();
+            self.whole_device.look(&self.device);
         }
         Ok(supplied)
     }

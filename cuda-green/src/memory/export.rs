@@ -59,12 +59,7 @@ impl MemoryExporter {
         let key = (row.name.clone(), row.slot.clone(), name);
         let before = self.told.insert(key, *latencies).unwrap_or_default();
         // A slot that was loaded anew counts from the start again.
-        let anew = before.count() > latencies.count();
-        let news = if anew {
-            *latencies
-        } else {
-            latencies.since(&before)
-        };
+        let news = latencies.since(&before);
         let histogram = histogram!(format!("cuda_green_{of}_{name}_seconds"), labels(row));
         for (below, count) in news.buckets() {
             // The middle of the bucket, which goes from half of it to it.

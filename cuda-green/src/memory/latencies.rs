@@ -23,12 +23,15 @@ impl Latencies {
         }
     }
 
-    /// What came after an earlier state of the same histogram.
+    /// What came after an earlier state of the same histogram; all there is, if that cannot have been one.
     #[cfg(feature = "metrics")]
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut later = *self;
         for (count, before) in later.buckets.iter_mut().zip(earlier.buckets) {
-            *count = count.saturating_sub(before);
+            let Some(more) = count.checked_sub(before) else {
+                return *self;
+            };
+            *count = more;
         }
         later
     }
@@ -120,5 +123,23 @@ mod tests {
         latencies.note(Duration::ZERO);
         latencies.note(Duration::MAX);
         assert_eq!(latencies.count(), 1002);
+    }
+
+    #[test]
+    #[cfg(feature = "metrics")]
+    fn what_came_since_is_no_more_than_that() {
+        let of = |times: &[u64]| {
+            let mut latencies = Latencies::default();
+            times
+                .iter()
+                .for_each(|ns| latencies.note(Duration::from_nanos(*ns)));
+            latencies
+        };
+        let earlier = of(&[5, 100, 100]);
+        assert_eq!(of(&[5, 100, 100, 7, 2000]).since(&earlier), of(&[7, 2000]));
+        assert_eq!(earlier.since(&earlier).count(), 0);
+        // Another histogram, although it has as many.
+        let anew = of(&[5, 5, 5, 100]);
+        assert_eq!(anew.since(&earlier), anew);
     }
 }

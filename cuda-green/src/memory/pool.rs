@@ -199,7 +199,7 @@ impl GpuMemoryPool {
     /// [`Error::Driver`].
     #[doc(alias = "cuMemPoolTrimTo")]
     pub fn trim(&self) -> Result<u64> {
-        self.seat.inner.core.trim()
+        self.core().trim()
     }
 
     /// The limit in bytes.
@@ -236,7 +236,7 @@ impl GpuMemoryPool {
     /// [`Error::Driver`].
     #[doc(alias = "cuMemGetInfo")]
     pub fn device_pressure(&self, max_age: Duration) -> Result<MemoryPressure> {
-        let (used, total) = self.seat.inner.core.device_used(max_age)?;
+        let (used, total) = self.core().whole_device.used(self.device(), max_age)?;
         Ok(MemoryPressure::of(used, total))
     }
 
@@ -253,7 +253,9 @@ impl GpuMemoryPool {
         &self,
         callback: impl Fn(PressureChange) + Send + Sync + 'static,
     ) -> Result<()> {
-        self.seat.inner.core.watch_device(Arc::new(callback))
+        self.core()
+            .whole_device
+            .watch(self.device(), Arc::new(callback))
     }
 
     /// Calls back when the level of pressure changes, from the thread whose allocation or free did it, with
@@ -272,7 +274,11 @@ impl GpuMemoryPool {
 
     /// The pool's device.
     pub fn device(&self) -> &CudaDevice {
-        &self.seat.inner.core.device
+        &self.core().device
+    }
+
+    fn core(&self) -> &Core {
+        &self.seat.inner.core
     }
 
     fn budget(&self) -> &Budget<Cache> {
