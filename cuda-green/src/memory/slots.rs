@@ -103,6 +103,7 @@ impl<M> ModelSlots<M> {
         let mut state = self.state();
         let loaded = state.slots.get(name)?.loaded.clone()?;
         state.touch(name);
+        state.hits += 1;
         Some(ModelLease(loaded))
     }
 
