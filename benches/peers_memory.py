@@ -1,4 +1,4 @@
-"""What the allocators of CuPy and PyTorch cost, as `benches/memory.rs` measures ours; prints JSON.
+"""What the allocators of CuPy and PyTorch cost, as `benches/memory` measures ours; prints JSON.
 
 Each figure has the cost of Python in it (a loop that allocates nothing is measured beside it), so the
 times bound the allocators from above. Bytes and fragmentation do not depend on the interpreter.
@@ -17,7 +17,7 @@ QUICK = "--quick" in sys.argv
 
 
 class Numbers:
-    """MINSTD, as in benches/memory.rs, so that every allocator sees the same sizes in the same order."""
+    """MINSTD, as in benches/memory, so that every allocator sees the same sizes in the same order."""
 
     def __init__(self):
         self.state = 1

@@ -83,6 +83,98 @@ fn host_cost() -> String {
     table
 }
 
+/// Allocators side by side: what a pair costs on one thread and on several, and what is left in pieces.
+fn memory() -> String {
+    let figures = figures("memory");
+    let path = format!("{}/evidence/peers_memory.json", env!("CARGO_MANIFEST_DIR"));
+    let peers: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    assert!(!peers["command"].as_str().unwrap().contains("--quick"));
+    // What a peer did not measure, or could not, is a dash.
+    let peer = |name: &str, row: &str, field: &str| peers[name]["figures"][row][field].as_f64();
+    let time = |nanoseconds: Option<f64>| match nanoseconds {
+        None => "–".to_owned(),
+        Some(nanoseconds @ ..1e4) => format!("{} ns", thousands(nanoseconds.round() as u64)),
+        Some(nanoseconds @ ..1e6) => format!("{:.0} µs", nanoseconds / 1e3),
+        Some(nanoseconds) => format!("{:.1} ms", nanoseconds / 1e6),
+    };
+    let share = |share: Option<f64>| {
+        share.map_or("–".to_owned(), |share| format!("{:.0} %", share * 100.0))
+    };
+    let mut table = "| allocate + free | ours | driver's pool | `cuMemAlloc` | CuPy | PyTorch |\n|---|---|---|---|---|---|\n".to_owned();
+    for size in [
+        "256 B", "4 KiB", "64 KiB", "1 MiB", "8 MiB", "64 MiB", "1 GiB",
+    ] {
+        let row = format!("pair {size}");
+        let own = |field: &str| time(figures[&row][field].as_f64());
+        table += &format!(
+            "| {size} | {} | {} | {} | {} | {} |\n",
+            own("ours_ns"),
+            own("raw_pool_ns"),
+            own("cu_mem_alloc_ns"),
+            time(peer("cupy", &row, "ns")),
+            time(peer("torch", &row, "ns")),
+        );
+    }
+    for threads in [2, 4, 8, 16] {
+        let figure = &figures[format!("pair on {threads} threads")];
+        table += &format!(
+            "| 4 KiB, {threads} threads at once | {} | {} | | | |\n",
+            time(figure["ours_ns"].as_f64()),
+            time(figure["raw_pool_ns"].as_f64()),
+        );
+    }
+    table += "\n| taken from the device beyond what was in use, at most | ours | driver's pool | CuPy | PyTorch |\n|---|---|---|---|---|\n";
+    for most in [4, 64] {
+        for count in [1_000, 10_000, 100_000] {
+            let row = format!("random {count} up to {most} MiB");
+            table += &format!(
+                "| {} allocations up to {most} MiB | {} | {} | {} | {} |\n",
+                thousands(count),
+                share(figures[&row]["ours_overhead"].as_f64()),
+                share(figures[&row]["raw_pool_overhead"].as_f64()),
+                share(peer("cupy", &row, "overhead")),
+                share(peer("torch", &row, "overhead")),
+            );
+        }
+    }
+    table += &format!(
+        "\nCuPy {} ({}) and PyTorch {} ({}) are called from Python, whose cost is in their times; a loop that allocates nothing takes {:.0} ns a round.\n",
+        peers["cupy"]["version"].as_str().unwrap_or("–"),
+        peers["cupy"]["what"].as_str().unwrap_or("–"),
+        peers["torch"]["version"].as_str().unwrap_or("–"),
+        peers["torch"]["what"].as_str().unwrap_or("–"),
+        peers["python_loop_ns"].as_f64().unwrap(),
+    );
+    table + &start_up(&figures["check_availability"]) + &soak()
+}
+
+/// What the start-up check costs, once that was measured in processes of its own.
+fn start_up(figures: &Value) -> String {
+    let milli = |field: &str| figures[field].as_f64().map(|ns| ns / 1e6);
+    let fields = ["beyond_cu_init_ns", "no_gpu_visible_ns", "no_driver_ns"].map(milli);
+    let [Some(beyond), Some(hidden), Some(no_driver)] = fields else {
+        return String::new();
+    };
+    format!(
+        "`check_availability` adds {beyond:.2} ms to `cuInit`, and takes {hidden:.1} ms where no GPU is visible and {no_driver:.2} ms where there is no driver.\n"
+    )
+}
+
+/// The soak, once there is evidence of one.
+fn soak() -> String {
+    if !fs::exists(format!("{}/evidence/soak.json", env!("CARGO_MANIFEST_DIR"))).unwrap() {
+        return String::new();
+    }
+    let figures = figures("soak");
+    assert_eq!(figures["driver_before"], figures["driver_after"]);
+    format!(
+        "After {:.1} billion operations on {} threads, what one thread does in {:.1} hours, the driver's own counters were where they had been.\n",
+        figures["operations"].as_f64().unwrap() / 1e9,
+        figures["threads"],
+        figures["hours_of_one_thread"].as_f64().unwrap(),
+    )
+}
+
 /// 14206 as 14,206.
 fn thousands(number: u64) -> String {
     if number < 1000 {
@@ -95,7 +187,11 @@ fn thousands(number: u64) -> String {
 #[test]
 fn the_tables_are_those_of_the_evidence() {
     let mut readme = fs::read_to_string(README).unwrap();
-    for (name, table) in [("isolation", isolation()), ("host_cost", host_cost())] {
+    for (name, table) in [
+        ("isolation", isolation()),
+        ("host_cost", host_cost()),
+        ("memory", memory()),
+    ] {
         let begin = readme.find(&format!("<!-- {name}:")).unwrap();
         let from = begin + readme[begin..].find("-->\n").unwrap() + 4;
         let to = from + readme[from..].find("<!-- end -->").unwrap();

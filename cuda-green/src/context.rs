@@ -2,6 +2,7 @@
 
 mod config;
 mod explicit;
+mod memory;
 mod partition;
 mod seat;
 
@@ -12,11 +13,12 @@ use cuda_green_sys::{CUcontext, CUgreenCtx};
 pub use config::{ContextPriority, GreenContextConfig};
 pub use explicit::WorkqueueIsolation;
 use explicit::Workqueues;
+use memory::Memory;
 pub(crate) use partition::{Partition, Seat};
 
 use crate::{
     ContextGuard, CudaDevice, Driver, Error, Event, GpuMemoryPool, LaunchConfig, Result, Stream,
-    StreamOptions, once::Once, resource::SmResource,
+    StreamOptions, resource::SmResource,
 };
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
@@ -41,10 +43,6 @@ pub(crate) struct ContextInner {
     workqueues: Workqueues,
     memory: Arc<Memory>,
 }
-
-/// A context's memory pool, made when it is first asked for. Contexts that take each other's place under one
-/// name share it, so that the name's limit holds over all of them.
-type Memory = Once<GpuMemoryPool>;
 
 /// What of the GPU a context has.
 #[derive(Clone, Copy, Debug)]
@@ -231,21 +229,6 @@ impl GreenContext {
     pub fn wait_event(&self, event: &Event) -> Result<()> {
         let green = self.partition_only("making a whole context wait", "let its streams wait")?;
         partition::wait(self.driver(), green, event)
-    }
-
-    /// Its memory pool, with the limit of its configuration; made at the first call.
-    ///
-    /// # Errors
-    /// Those of [`GpuMemoryPool::on`].
-    pub fn memory(&self) -> Result<&GpuMemoryPool> {
-        let limit = self.config().memory_limit_bytes;
-        let make = || GpuMemoryPool::on(self.device(), limit);
-        self.inner.memory.get_or_make(make)
-    }
-
-    /// Bytes in use of its memory pool; 0 if it was never asked for.
-    pub fn memory_used(&self) -> u64 {
-        self.inner.memory.get().map_or(0, GpuMemoryPool::used)
     }
 
     /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a

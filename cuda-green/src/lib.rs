@@ -34,10 +34,12 @@ pub use manager::{
     AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, PartitionGraph,
     PartitionMode, PartitionStream, RebalanceHint, SmPartitionManager, StreamHome, Verification,
 };
+#[cfg(feature = "metrics")]
+pub use memory::MemoryExporter;
 pub use memory::{
     EvictionPolicy, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
-    MemoryPressure, ModelLease, ModelNeeds, ModelSlots, PinnedBuffer, PoolMetrics, PressureChange,
-    SlotStatus, SlotsStatus, TypedBuffer,
+    MemoryPressure, MemoryReport, MemoryRow, ModelLease, ModelNeeds, ModelSlots, PinnedBuffer,
+    PoolMetrics, PressureChange, SlotStatus, SlotsStatus, TypedBuffer,
 };
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};

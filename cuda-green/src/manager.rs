@@ -8,6 +8,7 @@ mod exchange;
 mod generation;
 mod kept;
 mod layout;
+mod memory;
 mod partition_graph;
 mod partition_stream;
 mod rebalance;
@@ -33,8 +34,8 @@ pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
 pub use verify::Verification;
 
 use crate::{
-    ContextGuard, ContextPriority, CudaDevice, Error, GreenContext, GreenContextConfig, Result,
-    guard,
+    ContextGuard, ContextPriority, CudaDevice, Error, GreenContext, GreenContextConfig,
+    MemoryBudget, Result, guard,
     planner::{
         self, DeviceFacts, Part, Piece, Plan, PlannedPartition, SmRequest, SplitCall, SplitStrategy,
     },
@@ -79,6 +80,8 @@ pub struct SmPartitionManager<Id = ContextId> {
     contexts: RwLock<Vec<Entry<Id>>>,
     /// The limit of [`set_context_limit`](Self::set_context_limit); the greatest number for none.
     most_contexts: AtomicUsize,
+    /// What the contexts' memory limits stand within.
+    memory: Option<MemoryBudget>,
 }
 
 impl SmPartitionManager {
@@ -153,6 +156,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             layout: Mutex::new(None),
             contexts: RwLock::new(Vec::new()),
             most_contexts: AtomicUsize::new(usize::MAX),
+            memory: None,
         })
     }
 
@@ -207,6 +211,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             }
             (GreenContext::primary(&self.device, config)?, Vec::new())
         };
+        self.bound(&context)?;
         self.write(|contexts| contexts.push(Entry::new(id, context.clone(), pieces)));
         Ok(context)
     }
@@ -375,6 +380,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                         ..*config
                     };
                     let context = GreenContext::primary(&self.device, config)?;
+                    self.bound(&context)?;
                     Ok(Entry::new(*id, context, Vec::new()))
                 })
                 .collect::<Result<Vec<_>>>()?;
@@ -432,6 +438,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 ..*config
             };
             let context = layout.create(&self.device, config, *requested, &pieces)?;
+            self.bound(&context)?;
             if context.sm_count() != *sm_count {
                 log::info!(
                     "{id:?}: {} SMs, where {sm_count} were planned",

@@ -1,8 +1,8 @@
 //! GPU memory under exact limits: budgets, pools, buffers, pressure.
 //!
-//! `budget` counts bytes; `core` has the driver's memory (`backing`) and knows what of it is free (`heap`);
-//! `pool` puts a thread's blocks at hand (`cache`) between the two, and `fence` keeps what streams still use
-//! out of it.
+//! `budget` counts bytes in a `tree` of limits; `core` has the driver's memory (`backing`) and knows what of
+//! it is free (`heap`); `seat` puts a thread's blocks at hand (`cache`, one for each `shard`) between the two,
+//! and `fence` keeps what streams still use out of it. `pool` is all that in one for users.
 
 mod backing;
 mod budget;
@@ -12,9 +12,13 @@ mod buffer;
 mod cache;
 mod classes;
 mod core;
+#[cfg(feature = "metrics")]
+mod export;
 mod fence;
 mod heap;
+mod inner;
 mod interface;
+mod latencies;
 mod limits;
 mod metrics;
 #[cfg(feature = "test-utils")]
@@ -22,19 +26,28 @@ mod mock;
 mod pinned;
 mod pool;
 mod pressure;
+mod report;
+mod seat;
+mod shard;
 mod slots;
 mod sync;
+mod trace;
+mod tree;
 mod typed;
+mod whole_device;
 
-pub use budget::PressureChange;
 pub use buffer::GpuBuffer;
+#[cfg(feature = "metrics")]
+pub use export::MemoryExporter;
 pub use interface::{MemoryBuffer, MemoryPool};
+pub use latencies::Latencies;
 pub use limits::MemoryBudget;
-pub use metrics::{Latencies, PoolMetrics};
+pub use metrics::PoolMetrics;
 #[cfg(feature = "test-utils")]
 pub use mock::{MockGpuBuffer, MockGpuMemoryPool};
 pub use pinned::PinnedBuffer;
 pub use pool::GpuMemoryPool;
-pub use pressure::MemoryPressure;
+pub use pressure::{MemoryPressure, PressureChange};
+pub use report::{MemoryReport, MemoryRow};
 pub use slots::{EvictionPolicy, ModelLease, ModelNeeds, ModelSlots, SlotStatus, SlotsStatus};
 pub use typed::TypedBuffer;

@@ -40,6 +40,12 @@ impl<T> Once<T> {
         Ok(self.value.get_or_init(|| value))
     }
 
+    /// Does something while the value is surely not made yet; nothing where it was.
+    pub(crate) fn before_made<R>(&self, action: impl FnOnce() -> R) -> Option<R> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        self.value.get().is_none().then(action)
+    }
+
     /// Takes the value out, if it was made.
     pub(crate) fn take(&mut self) -> Option<T> {
         self.value.take()

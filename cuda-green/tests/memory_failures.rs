@@ -47,6 +47,7 @@ fn use_memory(simulator: &Sim) -> Result<()> {
     let _accounts = Accounts(budget.clone());
     let device = Driver::simulated(simulator)?.device(0)?;
     let pool = GpuMemoryPool::within(&device, &budget, 256 << 20)?;
+    pool.on_device_pressure(|_| ())?;
     let config = GreenContextConfig {
         sm_count: 1,
         ..GreenContextConfig::default()

@@ -6,6 +6,8 @@
 mod budget;
 #[path = "../src/memory/pressure.rs"]
 mod pressure;
+#[path = "../src/memory/tree.rs"]
+mod tree;
 /// What `src/memory/sync.rs` is to the crate.
 mod sync {
     pub(crate) use loom::sync::{Mutex, MutexGuard};
@@ -14,7 +16,6 @@ mod sync {
 use std::sync::Arc;
 
 use budget::{Account, Budget};
-use pressure::MemoryPressure;
 
 /// A device over two contexts; two threads in one and one in the other.
 fn world(device: u64, contexts: [u64; 2]) -> (Budget<()>, Arc<[Account<()>; 2]>) {
@@ -57,6 +58,28 @@ fn bytes_on_their_way_between_purses_are_counted() {
         mover.join().unwrap();
         assert_eq!(budget.figures().used, 8192);
         assert!(accounts[0].take(0, 1).is_err());
+    });
+}
+
+/// Eight bytes are free at every moment, now in one purse and now in the other: whoever looked at one purse
+/// after the other, and not at both at once, could miss them.
+#[test]
+fn purses_are_looked_into_at_one_moment() {
+    loom::model(|| {
+        let (budget, accounts) = world(8192, [8192, 8192]);
+        drop(accounts[0].take(0, 8184).unwrap());
+        drop(accounts[1].take(0, 8).unwrap());
+        accounts[1].give(0, 8, |()| ());
+        let mover = {
+            let accounts = accounts.clone();
+            loom::thread::spawn(move || {
+                accounts[0].give(0, 8, |()| ());
+                drop(accounts[1].take(0, 8).unwrap());
+            })
+        };
+        drop(accounts[0].take(0, 8).unwrap());
+        mover.join().unwrap();
+        assert_eq!(budget.figures().used, 8192);
     });
 }
 

@@ -7,7 +7,8 @@ use std::{
 
 use cuda_green::{
     ContextId, CudaDevice, Driver, Error, GpuBuffer, GpuMemoryPool, GreenContext, LaunchConfig,
-    MemoryBudget, MemoryPressure, Module, Result, Stream,
+    MemoryBudget, MemoryPressure, ModelNeeds, ModelSlots, Module, RebalanceHint, Result,
+    SmPartitionManager, Stream,
 };
 
 use crate::{
@@ -25,6 +26,10 @@ pub const CASES: &[Case] = &[
     ("memory/free_memory_comes_back", comes_back),
     ("memory/the_device_runs_out_clearly", device_full),
     ("memory/limits_stand_within_limits", hierarchy),
+    (
+        "memory/a_devices_budget_stands_over_contexts_and_models",
+        device_budget,
+    ),
     ("memory/the_whole_limit_can_be_had_at_once", whole),
     ("memory/what_a_stream_uses_is_not_handed_out", stream_order),
     ("memory/copies_in_streams", pinned_copies),
@@ -35,6 +40,7 @@ pub const CASES: &[Case] = &[
     ("memory/pressure_calls_back", callbacks),
     ("memory/figures_add_up", metrics),
     ("memory/others_press_on_the_device_too", device_pressure),
+    ("memory/hits_and_frees_are_timed_now_and_then", timed),
 ];
 
 const MIB: usize = 1 << 20;
@@ -245,6 +251,84 @@ fn hierarchy(driver: &Driver) -> Result<()> {
         MemoryBudget::new(0),
         Err(Error::InvalidArgument { .. })
     ));
+    Ok(())
+}
+
+/// A device's budget over the contexts' limits, and those over models'.
+fn device_budget(driver: &Driver) -> Result<()> {
+    const MB: usize = 1_000_000;
+    let device = driver.device(0)?;
+    let budget = MemoryBudget::new(1_000 * MB as u64)?;
+    let manager = SmPartitionManager::on(&device)?.with_memory_budget(&budget)?;
+    manager.init_quad_partition()?;
+    let embedding = manager.get_context(ContextId::Embedding)?;
+    let dream = manager.get_context(ContextId::Dream)?;
+    let (embedding_pool, dream_pool) = (embedding.memory()?, dream.memory()?);
+    assert_eq!(
+        (embedding_pool.limit(), dream_pool.limit()),
+        (8 << 30, 8 << 30)
+    );
+    let weights = embedding_pool.allocate(700 * MB)?;
+    assert!(matches!(
+        dream_pool.allocate(300 * MB + 1),
+        Err(Error::OutOfMemory {
+            available: 300_000_000,
+            limit: 1_000_000_000,
+            ..
+        })
+    ));
+    let slots = ModelSlots::new(dream_pool.child(200 * MB as u64)?, 13)?;
+    let needs = |bytes: usize| ModelNeeds {
+        bytes: bytes as u64,
+        priority: 0,
+    };
+    let load = |name, bytes| slots.get_or_load(name, needs(bytes), |pool| pool.allocate(bytes));
+    drop(load("first", 150 * MB)?);
+    assert_eq!(
+        (budget.available(), dream_pool.available()),
+        (150_000_000, 150_000_000)
+    );
+    drop(load("second", 100 * MB)?);
+    assert!(!slots.contains("first"), "the models' own limit is 200");
+    assert!(matches!(
+        load("third", 201 * MB),
+        Err(Error::NoRoomForModel { .. })
+    ));
+    assert_eq!(budget.used(), 800_000_000);
+    let report = manager.memory_report();
+    let rows: Vec<_> = report
+        .rows
+        .iter()
+        .map(|row| (&*row.name, row.memory.used))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            ("device", 800_000_000),
+            ("Embedding", 700_000_000),
+            ("Dream", 100_000_000)
+        ]
+    );
+    // The budget goes with the name: a context that takes another's place has it too.
+    let rebalanced = manager.rebalance(RebalanceHint::EmbeddingHeavy);
+    if device.capabilities().merge {
+        rebalanced?;
+    }
+    let after = manager.get_context(ContextId::Embedding)?;
+    assert_eq!(
+        (after.memory_used(), after.memory()?.available()),
+        (700_000_000, 200_000_000)
+    );
+    assert!(matches!(
+        manager.with_memory_budget(&budget),
+        Err(Error::AlreadyPartitioned { contexts: 4 })
+    ));
+    assert!(matches!(
+        after.set_memory_budget(&budget),
+        Err(Error::InvalidArgument { .. })
+    ));
+    drop((weights, slots));
+    assert_eq!((budget.used(), budget.reserved()), (0, 0));
     Ok(())
 }
 
@@ -536,8 +620,16 @@ fn metrics(driver: &Driver) -> Result<()> {
     // All of the driver's memory is somewhere, and rounding takes no more than an eighth.
     let in_use = metrics.from_driver - metrics.cached - metrics.free_from_driver - metrics.pending;
     assert!((1_000_000..1_125_000).contains(&in_use), "{metrics}");
-    let json: serde_json::Value = serde_json::from_str(&metrics.to_json()).unwrap();
-    assert_eq!(json["used_bytes"], 1_000_000);
+    let json = serde_json::to_value(metrics).unwrap();
+    assert_eq!(json["used"], 1_000_000);
+    let timed = json["misses"].as_array().unwrap();
+    assert_eq!(
+        timed
+            .iter()
+            .map(|pair| pair[1].as_u64().unwrap())
+            .sum::<u64>(),
+        2
+    );
     assert!(metrics.to_string().contains("high water mark"));
     drop(one);
     Ok(())
@@ -548,6 +640,9 @@ fn device_pressure(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
     let pool = GpuMemoryPool::on(&device, 1 << 20)?;
     let before = pool.device_pressure(Duration::ZERO)?;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let list = heard.clone();
+    pool.on_device_pressure(move |change| list.lock().unwrap().push((change.from, change.to)))?;
     let other = GpuMemoryPool::on(&device, u64::MAX)?;
     // To more than 80 % of the device, however full it is.
     let total = device.total_memory();
@@ -555,10 +650,39 @@ fn device_pressure(driver: &Driver) -> Result<()> {
     let wanted = (total / 100 * 85).saturating_sub(used);
     let taken = other.allocate(wanted.max(1) as usize)?;
     assert_eq!(pool.device_pressure(Duration::from_secs(3600))?, before);
+    assert!(heard.lock().unwrap().is_empty(), "nobody has asked");
+    // Taking memory from the driver is a moment to ask.
+    drop(pool.allocate(1000)?);
+    let high = pool.device_pressure(Duration::from_secs(3600))?;
+    assert_eq!(*heard.lock().unwrap(), [(before, high)]);
     assert!(pool.device_pressure(Duration::ZERO)? >= MemoryPressure::High);
     drop(taken);
     other.trim()?;
     assert_eq!(pool.device_pressure(Duration::ZERO)?, before);
+    assert_eq!(*heard.lock().unwrap(), [(before, high), (high, before)]);
     assert_eq!(pool.pressure_level(), MemoryPressure::Low);
+    Ok(())
+}
+
+fn timed(driver: &Driver) -> Result<()> {
+    // No hit among them, so none is timed as one.
+    let pool = GpuMemoryPool::on(&driver.device(0)?, 1 << 20)?;
+    let held = (0..64 * 5)
+        .map(|_| pool.allocate(3_000))
+        .collect::<Result<Vec<_>>>()?;
+    let metrics = pool.metrics();
+    assert_eq!((metrics.misses.count(), metrics.hits.count()), (64 * 5, 0));
+    drop(held);
+    let pool = GpuMemoryPool::on(&driver.device(0)?, 1 << 20)?;
+    for _ in 0..64 * 20 {
+        drop(pool.allocate(3_000)?);
+    }
+    let metrics = pool.metrics();
+    assert_eq!(
+        (metrics.misses.count(), metrics.cache_hits),
+        (1, 64 * 20 - 1)
+    );
+    assert!((19..=20).contains(&metrics.hits.count()), "{metrics}");
+    assert_eq!(metrics.frees.count(), 20);
     Ok(())
 }

@@ -121,7 +121,7 @@ fn minimal_versions(shell: &Shell) -> Result<()> {
     // With its features, which have dependencies of their own.
     manifest = manifest.replace(
         "cuda-green\" }",
-        "cuda-green\", features = [\"test-utils\"] }",
+        "cuda-green\", features = [\"metrics\", \"serde\", \"test-utils\", \"tracing\"] }",
     );
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("Cargo.toml"), manifest)?;

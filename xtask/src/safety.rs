@@ -35,7 +35,7 @@ pub fn run() -> Result<()> {
 /// Miri over the pure logic, and valgrind over the loading of real drivers.
 pub fn quick(shell: &Shell) -> Result<Vec<String>> {
     let mut skipped = Vec::new();
-    // The library tests of `cuda-green` take Miri many minutes; `run` has them.
+    // The library tests of `cuda-green` take Miri more than a minute; `run` has them.
     skipped.extend(miri(shell, &["--package=cuda-green-sys", "--lib"])?);
     skipped.extend(valgrind(shell)?);
     Ok(skipped)

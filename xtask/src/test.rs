@@ -26,10 +26,29 @@ pub fn run() -> Result<()> {
         "cargo clippy --workspace --all-targets -- -D warnings"
     )
     .run()?;
+    // Each feature by itself, so that none needs another without saying so; then all of them.
+    for feature in ["metrics", "serde", "test-utils", "tracing"] {
+        cmd!(
+            shell,
+            "cargo clippy --package cuda-green --features {feature} -- -D warnings"
+        )
+        .run()?;
+    }
+    cmd!(
+        shell,
+        "cargo clippy --workspace --all-targets --all-features -- -D warnings"
+    )
+    .run()?;
     // The same random cases each time, so that a red run can be had again; `cargo test` alone tries others.
     let _seed = shell.push_env("PROPTEST_RNG_SEED", "12345");
     // Doc tests included: the READMEs' examples are among them.
     cmd!(shell, "cargo test --workspace --no-fail-fast").run()?;
+    // What needs features that nothing else in the workspace has.
+    cmd!(
+        shell,
+        "cargo test --package cuda-green --all-features --test memory_export"
+    )
+    .run()?;
     {
         let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings");
         cmd!(shell, "cargo doc --workspace --no-deps").run()?;

@@ -8,11 +8,16 @@ use std::sync::{
 use proptest::prelude::*;
 
 use super::{
-    MemoryPressure,
-    budget::{Account, Budget, PURSE_SHARE, PressureChange},
+    MemoryPressure, PressureChange,
+    budget::{Account, Budget, PURSE_SHARE},
 };
 
 const ACCOUNTS: usize = 4;
+
+/// So many rounds, or a few in Miri, where each takes a thousand times as long.
+fn rounds(count: u64) -> u64 {
+    if cfg!(miri) { count / 500 } else { count }
+}
 
 /// A device budget over two contexts, of which the second has a model and a reservation:
 /// the limits from the top, and each account's levels.
@@ -165,7 +170,7 @@ fn what_fits_is_never_refused_under_contention() {
         for thread in 0..THREADS {
             let account = &accounts[thread as usize % 2];
             scope.spawn(move || {
-                for round in 0..5_000 {
+                for round in 0..rounds(5_000) {
                     // In pieces, so that much stays in purses.
                     let pieces = [1, 63, 1000, BYTES - 1064];
                     for piece in pieces {
@@ -185,7 +190,7 @@ fn what_fits_is_never_refused_under_contention() {
 /// Threads race for more than there is: the sum of what is granted never exceeds the limit.
 #[test]
 fn what_does_not_fit_is_never_granted_under_contention() {
-    const LIMIT: u64 = 1 << 20;
+    const LIMIT: u64 = if cfg!(miri) { 1 << 17 } else { 1 << 20 };
     let device = Budget::new(LIMIT);
     let accounts = [(); 2].map(|()| Account::new(&device.child(LIMIT), [(), ()]));
     let granted = AtomicU64::new(0);
@@ -196,7 +201,7 @@ fn what_does_not_fit_is_never_granted_under_contention() {
             scope.spawn(move || {
                 let mut held = Vec::new();
                 let mut state = thread + 1;
-                for _ in 0..20_000 {
+                for _ in 0..rounds(20_000) {
                     state = state
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1_442_695_040_888_963_407);

@@ -4,11 +4,7 @@ use std::fmt;
 
 use cuda_green_sys::CUdeviceptr;
 
-use super::{
-    GpuMemoryPool, PinnedBuffer, TypedBuffer,
-    cache::Home,
-    fence::{Fence, Fences},
-};
+use super::{GpuMemoryPool, PinnedBuffer, TypedBuffer, cache::Home, fence::Fences, seat::Taken};
 use crate::{Error, Result, Stream};
 
 /// Bytes on the device. Keeps its pool alive, and gives the memory back when dropped.
@@ -23,24 +19,21 @@ pub struct GpuBuffer {
     len: usize,
     home: Home,
     fences: Fences,
+    /// Whether its end is to be timed.
+    timed: bool,
     freed: bool,
 }
 
 impl GpuBuffer {
     #[inline]
-    pub(super) fn new(
-        pool: GpuMemoryPool,
-        address: CUdeviceptr,
-        len: usize,
-        home: Home,
-        fences: Vec<Fence>,
-    ) -> Self {
+    pub(super) fn new(pool: GpuMemoryPool, taken: Taken, len: usize, timed: bool) -> Self {
         Self {
             pool,
-            address,
+            address: taken.address,
             len,
-            home,
-            fences: Fences::of(fences),
+            home: taken.home,
+            fences: Fences::of(taken.fences),
+            timed,
             freed: false,
         }
     }
@@ -233,8 +226,12 @@ impl GpuBuffer {
     #[inline]
     fn give_back(&mut self) -> Result<()> {
         self.freed = true;
-        let fences = self.fences.take();
-        self.pool.free(self.address, self.len, self.home, fences)
+        let taken = Taken {
+            address: self.address,
+            home: self.home,
+            fences: self.fences.take(),
+        };
+        self.pool.free(taken, self.len, self.timed)
     }
 
     fn check_device(&self, stream: &Stream) -> Result<()> {

@@ -52,9 +52,46 @@ impl Pending {
     }
 }
 
-/// Free blocks by class, newest last, and those that are not quite free.
+/// The free blocks of one class. Alone on its cache line, with the newest in it: a thread that frees and
+/// allocates in turn touches no memory that might lie beside another thread's.
+#[derive(Default)]
+#[repr(align(64))]
+struct List {
+    newest: Option<u64>,
+    /// The newest of these last.
+    older: Vec<u64>,
+}
+
+impl List {
+    #[inline]
+    fn pop(&mut self) -> Option<u64> {
+        self.newest.take().or_else(|| self.older.pop())
+    }
+
+    #[inline]
+    fn push(&mut self, address: u64) {
+        if let Some(older) = self.newest.replace(address) {
+            self.older.push(older);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.older.len() + usize::from(self.newest.is_some())
+    }
+
+    /// Takes out so many, the oldest first, since the newest are the likeliest to be in the GPU's cache.
+    fn take_oldest(&mut self, count: usize) -> Vec<u64> {
+        let mut oldest: Vec<u64> = self.older.drain(..count.min(self.older.len())).collect();
+        if oldest.len() < count {
+            oldest.extend(self.newest.take());
+        }
+        oldest
+    }
+}
+
+/// Free blocks by class, and those that are not quite free.
 pub(crate) struct Cache {
-    lists: Vec<Vec<u64>>,
+    lists: Vec<List>,
     bytes: u64,
     most: u64,
     pending: VecDeque<Pending>,
@@ -87,7 +124,7 @@ impl Cache {
     #[inline]
     pub(crate) fn push(&mut self, class: usize, address: u64) -> Option<Spill> {
         if self.lists.len() <= class {
-            self.lists.resize_with(class + 1, Vec::new);
+            self.lists.resize_with(class + 1, List::default);
         }
         self.lists[class].push(address);
         self.bytes += class_bytes(class);
@@ -100,11 +137,8 @@ impl Cache {
         self.counts.spills += 1;
         let len = class_bytes(class);
         let half = self.lists[class].len().div_ceil(2);
-        // The oldest, since the newest are the likeliest to be in the GPU's cache.
-        let mut spill: Spill = self.lists[class]
-            .drain(..half)
-            .map(|address| (address, len))
-            .collect();
+        let oldest = self.lists[class].take_oldest(half);
+        let mut spill: Spill = oldest.into_iter().map(|address| (address, len)).collect();
         self.bytes -= len * half as u64;
         if self.bytes > self.most {
             spill.extend(self.drain());
@@ -117,7 +151,10 @@ impl Cache {
         self.bytes = 0;
         let lists = self.lists.iter_mut().enumerate();
         lists
-            .flat_map(|(class, list)| list.drain(..).map(move |at| (at, class_bytes(class))))
+            .flat_map(|(class, list)| {
+                let all = list.take_oldest(list.len());
+                all.into_iter().map(move |at| (at, class_bytes(class)))
+            })
             .collect()
     }
 
@@ -157,5 +194,51 @@ impl Cache {
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let pending = self.pending.iter().map(|pending| pending.home.bytes());
         (self.bytes, pending.sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The newest of a class first, the oldest spilled first, and never more kept than allowed.
+        #[test]
+        fn a_cache_is_a_stack_of_each_class(
+            most in 0u64..5_000,
+            steps in prop::collection::vec((1usize..5, any::<bool>()), 1..100),
+        ) {
+            let mut cache = Cache::new(most);
+            let mut model: Vec<Vec<u64>> = vec![Vec::new(); 5];
+            for ((class, push), address) in steps.into_iter().zip(1..) {
+                if !push {
+                    prop_assert_eq!(cache.pop(class), model[class].pop());
+                    continue;
+                }
+                model[class].push(address);
+                if let Some(mut spill) = cache.push(class, address) {
+                    let half = model[class].len().div_ceil(2);
+                    let mut expected: Vec<(u64, u64)> =
+                        model[class].drain(..half).map(|at| (at, class_bytes(class))).collect();
+                    if spill.len() > half {
+                        for (class, list) in model.iter_mut().enumerate() {
+                            expected.extend(list.drain(..).map(|at| (at, class_bytes(class))));
+                        }
+                    }
+                    spill.sort_unstable();
+                    expected.sort_unstable();
+                    prop_assert_eq!(spill, expected);
+                }
+                let kept: u64 = model.iter().enumerate()
+                    .map(|(class, list)| class_bytes(class) * list.len() as u64).sum();
+                prop_assert!(kept <= most);
+                prop_assert_eq!(cache.bytes(), (kept, 0));
+            }
+            let left: usize = model.iter().map(Vec::len).sum();
+            prop_assert_eq!(cache.drain().len(), left);
+            prop_assert_eq!(cache.bytes(), (0, 0));
+        }
     }
 }

@@ -3,10 +3,7 @@
 //! Locks: `growing`, then `heap`. Neither is asked for by who holds a purse, and no purse by who holds the
 //! heap.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use cuda_green_sys::CUresult;
 
@@ -15,7 +12,9 @@ use super::{
     cache::{Home, Pending, Spill},
     classes::{class_bytes, class_of},
     heap::Heap,
-    pool::Inner,
+    inner::Inner,
+    trace::{Happening, tell},
+    whole_device::WholeDevice,
 };
 use crate::{CudaDevice, Error, Result};
 
@@ -37,8 +36,7 @@ pub(crate) struct Core {
     /// Held by who asks the driver for more, so that others wait for that instead of asking too.
     growing: Mutex<()>,
     members: Mutex<Vec<Weak<Inner>>>,
-    /// The device's free memory as the driver last told it, and when.
-    device_free: Mutex<Option<(Instant, u64)>>,
+    pub(crate) whole_device: WholeDevice,
 }
 
 impl Core {
@@ -52,7 +50,7 @@ impl Core {
             heap: Mutex::default(),
             growing: Mutex::new(()),
             members: Mutex::default(),
-            device_free: Mutex::default(),
+            whole_device: WholeDevice::default(),
         })
     }
 
@@ -83,25 +81,21 @@ impl Core {
         lock(&self.heap)
     }
 
-    /// The device's free memory, other processes counted in, as it was at most so long ago.
-    pub(crate) fn device_free(&self, max_age: Duration) -> Result<u64> {
-        let mut known = lock(&self.device_free);
-        match *known {
-            Some((when, free)) if when.elapsed() <= max_age => Ok(free),
-            _ => {
-                let free = self.device.free_memory()?;
-                *known = Some((Instant::now(), free));
-                Ok(free)
-            }
-        }
-    }
-
     /// Memory that is in no thread's cache: from the heap, or from the driver.
     #[cold]
     pub(crate) fn supply(&self, size: u64, home: Home) -> Result<(u64, Home)> {
         if let Some(found) = self.find(home) {
             return Ok(found);
         }
+        let before = self.heap().growths;
+        let supplied = self.supply_from_driver(size, home)?;
+        if self.heap().growths != before {
+            self.whole_device.look(&self.device);
+        }
+        Ok(supplied)
+    }
+
+    fn supply_from_driver(&self, size: u64, home: Home) -> Result<(u64, Home)> {
         let _growing = lock(&self.growing);
         if let Some(found) = self.find(home) {
             return Ok(found);
@@ -143,6 +137,7 @@ impl Core {
         // keeps, since our own accounting has said that this fits.
         let address = allocate_plain(&self.device, to_usize(size)?)?;
         self.heap().given(size);
+        self.tell_growth(size);
         Ok((address, Home::Plain { len: size }))
     }
 
@@ -165,18 +160,27 @@ impl Core {
             Home::Block { class } => {
                 let slab = self.next_slab();
                 let address = self.backing.allocate(&self.device, to_usize(slab)?)?;
-                let mut heap = self.heap();
-                heap.add_slab(address, slab);
-                let block = heap.take(class_bytes(class));
+                let block = {
+                    let mut heap = self.heap();
+                    heap.add_slab(address, slab);
+                    heap.take(class_bytes(class))
+                };
+                self.tell_growth(slab);
                 // The slab's own start, if its eighth were not in it: it always is.
                 Ok((block.unwrap_or(address), home))
             }
             Home::Large { len } | Home::Plain { len } => {
                 let address = self.backing.allocate(&self.device, to_usize(len)?)?;
                 self.heap().given(len);
+                self.tell_growth(len);
                 Ok((address, Home::Large { len }))
             }
         }
+    }
+
+    fn tell_growth(&self, bytes: u64) {
+        let now = self.heap().from_driver;
+        tell(Happening::FromDriver { bytes, now });
     }
 
     /// Slabs grow with the pool, so that little use does not take much memory. None is smaller than a
@@ -235,6 +239,10 @@ impl Core {
             }
             self.heap().went_back(len);
             sum += len;
+        }
+        if sum > 0 {
+            let now = self.heap().from_driver;
+            tell(Happening::ToDriver { bytes: sum, now });
         }
         sum
     }

@@ -20,11 +20,14 @@ pub(crate) struct Heap {
     pub(crate) from_driver: u64,
     /// The most of that at once.
     pub(crate) from_driver_high: u64,
+    /// How often the driver has given memory.
+    pub(crate) growths: u64,
 }
 
 impl Heap {
     /// Notes memory that the driver has given.
     pub(crate) fn given(&mut self, len: u64) {
+        self.growths += 1;
         self.from_driver += len;
         self.from_driver_high = self.from_driver_high.max(self.from_driver);
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{MemoryPressure, PressureChange, budget::Budget, cache::Cache};
+use super::{MemoryPressure, PoolMetrics, PressureChange, budget::Budget, cache::Cache};
 use crate::{Error, Result};
 
 /// A limit in bytes that stands over those of several pools: a device's budget over its contexts'. Cheap to
@@ -79,6 +79,11 @@ impl MemoryBudget {
     /// The most bytes in use at once, as [`GpuMemoryPool::high_water_mark`](super::GpuMemoryPool).
     pub fn high_water_mark(&self) -> u64 {
         self.0.figures().high
+    }
+
+    /// All figures of the limit at once; those of memory are zero, since a budget has none.
+    pub fn metrics(&self) -> PoolMetrics {
+        self.0.figures().into()
     }
 
     /// How full it is.

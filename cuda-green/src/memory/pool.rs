@@ -1,35 +1,17 @@
 //! Pools of device memory with limits that hold exactly.
 
-use std::{
-    cell::Cell,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
-
-use cuda_green_sys::{CUdeviceptr, CUresult};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     GpuBuffer, MemoryBudget, MemoryPressure, PinnedBuffer, PoolMetrics, PressureChange,
     TypedBuffer,
-    budget::{Account, Budget, Purse, Refused},
-    cache::{Cache, Home, Pending},
-    core::{Core, wait_for},
-    fence::Fence,
-    metrics::Counts,
-    sync::MutexGuard,
+    budget::Budget,
+    cache::Cache,
+    core::Core,
+    seat::{Seat, Taken},
+    shard::{self, Here},
 };
 use crate::{CudaDevice, Driver, Error, Result, Stream};
-
-/// Threads share these; more would cost memory, fewer would make threads wait for each other.
-const PURSES: usize = 16;
-
-/// What a thread's purse keeps in free blocks: this part of the limit, within these bounds.
-const CACHE_SHARE: u64 = 128;
-const CACHE_BOUNDS: (u64, u64) = (64 << 10, 32 << 20);
 
 /// A pool of device memory with a limit in bytes. Cheap to clone; all clones are the same pool.
 ///
@@ -58,72 +40,8 @@ const CACHE_BOUNDS: (u64, u64) = (64 << 10, 32 << 20);
 #[derive(Clone)]
 pub struct GpuMemoryPool {
     seat: Arc<Seat>,
-    /// One seat for each purse; buffers have only the one that they are of.
+    /// One seat for each shard; buffers have only the one that they are of.
     all: Option<Arc<[Arc<Seat>]>>,
-}
-
-/// A way to the pool with a reference count of its own, on cache lines of its own: if all threads counted
-/// their buffers in one place, that would be the slowest part of an allocation.
-#[repr(align(128))]
-struct Seat {
-    inner: Arc<Inner>,
-    number: usize,
-}
-
-pub(crate) struct Inner {
-    core: Arc<Core>,
-    account: Account<Cache>,
-}
-
-impl Inner {
-    /// Puts the threads' free blocks into the heap, and what streams have ended with.
-    pub(crate) fn empty_caches(&self, wait: bool) {
-        for number in 0..self.account.len() {
-            let (spill, pending) = {
-                let cache = &mut self.account.purse(number).kept;
-                let pending = if wait {
-                    cache.take_pending()
-                } else {
-                    cache.settle()
-                };
-                (cache.drain(), pending)
-            };
-            self.core.take_back(spill);
-            for pending in pending {
-                if wait {
-                    wait_for(&pending);
-                }
-                self.take_home(&pending);
-            }
-        }
-    }
-
-    fn take_home(&self, pending: &Pending) {
-        if let Err(error) = self.core.take_home(pending.address, pending.home) {
-            log::error!("freeing a buffer that a stream had used: {error}");
-        }
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.empty_caches(true);
-    }
-}
-
-/// The number of this thread's purse.
-#[inline]
-fn purse_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    NUMBER.with(|number| {
-        if number.get() == usize::MAX {
-            number.set(NEXT.fetch_add(1, Ordering::Relaxed) % PURSES);
-        }
-        number.get()
-    })
 }
 
 impl GpuMemoryPool {
@@ -142,7 +60,7 @@ impl GpuMemoryPool {
     pub fn on(device: &CudaDevice, limit_bytes: u64) -> Result<Self> {
         check_limit(limit_bytes)?;
         let core = Arc::new(Core::new(device, limit_bytes)?);
-        Ok(Self::make(core, Budget::new(limit_bytes)))
+        Ok(Self::make(core, &Budget::new(limit_bytes)))
     }
 
     /// A pool on a device with a limit within a budget: a context's within the device's.
@@ -153,7 +71,7 @@ impl GpuMemoryPool {
         check_limit(limit_bytes)?;
         let tightest = limit_bytes.min(budget.limit());
         let core = Arc::new(Core::new(device, tightest)?);
-        Ok(Self::make(core, budget.0.child(limit_bytes)))
+        Ok(Self::make(core, &budget.0.child(limit_bytes)))
     }
 
     /// A pool with a limit within this one's, and from the same memory: a model's within a context's. Limits
@@ -166,7 +84,7 @@ impl GpuMemoryPool {
         let inner = &self.seat.inner;
         Ok(Self::make(
             inner.core.clone(),
-            inner.account.budget().child(limit_bytes),
+            &inner.account.budget().child(limit_bytes),
         ))
     }
 
@@ -179,22 +97,11 @@ impl GpuMemoryPool {
         check_limit(bytes)?;
         let inner = &self.seat.inner;
         let budget = inner.account.budget().reserve(bytes)?;
-        Ok(Self::make(inner.core.clone(), budget))
+        Ok(Self::make(inner.core.clone(), &budget))
     }
 
-    fn make(core: Arc<Core>, budget: Budget<Cache>) -> Self {
-        let most = (budget.figures().limit / CACHE_SHARE).clamp(CACHE_BOUNDS.0, CACHE_BOUNDS.1);
-        let account = Account::new(&budget, (0..PURSES).map(|_| Cache::new(most)));
-        let inner = Arc::new(Inner { core, account });
-        inner.core.join(&inner);
-        let all: Arc<[Arc<Seat>]> = (0..PURSES)
-            .map(|number| {
-                Arc::new(Seat {
-                    inner: inner.clone(),
-                    number,
-                })
-            })
-            .collect();
+    fn make(core: Arc<Core>, budget: &Budget<Cache>) -> Self {
+        let all = Seat::all(core, budget);
         Self {
             seat: all[0].clone(),
             all: Some(all),
@@ -257,168 +164,20 @@ impl GpuMemoryPool {
         if size == 0 {
             return Err(no_bytes());
         }
-        let seat = self.seat_here();
-        let inner = &*seat.inner;
-        inner.core.device.driver().check_fault()?;
-        let home = inner.core.home(size as u64);
-        let mut purse = match inner.account.take(seat.number, size as u64) {
-            Ok(purse) => purse,
-            Err(refused) => {
-                inner.account.purse(seat.number).kept.counts.failures += 1;
-                return Err(refused.into());
-            }
-        };
-        let cache = &mut purse.kept;
-        if stream.is_none()
-            && let Home::Block { class } = home
-            && let Some(address) = cache.pop(class)
-        {
-            cache.counts.allocations += 1;
-            cache.counts.hits += 1;
-            drop(purse);
-            return Ok(Self::buffer(seat, address, size, home, Vec::new()));
-        }
-        Self::take_elsewhere(seat, purse, size, home, stream)
-    }
-
-    /// What the thread does not have at hand.
-    #[cold]
-    fn take_elsewhere(
-        seat: &Arc<Seat>,
-        mut purse: MutexGuard<'_, Purse<Cache>>,
-        size: usize,
-        home: Home,
-        stream: Option<&Stream>,
-    ) -> Result<GpuBuffer> {
-        let inner = &*seat.inner;
-        let start = Instant::now();
-        let cache = &mut purse.kept;
-        if let Some(stream) = stream
-            && let Some(pending) = cache.pop_for(home, stream)
-        {
-            cache.counts.allocations += 1;
-            cache.counts.hits += 1;
-            drop(purse);
-            // The fences go along: whoever does not work in that stream waits for them.
-            return Ok(Self::buffer(
-                seat,
-                pending.address,
-                size,
-                home,
-                pending.fences,
-            ));
-        }
-        let settled = cache.settle();
-        if let Home::Block { class } = home
-            && let Some(address) = cache.pop(class)
-        {
-            cache.counts.allocations += 1;
-            cache.counts.hits += 1;
-            drop(purse);
-            for pending in &settled {
-                inner.take_home(pending);
-            }
-            return Ok(Self::buffer(seat, address, size, home, Vec::new()));
-        }
-        drop(purse);
-        for pending in &settled {
-            inner.take_home(pending);
-        }
-        match inner.core.supply(size as u64, home) {
-            Ok((address, home)) => {
-                let counts = &mut inner.account.purse(seat.number).kept.counts;
-                counts.allocations += 1;
-                counts.misses.note(start.elapsed());
-                Ok(Self::buffer(seat, address, size, home, Vec::new()))
-            }
-            Err(error) => {
-                inner.account.give(seat.number, size as u64, |cache| {
-                    cache.counts.failures += 1;
-                });
-                let figures = inner.account.budget().figures();
-                Err(match error {
-                    Error::Driver {
-                        code: CUresult::CUDA_ERROR_OUT_OF_MEMORY,
-                        ..
-                    } => Error::OutOfMemory {
-                        asked: size as u64,
-                        available: figures.available,
-                        limit: figures.limit,
-                    },
-                    error => error,
-                })
-            }
-        }
-    }
-
-    #[inline]
-    fn buffer(
-        seat: &Arc<Seat>,
-        address: CUdeviceptr,
-        size: usize,
-        home: Home,
-        fences: Vec<Fence>,
-    ) -> GpuBuffer {
+        let Here { shard, timed } = shard::here();
+        let seat = self.all.as_ref().and_then(|all| all.get(shard));
+        let seat = seat.unwrap_or(&self.seat);
+        let taken = seat.take(size as u64, stream, timed)?;
         let pool = Self {
             seat: seat.clone(),
             all: None,
         };
-        GpuBuffer::new(pool, address, size, home, fences)
+        Ok(GpuBuffer::new(pool, taken, size, timed))
     }
 
     #[inline]
-    fn seat_here(&self) -> &Arc<Seat> {
-        match &self.all {
-            Some(all) => &all[purse_number()],
-            None => &self.seat,
-        }
-    }
-
-    /// Frees what a buffer of this pool had, once the fences are done.
-    #[inline]
-    pub(super) fn free(
-        &self,
-        address: CUdeviceptr,
-        size: usize,
-        home: Home,
-        fences: Vec<Fence>,
-    ) -> Result<()> {
-        let (inner, number) = (&*self.seat.inner, self.seat.number);
-        if !fences.is_empty() {
-            let pending = Pending {
-                address,
-                home,
-                fences,
-            };
-            let settled = inner.account.give(number, size as u64, |cache| {
-                cache.counts.deallocations += 1;
-                cache.defer(pending);
-                if cache.is_impatient() {
-                    cache.settle()
-                } else {
-                    Vec::new()
-                }
-            });
-            for pending in &settled {
-                inner.take_home(pending);
-            }
-            return Ok(());
-        }
-        if let Home::Block { class } = home {
-            let spill = inner.account.give(number, size as u64, |cache| {
-                cache.counts.deallocations += 1;
-                cache.push(class, address)
-            });
-            if let Some(spill) = spill {
-                inner.core.take_back(spill);
-            }
-            return Ok(());
-        }
-        let freed = inner.core.take_home(address, home);
-        inner.account.give(number, size as u64, |cache| {
-            cache.counts.deallocations += 1;
-        });
-        freed
+    pub(super) fn free(&self, taken: Taken, size: usize, timed: bool) -> Result<()> {
+        self.seat.free(taken, size as u64, timed)
     }
 
     /// Gives a buffer back, as dropping it does, and says whether that went well.
@@ -441,7 +200,7 @@ impl GpuMemoryPool {
     /// [`Error::Driver`].
     #[doc(alias = "cuMemPoolTrimTo")]
     pub fn trim(&self) -> Result<u64> {
-        self.seat.inner.core.trim()
+        self.core().trim()
     }
 
     /// The limit in bytes.
@@ -472,15 +231,32 @@ impl GpuMemoryPool {
     }
 
     /// How full the whole device is, other processes and what this pool has idle counted in. The driver is
-    /// asked when its last answer is older than `max_age`, and never by an allocation.
+    /// asked when its last answer is older than `max_age`.
     ///
     /// # Errors
     /// [`Error::Driver`].
     #[doc(alias = "cuMemGetInfo")]
     pub fn device_pressure(&self, max_age: Duration) -> Result<MemoryPressure> {
-        let total = self.device().total_memory();
-        let free = self.seat.inner.core.device_free(max_age)?;
-        Ok(MemoryPressure::of(total.saturating_sub(free), total))
+        let (used, total) = self.core().whole_device.used(self.device(), max_age)?;
+        Ok(MemoryPressure::of(used, total))
+    }
+
+    /// Calls back when the level of the whole device's pressure changes, other processes counted in, by the
+    /// same rule as [`GpuMemoryPool::on_pressure`]. The driver is asked when [`device_pressure`] asks it, and
+    /// each time that the pool takes memory from it; so what others do is heard of then, and a program that
+    /// allocates from what it has calls [`device_pressure`] now and then.
+    ///
+    /// [`device_pressure`]: GpuMemoryPool::device_pressure
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn on_device_pressure(
+        &self,
+        callback: impl Fn(PressureChange) + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.core()
+            .whole_device
+            .watch(self.device(), Arc::new(callback))
     }
 
     /// Calls back when the level of pressure changes, from the thread whose allocation or free did it, with
@@ -494,43 +270,16 @@ impl GpuMemoryPool {
 
     /// All figures of the pool at once.
     pub fn metrics(&self) -> PoolMetrics {
-        let inner = &*self.seat.inner;
-        let figures = self.budget().figures();
-        let mut counts = Counts::default();
-        let (mut cached, mut pending) = (0, 0);
-        for number in 0..inner.account.len() {
-            let cache = &inner.account.purse(number).kept;
-            counts.add(&cache.counts);
-            let (more, later) = cache.bytes();
-            cached += more;
-            pending += later;
-        }
-        let heap = inner.core.heap();
-        let (free, largest_free) = heap.free();
-        PoolMetrics {
-            limit: figures.limit,
-            used: figures.used,
-            available: figures.available,
-            reserved: figures.reserved,
-            high_water_mark: figures.high,
-            from_driver: heap.from_driver,
-            from_driver_high: heap.from_driver_high,
-            cached,
-            free_from_driver: free + heap.large_free(),
-            largest_free,
-            pending,
-            allocations: counts.allocations,
-            deallocations: counts.deallocations,
-            cache_hits: counts.hits,
-            failures: counts.failures,
-            spills: counts.spills,
-            misses: counts.misses,
-        }
+        self.seat.inner.metrics()
     }
 
     /// The pool's device.
     pub fn device(&self) -> &CudaDevice {
-        &self.seat.inner.core.device
+        &self.core().device
+    }
+
+    fn core(&self) -> &Core {
+        &self.seat.inner.core
     }
 
     fn budget(&self) -> &Budget<Cache> {
@@ -555,17 +304,6 @@ fn no_bytes() -> Error {
         name: "size",
         value: "0".into(),
         reason: "a buffer has at least one byte",
-    }
-}
-
-impl From<Refused> for Error {
-    #[cold]
-    fn from(refused: Refused) -> Self {
-        Self::OutOfMemory {
-            asked: refused.asked,
-            available: refused.available,
-            limit: refused.limit,
-        }
     }
 }
 

@@ -1,36 +1,22 @@
 //! Model slots: named models in one budget, loaded when needed and evicted when others need the room.
 
+mod load;
+mod state;
+mod status;
+
 use std::{
-    collections::BTreeMap,
     fmt,
     ops::Deref,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use super::GpuMemoryPool;
+use load::drop_models;
+pub use state::{EvictionPolicy, ModelNeeds};
+use state::{Loaded, Slot, State};
+pub use status::{SlotStatus, SlotsStatus};
+
+use super::{GpuMemoryPool, PoolMetrics};
 use crate::{Error, Result};
-
-/// Which idle model goes first when another needs its room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EvictionPolicy {
-    /// The one that was used the longest ago.
-    #[default]
-    LeastRecentlyUsed,
-    /// The one of the lowest priority; among those, the one used the longest ago.
-    LowestPriority,
-    /// The smallest that makes enough room by itself; if none does, the largest.
-    BestFit,
-}
-
-/// What a model needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ModelNeeds {
-    /// Bytes, at most: they are taken from the budget while it is loaded.
-    pub bytes: u64,
-    /// Higher stays longer under [`EvictionPolicy::LowestPriority`].
-    pub priority: i32,
-}
 
 /// Named models in one memory pool, in a bounded number of slots.
 ///
@@ -61,27 +47,6 @@ pub struct ModelSlots<M> {
     changed: Condvar,
 }
 
-struct State<M> {
-    slots: BTreeMap<String, Slot<M>>,
-    clock: u64,
-    loads: u64,
-    evictions: u64,
-    failures: u64,
-}
-
-struct Slot<M> {
-    needs: ModelNeeds,
-    /// None: a thread is loading it.
-    loaded: Option<Arc<Loaded<M>>>,
-    pins: usize,
-    last_used: u64,
-}
-
-struct Loaded<M> {
-    model: M, // dropped before its pool
-    pool: GpuMemoryPool,
-}
-
 /// A model in use: it is not evicted as long as this is held.
 pub struct ModelLease<M>(Arc<Loaded<M>>);
 
@@ -96,54 +61,6 @@ impl<M> Deref for ModelLease<M> {
 impl<M> Clone for ModelLease<M> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
-    }
-}
-
-/// One slot, as it is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SlotStatus {
-    /// The model's name.
-    pub name: String,
-    /// What it was loaded with.
-    pub needs: ModelNeeds,
-    /// Bytes that its buffers have.
-    pub used: u64,
-    /// Whether it is loaded, not just being loaded.
-    pub loaded: bool,
-    /// How often it is pinned.
-    pub pins: usize,
-    /// How many leases are held.
-    pub leases: usize,
-}
-
-/// All slots, as they are now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SlotsStatus {
-    /// The slots in use, by name.
-    pub slots: Vec<SlotStatus>,
-    /// How many slots there are.
-    pub capacity: usize,
-    /// Bytes of the pool that are left.
-    pub available: u64,
-    /// Models that were loaded.
-    pub loads: u64,
-    /// Models that were evicted.
-    pub evictions: u64,
-    /// Loads that failed.
-    pub failures: u64,
-}
-
-impl<M> Slot<M> {
-    fn leases(&self) -> usize {
-        self.loaded
-            .as_ref()
-            .map_or(0, |loaded| Arc::strong_count(loaded) - 1)
-    }
-
-    fn holders(&self) -> usize {
-        self.pins + self.leases() + usize::from(self.loaded.is_none())
     }
 }
 
@@ -176,159 +93,9 @@ impl<M> ModelSlots<M> {
             pool,
             capacity,
             policy,
-            state: Mutex::new(State {
-                slots: BTreeMap::new(),
-                clock: 0,
-                loads: 0,
-                evictions: 0,
-                failures: 0,
-            }),
+            state: Mutex::default(),
             changed: Condvar::new(),
         })
-    }
-
-    /// The model, loaded if it is not there. If several threads ask for it, one loads it and the others wait;
-    /// should that fail, the next of them tries. Where room is short, idle models are evicted as the policy
-    /// says, but none in vain.
-    ///
-    /// The function runs with no lock held and may be called again after an eviction, if it runs out of
-    /// memory. What it returns must not keep buffers of the pool elsewhere, or its memory never comes back.
-    ///
-    /// # Errors
-    /// [`Error::NoRoomForModel`]; those of the function.
-    pub fn get_or_load(
-        &self,
-        name: &str,
-        needs: ModelNeeds,
-        mut load: impl FnMut(&GpuMemoryPool) -> Result<M>,
-    ) -> Result<ModelLease<M>> {
-        let mut evicted = {
-            let mut state = self.state();
-            loop {
-                match state.slots.get(name).map(|slot| slot.loaded.clone()) {
-                    Some(Some(loaded)) => {
-                        state.touch(name);
-                        return Ok(ModelLease(loaded));
-                    }
-                    Some(None) => {
-                        state = self
-                            .changed
-                            .wait(state)
-                            .unwrap_or_else(PoisonError::into_inner);
-                    }
-                    None => break,
-                }
-            }
-            self.make_room(&mut state, name, needs.bytes)?
-        };
-        // From here on the slot is this thread's, and goes again unless it is filled.
-        let mut claim = Claim {
-            slots: self,
-            name,
-            done: false,
-        };
-        let pool = loop {
-            drop_models(std::mem::take(&mut evicted))?;
-            match self.pool.reserve(needs.bytes) {
-                Ok(pool) => break pool,
-                // Others took it meanwhile.
-                Err(Error::OutOfMemory { .. }) => {
-                    evicted = self.evict_for(&mut self.state(), name, needs.bytes)?;
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        let model = loop {
-            match load(&pool) {
-                Err(Error::OutOfMemory { asked, .. }) if pool.available() >= asked => {
-                    // It fits the budget, so the device has no more: an idle model has to go.
-                    let evicted = self.evict_one(&mut self.state(), name, needs.bytes)?;
-                    drop_models(vec![evicted])?;
-                    self.pool.trim()?;
-                }
-                result => break result?,
-            }
-        };
-        let loaded = Arc::new(Loaded { model, pool });
-        let mut state = self.state();
-        if let Some(slot) = state.slots.get_mut(name) {
-            slot.needs = needs;
-            slot.loaded = Some(loaded.clone());
-        }
-        state.loads += 1;
-        state.touch(name);
-        claim.done = true;
-        drop(state);
-        drop(claim);
-        Ok(ModelLease(loaded))
-    }
-
-    /// Claims a slot, and says which models have to go first. Drops none and takes no bytes, since both may
-    /// call back, and the lock is held.
-    fn make_room(
-        &self,
-        state: &mut State<M>,
-        name: &str,
-        bytes: u64,
-    ) -> Result<Vec<Arc<Loaded<M>>>> {
-        let mut evicted = self.evict_for(state, name, bytes)?;
-        // Full only if none was evicted, so a refusal here has evicted none.
-        if state.slots.len() >= self.capacity {
-            evicted.push(self.evict_one(state, name, bytes)?);
-        }
-        let slot = Slot {
-            needs: ModelNeeds { bytes, priority: 0 },
-            loaded: None,
-            pins: 0,
-            last_used: state.clock,
-        };
-        state.slots.insert(name.to_owned(), slot);
-        Ok(evicted)
-    }
-
-    /// Takes out as many idle models as make room for so many bytes, or none if that is not possible.
-    fn evict_for(
-        &self,
-        state: &mut State<M>,
-        name: &str,
-        bytes: u64,
-    ) -> Result<Vec<Arc<Loaded<M>>>> {
-        let mut missing = bytes.saturating_sub(self.pool.available());
-        if state.evictable() < missing {
-            return Err(self.no_room(state, name, bytes));
-        }
-        let mut evicted = Vec::new();
-        while missing > 0 {
-            let Some((victim, size)) = state.victim(self.policy, missing) else {
-                break;
-            };
-            evicted.extend(state.take(&victim));
-            missing = missing.saturating_sub(size);
-        }
-        Ok(evicted)
-    }
-
-    fn evict_one(&self, state: &mut State<M>, name: &str, bytes: u64) -> Result<Arc<Loaded<M>>> {
-        let victim = state.victim(self.policy, 0);
-        victim
-            .and_then(|(victim, _)| state.take(&victim))
-            .ok_or_else(|| self.no_room(state, name, bytes))
-    }
-
-    #[cold]
-    fn no_room(&self, state: &mut State<M>, name: &str, asked: u64) -> Error {
-        state.failures += 1;
-        let evictable = state.evictable();
-        let others = state.slots.iter().filter(|(other, _)| *other != name);
-        let all: u64 = others.map(|(_, slot)| slot.needs.bytes).sum();
-        Error::NoRoomForModel {
-            name: name.to_owned(),
-            asked,
-            available: self.pool.available(),
-            free_slots: self.capacity.saturating_sub(state.slots.len()),
-            evictable,
-            held: all - evictable,
-        }
     }
 
     /// The model, if it is loaded.
@@ -336,6 +103,7 @@ impl<M> ModelSlots<M> {
         let mut state = self.state();
         let loaded = state.slots.get(name)?.loaded.clone()?;
         state.touch(name);
+        state.hits += 1;
         Some(ModelLease(loaded))
     }
 
@@ -403,7 +171,10 @@ impl<M> ModelSlots<M> {
         let slots = state.slots.iter().map(|(name, slot)| SlotStatus {
             name: name.clone(),
             needs: slot.needs,
-            used: slot.loaded.as_ref().map_or(0, |loaded| loaded.pool.used()),
+            memory: slot
+                .loaded
+                .as_ref()
+                .map_or_else(PoolMetrics::default, |loaded| loaded.pool.metrics()),
             loaded: slot.loaded.is_some(),
             pins: slot.pins,
             leases: slot.leases(),
@@ -412,6 +183,7 @@ impl<M> ModelSlots<M> {
             slots: slots.collect(),
             capacity: self.capacity,
             available: self.pool.available(),
+            hits: state.hits,
             loads: state.loads,
             evictions: state.evictions,
             failures: state.failures,
@@ -436,77 +208,6 @@ impl<M> ModelSlots<M> {
 
     fn state(&self) -> MutexGuard<'_, State<M>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<M> State<M> {
-    fn touch(&mut self, name: &str) {
-        self.clock += 1;
-        if let Some(slot) = self.slots.get_mut(name) {
-            slot.last_used = self.clock;
-        }
-    }
-
-    fn idle(&self) -> impl Iterator<Item = (&String, &Slot<M>)> {
-        self.slots.iter().filter(|(_, slot)| slot.holders() == 0)
-    }
-
-    fn evictable(&self) -> u64 {
-        self.idle().map(|(_, slot)| slot.needs.bytes).sum()
-    }
-
-    /// The next to go, and its bytes.
-    fn victim(&self, policy: EvictionPolicy, missing: u64) -> Option<(String, u64)> {
-        let found = match policy {
-            EvictionPolicy::LeastRecentlyUsed => self.idle().min_by_key(|(_, slot)| slot.last_used),
-            EvictionPolicy::LowestPriority => self
-                .idle()
-                .min_by_key(|(_, slot)| (slot.needs.priority, slot.last_used)),
-            EvictionPolicy::BestFit => self
-                .idle()
-                .filter(|(_, slot)| slot.needs.bytes >= missing)
-                .min_by_key(|(_, slot)| (slot.needs.bytes, slot.last_used))
-                .or_else(|| self.idle().max_by_key(|(_, slot)| slot.needs.bytes)),
-        };
-        found.map(|(name, slot)| (name.clone(), slot.needs.bytes))
-    }
-
-    fn take(&mut self, name: &str) -> Option<Arc<Loaded<M>>> {
-        let slot = self.slots.remove(name)?;
-        self.evictions += 1;
-        slot.loaded
-    }
-}
-
-/// Drops models that nobody else holds, and sees that their buffers are gone.
-fn drop_models<M>(models: Vec<Arc<Loaded<M>>>) -> Result<()> {
-    let mut left = 0;
-    for model in models {
-        let pool = model.pool.clone();
-        drop(model);
-        left += pool.used();
-    }
-    if left > 0 {
-        return Err(Error::MemoryNotBack { bytes: left });
-    }
-    Ok(())
-}
-
-/// A slot that a thread is filling; empty again if it fails or panics.
-struct Claim<'a, M> {
-    slots: &'a ModelSlots<M>,
-    name: &'a str,
-    done: bool,
-}
-
-impl<M> Drop for Claim<'_, M> {
-    fn drop(&mut self) {
-        if !self.done {
-            let mut state = self.slots.state();
-            state.slots.remove(self.name);
-            state.failures += 1;
-        }
-        self.slots.changed.notify_all();
     }
 }
 

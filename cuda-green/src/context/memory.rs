@@ -1,0 +1,60 @@
+//! A context's memory: one pool under its limit, made when it is first asked for.
+
+use std::sync::OnceLock;
+
+use super::GreenContext;
+use crate::{Error, GpuMemoryPool, MemoryBudget, Result, once::Once};
+
+/// Contexts that take each other's place under one name share it, so that the name's limit holds over all
+/// of them.
+#[derive(Default)]
+pub(super) struct Memory {
+    pool: Once<GpuMemoryPool>,
+    /// What the pool's limit is to stand within.
+    budget: OnceLock<MemoryBudget>,
+}
+
+impl GreenContext {
+    /// Its memory pool, with the limit of its configuration; made at the first call.
+    ///
+    /// # Errors
+    /// Those of [`GpuMemoryPool::on`].
+    pub fn memory(&self) -> Result<&GpuMemoryPool> {
+        let memory = &self.inner.memory;
+        memory.pool.get_or_make(|| {
+            let limit = self.config().memory_limit_bytes;
+            match memory.budget.get() {
+                Some(budget) => GpuMemoryPool::within(self.device(), budget, limit),
+                None => GpuMemoryPool::on(self.device(), limit),
+            }
+        })
+    }
+
+    /// Bytes in use of its memory pool; 0 if it was never asked for.
+    pub fn memory_used(&self) -> u64 {
+        self.memory_if_made().map_or(0, GpuMemoryPool::used)
+    }
+
+    /// Its memory pool, if it was ever asked for.
+    pub(crate) fn memory_if_made(&self) -> Option<&GpuMemoryPool> {
+        self.inner.memory.pool.get()
+    }
+
+    /// Puts the limit of its memory pool within a budget, before the pool is first asked for. A manager does
+    /// that by itself: [`SmPartitionManager::with_memory_budget`](crate::SmPartitionManager).
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where the pool has been made, or a budget has been given, already.
+    pub fn set_memory_budget(&self, budget: &MemoryBudget) -> Result<()> {
+        let memory = &self.inner.memory;
+        let set = || memory.budget.set(budget.clone()).is_ok();
+        if memory.pool.before_made(set) == Some(true) {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument {
+            name: "budget",
+            value: format!("{budget:?}"),
+            reason: "the context's memory pool has its place already",
+        })
+    }
+}

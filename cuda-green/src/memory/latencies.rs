@@ -1,0 +1,145 @@
+//! How long things took, as a histogram.
+
+use std::{fmt, time::Duration};
+
+/// How long something took, by powers of two of nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Latencies {
+    buckets: [u64; Self::BUCKETS],
+}
+
+impl Latencies {
+    const BUCKETS: usize = 40;
+
+    pub(crate) fn note(&mut self, took: Duration) {
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let bucket = (nanoseconds.ilog2() as usize).min(Self::BUCKETS - 1);
+        self.buckets[bucket] += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (sum, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *sum += more;
+        }
+    }
+
+    /// What came after an earlier state of the same histogram; all there is, if that cannot have been one.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let mut later = *self;
+        for (count, before) in later.buckets.iter_mut().zip(earlier.buckets) {
+            let Some(more) = count.checked_sub(before) else {
+                return *self;
+            };
+            *count = more;
+        }
+        later
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// A time that this share of them did not exceed: at most twice the true one. Zero if there were none.
+    pub fn percentile(&self, share: f64) -> Duration {
+        let wanted = (self.count() as f64 * share.clamp(0.0, 1.0)).ceil() as u64;
+        let mut seen = 0;
+        for (below, count) in self.buckets() {
+            seen += count;
+            if seen >= wanted {
+                return below - Duration::from_nanos(1);
+            }
+        }
+        Duration::ZERO
+    }
+
+    /// Each bucket's first nanosecond above it, and how many there were; empty ones are left out.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        self.buckets
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0)
+            .map(|(bucket, count)| (Duration::from_nanos(2 << bucket), *count))
+    }
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self {
+            buckets: [0; Self::BUCKETS],
+        }
+    }
+}
+
+/// `12 at 127ns p50, 511ns p99, 4.095µs p99.9`; `none` if there were none.
+impl fmt::Display for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.count() == 0 {
+            return f.write_str("none");
+        }
+        let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| self.percentile(share));
+        write!(
+            f,
+            "{} at {p50:?} p50, {p99:?} p99, {p999:?} p99.9",
+            self.count()
+        )
+    }
+}
+
+impl fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Latencies({self})")
+    }
+}
+
+/// A list of pairs: the first nanosecond above a bucket, and how many were in it.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Latencies {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let pairs = self.buckets().map(|(below, count)| {
+            let nanoseconds = u64::try_from(below.as_nanos()).unwrap_or(u64::MAX);
+            (nanoseconds, count)
+        });
+        serializer.collect_seq(pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_at_most_twice_too_high() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.percentile(0.5), Duration::ZERO);
+        for nanoseconds in 1..=1000 {
+            latencies.note(Duration::from_nanos(nanoseconds));
+        }
+        for (share, truth) in [(0.001, 1), (0.5, 500), (0.999, 999), (1.0, 1000)] {
+            let told = latencies.percentile(share).as_nanos();
+            assert!(told >= truth && told <= 2 * truth, "{share}: {told}");
+        }
+        latencies.note(Duration::ZERO);
+        latencies.note(Duration::MAX);
+        assert_eq!(latencies.count(), 1002);
+    }
+
+    #[test]
+    #[cfg(feature = "metrics")]
+    fn what_came_since_is_no_more_than_that() {
+        let of = |times: &[u64]| {
+            let mut latencies = Latencies::default();
+            times
+                .iter()
+                .for_each(|ns| latencies.note(Duration::from_nanos(*ns)));
+            latencies
+        };
+        let earlier = of(&[5, 100, 100]);
+        assert_eq!(of(&[5, 100, 100, 7, 2000]).since(&earlier), of(&[7, 2000]));
+        assert_eq!(earlier.since(&earlier).count(), 0);
+        // Another histogram, although it has as many.
+        let anew = of(&[5, 5, 5, 100]);
+        assert_eq!(anew.since(&earlier), anew);
+    }
+}

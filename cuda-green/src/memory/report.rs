@@ -1,0 +1,148 @@
+//! Who has how much of a GPU's memory: budgets, contexts and models in one table.
+
+use std::fmt;
+
+use super::{GpuMemoryPool, MemoryBudget, MemoryPressure, ModelSlots, PoolMetrics, SlotsStatus};
+
+/// The figures of several budgets, pools and slots, under names, taken one after another.
+///
+/// As a table with `Display`; as JSON through `serde::Serialize` with the feature `serde`; for the `metrics`
+/// facade through `MemoryExporter` with the feature `metrics`.
+/// [`SmPartitionManager::memory_report`](crate::SmPartitionManager::memory_report) has one of all contexts.
+///
+/// ```
+/// use cuda_green::{Driver, GpuMemoryPool, MemoryReport, ModelNeeds, ModelSlots};
+///
+/// # fn main() -> cuda_green::Result<()> {
+/// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+/// let slots = ModelSlots::new(GpuMemoryPool::on(&device, 8 << 30)?, 13)?;
+/// let needs = ModelNeeds { bytes: 1 << 30, priority: 0 };
+/// slots.get_or_load("minilm", needs, |pool| pool.allocate(500 << 20))?;
+/// let report = MemoryReport::default().with_slots("embedding", &slots);
+/// println!("{report}");
+/// assert_eq!(report.rows[1].slot.as_deref(), Some("minilm"));
+/// assert_eq!(report.rows[1].memory.used, 500 << 20);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct MemoryReport {
+    /// In the order in which they were added; a context's slots come after it.
+    pub rows: Vec<MemoryRow>,
+}
+
+/// One budget, pool or slot of a [`MemoryReport`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct MemoryRow {
+    /// The name that it was added under.
+    pub name: String,
+    /// Of a slot, the model's name.
+    pub slot: Option<String>,
+    /// How full it is.
+    pub pressure: MemoryPressure,
+    /// Its figures; of a budget only those of the limit.
+    pub memory: PoolMetrics,
+    /// Of a pool with slots, how they fared; each slot has a row of its own.
+    pub slots: Option<SlotsStatus>,
+}
+
+impl MemoryReport {
+    /// Adds a budget.
+    pub fn with_budget(mut self, name: impl Into<String>, budget: &MemoryBudget) -> Self {
+        self.add(name.into(), None, budget.metrics());
+        self
+    }
+
+    /// Adds a pool.
+    pub fn with_pool(mut self, name: impl Into<String>, pool: &GpuMemoryPool) -> Self {
+        self.add(name.into(), None, pool.metrics());
+        self
+    }
+
+    /// Adds slots: the pool that they are in, and a row for each.
+    pub fn with_slots<M>(mut self, name: impl Into<String>, slots: &ModelSlots<M>) -> Self {
+        let name = name.into();
+        let status = slots.status();
+        self.add(name.clone(), None, slots.pool().metrics());
+        let of_pool = self.rows.len() - 1;
+        for slot in &status.slots {
+            self.add(name.clone(), Some(slot.name.clone()), slot.memory);
+        }
+        self.rows[of_pool].slots = Some(status);
+        self
+    }
+
+    fn add(&mut self, name: String, slot: Option<String>, memory: PoolMetrics) {
+        self.rows.push(MemoryRow {
+            name,
+            slot,
+            pressure: MemoryPressure::of(memory.used, memory.limit),
+            memory,
+            slots: None,
+        });
+    }
+}
+
+/// Bytes as MiB; no limit as such.
+fn mib(bytes: u64) -> String {
+    if bytes == u64::MAX {
+        return "none".into();
+    }
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+}
+
+/// A table, sizes in MiB.
+impl fmt::Display for MemoryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let label = |row: &MemoryRow| match &row.slot {
+            Some(slot) => format!("  {slot}"),
+            None => row.name.clone(),
+        };
+        let widest = self.rows.iter().map(|row| label(row).chars().count());
+        let width = widest.max().unwrap_or(0).max(8);
+        write!(
+            f,
+            "{:<width$} {:>10} {:>10} {:>10} {:>10} {:>10} {:>9} {:>8} {:>6}",
+            "MiB", "limit", "used", "reserved", "high", "driver", "allocated", "refused", "level"
+        )?;
+        for row in &self.rows {
+            let memory = &row.memory;
+            let from_driver = match row.slot {
+                Some(_) => "-".into(), // its pool's
+                None => mib(memory.from_driver),
+            };
+            write!(
+                f,
+                "\n{:<width$} {:>10} {:>10} {:>10} {:>10} {from_driver:>10} {:>9} {:>8} {:>6}",
+                label(row),
+                mib(memory.limit),
+                mib(memory.used),
+                mib(memory.reserved),
+                mib(memory.high_water_mark),
+                memory.allocations,
+                memory.failures,
+                format!("{:?}", row.pressure),
+            )?;
+            if let Some(slots) = &row.slots {
+                let SlotsStatus {
+                    capacity,
+                    hits,
+                    evictions,
+                    failures,
+                    ..
+                } = slots;
+                write!(
+                    f,
+                    "\n  ({} of {capacity} slots; loads: {}; {hits} hits, {evictions} evictions, {failures} failures)",
+                    slots.slots.len(),
+                    slots.loads,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
