@@ -105,7 +105,8 @@ pub struct GraphExec {
 impl GraphExec {
     /// Launches it. What follows in the stream waits for all of it; it waits for what is in the stream,
     /// and for its own launch before. Its kernels run on the SMs of the contexts that they were captured
-    /// in, with the priority of this stream.
+    /// in, with the priority of this stream. Beside the driver's call it records one event, by which its end
+    /// is known.
     ///
     /// ```no_run
     /// # fn main() -> cuda_green::Result<()> {
