@@ -92,8 +92,8 @@ impl Slot {
 
     fn give_up(&self, context: &GreenContext) -> Result<()> {
         let followers = self.followers().clone();
-        let live = followers.iter().filter_map(Weak::upgrade);
-        live.map(|follower| follower.give_up(context)).collect()
+        let mut live = followers.iter().filter_map(Weak::upgrade);
+        live.try_for_each(|follower| follower.give_up(context))
     }
 
     fn followers(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower>>> {
