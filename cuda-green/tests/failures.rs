@@ -77,6 +77,10 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
             manager.rebalance_with(hint, hand_off)?;
             by_name.synchronize()?;
         }
+        // What is retired is given up, and made anew within a limit.
+        manager.release_retired()?;
+        manager.set_context_limit(Some(9));
+        manager.rebalance(RebalanceHint::TrainingActive)?;
     }
     let mut bytes = [0; 64];
     buffers[0].copy_to(&mut bytes)?;
