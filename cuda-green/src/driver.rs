@@ -218,17 +218,8 @@ impl Driver {
         }
     }
 
-    /// Refuses where a fault stays. For calls that the driver itself would let pass: after a fault, a context
-    /// can still be made current (measured on an H200, driver 580).
-    #[inline]
-    pub(crate) fn healthy(&self) -> Result<()> {
-        match self.inner.fault.get() {
-            Some(&(call, code)) => Err(Error::Poisoned { call, code }),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether a fault stays.
+    /// Whether a fault stays. For calls that the driver itself would let pass: after a fault, a context can
+    /// still be made current (measured on an H200, driver 580).
     #[inline]
     pub(crate) fn is_poisoned(&self) -> bool {
         self.inner.fault.get().is_some()

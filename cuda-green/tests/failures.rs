@@ -97,6 +97,10 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
             unsafe { graph.launch(&by_name)? };
             by_name.synchronize()?;
         }
+        // What is retired is given up, and made anew within a limit.
+        manager.release_retired()?;
+        manager.set_context_limit(Some(9));
+        manager.rebalance(RebalanceHint::TrainingActive)?;
     }
     let mut bytes = [0; 64];
     buffers[0].copy_to(&mut bytes)?;

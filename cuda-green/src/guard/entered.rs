@@ -144,7 +144,7 @@ impl Refusal {
     #[cold]
     pub(super) fn into_error(self, driver: &Driver) -> Error {
         let error = match self {
-            Self::Poisoned => driver.healthy(),
+            Self::Poisoned => driver.check_fault(),
             Self::Call(call, answer) => driver.check(call, answer),
             Self::Seat(error) => return *error,
         };

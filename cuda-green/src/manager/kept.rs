@@ -50,9 +50,6 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let missing = contexts.iter().zip(wanted);
         let missing = missing.filter(|(entry, pieces)| entry.find(pieces).is_none());
         let missing = missing.count();
-        if missing == 0 {
-            return Ok(()); // what is there may be used, whatever the limit
-        }
         while kept(contexts) + missing > limit {
             if release_one(contexts, wanted)?.is_none() {
                 return Err(Error::TooManyContexts {

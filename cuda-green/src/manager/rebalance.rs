@@ -152,6 +152,16 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// layout.
     fn make(&self, layout: &Layout, favoured: Option<Id>) -> Result<Vec<usize>> {
         let wanted = self.read(|contexts| pieces_after(contexts, favoured));
+        let found = || {
+            self.read(|contexts| {
+                let entries = contexts.iter().zip(&wanted);
+                let found = entries.map(|(entry, pieces)| entry.find(pieces));
+                found.collect::<Option<Vec<usize>>>()
+            })
+        };
+        if let Some(targets) = found() {
+            return Ok(targets);
+        }
         self.write(|contexts| self.make_room(contexts, &wanted))?;
         for (index, pieces) in wanted.iter().enumerate() {
             let in_place_of = self.read(|contexts| {
@@ -172,12 +182,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 entry.map(|entry| entry.generations.push(generation))
             });
         }
-        Ok(self.read(|contexts| {
-            let entries = contexts.iter().zip(&wanted);
-            entries
-                .filter_map(|(entry, pieces)| entry.find(pieces))
-                .collect()
-        }))
+        Ok(found().unwrap_or_default()) // all are there now
     }
 }
 
