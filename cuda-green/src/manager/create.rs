@@ -188,7 +188,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let all = self.device.sm_resource()?;
         let mut refused = Vec::new();
         let mut refusal = None;
-        for plan in planner::plans(&self.facts, requests, &self.count_groups(&all))? {
+        let count = self.count_groups(&all);
+        for plan in planner::plans(&self.facts, requests, &count)? {
             match self.execute(&plan, &all, contexts) {
                 Ok((new_layout, entries)) => {
                     *layout = Some(Layout {
@@ -206,7 +207,13 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 Err(error) => return Err(error),
             }
         }
-        Err(refusal.unwrap_or_else(|| self.insufficient(self.facts.sm_count, None)))
+        let refusal = refusal.unwrap_or_else(|| self.insufficient(self.facts.sm_count, None));
+        Err(planner::of_all_plans(
+            &self.facts,
+            requests,
+            &count,
+            refusal,
+        )?)
     }
 
     /// Single-context mode: every id stands for the whole device.

@@ -40,7 +40,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let driver = self.device.driver();
         let mut refused = Vec::new();
         let mut refusal = None;
-        for plan in planner::plans(&self.facts, requests, &self.count_groups(&all))? {
+        let count = self.count_groups(&all);
+        for plan in planner::plans(&self.facts, requests, &count)? {
             let answer = match &plan.call {
                 SplitCall::Structured(groups) => resource::try_structured(driver, &all, groups),
                 SplitCall::ByCount { .. } => Ok(()), // counted by the planner
@@ -54,6 +55,12 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 Err(error) => return Err(error),
             }
         }
-        Err(refusal.unwrap_or_else(|| self.insufficient(self.facts.sm_count, None)))
+        let refusal = refusal.unwrap_or_else(|| self.insufficient(self.facts.sm_count, None));
+        Err(planner::of_all_plans(
+            &self.facts,
+            requests,
+            &count,
+            refusal,
+        )?)
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{SmPartitionManager, layout::Layout};
 use crate::{
     ContextPriority, CudaVersion, GreenContext,
-    planner::{RefusedPlan, SplitStrategy},
+    planner::{self, RefusedPlan, SplitStrategy},
 };
 
 /// The contexts of a quad partition. Programs with other needs bring ids of their own.
@@ -117,7 +117,7 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
             write!(f, "; single-context mode: {reason}")?;
         }
         if let Some(reason) = &self.strategy_reason {
-            write!(f, "; {reason}")?;
+            write!(f, "; by {reason}")?;
         }
         if self.scaffold_contexts > 0 {
             write!(f, "; {} scaffold contexts", self.scaffold_contexts)?;
@@ -208,14 +208,8 @@ fn reason(layout: &Layout, driver: CudaVersion) -> String {
         SplitStrategy::EqualGroups => "it cannot merge, and the sizes need no further split",
         SplitStrategy::Nested => "it cannot merge",
     };
-    let mut reason = format!("by {strategy}: CUDA {driver}");
-    if layout.refused.is_empty() {
-        reason += &format!(", {because}");
-    }
-    for refused in &layout.refused {
-        reason += &format!("; {refused}");
-    }
-    reason
+    let why = planner::refusals(&layout.refused).unwrap_or_else(|| because.to_owned());
+    format!("{strategy}: CUDA {driver}, {why}")
 }
 
 impl<Id> ContextStatus<Id> {

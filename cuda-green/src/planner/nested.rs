@@ -132,7 +132,7 @@ pub(super) fn plans(
     // Whole units for everyone; else only for those that come from the device itself.
     for (step, min) in [(unit, granularity.min), (unit.min(FINE_UNIT), pairs.min)] {
         let from = plans.len();
-        let Some(sizes) = demands.sizes(step, min) else {
+        let Some(sizes) = demands.sizes(step, min, facts.sm_count) else {
             continue;
         };
         for first in firsts(demands, &sizes) {

@@ -165,14 +165,25 @@ impl fmt::Display for Plan {
         if let Some(reason) = &self.stranded_reason {
             write!(f, "; {} stranded: {reason}", self.stranded)?;
         }
-        for refused in &self.refused {
-            write!(f, "; {refused}")?;
+        match refusals(&self.refused) {
+            Some(refusals) => write!(f, "; {refusals}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
-/// Plans of one strategy that the driver refused for what the chip looks like.
+/// Which better plans the driver refused, in words; nothing where there are none.
+pub(crate) fn refusals(refused: &[RefusedPlan]) -> Option<String> {
+    let plans: Vec<String> = refused.iter().map(RefusedPlan::to_string).collect();
+    (!plans.is_empty()).then(|| {
+        format!(
+            "the driver refused, for the chip's topology (915): {}",
+            plans.join("; ")
+        )
+    })
+}
+
+/// Plans of one strategy that the driver refused for what the chip looks like (915).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RefusedPlan {
@@ -197,14 +208,10 @@ impl RefusedPlan {
 
 impl fmt::Display for RefusedPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let arrangements = match self.arrangements {
-            1 => String::new(),
-            n => format!(", in any of {n} arrangements"),
-        };
-        write!(
-            f,
-            "not {}{arrangements}: the driver refused it (915, the chip's topology does not allow it)",
-            self.strategy
-        )
+        write!(f, "{}", self.strategy)?;
+        if self.arrangements > 1 {
+            write!(f, " ({} arrangements)", self.arrangements)?;
+        }
+        Ok(())
     }
 }

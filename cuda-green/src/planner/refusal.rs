@@ -1,7 +1,8 @@
 //! Why no plan meets a list of requests: which demand is in the way, and what would help.
 
 use super::{
-    Demands, DeviceFacts, GroupCount, Plan, PlannedPartition, SplitStrategy, candidates::all,
+    Demands, DeviceFacts, GroupCount, PartitionRequest, Plan, PlannedPartition, SplitStrategy,
+    candidates::all,
 };
 use crate::{Error, Result};
 
@@ -58,6 +59,22 @@ pub(super) fn reason(
     })
 }
 
+/// The error where the driver refused all plans: a demanded cluster, if there are plans without it.
+pub(crate) fn of_all_plans(
+    facts: &DeviceFacts,
+    requests: &[PartitionRequest],
+    count_groups: &GroupCount<'_>,
+    refusal: Error,
+) -> Result<Error> {
+    let demands = Demands::of(facts, requests)?;
+    let without = all(
+        facts,
+        &demands.changed(|request| request.cluster = 1),
+        count_groups,
+    )?;
+    Ok(cluster_in_the_way(facts, &demands, &without).unwrap_or(refusal))
+}
+
 /// What the best of the plans lacks that keep all but the clusters.
 fn cluster_in_the_way(facts: &DeviceFacts, demands: &Demands, plans: &[Plan]) -> Option<Error> {
     let lacking = |plan: &Plan| {
@@ -66,7 +83,8 @@ fn cluster_in_the_way(facts: &DeviceFacts, demands: &Demands, plans: &[Plan]) ->
             .filter(|(partition, request)| partition.max_cluster < request.cluster)
             .count()
     };
-    let best = plans.iter().min_by_key(|plan| lacking(plan))?;
+    let lacking_plans = plans.iter().filter(|plan| lacking(plan) > 0);
+    let best = lacking_plans.min_by_key(|plan| lacking(plan))?;
     let mut partitions = best.partitions.iter().zip(&demands.list).enumerate();
     let (index, (partition, request)) =
         partitions.find(|(_, (partition, request))| partition.max_cluster < request.cluster)?;

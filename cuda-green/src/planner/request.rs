@@ -181,14 +181,14 @@ impl Demands {
     fn nominal(&self) -> Option<Vec<u32>> {
         let rest = self.rest.and_then(|rest| self.list.get(rest));
         let rest_least = rest.map_or(0, |request| self.least(request));
-        let sizes = self.divided(|request| self.least(request), rest_least, 1)?;
+        let sizes = self.divided(|request| self.least(request), rest_least, 1, self.total)?;
         (sum(&sizes)? <= self.total).then_some(sizes)
     }
 
     /// Each request in SMs where sizes are multiples of `unit` and at least `min`. The one that takes the rest
     /// has what is left of the device; nothing where that is not enough. Without one, rounding may make them
-    /// more than the device.
-    pub(super) fn sizes(&self, unit: u32, min: u32) -> Option<Vec<u32>> {
+    /// more than the device. Of `room` SMs at most, shares are made for all but that one.
+    pub(super) fn sizes(&self, unit: u32, min: u32, room: u32) -> Option<Vec<u32>> {
         let unit = unit.max(1);
         let floor = |request: &PartitionRequest| {
             let least = min.max(request.cluster);
@@ -205,25 +205,26 @@ impl Demands {
                 SmRequest::Rest => 1,
             }
         };
-        self.divided(floor, self.rest_least(), unit)
+        self.divided(floor, self.rest_least(), unit, room)
     }
 
-    /// As [`sizes`](Self::sizes): what each has at least, and of what that leaves the shares, rounded down to units.
+    /// As [`sizes`](Self::sizes): what each has at least, and of what that leaves the shares, rounded down to
+    /// units. Where units do not work out, the shares that come first have theirs.
     fn divided(
         &self,
         floor: impl Fn(&PartitionRequest) -> u32,
         rest_least: u32,
         unit: u32,
+        room: u32,
     ) -> Option<Vec<u32>> {
         let mut sizes: Vec<u32> = self.list.iter().map(floor).collect();
         let Some(rest) = self.rest else {
             return Some(sizes);
         };
         *sizes.get_mut(rest)? = 0;
-        let left = self
-            .total
-            .checked_sub(sum(&sizes)?)?
-            .checked_sub(rest_least)?;
+        let taken = sum(&sizes)?;
+        let left = self.total.checked_sub(taken)?.checked_sub(rest_least)?;
+        let mut room = room.checked_sub(taken)?;
         let weight = |request: &PartitionRequest| match request.sms {
             SmRequest::Share { weight, .. } => u64::from(weight),
             _ => 0,
@@ -232,8 +233,10 @@ impl Demands {
         for (index, (request, size)) in self.list.iter().zip(&mut sizes).enumerate() {
             if weight(request) > 0 && index != rest {
                 let share = u64::from(left) * weight(request) / all;
-                let size_with = size.saturating_add(u32::try_from(share).ok()?);
-                *size = (size_with / unit * unit).max(*size);
+                let share = u32::try_from(share).ok()?.min(room);
+                let with_share = (size.saturating_add(share) / unit * unit).max(*size);
+                room -= with_share - *size;
+                *size = with_share;
             }
         }
         *sizes.get_mut(rest)? = self.total.checked_sub(sum(&sizes)?)?;

@@ -16,7 +16,7 @@ pub(super) fn plans(
     demands: &Demands,
     count_groups: &GroupCount<'_>,
 ) -> Result<Vec<Plan>> {
-    let Some(sizes) = demands.sizes(FINE_UNIT, FINE_UNIT) else {
+    let Some(sizes) = demands.sizes(FINE_UNIT, FINE_UNIT, facts.sm_count) else {
         return Ok(Vec::new());
     };
     // With an odd number of SMs, one belongs to no group.
@@ -39,8 +39,8 @@ pub(super) fn plans(
             }
         }
     }
-    for odd_first in [false, true] {
-        add(Some(in_sizes(facts, demands, &sizes, unit, odd_first)));
+    for small_first in [false, true] {
+        add(Some(in_sizes(facts, demands, &sizes, unit, small_first)));
     }
     Ok(plans)
 }
@@ -81,18 +81,18 @@ fn plan(
     Plan::new(facts, strategy, SplitCall::Structured(groups), partitions)
 }
 
-/// A group for each size; a small one is co-scheduled as far as it goes. Sizes that are no whole units come
-/// first if said so: they need a unit each, which others may take too many of.
+/// A group for each size; a small one is co-scheduled as far as it goes. Small ones come first if said so: each
+/// needs a whole unit, of which a large one beside them needs not all that it would take.
 fn in_sizes(
     facts: &DeviceFacts,
     demands: &Demands,
     sizes: &[u32],
     unit: u32,
-    odd_first: bool,
+    small_first: bool,
 ) -> Plan {
     let mut order: Vec<usize> = (0..sizes.len()).collect();
-    if odd_first {
-        order.sort_by_key(|index| sizes.get(*index).is_some_and(|size| size % unit == 0));
+    if small_first {
+        order.sort_by_key(|index| sizes.get(*index).copied());
     }
     let mut groups = Vec::with_capacity(sizes.len());
     let mut parts = vec![Vec::new(); sizes.len()];
