@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 
 use cuda_green::{
-    CudaDevice, Driver, Error, GreenContextConfig, SmPartitionManager,
-    planner::{PartitionRequest as R, SplitStrategy},
+    CudaDevice, Driver, Error, GreenContextConfig, Kernel, Module, SmPartitionManager,
+    planner::{PartitionRequest as R, Plan, SplitStrategy},
     sim::Sim,
+    sys,
 };
 
 /// Each device with every version in which the ways to split differ, and the newest.
@@ -31,6 +32,7 @@ const DEVICES: [&str; 6] = ["t4", "a100", "h200", "b200", "rtx5090", "gb10"];
 struct Checker<'a> {
     profile: &'a str,
     manager: SmPartitionManager<usize>,
+    kernel: Kernel,
     made: std::cell::Cell<u32>,
 }
 
@@ -39,6 +41,10 @@ impl<'a> Checker<'a> {
         Self {
             profile,
             manager: SmPartitionManager::with_ids(device).unwrap(),
+            kernel: Module::load_ptx(device, include_str!("../src/kernels/kernels.ptx"))
+                .unwrap()
+                .kernel("cuda_green_burn")
+                .unwrap(),
             made: 0.into(),
         }
     }
@@ -95,6 +101,7 @@ impl<'a> Checker<'a> {
             "{}: {plan}",
             what()
         );
+        self.clusters_run(&plan);
         // Where the blocks really run, now and then: it takes longer than all the rest.
         self.made.set(self.made.get() + 1);
         if self.made.get() % 61 == 1 {
@@ -118,6 +125,49 @@ impl<'a> Checker<'a> {
             self.manager.destroy_context(id).unwrap();
         }
         Some(sizes)
+    }
+}
+
+impl Checker<'_> {
+    /// A promised cluster runs: the driver's occupancy calculation has none smaller.
+    fn clusters_run(&self, plan: &Plan) {
+        let device = self.manager.device();
+        for (id, planned) in plan.partitions.iter().enumerate() {
+            if planned.max_cluster == 1 {
+                continue;
+            }
+            let stream = self
+                .manager
+                .get_context(id)
+                .unwrap()
+                .create_stream()
+                .unwrap();
+            let config = sys::CUlaunchConfig {
+                gridDimX: 1024,
+                gridDimY: 1,
+                gridDimZ: 1,
+                blockDimX: 128,
+                blockDimY: 1,
+                blockDimZ: 1,
+                hStream: stream.raw(),
+                ..Default::default()
+            };
+            let mut largest = 0;
+            // SAFETY: the output is valid, kernel and stream are live, and there are no attributes.
+            let result = unsafe {
+                device.driver().api().cuOccupancyMaxPotentialClusterSize(
+                    &mut largest,
+                    self.kernel.raw(),
+                    &config,
+                )
+            };
+            result.unwrap().ok().unwrap();
+            assert!(
+                largest as u32 >= planned.max_cluster,
+                "{}: {plan:?}",
+                self.profile
+            );
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use cuda_green::{
 
 use crate::{
     Case,
-    support::{assert_disjoint, config, is_partitioned, largest_cluster, quad, sm_ids, times},
+    support::{
+        assert_disjoint, config, is_partitioned, largest_cluster, quad, sm_ids, small_kernel, times,
+    },
 };
 
 pub const CASES: &[Case] = &[
@@ -81,6 +83,7 @@ fn versions(driver: &Driver) -> Vec<CudaVersion> {
 /// Sizes, clusters, strategy, refusals and errors: all as the plan said. Every tenth list is run, too.
 fn planned_is_made(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
+    let kernel = small_kernel(&device)?;
     let has_clusters = device.properties().compute_capability.0 >= 9;
     for version in versions(driver) {
         let manager: SmPartitionManager<usize> = SmPartitionManager::as_of(&device, version)?;
@@ -131,18 +134,19 @@ fn planned_is_made(driver: &Driver) -> Result<()> {
                     "{requests:?}: {plan}"
                 );
             }
+            for id in (0..requests.len()).filter(|_| has_clusters) {
+                let context = manager.get_context(id)?;
+                let largest = largest_cluster(&kernel, &context)?;
+                assert!(
+                    largest >= context.max_cluster_size(),
+                    "{requests:?}: {plan}"
+                );
+            }
             if list % 10 == 0 {
                 let mut sets = Vec::new();
                 for id in 0..requests.len() {
                     let context = manager.get_context(id)?;
                     sets.push(sm_ids(&context)?);
-                    if has_clusters {
-                        let largest = largest_cluster(&context)?;
-                        assert!(
-                            largest >= context.max_cluster_size(),
-                            "{requests:?}: {plan}"
-                        );
-                    }
                 }
                 assert_disjoint(&sets);
             }

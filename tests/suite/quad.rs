@@ -8,7 +8,10 @@ use cuda_green::{
 
 use crate::{
     Case,
-    support::{assert_disjoint, contexts, is_partitioned, largest_cluster, quad, sm_ids, times},
+    support::{
+        assert_disjoint, contexts, is_partitioned, largest_cluster, quad, sm_ids, small_kernel,
+        times,
+    },
 };
 
 pub const CASES: &[Case] = &[
@@ -204,9 +207,10 @@ fn clusters(driver: &Driver) -> Result<()> {
         );
         return Ok(());
     }
+    let kernel = small_kernel(&device)?;
     for context in contexts(&manager)? {
         assert_eq!(
-            largest_cluster(&context)?,
+            largest_cluster(&kernel, &context)?,
             context.max_cluster_size(),
             "{context:?}"
         );

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use cuda_green::{
-    ContextId, ContextPriority, CudaDevice, Driver, GreenContext, GreenContextConfig, Module,
-    Result, SmPartitionManager, sys,
+    ContextId, ContextPriority, CudaDevice, Driver, GreenContext, GreenContextConfig, Kernel,
+    Module, Result, SmPartitionManager, sys,
 };
 
 /// Repetitions of a loop: many on a simulator, few on a GPU, where each costs milliseconds.
@@ -44,11 +44,14 @@ pub fn sm_ids(context: &GreenContext) -> Result<BTreeSet<u32>> {
     Ok(ids)
 }
 
-/// The largest cluster that runs in a context, by the driver's occupancy calculation.
-pub fn largest_cluster(context: &GreenContext) -> Result<u32> {
-    let device = context.device();
+/// A kernel that needs next to nothing of an SM.
+pub fn small_kernel(device: &CudaDevice) -> Result<Kernel> {
     let ptx = include_str!("../../cuda-green/src/kernels/kernels.ptx");
-    let kernel = Module::load_ptx(device, ptx)?.kernel("cuda_green_burn")?;
+    Module::load_ptx(device, ptx)?.kernel("cuda_green_burn")
+}
+
+/// The largest cluster of a kernel that runs in a context, by the driver's occupancy calculation.
+pub fn largest_cluster(kernel: &Kernel, context: &GreenContext) -> Result<u32> {
     let stream = context.create_stream()?;
     let config = sys::CUlaunchConfig {
         gridDimX: 1024,
@@ -63,7 +66,8 @@ pub fn largest_cluster(context: &GreenContext) -> Result<u32> {
     let mut size = 0;
     // SAFETY: the output is valid, kernel and stream are live, and the configuration has no attributes.
     let result = unsafe {
-        device
+        context
+            .device()
             .driver()
             .api()
             .cuOccupancyMaxPotentialClusterSize(&mut size, kernel.raw(), &config)
