@@ -6,6 +6,7 @@
 mod create;
 mod generation;
 mod layout;
+mod make;
 mod nest;
 mod partition_stream;
 mod plan;

@@ -14,6 +14,7 @@
 
 mod candidates;
 mod choose;
+mod demands;
 mod facts;
 mod nested;
 mod plan;
@@ -24,12 +25,12 @@ mod units;
 
 pub use candidates::{GroupCount, plans};
 pub(crate) use choose::{Choice, Piece, State, available, choose};
+pub(crate) use demands::Demands;
 pub use facts::DeviceFacts;
 pub(crate) use nested::Area;
 pub(crate) use plan::refusals;
 pub use plan::{Group, Part, Plan, PlannedPartition, RefusedPlan, SplitCall, SplitStrategy};
 pub(crate) use refusal::of_all_plans;
-pub(crate) use request::Demands;
 pub use request::{PartitionRequest, SmRequest};
 pub(crate) use structured::whole_in_units;
 

@@ -236,7 +236,7 @@ fn quads_percents_and_weights() {
                 .unwrap_or_else(|| panic!("{profile}: {requests:?}"));
             assert_eq!(sizes.iter().sum::<u32>(), total, "{profile}: {requests:?}");
         };
-        let quarter = total / 4 & !1;
+        let quarter = (total / 4) & !1;
         strands_nothing(&[
             R::target(quarter),
             R::target(quarter),

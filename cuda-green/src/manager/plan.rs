@@ -48,7 +48,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             };
             match answer {
                 Ok(()) => return Ok(Plan { refused, ..plan }),
-                Err(error) if super::create::is_topology_refusal(&error) => {
+                Err(error) if super::make::is_topology_refusal(&error) => {
                     RefusedPlan::note(&mut refused, plan.strategy);
                     refusal = Some(error);
                 }

@@ -2,7 +2,7 @@
 
 use super::{
     Demands, DeviceFacts, Group, GroupCount, Part, Plan, PlannedPartition, SplitCall,
-    SplitStrategy, facts::FINE_UNIT, request::sum,
+    SplitStrategy, demands::sum, facts::FINE_UNIT,
 };
 use crate::Result;
 

@@ -1,5 +1,7 @@
 //! Which pieces one more context gets, against every choice there is.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn piece(part: Part, area: Area, free: bool) -> Piece {
