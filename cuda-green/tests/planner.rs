@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use cuda_green::{
     CudaDevice, Driver, Error, GreenContextConfig, Kernel, Module, SmPartitionManager,
     planner::{PartitionRequest as R, Plan, SplitStrategy},
-    sim::Sim,
-    sys,
+    sim::{Injection, Sim},
+    sys::{self, CUresult},
 };
 
 /// Each device with every version in which the ways to split differ, and the newest.
@@ -284,9 +284,72 @@ fn quads_percents_and_weights() {
                 R::rest().cluster(8),
             ]);
         }
+        // Sizes of no whole units break some up, which those that come after miss (12.4).
+        for (a, b, c) in [(96, 20, 16), (88, 20, 24), (80, 36, 14), (72, 28, 32)] {
+            checker.same(&[R::at_least(a), R::at_least(b), R::at_least(c)]);
+            checker.same(&[R::at_least(a), R::at_least(b), R::rest()]);
+        }
         checker.same(&vec![R::at_least(8); total as usize / 8]);
         checker.same(&vec![R::at_least(8).cluster(8); total as usize / 8]);
     });
+}
+
+/// Where the driver refuses for reasons of topology, the next plan is made, and the status says which one and
+/// why; other refusals are errors, and nothing is left then.
+#[test]
+fn a_refusal_leads_to_the_next_plan_and_is_told() {
+    let refused = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
+    let requests = [R::target(32), R::target(32), R::rest()];
+    let config = GreenContextConfig::default();
+    let partitions = [
+        (1, requests[0], config),
+        (2, requests[1], config),
+        (3, requests[2], config),
+    ];
+    for (profile, call, expected, clusters) in [
+        (
+            "h200@13.1",
+            "cuDevSmResourceSplit",
+            SplitStrategy::MergedUnits,
+            [8, 8, 8],
+        ),
+        (
+            "h200@13.0",
+            "cuDevResourceGenerateDesc",
+            SplitStrategy::EqualGroups,
+            [8, 8, 8],
+        ),
+    ] {
+        let simulator = Sim::new(profile).unwrap();
+        {
+            let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+            let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device).unwrap();
+            let injection = Injection::fail(call, refused).unwrap();
+            // Every structured split; of the merges, the first.
+            let every = call == "cuDevSmResourceSplit";
+            simulator.inject(if every { injection } else { injection.at(1) });
+            manager.create_partitions(&partitions).unwrap();
+            let status = manager.allocation_status();
+            assert_eq!(status.strategy, Some(expected), "{status}");
+            assert!(!status.refused.is_empty(), "{status}");
+            let reason = status.strategy_reason.clone().unwrap();
+            assert!(
+                reason.contains("915") && reason.contains(&expected.to_string()),
+                "{reason}"
+            );
+            assert!(
+                reason.contains(&status.refused[0].strategy.to_string()),
+                "{reason}"
+            );
+            let largest = status.contexts.iter().map(|one| one.max_cluster_size);
+            assert_eq!(largest.collect::<Vec<_>>(), clusters, "{status}");
+            if every {
+                let plan = manager.plan(&requests).unwrap();
+                assert_eq!((plan.strategy, &plan.refused), (expected, &status.refused));
+            }
+        }
+        assert!(simulator.live_objects().is_empty());
+    }
 }
 
 /// 2-SM units on demand only: 42 exact of an H200 costs the clusters from 12.5 to 13.0, and nothing after.
