@@ -38,7 +38,8 @@ impl ContextPriority {
 /// What a context is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GreenContextConfig {
-    /// SMs, at least; what it really got is [`GreenContext::sm_count`](crate::GreenContext::sm_count).
+    /// SMs, at least; what it really got is [`GreenContext::sm_count`](crate::GreenContext::sm_count). Plays no
+    /// part where a [`PartitionRequest`](crate::planner::PartitionRequest) says the size.
     pub sm_count: u32,
     /// The priority of its streams.
     pub priority: ContextPriority,

@@ -159,7 +159,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         contexts: &[(Id, GreenContextConfig)],
         requests: &[PartitionRequest],
     ) -> Result<Vec<Entry<Id>>> {
-        let requested = Demands::of(&self.facts, requests)?.requested().to_vec();
+        let requested = Demands::of(&self.facts, requests)?.requested;
         let entry = |(index, ((id, config), sm_count)): (usize, (&(Id, _), u32))| {
             let config = GreenContextConfig {
                 sm_count,

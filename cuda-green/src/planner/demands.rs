@@ -14,7 +14,7 @@ pub(crate) struct Demands {
     /// The one that takes what the others leave.
     pub(super) rest: Option<usize>,
     /// Each in SMs, before any rounding to units.
-    pub(super) requested: Vec<u32>,
+    pub(crate) requested: Vec<u32>,
 }
 
 impl Demands {
@@ -42,11 +42,6 @@ impl Demands {
             total: facts.sm_count,
         })?;
         Ok(demands)
-    }
-
-    /// Each in SMs, before any rounding to units.
-    pub(crate) fn requested(&self) -> &[u32] {
-        &self.requested
     }
 
     /// The same sizes with other demands.
@@ -193,7 +188,7 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
                 return invalid(
                     "percent",
                     percent.to_string(),
-                    "a share has 1 to 100 percent",
+                    "a part of the device is 1 to 100 percent",
                 );
             }
             SmRequest::Share { weight: 0, .. } => {
@@ -204,7 +199,7 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
         }
     }
     if percents > 100 {
-        let reason = "all shares together are at most 100 percent";
+        let reason = "all percents together are at most 100";
         return invalid("percent", format!("{percents} in all"), reason);
     }
     let count = |is: fn(&SmRequest) -> bool| requests.iter().filter(|r| is(&r.sms)).count();

@@ -138,14 +138,14 @@ fn make_room(
         let saved = with_remainder(index, share.units)?;
         Some((saved, share))
     });
-    let mut has_remainder = None;
+    let mut is_given = false;
     if let Some((saved, share)) = saving
         .max_by_key(|(saved, _)| *saved)
         .filter(|_| remainder > 0)
     {
         share.units -= saved;
         share.has_remainder = true;
-        has_remainder = Some(());
+        is_given = true;
     }
     let target = |index: usize| match demands.list.get(index)?.sms {
         SmRequest::Target(_) | SmRequest::Percent(_) => demands.requested.get(index).copied(),
@@ -158,12 +158,12 @@ fn make_room(
             .max_by_key(|(_, share)| share.units)?;
         largest.units -= 1;
     }
-    if has_remainder.is_none() && joins {
+    if joins && !is_given && remainder > 0 {
         let fits = |(index, share): &(usize, &mut Share)| {
             target(*index).is_some_and(|most| share.units * unit + remainder <= most)
         };
         if let Some((_, share)) = shares.iter_mut().enumerate().find(fits) {
-            share.has_remainder = remainder > 0;
+            share.has_remainder = true;
         }
     }
     Some(())
