@@ -8,6 +8,7 @@ mod generation;
 mod layout;
 mod make;
 mod nest;
+mod one_by_one;
 mod partition_stream;
 mod plan;
 mod rebalance;

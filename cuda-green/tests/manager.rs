@@ -18,6 +18,11 @@ enum Step {
         id: u8,
         sms: u32,
     },
+    /// One by a request of any kind.
+    CreateOne {
+        id: u8,
+        request: PartitionRequest,
+    },
     /// All at once, with the ids from 0 on.
     CreateAll {
         requests: Vec<PartitionRequest>,
@@ -40,7 +45,7 @@ enum Step {
 }
 
 /// Requests that sometimes fit and sometimes cannot.
-fn requests() -> impl Strategy<Value = Vec<PartitionRequest>> {
+fn request() -> impl Strategy<Value = PartitionRequest> {
     let sms = prop_oneof![
         4 => (0..70u32).prop_map(SmRequest::AtLeast),
         3 => (1..70u32).prop_map(SmRequest::Target),
@@ -51,12 +56,11 @@ fn requests() -> impl Strategy<Value = Vec<PartitionRequest>> {
     ];
     let cluster = prop::sample::select(vec![1, 1, 1, 1, 1, 1, 2, 4, 8, 3]);
     let request = (sms, cluster, prop::bool::weighted(0.1));
-    let request = request.prop_map(|(sms, cluster, exact)| PartitionRequest {
+    request.prop_map(|(sms, cluster, exact)| PartitionRequest {
         sms,
         cluster,
         exact,
-    });
-    prop::collection::vec(request, 0..6)
+    })
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -64,7 +68,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (id.clone(), prop_oneof![0..10u32, 1..80u32, 100..200u32])
             .prop_map(|(id, sms)| Step::Create { id, sms }),
-        1 => requests().prop_map(|requests| Step::CreateAll { requests }),
+        2 => (id.clone(), request()).prop_map(|(id, request)| Step::CreateOne { id, request }),
+        1 => prop::collection::vec(request(), 0..6)
+            .prop_map(|requests| Step::CreateAll { requests }),
         3 => id.clone().prop_map(|id| Step::Destroy { id }),
         1 => id.clone().prop_map(|id| Step::Hold { id }),
         1 => id.clone().prop_map(|id| Step::Release { id }),
@@ -112,6 +118,58 @@ impl Model {
         assert!(self.contexts.insert(id, ids).is_none(), "{id} was there");
         Ok(())
     }
+}
+
+/// One by a request: it has what was asked, or the error says what is in the way.
+fn create_one(
+    manager: &SmPartitionManager<u8>,
+    model: &mut Model,
+    id: u8,
+    request: PartitionRequest,
+) -> cuda_green::Result<Option<Error>> {
+    let before = manager.allocation_status();
+    let context = match manager.create_partition(id, request, GreenContextConfig::default()) {
+        Ok(context) => context,
+        Err(error) => {
+            let is_right = match &error {
+                Error::ContextExists { .. } => model.contexts.contains_key(&id),
+                Error::InvalidArgument { .. } => true,
+                Error::InsufficientSms {
+                    asked, available, ..
+                } => available < asked,
+                Error::ClusterUnavailable { asked, best, .. } => {
+                    best < asked && *asked == request.cluster
+                }
+                Error::UnitsTooCoarse { .. } => request.exact,
+                _ => false,
+            };
+            assert!(is_right, "{request:?} of {before}: {error}");
+            return Ok(Some(error));
+        }
+    };
+    model.add(id, &context)?;
+    if !context.is_partitioned() {
+        return Ok(None);
+    }
+    assert!(context.max_cluster_size() >= request.cluster);
+    let sms = context.sm_count();
+    let total = before.total_sms;
+    match request.sms {
+        SmRequest::AtLeast(count) => {
+            assert!(sms >= count);
+            assert!(!request.exact || sms <= count + 1 + request.cluster);
+        }
+        SmRequest::Target(count) => assert!(sms <= count.max(20)), // the last of a split's units is larger
+        SmRequest::Percent(percent) => assert!(sms <= (total * percent / 100).max(20)),
+        SmRequest::Share { at_least, .. } => assert!(sms >= at_least),
+        SmRequest::Rest if request.cluster == 1 && manager.device().capabilities().merge => {
+            // All, but for what does not join: SMs that a split left over, from 13.1 on.
+            let left = manager.allocation_status().available_sms;
+            assert!(left <= sms, "{left} left beside {sms}");
+        }
+        _ => {}
+    }
+    Ok(None)
 }
 
 /// All at once: what the plan says, or its error; nothing beside contexts that are there.
@@ -191,6 +249,7 @@ fn run(device: &CudaDevice, steps: &[Step]) -> cuda_green::Result<()> {
                     }
                 }
             }
+            Step::CreateOne { id, request } => create_one(&manager, &mut model, id, request)?,
             Step::CreateAll { ref requests } => create_all(&manager, &mut model, requests)?,
             Step::Destroy { id } => match manager.destroy_context(id) {
                 Ok(()) => {

@@ -18,6 +18,7 @@ use crate::{
 pub const CASES: &[Case] = &[
     ("plans/what_is_planned_is_made", planned_is_made),
     ("plans/one_by_one_in_a_tree_of_pieces", one_by_one),
+    ("plans/clusters_are_kept_one_by_one_too", clusters),
     ("plans/one_context_has_no_plan", no_plan),
 ];
 
@@ -203,6 +204,46 @@ fn one_by_one(driver: &Driver) -> Result<()> {
         assert_eq!(manager.allocation_status().scaffold_contexts, 0);
         let all = manager.create_context(0, config(total))?;
         assert_eq!(sm_ids(&all)?.len(), total as usize);
+    }
+    Ok(())
+}
+
+/// An H200's 15 whole units go to three contexts: the 12 SMs that are left run clusters of 2, and are not given
+/// to one that demands more.
+fn clusters(driver: &Driver) -> Result<()> {
+    let device = driver.device(0)?;
+    if device.properties().multiprocessor_count != 132 {
+        return Ok(());
+    }
+    for version in versions(driver) {
+        let manager: SmPartitionManager<u32> = SmPartitionManager::as_of(&device, version)?;
+        if version >= CudaVersion::new(13, 1) {
+            continue; // the last unit has them there
+        }
+        for sms in [64, 32, 24] {
+            let request = PartitionRequest::at_least(sms).cluster(8);
+            let context = manager.create_partition(sms, request, config(1))?;
+            assert_eq!((context.sm_count(), context.max_cluster_size()), (sms, 8));
+        }
+        let before = manager.allocation_status();
+        for request in [PartitionRequest::at_least(8), PartitionRequest::rest()] {
+            let refused = manager.create_partition(1, request.cluster(4), config(1));
+            assert!(
+                matches!(
+                    refused,
+                    Err(Error::ClusterUnavailable {
+                        asked: 4,
+                        best: 2,
+                        ..
+                    })
+                ),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(manager.allocation_status(), before);
+        let rest = manager.create_partition(1, PartitionRequest::rest().cluster(2), config(1))?;
+        assert_eq!((rest.sm_count(), rest.max_cluster_size()), (12, 2));
+        assert_eq!(manager.allocation_status().available_sms, 0);
     }
     Ok(())
 }

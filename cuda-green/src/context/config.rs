@@ -62,6 +62,11 @@ impl Default for GreenContextConfig {
 }
 
 impl GreenContextConfig {
+    /// The same for another size.
+    pub(crate) fn sized(self, sm_count: u32) -> Self {
+        Self { sm_count, ..self }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let invalid = |name, value: String, reason| {
             Err(Error::InvalidArgument {

@@ -1,10 +1,10 @@
-//! Creating contexts: all at once from a plan for their sizes, or one by one out of what is left.
+//! Creating contexts all at once, from a plan for their sizes.
 
 use std::fmt::Debug;
 
-use super::{ContextId, Entry, PartitionMode, SmPartitionManager};
+use super::{ContextId, Entry, SmPartitionManager, one_by_one::cluster_of_all};
 use crate::{
-    ContextPriority, Error, GreenContext, GreenContextConfig, Result,
+    ContextPriority, GreenContext, GreenContextConfig, Result,
     planner::{Demands, PartitionRequest},
 };
 
@@ -19,8 +19,8 @@ impl SmPartitionManager {
     /// driver can give without breaking thread-block clusters; what is left over joins `Reserved`.
     ///
     /// # Errors
-    /// [`Error::AlreadyPartitioned`] where there are contexts; [`Error::InsufficientSms`] or
-    /// [`Error::UnitsTooCoarse`] on a device with too few SMs; [`Error::Driver`]. Nothing is left behind
+    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts; [`Error::InsufficientSms`](crate::Error::InsufficientSms) or
+    /// [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) on a device with too few SMs; [`Error::Driver`](crate::Error::Driver). Nothing is left behind
     /// then.
     pub fn init_quad_partition(&self) -> Result<()> {
         let config = |priority, preemptible| GreenContextConfig {
@@ -43,50 +43,6 @@ impl SmPartitionManager {
 }
 
 impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
-    /// Creates one context with at least the SMs asked for, out of what is left.
-    ///
-    /// Contexts created one by one are as disjoint as those of one call. On CUDA 12.4, which cannot merge,
-    /// a free part of the device that is too large is split, within a scaffold context where need be, and
-    /// parts become whole again when all of them are free.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`],
-    /// [`Error::Driver`]. Nothing is left behind then.
-    pub fn create_context(&self, id: Id, config: GreenContextConfig) -> Result<GreenContext> {
-        config.check()?;
-        let mut layout = self.change();
-        if self.find(id).is_some() {
-            return Err(Error::ContextExists {
-                id: format!("{id:?}"),
-            });
-        }
-        let (context, pieces) = if self.mode == PartitionMode::Partitioned {
-            if config.sm_count > self.facts.sm_count {
-                return Err(self.insufficient(config.sm_count, layout.as_ref()));
-            }
-            self.create_partition(&mut layout, config)?
-        } else {
-            let promised: u32 = self.read(|contexts| {
-                contexts
-                    .iter()
-                    .map(|entry| entry.context().requested_sms())
-                    .sum()
-            });
-            let available = self.facts.sm_count.saturating_sub(promised);
-            if config.sm_count > available {
-                return Err(Error::InsufficientSms {
-                    asked: config.sm_count,
-                    available,
-                    stranded: 0,
-                    total: self.facts.sm_count,
-                });
-            }
-            (GreenContext::primary(&self.device, config)?, Vec::new())
-        };
-        self.write(|contexts| contexts.push(Entry::new(id, context.clone(), pieces)));
-        Ok(context)
-    }
-
     /// Creates several contexts at once, from one split made for their sizes: all or none.
     ///
     /// Each has at least the SMs asked for, and from 13.1 on exactly those, to a multiple of 2. Where one by
@@ -131,10 +87,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] and [`Error::ContextExists`] for what the list says,
-    /// [`Error::AlreadyPartitioned`] where there are contexts; [`Error::ClusterUnavailable`],
-    /// [`Error::UnitsTooCoarse`] and [`Error::InsufficientSms`] for sizes that cannot be;
-    /// [`Error::Driver`]. Nothing is left behind then.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) and [`Error::ContextExists`](crate::Error::ContextExists) for what the list says,
+    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts; [`Error::ClusterUnavailable`](crate::Error::ClusterUnavailable),
+    /// [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) and [`Error::InsufficientSms`](crate::Error::InsufficientSms) for sizes that cannot be;
+    /// [`Error::Driver`](crate::Error::Driver). Nothing is left behind then.
     pub fn create_partitions(
         &self,
         partitions: &[(Id, PartitionRequest, GreenContextConfig)],
@@ -142,11 +98,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let mut contexts = Vec::with_capacity(partitions.len());
         let mut requests = Vec::with_capacity(partitions.len());
         for (id, request, config) in partitions {
-            GreenContextConfig {
-                sm_count: 1,
-                ..*config
-            }
-            .check()?;
+            config.sized(1).check()?;
             contexts.push((*id, *config));
             requests.push(*request);
         }
@@ -160,23 +112,14 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         requests: &[PartitionRequest],
     ) -> Result<Vec<Entry<Id>>> {
         let requested = Demands::of(&self.facts, requests)?.requested;
-        let entry = |(index, ((id, config), sm_count)): (usize, (&(Id, _), u32))| {
-            let config = GreenContextConfig {
-                sm_count,
-                ..*config
+        let entry =
+            |(index, ((id, config), sm_count)): (usize, (&(Id, GreenContextConfig), u32))| {
+                let context = GreenContext::primary(&self.device, config.sized(sm_count))?;
+                if let Some(request) = requests.get(index) {
+                    cluster_of_all(&context, index, request)?;
+                }
+                Ok(Entry::new(*id, context, Vec::new()))
             };
-            let context = GreenContext::primary(&self.device, config)?;
-            let (best, asked) = (context.max_cluster_size(), requests.get(index));
-            match asked.map_or(1, |request| request.cluster) {
-                asked if asked > best => Err(Error::ClusterUnavailable {
-                    request: index,
-                    asked,
-                    best,
-                    why: "the whole device runs no larger one".into(),
-                }),
-                _ => Ok(Entry::new(*id, context, Vec::new())),
-            }
-        };
         contexts
             .iter()
             .zip(requested)

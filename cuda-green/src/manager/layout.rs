@@ -5,7 +5,8 @@ use crate::{
     CudaDevice, GreenContext, GreenContextConfig, Result,
     context::Shape,
     planner::{
-        self, Area, Choice, DeviceFacts, Part, Piece, RefusedPlan, SplitCall, SplitStrategy, State,
+        self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
+        SplitCall, SplitStrategy, State,
     },
     resource::{SmResource, Split},
 };
@@ -110,9 +111,59 @@ impl Layout {
         self.facts.remainder_joins()
     }
 
-    /// What one more context of at least so many SMs would be made of.
-    pub(super) fn choose(&self, asked: u32) -> Option<Choice> {
-        planner::choose(&self.pieces, self.merges(), self.joins(), asked)
+    /// What one more context would be made of that runs clusters of this size: for a count `nominal` or a few
+    /// SMs more, for a target as near below as can be, for a share or the rest all that there is.
+    pub(super) fn choose_for(
+        &self,
+        request: &PartitionRequest,
+        nominal: u32,
+        cluster: u32,
+    ) -> Option<Choice> {
+        let choose = |asked: u32| {
+            let choice =
+                planner::choose(&self.pieces, self.merges(), self.joins(), asked, |kept| {
+                    self.facts.max_cluster(kept) >= cluster
+                });
+            choice.map(|choice| (self.size(&choice), choice))
+        };
+        let most = |most: u32| (1..=most).rev().find_map(choose);
+        let (_, choice) = match request.sms {
+            SmRequest::AtLeast(count) => choose(count)?,
+            SmRequest::Share { at_least, .. } => {
+                most(self.available()).filter(|(size, _)| *size >= at_least)?
+            }
+            SmRequest::Rest => most(self.available())?,
+            SmRequest::Target(_) | SmRequest::Percent(_) => (1..=nominal)
+                .rev()
+                .find_map(|asked| choose(asked).filter(|(size, _)| *size <= nominal))
+                .or_else(|| choose(1))?,
+        };
+        Some(choice)
+    }
+
+    /// SMs of a choice.
+    pub(super) fn size(&self, choice: &Choice) -> u32 {
+        match choice {
+            Choice::Pieces(pieces) => self.sm_count(pieces),
+            Choice::SplitOff { sm_count, .. } => *sm_count,
+        }
+    }
+
+    /// The largest cluster that a choice is sure to run.
+    pub(super) fn max_cluster(&self, choice: &Choice) -> u32 {
+        let kept = match choice {
+            Choice::Pieces(pieces) => {
+                let kept = pieces
+                    .iter()
+                    .map(|index| self.pieces[*index].area.coscheduled);
+                kept.max()
+            }
+            Choice::SplitOff { piece, sm_count } => {
+                let split = self.pieces[*piece].area.split(1, *sm_count);
+                split.map(|(group, _)| group.coscheduled)
+            }
+        };
+        self.facts.max_cluster(kept.unwrap_or(1))
     }
 
     /// SMs that one more context could get.

@@ -1,4 +1,4 @@
-//! Making contexts: a plan put into force, or one more context out of the split in force.
+//! Making contexts: a plan put into force, all of it or nothing.
 
 use std::fmt::Debug;
 
@@ -6,8 +6,8 @@ use cuda_green_sys::CUresult;
 
 use super::{Entry, PartitionMode, SmPartitionManager, layout::Layout};
 use crate::{
-    Error, GreenContext, GreenContextConfig, Result,
-    planner::{self, Choice, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
+    Error, GreenContextConfig, Result,
+    planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
     resource::{self, SmResource, Split},
 };
 
@@ -100,97 +100,12 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 .find(&planned.parts)
                 .filter(|pieces| layout.sm_count(pieces) == planned.sm_count)
                 .ok_or_else(|| self.insufficient(requested, Some(&layout)))?;
-            let config = GreenContextConfig {
-                sm_count: requested,
-                ..*config
-            };
+            let config = config.sized(requested);
             let context = layout.create(&self.device, config, requested, &pieces)?;
             layout.mark_taken(&pieces);
             entries.push(Entry::new(*id, context, pieces));
         }
         Ok((layout, entries))
-    }
-
-    /// One context out of the split in force, which is made here if there is none.
-    pub(super) fn create_partition(
-        &self,
-        layout: &mut Option<Layout>,
-        config: GreenContextConfig,
-    ) -> Result<(GreenContext, Vec<usize>)> {
-        let mut source = match layout.take() {
-            Some(source) => source,
-            None => self.units()?,
-        };
-        let made = self.create_from(&mut source, config);
-        match &made {
-            Ok((_, pieces)) => source.mark_taken(pieces),
-            // What was split for it becomes whole again.
-            Err(_) => source
-                .tidy()
-                .unwrap_or_else(|error| log::error!("destroying a scaffold context: {error}")),
-        }
-        if source.is_in_use() {
-            *layout = Some(source);
-        }
-        made
-    }
-
-    fn create_from(
-        &self,
-        source: &mut Layout,
-        config: GreenContextConfig,
-    ) -> Result<(GreenContext, Vec<usize>)> {
-        let asked = config.sm_count;
-        let pieces = match source.choose(asked) {
-            Some(Choice::Pieces(pieces)) => source.undivided(&self.device, pieces)?,
-            Some(Choice::SplitOff { piece, sm_count }) => {
-                source.divide(&self.device, piece, 1, sm_count)?
-            }
-            None => return Err(self.insufficient(asked, Some(source))),
-        };
-        if source.sm_count(&pieces) < asked {
-            return Err(self.insufficient(asked, Some(source)));
-        }
-        Ok((source.create(&self.device, config, asked, &pieces)?, pieces))
-    }
-
-    /// The split that contexts created one by one draw from: units that merge or, where nothing merges, the
-    /// whole device to be split step by step.
-    fn units(&self) -> Result<Layout> {
-        let all = self.device.sm_resource()?;
-        if !self.facts.capabilities.merge {
-            return Ok(Layout::whole(self.facts, all, self.whole_units(&all)?));
-        }
-        let (unit, fine) = self.facts.unit();
-        let groups = resource::count_groups(self.device.driver(), &all, unit, fine)?;
-        let mut refused = Vec::new();
-        if self.facts.capabilities.structured_split
-            && !fine
-            && let Some(units) = planner::whole_in_units(&self.facts, groups)
-        {
-            let (call, strategy) = (SplitCall::Structured(units), SplitStrategy::StructuredUnits);
-            match self.split(&call, &all) {
-                Err(error) if is_topology_refusal(&error) => {
-                    RefusedPlan::note(&mut refused, strategy);
-                }
-                split => return Ok(Layout::of(self.facts, strategy, &call, split?)),
-            }
-        }
-        let strategy = if fine {
-            SplitStrategy::MergedFineUnits
-        } else {
-            SplitStrategy::MergedUnits
-        };
-        let call = SplitCall::ByCount {
-            groups,
-            min_count: unit,
-            fine,
-        };
-        let split = self.split(&call, &all)?;
-        Ok(Layout {
-            refused,
-            ..Layout::of(self.facts, strategy, &call, split)
-        })
     }
 
     pub(super) fn count_groups<'a>(
@@ -200,11 +115,11 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         |min, fine| resource::count_groups(self.device.driver(), all, min, fine)
     }
 
-    fn whole_units(&self, all: &SmResource) -> Result<u32> {
+    pub(super) fn whole_units(&self, all: &SmResource) -> Result<u32> {
         self.count_groups(all)(self.facts.coscheduled(), false)
     }
 
-    fn split(&self, call: &SplitCall, all: &SmResource) -> Result<Split> {
+    pub(super) fn split(&self, call: &SplitCall, all: &SmResource) -> Result<Split> {
         let driver = self.device.driver();
         match call {
             SplitCall::Structured(groups) => resource::split_structured(driver, all, groups),

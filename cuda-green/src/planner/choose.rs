@@ -42,14 +42,32 @@ pub(crate) enum Choice {
 /// Where pieces merge, that is a set of groups, with or without the remainder where that joins them. Where
 /// they do not, it is one piece, or a part of one. Pieces that keep no clusters above 2, such as a remainder
 /// alone, are given only when nothing else is enough.
-pub(crate) fn choose(pieces: &[Piece], merge: bool, joins: bool, asked: u32) -> Option<Choice> {
-    if merge {
-        merged(pieces, joins, asked)
-            .or_else(|| alone(pieces, asked))
-            .map(Choice::Pieces)
-    } else {
-        single(pieces, asked)
+///
+/// `keeps_enough` tells from the SMs that are surely co-scheduled together whether the context may be made of
+/// that.
+pub(crate) fn choose(
+    pieces: &[Piece],
+    merge: bool,
+    joins: bool,
+    asked: u32,
+    keeps_enough: impl Fn(u32) -> bool,
+) -> Option<Choice> {
+    if !merge {
+        return single(pieces, asked, keeps_enough);
     }
+    let kept = |chosen: &Vec<usize>| {
+        let pieces = chosen.iter().filter_map(|index| pieces.get(*index));
+        keeps_enough(
+            pieces
+                .map(|piece| piece.area.coscheduled)
+                .max()
+                .unwrap_or(1),
+        )
+    };
+    merged(pieces, joins, asked)
+        .filter(kept)
+        .or_else(|| alone(pieces, asked).filter(kept))
+        .map(Choice::Pieces)
 }
 
 fn free(pieces: &[Piece], remainder: bool) -> impl Iterator<Item = (usize, u32)> {
@@ -102,7 +120,7 @@ fn merged(pieces: &[Piece], joins: bool, asked: u32) -> Option<Vec<usize>> {
     Some(chosen)
 }
 
-fn single(pieces: &[Piece], asked: u32) -> Option<Choice> {
+fn single(pieces: &[Piece], asked: u32, keeps_enough: impl Fn(u32) -> bool) -> Option<Choice> {
     let leaves = pieces.iter().enumerate();
     let choices = leaves
         .filter(|(_, piece)| piece.state == State::Free)
@@ -125,7 +143,8 @@ fn single(pieces: &[Piece], asked: u32) -> Option<Choice> {
                 },
                 None => Choice::Pieces(vec![index]),
             };
-            (area.sm_count >= asked).then_some((key, choice))
+            let fits = area.sm_count >= asked && keeps_enough(given.coscheduled);
+            fits.then_some((key, choice))
         });
     choices
         .min_by_key(|(key, _)| *key)

@@ -138,7 +138,7 @@ impl Demands {
     }
 
     /// Whether a size is what an exact request asks for. Shares and the rest take what there is.
-    pub(super) fn is_exact(&self, index: usize, sm_count: u32) -> bool {
+    pub(crate) fn is_exact(&self, index: usize, sm_count: u32) -> bool {
         let Some(request) = self.list.get(index).filter(|request| request.exact) else {
             return true;
         };

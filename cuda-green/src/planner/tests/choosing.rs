@@ -41,7 +41,7 @@ proptest! {
             .min()
             // The remainder alone is the last resort.
             .or_else(|| (0..pieces.len()).find(is_rest).map(|index| size(&index)).filter(|sum| *sum >= asked));
-        let chosen = choose(&pieces, true, joins, asked).map(|choice| match choice {
+        let chosen = choose(&pieces, true, joins, asked, |_| true).map(|choice| match choice {
             Choice::Pieces(pieces) => pieces,
             other => panic!("{other:?}"),
         });
@@ -54,8 +54,8 @@ proptest! {
             prop_assert_eq!(set.len(), len);
         }
         let available = available(&pieces, true, joins);
-        prop_assert_eq!(choose(&pieces, true, joins, available.max(1)).is_some(), available > 0);
-        prop_assert!(choose(&pieces, true, joins, available + 1).is_none());
+        prop_assert_eq!(choose(&pieces, true, joins, available.max(1), |_| true).is_some(), available > 0);
+        prop_assert!(choose(&pieces, true, joins, available + 1, |_| true).is_none());
     }
 
     /// Without merging: a part of a free piece, enough and no more than rounding asks for, from one that
@@ -79,7 +79,7 @@ proptest! {
         let free = || pieces.iter().filter(|piece| piece.state == State::Free);
         let most = free().map(|piece| piece.area.sm_count).max().unwrap_or(0);
         prop_assert_eq!(available(&pieces, false, false), most);
-        match choose(&pieces, false, false, asked) {
+        match choose(&pieces, false, false, asked, |_| true) {
             None => prop_assert!(asked > most),
             Some(choice) => {
                 let (index, given) = match choice {
