@@ -140,7 +140,11 @@ fn create_one(
                 Error::ClusterUnavailable { asked, best, .. } => {
                     best < asked && *asked == request.cluster
                 }
-                Error::UnitsTooCoarse { .. } => request.exact,
+                Error::UnitsTooCoarse { .. } => {
+                    let is_target =
+                        matches!(request.sms, SmRequest::Target(_) | SmRequest::Percent(_));
+                    request.exact || is_target
+                }
                 _ => false,
             };
             assert!(is_right, "{request:?} of {before}: {error}");
@@ -159,8 +163,8 @@ fn create_one(
             assert!(sms >= count);
             assert!(!request.exact || sms <= count + 1 + request.cluster);
         }
-        SmRequest::Target(count) => assert!(sms <= count.max(20)), // the last of a split's units is larger
-        SmRequest::Percent(percent) => assert!(sms <= (total * percent / 100).max(20)),
+        SmRequest::Target(count) => assert!(sms <= count.max(8)),
+        SmRequest::Percent(percent) => assert!(sms <= (total * percent / 100).max(8)),
         SmRequest::Share { at_least, .. } => assert!(sms >= at_least),
         SmRequest::Rest if request.cluster == 1 && manager.device().capabilities().merge => {
             // All, but for what does not join: SMs that a split left over, from 13.1 on.

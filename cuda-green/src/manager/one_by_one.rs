@@ -34,7 +34,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`];
     /// [`Error::ClusterUnavailable`] where only SMs are left that do not run the cluster demanded, and
-    /// [`Error::UnitsTooCoarse`] where they do not add up to the exact size; [`Error::Driver`]. Nothing is
+    /// [`Error::UnitsTooCoarse`] where they do not come in the target's or the exact size; [`Error::Driver`]. Nothing is
     /// left behind then.
     pub fn create_partition(
         &self,
@@ -135,12 +135,16 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             });
         };
         let sm_count = source.size(&choice);
-        if !demands.is_exact(0, sm_count) {
+        // A target is no less than a unit, but where pieces neither merge nor divide, they may be far larger.
+        let unit = self.facts.capabilities.granularity.min.max(request.cluster);
+        let is_over = matches!(request.sms, SmRequest::Target(_) | SmRequest::Percent(_))
+            && sm_count > nominal.max(unit);
+        if is_over || !demands.is_exact(0, sm_count) {
             return Err(Error::UnitsTooCoarse {
                 asked: nominal,
                 unit: self.facts.unit().0,
                 total: self.facts.sm_count,
-                help: "what is free does not add up to it; `create_partitions` splits the device for exact sizes",
+                help: "what is free does not come in that size; `create_partitions` splits the device for it",
             });
         }
         let pieces = match choice {
