@@ -225,6 +225,15 @@ fn clusters(driver: &Driver) -> Result<()> {
             let context = manager.create_partition(sms, request, config(1))?;
             assert_eq!((context.sm_count(), context.max_cluster_size()), (sms, 8));
         }
+        // A small one has as many SMs as its cluster.
+        manager.destroy_context(24)?;
+        for request in [PartitionRequest::at_least(3), PartitionRequest::target(3)] {
+            let small = manager.create_partition(3, request.cluster(8), config(1))?;
+            assert_eq!((small.sm_count(), small.max_cluster_size()), (8, 8));
+            drop(small);
+            manager.destroy_context(3)?;
+        }
+        drop(manager.create_partition(24, PartitionRequest::at_least(24), config(1))?);
         let before = manager.allocation_status();
         for request in [PartitionRequest::at_least(8), PartitionRequest::rest()] {
             let refused = manager.create_partition(1, request.cluster(4), config(1));

@@ -127,8 +127,9 @@ impl Layout {
             choice.map(|choice| (self.size(&choice), choice))
         };
         let most = |most: u32| (1..=most).rev().find_map(choose);
+        // A cluster takes as many SMs.
         let (_, choice) = match request.sms {
-            SmRequest::AtLeast(count) => choose(count)?,
+            SmRequest::AtLeast(count) => choose(count.max(cluster))?,
             SmRequest::Share { at_least, .. } => {
                 most(self.available()).filter(|(size, _)| *size >= at_least)?
             }
@@ -136,7 +137,7 @@ impl Layout {
             SmRequest::Target(_) | SmRequest::Percent(_) => (1..=nominal)
                 .rev()
                 .find_map(|asked| choose(asked).filter(|(size, _)| *size <= nominal))
-                .or_else(|| choose(1))?,
+                .or_else(|| choose(cluster))?,
         };
         Some(choice)
     }

@@ -34,7 +34,7 @@ impl Area {
     pub(crate) fn fixed(sm_count: u32, coscheduled: u32) -> Self {
         Self {
             sm_count,
-            coscheduled,
+            coscheduled: coscheduled.min(sm_count),
             units: 0,
             unit: coscheduled,
             step: 0,
@@ -47,7 +47,7 @@ impl Area {
         let unit = facts.coscheduled();
         Self {
             sm_count: facts.sm_count,
-            coscheduled: unit,
+            coscheduled: kept(unit, units).min(facts.sm_count),
             units,
             unit,
             step: unit,
@@ -99,15 +99,11 @@ impl Area {
 
     fn part(&self, sm_count: u32, units: u32, step: u32) -> Self {
         let step = step.min(self.unit);
-        let kept = if units > 0 {
-            self.unit
-        } else {
-            FINE_UNIT.min(self.unit)
-        };
+        let kept = kept(self.unit, units);
         Self {
             sm_count,
             units,
-            coscheduled: kept,
+            coscheduled: kept.min(sm_count),
             // Without a whole unit in it, there is nothing to begin a group of whole units with.
             step: if step > kept { 0 } else { step },
             // Where the step is the unit, the device's smallest group holds; a group of pairs is no smaller
@@ -116,6 +112,11 @@ impl Area {
             ..*self
         }
     }
+}
+
+/// SMs that are surely together where there are so many whole units.
+fn kept(unit: u32, units: u32) -> u32 {
+    if units > 0 { unit } else { FINE_UNIT.min(unit) }
 }
 
 /// The plans, those with the fewest scaffold contexts first.

@@ -31,7 +31,7 @@ pub(super) fn plan(
             let coscheduled = if share.units > 0 {
                 unit
             } else {
-                facts.coscheduled_left_over()
+                facts.coscheduled_left_over().min(remainder)
             };
             PlannedPartition {
                 requested,
