@@ -22,5 +22,6 @@ pub use workqueue::{WorkqueueResource, WorkqueueScope};
 
 pub(crate) use calls::{
     Owner, Split, count_groups, describe, describe_with, query, split_by_count, split_structured,
+    try_structured,
 };
 pub(crate) use origin::sm_fields;

@@ -34,6 +34,13 @@ const CODES: [CUresult; 8] = [
     CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
 ];
 
+fn config(sm_count: u32) -> GreenContextConfig {
+    GreenContextConfig {
+        sm_count,
+        ..GreenContextConfig::default()
+    }
+}
+
 /// What a program does with a partitioned device, from the first call to the last.
 fn use_it_all(simulator: &Sim) -> Result<()> {
     let driver = Driver::simulated(simulator)?;
@@ -102,6 +109,22 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
         manager.set_context_limit(Some(9));
         manager.rebalance(RebalanceHint::TrainingActive)?;
     }
+    let nested: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device)?;
+    if !device.capabilities().merge && device.supports_required_features() {
+        // Splits within splits, all at once and one by one.
+        let sizes = [64, 32, 24, 12].map(|sms| (sms, config(sms)));
+        nested.create_contexts(&sizes)?;
+        for (id, _) in sizes {
+            nested.destroy_context(id)?;
+        }
+        for (id, config) in sizes {
+            drop(nested.create_context(id, config)?);
+        }
+        nested.destroy_context(12)?;
+        nested.destroy_context(24)?;
+        drop(nested.create_context(12, config(36))?);
+    }
+    drop(nested);
     let mut bytes = [0; 64];
     buffers[0].copy_to(&mut bytes)?;
     assert_eq!(bytes, [1; 64]);

@@ -12,6 +12,7 @@ mod contexts;
 mod graphs;
 mod guards;
 mod memory;
+mod plans;
 mod quad;
 mod rebalance;
 mod resources;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
             containment::CASES,
             guards::CASES,
             memory::CASES,
+            plans::CASES,
             bad_input::CASES,
             rebalance::CASES,
             resources::CASES,

@@ -61,7 +61,8 @@ impl ContextPriority {
 /// What a context is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GreenContextConfig {
-    /// SMs, at least; what it really got is [`GreenContext::sm_count`](crate::GreenContext::sm_count).
+    /// SMs, at least; what it really got is [`GreenContext::sm_count`](crate::GreenContext::sm_count). Plays no
+    /// part where a [`PartitionRequest`](crate::planner::PartitionRequest) says the size.
     pub sm_count: u32,
     /// The priority of its streams.
     pub priority: ContextPriority,
@@ -84,6 +85,11 @@ impl Default for GreenContextConfig {
 }
 
 impl GreenContextConfig {
+    /// The same for another size.
+    pub(crate) fn sized(self, sm_count: u32) -> Self {
+        Self { sm_count, ..self }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let invalid = |name, value: String, reason| {
             Err(Error::InvalidArgument {

@@ -62,10 +62,16 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         })
     }
 
-    /// Puts a new context's limit within the budget.
-    pub(super) fn bound(&self, context: &GreenContext) -> Result<()> {
-        self.memory
-            .as_ref()
-            .map_or(Ok(()), |budget| context.set_memory_budget(budget))
+    /// A new context under its name, its memory limit within the budget.
+    pub(super) fn entry(
+        &self,
+        id: Id,
+        context: GreenContext,
+        pieces: Vec<usize>,
+    ) -> Result<Entry<Id>> {
+        if let Some(budget) = &self.memory {
+            context.set_memory_budget(budget)?;
+        }
+        Ok(Entry::new(id, context, pieces))
     }
 }

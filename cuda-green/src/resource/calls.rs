@@ -150,6 +150,11 @@ pub(crate) fn split_structured(
     split_with_params(driver, input, &mut params_of(groups))
 }
 
+/// The dry run of [`split_structured`]: whether the driver would refuse it. CUDA 13.1.
+pub(crate) fn try_structured(driver: &Driver, input: &SmResource, groups: &[Group]) -> Result<()> {
+    sizes_with_params(driver, input, &mut params_of(groups))
+}
+
 fn params_of(groups: &[Group]) -> Vec<CU_DEV_SM_RESOURCE_GROUP_PARAMS> {
     let params = |group: &Group| params(group.sm_count, group.coscheduled, 0, group.backfill);
     groups.iter().map(params).collect()

@@ -1,0 +1,130 @@
+//! Creating contexts all at once, from a plan for their sizes.
+
+use std::fmt::Debug;
+
+use super::{ContextId, Entry, SmPartitionManager, one_by_one::cluster_of_all};
+use crate::{
+    ContextPriority, GreenContext, GreenContextConfig, Result,
+    planner::{Demands, PartitionRequest},
+};
+
+/// 8 GiB, the memory limit of each context of a quad partition.
+const QUAD_MEMORY_LIMIT: u64 = 8 << 30;
+
+impl SmPartitionManager {
+    /// Four contexts of a quarter of the device each, all at once or not at all.
+    ///
+    /// `Embedding` is critical and not preemptible, `Dream` low and preemptible, `Training` and `Reserved`
+    /// medium and preemptible; each has a memory limit of 8 GiB. A quarter is rounded down to what the
+    /// driver can give without breaking thread-block clusters; what is left over joins `Reserved`.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts; [`Error::InsufficientSms`](crate::Error::InsufficientSms) or
+    /// [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) on a device with too few SMs; [`Error::Driver`](crate::Error::Driver). Nothing is left behind
+    /// then.
+    pub fn init_quad_partition(&self) -> Result<()> {
+        let config = |priority, preemptible| GreenContextConfig {
+            sm_count: 0, // what the plan asks for
+            priority,
+            memory_limit_bytes: QUAD_MEMORY_LIMIT,
+            preemptible,
+        };
+        let contexts = [
+            (
+                ContextId::Embedding,
+                config(ContextPriority::Critical, false),
+            ),
+            (ContextId::Dream, config(ContextPriority::Low, true)),
+            (ContextId::Training, config(ContextPriority::Medium, true)),
+            (ContextId::Reserved, config(ContextPriority::Medium, true)),
+        ];
+        self.partition(&contexts, &self.facts.equal_targets(4))
+    }
+}
+
+impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+    /// Creates several contexts at once, from one split made for their sizes: all or none.
+    ///
+    /// Each has at least the SMs asked for, and from 13.1 on exactly those, to a multiple of 2. Where one by
+    /// one the units of the split decide, the whole list is seen here, so more lists fit. The simple form of
+    /// [`create_partitions`](Self::create_partitions).
+    ///
+    /// # Errors
+    /// As [`create_partitions`](Self::create_partitions).
+    pub fn create_contexts(&self, contexts: &[(Id, GreenContextConfig)]) -> Result<()> {
+        for (_, config) in contexts {
+            config.check()?;
+        }
+        let requests: Vec<PartitionRequest> = contexts
+            .iter()
+            .map(|(_, config)| PartitionRequest::at_least(config.sm_count))
+            .collect();
+        self.partition(contexts, &requests)
+    }
+
+    /// Creates several contexts at once by requests of any kinds, mixed as you like: all or none.
+    ///
+    /// The request decides the size; the `sm_count` of the configuration plays no part. What each got, and
+    /// which plan is in force and why, is in the status; [`plan`](Self::plan) tells it before.
+    ///
+    /// ```
+    /// use cuda_green::{Driver, GreenContextConfig, SmPartitionManager, planner::PartitionRequest};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// let manager: SmPartitionManager<&str> = SmPartitionManager::with_ids(&device)?;
+    /// let config = GreenContextConfig::default();
+    /// manager.create_partitions(&[
+    ///     ("serving", PartitionRequest::at_least(60).cluster(8), config),
+    ///     ("indexing", PartitionRequest::percent(25), config),
+    ///     ("everything else", PartitionRequest::rest(), config),
+    /// ])?;
+    /// let status = manager.allocation_status();
+    /// let sizes: Vec<u32> = status.contexts.iter().map(|context| context.sm_count).collect();
+    /// assert_eq!(sizes, [64, 32, 36]); // whole units of 8 SMs, and what they leave of the 132
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) and [`Error::ContextExists`](crate::Error::ContextExists) for what the list says,
+    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts; [`Error::ClusterUnavailable`](crate::Error::ClusterUnavailable),
+    /// [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) and [`Error::InsufficientSms`](crate::Error::InsufficientSms) for sizes that cannot be;
+    /// [`Error::Driver`](crate::Error::Driver). Nothing is left behind then.
+    pub fn create_partitions(
+        &self,
+        partitions: &[(Id, PartitionRequest, GreenContextConfig)],
+    ) -> Result<()> {
+        let mut contexts = Vec::with_capacity(partitions.len());
+        let mut requests = Vec::with_capacity(partitions.len());
+        for (id, request, config) in partitions {
+            config.sized(1).check()?;
+            contexts.push((*id, *config));
+            requests.push(*request);
+        }
+        self.partition(&contexts, &requests)
+    }
+
+    /// Single-context mode: every id stands for the whole device.
+    pub(super) fn in_one_context(
+        &self,
+        contexts: &[(Id, GreenContextConfig)],
+        requests: &[PartitionRequest],
+    ) -> Result<Vec<Entry<Id>>> {
+        let requested = Demands::of(&self.facts, requests)?.requested;
+        let entry =
+            |(index, ((id, config), sm_count)): (usize, (&(Id, GreenContextConfig), u32))| {
+                let context = GreenContext::primary(&self.device, config.sized(sm_count))?;
+                if let Some(request) = requests.get(index) {
+                    cluster_of_all(&context, index, request)?;
+                }
+                self.entry(*id, context, Vec::new())
+            };
+        contexts
+            .iter()
+            .zip(requested)
+            .enumerate()
+            .map(entry)
+            .collect()
+    }
+}

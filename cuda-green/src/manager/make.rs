@@ -1,0 +1,154 @@
+//! Making contexts: a plan put into force, all of it or nothing.
+
+use std::fmt::Debug;
+
+use cuda_green_sys::CUresult;
+
+use super::{Entry, PartitionMode, SmPartitionManager, layout::Layout};
+use crate::{
+    Error, GreenContextConfig, Result,
+    planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
+    resource::{self, SmResource, Split},
+};
+
+impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+    /// One split for all of these contexts at once.
+    pub(super) fn partition(
+        &self,
+        contexts: &[(Id, GreenContextConfig)],
+        requests: &[PartitionRequest],
+    ) -> Result<()> {
+        for (index, (id, _)) in contexts.iter().enumerate() {
+            if contexts
+                .iter()
+                .take(index)
+                .any(|(earlier, _)| earlier == id)
+            {
+                return Err(Error::ContextExists {
+                    id: format!("{id:?}"),
+                });
+            }
+        }
+        let mut layout = self.change();
+        let existing = self.read(|contexts| contexts.len());
+        if existing > 0 {
+            return Err(Error::AlreadyPartitioned { contexts: existing });
+        }
+        if self.mode != PartitionMode::Partitioned {
+            let entries = self.in_one_context(contexts, requests)?;
+            self.write(|contexts| *contexts = entries);
+            return Ok(());
+        }
+        let all = self.device.sm_resource()?;
+        let mut refused = Vec::new();
+        let mut refusal = None;
+        let count = self.count_groups(&all);
+        for plan in planner::plans(&self.facts, requests, &count)? {
+            match self.execute(&plan, &all, contexts) {
+                Ok((new_layout, entries)) => {
+                    *layout = Some(Layout {
+                        refused,
+                        ..new_layout
+                    });
+                    self.write(|contexts| *contexts = entries);
+                    return Ok(());
+                }
+                Err(error) if is_topology_refusal(&error) => {
+                    log::info!("{} was refused: {error}", plan.strategy);
+                    RefusedPlan::note(&mut refused, plan.strategy);
+                    refusal = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let refusal = refusal.unwrap_or_else(|| self.insufficient(self.facts.sm_count, None));
+        Err(planner::of_all_plans(
+            &self.facts,
+            requests,
+            &count,
+            refusal,
+        )?)
+    }
+
+    /// Makes the plan's split and all its contexts; drops what was made if one fails.
+    fn execute(
+        &self,
+        plan: &Plan,
+        all: &SmResource,
+        contexts: &[(Id, GreenContextConfig)],
+    ) -> Result<(Layout, Vec<Entry<Id>>)> {
+        let mut layout = match (&plan.call, plan.strategy) {
+            (
+                SplitCall::ByCount {
+                    groups, min_count, ..
+                },
+                SplitStrategy::EqualGroups | SplitStrategy::Nested,
+            ) => {
+                let mut layout = Layout::whole(self.facts, all.clone(), self.whole_units(all)?);
+                layout.divide(&self.device, 0, *groups, *min_count)?;
+                for sm_count in &plan.nested {
+                    layout.divide_remainder(&self.device, *sm_count)?;
+                }
+                layout
+            }
+            (call, strategy) => Layout::of(self.facts, strategy, call, self.split(call, all)?),
+        };
+        let mut entries = Vec::with_capacity(contexts.len());
+        for ((id, config), planned) in contexts.iter().zip(&plan.partitions) {
+            let requested = planned.requested;
+            let pieces = layout
+                .find(&planned.parts)
+                .filter(|pieces| layout.sm_count(pieces) == planned.sm_count)
+                .ok_or_else(|| self.insufficient(requested, Some(&layout)))?;
+            let config = config.sized(requested);
+            let context = layout.create(&self.device, config, requested, &pieces)?;
+            layout.mark_taken(&pieces);
+            entries.push(self.entry(*id, context, pieces)?);
+        }
+        Ok((layout, entries))
+    }
+
+    pub(super) fn count_groups<'a>(
+        &'a self,
+        all: &'a SmResource,
+    ) -> impl Fn(u32, bool) -> Result<u32> + 'a {
+        |min, fine| resource::count_groups(self.device.driver(), all, min, fine)
+    }
+
+    pub(super) fn whole_units(&self, all: &SmResource) -> Result<u32> {
+        self.count_groups(all)(self.facts.coscheduled(), false)
+    }
+
+    pub(super) fn split(&self, call: &SplitCall, all: &SmResource) -> Result<Split> {
+        let driver = self.device.driver();
+        match call {
+            SplitCall::Structured(groups) => resource::split_structured(driver, all, groups),
+            SplitCall::ByCount {
+                groups,
+                min_count,
+                fine,
+            } => resource::split_by_count(driver, all, *groups, *min_count, *fine),
+        }
+    }
+
+    pub(super) fn insufficient(&self, asked: u32, layout: Option<&Layout>) -> Error {
+        let (available, stranded) = self.remaining(layout);
+        Error::InsufficientSms {
+            asked,
+            available,
+            stranded,
+            total: self.facts.sm_count,
+        }
+    }
+}
+
+/// Whether the driver refused a split or a merge for what the chip looks like, so that another may work.
+pub(super) fn is_topology_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Driver {
+            code: CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
+            ..
+        }
+    )
+}

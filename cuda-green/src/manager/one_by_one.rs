@@ -1,0 +1,226 @@
+//! Contexts created one by one, out of what is left of the split in force.
+
+use std::fmt::Debug;
+
+use super::{PartitionMode, SmPartitionManager, layout::Layout, make::is_topology_refusal};
+use crate::{
+    Error, GreenContext, GreenContextConfig, Result,
+    planner::{
+        self, Choice, Demands, PartitionRequest, RefusedPlan, SmRequest, SplitCall, SplitStrategy,
+    },
+    resource,
+};
+
+impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+    /// Creates one context with at least the SMs asked for, out of what is left. The simple form of
+    /// [`create_partition`](Self::create_partition).
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`],
+    /// [`Error::Driver`]. Nothing is left behind then.
+    pub fn create_context(&self, id: Id, config: GreenContextConfig) -> Result<GreenContext> {
+        config.check()?;
+        self.create_partition(id, PartitionRequest::at_least(config.sm_count), config)
+    }
+
+    /// Creates one context by a request, out of what is left: a share or the rest is all that one context can
+    /// still have. The `sm_count` of the configuration plays no part.
+    ///
+    /// Contexts created one by one are as disjoint as those of one call. On CUDA 12.4, which cannot merge,
+    /// a free part of the device that is too large is split, within a scaffold context where need be, and
+    /// parts become whole again when all of them are free. Elsewhere they are made of the units of one split,
+    /// of whole ones on compute capability 9.0 and later.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`];
+    /// [`Error::ClusterUnavailable`] where only SMs are left that do not run the cluster demanded, and
+    /// [`Error::UnitsTooCoarse`] where they do not come in the target's or the exact size; [`Error::Driver`]. Nothing is
+    /// left behind then.
+    pub fn create_partition(
+        &self,
+        id: Id,
+        request: PartitionRequest,
+        config: GreenContextConfig,
+    ) -> Result<GreenContext> {
+        config.sized(1).check()?;
+        let mut layout = self.change();
+        if self.find(id).is_some() {
+            return Err(Error::ContextExists {
+                id: format!("{id:?}"),
+            });
+        }
+        let demands = Demands::of(&self.facts, &[request]).map_err(|error| match error {
+            Error::InsufficientSms { asked, .. } => self.insufficient(asked, layout.as_ref()),
+            other => other,
+        })?;
+        let (context, pieces) = if self.mode == PartitionMode::Partitioned {
+            let mut source = match layout.take() {
+                Some(source) => source,
+                None => self.units()?,
+            };
+            let made = self.create_from(&mut source, &demands, &request, config);
+            match &made {
+                Ok((_, pieces)) => source.mark_taken(pieces),
+                // What was split for it becomes whole again.
+                Err(_) => source
+                    .tidy()
+                    .unwrap_or_else(|error| log::error!("destroying a scaffold context: {error}")),
+            }
+            if source.is_in_use() {
+                *layout = Some(source);
+            }
+            made?
+        } else {
+            (self.create_primary(&demands, request, config)?, Vec::new())
+        };
+        let entry = self.entry(id, context.clone(), pieces)?;
+        self.write(|contexts| contexts.push(entry));
+        Ok(context)
+    }
+
+    /// Single-context mode: SMs are counted as promised, and shared by all.
+    fn create_primary(
+        &self,
+        demands: &Demands,
+        request: PartitionRequest,
+        config: GreenContextConfig,
+    ) -> Result<GreenContext> {
+        let promised: u32 = self.read(|contexts| {
+            contexts
+                .iter()
+                .map(|entry| entry.context().requested_sms())
+                .sum()
+        });
+        let available = self.facts.sm_count.saturating_sub(promised);
+        let asked = match request.sms {
+            SmRequest::Share { at_least, .. } => available.max(at_least).max(1),
+            SmRequest::Rest => available.max(1),
+            _ => demands.requested.first().copied().unwrap_or(1),
+        };
+        if asked > available {
+            return Err(Error::InsufficientSms {
+                asked,
+                available,
+                stranded: 0,
+                total: self.facts.sm_count,
+            });
+        }
+        let context = GreenContext::primary(&self.device, config.sized(asked))?;
+        cluster_of_all(&context, 0, &request)?;
+        Ok(context)
+    }
+
+    fn create_from(
+        &self,
+        source: &mut Layout,
+        demands: &Demands,
+        request: &PartitionRequest,
+        config: GreenContextConfig,
+    ) -> Result<(GreenContext, Vec<usize>)> {
+        let nominal = demands.requested.first().copied().unwrap_or(1);
+        let choice = source.choose_for(request, nominal, request.cluster);
+        let Some(choice) = choice else {
+            let asked = match request.sms {
+                SmRequest::Share { at_least, .. } => at_least.max(1),
+                SmRequest::Rest => 1,
+                _ => nominal,
+            };
+            return Err(match source.choose_for(request, nominal, 1) {
+                Some(choice) => Error::ClusterUnavailable {
+                    request: 0,
+                    asked: request.cluster,
+                    best: source.max_cluster(&choice),
+                    why: "of what is free, no more is together".into(),
+                },
+                None => self.insufficient(asked, Some(source)),
+            });
+        };
+        let sm_count = source.size(&choice);
+        // A target is no less than a unit, but where pieces neither merge nor divide, they may be far larger.
+        let unit = self.facts.capabilities.granularity.min.max(request.cluster);
+        let is_over = matches!(request.sms, SmRequest::Target(_) | SmRequest::Percent(_))
+            && sm_count > nominal.max(unit);
+        if is_over || !demands.is_exact(0, sm_count) {
+            return Err(Error::UnitsTooCoarse {
+                asked: nominal,
+                unit: self.facts.unit().0,
+                total: self.facts.sm_count,
+                help: "what is free does not come in that size; `create_partitions` splits the device for it",
+            });
+        }
+        let pieces = match choice {
+            Choice::Pieces(pieces) => source.undivided(&self.device, pieces)?,
+            Choice::SplitOff { piece, sm_count } => {
+                source.divide(&self.device, piece, 1, sm_count)?
+            }
+        };
+        if source.sm_count(&pieces) < sm_count {
+            return Err(self.insufficient(sm_count, Some(source)));
+        }
+        let requested = match request.sms {
+            SmRequest::Share { .. } | SmRequest::Rest => sm_count,
+            _ => nominal,
+        };
+        let config = config.sized(requested);
+        let context = source.create(&self.device, config, requested, &pieces)?;
+        Ok((context, pieces))
+    }
+
+    /// The split that contexts created one by one draw from: units that merge or, where nothing merges, the
+    /// whole device to be split step by step.
+    fn units(&self) -> Result<Layout> {
+        let all = self.device.sm_resource()?;
+        if !self.facts.capabilities.merge {
+            let units = self.whole_units(&all)?;
+            return Ok(Layout::whole(self.facts, all, units));
+        }
+        let (unit, fine) = self.facts.unit();
+        let groups = resource::count_groups(self.device.driver(), &all, unit, fine)?;
+        let mut refused = Vec::new();
+        if self.facts.capabilities.structured_split
+            && !fine
+            && let Some(units) = planner::whole_in_units(&self.facts, groups)
+        {
+            let (call, strategy) = (SplitCall::Structured(units), SplitStrategy::StructuredUnits);
+            match self.split(&call, &all) {
+                Err(error) if is_topology_refusal(&error) => {
+                    RefusedPlan::note(&mut refused, strategy);
+                }
+                split => return Ok(Layout::of(self.facts, strategy, &call, split?)),
+            }
+        }
+        let strategy = if fine {
+            SplitStrategy::MergedFineUnits
+        } else {
+            SplitStrategy::MergedUnits
+        };
+        let call = SplitCall::ByCount {
+            groups,
+            min_count: unit,
+            fine,
+        };
+        let split = self.split(&call, &all)?;
+        Ok(Layout {
+            refused,
+            ..Layout::of(self.facts, strategy, &call, split)
+        })
+    }
+}
+
+/// In single-context mode, whether the device as a whole runs the cluster that a request demands.
+pub(super) fn cluster_of_all(
+    context: &GreenContext,
+    index: usize,
+    request: &PartitionRequest,
+) -> Result<()> {
+    let best = context.max_cluster_size();
+    if request.cluster > best {
+        return Err(Error::ClusterUnavailable {
+            request: index,
+            asked: request.cluster,
+            best,
+            why: "the whole device runs no larger one".into(),
+        });
+    }
+    Ok(())
+}
