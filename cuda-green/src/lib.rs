@@ -7,7 +7,7 @@ mod driver;
 mod error;
 mod event;
 mod guard;
-mod kernels;
+pub mod kernels;
 mod manager;
 mod memory;
 mod module;

@@ -9,15 +9,19 @@ use xshell::{Shell, cmd};
 /// What the archive may weigh, so that it can be carried anywhere.
 const LIMIT: u64 = 60 << 20;
 
-/// The executables: how cargo is asked for each, and its name in the archive.
-const TARGETS: [(&str, &str); 7] = [
-    ("--bin=driver-matrix", "driver-matrix"),
-    ("--example=quad_partition", "quad_partition"),
-    ("--test=suite", "suite"),
-    ("--test=conformance", "conformance"),
-    ("--bench=host_cost", "host_cost"),
-    ("--bench=isolation", "isolation"),
-    ("--bench=memory", "memory"),
+/// The executables: the package and target that cargo is asked for, and the name of each in the archive.
+const TARGETS: [(&str, &str, &str); 7] = [
+    ("cuda-green-cli", "--bin=cuda-green", "cuda-green"),
+    ("driver-matrix", "--bin=driver-matrix", "driver-matrix"),
+    (
+        "driver-matrix",
+        "--example=quad_partition",
+        "quad_partition",
+    ),
+    ("driver-matrix", "--test=suite", "suite"),
+    ("driver-matrix", "--test=conformance", "conformance"),
+    ("driver-matrix", "--bench=host_cost", "host_cost"),
+    ("driver-matrix", "--bench=memory", "memory"),
 ];
 
 pub fn run() -> Result<()> {
@@ -28,12 +32,12 @@ pub fn run() -> Result<()> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    for (target, name) in TARGETS {
+    for (package, target, name) in TARGETS {
         // Stripped of what only a debugger needs, or the archive would be ten times as large.
         let strip = "profile.release.strip=\"debuginfo\"";
         let messages = cmd!(
             shell,
-            "cargo build --release --package driver-matrix {target} --config {strip} --message-format=json"
+            "cargo build --release --package {package} {target} --config {strip} --message-format=json"
         )
         .read()?;
         let executable =
@@ -51,10 +55,12 @@ pub fn run() -> Result<()> {
     let script = folder.join("run.sh");
     fs::write(&script, include_str!("gpu_bundle.sh"))?;
     cmd!(shell, "chmod +x {script}").run()?;
-    fs::write(
-        folder.join("peers_memory.py"),
-        include_str!("../../benches/peers_memory.py"),
-    )?;
+    for script in ["peers_host.py", "peers_memory.py"] {
+        fs::copy(
+            crate::root().join("benches").join(script),
+            folder.join(script),
+        )?;
+    }
     let archive = crate::root().join("target/gpu-bundle.tar.gz");
     cmd!(shell, "tar -C target -czf {archive} gpu-bundle").run()?;
     let size = fs::metadata(&archive)?.len();

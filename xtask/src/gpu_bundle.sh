@@ -3,8 +3,8 @@
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
 #   ./run.sh           everything
-#   ./run.sh suite     the suite alone; likewise driver, quad, conformance, host_cost, isolation, memory,
-#                      and peers_memory, which needs Python with CuPy or PyTorch
+#   ./run.sh suite     the suite alone; likewise driver, quad, conformance, host_cost, isolation, memory, and
+#                      peers_host and peers_memory, which need Python with cuda.core, CuPy or PyTorch
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -40,7 +40,8 @@ step suite env CUDA_GREEN_SUITE_EVIDENCE=evidence/suite.json ./suite --test-thre
 step conformance env CUDA_GREEN_CONFORMANCE_EVIDENCE=evidence/conformance-h200.json \
     ./conformance --test-threads=1 system/
 step host_cost ./host_cost --out evidence/host_cost.json
-step isolation ./isolation --out evidence/isolation.json
+step isolation sh -c './cuda-green bench isolation --json >evidence/isolation.json'
 step memory ./memory --out evidence/memory.json
+step peers_host sh -c 'python3 peers_host.py >evidence/peers_host.json && cat evidence/peers_host.json'
 step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
 exit $failed
