@@ -113,7 +113,7 @@ struct SetUp {
 fn measure(device: &CudaDevice, quick: bool) -> anyhow::Result<Vec<Row>> {
     let load = Load::new(device, quick)?;
     let total = device.properties().multiprocessor_count;
-    let quarter = (total / 4).next_multiple_of(8).min(total / 2).max(1);
+    let quarter = (total / 4 / 8 * 8).max(1);
     let mut rows = Vec::new();
     let progress = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{bar:24} {pos}/{len} {wide_msg}",
