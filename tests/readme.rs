@@ -43,7 +43,7 @@ fn isolation() -> String {
         .find_map(|row| row["partition_sms"].as_u64())
         .unwrap();
     table += &format!(
-        "\nThe partition has {share} SMs. The same request in partitions of other sizes, and a request of 12 small kernels beside a thread that launches tiny ones all the time:\n\n              | set-up | p50 | p99 | p99 / alone |\n|---|---|---|---|\n"
+        "\nThe partition has {share} SMs. The same request in partitions of other sizes, and a request of 12 small kernels beside a thread that launches tiny ones all the time:\n\n| set-up | p50 | p99 | p99 / alone |\n|---|---|---|---|\n"
     );
     for row in rows.iter().filter(|row| sized(row) || small(row)) {
         let alone = rows
