@@ -98,6 +98,34 @@ pub enum Error {
         /// SMs of the device.
         total: u32,
     },
+    /// No plan keeps the thread-block cluster that a request demands.
+    #[error(
+        "request {request} demands clusters of {asked} blocks, but the best plan runs clusters of {best} there: {why}"
+    )]
+    ClusterUnavailable {
+        /// The request's place in the list, from 0.
+        request: usize,
+        /// Blocks of the cluster demanded.
+        asked: u32,
+        /// Blocks of the largest cluster that the best plan would run in that partition.
+        best: u32,
+        /// Why no larger one.
+        why: String,
+    },
+    /// The sizes would fit, but not in whole units of the device.
+    #[error(
+        "{asked} of {total} SMs were asked for, which does not work out in whole units of {unit} SMs; {help}"
+    )]
+    UnitsTooCoarse {
+        /// SMs asked for, in all.
+        asked: u32,
+        /// SMs of a unit.
+        unit: u32,
+        /// SMs of the device.
+        total: u32,
+        /// What would help.
+        help: &'static str,
+    },
     /// The id is taken.
     #[error("context {id} exists already; destroy it first, or use another id")]
     ContextExists {

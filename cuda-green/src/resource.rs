@@ -125,19 +125,7 @@ pub(crate) fn split_structured(
 ) -> Result<Split> {
     let mut results = vec![CUdevResource::default(); groups.len()];
     let mut remainder = CUdevResource::default();
-    let mut params: Vec<_> = groups
-        .iter()
-        .map(|group| CU_DEV_SM_RESOURCE_GROUP_PARAMS {
-            smCount: group.sm_count,
-            coscheduledSmCount: group.coscheduled,
-            flags: if group.backfill {
-                CUdevSmResourceGroup_flags::CU_DEV_SM_RESOURCE_GROUP_BACKFILL.0
-            } else {
-                0
-            },
-            ..Default::default()
-        })
-        .collect();
+    let mut params = params(groups);
     // SAFETY: `results` and `params` both have the number of elements said, all zeroed but for what
     // is asked; the input is a driver's resource.
     let result = unsafe {
@@ -152,6 +140,38 @@ pub(crate) fn split_structured(
     };
     driver.check("cuDevSmResourceSplit", result)?;
     Ok(Split::of(results, remainder))
+}
+
+/// The dry run of [`split_structured`]: whether the driver would refuse it. CUDA 13.1.
+pub(crate) fn try_structured(driver: &Driver, input: &SmResource, groups: &[Group]) -> Result<()> {
+    let mut params = params(groups);
+    // SAFETY: a null result asks for a dry run; `params` has the number of elements said; the input is a
+    // driver's resource.
+    let result = unsafe {
+        driver.api().cuDevSmResourceSplit(
+            std::ptr::null_mut(),
+            groups.len() as u32,
+            input.raw(),
+            std::ptr::null_mut(),
+            0,
+            params.as_mut_ptr(),
+        )
+    };
+    driver.check("cuDevSmResourceSplit", result)
+}
+
+fn params(groups: &[Group]) -> Vec<CU_DEV_SM_RESOURCE_GROUP_PARAMS> {
+    let params = groups.iter().map(|group| CU_DEV_SM_RESOURCE_GROUP_PARAMS {
+        smCount: group.sm_count,
+        coscheduledSmCount: group.coscheduled,
+        flags: if group.backfill {
+            CUdevSmResourceGroup_flags::CU_DEV_SM_RESOURCE_GROUP_BACKFILL.0
+        } else {
+            0
+        },
+        ..Default::default()
+    });
+    params.collect()
 }
 
 /// The descriptor over resources of one split. It lives as long as the process.

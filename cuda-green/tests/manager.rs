@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cuda_green::{
     CudaDevice, Driver, Error, GreenContext, GreenContextConfig, PartitionMode, SmPartitionManager,
+    planner::{PartitionRequest, SmRequest},
     sim::Sim,
 };
 use proptest::prelude::*;
@@ -16,6 +17,10 @@ enum Step {
     Create {
         id: u8,
         sms: u32,
+    },
+    /// All at once, with the ids from 0 on.
+    CreateAll {
+        requests: Vec<PartitionRequest>,
     },
     Destroy {
         id: u8,
@@ -34,11 +39,32 @@ enum Step {
     },
 }
 
+/// Requests that sometimes fit and sometimes cannot.
+fn requests() -> impl Strategy<Value = Vec<PartitionRequest>> {
+    let sms = prop_oneof![
+        4 => (0..70u32).prop_map(SmRequest::AtLeast),
+        3 => (1..70u32).prop_map(SmRequest::Target),
+        2 => (0..60u32).prop_map(SmRequest::Percent),
+        2 => (0..40u32, 0..4u32)
+            .prop_map(|(at_least, weight)| SmRequest::Share { at_least, weight }),
+        1 => Just(SmRequest::Rest),
+    ];
+    let cluster = prop::sample::select(vec![1, 1, 1, 1, 1, 1, 2, 4, 8, 3]);
+    let request = (sms, cluster, prop::bool::weighted(0.1));
+    let request = request.prop_map(|(sms, cluster, exact)| PartitionRequest {
+        sms,
+        cluster,
+        exact,
+    });
+    prop::collection::vec(request, 0..6)
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let id = 0..6u8;
     let step = prop_oneof![
         4 => (id.clone(), prop_oneof![0..10u32, 1..80u32, 100..200u32])
             .prop_map(|(id, sms)| Step::Create { id, sms }),
+        1 => requests().prop_map(|requests| Step::CreateAll { requests }),
         3 => id.clone().prop_map(|id| Step::Destroy { id }),
         1 => id.clone().prop_map(|id| Step::Hold { id }),
         1 => id.clone().prop_map(|id| Step::Release { id }),
@@ -52,6 +78,8 @@ fn profile() -> impl Strategy<Value = &'static str> {
         "t4@11.4",
         "t4@12.4",
         "a100@12.4",
+        "b200@12.4",
+        "rtx5090@12.4",
         "a100@12.8",
         "h200@12.4",
         "h200@12.5",
@@ -72,6 +100,59 @@ struct Model {
     held: BTreeMap<u8, GreenContext>,
 }
 
+impl Model {
+    /// Notes where a new context's blocks run: on as many SMs as it says, which are nobody else's.
+    fn add(&mut self, id: u8, context: &GreenContext) -> cuda_green::Result<()> {
+        let ids: BTreeSet<u32> = context.observed_sm_ids()?.into_iter().collect();
+        assert_eq!(ids.len() as u32, context.sm_count());
+        if context.is_partitioned() {
+            let mut others = self.contexts.values();
+            assert!(others.all(|other| other.is_disjoint(&ids)), "{id} overlaps");
+        }
+        assert!(self.contexts.insert(id, ids).is_none(), "{id} was there");
+        Ok(())
+    }
+}
+
+/// All at once: what the plan says, or its error; nothing beside contexts that are there.
+fn create_all(
+    manager: &SmPartitionManager<u8>,
+    model: &mut Model,
+    requests: &[PartitionRequest],
+) -> cuda_green::Result<Option<Error>> {
+    let config = GreenContextConfig::default();
+    let partitions: Vec<_> = (0u8..)
+        .zip(requests)
+        .map(|(id, request)| (id, *request, config))
+        .collect();
+    let plan = manager.plan(requests);
+    if let Err(error) = manager.create_partitions(&partitions) {
+        match (&error, plan) {
+            (Error::AlreadyPartitioned { contexts }, _) => {
+                assert!(*contexts > 0 && *contexts == model.contexts.len());
+            }
+            (_, Err(Error::NotPartitioned { .. })) => {}
+            (error, Err(predicted)) => assert_eq!(error.to_string(), predicted.to_string()),
+            (error, Ok(plan)) => panic!("{plan} was planned: {error}"),
+        }
+        return Ok(Some(error));
+    }
+    assert!(model.contexts.is_empty());
+    for (id, request, _) in partitions {
+        let context = manager.get_context(id)?;
+        model.add(id, &context)?;
+        assert!(context.max_cluster_size() >= request.cluster);
+        if let SmRequest::AtLeast(least) = request.sms {
+            assert!(context.sm_count() >= least);
+        }
+        if let Ok(plan) = &plan {
+            let planned = plan.partitions.get(usize::from(id)).unwrap();
+            assert_eq!(context.sm_count(), planned.sm_count, "{plan}");
+        }
+    }
+    Ok(None)
+}
+
 fn run(device: &CudaDevice, steps: &[Step]) -> cuda_green::Result<()> {
     let manager: SmPartitionManager<u8> = SmPartitionManager::with_ids(device)?;
     let partitioned = manager.allocation_status().mode == PartitionMode::Partitioned;
@@ -89,16 +170,7 @@ fn run(device: &CudaDevice, steps: &[Step]) -> cuda_green::Result<()> {
                     Ok(context) => {
                         assert!(!model.contexts.contains_key(&id) && sms > 0);
                         assert!(context.sm_count() >= sms);
-                        let ids: BTreeSet<u32> = context.observed_sm_ids()?.into_iter().collect();
-                        assert_eq!(ids.len() as u32, context.sm_count());
-                        if partitioned {
-                            let taken = model
-                                .contexts
-                                .values()
-                                .any(|other| !other.is_disjoint(&ids));
-                            assert!(!taken, "{id} overlaps another context");
-                        }
-                        model.contexts.insert(id, ids);
+                        model.add(id, &context)?;
                         None
                     }
                     Err(error) => {
@@ -119,6 +191,7 @@ fn run(device: &CudaDevice, steps: &[Step]) -> cuda_green::Result<()> {
                     }
                 }
             }
+            Step::CreateAll { ref requests } => create_all(&manager, &mut model, requests)?,
             Step::Destroy { id } => match manager.destroy_context(id) {
                 Ok(()) => {
                     assert!(model.contexts.remove(&id).is_some() && !model.held.contains_key(&id));
@@ -167,6 +240,7 @@ fn run(device: &CudaDevice, steps: &[Step]) -> cuda_green::Result<()> {
         }
         assert_eq!(status.contexts.len(), model.contexts.len());
         assert!(status.allocated_sms <= total);
+        assert!(!model.contexts.is_empty() || status.scaffold_contexts == 0);
         if partitioned {
             let given: usize = model.contexts.values().map(BTreeSet::len).sum();
             assert_eq!(status.allocated_sms as usize, given);

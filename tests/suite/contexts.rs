@@ -1,8 +1,8 @@
 //! Contexts created one by one, their lifetimes, streams, events and kernels.
 
 use cuda_green::{
-    ContextId, ContextPriority, Driver, Error, Event, GreenContext, LaunchConfig, Module,
-    PartitionMode, Result, SmPartitionManager,
+    ContextId, ContextPriority, CudaVersion, Driver, Error, Event, GreenContext, LaunchConfig,
+    Module, PartitionMode, Result, SmPartitionManager,
 };
 
 use crate::{
@@ -121,58 +121,62 @@ fn from_many_threads(driver: &Driver) -> Result<()> {
     Ok(())
 }
 
-/// 64 / 32 / 24 / 12 of an H200's 132 SMs, and every SM in use: all at once and, before 13.1, one by one.
+/// 64 / 32 / 24 / 12 of an H200's 132 SMs, and every SM in use: all at once and, before 13.1, one by one; in
+/// the way of this driver and in that of 12.4.
 fn unequal(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
-    let capabilities = device.capabilities();
-    if device.properties().multiprocessor_count != 132 || !capabilities.merge {
+    if device.properties().multiprocessor_count != 132 || !is_partitioned(driver) {
         return Ok(());
     }
     let sizes = [64, 32, 24, 12];
-    // From 13.1 on the last unit of a split made for any sizes has what a remainder would.
-    let ways: &[bool] = if capabilities.structured_split {
-        &[true]
-    } else {
-        &[true, false]
-    };
-    for all_at_once in ways {
-        let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device)?;
-        if *all_at_once {
-            manager.create_contexts(&sizes.map(|sms| (sms, config(sms))))?;
-        } else {
-            sizes
+    let oldest = CudaVersion::new(12, 4);
+    for version in [driver.version(), oldest] {
+        let structured = version >= CudaVersion::new(13, 1);
+        // From 13.1 on the last unit of a split made for any sizes has what a remainder would.
+        let ways: &[bool] = if structured { &[true] } else { &[true, false] };
+        for all_at_once in ways {
+            let manager: SmPartitionManager<u32> = SmPartitionManager::as_of(&device, version)?;
+            if *all_at_once {
+                manager.create_contexts(&sizes.map(|sms| (sms, config(sms))))?;
+            } else {
+                sizes
+                    .iter()
+                    .try_for_each(|sms| manager.create_context(*sms, config(*sms)).map(drop))?;
+            }
+            let contexts = sizes
                 .iter()
-                .try_for_each(|sms| manager.create_context(*sms, config(*sms)).map(drop))?;
+                .map(|sms| manager.get_context(*sms))
+                .collect::<Result<Vec<_>>>()?;
+            let sets = contexts.iter().map(sm_ids).collect::<Result<Vec<_>>>()?;
+            assert_disjoint(&sets);
+            let status = manager.allocation_status();
+            let got: Vec<u32> = status
+                .contexts
+                .iter()
+                .map(|context| context.sm_count)
+                .collect();
+            assert_eq!(got, sizes);
+            assert_eq!(
+                (
+                    status.allocated_sms,
+                    status.available_sms,
+                    status.stranded_sms
+                ),
+                (132, 0, 0),
+                "{status}"
+            );
+            let scaffolds = if version == oldest { 2 } else { 0 };
+            assert_eq!(status.scaffold_contexts, scaffolds, "{status}");
+            let clusters: Vec<u32> = status
+                .contexts
+                .iter()
+                .map(|context| context.max_cluster_size)
+                .collect();
+            // The chip has 15 units of 8. The last has what is left over, which keeps clusters of 2
+            // (measured); a structured split gives it a unit, and the 24 what is left over.
+            let last = if structured { 8 } else { 2 };
+            assert_eq!(clusters, [8, 8, 8, last], "{status}");
         }
-        let contexts = sizes
-            .iter()
-            .map(|sms| manager.get_context(*sms))
-            .collect::<Result<Vec<_>>>()?;
-        let sets = contexts.iter().map(sm_ids).collect::<Result<Vec<_>>>()?;
-        assert_disjoint(&sets);
-        let status = manager.allocation_status();
-        let got: Vec<u32> = status
-            .contexts
-            .iter()
-            .map(|context| context.sm_count)
-            .collect();
-        assert_eq!(got, sizes);
-        assert_eq!(
-            (
-                status.allocated_sms,
-                status.available_sms,
-                status.stranded_sms
-            ),
-            (132, 0, 0),
-            "{status}"
-        );
-        let clusters: Vec<u32> = status
-            .contexts
-            .iter()
-            .map(|context| context.max_cluster_size)
-            .collect();
-        // The chip has 15 units of 8; the last has what is left over, which keeps clusters of 2 (measured).
-        assert_eq!(clusters, [8, 8, 8, 2], "{status}");
     }
     let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device)?;
     let too_much = manager.create_contexts(&[(1, config(100)), (2, config(40))]);

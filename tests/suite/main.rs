@@ -10,6 +10,7 @@ mod bad_input;
 mod contexts;
 mod guards;
 mod memory;
+mod plans;
 mod quad;
 mod rebalance;
 mod support;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             contexts::CASES,
             guards::CASES,
             memory::CASES,
+            plans::CASES,
             bad_input::CASES,
             rebalance::CASES,
         ]

@@ -8,7 +8,7 @@ use cuda_green::{
 
 use crate::{
     Case,
-    support::{assert_disjoint, contexts, is_partitioned, quad, sm_ids, times},
+    support::{assert_disjoint, contexts, is_partitioned, largest_cluster, quad, sm_ids, times},
 };
 
 pub const CASES: &[Case] = &[
@@ -26,8 +26,7 @@ pub const CASES: &[Case] = &[
 fn expected(driver: &Driver) -> Option<([u32; 4], u32)> {
     Some(match driver.source() {
         "sim:t4@11.4" => ([40; 4], 0),
-        "sim:a100@12.4" => ([26; 4], 4),
-        "sim:h200@12.4" => ([32; 4], 4),
+        "sim:a100@12.4" => ([26, 26, 26, 30], 0),
         "sim:rtx5090@12.8" => ([40, 40, 40, 50], 0),
         "sim:rtx5090@13.1" => ([42, 42, 42, 44], 0),
         "sim:quad680@13.1" => ([170; 4], 0),
@@ -205,32 +204,12 @@ fn clusters(driver: &Driver) -> Result<()> {
         );
         return Ok(());
     }
-    let module = cuda_green::Module::load_ptx(
-        &device,
-        include_str!("../../cuda-green/src/kernels/kernels.ptx"),
-    )?;
-    let kernel = module.kernel("cuda_green_burn")?;
     for context in contexts(&manager)? {
-        let stream = context.create_stream()?;
-        let config = sys::CUlaunchConfig {
-            gridDimX: 1024,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: 128,
-            blockDimY: 1,
-            blockDimZ: 1,
-            hStream: stream.raw(),
-            ..Default::default()
-        };
-        let mut size = 0;
-        // SAFETY: the output is valid, kernel and stream are live, and the configuration has no attributes.
-        let result = unsafe {
-            driver
-                .api()
-                .cuOccupancyMaxPotentialClusterSize(&mut size, kernel.raw(), &config)
-        };
-        result.unwrap().ok().unwrap();
-        assert_eq!(size as u32, context.max_cluster_size(), "{context:?}");
+        assert_eq!(
+            largest_cluster(&context)?,
+            context.max_cluster_size(),
+            "{context:?}"
+        );
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use cuda_green::{
-    ContextId, ContextPriority, CudaDevice, Driver, GreenContext, GreenContextConfig, Result,
-    SmPartitionManager,
+    ContextId, ContextPriority, CudaDevice, Driver, GreenContext, GreenContextConfig, Module,
+    Result, SmPartitionManager, sys,
 };
 
 /// Repetitions of a loop: many on a simulator, few on a GPU, where each costs milliseconds.
@@ -42,6 +42,34 @@ pub fn sm_ids(context: &GreenContext) -> Result<BTreeSet<u32>> {
     let ids: BTreeSet<u32> = context.observed_sm_ids()?.into_iter().collect();
     assert_eq!(ids.len(), context.sm_count() as usize, "SMs seen: {ids:?}");
     Ok(ids)
+}
+
+/// The largest cluster that runs in a context, by the driver's occupancy calculation.
+pub fn largest_cluster(context: &GreenContext) -> Result<u32> {
+    let device = context.device();
+    let ptx = include_str!("../../cuda-green/src/kernels/kernels.ptx");
+    let kernel = Module::load_ptx(device, ptx)?.kernel("cuda_green_burn")?;
+    let stream = context.create_stream()?;
+    let config = sys::CUlaunchConfig {
+        gridDimX: 1024,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: 128,
+        blockDimY: 1,
+        blockDimZ: 1,
+        hStream: stream.raw(),
+        ..Default::default()
+    };
+    let mut size = 0;
+    // SAFETY: the output is valid, kernel and stream are live, and the configuration has no attributes.
+    let result = unsafe {
+        device
+            .driver()
+            .api()
+            .cuOccupancyMaxPotentialClusterSize(&mut size, kernel.raw(), &config)
+    };
+    result.unwrap().ok().unwrap();
+    Ok(size as u32)
 }
 
 /// Fails if two sets have an SM in common, or if they do not add up.

@@ -1,62 +1,129 @@
 //! The split in force: its pieces, which of them are free, and contexts made of them.
 
+use super::nest::Nest;
 use crate::{
     CudaDevice, GreenContext, GreenContextConfig, Result,
     context::Shape,
-    planner::{DeviceFacts, FINE_UNIT, Part, Piece, SplitStrategy},
+    planner::{
+        self, Area, Choice, DeviceFacts, Part, Piece, RefusedPlan, SplitCall, SplitStrategy, State,
+    },
     resource::{SmResource, Split},
 };
 
 /// One split of the device, piece by piece.
 pub(super) struct Layout {
     pub(super) strategy: SplitStrategy,
-    facts: DeviceFacts,
-    coscheduled: u32,
+    /// Better plans that the driver refused.
+    pub(super) refused: Vec<RefusedPlan>,
+    pub(super) facts: DeviceFacts,
     pub(super) pieces: Vec<Piece>,
     /// The resource of each piece.
-    resources: Vec<SmResource>,
+    pub(super) resources: Vec<SmResource>,
+    /// Splits within pieces, an outer one before those within it.
+    pub(super) nests: Vec<Nest>,
+    /// Groups so far, which name the next.
+    pub(super) groups: usize,
 }
 
 impl Layout {
+    /// The result of one split of the device.
     pub(super) fn of(
         facts: DeviceFacts,
         strategy: SplitStrategy,
-        coscheduled: u32,
+        call: &SplitCall,
         split: Split,
     ) -> Self {
-        let groups = split
-            .groups
-            .into_iter()
-            .enumerate()
-            .map(|(index, group)| (Part::Group(index), group));
-        let parts = groups.chain(split.remainder.map(|rest| (Part::Remainder, rest)));
-        let (pieces, resources) = parts
-            .map(|(part, resource)| {
-                (
-                    Piece {
-                        part,
-                        sm_count: resource.sm_count(),
-                        free: true,
-                    },
-                    resource,
-                )
-            })
-            .unzip();
+        let mut layout = Self::empty(facts, strategy);
+        let coscheduled = |index: usize| match call {
+            SplitCall::Structured(groups) => groups.get(index).map_or(1, |group| group.coscheduled),
+            SplitCall::ByCount { min_count, .. } => *min_count,
+        };
+        for (index, group) in split.groups.into_iter().enumerate() {
+            let area = Area::fixed(group.sm_count(), coscheduled(index));
+            layout.add_group(area, group);
+        }
+        if let Some(rest) = split.remainder {
+            let area = Area::fixed(rest.sm_count(), facts.coscheduled_left_over());
+            layout.add_remainder(area, rest);
+        }
+        layout
+    }
+
+    pub(super) fn empty(facts: DeviceFacts, strategy: SplitStrategy) -> Self {
         Self {
             strategy,
+            refused: Vec::new(),
             facts,
-            coscheduled,
-            pieces,
-            resources,
+            pieces: Vec::new(),
+            resources: Vec::new(),
+            nests: Vec::new(),
+            groups: 0,
+        }
+    }
+
+    pub(super) fn add_group(&mut self, area: Area, resource: SmResource) -> usize {
+        let part = Part::Group(self.groups);
+        self.groups += 1;
+        self.add(part, area, resource)
+    }
+
+    /// Adds what a split left over, if anybody can use it.
+    pub(super) fn add_remainder(&mut self, area: Area, resource: SmResource) -> Option<usize> {
+        let of_use = self.facts.is_of_use(area.sm_count) || (self.merges() && self.joins());
+        of_use.then(|| self.add(Part::Remainder, area, resource))
+    }
+
+    fn add(&mut self, part: Part, area: Area, resource: SmResource) -> usize {
+        let piece = Piece {
+            part,
+            area,
+            state: State::Free,
+        };
+        let gone = self
+            .pieces
+            .iter()
+            .position(|piece| piece.state == State::Gone);
+        match gone.and_then(|index| {
+            Some((
+                index,
+                self.pieces.get_mut(index)?,
+                self.resources.get_mut(index)?,
+            ))
+        }) {
+            Some((index, old_piece, old_resource)) => {
+                (*old_piece, *old_resource) = (piece, resource);
+                index
+            }
+            None => {
+                self.pieces.push(piece);
+                self.resources.push(resource);
+                self.pieces.len() - 1
+            }
         }
     }
 
     pub(super) fn merges(&self) -> bool {
-        use SplitStrategy::{MergedFineUnits, MergedUnits, StructuredUnits};
-        matches!(
-            self.strategy,
-            StructuredUnits | MergedUnits | MergedFineUnits
-        )
+        self.strategy.merges()
+    }
+
+    fn joins(&self) -> bool {
+        self.facts.remainder_joins()
+    }
+
+    /// What one more context of at least so many SMs would be made of.
+    pub(super) fn choose(&self, asked: u32) -> Option<Choice> {
+        planner::choose(&self.pieces, self.merges(), self.joins(), asked)
+    }
+
+    /// SMs that one more context could get.
+    pub(super) fn available(&self) -> u32 {
+        planner::available(&self.pieces, self.merges(), self.joins())
+    }
+
+    /// SMs that are in no piece, so that nobody can be given them.
+    pub(super) fn stranded(&self) -> u32 {
+        let leaves = self.leaves().map(|(_, piece)| piece.area.sm_count);
+        self.facts.sm_count.saturating_sub(leaves.sum())
     }
 
     /// Creates a context over some of the pieces; nothing is marked as taken yet.
@@ -85,15 +152,11 @@ impl Layout {
     fn shape(&self, requested_sms: u32, pieces: &[usize]) -> (Shape, Vec<SmResource>) {
         let resources: Vec<SmResource> =
             pieces.iter().map(|index| self.resources[*index]).collect();
-        // What is left over keeps little together; with a group, that group's guarantee holds.
-        let only_remainder = pieces
+        // The guarantee of the best piece holds for some of the SMs, and that is what a cluster needs.
+        let kept = pieces
             .iter()
-            .all(|index| self.pieces[*index].part == Part::Remainder);
-        let coscheduled = if only_remainder {
-            FINE_UNIT.min(self.coscheduled)
-        } else {
-            self.coscheduled
-        };
+            .map(|index| self.pieces[*index].area.coscheduled);
+        let coscheduled = kept.max().unwrap_or(1);
         let shape = Shape {
             requested_sms,
             sm_count: resources.iter().map(SmResource::sm_count).sum(),
@@ -103,24 +166,55 @@ impl Layout {
         (shape, resources)
     }
 
+    /// SMs of these pieces together.
+    pub(super) fn sm_count(&self, pieces: &[usize]) -> u32 {
+        pieces
+            .iter()
+            .map(|index| self.pieces[*index].area.sm_count)
+            .sum()
+    }
+
     pub(super) fn mark_taken(&mut self, pieces: &[usize]) {
         for index in pieces {
-            self.pieces[*index].free = false;
+            self.pieces[*index].state = State::Taken;
         }
     }
 
-    pub(super) fn mark_all_free_but<'a>(&mut self, taken: impl Iterator<Item = &'a usize>) {
-        self.pieces.iter_mut().for_each(|piece| piece.free = true);
-        for index in taken {
-            self.pieces[*index].free = false;
+    /// Frees all pieces but these.
+    ///
+    /// # Errors
+    /// The driver's refusal to destroy a scaffold context that nothing needs any more.
+    pub(super) fn free_all_but<'a>(
+        &mut self,
+        taken: impl Iterator<Item = &'a usize>,
+    ) -> Result<()> {
+        for piece in &mut self.pieces {
+            if piece.state == State::Taken {
+                piece.state = State::Free;
+            }
         }
+        taken.for_each(|index| self.pieces[*index].state = State::Taken);
+        self.tidy()
+    }
+
+    pub(super) fn is_in_use(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.state == State::Taken)
     }
 
     /// The pieces that are these parts; none if the split did not give them all.
     pub(super) fn find(&self, parts: &[Part]) -> Option<Vec<usize>> {
         parts
             .iter()
-            .map(|part| self.pieces.iter().position(|piece| piece.part == *part))
+            .map(|part| {
+                let mut leaves = self.leaves();
+                leaves.find_map(|(index, piece)| (piece.part == *part).then_some(index))
+            })
             .collect()
+    }
+
+    /// The pieces that are not split further.
+    pub(super) fn leaves(&self) -> impl Iterator<Item = (usize, &Piece)> {
+        let pieces = self.pieces.iter().enumerate();
+        pieces.filter(|(_, piece)| matches!(piece.state, State::Free | State::Taken))
     }
 }

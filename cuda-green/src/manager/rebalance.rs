@@ -143,7 +143,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         }
         match layout {
             Some(layout) if !layout.merges() && favoured.is_some() => Err(Error::Unsupported {
-                what: if layout.strategy == SplitStrategy::EqualGroups {
+                what: if matches!(
+                    layout.strategy,
+                    SplitStrategy::EqualGroups | SplitStrategy::Nested
+                ) {
                     "rebalancing, which merges units of one split,"
                 } else {
                     "rebalancing this split, whose groups the driver refused to merge,"

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use crate::{ContextPriority, planner::SplitStrategy};
+use super::{SmPartitionManager, layout::Layout};
+use crate::{
+    ContextPriority, CudaVersion, GreenContext,
+    planner::{self, RefusedPlan, SplitStrategy},
+};
 
 /// The contexts of a quad partition. Programs with other needs bring ids of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +52,13 @@ pub struct AllocationStatus<Id = ContextId> {
     pub mode: PartitionMode,
     /// How the sizes in force were met; none while nothing is partitioned.
     pub strategy: Option<SplitStrategy>,
+    /// Why the plan in force is that one, in words: what the driver's version has, and what was refused.
+    pub strategy_reason: Option<String>,
+    /// Better plans that the driver refused before the one in force (915).
+    pub refused: Vec<RefusedPlan>,
+    /// Green contexts that only hold splits within splits together (12.4): 5 MiB of device memory each
+    /// (measured on an H200).
+    pub scaffold_contexts: usize,
     /// SMs of the device.
     pub total_sms: u32,
     /// SMs that contexts have. In single-context mode all, as soon as there is a context.
@@ -105,11 +116,18 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
         if let PartitionMode::SingleContext { reason } = &self.mode {
             write!(f, "; single-context mode: {reason}")?;
         }
+        if let Some(reason) = &self.strategy_reason {
+            write!(f, "; by {reason}")?;
+        }
+        if self.scaffold_contexts > 0 {
+            write!(f, "; {} scaffold contexts", self.scaffold_contexts)?;
+        }
         for context in &self.contexts {
             let ContextStatus {
                 id,
                 sm_count,
                 requested_sms,
+                max_cluster_size,
                 priority,
                 ..
             } = context;
@@ -117,7 +135,96 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
                 f,
                 "\n  {id:?}: {sm_count} SMs ({requested_sms} asked), priority {priority:?}"
             )?;
+            if *max_cluster_size > 1 {
+                write!(f, ", clusters of {max_cluster_size}")?;
+            }
         }
         Ok(())
+    }
+}
+
+impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
+    /// What has been given to whom.
+    pub fn allocation_status(&self) -> AllocationStatus<Id> {
+        let layout = self.change();
+        let (available, stranded) = self.remaining(layout.as_ref());
+        let contexts: Vec<ContextStatus<Id>> = self.read(|contexts| {
+            contexts
+                .iter()
+                .map(|entry| ContextStatus::of(entry.id, entry.context()))
+                .collect()
+        });
+        let allocated = if self.mode == PartitionMode::Partitioned {
+            contexts.iter().map(|context| context.sm_count).sum()
+        } else if contexts.is_empty() {
+            0
+        } else {
+            self.facts.sm_count
+        };
+        let driver = self.facts.capabilities.driver;
+        AllocationStatus {
+            mode: self.mode.clone(),
+            strategy: layout.as_ref().map(|layout| layout.strategy),
+            strategy_reason: layout.as_ref().map(|layout| reason(layout, driver)),
+            refused: layout
+                .as_ref()
+                .map_or_else(Vec::new, |layout| layout.refused.clone()),
+            scaffold_contexts: layout.as_ref().map_or(0, Layout::scaffolds),
+            total_sms: self.facts.sm_count,
+            allocated_sms: allocated,
+            available_sms: match &*layout {
+                // One context could take at most `available`; several could share this much.
+                Some(_) => self.facts.sm_count - allocated - stranded,
+                None => available,
+            },
+            stranded_sms: stranded,
+            stranded_reason: self.facts.stranded_reason(stranded),
+            contexts,
+        }
+    }
+
+    /// SMs that one more context could get, and SMs that are stranded.
+    pub(super) fn remaining(&self, layout: Option<&Layout>) -> (u32, u32) {
+        match layout {
+            Some(layout) => (layout.available(), layout.stranded()),
+            None if self.mode == PartitionMode::Partitioned => (self.facts.sm_count, 0),
+            None => {
+                let any = self.read(|contexts| !contexts.is_empty());
+                (if any { 0 } else { self.facts.sm_count }, 0)
+            }
+        }
+    }
+}
+
+/// Why the plan in force is this one.
+fn reason(layout: &Layout, driver: CudaVersion) -> String {
+    let strategy = layout.strategy;
+    let because = match strategy {
+        SplitStrategy::StructuredUnits | SplitStrategy::Structured => "it has the structured split",
+        SplitStrategy::MergedUnits => "it merges units of one split",
+        SplitStrategy::MergedFineUnits => {
+            "it merges units of one split, and those of 2 SMs give exact sizes"
+        }
+        SplitStrategy::EqualGroups => "it cannot merge, and the sizes need no further split",
+        SplitStrategy::Nested => "it cannot merge",
+    };
+    let why = planner::refusals(&layout.refused).unwrap_or_else(|| because.to_owned());
+    format!("{strategy}: CUDA {driver}, {why}")
+}
+
+impl<Id> ContextStatus<Id> {
+    fn of(id: Id, context: &GreenContext) -> Self {
+        let config = context.config();
+        Self {
+            id,
+            requested_sms: context.requested_sms(),
+            sm_count: context.sm_count(),
+            coscheduled_sms: context.coscheduled_sms(),
+            max_cluster_size: context.max_cluster_size(),
+            priority: config.priority,
+            preemptible: config.preemptible,
+            memory_limit_bytes: config.memory_limit_bytes,
+            memory_used_bytes: context.memory_used(),
+        }
     }
 }

@@ -1,0 +1,192 @@
+//! Splits within pieces, where the driver cannot merge (12.4): a tree of pieces.
+//!
+//! The device itself is split directly. A piece is the result of a split, which the driver refuses to split
+//! again (915, measured on an H200, driver 580); but the own resource of a context over it can be split. So
+//! a piece is divided through a scaffold: a context that nothing runs in, over all of the piece. It lives as
+//! long as its parts are apart.
+
+use cuda_green_sys::{CUdevResource, CUdevResourceType};
+
+use super::layout::Layout;
+use crate::{
+    CudaDevice, Error, GreenContext, GreenContextConfig, Result,
+    planner::{Area, DeviceFacts, Part, Piece, SplitStrategy, State},
+    resource::{self, SmResource},
+};
+
+/// One piece that is divided.
+pub(super) struct Nest {
+    piece: usize,
+    parts: Vec<usize>,
+    /// The context over the piece; none where the piece is the device.
+    scaffold: Option<GreenContext>,
+}
+
+impl Layout {
+    /// The whole device in one piece, of which so many whole units can be split off.
+    pub(super) fn whole(facts: DeviceFacts, all: SmResource, units: u32) -> Self {
+        let mut layout = Self::empty(facts, SplitStrategy::EqualGroups);
+        layout.pieces.push(Piece {
+            part: Part::Remainder,
+            area: Area::device(&facts, units),
+            state: State::Free,
+        });
+        layout.resources.push(all);
+        layout
+    }
+
+    /// Contexts that hold splits within splits together, and that nothing runs in.
+    pub(super) fn scaffolds(&self) -> usize {
+        let nests = self.nests.iter();
+        nests.filter(|nest| nest.scaffold.is_some()).count()
+    }
+
+    /// Divides a free piece into so many groups and what they leave; returns the groups.
+    pub(super) fn divide(
+        &mut self,
+        device: &CudaDevice,
+        piece: usize,
+        groups: u32,
+        sm_count: u32,
+    ) -> Result<Vec<usize>> {
+        let (area, resource) = (self.pieces[piece].area, self.resources[piece]);
+        let is_device = self.nests.is_empty() && piece == 0;
+        let scaffold = (!is_device)
+            .then(|| self.create(device, scaffold_config(&area), area.sm_count, &[piece]))
+            .transpose()?;
+        let own = scaffold.as_ref().map(own_resource).transpose()?;
+        let split = resource::split_by_count(
+            device.driver(),
+            &own.unwrap_or(resource),
+            groups,
+            sm_count,
+            false,
+        )?;
+        let expected = area.split(groups, sm_count);
+        // A part that came out otherwise is what it is, and is not divided again.
+        let part = |expected: Option<Area>, resource: &SmResource| {
+            expected
+                .filter(|expected| expected.sm_count == resource.sm_count())
+                .unwrap_or_else(|| {
+                    Area::fixed(resource.sm_count(), self.facts.coscheduled_left_over())
+                })
+        };
+        let group_areas: Vec<Area> = split
+            .groups
+            .iter()
+            .map(|group| part(expected.map(|(group, _)| group), group))
+            .collect();
+        let rest = split
+            .remainder
+            .map(|rest| (part(expected.map(|(_, rest)| rest), &rest), rest));
+        self.pieces[piece].state = State::Split;
+        let made: Vec<usize> = group_areas
+            .into_iter()
+            .zip(split.groups)
+            .map(|(area, group)| self.add_group(area, group))
+            .collect();
+        let rest = rest.and_then(|(area, rest)| self.add_remainder(area, rest));
+        self.nests.push(Nest {
+            piece,
+            parts: made.iter().copied().chain(rest).collect(),
+            scaffold,
+        });
+        self.name_strategy();
+        Ok(made)
+    }
+
+    /// Splits one more group off what the last split left.
+    pub(super) fn divide_remainder(&mut self, device: &CudaDevice, sm_count: u32) -> Result<()> {
+        let remainder = self
+            .find(&[Part::Remainder])
+            .and_then(|pieces| pieces.first().copied());
+        let Some(piece) = remainder else {
+            return Err(Error::InsufficientSms {
+                asked: sm_count,
+                available: 0,
+                stranded: self.stranded(),
+                total: self.facts.sm_count,
+            });
+        };
+        self.divide(device, piece, 1, sm_count).map(drop)
+    }
+
+    /// Pieces as they are; of the device, which is no result of a split yet, one group of all.
+    pub(super) fn undivided(
+        &mut self,
+        device: &CudaDevice,
+        pieces: Vec<usize>,
+    ) -> Result<Vec<usize>> {
+        let is_nested = matches!(self.strategy, SplitStrategy::EqualGroups);
+        if is_nested && self.nests.is_empty() && pieces == [0] {
+            self.divide(device, 0, 1, self.facts.sm_count)
+        } else {
+            Ok(pieces)
+        }
+    }
+
+    /// Makes pieces whole again whose parts are all free.
+    ///
+    /// # Errors
+    /// The driver's refusal to destroy a scaffold context; the piece is whole all the same.
+    pub(super) fn tidy(&mut self) -> Result<()> {
+        let mut result = Ok(());
+        // An inner one comes after its outer one.
+        for index in (0..self.nests.len()).rev() {
+            let parts = &self.nests[index].parts;
+            if parts
+                .iter()
+                .any(|part| self.pieces[*part].state != State::Free)
+            {
+                continue;
+            }
+            let nest = self.nests.remove(index);
+            for part in nest.parts {
+                self.pieces[part].state = State::Gone;
+            }
+            self.pieces[nest.piece].state = State::Free;
+            if let Some(scaffold) = nest.scaffold {
+                result = result.and(scaffold.close().map_err(|(_, error)| error));
+            }
+        }
+        self.name_strategy();
+        result
+    }
+
+    fn name_strategy(&mut self) {
+        if matches!(
+            self.strategy,
+            SplitStrategy::EqualGroups | SplitStrategy::Nested
+        ) {
+            self.strategy = if self.scaffolds() > 0 {
+                SplitStrategy::Nested
+            } else {
+                SplitStrategy::EqualGroups
+            };
+        }
+    }
+}
+
+fn scaffold_config(area: &Area) -> GreenContextConfig {
+    GreenContextConfig {
+        sm_count: area.sm_count,
+        ..GreenContextConfig::default()
+    }
+}
+
+/// The SMs of a context as the driver describes them, which can be split.
+fn own_resource(context: &GreenContext) -> Result<SmResource> {
+    let driver = context.device().driver();
+    let mut resource = CUdevResource::default();
+    // SAFETY: the context is live, as it is borrowed; the resource is zeroed and valid for the one that is
+    // written.
+    let result = unsafe {
+        driver.api().cuGreenCtxGetDevResource(
+            context.raw(),
+            &mut resource,
+            CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM,
+        )
+    };
+    driver.check("cuGreenCtxGetDevResource", result)?;
+    Ok(SmResource::from_raw(resource))
+}

@@ -1,0 +1,66 @@
+//! The plan that would be in force, told before anything is made.
+
+use std::fmt::Debug;
+
+use super::{PartitionMode, SmPartitionManager};
+use crate::{
+    Error, Result,
+    planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall},
+    resource,
+};
+
+impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+    /// The plan that [`create_partitions`](Self::create_partitions) would follow for these requests on an
+    /// unpartitioned device: exact sizes, clusters, SMs left over and stranded and why, and which better
+    /// plans the driver refuses. The driver is asked by dry runs; nothing is made.
+    ///
+    /// ```
+    /// use cuda_green::{Driver, SmPartitionManager, planner::PartitionRequest};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// let device = Driver::open(&"sim:h200@12.4".parse()?)?.device(0)?;
+    /// let plan = SmPartitionManager::on(&device)?
+    ///     .plan(&[64, 32, 24, 12].map(PartitionRequest::at_least))?;
+    /// let sizes: Vec<u32> = plan.partitions.iter().map(|partition| partition.sm_count).collect();
+    /// assert_eq!((sizes, plan.left_over, plan.nested.len()), (vec![64, 32, 24, 12], 0, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`planner::plans`]; [`Error::NotPartitioned`] in single-context mode; [`Error::Driver`].
+    pub fn plan(&self, requests: &[PartitionRequest]) -> Result<Plan> {
+        if self.mode != PartitionMode::Partitioned {
+            return Err(Error::NotPartitioned {
+                what: "a plan",
+                instead: "every id stands for all SMs",
+            });
+        }
+        let all = self.device.sm_resource()?;
+        let driver = self.device.driver();
+        let mut refused = Vec::new();
+        let mut refusal = None;
+        let count = self.count_groups(&all);
+        for plan in planner::plans(&self.facts, requests, &count)? {
+            let answer = match &plan.call {
+                SplitCall::Structured(groups) => resource::try_structured(driver, &all, groups),
+                SplitCall::ByCount { .. } => Ok(()), // counted by the planner
+            };
+            match answer {
+                Ok(()) => return Ok(Plan { refused, ..plan }),
+                Err(error) if super::create::is_topology_refusal(&error) => {
+                    RefusedPlan::note(&mut refused, plan.strategy);
+                    refusal = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let refusal = refusal.unwrap_or_else(|| self.insufficient(self.facts.sm_count, None));
+        Err(planner::of_all_plans(
+            &self.facts,
+            requests,
+            &count,
+            refusal,
+        )?)
+    }
+}

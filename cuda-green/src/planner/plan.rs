@@ -1,0 +1,217 @@
+//! A plan: the calls to make, the partitions they give, and why it is this one.
+
+use std::fmt;
+
+use super::DeviceFacts;
+
+/// How a plan meets the sizes that were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SplitStrategy {
+    /// One structured split into units and what each size needs beside them, merged (13.1).
+    StructuredUnits,
+    /// One structured split with a size for each group (13.1).
+    Structured,
+    /// Units of one split by count, merged (12.5).
+    MergedUnits,
+    /// The same with units that ignore co-scheduling: exact to 2 SMs, but no clusters above 2.
+    MergedFineUnits,
+    /// Equal groups of one split by count, and what it leaves (12.4).
+    EqualGroups,
+    /// Groups of splits within splits: each further one divides what the one before left, through a
+    /// scaffold context over that (12.4).
+    Nested,
+}
+
+impl SplitStrategy {
+    /// Whether contexts are made of several parts, so that parts can change hands.
+    pub fn merges(self) -> bool {
+        matches!(
+            self,
+            Self::StructuredUnits | Self::MergedUnits | Self::MergedFineUnits
+        )
+    }
+}
+
+impl fmt::Display for SplitStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StructuredUnits => "one structured split into units that merge",
+            Self::Structured => "one structured split, a group for each size",
+            Self::MergedUnits => "whole units of one split, merged",
+            Self::MergedFineUnits => "units of one split that ignore co-scheduling, merged",
+            Self::EqualGroups => "equal groups of one split, and what it leaves",
+            Self::Nested => "splits within what a split left, through scaffold contexts",
+        })
+    }
+}
+
+/// One group of a structured split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// SMs of the group.
+    pub sm_count: u32,
+    /// So many of them are co-scheduled together.
+    pub coscheduled: u32,
+    /// Whether the size may be filled up with SMs that are not.
+    pub backfill: bool,
+}
+
+/// The split of the device that a plan begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SplitCall {
+    /// `cuDevSmResourceSplit` with these groups.
+    Structured(Vec<Group>),
+    /// `cuDevSmResourceSplitByCount`.
+    ByCount {
+        /// Groups to ask for.
+        groups: u32,
+        /// SMs of each.
+        min_count: u32,
+        /// Whether co-scheduling is ignored.
+        fine: bool,
+    },
+}
+
+/// A part of the split's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// The group of this index: those of the first split, then one of each nested split.
+    Group(usize),
+    /// What the last split left over.
+    Remainder,
+}
+
+/// One partition of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedPartition {
+    /// SMs asked for, before any rounding to units; of a share or the rest, what is left of the device by
+    /// plain numbers.
+    pub requested: u32,
+    /// SMs it will have.
+    pub sm_count: u32,
+    /// The parts of the split that it is made of.
+    pub parts: Vec<Part>,
+    /// SMs that are surely co-scheduled together in it.
+    pub coscheduled: u32,
+    /// The largest thread-block cluster that it is sure to run, in blocks; 1 before compute capability 9.0,
+    /// which has no clusters.
+    pub max_cluster: u32,
+}
+
+/// A complete split of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// How the sizes are met.
+    pub strategy: SplitStrategy,
+    /// The split of the device.
+    pub call: SplitCall,
+    /// Further splits, each of one group of this many SMs, of what the split before left over. Each needs a
+    /// scaffold context over that, since only a context's own resource can be split (0.8 ms and 5 MiB of
+    /// device memory each, measured on an H200).
+    pub nested: Vec<u32>,
+    /// The partitions, in the order of the requests.
+    pub partitions: Vec<PlannedPartition>,
+    /// SMs that no partition has, but further contexts can have.
+    pub left_over: u32,
+    /// SMs that nobody can be given.
+    pub stranded: u32,
+    /// Why they cannot.
+    pub stranded_reason: Option<String>,
+    /// Better plans that the driver refused before this one.
+    pub refused: Vec<RefusedPlan>,
+}
+
+impl Plan {
+    /// A plan with what its partitions do not have told apart: what others can have, and what nobody can.
+    pub(super) fn new(
+        facts: &DeviceFacts,
+        strategy: SplitStrategy,
+        call: SplitCall,
+        partitions: Vec<PlannedPartition>,
+    ) -> Self {
+        let given: u32 = partitions.iter().map(|partition| partition.sm_count).sum();
+        let left_over = facts.sm_count.saturating_sub(given);
+        let joins = strategy.merges() && facts.remainder_joins();
+        let stranded = if facts.is_of_use(left_over) || joins {
+            0
+        } else {
+            left_over
+        };
+        Self {
+            strategy,
+            call,
+            nested: Vec::new(),
+            partitions,
+            left_over: left_over - stranded,
+            stranded,
+            stranded_reason: facts.stranded_reason(stranded),
+            refused: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes: Vec<String> = self
+            .partitions
+            .iter()
+            .map(|partition| partition.sm_count.to_string())
+            .collect();
+        write!(f, "{} SMs by {}", sizes.join(", "), self.strategy)?;
+        if self.left_over > 0 {
+            write!(f, "; {} left for further contexts", self.left_over)?;
+        }
+        if let Some(reason) = &self.stranded_reason {
+            write!(f, "; {} stranded: {reason}", self.stranded)?;
+        }
+        match refusals(&self.refused) {
+            Some(refusals) => write!(f, "; {refusals}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Which better plans the driver refused, in words; nothing where there are none.
+pub(crate) fn refusals(refused: &[RefusedPlan]) -> Option<String> {
+    let plans: Vec<String> = refused.iter().map(RefusedPlan::to_string).collect();
+    (!plans.is_empty()).then(|| {
+        format!(
+            "the driver refused, for the chip's topology (915): {}",
+            plans.join("; ")
+        )
+    })
+}
+
+/// Plans of one strategy that the driver refused for what the chip looks like (915).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct RefusedPlan {
+    /// How they would have met the sizes.
+    pub strategy: SplitStrategy,
+    /// How many arrangements of groups were tried.
+    pub arrangements: u32,
+}
+
+impl RefusedPlan {
+    /// Notes one more refusal.
+    pub(crate) fn note(refused: &mut Vec<Self>, strategy: SplitStrategy) {
+        match refused.iter_mut().find(|one| one.strategy == strategy) {
+            Some(one) => one.arrangements += 1,
+            None => refused.push(Self {
+                strategy,
+                arrangements: 1,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for RefusedPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.strategy)?;
+        if self.arrangements > 1 {
+            write!(f, " ({} arrangements)", self.arrangements)?;
+        }
+        Ok(())
+    }
+}

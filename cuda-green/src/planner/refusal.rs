@@ -1,0 +1,123 @@
+//! Why no plan meets a list of requests: which demand is in the way, and what would help.
+
+use super::{
+    Demands, DeviceFacts, GroupCount, PartitionRequest, Plan, PlannedPartition, SplitStrategy,
+    candidates::all,
+};
+use crate::{Error, Result};
+
+/// The error for requests that no plan meets.
+pub(super) fn reason(
+    facts: &DeviceFacts,
+    demands: &Demands,
+    count_groups: &GroupCount<'_>,
+) -> Result<Error> {
+    let asks_exact = demands.list.iter().any(|request| request.exact);
+    if demands.list.iter().any(|request| request.cluster > 1) {
+        let without = all(
+            facts,
+            &demands.changed(|request| request.cluster = 1),
+            count_groups,
+        )?;
+        if let Some(error) = cluster_in_the_way(facts, demands, &without) {
+            return Ok(error);
+        }
+    }
+    let too_coarse = |help| Error::UnitsTooCoarse {
+        asked: demands.requested.iter().sum(),
+        unit: facts.unit().0,
+        total: facts.sm_count,
+        help,
+    };
+    if !asks_exact {
+        let exact = all(
+            facts,
+            &demands.changed(|request| request.exact = true),
+            count_groups,
+        )?;
+        if !exact.is_empty() {
+            return Ok(too_coarse(
+                "ask for exact sizes (`PartitionRequest::exact`), at the price of thread-block clusters above 2; CUDA 13.1 has both",
+            ));
+        }
+    } else if !all(
+        facts,
+        &demands.changed(|request| request.exact = false),
+        count_groups,
+    )?
+    .is_empty()
+    {
+        return Ok(too_coarse(
+            "sizes that need not be exact would fit; CUDA 12.5 splits into units of 2, and 13.1 without losing clusters",
+        ));
+    }
+    Ok(Error::InsufficientSms {
+        asked: demands.requested.iter().sum(),
+        available: facts.sm_count,
+        stranded: 0,
+        total: facts.sm_count,
+    })
+}
+
+/// The error where the driver refused all plans: a demanded cluster, if there are plans without it.
+pub(crate) fn of_all_plans(
+    facts: &DeviceFacts,
+    requests: &[PartitionRequest],
+    count_groups: &GroupCount<'_>,
+    refusal: Error,
+) -> Result<Error> {
+    let demands = Demands::of(facts, requests)?;
+    let without = all(
+        facts,
+        &demands.changed(|request| request.cluster = 1),
+        count_groups,
+    )?;
+    Ok(cluster_in_the_way(facts, &demands, &without).unwrap_or(refusal))
+}
+
+/// What the best of the plans lacks that keep all but the clusters.
+fn cluster_in_the_way(facts: &DeviceFacts, demands: &Demands, plans: &[Plan]) -> Option<Error> {
+    let lacking = |plan: &Plan| {
+        let partitions = plan.partitions.iter().zip(&demands.list);
+        partitions
+            .filter(|(partition, request)| partition.max_cluster < request.cluster)
+            .count()
+    };
+    let lacking_plans = plans.iter().filter(|plan| lacking(plan) > 0);
+    let best = lacking_plans.min_by_key(|plan| lacking(plan))?;
+    let mut partitions = best.partitions.iter().zip(&demands.list).enumerate();
+    let (index, (partition, request)) =
+        partitions.find(|(_, (partition, request))| partition.max_cluster < request.cluster)?;
+    Some(Error::ClusterUnavailable {
+        request: index,
+        asked: request.cluster,
+        best: partition.max_cluster,
+        why: why(facts, best, partition),
+    })
+}
+
+fn why(facts: &DeviceFacts, plan: &Plan, partition: &PlannedPartition) -> String {
+    let (major, minor) = facts.compute_capability;
+    if !facts.has_clusters() {
+        return format!(
+            "compute capability {major}.{minor} has no thread-block clusters, which came with 9.0"
+        );
+    }
+    if plan.strategy == SplitStrategy::MergedFineUnits {
+        return format!(
+            "on CUDA {} exact sizes need units of 2 SMs that ignore co-scheduling; 13.1 has both",
+            facts.capabilities.driver
+        );
+    }
+    if partition.sm_count < facts.coscheduled() {
+        return format!(
+            "a partition of {} SMs holds no larger one",
+            partition.sm_count
+        );
+    }
+    format!(
+        "the chip's whole units of {} SMs go to the other partitions, and the {} SMs that are left are together in pairs only; smaller sizes leave it one",
+        facts.coscheduled(),
+        partition.sm_count
+    )
+}

@@ -1,0 +1,170 @@
+//! Plans of one structured split (13.1): a size of its own for each group, or units that merge.
+
+use super::{
+    Demands, DeviceFacts, Group, GroupCount, Part, Plan, PlannedPartition, SplitCall,
+    SplitStrategy, facts::FINE_UNIT, request::sum,
+};
+use crate::Result;
+
+/// So many units a structured split may lose to groups that need a few SMs beside whole units.
+const MOST_UNITS_LOST: u32 = 3;
+
+/// The structured plans, best first: units that merge, so that they can change hands later; then the sizes
+/// themselves. The driver looks at groups in their order, and which one it accepts depends on the chip.
+pub(super) fn plans(
+    facts: &DeviceFacts,
+    demands: &Demands,
+    count_groups: &GroupCount<'_>,
+) -> Result<Vec<Plan>> {
+    let Some(sizes) = demands.sizes(FINE_UNIT, FINE_UNIT, facts.sm_count) else {
+        return Ok(Vec::new());
+    };
+    // With an odd number of SMs, one belongs to no group.
+    let sizes: Vec<u32> = sizes.iter().map(|size| size & !1).collect();
+    let fit = sum(&sizes).is_some_and(|sum| sum <= facts.sm_count);
+    if !fit || sizes.iter().any(|size| *size < FINE_UNIT) {
+        return Ok(Vec::new());
+    }
+    let unit = facts.coscheduled().max(FINE_UNIT);
+    let mut plans: Vec<Plan> = Vec::new();
+    let mut add = |plan: Option<Plan>| plans.extend(plan.filter(|plan| !plans.contains(plan)));
+    if sizes
+        .iter()
+        .all(|size| *size >= facts.capabilities.granularity.min.max(unit))
+    {
+        let units = count_groups(unit, false)?;
+        for units in (units.saturating_sub(MOST_UNITS_LOST)..=units).rev() {
+            for plain_first in [true, false] {
+                add(in_units(facts, demands, &sizes, unit, units, plain_first));
+            }
+        }
+    }
+    for small_first in [false, true] {
+        add(Some(in_sizes(facts, demands, &sizes, unit, small_first)));
+    }
+    Ok(plans)
+}
+
+fn plan(
+    facts: &DeviceFacts,
+    demands: &Demands,
+    strategy: SplitStrategy,
+    groups: Vec<Group>,
+    parts: Vec<Vec<Part>>,
+) -> Plan {
+    let group_of = |part: &Part| match part {
+        Part::Group(index) => groups.get(*index),
+        Part::Remainder => None,
+    };
+    let partitions: Vec<PlannedPartition> = parts
+        .into_iter()
+        .zip(&demands.requested)
+        .map(|(parts, &requested)| {
+            let coscheduled = parts
+                .iter()
+                .filter_map(group_of)
+                .map(|group| group.coscheduled);
+            let coscheduled = coscheduled.max().unwrap_or(1);
+            PlannedPartition {
+                requested,
+                sm_count: parts
+                    .iter()
+                    .filter_map(group_of)
+                    .map(|group| group.sm_count)
+                    .sum(),
+                parts,
+                coscheduled,
+                max_cluster: facts.max_cluster(coscheduled),
+            }
+        })
+        .collect();
+    Plan::new(facts, strategy, SplitCall::Structured(groups), partitions)
+}
+
+/// A group for each size; a small one is co-scheduled as far as it goes. Small ones come first if said so: each
+/// needs a whole unit, of which a large one beside them needs not all that it would take.
+fn in_sizes(
+    facts: &DeviceFacts,
+    demands: &Demands,
+    sizes: &[u32],
+    unit: u32,
+    small_first: bool,
+) -> Plan {
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    if small_first {
+        order.sort_by_key(|index| sizes.get(*index).copied());
+    }
+    let mut groups = Vec::with_capacity(sizes.len());
+    let mut parts = vec![Vec::new(); sizes.len()];
+    for index in order {
+        if let (Some(&sm_count), Some(parts)) = (sizes.get(index), parts.get_mut(index)) {
+            let mut coscheduled = unit;
+            while coscheduled > sm_count {
+                coscheduled /= 2;
+            }
+            parts.push(Part::Group(groups.len()));
+            groups.push(Group {
+                sm_count,
+                coscheduled,
+                backfill: true,
+            });
+        }
+    }
+    plan(facts, demands, SplitStrategy::Structured, groups, parts)
+}
+
+/// The same sizes with each group in units: the last of them has what a unit does not divide. Groups of one
+/// split merge where they are co-scheduled alike. There are at most so many units in all.
+fn in_units(
+    facts: &DeviceFacts,
+    demands: &Demands,
+    sizes: &[u32],
+    unit: u32,
+    most: u32,
+    plain_first: bool,
+) -> Option<Plan> {
+    let mut units: Vec<u32> = sizes.iter().map(|size| (size / unit).max(1)).collect();
+    for _ in most..units.iter().sum() {
+        // The last of the largest can best do with a coarser piece: `max_by_key` gives the last.
+        *units
+            .iter_mut()
+            .max_by_key(|units| **units)
+            .filter(|units| **units > 1)? -= 1;
+    }
+    // One with something over may take whole units for it that plain ones miss later; or plain ones leave
+    // no unit for it.
+    let mut groups = Vec::new();
+    let mut parts = vec![Vec::new(); units.len()];
+    for plain in [plain_first, !plain_first] {
+        for ((&size, &units), parts) in sizes.iter().zip(&units).zip(&mut parts) {
+            for group in units_of(size, units, unit)? {
+                if group.backfill != plain {
+                    parts.push(Part::Group(groups.len()));
+                    groups.push(group);
+                }
+            }
+        }
+    }
+    let strategy = SplitStrategy::StructuredUnits;
+    Some(plan(facts, demands, strategy, groups, parts))
+}
+
+/// So many SMs in so many groups of a unit each; the last has what is over.
+fn units_of(sm_count: u32, units: u32, unit: u32) -> Option<impl Iterator<Item = Group>> {
+    let last = sm_count
+        .checked_sub(units.checked_sub(1)?.checked_mul(unit)?)
+        .filter(|last| *last >= unit)?;
+    let group = move |sm_count| Group {
+        sm_count,
+        coscheduled: unit,
+        backfill: sm_count != unit,
+    };
+    Some((1..units).map(move |_| group(unit)).chain([group(last)]))
+}
+
+/// Units of the device's own size as one structured split, which gives what a count's remainder would be to
+/// the last of them: there, units and a remainder no longer merge.
+pub(crate) fn whole_in_units(facts: &DeviceFacts, units: u32) -> Option<Vec<Group>> {
+    let unit = facts.coscheduled().max(FINE_UNIT);
+    Some(units_of(facts.sm_count & !1, units, unit)?.collect())
+}
