@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use cuda_green::{CudaDevice, Driver, DriverSpec};
 
+use crate::request::Sizes;
+
 /// Guaranteed shares of an NVIDIA GPU through CUDA green contexts.
 #[derive(Parser)]
 #[command(name = "cuda-green", version, max_term_width = 80)]
@@ -40,8 +42,28 @@ pub enum Command {
     ///
     /// Exits with 0 where the device can be partitioned, with 1 where it cannot.
     Info,
+    /// The exact split that the driver would make for these sizes, before it is made
+    Plan(Sizes),
+    /// Run a kernel in each partition, and draw the chip with the SMs that it ran on
+    ///
+    /// Exits with 1 where partitions share an SM.
+    Map {
+        #[command(flatten)]
+        sizes: Sizes,
+        /// Draw it as an SVG picture too
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// Whether partitions hold on this machine, what is wrong, and how to mend it
+    ///
+    /// Exits with 1 where they do not hold.
+    Check,
     /// Measure on this machine what the documentation claims
     Bench(Bench),
+    /// Print the completions of a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page, in roff
+    Man,
 }
 
 #[derive(clap::Args)]
