@@ -23,23 +23,42 @@ fn figures(name: &str) -> Value {
 
 fn isolation() -> String {
     let figures = figures("isolation");
+    let rows = figures.as_array().unwrap();
+    let number = |row: &Value, field: &str| thousands(row[field].as_f64().unwrap().round() as u64);
+    let sized = |row: &&Value| row["set_up"].as_str().unwrap().ends_with(" SMs");
+    let small = |row: &&Value| row["set_up"].as_str().unwrap().starts_with("12 small");
     let mut table = "| set-up | p50 | p99 |\n|---|---|---|\n".to_owned();
-    let mut row = |name: &str| {
-        let figure = &figures[name];
-        let number = |field: &str| thousands(figure[field].as_f64().unwrap().round() as u64);
-        table += &format!("| {name} | {} | {} |\n", number("p50_us"), number("p99_us"));
-    };
-    row("alone, whole GPU");
-    row("alone, in a partition");
-    for flood in ["long blocks", "short blocks"] {
-        for set_up in [
-            "two plain streams",
-            "high- and low-priority streams",
-            "flood in another partition",
-            "partition, flood in the primary context",
-        ] {
-            row(&format!("{set_up}, {flood}"));
-        }
+    for row in rows.iter().filter(|row| !sized(row) && !small(row)) {
+        let flood = row["flood"].as_str().map(|flood| format!(", {flood}"));
+        table += &format!(
+            "| {}{} | {} | {} |\n",
+            row["set_up"].as_str().unwrap(),
+            flood.unwrap_or_default(),
+            number(row, "p50_us"),
+            number(row, "p99_us")
+        );
+    }
+    let share = rows
+        .iter()
+        .find_map(|row| row["partition_sms"].as_u64())
+        .unwrap();
+    table += &format!(
+        "\nThe partition has {share} SMs. The same request in partitions of other sizes, and a request of 12 small kernels beside a thread that launches tiny ones all the time:\n\n| set-up | p50 | p99 | p99 / alone |\n|---|---|---|---|\n"
+    );
+    for row in rows.iter().filter(|row| sized(row) || small(row)) {
+        let alone = rows
+            .iter()
+            .find(|other| other["set_up"] == row["set_up"])
+            .unwrap();
+        assert!(alone["flood"].is_null());
+        table += &format!(
+            "| {}, {} | {} | {} | {:.2} |\n",
+            row["set_up"].as_str().unwrap(),
+            row["flood"].as_str().unwrap_or("alone"),
+            number(row, "p50_us"),
+            number(row, "p99_us"),
+            row["p99_us"].as_f64().unwrap() / alone["p99_us"].as_f64().unwrap(),
+        );
     }
     table
 }

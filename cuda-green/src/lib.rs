@@ -8,7 +8,7 @@ mod error;
 mod event;
 mod graph;
 mod guard;
-mod kernels;
+pub mod kernels;
 mod manager;
 mod memory;
 mod module;

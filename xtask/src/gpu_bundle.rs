@@ -9,16 +9,16 @@ use xshell::{Shell, cmd};
 /// What the archive may weigh, so that it can be carried anywhere.
 const LIMIT: u64 = 60 << 20;
 
-/// The executables: how cargo is asked for each, and its name in the archive.
-const TARGETS: [(&str, &str); 8] = [
-    ("--bin=driver-matrix", "driver-matrix"),
-    ("--example=quad_partition", "quad_partition"),
-    ("--example=cudarc_partition", "cudarc_partition"),
-    ("--test=suite", "suite"),
-    ("--test=conformance", "conformance"),
-    ("--bench=host_cost", "host_cost"),
-    ("--bench=isolation", "isolation"),
-    ("--bench=memory", "memory"),
+/// The executables: the package, kind and name of the target of each.
+const TARGETS: [(&str, &str, &str); 8] = [
+    ("cuda-green-cli", "--bin", "cuda-green"),
+    ("driver-matrix", "--bin", "driver-matrix"),
+    ("driver-matrix", "--example", "quad_partition"),
+    ("driver-matrix", "--example", "cudarc_partition"),
+    ("driver-matrix", "--test", "suite"),
+    ("driver-matrix", "--test", "conformance"),
+    ("driver-matrix", "--bench", "host_cost"),
+    ("driver-matrix", "--bench", "memory"),
 ];
 
 pub fn run() -> Result<()> {
@@ -29,12 +29,12 @@ pub fn run() -> Result<()> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    for (target, name) in TARGETS {
+    for (package, kind, name) in TARGETS {
         // Stripped of what only a debugger needs, or the archive would be ten times as large.
         let strip = "profile.release.strip=\"debuginfo\"";
         let messages = cmd!(
             shell,
-            "cargo build --release --package driver-matrix {target} --config {strip} --message-format=json"
+            "cargo build --release --package {package} {kind} {name} --config {strip} --message-format=json"
         )
         .read()?;
         let executable =
@@ -52,10 +52,12 @@ pub fn run() -> Result<()> {
     let script = folder.join("run.sh");
     fs::write(&script, include_str!("gpu_bundle.sh"))?;
     cmd!(shell, "chmod +x {script}").run()?;
-    fs::write(
-        folder.join("peers_memory.py"),
-        include_str!("../../benches/peers_memory.py"),
-    )?;
+    for script in ["peers_host.py", "peers_memory.py"] {
+        fs::copy(
+            crate::root().join("benches").join(script),
+            folder.join(script),
+        )?;
+    }
     let archive = crate::root().join("target/gpu-bundle.tar.gz");
     cmd!(shell, "tar -C target -czf {archive} gpu-bundle").run()?;
     let size = fs::metadata(&archive)?.len();

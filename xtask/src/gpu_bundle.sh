@@ -2,10 +2,10 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last two of the next line
+#   ./run.sh           everything but the last three of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, cudarc, conformance, host_cost, isolation, memory,
-#                      peers_memory, which needs Python with CuPy or PyTorch, and soak, which takes
-#                      SOAK_SECONDS (240) on SOAK_THREADS (16)
+#                      peers_host and peers_memory, which need Python with cuda.core, CuPy or PyTorch, and soak,
+#                      which takes SOAK_SECONDS (240) on SOAK_THREADS (16)
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -42,8 +42,9 @@ step suite env CUDA_GREEN_SUITE_EVIDENCE=evidence/suite.json ./suite --test-thre
 step conformance env CUDA_GREEN_CONFORMANCE_EVIDENCE=evidence/conformance-h200.json \
     ./conformance --test-threads=1 system/
 step host_cost ./host_cost --out evidence/host_cost.json
-step isolation ./isolation --out evidence/isolation.json
+step isolation sh -c './cuda-green bench isolation --json >evidence/isolation.json'
 step memory ./memory --out evidence/memory.json
 step soak ./memory --soak "${SOAK_SECONDS:-240}" --threads "${SOAK_THREADS:-16}" --out evidence/soak.json
+step peers_host sh -c 'python3 peers_host.py >evidence/peers_host.json && cat evidence/peers_host.json'
 step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
 exit $failed

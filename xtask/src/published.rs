@@ -10,10 +10,15 @@ use xshell::{Shell, cmd};
 use crate::skipped::{is_there, matrix_is_required};
 
 /// The crates that are published.
-pub const PUBLISHED: [&str; 3] = ["cuda-green-sys", "cuda-green-sim", "cuda-green"];
+pub const PUBLISHED: [&str; 4] = [
+    "cuda-green-sys",
+    "cuda-green-sim",
+    "cuda-green",
+    "cuda-green-cli",
+];
 
 /// `--package=` for each of them.
-fn packages() -> [String; 3] {
+fn packages() -> [String; 4] {
     PUBLISHED.map(|package| format!("--package={package}"))
 }
 

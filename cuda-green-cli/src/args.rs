@@ -1,0 +1,123 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use cuda_green::{CudaDevice, Driver, DriverSpec};
+
+use crate::request::Sizes;
+
+/// Guaranteed shares of an NVIDIA GPU through CUDA green contexts.
+#[derive(Parser)]
+#[command(name = "cuda-green", version, max_term_width = 80)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(clap::Args)]
+pub struct Global {
+    /// `system`, a library's path, or a simulated driver: sim:<device>@<major>.<minor>
+    ///
+    /// Without it, the environment variable CUDA_GREEN_DRIVER decides, and without that the system's
+    /// driver.
+    #[arg(long, global = true, value_name = "DRIVER")]
+    driver: Option<DriverSpec>,
+    /// Which of the driver's devices, from 0
+    #[arg(long, global = true, value_name = "ORDINAL", default_value_t = 0)]
+    device: u32,
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Whether to use colours; `auto` means on a terminal only
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// What driver, devices and SM resources there are, and what they can and cannot do
+    ///
+    /// Exits with 0 where the device can be partitioned, with 1 where it cannot.
+    Info,
+    /// The exact split that the driver would make for these sizes, before it is made
+    Plan(Sizes),
+    /// Run a kernel in each partition, and draw the chip with the SMs that it ran on
+    ///
+    /// Exits with 1 where partitions share an SM.
+    Map {
+        #[command(flatten)]
+        sizes: Sizes,
+        /// Draw it as an SVG picture too
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// Whether partitions hold on this machine, what is wrong, and how to mend it
+    ///
+    /// Exits with 1 where they do not hold.
+    Check,
+    /// Measure on this machine what the documentation claims
+    Bench(Bench),
+    /// Print the completions of a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page, in roff
+    Man,
+}
+
+#[derive(clap::Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    pub what: Measurement,
+    /// A small run that only shows that it works; its figures mean nothing
+    #[arg(long, global = true)]
+    pub quick: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Measurement {
+    /// The latency of a request while background work floods the GPU
+    Isolation {
+        /// Draw the distributions of the latencies as an SVG picture
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+        /// Take the figures from a file that `--json` gave before, instead of measuring
+        #[arg(long, value_name = "FILE", requires = "svg", conflicts_with_all = ["json", "quick"])]
+        from: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    /// Decides for everything that is printed from now on.
+    pub fn write_global(self) {
+        let choice = match self {
+            Self::Auto => anstream::ColorChoice::Auto,
+            Self::Always => anstream::ColorChoice::Always,
+            Self::Never => anstream::ColorChoice::Never,
+        };
+        choice.write_global();
+    }
+}
+
+impl Global {
+    /// The driver that was asked for.
+    pub fn driver(&self) -> cuda_green::Result<Driver> {
+        match &self.driver {
+            Some(spec) => Driver::open(spec),
+            None => Driver::load(),
+        }
+    }
+
+    /// The device that was asked for.
+    pub fn device(&self) -> cuda_green::Result<CudaDevice> {
+        self.driver()?.device(self.device)
+    }
+}

@@ -1,0 +1,180 @@
+//! The work that a measurement puts on the GPU: requests one after another, and floods beside them.
+
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use cuda_green::{CudaDevice, Event, Kernel, LaunchConfig, Module, Stream, kernels};
+
+use super::samples::Samples;
+
+/// A request: so many kernels in a row, then a wait for the last.
+#[derive(Clone, Copy)]
+pub struct Request {
+    pub kernels: u32,
+    pub blocks: u32,
+    pub threads: u32,
+    /// Rounds of arithmetic of each thread.
+    pub rounds: u32,
+}
+
+/// Background work that never ends by itself.
+#[derive(Clone, Copy)]
+pub struct Flood {
+    pub name: &'static str,
+    pub kind: FloodKind,
+}
+
+#[derive(Clone, Copy)]
+pub enum FloodKind {
+    /// Kernels whose blocks fill the SMs that they may use so many times, with so many rounds each.
+    Waves { waves: u32, rounds: u32 },
+    /// Kernels of one empty block, as fast as they can be launched.
+    TinyLaunches,
+}
+
+/// One request of 256 blocks of 1024 threads, two of which fill an SM: about 60 µs on a whole H200.
+pub const ONE_KERNEL: Request = Request {
+    kernels: 1,
+    blocks: 256,
+    threads: 1024,
+    rounds: 4_000,
+};
+
+/// Twelve kernels in a row that leave most of the SMs alone, as those of a small model do.
+pub const SMALL_KERNELS: Request = Request {
+    kernels: 12,
+    blocks: 32,
+    threads: 256,
+    rounds: 3_000,
+};
+
+/// Blocks that hold an SM for about 10 ms at a time: nothing helps who has to wait for one.
+pub const LONG_BLOCKS: Flood = Flood {
+    name: "long blocks",
+    kind: FloodKind::Waves {
+        waves: 1,
+        rounds: 1_085_000,
+    },
+};
+
+/// Blocks that hold an SM for about 60 µs at a time, but very many of them.
+pub const SHORT_BLOCKS: Flood = Flood {
+    name: "short blocks",
+    kind: FloodKind::Waves {
+        waves: 250,
+        rounds: 4_000,
+    },
+};
+
+/// Work that is no load for SMs, but for what stands between the host and them.
+pub const TINY_LAUNCHES: Flood = Flood {
+    name: "tiny launches",
+    kind: FloodKind::TinyLaunches,
+};
+
+/// Threads of a block of a flood: two of them fill an SM.
+const FLOOD_THREADS: u32 = 1024;
+/// Tiny launches between two events, by which their number in the queue is kept small.
+const TINY_BATCH: u32 = 256;
+
+/// The kernel that all of it is made of, and how much is measured.
+pub struct Load {
+    device: CudaDevice,
+    kernel: Kernel,
+    /// Requests to measure.
+    pub requests: usize,
+    /// When to stop before that.
+    pub limit: Duration,
+}
+
+impl Load {
+    pub fn new(device: &CudaDevice, quick: bool) -> anyhow::Result<Self> {
+        Ok(Self {
+            device: device.clone(),
+            kernel: Module::load_ptx(device, kernels::PTX)?.kernel(kernels::BURN)?,
+            requests: if quick { 5 } else { 1_500 },
+            limit: Duration::from_secs(if quick { 1 } else { 15 }),
+        })
+    }
+
+    /// The latencies of requests one after another, in microseconds, while the flood runs.
+    pub fn measure(
+        &self,
+        request: Request,
+        stream: &Stream,
+        flood: Option<(Flood, &Stream)>,
+    ) -> anyhow::Result<Samples> {
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let flooding = flood.map(|(flood, stream)| {
+                let stop = &stop;
+                scope.spawn(move || self.flood(flood, stream, stop))
+            });
+            let samples = self.requests(request, stream);
+            stop.store(true, Ordering::Relaxed);
+            if let Some(thread) = flooding {
+                let ended = thread.join();
+                ended.map_err(|_| anyhow::anyhow!("the flood's thread panicked"))??;
+            }
+            Ok(Samples::of(samples?))
+        })
+    }
+
+    fn requests(&self, request: Request, stream: &Stream) -> anyhow::Result<Vec<f64>> {
+        let shape = LaunchConfig::linear(request.blocks, request.threads);
+        let once = || -> anyhow::Result<f64> {
+            let start = Instant::now();
+            for _ in 0..request.kernels {
+                self.burn(stream, &shape, request.rounds)?;
+            }
+            stream.synchronize()?;
+            Ok(start.elapsed().as_secs_f64() * 1e6)
+        };
+        // Warm up; with a flood, until it surely runs.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(100) {
+            once()?;
+        }
+        let begin = Instant::now();
+        let mut samples = Vec::with_capacity(self.requests);
+        while samples.len() < self.requests && (samples.len() < 2 || begin.elapsed() < self.limit) {
+            samples.push(once()?);
+        }
+        Ok(samples)
+    }
+
+    /// Keeps work queued until told to stop, then waits for it.
+    fn flood(&self, flood: Flood, stream: &Stream, stop: &AtomicBool) -> anyhow::Result<()> {
+        let (launches, blocks, threads, rounds) = match flood.kind {
+            FloodKind::Waves { waves, rounds } => {
+                let blocks = stream.context().sm_count() * 2 * waves;
+                (1, blocks, FLOOD_THREADS, rounds)
+            }
+            FloodKind::TinyLaunches => (TINY_BATCH, 1, 32, 0),
+        };
+        let shape = LaunchConfig::linear(blocks, threads);
+        let mut queued = VecDeque::new();
+        while !stop.load(Ordering::Relaxed) {
+            for _ in 0..launches {
+                self.burn(stream, &shape, rounds)?;
+            }
+            let event = Event::new(&self.device)?;
+            stream.record(&event)?;
+            queued.push_back(event);
+            if queued.len() > 2
+                && let Some(oldest) = queued.pop_front()
+            {
+                oldest.synchronize()?;
+            }
+        }
+        Ok(stream.synchronize()?)
+    }
+
+    fn burn(&self, stream: &Stream, shape: &LaunchConfig, rounds: u32) -> anyhow::Result<()> {
+        // SAFETY: the kernel takes an address, to which it never comes to write, and a number of rounds.
+        Ok(unsafe { stream.launch(&self.kernel, shape, &[&0u64, &rounds]) }?)
+    }
+}

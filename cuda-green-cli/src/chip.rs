@@ -1,0 +1,247 @@
+//! The chip as a picture: each SM with the partition that runs on it, for a terminal and as SVG.
+
+use std::{collections::BTreeSet, fmt::Write};
+
+use anstyle::{Ansi256Color, AnsiColor, Color, Style};
+
+use crate::report::RED;
+
+/// One partition: its name, and the SMs that its blocks were seen on.
+pub struct Partition {
+    pub name: String,
+    pub sms: BTreeSet<u32>,
+}
+
+/// SMs of a device and who runs on them.
+pub struct Chip {
+    pub total: u32,
+    pub partitions: Vec<Partition>,
+}
+
+/// Background colours, of the terminal's 256 and of SVG: those of Okabe and Ito.
+const COLOURS: [(u8, &str); 7] = [
+    (32, "#0072B2"),
+    (35, "#009E73"),
+    (214, "#E69F00"),
+    (175, "#CC79A7"),
+    (75, "#56B4E9"),
+    (166, "#D55E00"),
+    (227, "#F0E442"),
+];
+/// SMs in a row; the two of a texture processing cluster stay side by side.
+const TERMINAL_ROW: u32 = 32;
+const SVG_ROW: u32 = 22;
+
+/// Who runs on an SM.
+enum Owner {
+    None,
+    One(usize),
+    Several,
+}
+
+impl Chip {
+    fn owner(&self, sm: u32) -> Owner {
+        let mut owners = (0..self.partitions.len()).filter(|index| {
+            self.partitions
+                .get(*index)
+                .is_some_and(|partition| partition.sms.contains(&sm))
+        });
+        match (owners.next(), owners.next()) {
+            (None, _) => Owner::None,
+            (Some(owner), None) => Owner::One(owner),
+            (Some(_), Some(_)) => Owner::Several,
+        }
+    }
+
+    /// SMs on which nobody, and on which more than one, was seen.
+    pub fn stranded_and_shared(&self) -> (u32, u32) {
+        (0..self.total).fold((0, 0), |(stranded, shared), sm| match self.owner(sm) {
+            Owner::None => (stranded + 1, shared),
+            Owner::One(_) => (stranded, shared),
+            Owner::Several => (stranded, shared + 1),
+        })
+    }
+
+    /// The chip row by row, a letter and a colour for each partition.
+    pub fn terminal(&self) -> String {
+        let mut text = String::new();
+        for sm in 0..self.total {
+            if sm % TERMINAL_ROW == 0 {
+                let line_break = if sm == 0 { "" } else { "\n" };
+                let _ = write!(text, "{line_break}{sm:>4}  "); // writing to a String cannot fail
+            }
+            let (style, sign) = match self.owner(sm) {
+                Owner::None => (Style::new(), '.'),
+                Owner::One(owner) => (background(owner), letter(owner)),
+                Owner::Several => (RED.invert(), '!'),
+            };
+            let _ = write!(text, "{style}{sign} {style:#}");
+        }
+        text
+    }
+
+    /// Each partition with its letter, SMs and colour.
+    pub fn legend(&self) -> String {
+        let mut text = String::new();
+        for (index, partition) in self.partitions.iter().enumerate() {
+            let style = background(index);
+            let _ = writeln!(
+                text,
+                "{style}{} {style:#} {:<12} {:>4} SMs: {}",
+                letter(index),
+                partition.name,
+                partition.sms.len(),
+                ranges(&partition.sms)
+            );
+        }
+        let (stranded, shared) = self.stranded_and_shared();
+        if stranded > 0 {
+            let _ = writeln!(text, ".  {:<12} {stranded:>4} SMs", "nobody");
+        }
+        if shared > 0 {
+            let _ = writeln!(text, "{RED}!  {:<12} {shared:>4} SMs{RED:#}", "SHARED");
+        }
+        text
+    }
+
+    /// The same as SVG, under a title.
+    pub fn svg(&self, title: &str, note: Option<&str>) -> String {
+        const CELL: u32 = 34;
+        const TOP: u32 = 56;
+        let rows = self.total.div_ceil(SVG_ROW).max(1);
+        let width = SVG_ROW * CELL + 32;
+        let height = TOP + rows * CELL + 24 * (self.partitions.len() as u32 + 2) + 24;
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+             viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"14\">\n\
+             <rect width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n\
+             <text x=\"16\" y=\"32\" font-size=\"18\" fill=\"#3C3C3C\">{}</text>\n",
+            escaped(title)
+        );
+        for sm in 0..self.total {
+            let (x, y) = (16 + sm % SVG_ROW * CELL, TOP + sm / SVG_ROW * CELL);
+            let (fill, stroke) = match self.owner(sm) {
+                Owner::None => ("#F0F0F0", "#B0B0B0"),
+                Owner::One(owner) => (colour(owner).1, "#FFFFFF"),
+                Owner::Several => ("#FF0000", "#000000"),
+            };
+            let size = CELL - 3;
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{x}\" y=\"{y}\" width=\"{size}\" height=\"{size}\" rx=\"3\" fill=\"{fill}\" \
+                 stroke=\"{stroke}\"><title>SM {sm}</title></rect>"
+            );
+        }
+        let mut y = TOP + rows * CELL + 24;
+        let mut line = |fill: &str, text: &str| {
+            let _ = writeln!(
+                svg,
+                "<rect x=\"16\" y=\"{}\" width=\"14\" height=\"14\" rx=\"2\" fill=\"{fill}\" stroke=\"#B0B0B0\"/>\n\
+                 <text x=\"40\" y=\"{y}\" fill=\"#3C3C3C\">{}</text>",
+                y - 12,
+                escaped(text)
+            );
+            y += 24;
+        };
+        for (index, partition) in self.partitions.iter().enumerate() {
+            let text = format!("{}: {} SMs", partition.name, partition.sms.len());
+            line(colour(index).1, &text);
+        }
+        let (stranded, shared) = self.stranded_and_shared();
+        if stranded > 0 {
+            line("#F0F0F0", &format!("nobody: {stranded} SMs"));
+        }
+        if shared > 0 {
+            line("#FF0000", &format!("SHARED: {shared} SMs"));
+        }
+        if let Some(note) = note {
+            line("#FFFFFF", note);
+        }
+        svg + "</svg>\n"
+    }
+}
+
+fn colour(index: usize) -> (u8, &'static str) {
+    COLOURS[index % COLOURS.len()]
+}
+
+fn background(index: usize) -> Style {
+    let background = Color::Ansi256(Ansi256Color(colour(index).0));
+    Style::new()
+        .bg_color(Some(background))
+        .fg_color(Some(AnsiColor::Black.into()))
+}
+
+/// A for the first, and again A after Z.
+fn letter(index: usize) -> char {
+    char::from(b'A' + (index % 26) as u8)
+}
+
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;");
+    text.replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// `0 1 2 5` as `0-2 5`.
+fn ranges(ids: &BTreeSet<u32>) -> String {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for &id in ids {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == id => *last = id,
+            _ => runs.push((id, id)),
+        }
+    }
+    let text = |&(first, last): &(u32, u32)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    };
+    runs.iter().map(text).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chip(sms: &[&[u32]]) -> Chip {
+        let partitions = sms.iter().enumerate().map(|(index, sms)| Partition {
+            name: format!("<{index}>"),
+            sms: sms.iter().copied().collect(),
+        });
+        Chip {
+            total: 6,
+            partitions: partitions.collect(),
+        }
+    }
+
+    #[test]
+    fn every_sm_is_drawn_with_its_owner() {
+        let chip = chip(&[&[0, 1, 2], &[2, 3, 5]]);
+        assert_eq!(chip.stranded_and_shared(), (1, 1));
+        let plain = anstream::adapter::strip_str(&chip.terminal()).to_string();
+        assert_eq!(plain, "   0  A A ! B . B ");
+        let legend = anstream::adapter::strip_str(&chip.legend()).to_string();
+        assert!(
+            legend.contains("A  <0>             3 SMs: 0-2\n"),
+            "{legend}"
+        );
+        assert!(
+            legend.contains("B  <1>             3 SMs: 2-3 5\n"),
+            "{legend}"
+        );
+        let svg = chip.svg("a & b", Some("SIMULATED"));
+        assert_eq!(svg.matches("<title>SM ").count(), 6);
+        assert!(svg.contains("a &amp; b") && svg.contains("&lt;1&gt;: 3 SMs"));
+        assert!(svg.contains("nobody: 1 SMs") && svg.contains("SHARED: 1 SMs"));
+        assert!(svg.contains("SIMULATED"));
+    }
+
+    #[test]
+    fn no_partition_is_drawn_as_well() {
+        let chip = chip(&[]);
+        assert_eq!(chip.stranded_and_shared(), (6, 0));
+        assert!(chip.svg("", None).ends_with("</svg>\n"));
+    }
+}

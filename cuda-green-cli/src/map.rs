@@ -1,0 +1,86 @@
+//! `cuda-green map`: where each partition's blocks really run, measured and drawn.
+
+use std::{fs, path::Path, process::ExitCode};
+
+use anyhow::Context;
+use cuda_green::{
+    CudaDevice, GreenContextConfig, SmPartitionManager, Verification, planner::PartitionRequest,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    args::Global,
+    chip::{Chip, Partition},
+    report,
+    request::Sizes,
+};
+
+pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let device = global.device()?;
+    let total = device.properties().multiprocessor_count;
+    let asked = sizes.requests(total);
+    let verified = verify(&device, &asked)?;
+    let partitions = verified.contexts.iter().map(|(index, sms)| Partition {
+        name: name(*index, &asked),
+        sms: sms.clone(),
+    });
+    let chip = Chip {
+        total,
+        partitions: partitions.collect(),
+    };
+    if let Some(path) = svg {
+        let title = format!("{}: SMs that each partition ran on", device.name());
+        let note = device.driver().is_simulated().then_some("SIMULATED");
+        fs::write(path, chip.svg(&title, note)).with_context(|| path.display().to_string())?;
+    }
+    if global.json {
+        let command = format!("cuda-green map{} --json", sizes.text());
+        report::print(&report::json(&device, &command, "map", found(&chip)))?;
+    } else {
+        anstream::println!("{}\n", report::heading(&device));
+        if let Some(reason) = device.missing_features() {
+            anstream::println!("single-context mode, nothing is isolated: {reason}\n");
+        }
+        anstream::println!("{}\n\n{}", chip.terminal(), chip.legend());
+        if let Some(path) = svg {
+            anstream::println!("wrote {}", path.display());
+        }
+    }
+    Ok(if verified.is_isolated() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Makes the partitions, runs the kernel that tells its SM in each, and destroys them.
+pub fn verify(
+    device: &CudaDevice,
+    asked: &[(String, PartitionRequest)],
+) -> anyhow::Result<Verification<usize>> {
+    let manager: SmPartitionManager<usize> = SmPartitionManager::with_ids(device)?;
+    let config = GreenContextConfig::default();
+    let partitions = asked.iter().enumerate();
+    let partitions: Vec<_> = partitions
+        .map(|(index, (_, request))| (index, *request, config))
+        .collect();
+    manager.create_partitions(&partitions)?;
+    Ok(manager.verify()?)
+}
+
+fn name(index: usize, asked: &[(String, PartitionRequest)]) -> String {
+    asked
+        .get(index)
+        .map(|(text, _)| text.clone())
+        .unwrap_or_default()
+}
+
+fn found(chip: &Chip) -> Value {
+    let (stranded, shared) = chip.stranded_and_shared();
+    let partitions: Vec<Value> = chip
+        .partitions
+        .iter()
+        .map(|partition| json!({ "asked": partition.name, "sm_ids": partition.sms }))
+        .collect();
+    json!({ "partitions": partitions, "nobodys_sms": stranded, "shared_sms": shared })
+}
