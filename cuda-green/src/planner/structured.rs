@@ -16,11 +16,17 @@ pub(super) fn plans(
     demands: &Demands,
     count_groups: &GroupCount<'_>,
 ) -> Result<Vec<Plan>> {
-    let Some(sizes) = demands.sizes(FINE_UNIT, FINE_UNIT, facts.sm_count) else {
+    // With an odd number of SMs, one belongs to no group.
+    let rest_least = demands.rest_least().next_multiple_of(FINE_UNIT);
+    let room = (facts.sm_count & !1).saturating_sub(rest_least);
+    let Some(sizes) = demands.sizes(FINE_UNIT, FINE_UNIT, room) else {
         return Ok(Vec::new());
     };
-    // With an odd number of SMs, one belongs to no group.
     let sizes: Vec<u32> = sizes.iter().map(|size| size & !1).collect();
+    let rest = demands.rest.and_then(|rest| sizes.get(rest));
+    if rest.is_some_and(|size| *size < rest_least) {
+        return Ok(Vec::new());
+    }
     let fit = sum(&sizes).is_some_and(|sum| sum <= facts.sm_count);
     if !fit || sizes.iter().any(|size| *size < FINE_UNIT) {
         return Ok(Vec::new());

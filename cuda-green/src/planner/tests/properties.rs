@@ -113,7 +113,10 @@ proptest! {
     #[test]
     fn every_plan_keeps_the_promises(facts in any_facts(), requests in any_requests(), lost in 0..3u32) {
         // A chip whose topology loses a few groups against the plain division.
-        let count = |min: u32, _: bool| Ok((facts.sm_count / min.max(1)).saturating_sub(lost).max(1));
+        let count = |min: u32, _: bool| {
+            let at_least = u32::from(min <= facts.sm_count);
+            Ok((facts.sm_count / min.max(1)).saturating_sub(lost).max(at_least))
+        };
         if let Ok(plans) = plans(&facts, &requests, &count) {
             prop_assert!(!plans.is_empty());
             for plan in &plans {
