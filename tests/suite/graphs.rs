@@ -336,10 +336,16 @@ fn follow(driver: &Driver) -> Result<()> {
             "round {round}: nothing is captured twice"
         );
     }
+    drop(direct);
+    let kept = manager.allocation_status().green_contexts;
+    manager.release_retired()?;
+    assert_eq!(graph.instantiations(), 1, "given up with its context");
+    assert!(manager.allocation_status().green_contexts < kept);
+    assert_eq!(launch()?, before);
     graph.clear();
     assert_eq!(launch()?, before);
     assert_eq!(graph.instantiations(), 1);
-    drop((graph, stream, direct));
+    drop((graph, stream));
     manager.destroy_context(id)
 }
 

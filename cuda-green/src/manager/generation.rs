@@ -86,8 +86,10 @@ impl Slot {
     /// Asks this follower, too, to give up contexts that are to end.
     pub(crate) fn follow(&self, follower: Weak<dyn Follower>) {
         let mut followers = self.followers();
-        followers.retain(|follower| follower.strong_count() > 0);
-        followers.push(follower);
+        if !followers.iter().any(|other| other.ptr_eq(&follower)) {
+            followers.retain(|follower| follower.strong_count() > 0);
+            followers.push(follower);
+        }
     }
 
     fn give_up(&self, context: &GreenContext) -> Result<()> {

@@ -2,10 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::PartitionStream;
+use super::{PartitionStream, generation::Follower};
 use crate::{Capture, CaptureMode, GraphExec, GreenContext, Result, Stream};
 
 type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
@@ -14,8 +14,9 @@ type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
 ///
 /// A captured kernel stays on the SMs of its capture. So this holds one instantiation for each context in
 /// which it was launched, captured when it is first launched there, and launches the one that fits the
-/// stream. Those of earlier contexts stay, since a rebalance may bring their context back; like a
-/// [`PartitionStream`], they keep it alive.
+/// stream. Those of earlier contexts stay, since a rebalance may bring their context back; they keep it alive
+/// until the manager asks for it ([`release_retired`](crate::SmPartitionManager::release_retired), a limit of
+/// contexts), which then waits for their last launch.
 ///
 /// ```
 /// use cuda_green::{ContextId, Driver, LaunchConfig, Module, PartitionGraph, SmPartitionManager};
@@ -42,8 +43,12 @@ type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
 pub struct PartitionGraph {
     record: Box<Record>,
     mode: CaptureMode,
-    made: Mutex<Vec<Made>>,
+    /// Shared with the names that it follows, which ask it to give up instantiations.
+    made: Arc<AllMade>,
 }
+
+#[derive(Default)]
+struct AllMade(Mutex<Vec<Made>>);
 
 /// The instantiation of a context.
 struct Made {
@@ -68,7 +73,7 @@ impl PartitionGraph {
         Self {
             record: Box::new(record),
             mode,
-            made: Mutex::default(),
+            made: Arc::default(),
         }
     }
 
@@ -82,8 +87,11 @@ impl PartitionGraph {
     /// # Safety
     /// As [`GraphExec::launch`].
     pub unsafe fn launch(&self, stream: &PartitionStream) -> Result<()> {
-        // SAFETY: the caller's promise is the one asked for.
-        stream.with(|stream| unsafe { self.launch_in(stream) })
+        stream.with(|of_now| {
+            let exec = self.exec(of_now, Some(stream))?;
+            // SAFETY: the caller's promise is the one asked for.
+            unsafe { exec.launch(of_now) }
+        })
     }
 
     /// The same in a stream of one context.
@@ -94,7 +102,7 @@ impl PartitionGraph {
     /// # Safety
     /// As [`GraphExec::launch`].
     pub unsafe fn launch_in(&self, stream: &Stream) -> Result<()> {
-        let exec = self.exec(stream)?;
+        let exec = self.exec(stream, None)?;
         // SAFETY: the caller's promise is the one asked for.
         unsafe { exec.launch(stream) }
     }
@@ -104,39 +112,36 @@ impl PartitionGraph {
     /// # Errors
     /// Those of the closure, and of [`Stream::capture`].
     pub fn prepare(&self, stream: &PartitionStream) -> Result<()> {
-        stream.with(|stream| self.exec(stream).map(drop))
+        stream.with(|of_now| self.exec(of_now, Some(stream)).map(drop))
     }
 
     /// How many contexts it was captured for.
     pub fn instantiations(&self) -> usize {
-        self.made
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.made.lock().len()
     }
 
     /// Gives up all instantiations, once their launches are done, and with them the contexts that they
     /// keep alive. The next launch captures anew.
     pub fn clear(&self) {
-        let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
+        let made = std::mem::take(&mut *self.made.lock());
         // Dropped without the lock, since that waits.
         drop(made);
     }
 
-    fn exec(&self, stream: &Stream) -> Result<Arc<GraphExec>> {
+    /// The instantiation for this stream's context, made if there is none; a name then knows whom to ask for it.
+    fn exec(&self, stream: &Stream, of: Option<&PartitionStream>) -> Result<Arc<GraphExec>> {
         let find = |made: &[Made]| {
-            let is_of = |made: &&Made| Arc::ptr_eq(&made.context.inner, &stream.context().inner);
-            made.iter().find(is_of).map(|made| Arc::clone(&made.exec))
+            let made = made.iter().find(|made| made.is_of(stream.context()));
+            made.map(|made| Arc::clone(&made.exec))
         };
-        let lock = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(exec) = find(&lock()) {
+        if let Some(exec) = find(&self.made.lock()) {
             return Ok(exec);
         }
         // Without the lock: the closure is the client's. Two threads at once may both get here; then the
         // first one's instantiation stays.
         let graph = stream.capture(self.mode, &self.record)?;
         let exec = Arc::new(graph.instantiate()?);
-        let mut made = lock();
+        let mut made = self.made.lock();
         if let Some(first) = find(&made) {
             return Ok(first);
         }
@@ -144,7 +149,36 @@ impl PartitionGraph {
             context: stream.context().clone(),
             exec: Arc::clone(&exec),
         });
+        drop(made);
+        if let Some(name) = of {
+            let follower = Arc::downgrade(&self.made);
+            name.also_followed_by(follower);
+        }
         Ok(exec)
+    }
+}
+
+impl Made {
+    fn is_of(&self, context: &GreenContext) -> bool {
+        Arc::ptr_eq(&self.context.inner, &context.inner)
+    }
+}
+
+impl AllMade {
+    fn lock(&self) -> MutexGuard<'_, Vec<Made>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Follower for AllMade {
+    fn give_up(&self, context: &GreenContext) -> Result<()> {
+        let mut made = self.lock();
+        let index = made.iter().position(|made| made.is_of(context));
+        let given_up = index.map(|index| made.swap_remove(index));
+        // Dropped without the lock, since that waits for its last launch.
+        drop(made);
+        drop(given_up);
+        Ok(())
     }
 }
 

@@ -1,6 +1,9 @@
 //! Streams that follow a name: what is launched in them runs wherever the name has its SMs at that moment.
 
-use std::{fmt, sync::PoisonError};
+use std::{
+    fmt,
+    sync::{PoisonError, Weak},
+};
 
 use super::generation::{Follower, Slot};
 use crate::{
@@ -61,6 +64,11 @@ impl PartitionStream {
             priority,
             streams,
         })
+    }
+
+    /// Lets the name ask something else, too, for what it keeps in contexts that are to end.
+    pub(super) fn also_followed_by(&self, follower: Weak<dyn Follower>) {
+        self.slot.follow(follower);
     }
 
     /// Does something with the stream in force. No rebalance happens meanwhile, so it should be brief,
