@@ -265,6 +265,17 @@ fn creation(device: &CudaDevice, rounds: usize, figures: &mut Map<String, Value>
         ok(unsafe { api.cuGreenCtxDestroy(green) })?;
         destroyed.1.push(nanoseconds(start.elapsed()));
     }
+    let both = |created: &[f64], destroyed: &[f64]| {
+        let pairs = created.iter().zip(destroyed);
+        pairs
+            .map(|(created, destroyed)| created + destroyed)
+            .collect()
+    };
+    let (ours, raw) = (
+        both(&created.0, &destroyed.0),
+        both(&created.1, &destroyed.1),
+    );
+    note("create + destroy", ours, raw, figures);
     note("create", created.0, created.1, figures);
     note("destroy", destroyed.0, destroyed.1, figures);
     Ok(())

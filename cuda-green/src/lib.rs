@@ -8,6 +8,7 @@ mod error;
 mod event;
 mod graph;
 mod guard;
+pub mod guide;
 pub mod kernels;
 mod manager;
 mod memory;
@@ -17,9 +18,6 @@ pub mod planner;
 mod resource;
 mod stream;
 mod sync;
-
-#[doc = include_str!("../FOREIGN.md")]
-pub mod foreign {}
 
 pub use capabilities::{Capabilities, Granularity, GranularitySource};
 pub use context::{ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation};

@@ -250,7 +250,7 @@ impl Stream {
         not_ready_is_false(self.driver().check("cuStreamQuery", result))
     }
 
-    /// The raw stream, for [other libraries](crate::foreign): it belongs to this object, must not be
+    /// The raw stream, for [other libraries](crate::guide::foreign_libraries): it belongs to this object, must not be
     /// destroyed, and must not be used after this object is dropped.
     pub fn raw(&self) -> CUstream {
         self.raw

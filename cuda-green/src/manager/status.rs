@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, layout::Layout};
 use crate::{
-    ContextPriority, CudaVersion, GreenContext,
+    ContextPriority, CudaVersion, GreenContext, WorkqueueIsolation,
     planner::{self, RefusedPlan, SplitStrategy},
 };
 
@@ -96,6 +96,8 @@ pub struct ContextStatus<Id = ContextId> {
     pub max_cluster_size: u32,
     /// The priority of its streams.
     pub priority: ContextPriority,
+    /// Whether its work can wait behind another context's in a workqueue (13.1 and later keep them apart).
+    pub workqueues: WorkqueueIsolation,
     /// Whether a rebalance may take SMs from it.
     pub preemptible: bool,
     /// The limit of its memory pool in bytes.
@@ -236,6 +238,7 @@ impl<Id> ContextStatus<Id> {
             coscheduled_sms: context.coscheduled_sms(),
             max_cluster_size: context.max_cluster_size(),
             priority: config.priority,
+            workqueues: context.workqueue_isolation().clone(),
             preemptible: config.preemptible,
             memory_limit_bytes: config.memory_limit_bytes,
             memory_used_bytes: context.memory_used(),
