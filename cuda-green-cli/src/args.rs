@@ -19,7 +19,7 @@ pub struct Args {
 
 #[derive(clap::Args)]
 pub struct Global {
-    /// `system`, a library's path, or a simulated driver: sim:<device>@<major>.<minor>
+    /// `system`, a library's path, or a simulated driver such as `sim:h200@13.0`
     ///
     /// Without it, the environment variable CUDA_GREEN_DRIVER decides, and without that the system's
     /// driver.
