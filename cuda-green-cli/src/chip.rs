@@ -28,6 +28,8 @@ const COLOURS: [(u8, &str); 7] = [
     (166, "#D55E00"),
     (227, "#F0E442"),
 ];
+const NOBODY: &str = "#F0F0F0";
+const SHARED: &str = "#FF0000";
 /// SMs in a row; the two of a texture processing cluster stay side by side.
 const TERMINAL_ROW: u32 = 32;
 const SVG_ROW: u32 = 22;
@@ -108,9 +110,27 @@ impl Chip {
     pub fn svg(&self, title: &str, note: Option<&str>) -> String {
         const CELL: u32 = 34;
         const TOP: u32 = 56;
+        const LINE: u32 = 24;
         let rows = self.total.div_ceil(SVG_ROW).max(1);
+        let named = self
+            .partitions
+            .iter()
+            .enumerate()
+            .map(|(index, partition)| {
+                let text = format!("{}: {} SMs", partition.name, partition.sms.len());
+                (colour(index).1, text)
+            });
+        let mut legend: Vec<(&str, String)> = named.collect();
+        let (stranded, shared) = self.stranded_and_shared();
+        if stranded > 0 {
+            legend.push((NOBODY, format!("nobody: {stranded} SMs")));
+        }
+        if shared > 0 {
+            legend.push((SHARED, format!("SHARED: {shared} SMs")));
+        }
+        legend.extend(note.map(|note| ("#FFFFFF", note.to_owned())));
         let width = SVG_ROW * CELL + 32;
-        let height = TOP + rows * CELL + 24 * (self.partitions.len() as u32 + 2) + 24;
+        let height = TOP + rows * CELL + LINE * legend.len() as u32 + 24;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
              viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"14\">\n\
@@ -121,9 +141,9 @@ impl Chip {
         for sm in 0..self.total {
             let (x, y) = (16 + sm % SVG_ROW * CELL, TOP + sm / SVG_ROW * CELL);
             let (fill, stroke) = match self.owner(sm) {
-                Owner::None => ("#F0F0F0", "#B0B0B0"),
+                Owner::None => (NOBODY, "#B0B0B0"),
                 Owner::One(owner) => (colour(owner).1, "#FFFFFF"),
-                Owner::Several => ("#FF0000", "#000000"),
+                Owner::Several => (SHARED, "#000000"),
             };
             let size = CELL - 3;
             let _ = writeln!(
@@ -132,30 +152,15 @@ impl Chip {
                  stroke=\"{stroke}\"><title>SM {sm}</title></rect>"
             );
         }
-        let mut y = TOP + rows * CELL + 24;
-        let mut line = |fill: &str, text: &str| {
+        for (line, (fill, text)) in (1..).zip(legend) {
+            let y = TOP + rows * CELL + LINE * line;
             let _ = writeln!(
                 svg,
                 "<rect x=\"16\" y=\"{}\" width=\"14\" height=\"14\" rx=\"2\" fill=\"{fill}\" stroke=\"#B0B0B0\"/>\n\
                  <text x=\"40\" y=\"{y}\" fill=\"#3C3C3C\">{}</text>",
                 y - 12,
-                escaped(text)
+                escaped(&text)
             );
-            y += 24;
-        };
-        for (index, partition) in self.partitions.iter().enumerate() {
-            let text = format!("{}: {} SMs", partition.name, partition.sms.len());
-            line(colour(index).1, &text);
-        }
-        let (stranded, shared) = self.stranded_and_shared();
-        if stranded > 0 {
-            line("#F0F0F0", &format!("nobody: {stranded} SMs"));
-        }
-        if shared > 0 {
-            line("#FF0000", &format!("SHARED: {shared} SMs"));
-        }
-        if let Some(note) = note {
-            line("#FFFFFF", note);
         }
         svg + "</svg>\n"
     }
