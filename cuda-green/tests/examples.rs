@@ -1,0 +1,63 @@
+//! The examples, run as a user runs them on a machine without a GPU.
+
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+use std::process::Command;
+
+/// What an example prints on a simulated device. `cargo test` builds the examples beside the tests.
+fn printed(example: &str, driver: &str) -> String {
+    let tests = std::env::current_exe().unwrap();
+    let folder = tests.parent().unwrap().parent().unwrap();
+    let output = Command::new(folder.join("examples").join(example))
+        .env("CUDA_GREEN_DRIVER", driver)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{example} on {driver}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const DRIVERS: [&str; 3] = ["sim:h200@13.0", "sim:rtx5090@13.1", "sim:a100@12.8"];
+
+/// In virtual time: the partition keeps its latency, and the two other ways do not.
+#[test]
+fn a_partition_protects_the_latency() {
+    for driver in DRIVERS {
+        let text = printed("protected_latency", driver);
+        let worst = |set_up: &str| -> f64 {
+            let line = text.lines().find(|line| line.starts_with(set_up)).unwrap();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words[words.len() - 4].parse().unwrap()
+        };
+        let alone = worst("alone");
+        assert_eq!(worst("flood in the other partition"), alone, "{text}");
+        assert!(worst("flood in the same context") > 10.0 * alone, "{text}");
+        assert!(worst("flood left in the primary") > 10.0 * alone, "{text}");
+    }
+}
+
+#[test]
+fn sms_change_hands_under_load() {
+    for driver in DRIVERS {
+        let text = printed("rebalance_under_load", driver);
+        assert!(text.ends_with("all work is done\n"), "{text}");
+        let sizes = |hint: &str| {
+            let line = text.lines().find(|line| line.starts_with(hint)).unwrap();
+            line.split_once(": ").unwrap().1.to_owned()
+        };
+        assert_ne!(sizes("EmbeddingHeavy"), sizes("Balanced"), "{text}");
+        assert_eq!(text.matches(&sizes("Balanced")).count(), 2, "{text}");
+    }
+}
+
+#[test]
+fn models_make_room_for_each_other() {
+    for driver in DRIVERS {
+        let text = printed("models_in_a_budget", driver);
+        assert!(text.contains("refused: too large needs"), "{text}");
+        let after = text.split("room made for a large one").nth(1).unwrap();
+        for stays in ["large", "model-0 ", "model-1 "] {
+            assert!(after.contains(stays), "{stays}: {text}");
+        }
+        assert!(!after.contains("model-2 "), "{text}");
+    }
+}
