@@ -134,6 +134,37 @@ fn more_shared_memory_is_to_be_asked_for() {
     client.finish();
 }
 
+/// What is set of a kernel holds for its function, but not the other way round.
+#[test]
+fn a_kernel_and_its_function_have_attributes_of_their_own() {
+    let client = Client::new("h200@13.0");
+    let loaded = library(&client, PTX).unwrap();
+    let (mut kernel, mut function) = (ptr::null_mut(), ptr::null_mut());
+    let name = c"custom".as_ptr();
+    ok!(client, cuLibraryGetKernel(&mut kernel, loaded, name));
+    ok!(client, cuKernelGetFunction(&mut function, kernel));
+    let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    let both = || {
+        let (mut of_kernel, mut of_function) = (0, 0);
+        ok!(
+            client,
+            cuKernelGetAttribute(&mut of_kernel, attribute, kernel, 0)
+        );
+        ok!(
+            client,
+            cuFuncGetAttribute(&mut of_function, attribute, function)
+        );
+        (of_kernel, of_function)
+    };
+    assert_eq!(both(), (48 << 10, 48 << 10));
+    ok!(client, cuKernelSetAttribute(attribute, 64 << 10, kernel, 0));
+    assert_eq!(both(), (64 << 10, 64 << 10));
+    ok!(client, cuFuncSetAttribute(function, attribute, 100 << 10));
+    assert_eq!(both(), (64 << 10, 100 << 10));
+    ok!(client, cuLibraryUnload(loaded));
+    client.finish();
+}
+
 #[test]
 fn every_device_has_a_pool_and_one_that_is_current() {
     let client = Client::new("h200@13.0");

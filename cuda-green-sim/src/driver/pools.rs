@@ -232,9 +232,7 @@ impl Driver {
         let of = self.pool(&mut self.memory(), pool.handle())?.device;
         for index in 0..count {
             let access = map.at(index)?;
-            require(access.location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
-            // SAFETY: every bit pattern is a valid integer, and the struct is whole.
-            let device = self.device(unsafe { access.location.__bindgen_anon_1.id })?;
+            let device = self.device(device_of(&access.location)?)?;
             // The codes are measured on an H200, driver 580; that a device's access to its own pool cannot
             // be taken away is in the 11.4 header and later.
             match access.flags {
@@ -253,14 +251,18 @@ impl Driver {
     }
 
     /// The device of a location, which must be one; a wrong one is a wrong value (measured on an H200,
-    /// driver 580, for pools).
+    /// driver 580, for pools that are made and for access to virtual memory).
     pub(super) fn located(&self, location: &CUmemLocation) -> Result<usize, CUresult> {
-        require(location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
-        // SAFETY: every bit pattern is a valid integer, and the struct is whole.
-        let device = unsafe { location.__bindgen_anon_1.id };
-        self.device(device)
+        self.device(device_of(location)?)
             .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)
     }
+}
+
+/// The device that a location names, which may be none.
+fn device_of(location: &CUmemLocation) -> Result<i32, CUresult> {
+    require(location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
+    // SAFETY: every bit pattern is a valid integer, and the struct is whole.
+    Ok(unsafe { location.__bindgen_anon_1.id })
 }
 
 /// Allocations within graphs are not modelled, so streams in captures cannot make them.
