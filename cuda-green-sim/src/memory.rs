@@ -409,8 +409,12 @@ impl Memory {
         let address = start.as_ptr().expose_provenance() as u64;
         let end = address.saturating_add(len as u64);
         let before = self.host.range(..end).next_back();
-        if before.is_some_and(|(base, block)| base + block.len as u64 > address) {
-            return Err(CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+        let over = before.filter(|(base, block)| *base + block.len as u64 > address);
+        match over.map(|(_, block)| block.layout) {
+            None => {}
+            // The driver's own memory is pinned already (measured on an H200, driver 580).
+            Some(Some(_)) => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
+            Some(None) => return Err(CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED),
         }
         self.host.insert(
             address,
@@ -425,14 +429,18 @@ impl Memory {
         Ok(())
     }
 
+    /// By its start. An address within a block, or of the driver's own, is a wrong value (measured on an H200,
+    /// driver 580).
     pub(crate) fn unregister(&mut self, address: u64) -> Answer {
-        let not_registered = CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
-        match self.host.get(&address) {
-            Some(block) if block.layout.is_none() => {
+        match self.host.range(..=address).next_back() {
+            Some((base, block)) if *base == address && block.layout.is_none() => {
                 self.host.remove(&address);
                 Ok(())
             }
-            _ => Err(not_registered),
+            Some((base, block)) if address - base < block.len as u64 => {
+                Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+            }
+            _ => Err(CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED),
         }
     }
 

@@ -131,26 +131,31 @@ fn a_graph_runs_on_the_sms_of_its_capture_each_time_it_is_launched() {
 fn what_asks_or_waits_or_allocates_spoils_a_capture() {
     let unsupported = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     type Call = fn(&Client, CUstream, CUgreenCtx) -> CUresult;
-    let calls: [(&str, Call); 9] = [
+    let calls: [(&str, Call); 10] = [
         ("synchronize", |c, s, _| call!(c, cuStreamSynchronize(s))),
         ("query", |c, s, _| call!(c, cuStreamQuery(s))),
-        ("synchronize all", |c, _, _| call!(c, cuCtxSynchronize())),
+        ("ask another stream", |c, _, _| {
+            call!(c, cuStreamQuery(ptr::null_mut()))
+        }),
+        ("flags", |c, s, _| call!(c, cuStreamGetFlags(s, &mut 0))),
+        ("instantiate", |c, _, _| {
+            let (mut graph, mut exec) = (ptr::null_mut(), ptr::null_mut());
+            ok!(c, cuGraphCreate(&mut graph, 0));
+            let code = call!(c, cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+            ok!(c, cuGraphDestroy(graph));
+            code
+        }),
+        ("allocate in order", |c, _, _| {
+            call!(c, cuMemAllocAsync(&mut 0, 64, ptr::null_mut()))
+        }),
         ("allocate", |c, _, _| call!(c, cuMemAlloc_v2(&mut 0, 64))),
         ("free", |c, _, _| call!(c, cuMemFree_v2(0))),
         ("pin", |c, _, _| {
             call!(c, cuMemHostAlloc(&mut ptr::null_mut(), 64, 0))
         }),
-        ("load", |c, _, _| {
-            let mut module = ptr::null_mut();
-            call!(c, cuModuleLoadData(&mut module, PTX.as_ptr().cast()))
-        }),
         ("record a context", |c, _, green| {
             let event = ptr::without_provenance_mut(1);
             call!(c, cuGreenCtxRecordEvent(green, event))
-        }),
-        ("copy", |c, _, _| {
-            let mut byte = 0_u8;
-            call!(c, cuMemcpyDtoH_v2((&raw mut byte).cast(), 0, 0))
         }),
     ];
     for (name, what) in calls {
@@ -168,6 +173,117 @@ fn what_asks_or_waits_or_allocates_spoils_a_capture() {
         close(&client, &contexts);
         client.finish();
     }
+}
+
+/// What waits for nothing that is captured, and is no allocation of the client's.
+#[test]
+fn what_a_capture_leaves_alone() {
+    let client = Client::new("h200@13.0");
+    let contexts = two(&client);
+    let (_, stream) = contexts[0];
+    let groups = client.split(&client.device_sms(), 2, 0, 32).unwrap().groups;
+    begin(&client, stream);
+    ok!(client, cuCtxSynchronize());
+    let mut byte = 0_u8;
+    ok!(client, cuMemcpyDtoH_v2((&raw mut byte).cast(), 0, 0));
+    let (module, _) = client.function(c"custom");
+    let green = client.green(&groups[..1]).unwrap();
+    assert_eq!(status(&client, stream), 1);
+    let graph = end(&client, stream).unwrap();
+    ok!(client, cuGraphDestroy(graph));
+    ok!(client, cuModuleUnload(module));
+    assert_eq!(client.destroy(green), OK);
+    close(&client, &contexts);
+    client.finish();
+}
+
+/// A context that ends takes no capture along, and nobody can end one whose own stream is gone.
+#[test]
+fn captures_outlive_contexts() {
+    let client = Client::new("h200@13.0");
+    let [(of_first, first), (of_second, second)] = two(&client);
+    let event = event(&client);
+    begin(&client, first);
+    ok!(client, cuEventRecord(event, first));
+    ok!(client, cuStreamWaitEvent(second, event, 0));
+    assert_eq!(client.destroy(of_second), OK);
+    let graph = end(&client, first).unwrap();
+    ok!(client, cuGraphDestroy(graph));
+    begin(&client, first);
+    assert_eq!(client.destroy(of_first), OK);
+    let gone = CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    assert_eq!(end(&client, first), Err(gone));
+    let forbidden = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    assert_eq!(client.alloc(64), Err(forbidden));
+    ok!(client, cuEventDestroy_v2(event));
+    // Until the primary context goes too.
+    ok!(client, cuDevicePrimaryCtxRelease_v2(0));
+    let mut primary = ptr::null_mut();
+    ok!(client, cuDevicePrimaryCtxRetain(&mut primary, 0));
+    let address = client.alloc(64).unwrap();
+    ok!(client, cuMemFree_v2(address));
+    assert_eq!(client.sim.live_objects().abandoned, 2);
+}
+
+/// A green context's own default stream is like any of its streams; the legacy one is in no capture.
+#[test]
+fn default_streams_in_captures() {
+    let client = Client::new("h200@13.0");
+    let contexts = two(&client);
+    let none = ptr::null_mut();
+    let unsupported = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    let refused = call!(client, cuStreamBeginCapture_v2(none, GLOBAL));
+    assert_eq!(refused, unsupported);
+    let mut inside = ptr::null_mut();
+    ok!(client, cuCtxFromGreenCtx(&mut inside, contexts[0].0));
+    ok!(client, cuCtxPushCurrent_v2(inside));
+    begin(&client, none);
+    let event = event(&client);
+    ok!(client, cuEventRecord(event, none));
+    ok!(client, cuStreamWaitEvent(contexts[1].1, event, 0));
+    assert_eq!(status(&client, contexts[1].1), 1);
+    let graph = end(&client, none).unwrap();
+    ok!(client, cuGraphDestroy(graph));
+    // And as a fork.
+    begin(&client, contexts[1].1);
+    ok!(client, cuEventRecord(event, contexts[1].1));
+    ok!(client, cuStreamWaitEvent(none, event, 0));
+    assert_eq!(status(&client, none), 1);
+    let graph = end(&client, contexts[1].1).unwrap();
+    ok!(client, cuGraphDestroy(graph));
+    ok!(client, cuEventDestroy_v2(event));
+    ok!(client, cuCtxPopCurrent_v2(&mut inside));
+    close(&client, &contexts);
+    client.finish();
+}
+
+/// A wrong launch, and a launch of another graph.
+#[test]
+fn what_spoils_a_capture_in_its_own_stream() {
+    let client = Client::new("h200@13.0");
+    let contexts = two(&client);
+    let (_, stream) = contexts[0];
+    let mut graph = ptr::null_mut();
+    ok!(client, cuGraphCreate(&mut graph, 0));
+    let exec = instantiate(&client, graph);
+    let (module, function) = client.function(c"custom");
+    let unsupported = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    for (code, of_graph) in [(INVALID_VALUE, false), (unsupported, true)] {
+        begin(&client, stream);
+        let said = if of_graph {
+            call!(client, cuGraphLaunch(exec, stream))
+        } else {
+            client.launch(function, 0, stream, &mut [])
+        };
+        assert_eq!(said, code);
+        assert_eq!(status(&client, stream), 2);
+        assert!(end(&client, stream).is_err());
+    }
+    ok!(client, cuModuleUnload(module));
+    ok!(client, cuGraphExecDestroy(exec));
+    ok!(client, cuGraphDestroy(graph));
+    close(&client, &contexts);
+    client.finish();
 }
 
 #[test]
@@ -218,8 +334,10 @@ fn modes_say_what_other_threads_may_do() {
     };
     let code = std::thread::scope(|scope| scope.spawn(elsewhere).join().unwrap());
     assert_eq!(code, wrong);
-    let graph = end(&client, stream).unwrap();
-    ok!(client, cuGraphDestroy(graph));
+    // And it is lost.
+    assert_eq!(status(&client, stream), 0);
+    let illegal = CUresult::CUDA_ERROR_ILLEGAL_STATE;
+    assert_eq!(end(&client, stream), Err(illegal));
     close(&client, &contexts);
     client.finish();
 }
@@ -237,7 +355,10 @@ fn a_capture_forks_into_other_contexts_and_must_come_back() {
         ok!(client, cuStreamWaitEvent(second, fork, 0));
         assert_eq!(status(&client, second), 1);
         ok!(client, cuMemsetD8Async(0, 0, 0, second));
-        assert_eq!(call!(client, cuEventQuery(fork)), captured);
+        assert_eq!(
+            call!(client, cuEventElapsedTime(&mut 0.0, fork, fork)),
+            captured
+        );
         if come_back {
             ok!(client, cuEventRecord(join, second));
             ok!(client, cuStreamWaitEvent(first, join, 0));
@@ -248,6 +369,15 @@ fn a_capture_forks_into_other_contexts_and_must_come_back() {
             assert_eq!(end(&client, first), Err(unjoined));
         }
         assert_eq!(status(&client, second), 0);
+        assert_eq!(call!(client, cuEventQuery(fork)), INVALID_VALUE);
+        let code = call!(client, cuStreamWaitEvent(second, fork, 0));
+        assert_eq!(code, INVALID_VALUE);
+        // One that is asked while it goes on spoils it.
+        begin(&client, first);
+        ok!(client, cuEventRecord(fork, first));
+        assert_eq!(call!(client, cuEventQuery(fork)), captured);
+        assert_eq!(status(&client, first), 2);
+        assert!(end(&client, first).is_err());
     }
     // Work of outside cannot be waited for, captures do not meet, and each ends where it began.
     for event in [fork, join] {

@@ -47,12 +47,13 @@ fn a_library_is_a_module_of_each_context_that_uses_it() {
     let client = Client::new("2xh200@13.0");
     ok!(client, cuCtxSetCurrent(ptr::null_mut()));
     let loaded = library(&client, PTX).unwrap(); // without a context
-    assert_eq!(
-        library(&client, c"hello"),
-        Err(CUresult::CUDA_ERROR_INVALID_IMAGE)
-    );
     let mut kernel = ptr::null_mut();
     let name = c"custom".as_ptr();
+    // What is of no use says so when something of it is wanted.
+    let useless = library(&client, c"hello").unwrap();
+    let code = call!(client, cuLibraryGetKernel(&mut kernel, useless, name));
+    assert_eq!(code, CUresult::CUDA_ERROR_INVALID_IMAGE);
+    ok!(client, cuLibraryUnload(useless));
     ok!(client, cuLibraryGetKernel(&mut kernel, loaded, name));
     let no_context = CUresult::CUDA_ERROR_INVALID_CONTEXT;
     let mut function = ptr::null_mut();
@@ -69,6 +70,9 @@ fn a_library_is_a_module_of_each_context_that_uses_it() {
         let mut of = ptr::null_mut();
         ok!(client, cuFuncGetModule(&mut of, function));
         assert_eq!(of, module);
+        let mut by_name = ptr::null_mut();
+        ok!(client, cuModuleGetFunction(&mut by_name, module, name));
+        assert_eq!(by_name, function, "of the kernel");
         let refused = CUresult::CUDA_ERROR_NOT_PERMITTED;
         assert_eq!(call!(client, cuModuleUnload(module)), refused);
         modules.push(module);
@@ -107,24 +111,57 @@ fn more_shared_memory_is_to_be_asked_for() {
     };
     assert_eq!(launch(100 << 10), INVALID_VALUE);
     let set = |bytes| call!(client, cuFuncSetAttribute(function, attribute, bytes));
+    let fit = |threads, shared| {
+        let mut blocks = 0;
+        let code = call!(
+            client,
+            cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, threads, shared)
+        );
+        code.ok().map(|()| blocks)
+    };
     assert_eq!(set(228 << 10), INVALID_VALUE);
+    assert_eq!(fit(32, 100 << 10), Ok(0), "not asked for yet");
     assert_eq!(set(100 << 10), OK);
     assert_eq!(launch(100 << 10), OK);
     let mut value = 0;
     ok!(client, cuFuncGetAttribute(&mut value, attribute, function));
     assert_eq!(value, 100 << 10);
-    let mut fit = |threads, shared| {
-        let code = call!(
-            client,
-            cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut value, function, threads, shared)
-        );
-        code.ok().map(|()| value)
-    };
     assert_eq!(fit(1024, 0), Ok(2));
     assert_eq!(fit(32, 0), Ok(32));
     assert_eq!(fit(32, 100 << 10), Ok(2));
     assert_eq!(fit(0, 0), Err(INVALID_VALUE));
     ok!(client, cuModuleUnload(module));
+    client.finish();
+}
+
+/// What is set of a kernel holds for its function, but not the other way round.
+#[test]
+fn a_kernel_and_its_function_have_attributes_of_their_own() {
+    let client = Client::new("h200@13.0");
+    let loaded = library(&client, PTX).unwrap();
+    let (mut kernel, mut function) = (ptr::null_mut(), ptr::null_mut());
+    let name = c"custom".as_ptr();
+    ok!(client, cuLibraryGetKernel(&mut kernel, loaded, name));
+    ok!(client, cuKernelGetFunction(&mut function, kernel));
+    let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    let both = || {
+        let (mut of_kernel, mut of_function) = (0, 0);
+        ok!(
+            client,
+            cuKernelGetAttribute(&mut of_kernel, attribute, kernel, 0)
+        );
+        ok!(
+            client,
+            cuFuncGetAttribute(&mut of_function, attribute, function)
+        );
+        (of_kernel, of_function)
+    };
+    assert_eq!(both(), (48 << 10, 48 << 10));
+    ok!(client, cuKernelSetAttribute(attribute, 64 << 10, kernel, 0));
+    assert_eq!(both(), (64 << 10, 64 << 10));
+    ok!(client, cuFuncSetAttribute(function, attribute, 100 << 10));
+    assert_eq!(both(), (64 << 10, 100 << 10));
+    ok!(client, cuLibraryUnload(loaded));
     client.finish();
 }
 
@@ -162,6 +199,11 @@ fn every_device_has_a_pool_and_one_that_is_current() {
     let data = (&raw mut of).cast();
     ok!(client, cuPointerGetAttribute(data, attribute, address + 5));
     assert_eq!(of, default);
+    let mut context = client.primary;
+    let data = (&raw mut context).cast();
+    let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_CONTEXT;
+    ok!(client, cuPointerGetAttribute(data, attribute, address));
+    assert!(context.is_null(), "of no context");
     ok!(client, cuMemFreeAsync(address, stream));
     client.finish();
 }
@@ -190,6 +232,14 @@ fn host_memory_of_the_clients_own_can_be_pinned() {
     );
     assert_eq!(value, 1);
     assert_eq!(call!(client, cuMemFreeHost(pointer)), INVALID_VALUE);
+    let within = pointer.wrapping_byte_add(100);
+    assert_eq!(call!(client, cuMemHostUnregister(within)), INVALID_VALUE);
+    let mut pinned = ptr::null_mut();
+    ok!(client, cuMemHostAlloc(&mut pinned, 4096, 0));
+    let again = call!(client, cuMemHostRegister_v2(pinned, 4096, 0));
+    let back = call!(client, cuMemHostUnregister(pinned));
+    assert_eq!([again, back], [INVALID_VALUE; 2]);
+    ok!(client, cuMemFreeHost(pinned));
     assert_eq!(client.sim.live_objects().host_registrations, 1);
     ok!(client, cuMemHostUnregister(pointer));
     let not = CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
@@ -270,6 +320,11 @@ fn memory_is_put_behind_addresses() {
         INVALID_VALUE,
         "not reserved"
     );
+    let all_of_it = CUresult::CUDA_ERROR_NOT_SUPPORTED;
+    for (bytes, offset) in [(STEP / 2, 0), (2 * STEP, 0), (STEP, STEP)] {
+        let code = call!(client, cuMemMap(second, bytes, offset, handle, 0));
+        assert_eq!(code, all_of_it);
+    }
     assert_eq!(map(second), OK);
     let none = ptr::null_mut();
     let set = |address, bytes| call!(client, cuMemsetD8Async(address, 3, bytes, none));
@@ -297,12 +352,16 @@ fn memory_is_put_behind_addresses() {
     ok!(client, cuMemRelease(handle));
     assert_eq!(call!(client, cuMemRelease(handle)), INVALID_VALUE);
     assert_eq!(before - free(), STEP, "still mapped");
+    let both = unmap(address + STEP as u64 / 2, STEP);
+    assert_eq!(both, INVALID_VALUE, "half of two mappings");
     assert_eq!(unmap(address, STEP), OK);
+    assert_eq!(unmap(address, 2 * STEP), INVALID_VALUE, "half of it mapped");
     assert_eq!(set(address, 4), INVALID_VALUE);
     assert_eq!(set(second, 4), OK);
     assert_eq!(client.sim.live_objects().physical_allocations, 1);
     assert_eq!(unmap(second, STEP), OK);
-    assert_eq!(unmap(second, STEP), INVALID_VALUE);
+    assert_eq!(unmap(second, STEP), OK, "nothing, of what is reserved");
+    assert_eq!(unmap(second, 4 * STEP), INVALID_VALUE, "not reserved");
     assert_eq!(before, free());
     assert_eq!(client.sim.live_objects().reservations, 1);
     ok!(client, cuMemAddressFree(address, 3 * STEP));

@@ -43,7 +43,8 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// Makes it ready to be launched. Takes tens of microseconds and more, by the number of its nodes, and
-    /// may be done several times: each instantiation is independent of the others and of the graph.
+    /// may be done several times: each instantiation is independent of the others and of the graph. A capture
+    /// that goes on elsewhere may forbid it, and is spoilt by it: see [`CaptureMode`].
     ///
     /// # Errors
     /// [`Error::Driver`].

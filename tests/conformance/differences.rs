@@ -12,6 +12,15 @@ const DIES_AT_TIMES: &str =
 /// The order in which the driver takes SMs is deduced, and one outcome does not fit.
 const UNKNOWN: &str = "which SMs the driver takes is known only from what comes of it";
 
+/// Three kernels of one graph run side by side, those of two partitions as long as the third. What they hold
+/// they hold until it is done, so it runs on what is left; by itself such a kernel runs on all SMs
+/// (`graphs/where_it_runs`).
+const BESIDE_OTHERS: &str =
+    "a kernel does not come to SMs that others fill; the simulator tells the SMs of its context";
+
+/// Nothing is compiled.
+const REGISTERS: &str = "how many registers a kernel has is not known without compiling it";
+
 /// Case, note (or its beginning, before a `*`), reason.
 const KNOWN: &[(&str, &str, &str)] = &[
     // `cuDeviceGetName` with a length of 0.
@@ -26,7 +35,17 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ("merge/wrong_arguments", "ended", DIES),
     // `cuStreamQuery` of a stream whose primary context is gone.
     ("teardown/primary_last", "ended", DIES),
+    // `cuThreadExchangeStreamCaptureMode` with null.
+    ("captures/threads", "ended", DIES),
     ("stack/destroyed_while_current", "ended", DIES_AT_TIMES),
+    (
+        "graphs/across_contexts",
+        "primary's part ran on all",
+        BESIDE_OTHERS,
+    ),
+    ("functions/attributes", "4 of the function", REGISTERS),
+    ("functions/attributes", "4 of the kernel", REGISTERS),
+    ("functions/attributes", "4 set to 16*", REGISTERS),
     // Three groups of 25 to 32 in 100 SMs get 26 each, and with the flag for clusters 28. The simulator gives
     // 28 in both ways.
     (

@@ -69,7 +69,11 @@ impl Driver {
         let about = self.memory().about(address);
         let about = about.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
         match attribute {
-            A::CU_POINTER_ATTRIBUTE_CONTEXT => data.cast().set(state.devices[about.device].primary),
+            // A pool's memory is of no context (measured on an H200, driver 580).
+            A::CU_POINTER_ATTRIBUTE_CONTEXT => data.cast().set(match about.pool {
+                Some(_) => 0,
+                None => state.devices[about.device].primary,
+            }),
             A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE => {
                 data.cast().set(if about.on_host { HOST } else { DEVICE })
             }

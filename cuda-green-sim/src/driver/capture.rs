@@ -1,7 +1,7 @@
 //! Captures: what is asked of a stream becomes a graph instead of being done.
 //!
-//! Which calls are refused in a capture, and with which code, is from the 13.5 header; what that leaves open
-//! is measured, or says that it is not.
+//! Which calls are refused in a capture or beside one, and with which code, is measured on an H200 (driver
+//! 580, CUDA 13.0), but for what says that it is not.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -81,6 +81,17 @@ impl Capture {
         self.origin == *lane
     }
 
+    /// Whether a stream is a default stream that follows one of the capture's.
+    pub(super) fn holds_up(&self, of: LaneOf) -> bool {
+        let follows = |stream: &Captured| stream.of.blocking && stream.of.context == of.context;
+        matches!(of.lane, Lane::Legacy(_)) && self.streams.values().any(follows)
+    }
+
+    pub(super) fn is_of(&self, device: usize) -> bool {
+        let mut streams = self.streams.values();
+        streams.any(|stream| stream.of.device == device)
+    }
+
     /// Whether all its streams came back to the origin.
     pub(super) fn is_joined(&self) -> bool {
         let of_origin = self.streams.get(&self.origin);
@@ -135,52 +146,26 @@ impl State {
         Ok(None)
     }
 
-    /// Puts a graph's nodes into a capture, in place of a launch. False where the stream is in none.
-    pub(super) fn capture_graph(&mut self, of: LaneOf, nodes: &[Node]) -> Result<bool, CUresult> {
-        let Some(number) = self.capture_of(&of.lane) else {
-            self.not_beside_a_capture(of)?;
-            return Ok(false);
-        };
-        let Some(capture) = self.captures.get_mut(&number) else {
-            return Ok(false);
-        };
-        if capture.invalid {
-            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-        }
-        let Some(stream) = capture.streams.get_mut(&of.lane) else {
-            return Ok(false);
-        };
-        let first = capture.nodes.len();
-        for node in nodes {
-            let after = match node.after.as_slice() {
-                [] => stream.last.clone(),
-                after => after.iter().map(|index| first + index).collect(),
-            };
-            let action = Arc::clone(&node.action);
-            capture.nodes.push(Node { action, after });
-        }
-        if !nodes.is_empty() {
-            stream.last = (first..capture.nodes.len()).collect();
-        }
-        Ok(true)
-    }
-
     /// Work in the legacy default stream would follow that of its context's blocking streams, which it
     /// cannot while one of them is in a capture.
     pub(super) fn not_beside_a_capture(&mut self, of: LaneOf) -> Answer {
-        let follows = |stream: &Captured| stream.of.blocking && stream.of.context == of.context;
-        let concerned = |capture: &Capture| capture.streams.values().any(follows);
-        if matches!(of.lane, Lane::Legacy(_)) && self.invalidate(concerned) {
+        if self.invalidate(|capture| capture.holds_up(of)) {
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
         }
         Ok(())
     }
 
-    /// Refuses to ask or to wait for a stream in a capture, and spoils the capture.
-    pub(super) fn not_captured(&mut self, of: LaneOf) -> Answer {
-        if self.invalidate(|capture| capture.streams.contains_key(&of.lane)) {
+    /// Refuses what no stream in a capture can do, and spoils the capture.
+    pub(super) fn in_no_capture(&mut self, lane: &Lane) -> Answer {
+        if self.invalidate(|capture| capture.has(lane)) {
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
         }
+        Ok(())
+    }
+
+    /// Refuses to ask or to wait for a stream in a capture, and for the default stream beside one.
+    pub(super) fn not_captured(&mut self, of: LaneOf) -> Answer {
+        self.in_no_capture(&of.lane)?;
         self.not_beside_a_capture(of)
     }
 
@@ -195,9 +180,10 @@ impl State {
         Ok(())
     }
 
-    /// Spoils the captures that a stream or a context takes part in, which ends.
-    pub(super) fn spoil_captures(&mut self, ends: impl Fn(&LaneOf) -> bool) {
-        self.invalidate(|capture| capture.streams.values().any(|stream| ends(&stream.of)));
+    /// Whether it is the legacy default stream, of which there is no capture. A green context's own default
+    /// stream is like any other of its streams.
+    pub(super) fn is_legacy(&self, of: LaneOf) -> bool {
+        matches!(of.lane, Lane::Legacy(_)) && self.devices[of.device].primary == of.context
     }
 
     /// What an event holds that is recorded in a stream in a capture; `None` where the stream is in none.
@@ -219,9 +205,10 @@ impl State {
     /// A stream waits for an event of a capture, and so becomes part of it.
     pub(super) fn join_capture(&mut self, of: LaneOf, at: &CapturedAt) -> Answer {
         let own = self.capture_of(&of.lane);
+        let is_legacy = self.is_legacy(of);
         let Some(capture) = self.captures.get_mut(&at.capture) else {
-            // The capture has ended. Its code is not measured.
-            return Err(CUresult::CUDA_ERROR_CAPTURED_EVENT);
+            // The capture has ended.
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         };
         if capture.invalid {
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
@@ -231,7 +218,7 @@ impl State {
             self.invalidate(|capture| capture.streams.contains_key(&of.lane));
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_MERGE);
         }
-        if matches!(of.lane, Lane::Legacy(_)) {
+        if is_legacy {
             capture.invalid = true;
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
         }
@@ -245,6 +232,22 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Why an event cannot be asked that was recorded in a capture: the capture goes on, or has ended.
+    pub(super) fn cannot_ask(&self, at: &CapturedAt) -> CUresult {
+        if self.captures.contains_key(&at.capture) {
+            CUresult::CUDA_ERROR_CAPTURED_EVENT
+        } else {
+            CUresult::CUDA_ERROR_INVALID_VALUE
+        }
+    }
+
+    /// Spoils the capture in which an event was recorded.
+    pub(super) fn spoil(&mut self, at: &CapturedAt) {
+        if let Some(capture) = self.captures.get_mut(&at.capture) {
+            capture.invalid = true;
+        }
     }
 
     /// A stream in a capture cannot wait for work outside of it.

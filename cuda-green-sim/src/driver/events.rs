@@ -152,15 +152,17 @@ impl Driver {
         }
     }
 
-    /// What an event that lives recorded, where that can be asked or waited for from outside of graphs.
+    /// What an event that lives recorded, to be asked or waited for. One that was recorded in a capture cannot
+    /// be, and the capture is spoilt by it (measured on an H200, driver 580).
     pub(super) fn recorded(
         &self,
         state: &mut State,
         handle: u64,
     ) -> Result<Option<Mark>, CUresult> {
         let event = self.event(state, handle)?;
-        if event.captured.is_some() {
-            return Err(CUresult::CUDA_ERROR_CAPTURED_EVENT);
+        if let Some(at) = event.captured.clone() {
+            state.spoil(&at);
+            return Err(state.cannot_ask(&at));
         }
         Ok(event.recorded.clone())
     }
@@ -215,6 +217,10 @@ impl Driver {
         milliseconds.required()?;
         let start = self.event(&state, start.handle())?;
         let end = self.event(&state, end.handle())?;
+        // Leaves the capture as it is (measured on an H200, driver 580).
+        if let Some(at) = start.captured.as_ref().or(end.captured.as_ref()) {
+            return Err(state.cannot_ask(at));
+        }
         let (Some(from), Some(to), true, true) =
             (&start.recorded, &end.recorded, start.timing, end.timing)
         else {

@@ -8,6 +8,9 @@ use crate::raw::{Answer, Raw};
 /// Dynamic shared memory that a kernel gets without asking for more by an attribute.
 const SHARED_WITHOUT_OPT_IN: u32 = 48 * 1024;
 
+/// Shared memory that each block takes for itself, in bytes.
+const OWN_SHARED: usize = 1024;
+
 /// Nothing is compiled, so nobody knows how many registers a kernel has. With this many they never limit
 /// how many of its blocks fit on an SM.
 const REGISTERS: i32 = 32;
@@ -18,22 +21,21 @@ impl Driver {
         if let Some(function) = state.functions.get(&handle) {
             return Ok(function.clone());
         }
-        let kernel = state.kernels.get(&handle);
-        let kernel = kernel.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        let invalid = CUresult::CUDA_ERROR_INVALID_HANDLE;
+        let kernel = state.kernels.get(&handle).ok_or(invalid)?;
+        let parameters = state.image_of(kernel.library)?.kernels.get(&kernel.name);
         Ok(Function {
             module: 0,
             kernel: Some(handle),
             name: kernel.name.clone(),
-            parameters: self.parameters_of(state, kernel)?,
+            parameters: parameters.ok_or(invalid)?.clone(),
         })
     }
 
     /// Dynamic shared memory that a function may be launched with, in bytes.
     pub(super) fn dynamic_shared(&self, state: &State, handle: u64) -> u32 {
-        use CUfunction_attribute as A;
-        let key = key(state, handle);
-        let set = A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES.0;
-        let set = state.function_attributes.get(&(key, set)).copied();
+        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let set = set_attribute(state, handle, attribute);
         set.map_or(SHARED_WITHOUT_OPT_IN, i32::unsigned_abs)
     }
 
@@ -45,15 +47,12 @@ impl Driver {
     ) -> Result<i32, CUresult> {
         use CUfunction_attribute as A;
         let function = self.function(state, handle)?;
-        let ptx = match state.modules.get(&function.module) {
-            Some(module) => module.ptx.version,
-            None => (0, 0),
-        };
+        let of_module = state.modules.get(&function.module);
+        let of_kernel = || state.image_of(state.kernels.get(&handle)?.library).ok();
+        let ptx = of_module.map(|module| &module.ptx).or_else(of_kernel);
+        let ptx = ptx.map_or((0, 0), |ptx| ptx.version);
         let (major, minor) = self.profile.device.compute_capability;
-        let set = state
-            .function_attributes
-            .get(&(key(state, handle), attribute.0))
-            .copied();
+        let set = set_attribute(state, handle, attribute);
         Ok(match attribute {
             A::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK => 1024,
             A::CU_FUNC_ATTRIBUTE_NUM_REGS => REGISTERS,
@@ -82,15 +81,21 @@ impl Driver {
         use CUfunction_attribute as A;
         self.function(state, handle)?;
         let most = self.profile.device.shared_per_sm() as i32 - 1024;
+        let value = match attribute {
+            // Whatever is not 0 counts as 1 (measured on an H200, driver 580).
+            A::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED => (value != 0).into(),
+            _ => value,
+        };
         require(match attribute {
             A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES => (0..=most).contains(&value),
             A::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT => (-1..=100).contains(&value),
-            A::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED => (0..=1).contains(&value),
+            A::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED => true,
             A::CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE => (0..=2).contains(&value),
             _ => false,
         })?;
-        let key = key(state, handle);
-        state.function_attributes.insert((key, attribute.0), value);
+        state
+            .function_attributes
+            .insert((handle, attribute.0), value);
         Ok(())
     }
 
@@ -160,7 +165,9 @@ impl Driver {
         module.set(as_pointer(handle))
     }
 
-    /// By threads, blocks and shared memory; registers are not known.
+    /// By threads, blocks and shared memory; registers are not known. More shared memory than a launch may
+    /// ask for lets no block in, and so much that it overflows counts for nothing (measured on an H200, driver
+    /// 580).
     pub(crate) fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
         &self,
         blocks: Raw<i32>,
@@ -172,13 +179,15 @@ impl Driver {
         blocks.required()?;
         self.function(&state, function.handle())?;
         require(block_size > 0)?;
+        let allowed = self.dynamic_shared(&state, function.handle()) as usize;
         let profile = self.profile.device;
         let threads = block_size.unsigned_abs().next_multiple_of(32);
-        if threads > 1024 {
+        // Each block takes 1 KiB of shared memory for itself.
+        let taken = shared.wrapping_add(OWN_SHARED);
+        if threads > 1024 || taken > allowed + OWN_SHARED {
             return blocks.set(0);
         }
-        // Each block takes 1 KiB of shared memory for itself.
-        let by_shared = profile.shared_per_sm() as usize / shared.saturating_add(1024);
+        let by_shared = profile.shared_per_sm() as usize / taken.max(1);
         let by_threads = (profile.threads_per_sm() / threads) as usize;
         let fit = by_shared
             .min(by_threads)
@@ -187,10 +196,15 @@ impl Driver {
     }
 }
 
-/// A kernel's attributes are those of its functions.
-fn key(state: &State, handle: u64) -> u64 {
-    let function = state.functions.get(&handle);
-    function
-        .and_then(|function| function.kernel)
-        .unwrap_or(handle)
+/// What was set of a function or a kernel. What is set of a kernel holds for its functions too, which is not
+/// measured; what is set of a function is not the kernel's (measured on an H200, driver 580).
+fn set_attribute(state: &State, handle: u64, attribute: CUfunction_attribute) -> Option<i32> {
+    let set = |handle| {
+        state
+            .function_attributes
+            .get(&(handle, attribute.0))
+            .copied()
+    };
+    let kernel = || state.functions.get(&handle)?.kernel;
+    set(handle).or_else(|| set(kernel()?))
 }

@@ -122,32 +122,50 @@ impl Driver {
         params: &Raw<*mut c_void>,
         extra: &Raw<*mut c_void>,
     ) -> Answer {
-        let state = self.enter()?;
-        let function = self.function(&state, handle)?;
+        let mut state = self.enter()?;
+        let lane = self.lane(&state, stream)?;
+        let launch = self.prepare(&state, handle, shape, stream, params, extra);
+        // A wrong one spoils a capture (measured on an H200, driver 580).
+        let launch = launch.inspect_err(|_| {
+            state.invalidate(|capture| capture.has(&lane.lane));
+        })?;
+        self.enqueue(state, lane, Action::Kernel(launch))
+    }
+
+    /// All that there is to find out before a launch.
+    fn prepare(
+        &self,
+        state: &State,
+        handle: u64,
+        shape: &Shape,
+        stream: u64,
+        params: &Raw<*mut c_void>,
+        extra: &Raw<*mut c_void>,
+    ) -> Result<KernelLaunch, CUresult> {
+        let function = self.function(state, handle)?;
         // A stream of one's own needs no current context (measured on an H200, driver 580).
-        let context = self.stream_context(&state, stream)?;
+        let context = self.stream_context(state, stream)?;
         let profile = self.profile.device;
         require(shape.grid.iter().all(|n| *n > 0) && shape.grid[0] <= i32::MAX as u32)?;
         require(shape.grid[1..].iter().all(|n| *n <= 65_535))?;
         require(
             shape.block.iter().all(|n| *n > 0) && shape.threads() <= 1024 && shape.block[2] <= 64,
         )?;
-        require(shape.shared_bytes <= self.dynamic_shared(&state, handle))?;
+        require(shape.shared_bytes <= self.dynamic_shared(state, handle))?;
         if let Some(dims) = shape.cluster {
             let size = shape.cluster_size()?;
             shape.of_whole_clusters(dims)?;
-            if self.active_clusters(&state, context, shape, size)? == 0 {
+            if self.active_clusters(state, context, shape, size)? == 0 {
                 return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
             }
         }
         let args = arguments(&function, params, extra)?;
         let sm_ids = match context {
-            Context::Green(handle) => self.green(&state, handle)?.sms.ids(),
+            Context::Green(handle) => self.green(state, handle)?.sms.ids(),
             Context::Primary(_) => profile.sms().ids(),
         };
-        let lane = self.lane(&state, stream)?;
-        let priority = self.priority(&state, stream)?;
-        let launch = KernelLaunch {
+        let priority = self.priority(state, stream)?;
+        Ok(KernelLaunch {
             function: handle,
             name: function.name,
             grid: shape.grid,
@@ -157,8 +175,7 @@ impl Driver {
             context,
             sm_ids,
             priority,
-        };
-        self.enqueue(state, lane, Action::Kernel(launch))
+        })
     }
 
     /// The largest cluster that fits, up to the portable 8. Below compute capability 9.0 there are no

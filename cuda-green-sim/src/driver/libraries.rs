@@ -9,7 +9,7 @@ use cuda_green_sys::{
     CUfunc_st, CUjit_option, CUkern_st, CUlib_st, CUlibraryOption, CUmod_st, CUresult,
 };
 
-use super::{Driver, Kind, State, as_pointer, modules::Module, modules::Refusal, require};
+use super::{Driver, Kind, State, as_pointer, modules::Module, require};
 use crate::{
     live::MadeAt,
     ptx::Ptx,
@@ -17,7 +17,8 @@ use crate::{
 };
 
 pub(super) struct Library {
-    ptx: Arc<Ptx>,
+    /// What its image is, or why it is of no use. That is told when something of it is wanted.
+    image: Result<Arc<Ptx>, CUresult>,
     pub(super) made_at: MadeAt,
 }
 
@@ -28,15 +29,16 @@ pub(super) struct LibraryKernel {
 }
 
 impl Driver {
-    /// Needs no context. Of the compiler's options, those for the error log are served; of the library's
-    /// own, none says anything that matters here.
+    /// Needs no context, and takes any image: one that is of no use answers where its kernels or its module
+    /// are asked for (measured on an H200, driver 580). So there is nothing for an error log, and of the other
+    /// options none says anything that matters here.
     #[allow(clippy::too_many_arguments)] // the driver's own signature
     pub(crate) fn cuLibraryLoadData(
         &self,
         library: Raw<*mut CUlib_st>,
         code: Raw<c_void>,
         options: Raw<CUjit_option>,
-        values: Raw<*mut c_void>,
+        _values: Raw<*mut c_void>,
         num_options: u32,
         library_options: Raw<CUlibraryOption>,
         _library_values: Raw<*mut c_void>,
@@ -52,15 +54,13 @@ impl Driver {
             let known = CUlibraryOption::CU_LIBRARY_NUM_OPTIONS;
             require(library_options.at(index)?.0 < known.0)?;
         }
-        self.safe_in_captures(&mut state)?;
-        let ptx = self
-            .read_image(&code)
-            .map_err(|refusal: Refusal| refusal.log(num_options, &options, &values))?;
+        let image = self.read_image(&code);
+        let image = image.map(Arc::new).map_err(|refusal| refusal.0);
         let handle = state.new_handle(self.number, Kind::Library);
         state.libraries.insert(
             handle,
             Library {
-                ptx: Arc::new(ptx),
+                image,
                 made_at: MadeAt::now(),
             },
         );
@@ -94,25 +94,28 @@ impl Driver {
         let mut state = self.enter()?;
         kernel.required()?;
         let name = name.text()?;
-        require(!name.is_empty())?;
-        let handle = library.handle();
-        let found = state.libraries.get(&handle);
-        let found = found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
-        if !found.ptx.kernels.contains_key(&name) {
+        let found = self.kernel_of(&mut state, library.handle(), &name)?;
+        kernel.set(as_pointer(found))
+    }
+
+    pub(super) fn kernel_of(
+        &self,
+        state: &mut State,
+        library: u64,
+        name: &str,
+    ) -> Result<u64, CUresult> {
+        if !state.image_of(library)?.kernels.contains_key(name) {
             return Err(CUresult::CUDA_ERROR_NOT_FOUND);
         }
-        let same = |kernel: &LibraryKernel| kernel.library == handle && kernel.name == name;
+        let same = |kernel: &LibraryKernel| kernel.library == library && kernel.name == name;
         let known = state.kernels.iter().find(|(_, known)| same(known));
-        let found = match known {
-            Some((known, _)) => *known,
-            None => {
-                let new = state.new_handle(self.number, Kind::LibraryKernel);
-                let library = handle;
-                state.kernels.insert(new, LibraryKernel { library, name });
-                new
-            }
-        };
-        kernel.set(as_pointer(found))
+        if let Some((known, _)) = known {
+            return Ok(*known);
+        }
+        let new = state.new_handle(self.number, Kind::LibraryKernel);
+        let name = name.to_owned();
+        state.kernels.insert(new, LibraryKernel { library, name });
+        Ok(new)
     }
 
     /// Needs a current context, of whose device the module is.
@@ -140,7 +143,7 @@ impl Driver {
         let found = found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
         let (library, name) = (found.library, found.name.clone());
         let module = self.module_of_library(&mut state, library, device)?;
-        let found = self.function_of(&mut state, module, name, Some(kernel.handle()))?;
+        let found = self.function_of(&mut state, module, name)?;
         function.set(as_pointer(found))
     }
 
@@ -151,10 +154,7 @@ impl Driver {
         library: u64,
         device: usize,
     ) -> Result<u64, CUresult> {
-        let ptx = match state.libraries.get(&library) {
-            Some(library) => Arc::clone(&library.ptx),
-            None => return Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
-        };
+        let ptx = Arc::clone(state.image_of(library)?);
         let is_it = |module: &Module| module.library == Some(library) && module.device == device;
         let known = state.modules.iter().find(|(_, module)| is_it(module));
         if let Some((known, _)) = known {
@@ -168,16 +168,13 @@ impl Driver {
         };
         Ok(self.keep_module(state, made))
     }
+}
 
-    /// The parameters of a library's kernel.
-    pub(super) fn parameters_of(
-        &self,
-        state: &State,
-        kernel: &LibraryKernel,
-    ) -> Result<Vec<usize>, CUresult> {
-        let library = state.libraries.get(&kernel.library);
-        library
-            .and_then(|library| library.ptx.kernels.get(&kernel.name).cloned())
-            .ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
+impl State {
+    /// What a library's image is, if it is of any use.
+    pub(super) fn image_of(&self, library: u64) -> Result<&Arc<Ptx>, CUresult> {
+        let found = self.libraries.get(&library);
+        let found = found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        found.image.as_ref().map_err(|code| *code)
     }
 }

@@ -45,7 +45,7 @@ use crate::{
     live,
     memory::Memory,
     raw::Answer,
-    timeline::{Lane, SmLimits, Timeline},
+    timeline::{SmLimits, Timeline},
 };
 
 use capture::Capture;
@@ -563,9 +563,6 @@ impl State {
         for (handle, stream) in self.streams.extract_if(|_, stream| lost(stream)) {
             self.lost_streams.insert(handle);
             self.abandoned.push(stream.made_at);
-            // Nobody can end a capture that began in it.
-            let lane = Lane::Stream(handle);
-            self.captures.retain(|_, capture| !capture.began_in(&lane));
         }
     }
 
@@ -576,6 +573,8 @@ impl State {
         }
         self.devices[device].active = false;
         self.lose_streams(|stream| stream.device == device);
+        // Assumed: nobody can end them any more.
+        self.captures.retain(|_, capture| !capture.is_of(device));
         let lost = self
             .events
             .iter()

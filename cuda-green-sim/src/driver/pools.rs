@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use cuda_green_sys::{
-    CUmemAccess_flags_enum, CUmemAccessDesc, CUmemAllocationHandleType_enum,
+    CUmemAccess_flags_enum as Flags, CUmemAccessDesc, CUmemAllocationHandleType_enum,
     CUmemAllocationType_enum, CUmemLocation, CUmemLocationType_enum, CUmemPool_attribute,
     CUmemPoolHandle_st, CUmemPoolProps, CUresult, CUstream_st,
 };
@@ -39,6 +39,7 @@ impl Driver {
         // These bytes are reserved in 11.x and must be zero there.
         require(props.maxSize == 0 || self.speaks(12, 0))?;
         let device = self.located(&props.location)?;
+        self.safe_in_captures(&mut state)?;
         let handle = state.new_handle(self.number, Kind::Pool);
         self.memory()
             .create_pool(handle, device, props.maxSize as u64);
@@ -125,6 +126,8 @@ impl Driver {
         memory.trim_pool(pool.handle(), keep as u64)
     }
 
+    /// Refused beside a capture, though in a stream's order (measured on an H200, driver 580, for
+    /// `cuMemAllocAsync` of a pool that had nothing to give).
     pub(crate) fn cuMemAllocFromPoolAsync(
         &self,
         address: Raw<u64>,
@@ -136,6 +139,7 @@ impl Driver {
         address.required()?;
         let lane = self.lane(&state, stream.handle())?;
         outside_captures(&mut state, lane)?;
+        self.safe_in_captures(&mut state)?;
         address.set(
             self.memory()
                 .allocate_from_pool(pool.handle(), bytes as u64)?,
@@ -153,6 +157,7 @@ impl Driver {
         address.required()?;
         let lane = self.lane(&state, stream.handle())?;
         outside_captures(&mut state, lane)?;
+        self.safe_in_captures(&mut state)?;
         let pool = self.current_pool(&mut state, lane.device);
         address.set(self.memory().allocate_from_pool(pool, bytes as u64)?)
     }
@@ -227,25 +232,37 @@ impl Driver {
         let of = self.pool(&mut self.memory(), pool.handle())?.device;
         for index in 0..count {
             let access = map.at(index)?;
-            let device = self.located(&access.location)?;
-            // A device's access to its own pool cannot be taken away (11.4 header and later).
-            require(access.flags == CUmemAccess_flags_enum::CU_MEM_ACCESS_FLAGS_PROT_READWRITE)?;
-            if device != of {
-                return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
+            let device = self.device(device_of(&access.location)?)?;
+            // The codes are measured on an H200, driver 580; that a device's access to its own pool cannot
+            // be taken away is in the 11.4 header and later.
+            match access.flags {
+                _ if device != of => return Err(CUresult::CUDA_ERROR_INVALID_DEVICE),
+                Flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE => {}
+                Flags::CU_MEM_ACCESS_FLAGS_PROT_READ => {
+                    return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
+                }
+                Flags::CU_MEM_ACCESS_FLAGS_PROT_NONE => {
+                    return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
+                }
+                _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
             }
         }
         Ok(())
     }
 
     /// The device of a location, which must be one; a wrong one is a wrong value (measured on an H200,
-    /// driver 580, for pools).
+    /// driver 580, for pools that are made and for access to virtual memory).
     pub(super) fn located(&self, location: &CUmemLocation) -> Result<usize, CUresult> {
-        require(location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
-        // SAFETY: every bit pattern is a valid integer, and the struct is whole.
-        let device = unsafe { location.__bindgen_anon_1.id };
-        self.device(device)
+        self.device(device_of(location)?)
             .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)
     }
+}
+
+/// The device that a location names, which may be none.
+fn device_of(location: &CUmemLocation) -> Result<i32, CUresult> {
+    require(location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
+    // SAFETY: every bit pattern is a valid integer, and the struct is whole.
+    Ok(unsafe { location.__bindgen_anon_1.id })
 }
 
 /// Allocations within graphs are not modelled, so streams in captures cannot make them.

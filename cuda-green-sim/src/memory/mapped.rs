@@ -121,15 +121,30 @@ impl Mapped {
         Ok(())
     }
 
-    pub(crate) fn map(&mut self, address: u64, len: u64, handle: u64) -> Answer {
-        let end = address.checked_add(len).ok_or(INVALID)?;
+    /// The size of memory that the client still has.
+    pub(crate) fn len_of(&self, handle: u64) -> Result<u64, CUresult> {
+        let found = self.physical.get(&handle).filter(|found| !found.released);
+        found.map(|found| found.len).ok_or(INVALID)
+    }
+
+    /// Whether a range is in one reservation.
+    fn is_reserved(&self, address: u64, len: u64) -> bool {
         let reserved = self.reservations.range(..=address).next_back();
-        let inside = reserved.is_some_and(|(base, found)| end <= base + found.len);
+        let end = address.checked_add(len);
+        reserved.is_some_and(|(base, found)| end.is_some_and(|end| end <= base + found.len))
+    }
+
+    /// Whether nothing is mapped in a range.
+    fn is_bare(&self, address: u64, len: u64) -> bool {
+        let end = address.saturating_add(len);
         let before = self.mappings.range(..end).next_back();
-        let free = before.is_none_or(|(base, mapping)| base + mapping.len <= address);
-        let found = self.physical.get(&handle);
-        let fits = found.is_some_and(|found| !found.released && len <= found.len);
-        if !inside || !free || !fits {
+        before.is_none_or(|(base, mapping)| base + mapping.len <= address)
+    }
+
+    /// Maps all of a memory.
+    pub(crate) fn map(&mut self, address: u64, handle: u64) -> Answer {
+        let len = self.len_of(handle)?;
+        if !self.is_reserved(address, len) || !self.is_bare(address, len) {
             return Err(INVALID);
         }
         self.mappings.insert(
@@ -161,6 +176,9 @@ impl Mapped {
     /// Takes whole mappings away. What comes back is the device and size of each memory that nobody uses
     /// any more.
     pub(crate) fn unmap(&mut self, address: u64, len: u64) -> Result<Vec<(usize, u64)>, CUresult> {
+        if self.is_reserved(address, len) && self.is_bare(address, len) {
+            return Ok(Vec::new());
+        }
         if !self.is_whole(address, len) {
             return Err(INVALID);
         }
