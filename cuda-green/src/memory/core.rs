@@ -3,7 +3,10 @@
 //! Locks: `growing`, then `heap`. Neither is asked for by who holds a purse, and no purse by who holds the
 //! heap.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, Weak,
+    atomic::{AtomicU64, Ordering},
+};
 
 use cuda_green_sys::CUresult;
 
@@ -12,7 +15,7 @@ use super::{
     cache::{Home, Pending, Spill},
     classes::{class_bytes, class_of},
     heap::Heap,
-    inner::Inner,
+    inner::{Gather, Inner},
     trace::{Happening, tell},
     whole_device::WholeDevice,
 };
@@ -26,6 +29,11 @@ const SLAB: (u64, u64) = (2 * MIB, 64 * MIB);
 /// The driver is asked for large allocations in steps of this, its own page size.
 const LARGE_STEP: u64 = 2 * MIB;
 
+/// A thread must come here again for each free block that it had and was taken from it. So that this stays
+/// a small part of all misses, free blocks are gathered only after so many misses for each block that was
+/// gathered the last time; in between, the driver is asked for more, within what the caches may keep.
+const MISSES_PER_GATHERED: u64 = 16;
+
 pub(crate) struct Core {
     pub(crate) device: CudaDevice,
     backing: Backing,
@@ -34,9 +42,17 @@ pub(crate) struct Core {
     slab: u64,
     heap: Mutex<Heap>,
     /// Held by who asks the driver for more, so that others wait for that instead of asking too.
-    growing: Mutex<()>,
+    growing: Mutex<Growing>,
+    /// Allocations that no cache could serve.
+    misses: AtomicU64,
     members: Mutex<Vec<Weak<Inner>>>,
     pub(crate) whole_device: WholeDevice,
+}
+
+#[derive(Default)]
+struct Growing {
+    /// After so many misses, it pays to gather the threads' free blocks again.
+    gather_after: u64,
 }
 
 impl Core {
@@ -48,7 +64,8 @@ impl Core {
             allowance: limit.saturating_add(limit / 8).saturating_add(SLAB.0),
             slab: 1 << slab.ilog2(),
             heap: Mutex::default(),
-            growing: Mutex::new(()),
+            growing: Mutex::default(),
+            misses: AtomicU64::new(0),
             members: Mutex::default(),
             whole_device: WholeDevice::default(),
         })
@@ -84,6 +101,7 @@ impl Core {
     /// Memory that is in no thread's cache: from the heap, or from the driver.
     #[cold]
     pub(crate) fn supply(&self, size: u64, home: Home) -> Result<(u64, Home)> {
+        self.misses.fetch_add(1, Ordering::Relaxed);
         if let Some(found) = self.find(home) {
             return Ok(found);
         }
@@ -96,12 +114,18 @@ impl Core {
     }
 
     fn supply_from_driver(&self, size: u64, home: Home) -> Result<(u64, Home)> {
-        let _growing = lock(&self.growing);
+        let mut growing = lock(&self.growing);
         if let Some(found) = self.find(home) {
             return Ok(found);
         }
-        // The threads' idle blocks, and what streams have ended with, before more is taken.
-        self.gather(false);
+        // What streams have ended with, and the threads' free blocks if that pays, before more is taken.
+        let misses = self.misses.load(Ordering::Relaxed);
+        if misses < growing.gather_after {
+            self.gather(Gather::Ended);
+        } else {
+            let blocks = self.gather(Gather::Free);
+            growing.gather_after = misses.saturating_add(MISSES_PER_GATHERED * blocks);
+        }
         if let Some(found) = self.find(home) {
             return Ok(found);
         }
@@ -113,7 +137,7 @@ impl Core {
         let idle = self.heap().idle_large(wanted);
         self.give_back(idle);
         if self.heap().from_driver.saturating_add(wanted) > self.allowance {
-            self.gather(true);
+            self.gather(Gather::All);
             if let Some(found) = self.find(home) {
                 return Ok(found);
             }
@@ -123,7 +147,7 @@ impl Core {
             Err(error) if is_out_of_memory(&error) => {}
             result => return result,
         }
-        self.gather(true);
+        self.gather(Gather::All);
         if let Some(found) = self.find(home) {
             return Ok(found);
         }
@@ -212,16 +236,13 @@ impl Core {
         Ok(())
     }
 
-    /// Puts every thread's free blocks into the heap, and what streams have ended with; those that still
-    /// use some are waited for if `wait`.
-    fn gather(&self, wait: bool) {
+    /// Puts memory of every thread into the heap. Tells how many free blocks that were.
+    fn gather(&self, what: Gather) -> u64 {
         let members: Vec<Arc<Inner>> = {
             let members = lock(&self.members);
             members.iter().filter_map(Weak::upgrade).collect()
         };
-        for member in &members {
-            member.empty_caches(wait);
-        }
+        members.iter().map(|member| member.gather(what)).sum()
     }
 
     /// Gives the driver what is wholly idle; it stays in the driver's pool.
@@ -251,7 +272,7 @@ impl Core {
     /// the driver counts it as free.
     pub(crate) fn trim(&self) -> Result<u64> {
         let _growing = lock(&self.growing);
-        self.gather(true);
+        self.gather(Gather::All);
         // Nobody takes from the driver meanwhile, so its count falls by what it gets.
         let before = self.backing.used(&self.device)?;
         let given = self.give_back_idle();

@@ -9,6 +9,17 @@ use super::{
     core::{Core, wait_for},
 };
 
+/// What is taken out of the threads' caches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gather {
+    /// What streams have ended with.
+    Ended,
+    /// That, and free blocks.
+    Free,
+    /// Those, and what streams still use: they are waited for.
+    All,
+}
+
 /// What all seats of a pool share.
 pub(crate) struct Inner {
     pub(super) core: Arc<Core>,
@@ -34,26 +45,32 @@ impl Inner {
         metrics
     }
 
-    /// Puts the threads' free blocks into the heap, and what streams have ended with.
-    pub(crate) fn empty_caches(&self, wait: bool) {
+    /// Puts memory of the threads into the heap. Tells how many free blocks that were.
+    pub(crate) fn gather(&self, what: Gather) -> u64 {
+        let mut blocks = 0;
         for number in 0..self.account.len() {
-            let (spill, pending) = {
+            let (free, pending) = {
                 let cache = &mut self.account.purse(number).kept;
-                let pending = if wait {
-                    cache.take_pending()
-                } else {
-                    cache.settle()
+                let pending = match what {
+                    Gather::Ended | Gather::Free => cache.settle(),
+                    Gather::All => cache.take_pending(),
                 };
-                (cache.drain(), pending)
+                let free = match what {
+                    Gather::Ended => Vec::new(),
+                    Gather::Free | Gather::All => cache.drain(),
+                };
+                (free, pending)
             };
-            self.core.take_back(spill);
+            blocks += free.len() as u64;
+            self.core.take_back(free);
             for pending in pending {
-                if wait {
+                if what == Gather::All {
                     wait_for(&pending);
                 }
                 self.take_home(&pending);
             }
         }
+        blocks
     }
 
     pub(super) fn take_home(&self, pending: &Pending) {
@@ -65,6 +82,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.empty_caches(true);
+        self.gather(Gather::All);
     }
 }
