@@ -14,6 +14,7 @@ use super::{
     backing::{Backing, allocate_plain, free_plain},
     cache::{Home, Pending, Spill},
     classes::{class_bytes, class_of},
+    depot::Depot,
     heap::Heap,
     inner::{Gather, Inner},
     trace::{Happening, tell},
@@ -29,9 +30,14 @@ const SLAB: (u64, u64) = (2 * MIB, 64 * MIB);
 /// The driver is asked for large allocations in steps of this, its own page size.
 const LARGE_STEP: u64 = 2 * MIB;
 
-/// A thread must come here again for each free block that it had and was taken from it. So that this stays
-/// a small part of all misses, free blocks are gathered only after so many misses for each block that was
-/// gathered the last time; in between, the driver is asked for more, within what the caches may keep.
+/// So much of the limit is kept unmerged for all threads where they wait for each other, within these bounds.
+const DEPOT_SHARE: u64 = 64;
+const DEPOT: (u64, u64) = (64 << 10, 128 * MIB);
+
+/// A thread must come here again for each free block that was taken from it. So that this stays a small part
+/// of all misses, the threads' free blocks are gathered only after so many misses for each block that others
+/// than the gathering thread had the last time; in between, the driver is asked for more, within the
+/// allowance. A thread alone always gathers what it has.
 const MISSES_PER_GATHERED: u64 = 16;
 
 pub(crate) struct Core {
@@ -40,6 +46,8 @@ pub(crate) struct Core {
     /// Beyond this, what is idle goes back to the driver before more is taken.
     allowance: u64,
     slab: u64,
+    /// Between the caches and the heap.
+    depot: Depot,
     heap: Mutex<Heap>,
     /// Held by who asks the driver for more, so that others wait for that instead of asking too.
     growing: Mutex<Growing>,
@@ -57,12 +65,14 @@ struct Growing {
 
 impl Core {
     pub(crate) fn new(device: &CudaDevice, limit: u64) -> Result<Self> {
-        let slab = (limit / 16).clamp(SLAB.0, SLAB.1);
+        let slab = 1 << (limit / 16).clamp(SLAB.0, SLAB.1).ilog2();
+        let depot = (limit / DEPOT_SHARE).clamp(DEPOT.0, DEPOT.1);
         Ok(Self {
             device: device.clone(),
             backing: Backing::create(device, limit)?,
             allowance: limit.saturating_add(limit / 8).saturating_add(SLAB.0),
-            slab: 1 << slab.ilog2(),
+            slab,
+            depot: Depot::new(depot, largest_block(slab)),
             heap: Mutex::default(),
             growing: Mutex::default(),
             misses: AtomicU64::new(0),
@@ -80,7 +90,7 @@ impl Core {
     /// What blocks of this size are: parts of slabs up to an eighth of one, else of their own.
     #[inline]
     pub(crate) fn home(&self, size: u64) -> Home {
-        if size <= self.slab / 8 {
+        if size <= largest_block(self.slab) {
             return Home::Block {
                 class: class_of(size),
             };
@@ -94,26 +104,31 @@ impl Core {
         Home::Large { len }
     }
 
+    /// Bytes that are free for all threads without being in the heap.
+    pub(crate) fn between(&self) -> u64 {
+        self.depot.bytes()
+    }
+
     pub(crate) fn heap(&self) -> MutexGuard<'_, Heap> {
         lock(&self.heap)
     }
 
-    /// Memory that is in no thread's cache: from the heap, or from the driver.
+    /// Memory for a thread of a shard that is in no thread's cache: from the heap, or from the driver.
     #[cold]
-    pub(crate) fn supply(&self, size: u64, home: Home) -> Result<(u64, Home)> {
+    pub(crate) fn supply(&self, size: u64, home: Home, shard: usize) -> Result<(u64, Home)> {
         self.misses.fetch_add(1, Ordering::Relaxed);
         if let Some(found) = self.find(home) {
             return Ok(found);
         }
         let before = self.heap().growths;
-        let supplied = self.supply_from_driver(size, home)?;
+        let supplied = self.supply_from_driver(size, home, shard)?;
         if self.heap().growths != before {
             self.whole_device.look(&self.device);
         }
         Ok(supplied)
     }
 
-    fn supply_from_driver(&self, size: u64, home: Home) -> Result<(u64, Home)> {
+    fn supply_from_driver(&self, size: u64, home: Home, shard: usize) -> Result<(u64, Home)> {
         let mut growing = lock(&self.growing);
         if let Some(found) = self.find(home) {
             return Ok(found);
@@ -121,9 +136,9 @@ impl Core {
         // What streams have ended with, and the threads' free blocks if that pays, before more is taken.
         let misses = self.misses.load(Ordering::Relaxed);
         if misses < growing.gather_after {
-            self.gather(Gather::Ended);
+            self.gather(Gather::Ended, shard);
         } else {
-            let blocks = self.gather(Gather::Free);
+            let blocks = self.gather(Gather::Free, shard);
             growing.gather_after = misses.saturating_add(MISSES_PER_GATHERED * blocks);
         }
         if let Some(found) = self.find(home) {
@@ -137,7 +152,7 @@ impl Core {
         let idle = self.heap().idle_large(wanted);
         self.give_back(idle);
         if self.heap().from_driver.saturating_add(wanted) > self.allowance {
-            self.gather(Gather::All);
+            self.gather(Gather::All, shard);
             if let Some(found) = self.find(home) {
                 return Ok(found);
             }
@@ -147,7 +162,7 @@ impl Core {
             Err(error) if is_out_of_memory(&error) => {}
             result => return result,
         }
-        self.gather(Gather::All);
+        self.gather(Gather::All, shard);
         if let Some(found) = self.find(home) {
             return Ok(found);
         }
@@ -168,7 +183,8 @@ impl Core {
     fn find(&self, home: Home) -> Option<(u64, Home)> {
         match home {
             Home::Block { class } => {
-                let address = self.heap().take(class_bytes(class))?;
+                let at_hand = self.depot.pop(class);
+                let address = at_hand.or_else(|| self.heap().take(class_bytes(class)))?;
                 Some((address, home))
             }
             Home::Large { len } => {
@@ -214,12 +230,20 @@ impl Core {
         (1 << eighth.ilog2()).clamp(self.slab / 4, self.slab)
     }
 
-    /// Takes blocks back from a thread's cache.
+    /// Takes what a thread's cache has no room for: into the heap, or where others are at it, into the depot.
     #[cold]
-    pub(crate) fn take_back(&self, spill: Spill) {
-        let mut heap = self.heap();
-        for (address, len) in spill {
-            heap.give(address, len);
+    pub(crate) fn take_over(&self, mut spill: Spill) {
+        if let Ok(heap) = self.heap.try_lock() {
+            return merge(heap, spill);
+        }
+        spill.retain(|(address, len)| !self.depot.push(class_of(*len), *address));
+        self.merge(spill);
+    }
+
+    /// Puts blocks into the heap.
+    pub(crate) fn merge(&self, blocks: Spill) {
+        if !blocks.is_empty() {
+            merge(self.heap(), blocks);
         }
     }
 
@@ -236,13 +260,22 @@ impl Core {
         Ok(())
     }
 
-    /// Puts memory of every thread into the heap. Tells how many free blocks that were.
-    fn gather(&self, what: Gather) -> u64 {
+    /// Puts memory of every thread, and what is between them, into the heap. Tells how many free blocks that
+    /// were, but for those that the threads of a shard had.
+    fn gather(&self, what: Gather, shard: usize) -> u64 {
         let members: Vec<Arc<Inner>> = {
             let members = lock(&self.members);
             members.iter().filter_map(Weak::upgrade).collect()
         };
-        members.iter().map(|member| member.gather(what)).sum()
+        let gathered = members.iter().map(|member| member.gather(what, shard));
+        let of_threads: u64 = gathered.sum();
+        if what == Gather::Ended {
+            return of_threads;
+        }
+        let between = self.depot.drain();
+        let blocks = of_threads + between.len() as u64;
+        self.merge(between);
+        blocks
     }
 
     /// Gives the driver what is wholly idle; it stays in the driver's pool.
@@ -272,7 +305,7 @@ impl Core {
     /// the driver counts it as free.
     pub(crate) fn trim(&self) -> Result<u64> {
         let _growing = lock(&self.growing);
-        self.gather(Gather::All);
+        self.gather(Gather::All, 0);
         // Nobody takes from the driver meanwhile, so its count falls by what it gets.
         let before = self.backing.used(&self.device)?;
         let given = self.give_back_idle();
@@ -292,12 +325,19 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         // Every buffer holds it, and every cache was emptied when its pool went: all is idle now.
+        self.merge(self.depot.drain());
         self.give_back_idle();
         let left = self.heap().from_driver;
         if left > 0 {
             log::error!("{left} bytes of a memory pool were lost");
         }
         self.backing.destroy(&self.device);
+    }
+}
+
+fn merge(mut heap: MutexGuard<'_, Heap>, blocks: Spill) {
+    for (address, len) in blocks {
+        heap.give(address, len);
     }
 }
 
@@ -308,6 +348,11 @@ pub(crate) fn wait_for(pending: &Pending) -> bool {
         log::error!("waiting for a freed buffer's last use: {error}");
     }
     ended.is_ok()
+}
+
+/// The most that is cut from slabs of at most a size.
+fn largest_block(slab: u64) -> u64 {
+    slab / 8
 }
 
 fn is_out_of_memory(error: &Error) -> bool {

@@ -40,13 +40,14 @@ impl Inner {
         let (free, largest_free) = heap.free();
         metrics.from_driver = heap.from_driver;
         metrics.from_driver_high = heap.from_driver_high;
-        metrics.free_from_driver = free + heap.large_free();
+        metrics.free_from_driver = free + heap.large_free() + self.core.between();
         metrics.largest_free = largest_free;
         metrics
     }
 
-    /// Puts memory of the threads into the heap. Tells how many free blocks that were.
-    pub(crate) fn gather(&self, what: Gather) -> u64 {
+    /// Puts memory of the threads into the heap. Tells how many free blocks that were, but for those that the
+    /// threads of a shard had.
+    pub(crate) fn gather(&self, what: Gather, shard: usize) -> u64 {
         let mut blocks = 0;
         for number in 0..self.account.len() {
             let (free, pending) = {
@@ -61,8 +62,10 @@ impl Inner {
                 };
                 (free, pending)
             };
-            blocks += free.len() as u64;
-            self.core.take_back(free);
+            if number != shard {
+                blocks += free.len() as u64;
+            }
+            self.core.merge(free);
             for pending in pending {
                 if what == Gather::All {
                     wait_for(&pending);
@@ -82,6 +85,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.gather(Gather::All);
+        self.gather(Gather::All, 0);
     }
 }
