@@ -74,9 +74,9 @@ fn counters(device: &CudaDevice, raw: &RawPool<'_>) -> Outcome<Value> {
 /// How much an hour is, is measured first: what one thread alone does of the same in a second, times 3,600.
 pub fn soak(device: &CudaDevice, length: &Length) -> Outcome<Value> {
     let raw = RawPool::new(device)?;
-    // The driver takes memory for itself, once, when a process has its first pools and when more of its
-    // threads call than ever before: 2 MiB in all on an H200. It is no loss of ours, so the same work on as
-    // many threads comes before the first count.
+    // The first such work of a process leaves the driver with memory of its own: on an H200 2 MiB on 16
+    // threads, and no more where other benchmarks had run before. It is no loss of ours, so the same work on
+    // as many threads comes before the first count.
     let warm_up = Length {
         seconds: (length.seconds / 5.0).min(1.0),
         threads: length.threads,
