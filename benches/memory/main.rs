@@ -69,8 +69,11 @@ fn main() -> Outcome {
     whole(&device, &mut figures)?;
     random::random(&device, &raw, args.quick, &mut figures)?;
     drop(raw);
-    figures.insert("soak".into(), soak::soak(&device, &length)?);
-    args.write(&device, "memory", figures)
+    let soaked = soak::soak(&device, &length)?;
+    let verdict = soak::check(&soaked);
+    figures.insert("soak".into(), soaked);
+    args.write(&device, "memory", figures)?;
+    verdict
 }
 
 /// The whole limit in one buffer, after it was in use in small pieces.

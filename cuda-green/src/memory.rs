@@ -1,7 +1,7 @@
 //! GPU memory under exact limits: budgets, pools, buffers, pressure.
 //!
-//! `budget` counts bytes in a `tree` of limits; `core` has the driver's memory (`backing`) and knows what of
-//! it is free (`heap`); `seat` puts a thread's blocks at hand (`cache`, one for each `shard`) between the two,
+//! `budget` counts bytes in a `tree` of limits; `core` has the driver's memory (`backing`, through `supply`) and
+//! knows what of it is free (`heap`, and `depot` where threads meet); `seat` puts a thread's blocks at hand (`cache`, one for each `shard`) between the two,
 //! and `fence` keeps what streams still use out of it. `pool` is all that in one for users.
 
 mod backing;
@@ -12,6 +12,9 @@ mod buffer;
 mod cache;
 mod classes;
 mod core;
+mod depot;
+#[cfg(all(test, feature = "test-utils"))]
+mod depot_tests;
 #[cfg(feature = "metrics")]
 mod export;
 mod fence;
@@ -30,6 +33,7 @@ mod report;
 mod seat;
 mod shard;
 mod slots;
+mod supply;
 mod sync;
 mod trace;
 mod tree;

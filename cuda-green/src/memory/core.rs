@@ -1,18 +1,18 @@
-//! What pools of one family share: the driver's memory, and the heap of what of it is free.
+//! What pools of one family share: the driver's memory, and the heap of what of it is free. How it grows is in
+//! `supply`.
 //!
 //! Locks: `growing`, then `heap`. Neither is asked for by who holds a purse, and no purse by who holds the
 //! heap.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-
-use cuda_green_sys::CUresult;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64};
 
 use super::{
-    backing::{Backing, allocate_plain, free_plain},
+    backing::{Backing, free_plain},
     cache::{Home, Pending, Spill},
     classes::{class_bytes, class_of},
+    depot::Depot,
     heap::Heap,
-    inner::Inner,
+    inner::{Gather, Inner},
     trace::{Happening, tell},
     whole_device::WholeDevice,
 };
@@ -26,29 +26,46 @@ const SLAB: (u64, u64) = (2 * MIB, 64 * MIB);
 /// The driver is asked for large allocations in steps of this, its own page size.
 const LARGE_STEP: u64 = 2 * MIB;
 
+/// So much of the limit is kept unmerged for all threads where they wait for each other, within these bounds.
+const DEPOT_SHARE: u64 = 64;
+const DEPOT: (u64, u64) = (64 << 10, 128 * MIB);
+
 pub(crate) struct Core {
     pub(crate) device: CudaDevice,
-    backing: Backing,
+    pub(super) backing: Backing,
     /// Beyond this, what is idle goes back to the driver before more is taken.
-    allowance: u64,
-    slab: u64,
+    pub(super) allowance: u64,
+    pub(super) slab: u64,
+    /// Between the caches and the heap.
+    pub(super) depot: Depot,
     heap: Mutex<Heap>,
     /// Held by who asks the driver for more, so that others wait for that instead of asking too.
-    growing: Mutex<()>,
+    pub(super) growing: Mutex<Growing>,
+    /// Allocations that no cache could serve.
+    pub(super) misses: AtomicU64,
     members: Mutex<Vec<Weak<Inner>>>,
     pub(crate) whole_device: WholeDevice,
 }
 
+#[derive(Default)]
+pub(super) struct Growing {
+    /// After so many misses, it pays to gather the threads' free blocks again.
+    pub(super) gather_after: u64,
+}
+
 impl Core {
     pub(crate) fn new(device: &CudaDevice, limit: u64) -> Result<Self> {
-        let slab = (limit / 16).clamp(SLAB.0, SLAB.1);
+        let slab = 1 << (limit / 16).clamp(SLAB.0, SLAB.1).ilog2();
+        let depot = (limit / DEPOT_SHARE).clamp(DEPOT.0, DEPOT.1);
         Ok(Self {
             device: device.clone(),
             backing: Backing::create(device, limit)?,
             allowance: limit.saturating_add(limit / 8).saturating_add(SLAB.0),
-            slab: 1 << slab.ilog2(),
+            slab,
+            depot: Depot::new(depot, largest_block(slab)),
             heap: Mutex::default(),
-            growing: Mutex::new(()),
+            growing: Mutex::default(),
+            misses: AtomicU64::new(0),
             members: Mutex::default(),
             whole_device: WholeDevice::default(),
         })
@@ -63,7 +80,7 @@ impl Core {
     /// What blocks of this size are: parts of slabs up to an eighth of one, else of their own.
     #[inline]
     pub(crate) fn home(&self, size: u64) -> Home {
-        if size <= self.slab / 8 {
+        if size <= largest_block(self.slab) {
             return Home::Block {
                 class: class_of(size),
             };
@@ -77,125 +94,29 @@ impl Core {
         Home::Large { len }
     }
 
+    /// Bytes that are free for all threads without being in the heap.
+    pub(crate) fn between(&self) -> u64 {
+        self.depot.bytes()
+    }
+
     pub(crate) fn heap(&self) -> MutexGuard<'_, Heap> {
         lock(&self.heap)
     }
 
-    /// Memory that is in no thread's cache: from the heap, or from the driver.
+    /// Takes what a thread's cache has no room for: into the heap, or where others are at it, into the depot.
     #[cold]
-    pub(crate) fn supply(&self, size: u64, home: Home) -> Result<(u64, Home)> {
-        if let Some(found) = self.find(home) {
-            return Ok(found);
+    pub(crate) fn take_over(&self, mut spill: Spill) {
+        if let Ok(heap) = self.heap.try_lock() {
+            return merge(heap, spill);
         }
-        let before = self.heap().growths;
-        let supplied = self.supply_from_driver(size, home)?;
-        if self.heap().growths != before {
-            self.whole_device.look(&self.device);
-        }
-        Ok(supplied)
+        spill.retain(|(address, len)| !self.depot.push(class_of(*len), *address));
+        self.merge(spill);
     }
 
-    fn supply_from_driver(&self, size: u64, home: Home) -> Result<(u64, Home)> {
-        let _growing = lock(&self.growing);
-        if let Some(found) = self.find(home) {
-            return Ok(found);
-        }
-        // The threads' idle blocks, and what streams have ended with, before more is taken.
-        self.gather(false);
-        if let Some(found) = self.find(home) {
-            return Ok(found);
-        }
-        let wanted = match home {
-            Home::Block { .. } => self.next_slab(),
-            Home::Large { len } | Home::Plain { len } => len,
-        };
-        // Idle allocations of other sizes go to the driver's pool first, which can make one of several.
-        let idle = self.heap().idle_large(wanted);
-        self.give_back(idle);
-        if self.heap().from_driver.saturating_add(wanted) > self.allowance {
-            self.gather(true);
-            if let Some(found) = self.find(home) {
-                return Ok(found);
-            }
-            self.give_back_idle();
-        }
-        match self.grow(home) {
-            Err(error) if is_out_of_memory(&error) => {}
-            result => return result,
-        }
-        self.gather(true);
-        if let Some(found) = self.find(home) {
-            return Ok(found);
-        }
-        self.give_back_idle();
-        self.backing.trim(&self.device)?;
-        match self.grow(home) {
-            Err(error) if is_out_of_memory(&error) => {}
-            result => return result,
-        }
-        // Exactly what is asked for: where no slab is to be had, and past the backstop that the driver
-        // keeps, since our own accounting has said that this fits.
-        let address = allocate_plain(&self.device, to_usize(size)?)?;
-        self.heap().given(size);
-        self.tell_growth(size);
-        Ok((address, Home::Plain { len: size }))
-    }
-
-    fn find(&self, home: Home) -> Option<(u64, Home)> {
-        match home {
-            Home::Block { class } => {
-                let address = self.heap().take(class_bytes(class))?;
-                Some((address, home))
-            }
-            Home::Large { len } => {
-                let (address, len) = self.heap().take_large(len)?;
-                Some((address, Home::Large { len }))
-            }
-            Home::Plain { .. } => None,
-        }
-    }
-
-    fn grow(&self, home: Home) -> Result<(u64, Home)> {
-        match home {
-            Home::Block { class } => {
-                let slab = self.next_slab();
-                let address = self.backing.allocate(&self.device, to_usize(slab)?)?;
-                let block = {
-                    let mut heap = self.heap();
-                    heap.add_slab(address, slab);
-                    heap.take(class_bytes(class))
-                };
-                self.tell_growth(slab);
-                // The slab's own start, if its eighth were not in it: it always is.
-                Ok((block.unwrap_or(address), home))
-            }
-            Home::Large { len } | Home::Plain { len } => {
-                let address = self.backing.allocate(&self.device, to_usize(len)?)?;
-                self.heap().given(len);
-                self.tell_growth(len);
-                Ok((address, Home::Large { len }))
-            }
-        }
-    }
-
-    fn tell_growth(&self, bytes: u64) {
-        let now = self.heap().from_driver;
-        tell(Happening::FromDriver { bytes, now });
-    }
-
-    /// Slabs grow with the pool, so that little use does not take much memory. None is smaller than a
-    /// quarter of the largest, and the largest block is an eighth of that.
-    fn next_slab(&self) -> u64 {
-        let eighth = (self.heap().from_driver / 8).max(1);
-        (1 << eighth.ilog2()).clamp(self.slab / 4, self.slab)
-    }
-
-    /// Takes blocks back from a thread's cache.
-    #[cold]
-    pub(crate) fn take_back(&self, spill: Spill) {
-        let mut heap = self.heap();
-        for (address, len) in spill {
-            heap.give(address, len);
+    /// Puts blocks into the heap.
+    pub(crate) fn merge(&self, blocks: Spill) {
+        if !blocks.is_empty() {
+            merge(self.heap(), blocks);
         }
     }
 
@@ -212,25 +133,31 @@ impl Core {
         Ok(())
     }
 
-    /// Puts every thread's free blocks into the heap, and what streams have ended with; those that still
-    /// use some are waited for if `wait`.
-    fn gather(&self, wait: bool) {
+    /// Puts memory of every thread, and what is between them, into the heap. Tells how many free blocks that
+    /// were, but for those that the threads of a shard had.
+    pub(super) fn gather(&self, what: Gather, shard: usize) -> u64 {
         let members: Vec<Arc<Inner>> = {
             let members = lock(&self.members);
             members.iter().filter_map(Weak::upgrade).collect()
         };
-        for member in &members {
-            member.empty_caches(wait);
+        let gathered = members.iter().map(|member| member.gather(what, shard));
+        let of_threads: u64 = gathered.sum();
+        if what == Gather::Ended {
+            return of_threads;
         }
+        let between = self.depot.drain();
+        let blocks = of_threads + between.len() as u64;
+        self.merge(between);
+        blocks
     }
 
     /// Gives the driver what is wholly idle; it stays in the driver's pool.
-    fn give_back_idle(&self) -> u64 {
+    pub(super) fn give_back_idle(&self) -> u64 {
         let idle = self.heap().idle();
         self.give_back(idle)
     }
 
-    fn give_back(&self, idle: Vec<(u64, u64)>) -> u64 {
+    pub(super) fn give_back(&self, idle: Vec<(u64, u64)>) -> u64 {
         let mut sum = 0;
         for (address, len) in idle {
             // Also where the driver refuses: the memory is the driver's then.
@@ -251,7 +178,7 @@ impl Core {
     /// the driver counts it as free.
     pub(crate) fn trim(&self) -> Result<u64> {
         let _growing = lock(&self.growing);
-        self.gather(true);
+        self.gather(Gather::All, 0);
         // Nobody takes from the driver meanwhile, so its count falls by what it gets.
         let before = self.backing.used(&self.device)?;
         let given = self.give_back_idle();
@@ -271,12 +198,19 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         // Every buffer holds it, and every cache was emptied when its pool went: all is idle now.
+        self.merge(self.depot.drain());
         self.give_back_idle();
         let left = self.heap().from_driver;
         if left > 0 {
             log::error!("{left} bytes of a memory pool were lost");
         }
         self.backing.destroy(&self.device);
+    }
+}
+
+fn merge(mut heap: MutexGuard<'_, Heap>, blocks: Spill) {
+    for (address, len) in blocks {
+        heap.give(address, len);
     }
 }
 
@@ -289,24 +223,11 @@ pub(crate) fn wait_for(pending: &Pending) -> bool {
     ended.is_ok()
 }
 
-fn is_out_of_memory(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Driver {
-            code: CUresult::CUDA_ERROR_OUT_OF_MEMORY,
-            ..
-        }
-    )
+/// The most that is cut from slabs of at most a size.
+pub(super) fn largest_block(slab: u64) -> u64 {
+    slab / 8
 }
 
-fn to_usize(bytes: u64) -> Result<usize> {
-    usize::try_from(bytes).map_err(|_| Error::InvalidArgument {
-        name: "size",
-        value: bytes.to_string(),
-        reason: "more than this platform can address",
-    })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

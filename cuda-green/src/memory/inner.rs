@@ -9,6 +9,17 @@ use super::{
     core::{Core, wait_for},
 };
 
+/// What is taken out of the threads' caches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gather {
+    /// What streams have ended with.
+    Ended,
+    /// That, and free blocks.
+    Free,
+    /// Those, and what streams still use: they are waited for.
+    All,
+}
+
 /// What all seats of a pool share.
 pub(crate) struct Inner {
     pub(super) core: Arc<Core>,
@@ -29,31 +40,40 @@ impl Inner {
         let (free, largest_free) = heap.free();
         metrics.from_driver = heap.from_driver;
         metrics.from_driver_high = heap.from_driver_high;
-        metrics.free_from_driver = free + heap.large_free();
+        metrics.free_from_driver = free + heap.large_free() + self.core.between();
         metrics.largest_free = largest_free;
         metrics
     }
 
-    /// Puts the threads' free blocks into the heap, and what streams have ended with.
-    pub(crate) fn empty_caches(&self, wait: bool) {
+    /// Puts memory of the threads into the heap. Tells how many free blocks that were, but for those that the
+    /// threads of a shard had.
+    pub(crate) fn gather(&self, what: Gather, shard: usize) -> u64 {
+        let mut blocks = 0;
         for number in 0..self.account.len() {
-            let (spill, pending) = {
+            let (free, pending) = {
                 let cache = &mut self.account.purse(number).kept;
-                let pending = if wait {
-                    cache.take_pending()
-                } else {
-                    cache.settle()
+                let pending = match what {
+                    Gather::Ended | Gather::Free => cache.settle(),
+                    Gather::All => cache.take_pending(),
                 };
-                (cache.drain(), pending)
+                let free = match what {
+                    Gather::Ended => Vec::new(),
+                    Gather::Free | Gather::All => cache.drain(),
+                };
+                (free, pending)
             };
-            self.core.take_back(spill);
+            if number != shard {
+                blocks += free.len() as u64;
+            }
+            self.core.merge(free);
             for pending in pending {
-                if wait {
+                if what == Gather::All {
                     wait_for(&pending);
                 }
                 self.take_home(&pending);
             }
         }
+        blocks
     }
 
     pub(super) fn take_home(&self, pending: &Pending) {
@@ -65,6 +85,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.empty_caches(true);
+        self.gather(Gather::All, 0);
     }
 }

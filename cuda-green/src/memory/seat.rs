@@ -164,7 +164,7 @@ impl Seat {
         if let Some(address) = found {
             return Ok((Taken::free_for_all(address, home), Way::Hand));
         }
-        match inner.core.supply(size, home) {
+        match inner.core.supply(size, home, self.shard) {
             Ok((address, home)) => {
                 let took = start.elapsed();
                 self.count(|counts| counts.note_miss(took));
@@ -225,7 +225,7 @@ impl Seat {
                 cache.push(class, taken.address)
             });
             if let Some(spill) = spill {
-                self.inner.core.take_back(spill);
+                self.inner.core.take_over(spill);
             }
             return Ok(());
         }
