@@ -40,19 +40,30 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             return Ok(());
         }
         let all = self.device.sm_resource()?;
+        let execute = |plan: &Plan| self.execute(plan, &all, contexts);
+        let (plan, (new_layout, entries)) = self.first_plan(requests, &all, execute)?;
+        *layout = Some(Layout {
+            refused: plan.refused,
+            ..new_layout
+        });
+        self.write(|contexts| *contexts = entries);
+        Ok(())
+    }
+
+    /// The first plan for which the driver does not refuse the attempt (915), with those that it refused before,
+    /// and what the attempt gave. What is told beforehand and what is made come to the same plan by this.
+    pub(super) fn first_plan<T>(
+        &self,
+        requests: &[PartitionRequest],
+        all: &SmResource,
+        attempt: impl Fn(&Plan) -> Result<T>,
+    ) -> Result<(Plan, T)> {
         let mut refused = Vec::new();
         let mut refusal = None;
-        let count = self.count_groups(&all);
+        let count = self.count_groups(all);
         for plan in planner::plans(&self.facts, requests, &count)? {
-            match self.execute(&plan, &all, contexts) {
-                Ok((new_layout, entries)) => {
-                    *layout = Some(Layout {
-                        refused,
-                        ..new_layout
-                    });
-                    self.write(|contexts| *contexts = entries);
-                    return Ok(());
-                }
+            match attempt(&plan) {
+                Ok(done) => return Ok((Plan { refused, ..plan }, done)),
                 Err(error) if is_topology_refusal(&error) => {
                     log::info!("{} was refused: {error}", plan.strategy);
                     RefusedPlan::note(&mut refused, plan.strategy);

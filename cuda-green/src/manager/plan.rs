@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use super::{PartitionMode, SmPartitionManager};
 use crate::{
     Error, Result,
-    planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall},
+    planner::{PartitionRequest, Plan, SplitCall},
     resource,
 };
 
@@ -28,7 +28,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// ```
     ///
     /// # Errors
-    /// As [`planner::plans`]; [`Error::NotPartitioned`] in single-context mode; [`Error::Driver`].
+    /// As [`planner::plans`](crate::planner::plans); [`Error::NotPartitioned`] in single-context mode; [`Error::Driver`].
     pub fn plan(&self, requests: &[PartitionRequest]) -> Result<Plan> {
         if self.mode != PartitionMode::Partitioned {
             return Err(Error::NotPartitioned {
@@ -38,29 +38,11 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         }
         let all = self.device.sm_resource()?;
         let driver = self.device.driver();
-        let mut refused = Vec::new();
-        let mut refusal = None;
-        let count = self.count_groups(&all);
-        for plan in planner::plans(&self.facts, requests, &count)? {
-            let answer = match &plan.call {
-                SplitCall::Structured(groups) => resource::try_structured(driver, &all, groups),
-                SplitCall::ByCount { .. } => Ok(()), // counted by the planner
-            };
-            match answer {
-                Ok(()) => return Ok(Plan { refused, ..plan }),
-                Err(error) if super::make::is_topology_refusal(&error) => {
-                    RefusedPlan::note(&mut refused, plan.strategy);
-                    refusal = Some(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let refusal = refusal.unwrap_or_else(|| self.insufficient(self.facts.sm_count, None));
-        Err(planner::of_all_plans(
-            &self.facts,
-            requests,
-            &count,
-            refusal,
-        )?)
+        let dry_run = |plan: &Plan| match &plan.call {
+            SplitCall::Structured(groups) => resource::try_structured(driver, &all, groups),
+            SplitCall::ByCount { .. } => Ok(()), // counted by the planner
+        };
+        let (plan, ()) = self.first_plan(requests, &all, dry_run)?;
+        Ok(plan)
     }
 }
