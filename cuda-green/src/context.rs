@@ -200,7 +200,7 @@ impl GreenContext {
     /// thread that activates it, and other threads get siblings: further green contexts over the very
     /// same SMs. Each costs about 1 ms and 5 MiB of device memory, once, and the driver waits for all work on
     /// the device meanwhile (seen on an H200, driver 580); there are as many as threads were ever active
-    /// here at once.
+    /// here at once. [`provision_threads`](Self::provision_threads) makes them ahead.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -208,6 +208,25 @@ impl GreenContext {
     #[inline]
     pub fn activate(&self) -> Result<ContextGuard<'_>> {
         ContextGuard::borrowed(&self.inner)
+    }
+
+    /// Makes the siblings that so many threads need to have it current at once, so that no thread's first
+    /// [`activate`](Self::activate) has to, which under load waits for the device to be idle.
+    ///
+    /// Returns how many green contexts it is made of then, each with
+    /// [`GREEN_CONTEXT_BYTES`](crate::GREEN_CONTEXT_BYTES) of device memory. There are never fewer later, and
+    /// a context that takes its place in a rebalance has as many. The first thread that ever activated it
+    /// counts as one of them even where it has ended.
+    ///
+    /// In single-context mode, and from CUDA 13.5 on, every thread may have the one context, so nothing is made.
+    ///
+    /// # Errors
+    /// [`Error::Driver`], [`Error::OutOfMemory`]; what was made until then stays.
+    pub fn provision_threads(&self, threads: usize) -> Result<usize> {
+        if let Some(partition) = &self.inner.partition {
+            partition.provide_seats(self.device(), threads)?;
+        }
+        Ok(self.green_contexts())
     }
 
     /// Captures in the event all work of this context so far.

@@ -69,7 +69,10 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
     {
         let _outer = manager.activate(ContextId::Dream)?;
         let inner = manager.activate(ContextId::Embedding)?;
-        // A second thread beside, which gets a sibling where the driver allows no sharing.
+        // A second thread beside, which has a sibling where the driver allows no sharing.
+        manager
+            .get_context(ContextId::Embedding)?
+            .provision_threads(2)?;
         let beside = || manager.activate(ContextId::Embedding)?.close();
         std::thread::scope(|scope| scope.spawn(beside).join().unwrap())?;
         inner.close()?;

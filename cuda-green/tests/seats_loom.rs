@@ -131,6 +131,25 @@ impl Waits {
     }
 }
 
+/// Seats are provided while a thread needs one and gives it back: it finds one, and no more are made than
+/// were asked for, or than threads needed before.
+#[test]
+fn what_is_provided_is_found() {
+    model(2, || {
+        let seats = Arc::new(Seats::<Context, ()>::new(make()));
+        assert!(seats.main.take(9));
+        let thread = thread::spawn({
+            let seats = Arc::clone(&seats);
+            move || activate(&seats, 1)
+        });
+        seats.provide(3, |_| Ok::<_, Infallible>(make())).unwrap();
+        let provided = seats.count();
+        activate(&seats, 2);
+        thread.join().unwrap();
+        assert_eq!((provided, seats.count()), (3, 3));
+    });
+}
+
 /// Two hand-offs, while two threads come to need siblings: each seat waits for all of both.
 #[test]
 fn a_hand_off_reaches_the_seats_that_come_later() {

@@ -1,8 +1,14 @@
 //! Guards: what was current is current again, on every path.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use cuda_green::{ContextGuard, ContextId, Driver, Error, Result, sys};
+use cuda_green::{ContextGuard, ContextId, Driver, Error, RebalanceHint, Result, sys};
 
 use crate::{
     Case,
@@ -19,6 +25,7 @@ pub const CASES: &[Case] = &[
     ),
     ("guards/a_forgotten_one_leaves_nothing_dangling", forgotten),
     ("guards/threads_share_sms_not_contexts", siblings),
+    ("guards/provisioned_threads_make_nothing", provisioned),
     ("guards/set_current_holds_until_changed", set_current),
 ];
 
@@ -255,7 +262,7 @@ fn siblings(driver: &Driver) -> Result<()> {
     let context = manager.get_context(ContextId::Embedding)?;
     let sms = sm_ids(&context)?;
     let distinct_contexts_needed = is_partitioned(driver) && !device.capabilities().shared_current;
-    let barrier = std::sync::Barrier::new(4);
+    let barrier = Barrier::new(4);
     for _ in 0..3 {
         let raw: Vec<usize> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
@@ -298,6 +305,82 @@ fn siblings(driver: &Driver) -> Result<()> {
             "{siblings} siblings: they are used again"
         );
     }
+    Ok(())
+}
+
+/// Threads that were provided for find their contexts made, before and after a rebalance.
+fn provisioned(driver: &Driver) -> Result<()> {
+    let (device, manager) = quad(driver)?;
+    let seats = match (is_partitioned(driver), device.capabilities().shared_current) {
+        (false, _) => 0,
+        (true, true) => 1,
+        (true, false) => 4,
+    };
+    let kept = || manager.allocation_status().green_contexts;
+    let before = kept();
+    let context = || manager.get_context(ContextId::Embedding);
+    assert_eq!(context()?.provision_threads(4)?, seats);
+    assert_eq!(context()?.provision_threads(2)?, seats, "never fewer");
+    assert_eq!(kept(), before + seats.saturating_sub(1));
+    // The same threads throughout, as the first that comes to a context keeps its seat. Nothing is asserted
+    // while they wait for each other.
+    let (barrier, over, failed) = (
+        Barrier::new(5),
+        AtomicBool::new(false),
+        AtomicBool::new(false),
+    );
+    let work = || loop {
+        barrier.wait();
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        let context = context();
+        let guard = match &context {
+            Ok(context) => context.activate(),
+            Err(_) => Err(Error::GuardActive),
+        };
+        barrier.wait();
+        if guard.and_then(ContextGuard::close).is_err() {
+            failed.store(true, Ordering::Relaxed);
+        }
+        drop(context);
+        barrier.wait();
+    };
+    let made = || {
+        let before = kept();
+        for _ in 0..3 {
+            barrier.wait();
+        }
+        kept() - before
+    };
+    let made_in_all = || -> Result<usize> {
+        let mut in_all = made();
+        if driver.version() < cuda_green::CudaVersion::new(12, 5) {
+            return Ok(in_all);
+        }
+        manager.rebalance(RebalanceHint::EmbeddingHeavy)?;
+        in_all += made();
+        manager.provision_rebalance()?;
+        for hint in RebalanceHint::ALL {
+            manager.rebalance(hint)?;
+            in_all += made();
+        }
+        // One more for a context in force is one more for those that can take its place.
+        context()?.provision_threads(5)?;
+        manager.provision_rebalance()?;
+        let before = kept();
+        manager.rebalance(RebalanceHint::EmbeddingHeavy)?;
+        context()?.provision_threads(5)?;
+        Ok(in_all + kept() - before)
+    };
+    let made_in_all = std::thread::scope(|scope| {
+        (0..4).for_each(|_| drop(scope.spawn(work)));
+        let made = made_in_all();
+        over.store(true, Ordering::Relaxed);
+        barrier.wait();
+        made
+    });
+    assert_eq!((made_in_all?, failed.into_inner()), (0, false));
     Ok(())
 }
 

@@ -121,17 +121,30 @@ impl Partition {
     /// A sibling for this thread: an idle one, or a new one over the same SMs.
     #[cold]
     pub(crate) fn sibling(&self, device: &CudaDevice, thread: usize) -> Result<Arc<Seat>> {
-        self.seats.sibling(thread, |awaited| {
-            let (driver, handles) = (device.driver(), Handles::create(device, self.descriptor)?);
-            let waits = awaited
-                .iter()
-                .try_for_each(|event| handles.wait(driver, event));
-            if let Err(error) = waits {
-                driver.check_in_drop("cuGreenCtxDestroy", handles.destroy(driver));
-                return Err(error);
-            }
-            Ok(handles)
-        })
+        let make = |awaited: &[_]| self.make_sibling(device, awaited);
+        self.seats.sibling(thread, make)
+    }
+
+    /// Makes siblings until so many threads can have it current at once.
+    pub(super) fn provide_seats(&self, device: &CudaDevice, threads: usize) -> Result<()> {
+        if self.shared {
+            return Ok(());
+        }
+        let make = |awaited: &[_]| self.make_sibling(device, awaited);
+        self.seats.provide(threads, make)
+    }
+
+    /// A further context over the same SMs, whose work waits for what that of the others does.
+    fn make_sibling(&self, device: &CudaDevice, awaited: &[Arc<Event>]) -> Result<Handles> {
+        let (driver, handles) = (device.driver(), Handles::create(device, self.descriptor)?);
+        let waits = awaited
+            .iter()
+            .try_for_each(|event| handles.wait(driver, event));
+        if let Err(error) = waits {
+            driver.check_in_drop("cuGreenCtxDestroy", handles.destroy(driver));
+            return Err(error);
+        }
+        Ok(handles)
     }
 
     /// Notes the work so far of all its contexts, and gives what marks it.

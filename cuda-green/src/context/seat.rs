@@ -128,6 +128,24 @@ impl<T, E> Seats<T, E> {
         Ok(seat)
     }
 
+    /// Makes siblings until there are so many seats in all. Each is made by itself, so that a thread which comes
+    /// meanwhile waits for one at most.
+    #[cold]
+    pub(crate) fn provide<Error>(
+        &self,
+        seats: usize,
+        make: impl Fn(&[Arc<E>]) -> Result<T, Error>,
+    ) -> Result<(), Error> {
+        loop {
+            let mut others = self.others();
+            if others.siblings.len() >= seats.saturating_sub(1) {
+                return Ok(());
+            }
+            let seat = Seat::new(make(&others.awaited)?);
+            others.siblings.push(Arc::new(seat));
+        }
+    }
+
     /// Makes all later work in every seat wait for these, in those that come later too.
     pub(crate) fn hand_off<Error>(
         &self,

@@ -3,7 +3,7 @@
 use std::{fmt::Debug, sync::atomic::Ordering};
 
 use super::{Entry, SmPartitionManager};
-use crate::{Error, Result};
+use crate::{Error, GreenContext, Result};
 
 /// Device memory that a green context takes: 5 MiB (measured on an H200, driver 580).
 pub const GREEN_CONTEXT_BYTES: u64 = 5 << 20;
@@ -49,7 +49,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let limit = self.most_contexts.load(Ordering::Relaxed);
         let missing = contexts.iter().zip(wanted);
         let missing = missing.filter(|(entry, pieces)| entry.find(pieces).is_none());
-        let missing = missing.count();
+        // A context that takes another's place is for as many threads.
+        let missing: usize = missing
+            .map(|(entry, _)| entry.context().green_contexts())
+            .sum();
         while kept(contexts) + missing > limit {
             if release_one(contexts, wanted)?.is_none() {
                 return Err(Error::TooManyContexts {
@@ -70,6 +73,16 @@ pub(super) fn kept<Id>(contexts: &[Entry<Id>]) -> usize {
         .flat_map(|entry| &entry.generations)
         .map(|generation| generation.context.green_contexts())
         .sum()
+}
+
+/// A generation's context, and of how many green contexts any of that name is made at most.
+pub(super) fn with_most_seats<Id>(entry: &Entry<Id>, generation: usize) -> (GreenContext, usize) {
+    let seats = entry
+        .generations
+        .iter()
+        .map(|generation| generation.context.green_contexts());
+    let context = entry.generations[generation].context.clone();
+    (context, seats.max().unwrap_or_default())
 }
 
 /// Destroys the oldest context that is not in force, not wanted and not used; gives how many green contexts

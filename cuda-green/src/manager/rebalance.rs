@@ -8,10 +8,12 @@
 use std::fmt::Debug;
 
 use super::{
-    ContextId, Entry, Generation, HandOff, PartitionMode, SmPartitionManager, exchange::exchange,
-    kept::kept, layout::Layout,
+    ContextId, Entry, Generation, HandOff, PartitionMode, SmPartitionManager,
+    exchange::exchange,
+    kept::{kept, with_most_seats},
+    layout::Layout,
 };
-use crate::{Error, Result, planner::SplitStrategy};
+use crate::{Error, GreenContext, Result, planner::SplitStrategy};
 use cuda_green_sys::CudaVersion;
 
 /// Who is busy, and so should have more of the GPU.
@@ -77,7 +79,8 @@ impl SmPartitionManager {
         self.shift(hint.favours(), hand_off)
     }
 
-    /// Makes the contexts of every hint, so that no rebalance has to.
+    /// Makes the contexts of every hint, so that no rebalance has to, each for as many threads as any context
+    /// of its name can be current to at once: [`GreenContext::provision_threads`] comes before.
     ///
     /// Returns how many green contexts the manager keeps in all; each takes
     /// [`GREEN_CONTEXT_BYTES`](crate::GREEN_CONTEXT_BYTES) of device memory.
@@ -111,6 +114,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
 
     /// Makes what a shift would need, and changes nothing.
     ///
+    /// That is for as many threads as any context of the same name can be current to at once: see
+    /// [`GreenContext::provision_threads`].
+    ///
     /// # Errors
     /// As [`shift`](Self::shift).
     pub fn provision(&self, favoured: Option<Id>) -> Result<()> {
@@ -118,7 +124,17 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let Some(layout) = self.rebalanced(&layout, favoured)? else {
             return Ok(());
         };
-        self.make(layout, favoured).map(drop)
+        let targets = self.make(layout, favoured)?;
+        let contexts: Vec<(GreenContext, usize)> = self.read(|contexts| {
+            let pairs = contexts.iter().zip(targets);
+            pairs
+                .map(|(entry, target)| with_most_seats(entry, target))
+                .collect()
+        });
+        for (context, seats) in contexts {
+            context.provision_threads(seats)?;
+        }
+        Ok(())
     }
 
     /// The layout, where there is something to rebalance in it.
@@ -175,9 +191,12 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             let Some(in_place_of) = in_place_of else {
                 continue;
             };
+            let context = layout.sibling(&self.device, &in_place_of, pieces)?;
+            // Threads that were at work there are likely to come here.
+            context.provision_threads(in_place_of.green_contexts())?;
             let generation = Generation {
                 pieces: pieces.clone(),
-                context: layout.sibling(&self.device, &in_place_of, pieces)?,
+                context,
             };
             drop(in_place_of);
             self.write(|contexts| {
