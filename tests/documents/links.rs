@@ -179,20 +179,28 @@ fn is_an_item(link: &str) -> bool {
         )),
         _ => None,
     };
-    let member = member.split_once('.').map_or("", |(_, name)| name);
+    let member = match member.split_once('.') {
+        Some(("method", name)) => format!("fn {name}"),
+        Some((_, name)) => name.to_owned(),
+        None => String::new(),
+    };
     let source = format!("{package}/src/");
     let has = |what: &str| {
         let mut sources = files().iter().filter(|file| file.starts_with(&source));
         sources.any(|file| {
-            fs::read_to_string(Path::new(ROOT).join(file))
-                .unwrap()
-                .contains(what)
+            let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+            let mut found = text.match_indices(what);
+            // And not only the beginning of a longer name.
+            found.any(|(at, _)| {
+                let next = text[at + what.len()..].chars().next();
+                next.is_none_or(|next| !next.is_alphanumeric() && next != '_')
+            })
         })
     };
     *first == "latest"
         && *library == package.replace('-', "_")
         && item.is_none_or(|item| has(&format!("pub {item}")))
-        && has(member)
+        && (member.is_empty() || has(&member))
 }
 
 #[test]
@@ -208,7 +216,11 @@ fn a_page_of_ours_that_will_not_be_is_told() {
             true,
         ),
         (
-            "https://docs.rs/cuda-green-sys/latest/cuda_green_sys/struct.Apu.html",
+            "https://docs.rs/cuda-green-sys/latest/cuda_green_sys/struct.Ap.html",
+            false,
+        ),
+        (
+            "https://docs.rs/cuda-green-sys/latest/cuda_green_sys/struct.Api.html#method.entry_point",
             false,
         ),
         (
