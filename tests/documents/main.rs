@@ -8,3 +8,5 @@ mod commands;
 mod document;
 mod links;
 mod names;
+mod targets;
+mod typed;

@@ -81,6 +81,14 @@ fn a_file_that_is_not_there_is_told() {
 /// Variables that cargo sets for what it builds.
 const OF_CARGO: [&str; 2] = ["HOST", "OUT_DIR"];
 
+/// The file that looks at the driver's own variables, by way of a function.
+const CHECK: &str = "cuda-green-cli/src/check.rs";
+
+fn asked_for(check: &str) -> impl Iterator<Item = &str> {
+    let quoted = check.split("(\"").skip(1).filter_map(name_at);
+    quoted.filter(|name| name.starts_with("CUDA_"))
+}
+
 /// The variables that the workspace's sources name, each with a file that does: all that begin with
 /// `CUDA_GREEN_`, and those that are read by another name.
 fn in_sources() -> BTreeMap<String, String> {
@@ -98,10 +106,8 @@ fn in_sources() -> BTreeMap<String, String> {
         for read in ["var(\"", "var_os(\"", "environ[\"", "environ.get(\"", "${"] {
             names.extend(text.split(read).skip(1).filter_map(name_at));
         }
-        if file == "cuda-green-cli/src/check.rs" {
-            // It asks for the driver's variables by way of a function.
-            let quoted = text.split("(\"").skip(1).filter_map(name_at);
-            names.extend(quoted.filter(|name| name.starts_with("CUDA_")));
+        if file == CHECK {
+            names.extend(asked_for(&text));
         }
         for name in names {
             if !name.starts_with("CARGO") && !OF_CARGO.contains(&name) {
@@ -157,6 +163,26 @@ fn the_guide_has_every_variable() {
     assert!(
         unsaid.is_empty(),
         "the guide `environment` does not have {unsaid:?}"
+    );
+}
+
+/// The guide ticks those that `cuda-green check` looks at.
+#[test]
+fn the_guide_ticks_what_is_checked() {
+    let guide = prose().find(|document| document.path == "cuda-green/guide/environment.md");
+    let ticked = guide
+        .unwrap()
+        .text
+        .lines()
+        .filter(|line| line.contains("| ✓ |"));
+    let ticked: BTreeSet<&str> = ticked
+        .filter_map(|line| name_at(line.strip_prefix("| `")?))
+        .collect();
+    let check = fs::read_to_string(Path::new(ROOT).join(CHECK)).unwrap();
+    assert_eq!(
+        ticked,
+        asked_for(&check).collect(),
+        "left: ticked; right: checked"
     );
 }
 
