@@ -78,6 +78,33 @@ fn a_file_that_is_not_there_is_told() {
     }
 }
 
+/// Someone who copies a manifest gets the version that the page is about.
+#[test]
+fn manifests_name_this_version() {
+    let mut seen = 0;
+    for document in prose() {
+        let manifests = document
+            .blocks
+            .iter()
+            .filter(|block| block.language == "toml");
+        for line in manifests.flat_map(|block| block.text.lines()) {
+            let Some((name, rest)) = line.split_once(" = ") else {
+                continue;
+            };
+            if name.starts_with("cuda-green") {
+                let version = rest.split('"').nth(1).unwrap();
+                let place = &document.path;
+                assert!(
+                    env!("CARGO_PKG_VERSION").starts_with(version),
+                    "{place}: {line}"
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 0);
+}
+
 /// Variables that cargo sets for what it builds.
 const OF_CARGO: [&str; 2] = ["HOST", "OUT_DIR"];
 

@@ -146,6 +146,31 @@ fn no_target(options: &[&str]) -> Option<String> {
     Some(format!("{package} has no {} {}", absent.0, absent.1))
 }
 
+/// Nobody finds an example that no page names, and one that never ran on a GPU may not run there.
+#[test]
+fn examples_are_named_and_go_to_the_gpu() {
+    let read = |file: &str| fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+    let (readme, bundle) = (read("README.md"), read("xtask/src/gpu_bundle.rs"));
+    let script = read("xtask/src/gpu_bundle.sh");
+    let mut number = 0;
+    for (package, kind, name) in targets() {
+        if kind == "example" && matches!(&**package, "cuda-green" | "driver-matrix") {
+            assert!(
+                readme.contains(&format!("--example {name}\n")),
+                "{name} in README.md"
+            );
+            let target = format!("(\"{package}\", \"--example\", \"{name}\")");
+            assert!(bundle.contains(&target), "{target} in the GPU bundle");
+            assert!(
+                script.contains(&format!("./{name} ")) || script.contains(&format!("./{name}'")),
+                "{name} in its script"
+            );
+            number += 1;
+        }
+    }
+    assert!(number >= 6, "only {number} examples");
+}
+
 #[test]
 fn what_is_named_exists() {
     let all = typed();

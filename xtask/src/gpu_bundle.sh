@@ -39,7 +39,7 @@ step quad quad
 step map sh -c './cuda-green map --json >evidence/map.json && ./cuda-green map --svg evidence/map.svg'
 step cudarc ./cudarc_partition --out evidence/cudarc_partition.json
 # What the other examples print is for people, and no evidence.
-step examples sh -c './protected_latency && ./rebalance_under_load && ./models_in_a_budget'
+step examples sh -c './first_program && ./protected_latency && ./rebalance_under_load && ./models_in_a_budget'
 # One case at a time: several look at what the whole device does.
 step suite env CUDA_GREEN_SUITE_EVIDENCE=evidence/suite.json ./suite --test-threads=1 system/
 step conformance env CUDA_GREEN_CONFORMANCE_EVIDENCE=evidence/conformance-h200.json \
