@@ -48,6 +48,17 @@ fn main() -> ExitCode {
 pub fn run(out: Option<&Path>) -> Result<(), Box<dyn Error + Send + Sync>> {
     // Both libraries load the same `libcuda.so.1`, and both hold the primary context of the same device.
     let device = Driver::load()?.device(0)?;
+    if device.driver().source().starts_with("sim:") {
+        return Err("cudarc loads libcuda.so.1 by itself, and CUDA_GREEN_DRIVER does not reach it: put the \
+                    simulated driver there, as the README of cuda-green-sim-driver says"
+            .into());
+    }
+    let simulated = if device.driver().is_simulated() {
+        " (SIMULATED: no GPU was used)"
+    } else {
+        ""
+    };
+    println!("{}{simulated}", device.name());
     let manager = SmPartitionManager::on(&device)?;
     manager.init_quad_partition()?;
     let partitioned = manager.allocation_status().mode == PartitionMode::Partitioned;

@@ -7,3 +7,8 @@ pub mod evidence;
 pub mod headers;
 pub mod matrix;
 pub mod skip;
+
+/// The first program of the workspace's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

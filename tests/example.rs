@@ -1,4 +1,5 @@
-//! The example `quad_partition`, run as a user runs it: its counts on every profile, its JSON, its words.
+//! The root's examples, run as a user runs them: `quad_partition`'s counts on every profile, its JSON, its
+//! words; what `cudarc_partition` says where it cannot run. (`tests/clients` runs that one.)
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
@@ -9,15 +10,20 @@ use std::{
 
 use serde_json::Value;
 
-/// `cargo test` builds the examples beside the tests.
 fn example(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    run("quad_partition", arguments, environment)
+}
+
+/// `cargo test` builds the examples beside the tests.
+fn run(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let tests = std::env::current_exe().unwrap();
     let path: PathBuf = tests
         .parent()
         .unwrap()
         .parent()
         .unwrap()
-        .join("examples/quad_partition");
+        .join("examples")
+        .join(name);
     Command::new(path)
         .args(arguments)
         .env_remove("CUDA_GREEN_DRIVER")
@@ -163,4 +169,20 @@ fn a_driver_that_was_named_must_be_there() {
             assert!(error.contains(words), "{driver}: {error}");
         }
     }
+}
+
+/// cudarc loads its driver by itself, and dies where there is none: it is not let near that.
+#[test]
+fn cudarc_is_told_that_a_simulated_driver_must_be_a_library() {
+    let output = run(
+        "cudarc_partition",
+        &[],
+        &[("CUDA_GREEN_DRIVER", "sim:h200@13.0")],
+    );
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("libcuda.so.1") && error.contains("cuda-green-sim-driver"),
+        "{error}"
+    );
 }

@@ -1,13 +1,25 @@
 //! Thirteen models share one memory budget: those in use stay, and the least recently used makes room.
 //!
-//! `cargo run --release -p cuda-green --features test-utils --example models_in_a_budget`, on the system's GPU,
-//! or with `CUDA_GREEN_DRIVER=sim:h200@13.0` on a simulated one.
+//! `cargo run --release --package cuda-green --example models_in_a_budget` runs it on the system's GPU, and
+//! with `CUDA_GREEN_DRIVER=sim:h200@13.0` on a simulated one.
+
+use std::process::ExitCode;
 
 use cuda_green::{CudaDevice, Error, GpuMemoryPool, MemoryReport, ModelNeeds, ModelSlots, Result};
 
 const MIB: u64 = 1 << 20;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let device = CudaDevice::init(0)?;
     let slots = ModelSlots::new(GpuMemoryPool::on(&device, 2048 * MIB)?, 13)?;
     let needs = |mib: u64| ModelNeeds {
@@ -22,7 +34,13 @@ fn main() -> Result<()> {
     for index in 0..13 {
         load(&format!("model-{index}"), 90 + index * 10)?;
     }
-    println!("{}: thirteen models\n{}\n", device.name(), report());
+    let simulated = if device.driver().is_simulated() {
+        " (SIMULATED: no GPU was used)"
+    } else {
+        ""
+    };
+    println!("{}{simulated}: thirteen models", device.name());
+    println!("{}\n", report());
 
     slots.pin("model-0")?; // is never evicted
     let in_use = load("model-1", 100)?; // nor is one that a lease holds

@@ -1,17 +1,27 @@
 //! One request beside a flood: in the same context, in a partition of its own, and with the flood left in the
 //! primary context. Times are the GPU's own, between two events.
 //!
-//! `cargo run --release -p cuda-green --features test-utils --example protected_latency`, on the system's
-//! GPU, or with `CUDA_GREEN_DRIVER=sim:h200@13.0` on a simulated one, in its virtual time.
+//! `cargo run --release --package cuda-green --example protected_latency` runs it on the system's GPU, and
+//! with `CUDA_GREEN_DRIVER=sim:h200@13.0` on a simulated one, in its virtual time.
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use cuda_green::{
     CudaDevice, Event, GreenContext, GreenContextConfig, Kernel, LaunchConfig, Module, Result,
     SmPartitionManager, Stream, kernels, planner::PartitionRequest,
 };
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let device = CudaDevice::init(0)?;
     let burn = Module::load_ptx(&device, kernels::PTX)?.kernel(kernels::BURN)?;
     let config = GreenContextConfig::default();
@@ -54,12 +64,12 @@ fn latency(burn: &Kernel, request: &Stream, flood: Option<&Stream>) -> Result<Du
     if let Some(flood) = flood {
         let blocks = flood.context().sm_count() * 2; // two of 1024 threads fill an SM
         for _ in 0..3 {
-            run(burn, flood, blocks, 500_000)?;
+            launch(burn, flood, blocks, 500_000)?;
         }
     }
     let (start, end) = (Event::timed(device)?, Event::timed(device)?);
     request.record(&start)?;
-    run(burn, request, 64, 4_000)?;
+    launch(burn, request, 64, 4_000)?;
     request.record(&end)?;
     end.synchronize()?;
     if let Some(flood) = flood {
@@ -68,7 +78,7 @@ fn latency(burn: &Kernel, request: &Stream, flood: Option<&Stream>) -> Result<Du
     end.elapsed_since(&start)
 }
 
-fn run(burn: &Kernel, stream: &Stream, blocks: u32, rounds: u32) -> Result<()> {
+fn launch(burn: &Kernel, stream: &Stream, blocks: u32, rounds: u32) -> Result<()> {
     let shape = LaunchConfig::linear(blocks, 1024);
     // SAFETY: the kernel takes an address, to which it never comes to write, and a number of rounds.
     unsafe { stream.launch(burn, &shape, &[&0u64, &rounds]) }

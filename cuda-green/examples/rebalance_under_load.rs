@@ -1,22 +1,38 @@
 //! SMs change hands while all partitions work; nothing is cancelled, and no kernel waits longer than for those
 //! before it on the same SMs.
 //!
-//! `cargo run --release -p cuda-green --features test-utils --example rebalance_under_load`, on the system's
-//! GPU, or with `CUDA_GREEN_DRIVER=sim:h200@13.0` on a simulated one.
+//! `cargo run --release --package cuda-green --example rebalance_under_load` runs it on the system's GPU, and
+//! with `CUDA_GREEN_DRIVER=sim:h200@13.0` on a simulated one.
 
-use std::time::Instant;
+use std::{process::ExitCode, time::Instant};
 
 use cuda_green::{
     ContextId, CudaDevice, LaunchConfig, Module, RebalanceHint, Result, SmPartitionManager, kernels,
 };
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let device = CudaDevice::init(0)?;
     let burn = Module::load_ptx(&device, kernels::PTX)?.kernel(kernels::BURN)?;
     let manager = SmPartitionManager::on(&device)?;
     manager.init_quad_partition()?;
     let kept = manager.provision_rebalance()?; // ahead of the load, since making contexts waits for it
-    println!("{}, {kept} green contexts kept", device.name());
+    let simulated = if device.driver().is_simulated() {
+        " (SIMULATED: no GPU was used)"
+    } else {
+        ""
+    };
+    println!("{}{simulated}: {kept} green contexts kept", device.name());
+    println!("hint, time that `rebalance` took, SMs of each context after it:");
 
     // Streams that follow their names: what is launched after a rebalance runs on the new SMs.
     let streams = ContextId::ALL.map(|id| manager.create_stream(id));

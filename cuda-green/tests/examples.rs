@@ -2,18 +2,27 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-use std::process::Command;
+use std::process::{Command, Output};
 
-/// What an example prints on a simulated device. `cargo test` builds the examples beside the tests.
-fn printed(example: &str, driver: &str) -> String {
+/// What an example does on a driver. `cargo test` builds the examples beside the tests.
+fn run(example: &str, driver: &str) -> Output {
     let tests = std::env::current_exe().unwrap();
     let folder = tests.parent().unwrap().parent().unwrap();
-    let output = Command::new(folder.join("examples").join(example))
+    Command::new(folder.join("examples").join(example))
         .env("CUDA_GREEN_DRIVER", driver)
         .output()
-        .unwrap();
+        .unwrap()
+}
+
+/// What an example prints on a simulated device.
+fn printed(example: &str, driver: &str) -> String {
+    let output = run(example, driver);
     assert!(output.status.success(), "{example} on {driver}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
+    let text = String::from_utf8(output.stdout).unwrap();
+    // At once, before any figure is read.
+    let first = text.lines().next().unwrap();
+    assert!(first.contains("SIMULATED"), "{example}: {text}");
+    text
 }
 
 const DRIVERS: [&str; 3] = ["sim:h200@13.0", "sim:rtx5090@13.1", "sim:a100@12.8"];
@@ -59,5 +68,42 @@ fn models_make_room_for_each_other() {
             assert!(after.contains(stays), "{stays}: {text}");
         }
         assert!(!after.contains("model-2 "), "{text}");
+    }
+}
+
+#[test]
+fn the_first_program_has_a_quarter() {
+    for (driver, sms) in DRIVERS.into_iter().zip([32, 42, 26]) {
+        let text = printed("first_program", driver);
+        assert!(text.contains(&format!("Embedding: {sms} SMs")), "{text}");
+    }
+    let text = printed("first_program", "sim:t4@11.4");
+    assert!(text.contains("single-context mode"), "{text}");
+}
+
+/// A person reads the error, and not how it is written in Rust.
+#[test]
+fn errors_are_for_people() {
+    for (example, driver, words) in [
+        (
+            "protected_latency",
+            "/no/such/libcuda.so.1",
+            "cannot be loaded",
+        ),
+        (
+            "models_in_a_budget",
+            "sim:gtx480@13.0",
+            "no simulated device",
+        ),
+        ("rebalance_under_load", "sim:h200@12.4", "12.5 or later"),
+    ] {
+        let output = run(example, driver);
+        assert!(!output.status.success(), "{example} on {driver}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.contains(words) && !error.contains('{'),
+            "{example}: {error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{example}: {error}");
     }
 }

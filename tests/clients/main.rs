@@ -161,6 +161,7 @@ fn cudarc_runs_in_partitions() {
         ("rtx5090@13.5", [42, 42, 42, 44]),
     ] {
         let text = cudarc(test, profile);
+        assert!(text.contains("SIMULATED"), "{profile}: {text}");
         let report = fs::read(out(profile.to_owned())).unwrap();
         let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
         assert_eq!(report["simulated"], true);

@@ -10,11 +10,15 @@ use xshell::{Shell, cmd};
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: the package, kind and name of the target of each.
-const TARGETS: [(&str, &str, &str); 8] = [
+const TARGETS: [(&str, &str, &str); 12] = [
     ("cuda-green-cli", "--bin", "cuda-green"),
     ("driver-matrix", "--bin", "driver-matrix"),
     ("driver-matrix", "--example", "quad_partition"),
     ("driver-matrix", "--example", "cudarc_partition"),
+    ("cuda-green", "--example", "first_program"),
+    ("cuda-green", "--example", "protected_latency"),
+    ("cuda-green", "--example", "rebalance_under_load"),
+    ("cuda-green", "--example", "models_in_a_budget"),
     ("driver-matrix", "--test", "suite"),
     ("driver-matrix", "--test", "conformance"),
     ("driver-matrix", "--bench", "host_cost"),

@@ -3,7 +3,7 @@
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
 #   ./run.sh           everything but the last three of the next line
-#   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, conformance, host_cost, isolation, memory,
+#   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, host_cost, isolation, memory,
 #                      peers_host and peers_memory, which need Python with cuda.core, CuPy or PyTorch, and soak,
 #                      which takes SOAK_SECONDS (240) on SOAK_THREADS (16)
 set -u
@@ -13,7 +13,7 @@ export CUDA_GREEN_COMMIT CUDA_GREEN_REQUIRE_GPU=1
 unset CUDA_GREEN_DRIVER
 mkdir -p evidence
 failed=0
-wanted=" ${*:-driver quad map cudarc suite conformance host_cost isolation memory} "
+wanted=" ${*:-driver quad map cudarc examples suite conformance host_cost isolation memory} "
 
 step() { # name, command...
     name=$1
@@ -38,6 +38,8 @@ step driver ./driver-matrix report system --out evidence/driver.json
 step quad quad
 step map sh -c './cuda-green map --json >evidence/map.json && ./cuda-green map --svg evidence/map.svg'
 step cudarc ./cudarc_partition --out evidence/cudarc_partition.json
+# What the other examples print is for people, and no evidence.
+step examples sh -c './first_program && ./protected_latency && ./rebalance_under_load && ./models_in_a_budget'
 # One case at a time: several look at what the whole device does.
 step suite env CUDA_GREEN_SUITE_EVIDENCE=evidence/suite.json ./suite --test-threads=1 system/
 step conformance env CUDA_GREEN_CONFORMANCE_EVIDENCE=evidence/conformance-h200.json \

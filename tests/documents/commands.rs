@@ -1,0 +1,133 @@
+//! Each command that a document has in a block is run here, on a simulated driver and without optimisation, or
+//! stands in [`NOT_RUN`] with the reason.
+
+use std::{fs, path::Path, process::Command};
+
+use crate::{
+    document::{ROOT, prose},
+    targets::{installed, output},
+    typed::typed,
+};
+
+/// Commands of blocks that no test runs as they stand, and why not. What they name must exist all the same.
+const NOT_RUN: &[(&str, &str)] = &[
+    ("cargo xtask test", "runs these tests"),
+    (
+        "cargo xtask gpu-bundle",
+        "builds the whole workspace anew, optimised",
+    ),
+    ("./gpu-bundle/run.sh", "needs a GPU"),
+    ("./gpu-bundle/run.sh suite conformance", "needs a GPU"),
+    (
+        "cargo run --release --package cuda-green-cli -- bench isolation",
+        "measures for minutes, and without a GPU it measures nothing",
+    ),
+    (
+        "cargo run --release --example cudarc_partition",
+        "cudarc loads libcuda.so.1 itself; tests/clients runs it with the simulated one",
+    ),
+    (
+        "mkdir -p simulated",
+        "tests/clients makes such a folder, and runs programs of its own with it",
+    ),
+    (
+        "cp target/release/libcuda_green_sim_driver.so simulated/libcuda.so.1",
+        "likewise",
+    ),
+    (
+        "export CUDA_GREEN_SIM_PROFILE=h200@13.0 LD_LIBRARY_PATH=simulated",
+        "likewise",
+    ),
+    ("python3 my_program.py", "likewise; it is whoever's program"),
+];
+
+/// The driver of commands that name none: a machine of its own may have a GPU, and it may be busy.
+const DRIVER: (&str, &str) = ("CUDA_GREEN_DRIVER", "sim:h200@13.0");
+
+#[test]
+fn commands_in_blocks_run() {
+    let mut ran = Vec::new();
+    for one in typed().into_iter().filter(|one| one.in_block) {
+        let listed = NOT_RUN.iter().any(|(text, _)| *text == one.text);
+        if listed || ran.contains(&one.text) {
+            continue;
+        }
+        let (variables, words) = one.parts();
+        let mut command = match &*words[0] {
+            "cargo" if words[1..] == ["install", "cuda-green-cli"] => {
+                installed();
+                continue;
+            }
+            "cargo" if matches!(&*words[1], "run" | "build") => {
+                let mut command = Command::new(env!("CARGO"));
+                // What is optimised would be built only for this.
+                command.args(words[1..].iter().filter(|word| *word != "--release"));
+                command
+            }
+            "cuda-green" => {
+                let mut command = Command::new(installed().join("cuda-green"));
+                command.args(&words[1..]);
+                command
+            }
+            _ => panic!("{}: neither run nor in NOT_RUN: {}", one.place, one.text),
+        };
+        command.env(DRIVER.0, DRIVER.1).envs(variables);
+        let said = output(&mut command, &format!("{}: {}", one.place, one.text)).stdout;
+        let said = String::from_utf8_lossy(&said);
+        // A person who tries it without a GPU is told so.
+        let tells = words[1] == "build" || said.to_uppercase().contains("SIMULATED");
+        assert!(
+            tells,
+            "{}: {} does not say SIMULATED:\n{said}",
+            one.place, one.text
+        );
+        ran.push(one.text);
+    }
+    assert!(ran.len() > 3, "hardly anything was run: {ran:?}");
+    for (text, _) in NOT_RUN {
+        assert!(
+            typed().iter().any(|one| one.text == *text),
+            "nobody is told to type {text}"
+        );
+    }
+}
+
+/// trycmd compares what the program's README shows with what the program prints.
+#[test]
+fn outputs_that_are_shown_are_compared() {
+    let test =
+        fs::read_to_string(Path::new(ROOT).join("cuda-green-cli/tests/commands.rs")).unwrap();
+    assert!(test.contains("trycmd::TestCases") && test.contains("\"README.md\""));
+    for document in prose() {
+        let shown = document
+            .blocks
+            .iter()
+            .find(|block| block.language == "console");
+        let compared = shown.is_none() || document.path == "cuda-green-cli/README.md";
+        assert!(
+            compared,
+            "{}: nobody compares what its blocks show",
+            document.path
+        );
+    }
+}
+
+/// The first program is an example, letter for letter, so that it is compiled and run.
+#[test]
+fn the_first_program_is_the_example() {
+    let example = Path::new(ROOT).join("cuda-green/examples/first_program.rs");
+    let example = fs::read_to_string(example).unwrap();
+    let example: String = example
+        .split_inclusive('\n')
+        .filter(|line| !line.starts_with("//!"))
+        .collect();
+    let readme = prose()
+        .find(|document| document.path == "README.md")
+        .unwrap();
+    let block = readme
+        .blocks
+        .iter()
+        .find(|block| block.language.starts_with("rust"))
+        .unwrap();
+    assert_eq!(block.text, example.trim_start());
+}
