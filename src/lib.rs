@@ -2,6 +2,9 @@
 //!
 //! It holds nothing that a user of the published crates needs.
 
+/// The table of what is fetched, which `cargo xtask` reads too: one source of the versions that are covered.
+#[path = "../xtask/src/artifacts.rs"]
+pub mod artifacts;
 pub mod drivers;
 pub mod evidence;
 pub mod headers;

@@ -10,6 +10,7 @@ use std::{
 use cuda_green_sys::{ENTRY_POINTS, EntryPoint};
 
 use crate::{
+    artifacts,
     drivers::{self, Missing, Report},
     headers::{self, Header},
 };
@@ -77,8 +78,8 @@ fn all_drivers(program: &Path) -> Result<Vec<(String, Report)>, String> {
     if !drivers::CAN_BE_LOADED {
         return Err("the real drivers are built for x86-64 Linux".to_owned());
     }
-    drivers::VERSIONS
-        .iter()
+    artifacts::drivers()
+        .into_iter()
         .map(|(version, release)| {
             let path = drivers::path(version).ok_or_else(|| {
                 format!("driver {release} ({version}): not fetched: run `cargo xtask fetch`")

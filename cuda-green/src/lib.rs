@@ -19,7 +19,7 @@ mod resource;
 mod stream;
 mod sync;
 
-pub use capabilities::{Capabilities, Granularity, GranularitySource};
+pub use capabilities::{Capabilities, Feature, Granularity, GranularitySource};
 pub use context::{ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use cuda_green_sys::{self as sys, CUresult, CudaVersion, DRIVER_VARIABLE, DriverSpec};
 pub use device::{CudaDevice, CudaDeviceProperties};
