@@ -23,8 +23,7 @@ const RENAMED: (&str, &str) = (
     "CUdevSmResourceSplitByCount_flags",
 );
 /// Constants that are macros.
-const EXTRA_CONSTANTS: &str =
-    "CUDA_VERSION|CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY|CU_MEMHOSTALLOC_.*|CU_MEMHOSTREGISTER_.*";
+const EXTRA_CONSTANTS: &str = "CUDA_VERSION|CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY|CU_MEMHOSTALLOC_.*|CU_MEMHOSTREGISTER_.*";
 
 /// Makes libclang ready, or says why there is none.
 pub fn prepare(fetched: &Path) -> Result<(), String> {

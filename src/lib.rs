@@ -10,3 +10,4 @@ pub mod evidence;
 pub mod headers;
 pub mod matrix;
 pub mod skip;
+pub mod steps;

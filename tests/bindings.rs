@@ -179,6 +179,8 @@ fn parse(signature: &str) -> Vec<(String, String)> {
         .trim_end_matches(')')
         .split(',')
         .filter_map(|parameter| parameter.split_once(':'))
+        // How the compiler spaces tokens is no difference.
+        .map(|(name, kind)| (name, kind.replace("* ", "*")))
         .map(|(name, kind)| match kind.trim() {
             "u8" => (name.trim().to_owned(), "c_uchar".to_owned()),
             kind => (name.trim().to_owned(), kind.to_owned()),

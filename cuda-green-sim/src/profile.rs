@@ -92,8 +92,8 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Reads `<device>@<major>.<minor>` or `<count>x<device>@<major>.<minor>`, or the file of a path that
-    /// ends with `.toml`.
+    /// Reads `<device>@<version>` or `<count>x<device>@<version>`, where the version is `<major>.<minor>` or
+    /// `newest`, or the file of a path that ends with `.toml`.
     pub(crate) fn parse(spec: &str) -> Result<Self, Error> {
         let invalid = || Error::InvalidSpec {
             spec: spec.to_owned(),
@@ -121,14 +121,15 @@ impl Profile {
                 name: name.to_owned(),
                 known: DEVICES.iter().map(|known| known.name).collect(),
             })?;
-        let cuda_version = version
-            .parse()
-            .ok()
-            .filter(|version| cuda_versions().any(|known| known == *version))
-            .ok_or_else(|| Error::UnknownVersion {
-                version: version.to_owned(),
-                known: cuda_versions().map(|known| known.to_string()).collect(),
-            })?;
+        let mut versions = cuda_versions();
+        let cuda_version = match version {
+            "newest" => versions.last(),
+            _ => versions.find(|known| version.parse().is_ok_and(|version| *known == version)),
+        };
+        let cuda_version = cuda_version.ok_or_else(|| Error::UnknownVersion {
+            version: version.to_owned(),
+            known: cuda_versions().map(|known| known.to_string()).collect(),
+        })?;
         Ok(Self {
             device,
             device_count,
@@ -321,6 +322,8 @@ mod tests {
         for device in DEVICES {
             assert_eq!(device.sms().count(), device.sm_count, "{}", device.name);
             assert_eq!(device.sms().ids().len() as u32, device.sm_count);
+            // They come in pairs, and a file of the user's may not say otherwise either.
+            assert!(device.sm_count.is_multiple_of(2), "{}", device.name);
             assert!(device.min_sm_partition_size >= device.sm_coscheduled_alignment);
             assert!(!device.source.is_empty());
         }
@@ -336,6 +339,8 @@ mod tests {
             }
         }
         assert_eq!(Profile::parse("2xh200@13.0").unwrap().device_count, 2);
+        let newest = Profile::parse("h200@newest").unwrap().cuda_version;
+        assert_eq!(Some(newest), cuda_versions().last());
     }
 
     #[test]
