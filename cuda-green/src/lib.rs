@@ -1,4 +1,6 @@
 #![doc = include_str!("../README.md")]
+// On docs.rs, what needs a feature says so.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod capabilities;
 mod context;
