@@ -48,7 +48,7 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
     // that they need: all together, as the registry has none of them before the release.
     cmd!(
         shell,
-        "cargo publish --dry-run --quiet --allow-dirty {packages...}"
+        "cargo publish --workspace --dry-run --quiet --allow-dirty"
     )
     .run()?;
     {
