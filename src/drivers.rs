@@ -20,6 +20,19 @@ use cuda_green_sys::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::artifacts::ARTIFACTS;
+
+/// The CUDA versions of the real drivers that the matrix covers, oldest first, and their releases.
+pub fn versions() -> Vec<(&'static str, &'static str)> {
+    let rows = ARTIFACTS.iter().filter_map(|artifact| {
+        let version = artifact.place.strip_prefix("drivers/")?;
+        Some((version, artifact.version.split('.').next()?))
+    });
+    let mut drivers: Vec<_> = rows.collect();
+    drivers.dedup();
+    drivers
+}
+
 /// Whether these drivers can be loaded where this runs.
 pub const CAN_BE_LOADED: bool = cfg!(all(target_arch = "x86_64", target_os = "linux"));
 

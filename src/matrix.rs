@@ -10,7 +10,6 @@ use std::{
 use cuda_green_sys::{ENTRY_POINTS, EntryPoint};
 
 use crate::{
-    artifacts,
     drivers::{self, Missing, Report},
     headers::{self, Header},
 };
@@ -78,7 +77,7 @@ fn all_drivers(program: &Path) -> Result<Vec<(String, Report)>, String> {
     if !drivers::CAN_BE_LOADED {
         return Err("the real drivers are built for x86-64 Linux".to_owned());
     }
-    artifacts::drivers()
+    drivers::versions()
         .into_iter()
         .map(|(version, release)| {
             let path = drivers::path(version).ok_or_else(|| {

@@ -17,7 +17,6 @@ use std::{
 
 use cuda_green_sys::{CudaVersion, DRIVER_VARIABLE, ENTRY_POINTS, EntryPoint};
 use driver_matrix::{
-    artifacts,
     drivers::{self, Loads, Missing, Report},
     headers::version,
     skip::{note, skip},
@@ -80,7 +79,7 @@ fn each(test: &str, check: impl Fn(CudaVersion, &Report)) {
 
 /// Calls `check` with the path of each real driver that is there and can be loaded.
 fn each_path(test: &str, check: impl Fn(CudaVersion, &Path)) {
-    for (cuda, release) in artifacts::drivers() {
+    for (cuda, release) in drivers::versions() {
         let what = format!("{test} with driver {release} ({cuda})");
         match drivers::path(cuda) {
             None => skip(&what, "not fetched: run `cargo xtask fetch`"),
@@ -313,7 +312,7 @@ fn the_driver_in_the_evidence_has_exactly_the_entry_points_of_its_version() {
 
 #[test]
 fn the_variable_names_the_driver() {
-    for (cuda, release) in artifacts::drivers() {
+    for (cuda, release) in drivers::versions() {
         let Some(path) = drivers::path(cuda) else {
             let what = format!("{DRIVER_VARIABLE} with driver {release} ({cuda})");
             skip(&what, "not fetched: run `cargo xtask fetch`");
@@ -366,7 +365,7 @@ fn each_real_driver_can_be_loaded_by_many_threads_at_once() {
 #[test]
 fn a_named_driver_that_cannot_be_loaded_is_an_error_and_nothing_else_is_tried() {
     // A real driver lies where the system's loader finds it, and must not be taken instead.
-    let Some((cuda, path)) = artifacts::drivers()
+    let Some((cuda, path)) = drivers::versions()
         .into_iter()
         .find_map(|(cuda, _)| Some((cuda, drivers::path(cuda)?)))
     else {

@@ -96,17 +96,6 @@ pub fn headers() -> impl DoubleEndedIterator<Item = &'static str> {
     places.filter_map(|place| place.strip_prefix("headers/"))
 }
 
-/// The CUDA versions of the real drivers, oldest first, and their releases.
-pub fn drivers() -> Vec<(&'static str, &'static str)> {
-    let rows = ARTIFACTS.iter().filter_map(|artifact| {
-        let version = artifact.place.strip_prefix("drivers/")?;
-        Some((version, artifact.version.split('.').next()?))
-    });
-    let mut drivers: Vec<_> = rows.collect();
-    drivers.dedup();
-    drivers
-}
-
 const fn wheel(
     place: &'static str,
     take: Take,
