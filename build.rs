@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// All that one header set tells: from the cache, or made and put there. Making all eleven takes some
+/// All that one header set tells: from the cache, or made and put there. Making all of them takes some
 /// ten seconds, and the table of entry points is edited more often than its names change.
 fn one(
     root: &Path,
@@ -124,7 +124,7 @@ fn make(
         "functions": facts::functions(&declarations),
         "versions": facts::versions(typedefs),
     });
-    let bindings = facts::normalised(generate::with_comment(bindings)?);
+    let bindings = facts::normalised(generate::with_comment(bindings, &set.version)?);
     Ok(json!({ "bindings": bindings, "facts": facts }))
 }
 

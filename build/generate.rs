@@ -4,9 +4,9 @@ use std::{error::Error, path::Path, process::Command};
 
 use bindgen::Builder;
 
-/// The beginning of the generated file.
+/// The beginning of the generated file, in whose place of `{version}` the header's version comes.
 const COMMENT: &str =
-    "//! Types and constants of the CUDA driver API, generated from `wrapper.h` with the 13.5 header.
+    "//! Types and constants of the CUDA driver API, generated from `wrapper.h` with the {version} header.
 //!
 //! Never edited: `cargo xtask bindings` in the workspace writes this file, and `tests/bindings.rs`
 //! fails when it differs from what the header gives.
@@ -23,8 +23,7 @@ const RENAMED: (&str, &str) = (
     "CUdevSmResourceSplitByCount_flags",
 );
 /// Constants that are macros.
-const EXTRA_CONSTANTS: &str =
-    "CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY|CU_MEMHOSTALLOC_.*|CU_MEMHOSTREGISTER_.*";
+const EXTRA_CONSTANTS: &str = "CUDA_VERSION|CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY|CU_MEMHOSTALLOC_.*|CU_MEMHOSTREGISTER_.*";
 
 /// Makes libclang ready, or says why there is none.
 pub fn prepare(fetched: &Path) -> Result<(), String> {
@@ -79,8 +78,8 @@ pub fn declarations(
 }
 
 /// The same with the comment that the committed file begins with.
-pub fn with_comment(mut file: syn::File) -> syn::Result<syn::File> {
-    file.attrs = syn::parse_file(COMMENT)?.attrs;
+pub fn with_comment(mut file: syn::File, version: &str) -> syn::Result<syn::File> {
+    file.attrs = syn::parse_file(&COMMENT.replace("{version}", version))?.attrs;
     Ok(file)
 }
 

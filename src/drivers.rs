@@ -20,13 +20,18 @@ use cuda_green_sys::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::artifacts::ARTIFACTS;
+
 /// The CUDA versions of the real drivers that the matrix covers, oldest first, and their releases.
-pub const VERSIONS: [(&str, &str); 4] = [
-    ("11.4", "470"),
-    ("12.2", "535"),
-    ("12.4", "550"),
-    ("12.5", "555"),
-];
+pub fn versions() -> Vec<(&'static str, &'static str)> {
+    let rows = ARTIFACTS.iter().filter_map(|artifact| {
+        let version = artifact.place.strip_prefix("drivers/")?;
+        Some((version, artifact.version.split('.').next()?))
+    });
+    let mut drivers: Vec<_> = rows.collect();
+    drivers.dedup();
+    drivers
+}
 
 /// Whether these drivers can be loaded where this runs.
 pub const CAN_BE_LOADED: bool = cfg!(all(target_arch = "x86_64", target_os = "linux"));
@@ -185,19 +190,10 @@ fn safe(spec: &DriverSpec) -> Safe {
         // Nothing that is listed here depends on the device.
         let any = Granularity::of((9, 0), None);
         let can = Capabilities::of(driver.version(), any);
-        safe.capabilities = [
-            ("green_contexts", can.green_contexts),
-            ("split_flags", can.split_flags),
-            ("merge", can.merge),
-            ("direct_streams", can.direct_streams),
-            ("context_ids", can.context_ids),
-            ("structured_split", can.structured_split),
-            ("workqueues", can.workqueues),
-            ("plain_creation", can.plain_creation),
-            ("locality_domains", can.locality_domains),
-        ]
-        .map(|(name, can)| (name.to_owned(), can))
-        .into();
+        let features = can.features().into_iter();
+        safe.capabilities = features
+            .map(|feature| (feature.name.to_owned(), feature.there))
+            .collect();
     }
     safe
 }

@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use cuda_green_sys::CudaVersion;
 use serde::Deserialize;
 
+use crate::artifacts;
+
 /// Every header set that the matrix covers, oldest first.
-pub const VERSIONS: [&str; 11] = [
-    "12.4", "12.5", "12.6", "12.8", "12.9", "13.0", "13.1", "13.2", "13.3", "13.4", "13.5",
-];
+pub static VERSIONS: LazyLock<Vec<&'static str>> = LazyLock::new(|| artifacts::headers().collect());
 
 /// The one that the committed bindings come from.
-pub const NEWEST: &str = VERSIONS[VERSIONS.len() - 1];
+pub fn newest() -> &'static str {
+    VERSIONS.last().copied().unwrap_or_default()
+}
 
 /// Structs that gain fields at their end. They lie in the union of `CUdevResource`, whose size stays
 /// the same, and no function takes one by itself.
@@ -82,7 +84,9 @@ pub static RUST: &[Rust] = {
 };
 
 /// The newest header's bindings, in the same formatting as [`COMMITTED`].
-pub const GENERATED_PATH: &str = concat!(env!("OUT_DIR"), "/13.5.rs");
+pub fn generated_path() -> String {
+    format!("{}/{}.rs", env!("OUT_DIR"), newest())
+}
 
 /// The committed bindings, with nothing but the formatting changed.
 pub const COMMITTED: &str = include_str!(concat!(env!("OUT_DIR"), "/committed.rs"));
@@ -100,8 +104,8 @@ pub static FACTS: LazyLock<Facts> = LazyLock::new(|| {
 /// Each header set of the matrix, oldest first, and `None` for one that is missing.
 pub fn all() -> impl Iterator<Item = (&'static str, Option<&'static Header>)> {
     VERSIONS
-        .into_iter()
-        .map(|version| (version, FACTS.headers.get(version)))
+        .iter()
+        .map(|version| (*version, FACTS.headers.get(*version)))
 }
 
 /// Why a header set is missing, as far as the build knows.

@@ -77,8 +77,8 @@ fn all_drivers(program: &Path) -> Result<Vec<(String, Report)>, String> {
     if !drivers::CAN_BE_LOADED {
         return Err("the real drivers are built for x86-64 Linux".to_owned());
     }
-    drivers::VERSIONS
-        .iter()
+    drivers::versions()
+        .into_iter()
         .map(|(version, release)| {
             let path = drivers::path(version).ok_or_else(|| {
                 format!("driver {release} ({version}): not fetched: run `cargo xtask fetch`")

@@ -6,16 +6,17 @@ use std::{path::Path, process::Command};
 
 use cuda_green_sys::{CUresult, CudaVersion, ENTRY_POINTS, SIGNATURES};
 use driver_matrix::{
-    headers::{self, COMMITTED, FACTS, GENERATED_PATH, GROWING, Header, NEWEST, VERSIONS},
+    headers::{self, COMMITTED, FACTS, GROWING, Header, VERSIONS},
     skip::{bless, skip},
 };
 
 /// The newest header, or `None` with a word on it.
 fn newest(test: &str) -> Option<&'static Header> {
-    let header = FACTS.headers.get(NEWEST);
+    let version = headers::newest();
+    let header = FACTS.headers.get(version);
     if header.is_none() {
         skip(
-            &format!("{test} with header {NEWEST}"),
+            &format!("{test} with header {version}"),
             &headers::why_missing(),
         );
     }
@@ -46,7 +47,7 @@ fn the_committed_bindings_are_those_of_the_newest_header() {
     if newest("committed bindings").is_none() {
         return;
     }
-    let generated = std::fs::read_to_string(GENERATED_PATH).unwrap();
+    let generated = std::fs::read_to_string(headers::generated_path()).unwrap();
     if bless() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda-green-sys/src/bindings.rs");
         std::fs::write(&path, &generated).unwrap();
@@ -65,8 +66,9 @@ fn the_committed_bindings_are_those_of_the_newest_header() {
         .find(|(_, (new, old))| new != old);
     assert!(
         generated == COMMITTED,
-        "cuda-green-sys/src/bindings.rs is not what header {NEWEST} gives; `cargo xtask bindings` \
-         writes it anew. First difference (line, (header, committed)): {difference:?}"
+        "cuda-green-sys/src/bindings.rs is not what header {} gives; `cargo xtask bindings` \
+         writes it anew. First difference (line, (header, committed)): {difference:?}",
+        headers::newest()
     );
 }
 
@@ -82,8 +84,9 @@ fn header_versions_sort_as_text() {
     assert!(VERSIONS.is_sorted_by_key(|text| headers::version(text)));
 }
 
-/// Constants that count the others, so that every new one changes them.
+/// Constants that count the others, so that every new one changes them, and the version itself.
 const COUNTS: &[&str] = &[
+    "CUDA_VERSION",
     "CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX",
     "CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX",
     "CUjit_option_enum::CU_JIT_NUM_OPTIONS",
@@ -160,7 +163,7 @@ fn every_function_has_the_table_s_signature_in_every_header() {
             let same = ours.len() == parameters.len()
                 && ours.iter().zip(parameters).all(|(our, their)| {
                     // Older headers name some parameters otherwise; C does not care.
-                    our.1 == their.1 && (our.0 == their.0 || version != NEWEST)
+                    our.1 == their.1 && (our.0 == their.0 || version != headers::newest())
                 });
             if !same {
                 complaints.push(format!("{symbol}: table {ours:?}, header {parameters:?}"));
@@ -176,6 +179,8 @@ fn parse(signature: &str) -> Vec<(String, String)> {
         .trim_end_matches(')')
         .split(',')
         .filter_map(|parameter| parameter.split_once(':'))
+        // How the compiler spaces tokens is no difference.
+        .map(|(name, kind)| (name, kind.replace("* ", "*")))
         .map(|(name, kind)| match kind.trim() {
             "u8" => (name.trim().to_owned(), "c_uchar".to_owned()),
             kind => (name.trim().to_owned(), kind.to_owned()),

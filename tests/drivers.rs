@@ -79,7 +79,7 @@ fn each(test: &str, check: impl Fn(CudaVersion, &Report)) {
 
 /// Calls `check` with the path of each real driver that is there and can be loaded.
 fn each_path(test: &str, check: impl Fn(CudaVersion, &Path)) {
-    for (cuda, release) in drivers::VERSIONS {
+    for (cuda, release) in drivers::versions() {
         let what = format!("{test} with driver {release} ({cuda})");
         match drivers::path(cuda) {
             None => skip(&what, "not fetched: run `cargo xtask fetch`"),
@@ -212,7 +212,6 @@ fn each_driver_s_capabilities_are_those_of_its_version() {
             .map(|(name, _)| &**name)
             .collect();
         assert_eq!(can, expected, "{cuda}");
-        assert_eq!(report.safe.capabilities.len(), 9);
         // What the version promises, the driver has.
         for (capability, symbol) in [
             ("green_contexts", "cuGreenCtxCreate"),
@@ -313,7 +312,7 @@ fn the_driver_in_the_evidence_has_exactly_the_entry_points_of_its_version() {
 
 #[test]
 fn the_variable_names_the_driver() {
-    for (cuda, release) in drivers::VERSIONS {
+    for (cuda, release) in drivers::versions() {
         let Some(path) = drivers::path(cuda) else {
             let what = format!("{DRIVER_VARIABLE} with driver {release} ({cuda})");
             skip(&what, "not fetched: run `cargo xtask fetch`");
@@ -366,8 +365,8 @@ fn each_real_driver_can_be_loaded_by_many_threads_at_once() {
 #[test]
 fn a_named_driver_that_cannot_be_loaded_is_an_error_and_nothing_else_is_tried() {
     // A real driver lies where the system's loader finds it, and must not be taken instead.
-    let Some((cuda, path)) = drivers::VERSIONS
-        .iter()
+    let Some((cuda, path)) = drivers::versions()
+        .into_iter()
         .find_map(|(cuda, _)| Some((cuda, drivers::path(cuda)?)))
     else {
         return skip(

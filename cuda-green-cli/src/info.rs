@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cuda_green::{Capabilities, CudaDevice, CudaVersion, GranularitySource};
+use cuda_green::{CudaDevice, GranularitySource};
 use serde_json::{Value, json};
 
 use crate::{
@@ -29,77 +29,11 @@ pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What a driver can have: what it is good for, since when, and whether this one has it.
-struct Feature {
-    name: &'static str,
-    what: &'static str,
-    since: CudaVersion,
-    there: bool,
-}
-
-fn features(capabilities: &Capabilities) -> Vec<Feature> {
-    let feature = |name, what, (major, minor), there| Feature {
-        name,
-        what,
-        since: CudaVersion::new(major, minor),
-        there,
-    };
-    let c = capabilities;
-    vec![
-        feature(
-            "green_contexts",
-            "partitions with SMs of their own",
-            (12, 4),
-            c.green_contexts,
-        ),
-        feature(
-            "merge",
-            "partitions of unequal sizes from one split; rebalancing",
-            (12, 5),
-            c.merge,
-        ),
-        feature(
-            "direct_streams",
-            "streams in a partition without making it current",
-            (12, 5),
-            c.direct_streams,
-        ),
-        feature(
-            "context_ids",
-            "the driver tells its own granularity",
-            (13, 0),
-            c.context_ids,
-        ),
-        feature(
-            "structured_split",
-            "any even size, exactly, with clusters kept",
-            (13, 1),
-            c.structured_split,
-        ),
-        feature(
-            "workqueues",
-            "workqueues of a partition's own",
-            (13, 1),
-            c.workqueues,
-        ),
-        feature(
-            "locality_domains",
-            "partitions within a locality domain",
-            (13, 4),
-            c.locality_domains,
-        ),
-        feature(
-            "shared_current",
-            "one green context current to several threads",
-            (13, 5),
-            c.shared_current,
-        ),
-    ]
-}
-
 fn found(device: &CudaDevice) -> anyhow::Result<Value> {
     let granularity = device.capabilities().granularity;
-    let features: serde_json::Map<String, Value> = features(device.capabilities())
+    let features: serde_json::Map<String, Value> = device
+        .capabilities()
+        .features()
         .into_iter()
         .map(|feature| {
             let found = json!({ "there": feature.there, "since": feature.since.to_string() });
@@ -144,7 +78,7 @@ fn print(device: &CudaDevice) -> anyhow::Result<()> {
         granularity.min,
         granularity.multiple
     );
-    for feature in features(capabilities) {
+    for feature in capabilities.features() {
         let (style, sign) = if feature.there {
             (GREEN, "yes")
         } else {

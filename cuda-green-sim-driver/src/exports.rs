@@ -7,7 +7,10 @@ use cuda_green_sys::*;
 use crate::door::door;
 
 macro_rules! exports {
-    ($( $name:ident($($arg:ident: $ty:ty),* $(,)?); )+) => {$(
+    ($(
+        $(#[$doc:meta])+
+        $name:ident($($arg:ident: $ty:ty),* $(,)?), since $since:tt;
+    )+) => {$(
         /// # Safety
         /// The rules of the driver's function of this name.
         #[unsafe(no_mangle)]
@@ -24,4 +27,4 @@ macro_rules! exports {
     )+};
 }
 
-cuda_green_sim::each_entry_point!(exports);
+cuda_green_sys::each_entry_point!(exports);

@@ -3,9 +3,6 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("green contexts exist on 64-bit systems only, and so does their simulation");
 
-#[macro_use]
-mod each_entry_point;
-
 mod driver;
 #[allow(non_snake_case)] // the driver's own names
 mod entry_points;

@@ -6,7 +6,7 @@
 #[path = "profile_file.rs"]
 mod file;
 
-use cuda_green_sys::CudaVersion;
+use cuda_green_sys::{CUDA_VERSION, CudaVersion};
 
 use crate::{Error, sms::SmSet};
 
@@ -92,8 +92,8 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Reads `<device>@<major>.<minor>` or `<count>x<device>@<major>.<minor>`, or the file of a path that
-    /// ends with `.toml`.
+    /// Reads `<device>@<version>` or `<count>x<device>@<version>`, where the version is `<major>.<minor>` or
+    /// `newest`, or the file of a path that ends with `.toml`.
     pub(crate) fn parse(spec: &str) -> Result<Self, Error> {
         let invalid = || Error::InvalidSpec {
             spec: spec.to_owned(),
@@ -121,14 +121,15 @@ impl Profile {
                 name: name.to_owned(),
                 known: DEVICES.iter().map(|known| known.name).collect(),
             })?;
-        let cuda_version = version
-            .parse()
-            .ok()
-            .filter(|version| cuda_versions().any(|known| known == *version))
-            .ok_or_else(|| Error::UnknownVersion {
-                version: version.to_owned(),
-                known: cuda_versions().map(|known| known.to_string()).collect(),
-            })?;
+        let mut versions = cuda_versions();
+        let cuda_version = match version {
+            "newest" => versions.last(),
+            _ => versions.find(|known| version.parse().is_ok_and(|version| *known == version)),
+        };
+        let cuda_version = cuda_version.ok_or_else(|| Error::UnknownVersion {
+            version: version.to_owned(),
+            known: cuda_versions().map(|known| known.to_string()).collect(),
+        })?;
         Ok(Self {
             device,
             device_count,
@@ -154,9 +155,11 @@ pub fn profiles() -> &'static [DeviceProfile] {
     DEVICES
 }
 
-/// The CUDA versions that any device can be combined with, oldest first: 11.4 to 13.5.
+/// The CUDA versions that any device can be combined with, oldest first: from 11.4 to that of the header
+/// that the bindings come from.
 pub fn cuda_versions() -> impl Iterator<Item = CudaVersion> {
-    [(11, 4..=8), (12, 0..=9), (13, 0..=5)]
+    const NEWEST: CudaVersion = CudaVersion::from_raw(CUDA_VERSION as i32);
+    [(11, 4..=8), (12, 0..=9), (13, 0..=NEWEST.minor())]
         .into_iter()
         .flat_map(|(major, minors)| minors.map(move |minor| CudaVersion::new(major, minor)))
 }
@@ -319,6 +322,8 @@ mod tests {
         for device in DEVICES {
             assert_eq!(device.sms().count(), device.sm_count, "{}", device.name);
             assert_eq!(device.sms().ids().len() as u32, device.sm_count);
+            // They come in pairs, and a file of the user's may not say otherwise either.
+            assert!(device.sm_count.is_multiple_of(2), "{}", device.name);
             assert!(device.min_sm_partition_size >= device.sm_coscheduled_alignment);
             assert!(!device.source.is_empty());
         }
@@ -326,7 +331,7 @@ mod tests {
 
     #[test]
     fn every_device_goes_with_every_version() {
-        assert_eq!(cuda_versions().count(), 21);
+        assert!(cuda_versions().is_sorted());
         for device in DEVICES {
             for version in cuda_versions() {
                 let spec = format!("{}@{version}", device.name);
@@ -334,13 +339,16 @@ mod tests {
             }
         }
         assert_eq!(Profile::parse("2xh200@13.0").unwrap().device_count, 2);
+        let newest = Profile::parse("h200@newest").unwrap().cuda_version;
+        assert_eq!(Some(newest), cuda_versions().last());
     }
 
     #[test]
     fn bad_specs_say_what_there_is() {
         let text = |spec| Profile::parse(spec).unwrap_err().to_string();
         assert!(text("h300@13.0").contains("h200"), "{}", text("h300@13.0"));
-        assert!(text("h200@9.0").contains("13.5"), "{}", text("h200@9.0"));
+        let newest = cuda_versions().last().unwrap().to_string();
+        assert!(text("h200@9.0").contains(&newest), "{}", text("h200@9.0"));
         assert!(text("h200@").contains("11.4"));
         for spec in [
             "",

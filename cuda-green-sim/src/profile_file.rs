@@ -76,7 +76,11 @@ fn parse(text: &str) -> Result<Profile, Wrong> {
     let cuda_version = match version.parse::<CudaVersion>() {
         Ok(version) if cuda_versions().any(|known| known == version) => version,
         _ => {
-            let reason = format!("`{version}` is no CUDA version from 11.4 to 13.5");
+            let known: Vec<String> = cuda_versions().map(|known| known.to_string()).collect();
+            let reason = format!(
+                "`{version}` is no CUDA version; there are {}",
+                known.join(", ")
+            );
             return wrong(&file.cuda_version, reason);
         }
     };
@@ -246,7 +250,7 @@ mod tests {
     #[test]
     fn each_mistake_is_told_with_its_line() {
         for (from, to, line, reason) in [
-            ("13.1", "9.1", 1, "11.4 to 13.5"),
+            ("13.1", "9.1", 1, "11.4, 11.5"),
             ("= 2\n", "= 99\n", 2, "16 devices"),
             ("= 2\n", "= many\n", 2, ""),
             ("\"big\"", "\"so big\"", 5, "letters"),

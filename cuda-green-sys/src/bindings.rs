@@ -363,6 +363,7 @@ pub struct CUdevResource_st {
     pub __bindgen_anon_1: CUdevResource_st__bindgen_ty_1,
     pub nextResource: *mut CUdevResource_st,
 }
+pub const CUDA_VERSION: u32 = 13050;
 pub const CU_MEMHOSTALLOC_PORTABLE: u32 = 1;
 pub const CU_MEMHOSTALLOC_DEVICEMAP: u32 = 2;
 pub const CU_MEMHOSTALLOC_WRITECOMBINED: u32 = 4;

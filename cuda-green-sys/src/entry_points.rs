@@ -2,8 +2,8 @@
 //!
 //! To add an entry point, add its line to the table below and regenerate the bindings
 //! (`cargo xtask bindings`). From the line come its field in [`Api`], its method, its
-//! row in [`ENTRY_POINTS`] (the loader's requests), its documentation, and its checks against every
-//! CUDA header.
+//! row in [`ENTRY_POINTS`] (the loader's requests), its documentation, its checks against every
+//! CUDA header, and the simulated driver's function, for which that crate must have a body.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
@@ -241,7 +241,13 @@ macro_rules! symbol_of {
     };
 }
 
-entry_points! {
+/// Calls a macro with the table, for what makes something of every entry point: [`Api`] here, the simulated
+/// driver's functions elsewhere. The names of the types must be in scope there: those of `std::ffi` and all
+/// of this crate. Not for users: it changes with any release.
+#[doc(hidden)]
+#[macro_export]
+#[rustfmt::skip]
+macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     // --- Driver -------------------------------------------------------------------------------
     /// Initialises the driver; must come before almost everything else. Flags must be 0.
     cuInit(Flags: c_uint), since (2, 0);
@@ -519,4 +525,6 @@ entry_points! {
     cuMemAllocFromPoolAsync(dptr: *mut CUdeviceptr, bytesize: usize, pool: CUmemoryPool, hStream: CUstream), since (11, 2);
     /// Frees in a stream's order.
     cuMemFreeAsync(dptr: CUdeviceptr, hStream: CUstream), since (11, 2);
-}
+} } }
+
+each_entry_point!(entry_points);

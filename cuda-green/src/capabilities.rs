@@ -2,36 +2,106 @@
 
 use cuda_green_sys::CudaVersion;
 
-/// What this driver and device can do. Each field says since when.
+/// One thing that a version of the driver brings, and whether this one has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Capabilities {
-    /// The driver's CUDA version, of which the rest follows.
-    pub driver: CudaVersion,
-    /// Green contexts at all: 12.4.
-    pub green_contexts: bool,
-    /// Flags of the split by count, which allow finer units: 12.5.
-    pub split_flags: bool,
-    /// One context from several resources of one split: 12.5.
-    pub merge: bool,
-    /// Streams straight from a green context, without touching the thread's current context: 12.5.
-    pub direct_streams: bool,
-    /// Ids of green contexts, and the driver's own account of its granularity: 13.0.
-    pub context_ids: bool,
-    /// The structured split, with a size of its own for each group: 13.1.
-    pub structured_split: bool,
-    /// Workqueue resources: 13.1.
-    pub workqueues: bool,
-    /// Asking a stream for its SMs: 13.1. Before, they are its context's.
-    pub stream_resources: bool,
-    /// A green context without a default stream: 13.3. Before, the flag is required.
-    pub plain_creation: bool,
-    /// Locality domains: 13.4.
-    pub locality_domains: bool,
-    /// Whether one green context may be current to several threads at once, by the documents: 13.5.
-    pub shared_current: bool,
-    /// The smallest partition and the step between sizes.
-    pub granularity: Granularity,
+pub struct Feature {
+    /// The name of its field in [`Capabilities`].
+    pub name: &'static str,
+    /// What it is good for, in a few words.
+    pub what: &'static str,
+    /// The first version of the driver that has it.
+    pub since: CudaVersion,
+    /// Whether this driver has it.
+    pub there: bool,
+}
+
+macro_rules! capabilities {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident since ($major:literal, $minor:literal): $what:literal;
+    )+) => {
+        /// What this driver and device can do. Each field says since when.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Capabilities {
+            /// The driver's CUDA version, of which the rest follows.
+            pub driver: CudaVersion,
+            $(
+                $(#[doc = $doc])+
+                #[doc = concat!("\n\nSince ", $major, ".", $minor, ".")]
+                pub $name: bool,
+            )+
+            /// The smallest partition and the step between sizes.
+            pub granularity: Granularity,
+        }
+
+        impl Capabilities {
+            /// The capabilities of a driver's version with a device of this granularity.
+            ///
+            /// ```
+            /// use cuda_green::{Capabilities, CudaVersion, Granularity};
+            ///
+            /// let granularity = Granularity::of((9, 0), None);
+            /// let old = Capabilities::of(CudaVersion::new(12, 4), granularity);
+            /// assert!(old.green_contexts && !old.merge);
+            /// ```
+            pub fn of(driver: CudaVersion, granularity: Granularity) -> Self {
+                Self {
+                    driver,
+                    $($name: driver >= CudaVersion::new($major, $minor),)+
+                    granularity,
+                }
+            }
+
+            /// All that versions of the driver bring, oldest first, and whether this one has it.
+            ///
+            /// ```
+            /// # use cuda_green::{Capabilities, CudaVersion, Granularity};
+            /// # let granularity = Granularity::of((9, 0), None);
+            /// let capabilities = Capabilities::of(CudaVersion::new(13, 0), granularity);
+            /// let newer = capabilities.features().into_iter().find(|feature| !feature.there);
+            /// assert_eq!(newer.map(|feature| feature.since), Some(CudaVersion::new(13, 1)));
+            /// ```
+            pub fn features(&self) -> Vec<Feature> {
+                vec![$(
+                    Feature {
+                        name: stringify!($name),
+                        what: $what,
+                        since: CudaVersion::new($major, $minor),
+                        there: self.$name,
+                    },
+                )+]
+            }
+        }
+    };
+}
+
+// The one table of what versions bring. `tests/versions.rs` of the workspace holds each line against the
+// headers.
+capabilities! {
+    /// Green contexts at all.
+    green_contexts since (12, 4): "partitions with SMs of their own";
+    /// Flags of the split by count, which allow finer units.
+    split_flags since (12, 5): "units of 2 SMs, where clusters are not needed";
+    /// One context from several resources of one split.
+    merge since (12, 5): "partitions of unequal sizes from one split; rebalancing";
+    /// Streams straight from a green context, without touching the thread's current context.
+    direct_streams since (12, 5): "streams in a partition without making it current";
+    /// Ids of green contexts, and the driver's own account of its granularity.
+    context_ids since (13, 0): "the driver tells its own granularity";
+    /// The structured split, with a size of its own for each group.
+    structured_split since (13, 1): "any even size, exactly, with clusters kept";
+    /// Workqueue resources.
+    workqueues since (13, 1): "workqueues of a partition's own";
+    /// Asking a stream for its SMs. Before, they are its context's.
+    stream_resources since (13, 1): "asking a stream for its SMs";
+    /// A green context without a default stream. Before, the flag is required.
+    plain_creation since (13, 3): "a green context without a default stream";
+    /// Locality domains.
+    locality_domains since (13, 4): "partitions within a locality domain";
+    /// Whether one green context may be current to several threads at once, by the documents.
+    shared_current since (13, 5): "one green context current to several threads";
 }
 
 /// The smallest partition, and the step between sizes, in SMs.
@@ -83,66 +153,26 @@ impl Granularity {
     }
 }
 
-impl Capabilities {
-    /// The capabilities of a driver's version with a device of this granularity.
-    ///
-    /// ```
-    /// use cuda_green::{Capabilities, CudaVersion, Granularity};
-    ///
-    /// let granularity = Granularity::of((9, 0), None);
-    /// let old = Capabilities::of(CudaVersion::new(12, 4), granularity);
-    /// assert!(old.green_contexts && !old.merge);
-    /// ```
-    pub fn of(driver: CudaVersion, granularity: Granularity) -> Self {
-        let since = |major, minor| driver >= CudaVersion::new(major, minor);
-        Self {
-            driver,
-            green_contexts: since(12, 4),
-            split_flags: since(12, 5),
-            merge: since(12, 5),
-            direct_streams: since(12, 5),
-            context_ids: since(13, 0),
-            structured_split: since(13, 1),
-            workqueues: since(13, 1),
-            stream_resources: since(13, 1),
-            plain_creation: since(13, 3),
-            locality_domains: since(13, 4),
-            shared_current: since(13, 5),
-            granularity,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What each version adds, written out by hand beside the function that derives it.
     #[test]
-    fn every_version_has_exactly_what_its_header_has() {
-        type Field = fn(&Capabilities) -> bool;
-        let since: [(Field, (u16, u8)); 11] = [
-            (|c| c.green_contexts, (12, 4)),
-            (|c| c.split_flags, (12, 5)),
-            (|c| c.merge, (12, 5)),
-            (|c| c.direct_streams, (12, 5)),
-            (|c| c.context_ids, (13, 0)),
-            (|c| c.structured_split, (13, 1)),
-            (|c| c.workqueues, (13, 1)),
-            (|c| c.stream_resources, (13, 1)),
-            (|c| c.plain_creation, (13, 3)),
-            (|c| c.locality_domains, (13, 4)),
-            (|c| c.shared_current, (13, 5)),
-        ];
+    fn each_feature_is_there_from_its_version_on() {
         let granularity = Granularity::of((9, 0), None);
+        let none = Capabilities::of(CudaVersion::new(11, 8), granularity);
+        let features = none.features();
+        assert!(features.is_sorted_by_key(|feature| feature.since));
+        assert!(features.iter().all(|feature| !feature.there));
         for major in 11..=14 {
             for minor in 0..=9 {
-                let capabilities = Capabilities::of(CudaVersion::new(major, minor), granularity);
-                for (index, (field, first)) in since.iter().enumerate() {
+                let version = CudaVersion::new(major, minor);
+                for feature in Capabilities::of(version, granularity).features() {
                     assert_eq!(
-                        field(&capabilities),
-                        (major, minor) >= *first,
-                        "field {index} at {major}.{minor}"
+                        feature.there,
+                        version >= feature.since,
+                        "{} at {version}",
+                        feature.name
                     );
                 }
             }

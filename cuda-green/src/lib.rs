@@ -1,4 +1,6 @@
 #![doc = include_str!("../README.md")]
+// On docs.rs, what needs a feature says so.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod capabilities;
 mod context;
@@ -19,7 +21,7 @@ mod resource;
 mod stream;
 mod sync;
 
-pub use capabilities::{Capabilities, Granularity, GranularitySource};
+pub use capabilities::{Capabilities, Feature, Granularity, GranularitySource};
 pub use context::{ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use cuda_green_sys::{self as sys, CUresult, CudaVersion, DRIVER_VARIABLE, DriverSpec};
 pub use device::{CudaDevice, CudaDeviceProperties};

@@ -306,7 +306,7 @@ fn structured() {
 
 #[test]
 fn newest() {
-    each_call_fails_once(use_it_all, "rtx5090@13.5", &CODES[..1]);
+    each_call_fails_once(use_it_all, "rtx5090@newest", &CODES[..1]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ const PROFILES: [&str; 5] = [
     "h200@12.4",
     "h200@13.0",
     "rtx5090@13.1",
-    "h200@13.5",
+    "h200@newest",
 ];
 
 /// One object of each kind, in use.

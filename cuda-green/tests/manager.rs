@@ -95,7 +95,7 @@ fn profile() -> impl Strategy<Value = &'static str> {
         "rtx5090@13.1",
         "gb10@13.0",
         "gb10@13.3",
-        "h200@13.5",
+        "h200@newest",
     ])
 }
 

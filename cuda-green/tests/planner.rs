@@ -15,7 +15,7 @@ use cuda_green::{
 /// Each device with every version in which the ways to split differ, and the newest.
 fn on_each(devices: &[&str], check: impl Fn(&CudaDevice, &str)) {
     for device in devices {
-        for version in ["12.4", "12.5", "13.0", "13.1", "13.5"] {
+        for version in ["12.4", "12.5", "13.0", "13.1", "newest"] {
             let profile = format!("{device}@{version}");
             let simulator = Sim::new(&profile).unwrap();
             let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();

@@ -220,5 +220,5 @@ fn structured() {
 
 #[test]
 fn newest() {
-    survives("h200@13.5");
+    survives("h200@newest");
 }

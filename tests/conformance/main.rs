@@ -45,7 +45,7 @@ use std::{
 
 use cuda_green::{Driver, DriverSpec, sim::Sim};
 use cuda_green_sys::{Api, CudaVersion};
-use driver_matrix::{evidence, skip};
+use driver_matrix::{evidence, skip, steps};
 use gpu::{Gpu, Seen};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
@@ -95,7 +95,8 @@ pub type Notes = BTreeMap<String, Value>;
 /// The notes of a whole run, by case.
 pub type Record = BTreeMap<String, Notes>;
 
-/// Simulated drivers on which every case must repeat and leave nothing behind.
+/// Simulated drivers on which every case must repeat and leave nothing behind: each step of the API's history,
+/// which a trial holds.
 const PROFILES: &[&str] = &[
     "t4@12.4",
     "a100@12.4",
@@ -109,7 +110,7 @@ const PROFILES: &[&str] = &[
     "rtx5090@13.1",
     "quad680@13.3",
     "2xgb10@13.4",
-    "h200@13.5",
+    "h200@newest",
 ];
 
 /// The real driver of which there are notes, and the simulated one that must agree with them.
@@ -156,7 +157,9 @@ fn main() -> ExitCode {
         };
     }
     let arguments = Arguments::from_args();
-    let mut trials = Vec::new();
+    let mut trials = vec![Trial::test("profiles/each_step_of_the_api", || {
+        Ok(steps::all_among(PROFILES)?)
+    })];
     for profile in PROFILES {
         trials.extend(cases().map(|case| {
             Trial::test(format!("{profile}/{}", case.name), move || {

@@ -26,10 +26,11 @@ use std::{
 };
 
 use cuda_green::{Driver, DriverSpec};
-use driver_matrix::{evidence, skip};
+use driver_matrix::{evidence, skip, steps};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Simulated drivers that every case runs on: each device and each step of the API's history.
+/// Simulated drivers that every case runs on: each kind of device, and each step of the API's history, which
+/// a trial holds.
 const PROFILES: &[&str] = &[
     "t4@11.4",
     "a100@12.4",
@@ -40,7 +41,9 @@ const PROFILES: &[&str] = &[
     "h200@13.1",
     "rtx5090@13.1",
     "quad680@13.1",
-    "h200@13.5",
+    "b200@13.3",
+    "gb10@13.4",
+    "h200@newest",
 ];
 
 pub type Case = (&'static str, fn(&Driver) -> cuda_green::Result<()>);
@@ -75,6 +78,9 @@ fn main() -> ExitCode {
             })
         })
         .collect();
+    trials.push(Trial::test("profiles/each_step_of_the_api", || {
+        Ok(steps::all_among(PROFILES)?)
+    }));
     let results = Results::default();
     let system = system_driver();
     match &system {

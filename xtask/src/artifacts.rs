@@ -2,7 +2,8 @@
 //! that this project did not write.
 //!
 //! Nothing of it is ever committed. To add a header set or a driver, add its row; the hash is that of
-//! the package as its registry serves it (`sha256sum`).
+//! the package as its registry serves it (`sha256sum`). The driver matrix reads this table too: which
+//! versions it covers, and which header the bindings come from, is written nowhere else.
 
 /// Where a package comes from.
 #[derive(Clone, Copy)]
@@ -88,6 +89,12 @@ pub const ARTIFACTS: &[Artifact] = &[
     driver("drivers/12.4", "sid", LIBCUDA, "550.163.01-5.1", "61d8c600721ee886aed7d7dd325c717a703447729d4ff422ea4e107ffea58463"),
     driver("drivers/12.5", "experimental", LIBCUDA, "555.58.02-4", "3f2c5cb91c88b5f6ce05c81de553ce3ff72e0772dcd07c7e0a85b8cd408b4457"),
 ];
+
+/// The CUDA versions of the header sets, oldest first. The bindings come from the last.
+pub fn headers() -> impl DoubleEndedIterator<Item = &'static str> {
+    let places = ARTIFACTS.iter().map(|artifact| artifact.place);
+    places.filter_map(|place| place.strip_prefix("headers/"))
+}
 
 const fn wheel(
     place: &'static str,

@@ -8,7 +8,7 @@
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{fetch, matrix};
+use crate::{artifacts, fetch, matrix};
 
 pub fn run() -> Result<()> {
     let shell = Shell::new()?;
@@ -27,10 +27,11 @@ pub fn run() -> Result<()> {
     let out_dir = out_dir(&output).context(
         "the root package's build script did not run: `cargo check --package driver-matrix` tells why",
     )?;
-    let generated = format!("{out_dir}/13.5.rs");
-    let text = shell
-        .read_file(&generated)
-        .context("no bindings were made: is header 13.5 or libclang missing?")?;
+    let newest = artifacts::headers().next_back().unwrap_or_default();
+    let generated = format!("{out_dir}/{newest}.rs");
+    let text = shell.read_file(&generated).with_context(|| {
+        format!("no bindings were made: is header {newest} or libclang missing?")
+    })?;
     let committed = "cuda-green-sys/src/bindings.rs";
     shell.write_file(committed, text)?;
     cmd!(shell, "rustfmt --edition 2024 {committed}").run()?;

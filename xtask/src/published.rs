@@ -43,11 +43,18 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
         )
         .run()?;
     }
-    // What is published must build from its archive alone.
-    cmd!(shell, "cargo package --quiet --allow-dirty {packages...}").run()?;
+    contents(shell)?;
+    // What is published must build from its archive alone, and the other crates from the archives of those
+    // that they need: all together, as the registry has none of them before the release.
+    cmd!(
+        shell,
+        "cargo publish --workspace --dry-run --quiet --allow-dirty"
+    )
+    .run()?;
     {
-        // As docs.rs does, where a warning shows to nobody.
+        // As docs.rs does, where a warning shows to nobody; its nightly marks what needs a feature.
         let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings --cfg docsrs");
+        let _nightly = shell.push_env("RUSTC_BOOTSTRAP", "cuda_green");
         cmd!(shell, "cargo doc --no-deps --all-features {packages...}").run()?;
     }
     minimal_versions(shell)?;
@@ -58,6 +65,58 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
     skipped.extend(semver(shell)?);
     Ok(skipped)
 }
+
+/// Checks that each archive has the licences and a README, and each manifest what the registry asks for.
+fn contents(shell: &Shell) -> Result<()> {
+    let metadata = cmd!(shell, "cargo metadata --no-deps --format-version=1").quiet();
+    let metadata: Value = serde_json::from_str(&metadata.read()?)?;
+    for name in PUBLISHED {
+        let files = cmd!(shell, "cargo package --list --allow-dirty --package={name}").quiet();
+        let files = files.read()?;
+        for file in ["LICENSE-APACHE", "LICENSE-MIT", "README.md"] {
+            let there = files.lines().any(|line| line == file);
+            ensure!(there, "{name}'s archive has no {file}");
+        }
+        let packages = metadata["packages"].as_array().into_iter().flatten();
+        let manifest = packages.into_iter().find(|package| package["name"] == name);
+        let complaint = manifest.map_or(Some("no manifest"), refused);
+        ensure!(complaint.is_none(), "{name}: {complaint:?}");
+    }
+    Ok(())
+}
+
+/// What the registry would refuse about a manifest, which a dry run does not tell.
+fn refused(manifest: &Value) -> Option<&'static str> {
+    let words = |key: &str| {
+        let list = manifest[key].as_array();
+        let words = list.into_iter().flatten().filter_map(Value::as_str);
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (keywords, categories) = (words("keywords"), words("categories"));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_+".contains(c);
+    if manifest["description"].is_null() || manifest["license"].is_null() {
+        Some("it has no description or no licence")
+    } else if keywords.len() > 5 || keywords.iter().any(|word| word.len() > 20) {
+        Some("there may be 5 keywords, of 20 characters each")
+    } else if !keywords.iter().all(|word| word.chars().all(plain)) {
+        Some("a keyword is made of letters, digits, `-`, `_` and `+`")
+    } else if categories.len() > 5 || !categories.iter().all(|c| CATEGORIES.contains(&&**c)) {
+        Some("there may be 5 categories, of those that the registry has")
+    } else {
+        None
+    }
+}
+
+/// Categories of the registry (crates.io/category_slugs) that are used here.
+const CATEGORIES: [&str; 7] = [
+    "api-bindings",
+    "command-line-utilities",
+    "concurrency",
+    "development-tools::testing",
+    "external-ffi-bindings",
+    "hardware-support",
+    "simulation",
+];
 
 /// Checks the published crates with the oldest Rust that they promise to build with, or says why not.
 /// Where as little as possible is to be skipped, rustup is asked for that toolchain first.
@@ -232,7 +291,26 @@ fn semver(shell: &Shell) -> Result<Option<String>> {
 mod tests {
     use serde_json::json;
 
-    use super::oldest;
+    use super::{oldest, refused};
+
+    #[test]
+    fn what_the_registry_refuses_is_told() {
+        let good = json!({
+            "description": "x", "license": "MIT", "keywords": ["green-context"], "categories": ["simulation"],
+        });
+        assert_eq!(refused(&good), None);
+        for (key, value) in [
+            ("description", json!(null)),
+            ("keywords", json!(["a", "b", "c", "d", "e", "f"])),
+            ("keywords", json!(["longer-than-twenty-characters"])),
+            ("keywords", json!(["green context"])),
+            ("categories", json!(["gpu"])),
+        ] {
+            let mut bad = good.clone();
+            bad[key] = value;
+            assert!(refused(&bad).is_some(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_oldest_version_is_the_requirement_itself() {

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 
 fn any_facts() -> impl Strategy<Value = DeviceFacts> {
-    let version = prop::sample::select(vec![(12, 4), (12, 5), (12, 8), (13, 0), (13, 1), (13, 5)]);
+    let features = facts(1, (9, 0), (12, 4)).capabilities.features();
+    let steps = features.iter().map(|feature| feature.since);
+    let steps: Vec<_> = steps.map(|step| (step.major(), step.minor())).collect();
+    let version = prop::sample::select(steps);
     let capability = prop::sample::select(vec![(7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)]);
     (1..=700u32, capability, version)
         .prop_map(|(sms, capability, version)| facts(sms, capability, version))
