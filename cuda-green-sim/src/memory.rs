@@ -41,6 +41,7 @@ const GREEN_CONTEXT_BYTES: u64 = (38_u64 << 20).div_ceil(7);
 /// An access to memory that is not allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{len} bytes at address {address:#x} are not in one allocation")]
+#[non_exhaustive]
 pub struct Fault {
     /// The first byte of the access.
     pub address: u64,

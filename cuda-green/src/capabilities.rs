@@ -3,7 +3,7 @@
 use cuda_green_sys::CudaVersion;
 
 /// What this driver and device can do. Each field says since when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// The driver's CUDA version, of which the rest follows.
@@ -35,7 +35,8 @@ pub struct Capabilities {
 }
 
 /// The smallest partition, and the step between sizes, in SMs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Granularity {
     /// SMs of the smallest partition.
     pub min: u32,
@@ -46,7 +47,7 @@ pub struct Granularity {
 }
 
 /// Where a [`Granularity`] was learned from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GranularitySource {
     /// The driver said so (13.0 and later).
     Driver,

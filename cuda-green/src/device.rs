@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// The facts of a device that do not change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct CudaDeviceProperties {
     /// Major and minor compute capability: `(9, 0)`.
     pub compute_capability: (u32, u32),
@@ -128,11 +129,12 @@ impl CudaDevice {
 
     /// What the planner must know.
     pub(crate) fn facts(&self) -> DeviceFacts {
-        DeviceFacts {
-            sm_count: self.inner.properties.multiprocessor_count,
-            compute_capability: self.inner.properties.compute_capability,
-            capabilities: self.inner.capabilities,
-        }
+        let properties = &self.inner.properties;
+        DeviceFacts::new(
+            properties.multiprocessor_count,
+            properties.compute_capability,
+            self.inner.capabilities,
+        )
     }
 
     /// The driver that the device belongs to.
@@ -282,11 +284,6 @@ impl CudaDevice {
         action()
     }
 
-    /// Whether two handles are of one device of one driver.
-    pub(crate) fn is(&self, other: &CudaDevice) -> bool {
-        self.driver().is(other.driver()) && self.raw() == other.raw()
-    }
-
     fn api(&self) -> &cuda_green_sys::Api {
         self.driver().api()
     }
@@ -341,6 +338,15 @@ impl Drop for Inner {
         }
     }
 }
+
+/// Whether two handles are of one device of one driver.
+impl PartialEq for CudaDevice {
+    fn eq(&self, other: &Self) -> bool {
+        self.driver() == other.driver() && self.raw() == other.raw()
+    }
+}
+
+impl Eq for CudaDevice {}
 
 impl fmt::Debug for CudaDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

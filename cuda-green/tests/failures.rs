@@ -188,7 +188,7 @@ fn use_resources(simulator: &Sim) -> Result<()> {
     assert_eq!(first.observed_sm_ids()?.len() as u32, first.sm_count());
     drop(streams);
     for context in [inner, second, first] {
-        context.close().map_err(|(_, error)| error)?;
+        context.close()?;
     }
     Ok(())
 }

@@ -277,7 +277,7 @@ fn close(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
     let manager = SmPartitionManager::on(&device)?;
     let context = manager.create_context(ContextId::Training, config(8))?;
-    let (context, error) = context.close().unwrap_err();
+    let (context, error) = context.close().unwrap_err().into_parts();
     assert!(matches!(error, Error::ContextInUse { .. }), "{error}");
     drop(manager);
     context.unwrap().close().unwrap();

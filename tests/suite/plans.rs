@@ -55,11 +55,11 @@ impl Random {
                     },
                 };
                 let cluster = clusters[self.below(clusters.len() as u32) as usize];
-                let exact = self.below(8) == 0;
-                PartitionRequest {
-                    sms,
-                    cluster,
-                    exact,
+                let request = PartitionRequest::from(sms).cluster(cluster);
+                if self.below(8) == 0 {
+                    request.exact()
+                } else {
+                    request
                 }
             })
             .collect();

@@ -117,12 +117,12 @@ impl GreenContext {
         0
     }
 
-    pub fn close(self) -> std::result::Result<(), (Option<Self>, Error)> {
+    pub fn close(self) -> Result<()> {
         match Arc::try_unwrap(self.inner) {
             Ok(_) => Ok(()),
             Err(inner) => {
                 let (id, holders) = (String::new(), Arc::strong_count(&inner));
-                Err((Some(Self { inner }), Error::ContextInUse { id, holders }))
+                Err(Error::ContextInUse { id, holders })
             }
         }
     }

@@ -18,7 +18,7 @@ pub enum EvictionPolicy {
 }
 
 /// What a model needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ModelNeeds {
     /// Bytes, at most: they are taken from the budget while it is loaded.
