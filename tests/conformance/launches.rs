@@ -6,7 +6,8 @@ use cuda_green_sys::*;
 
 use crate::{
     Case,
-    gpu::{Gpu, OK, Seen, call, count, must, said, say},
+    gpu::{Gpu, OK, Seen, SmIdsArgs, call, count, must, said, say},
+    images::{good_and_bad, image, more_good_and_bad, one_kernel},
 };
 
 pub const CASES: &[Case] = &[
@@ -21,37 +22,8 @@ pub const CASES: &[Case] = &[
     Case::new("launch/clusters_by_threads", clusters_by_threads),
 ];
 
-const HEAD: &str = ".version 6.0\n.target sm_60\n.address_size 64\n";
-
 fn images(gpu: &Gpu<'_>, seen: &mut Seen) {
-    let with = |text: &str| format!("{HEAD}{text}\0").into_bytes();
-    let plain = |text: &str| format!("{text}\0").into_bytes();
-    for (name, image) in [
-        ("nothing", plain("")),
-        ("no PTX", plain("hello")),
-        ("no kernels", with("")),
-        ("a kernel", with(".visible .entry k() { ret; }")),
-        ("wrong grammar", with(".visible .entry k( { ret; }")),
-        ("an open brace", with(".visible .entry k() { ret;")),
-        (
-            "an unknown instruction",
-            with(".visible .entry k() { hello; }"),
-        ),
-        (
-            "a future version",
-            plain(".version 99.0\n.target sm_60\n.address_size 64\n"),
-        ),
-        (
-            "a future target",
-            plain(".version 8.0\n.target sm_999\n.address_size 64\n"),
-        ),
-        (
-            "a newer target",
-            plain(".version 8.8\n.target sm_121\n.address_size 64\n"),
-        ),
-        ("no target", plain(".version 6.0\n.address_size 64\n")),
-        ("no version", plain(".target sm_60\n.address_size 64\n")),
-    ] {
+    for (name, image) in good_and_bad().into_iter().chain(more_good_and_bad()) {
         let mut module = ptr::null_mut();
         let code = call!(gpu, cuModuleLoadData(&mut module, image.as_ptr().cast()));
         seen.code(name, code);
@@ -89,7 +61,7 @@ fn images(gpu: &Gpu<'_>, seen: &mut Seen) {
 }
 
 fn functions(gpu: &Gpu<'_>, seen: &mut Seen) {
-    let image = format!("{HEAD}.visible .entry k() {{ ret; }}\n.entry hidden() {{ ret; }}\0");
+    let image = image(".visible .entry k() { ret; }\n.entry hidden() { ret; }");
     let mut module = ptr::null_mut();
     must(call!(
         gpu,
@@ -134,7 +106,7 @@ fn functions(gpu: &Gpu<'_>, seen: &mut Seen) {
 }
 
 fn wrong_handles(gpu: &Gpu<'_>, seen: &mut Seen) {
-    let image = format!("{HEAD}.visible .entry k() {{ ret; }}\0");
+    let image = one_kernel();
     let mut module = ptr::null_mut();
     let data = image.as_ptr().cast();
     seen.code(
@@ -167,12 +139,7 @@ fn wrong_handles(gpu: &Gpu<'_>, seen: &mut Seen) {
 
 /// One launch in all its dimensions.
 fn launch(gpu: &Gpu<'_>, grid: [u32; 3], block: [u32; 3], shared: u32) -> CUresult {
-    let (mut address, mut len, mut spin) = (0_u64, 0_u32, 0_u32);
-    let mut args: [*mut c_void; 3] = [
-        (&raw mut address).cast(),
-        (&raw mut len).cast(),
-        (&raw mut spin).cast(),
-    ];
+    let mut args = SmIdsArgs::new(0, 0, 0);
     let none: CUstream = ptr::null_mut();
     let code = call!(
         gpu,
@@ -186,7 +153,7 @@ fn launch(gpu: &Gpu<'_>, grid: [u32; 3], block: [u32; 3], shared: u32) -> CUresu
             block[2],
             shared,
             none,
-            args.as_mut_ptr(),
+            args.pointers().as_mut_ptr(),
             ptr::null_mut()
         )
     );
@@ -281,12 +248,8 @@ fn packed_arguments(gpu: &Gpu<'_>, seen: &mut Seen) {
 }
 
 fn wrong_arguments(gpu: &Gpu<'_>, seen: &mut Seen) {
-    let (mut address, mut len, mut spin) = (0_u64, 0_u32, 0_u32);
-    let mut args: [*mut c_void; 3] = [
-        (&raw mut address).cast(),
-        (&raw mut len).cast(),
-        (&raw mut spin).cast(),
-    ];
+    let mut args = SmIdsArgs::new(0, 0, 0);
+    let mut args = args.pointers();
     let number = ptr::without_provenance_mut::<c_void>;
     let mut buffer = [0_u64; 2];
     let mut short = 8_usize;
@@ -346,15 +309,15 @@ fn fits(gpu: &Gpu<'_>, stream: CUstream, cluster: u32, threads: u32, grid: u32) 
         gpu,
         cuOccupancyMaxActiveClusters(&mut fitting, gpu.sm_ids, &config)
     );
-    let (mut address, mut len, mut spin) = (0_u64, 0_u32, 0_u32);
-    let mut args: [*mut c_void; 3] = [
-        (&raw mut address).cast(),
-        (&raw mut len).cast(),
-        (&raw mut spin).cast(),
-    ];
+    let mut args = SmIdsArgs::new(0, 0, 0);
     let launched = call!(
         gpu,
-        cuLaunchKernelEx(&config, gpu.sm_ids, args.as_mut_ptr(), ptr::null_mut())
+        cuLaunchKernelEx(
+            &config,
+            gpu.sm_ids,
+            args.pointers().as_mut_ptr(),
+            ptr::null_mut()
+        )
     );
     must(call!(gpu, cuStreamSynchronize(stream)));
     format!("{} {fitting}, {}", say(occupancy), say(launched))
@@ -508,15 +471,15 @@ fn cluster_shapes(gpu: &Gpu<'_>, seen: &mut Seen) {
             numAttrs: 2,
             ..Default::default()
         };
-        let (mut address, mut len, mut spin) = (0_u64, 0_u32, 0_u32);
-        let mut args: [*mut c_void; 3] = [
-            (&raw mut address).cast(),
-            (&raw mut len).cast(),
-            (&raw mut spin).cast(),
-        ];
+        let mut args = SmIdsArgs::new(0, 0, 0);
         let code = call!(
             gpu,
-            cuLaunchKernelEx(&config, gpu.sm_ids, args.as_mut_ptr(), ptr::null_mut())
+            cuLaunchKernelEx(
+                &config,
+                gpu.sm_ids,
+                args.pointers().as_mut_ptr(),
+                ptr::null_mut()
+            )
         );
         seen.code(format!("{dims:?}"), code);
         must(call!(gpu, cuStreamSynchronize(stream)));

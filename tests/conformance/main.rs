@@ -24,6 +24,7 @@ mod driver;
 mod events;
 mod gpu;
 mod graphs;
+mod images;
 mod launches;
 mod libraries;
 mod memory;
