@@ -9,6 +9,7 @@ mod attributes;
 mod capture;
 mod capture_calls;
 mod context;
+mod descriptors;
 mod device;
 mod events;
 mod functions;
@@ -22,6 +23,7 @@ mod modules;
 mod peers;
 mod pools;
 mod resources;
+mod splits;
 mod streams;
 mod virtual_memory;
 mod workqueues;
@@ -49,12 +51,13 @@ use crate::{
 };
 
 use capture::Capture;
+use descriptors::Descriptor;
 use events::Event;
 use graphs::{Graph, GraphExec};
 use green::Green;
 use libraries::{Library, LibraryKernel};
 use modules::{Function, Module};
-use resources::{Descriptor, Resource};
+use resources::Resource;
 use streams::Stream;
 
 /// Handles are made up of a driver's number, a running number and a kind, and never point to anything.
