@@ -6,6 +6,7 @@ compile_error!("green contexts exist on 64-bit systems only, and so does their s
 #[macro_use]
 mod each_entry_point;
 
+mod clusters;
 mod driver;
 #[allow(non_snake_case)] // the driver's own names
 mod entry_points;

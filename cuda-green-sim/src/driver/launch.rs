@@ -11,8 +11,8 @@ use super::{
     require,
 };
 use crate::{
+    clusters::{clusters, largest_cluster},
     raw::{Answer, Arg, Raw},
-    split::{clusters, largest_cluster},
 };
 
 /// Blocks of clusters that an SM holds at most: 8 where 16 blocks of 128 threads would fit (measured on

@@ -131,7 +131,11 @@ impl Driver {
     }
 
     /// The SMs that a client's struct stands for.
-    pub(super) fn lookup(&self, state: &State, c: &CUdevResource) -> Result<Arc<Resource>, CUresult> {
+    pub(super) fn lookup(
+        &self,
+        state: &State,
+        c: &CUdevResource,
+    ) -> Result<Arc<Resource>, CUresult> {
         if c.type_ != CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM {
             return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_TYPE);
         }

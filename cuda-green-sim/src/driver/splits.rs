@@ -106,9 +106,8 @@ impl Driver {
             granularity.unit
         };
         let split = state.new_handle(self.number, Kind::Split);
-        let mut part = |sms, alignment, origin| {
-            self.part(&mut state, &whole, sms, alignment, 0, origin)
-        };
+        let mut part =
+            |sms, alignment, origin| self.part(&mut state, &whole, sms, alignment, 0, origin);
         nb_groups.set(parts.groups.len() as u32)?;
         for (index, group) in parts.groups.into_iter().enumerate() {
             result.set_at(index, part(group, alignment, Origin::Group(split)))?;
