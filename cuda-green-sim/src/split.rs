@@ -63,7 +63,8 @@ impl EqualSplit {
             joined,
         } = granularity;
         let unit = unit.max(1);
-        // In a part of a device, no two groups begin in the same chunk (measured on an H200, driver 580: 11 groups at most in 100 SMs of 11 chunks).
+        // In a part of a device, no two groups begin in the same chunk (measured on an H200, driver 580: 11
+        // groups at most in 100 SMs of 11 chunks).
         let units = if part {
             sms.chunks_of(unit)
         } else {

@@ -242,9 +242,9 @@ impl GreenContext {
             .map_or(std::ptr::null_mut(), Partition::green)
     }
 
-    /// The raw context, for [libraries that take one](crate::guide::foreign_libraries): it belongs to this object and must not be destroyed
-    /// (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may be current to one thread at a
-    /// time; [`activate`](Self::activate) keeps to that by itself.
+    /// The raw context, for [libraries that take one](crate::guide::foreign_libraries): it belongs to this
+    /// object and must not be destroyed (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may
+    /// be current to one thread at a time; [`activate`](Self::activate) keeps to that by itself.
     ///
     /// # Errors
     /// [`Error::Driver`].
