@@ -37,7 +37,7 @@ pub use partition_graph::PartitionGraph;
 pub use partition_stream::PartitionStream;
 pub use rebalance::RebalanceHint;
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
-pub use verify::Verification;
+pub use verify::{Miscount, Overlap, Verification};
 
 use crate::{
     Capabilities, ContextGuard, CudaDevice, Error, GreenContext, MemoryBudget, Result, guard,

@@ -58,7 +58,7 @@ impl ContextPriority {
     }
 }
 
-/// What a context is to have.
+/// What a context is to have. In a literal, `..GreenContextConfig::default()` takes in what later versions add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GreenContextConfig {
     /// SMs, at least; what it really got is [`GreenContext::sm_count`](crate::GreenContext::sm_count). Plays no

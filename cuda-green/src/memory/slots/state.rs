@@ -17,7 +17,7 @@ pub enum EvictionPolicy {
     BestFit,
 }
 
-/// What a model needs.
+/// What a model needs. In a literal, `..ModelNeeds::default()` takes in what later versions add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ModelNeeds {
