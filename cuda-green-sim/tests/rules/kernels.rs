@@ -108,3 +108,51 @@ fn a_kernel_that_panics_is_a_failed_launch() {
     let code = unsafe { client.api.cuCtxSynchronize().unwrap() };
     assert_eq!(code, CUresult::CUDA_ERROR_LAUNCH_FAILED);
 }
+
+/// Three dimensions that do not even multiply are as wrong as any.
+#[test]
+fn shapes_beyond_all_numbers_are_refused() {
+    let client = Client::new("h200@13.0");
+    let (module, function) = client.function(c"custom");
+    let most = u32::MAX;
+    let mut attribute = CUlaunchAttribute {
+        id: CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        ..Default::default()
+    };
+    let config = |block: u32, attrs: *mut CUlaunchAttribute| CUlaunchConfig {
+        gridDimX: 1,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: block,
+        blockDimY: block,
+        blockDimZ: block,
+        attrs,
+        numAttrs: u32::from(!attrs.is_null()),
+        ..Default::default()
+    };
+    let mut address = 0_u64;
+    let mut args: [*mut c_void; 1] = [(&raw mut address).cast()];
+    let mut go = |config: CUlaunchConfig| {
+        let (params, none) = (args.as_mut_ptr(), ptr::null_mut());
+        let launched = call!(client, cuLaunchKernelEx(&config, function, params, none));
+        let mut fitting = 0;
+        let counted = call!(
+            client,
+            cuOccupancyMaxActiveClusters(&mut fitting, function, &config)
+        );
+        (launched, counted)
+    };
+    let refused = (INVALID_VALUE, INVALID_VALUE);
+    assert_eq!(go(config(most, ptr::null_mut())), refused);
+    // The product of these is 0 in 64 bits.
+    assert_eq!(go(config(1 << 22, ptr::null_mut())), refused);
+    attribute.value.clusterDim = CUlaunchAttributeValue_union__bindgen_ty_1 {
+        x: most,
+        y: most,
+        z: most,
+    };
+    let refused = CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE;
+    assert_eq!(go(config(1, &mut attribute)), (refused, refused));
+    ok!(client, cuModuleUnload(module));
+    client.finish();
+}
