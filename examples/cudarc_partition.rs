@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Parser;
-use cuda_green::{ContextId, Driver, PartitionMode, SmPartitionManager};
+use cuda_green::{ContextId, Driver, PartitionMode, SmPartitionManager, kernels};
 use cudarc::{
     driver::{CudaContext, LaunchConfig, PushKernelArg, sys},
     nvrtc::Ptx,
@@ -24,8 +24,6 @@ struct Args {
     #[arg(long)]
     out: Option<PathBuf>,
 }
-
-const KERNELS: &str = include_str!("../cuda-green/src/kernels/kernels.ptx");
 
 /// More than any device has.
 const IDS: usize = 4096;
@@ -64,7 +62,7 @@ pub fn run(out: Option<&Path>) -> Result<(), Box<dyn Error + Send + Sync>> {
     let partitioned = manager.allocation_status().mode == PartitionMode::Partitioned;
     let theirs = CudaContext::new(device.ordinal() as usize)?;
     let kernel = theirs
-        .load_module(Ptx::from_src(KERNELS))?
+        .load_module(Ptx::from_src(kernels::PTX))?
         .load_function("cuda_green_sm_ids")?;
     let mut figures = Map::new();
     for id in ContextId::ALL {

@@ -140,7 +140,8 @@ fn partitions(device: &CudaDevice) -> anyhow::Result<Vec<Finding>> {
             mend: None,
         });
     }
-    for (one, other, sms) in &verified.overlaps {
+    for overlap in &verified.overlaps {
+        let ([one, other], sms) = (&overlap.between, &overlap.sms);
         findings.push(Finding {
             grade: Grade::Bad,
             what: format!("partitions {one} and {other} ran on {} SMs both", sms.len()),
@@ -149,7 +150,8 @@ fn partitions(device: &CudaDevice) -> anyhow::Result<Vec<Finding>> {
             ),
         });
     }
-    for (index, says, seen) in &verified.miscounted {
+    for miscount in &verified.miscounted {
+        let (index, says, seen) = (miscount.id, miscount.sm_count, miscount.observed);
         findings.push(Finding {
             grade: Grade::Bad,
             what: format!("partition {index} has {says} SMs, but ran on {seen}"),

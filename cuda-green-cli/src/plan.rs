@@ -78,6 +78,7 @@ fn call(call: &SplitCall) -> String {
             let flag = if *fine { ", co-scheduling ignored" } else { "" };
             format!("cuDevSmResourceSplitByCount into {groups} groups of {min_count}{flag}")
         }
+        other => format!("{other:?}"),
     }
 }
 

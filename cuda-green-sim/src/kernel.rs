@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -55,6 +56,17 @@ pub struct Launch<'a> {
     pub(crate) args: &'a [Vec<u8>],
     pub(crate) memory: &'a Mutex<Memory>,
     pub(crate) fault: Cell<Option<Fault>>,
+}
+
+impl fmt::Debug for Launch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launch")
+            .field("name", &self.name)
+            .field("grid", &self.grid)
+            .field("block", &self.block)
+            .field("sm_ids", &self.sm_ids)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Launch<'_> {

@@ -3,6 +3,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("green contexts exist on 64-bit systems only, and so does their simulation");
 
+mod clusters;
 mod driver;
 #[allow(non_snake_case)] // the driver's own names
 mod entry_points;

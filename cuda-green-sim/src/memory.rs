@@ -1,30 +1,26 @@
-//! Device memory, pinned host memory and pools: addresses, contents and accounting.
+//! Device memory, pinned host memory and pools: addresses and accounting. What is in them is below.
 //!
 //! Contents are kept in pages that exist once something is written, so that allocating 8 GiB costs
 //! nothing. Memory that was never written reads as zero. An address is never given out twice, so that
 //! a use after free is always found.
 
+mod contents;
+mod host;
 pub(crate) mod mapped;
 mod pages;
 mod pools;
 
-use std::{
-    alloc::Layout,
-    collections::{BTreeMap, HashMap},
-    ptr::NonNull,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use cuda_green_sys::CUresult;
 
-use self::{
-    mapped::{Access, Mapped},
-    pages::Pages,
-};
+use self::{host::HostBlock, mapped::Mapped, pages::Pages};
 use crate::{
     injection::Fill,
     live::{self, MadeAt},
     raw::Answer,
 };
+pub(crate) use contents::About;
 pub(crate) use pools::Pool;
 
 /// The first device address: above everything a host process can map, so that host and device
@@ -41,6 +37,7 @@ const GREEN_CONTEXT_BYTES: u64 = (38_u64 << 20).div_ceil(7);
 /// An access to memory that is not allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{len} bytes at address {address:#x} are not in one allocation")]
+#[non_exhaustive]
 pub struct Fault {
     /// The first byte of the access.
     pub address: u64,
@@ -55,21 +52,6 @@ struct Allocation {
     pages: Pages,
     made_at: MadeAt,
 }
-
-/// One pinned block of host memory: the driver's, or the client's own.
-struct HostBlock {
-    start: NonNull<u8>,
-    len: usize,
-    /// What the driver allocated it with; `None` where it is the client's own.
-    layout: Option<Layout>,
-    device: usize,
-    made_at: MadeAt,
-}
-
-// SAFETY: the block is plain memory, which is the driver's or was lent to it by the client until it is
-// unregistered; every access goes through the lock around `Memory`, except the client's own, which is the
-// client's business as with a real driver.
-unsafe impl Send for HostBlock {}
 
 struct DeviceMemory {
     total: u64,
@@ -265,253 +247,6 @@ impl Memory {
             .ok_or(full)?;
         Ok(address)
     }
-
-    /// Whether the range lies in one allocation, in one pinned block of the host, or in addresses that are
-    /// mapped one after the other.
-    pub(crate) fn check(&self, address: u64, len: u64) -> Result<(), Fault> {
-        self.places(address, len, Access::Read).map(drop)
-    }
-
-    /// Where a range lies: the parts that it is made of, in order, and how long each is.
-    fn places(&self, address: u64, len: u64, access: Access) -> Result<Vec<(Place, usize)>, Fault> {
-        let fault = Fault { address, len };
-        let inside = |base: u64, size: u64| {
-            let offset = address.checked_sub(base)?;
-            (offset.checked_add(len)? <= size).then_some(offset)
-        };
-        if let Some((base, allocation)) = self.allocations.range(..=address).next_back()
-            && let Some(offset) = inside(*base, allocation.len)
-        {
-            let store = Store::Allocation(*base);
-            return Ok(vec![(Place::Device { store, offset }, len as usize)]);
-        }
-        if let Some((base, block)) = self.host.range(..=address).next_back()
-            && let Some(offset) = inside(*base, block.len as u64)
-        {
-            let at = block.start.as_ptr().wrapping_add(offset as usize);
-            return Ok(vec![(Place::Host { at }, len as usize)]);
-        }
-        let parts = self.mapped.parts(address, len, access).ok_or(fault)?;
-        let place = |(handle, offset, len): (u64, u64, u64)| {
-            let store = Store::Physical(handle);
-            (Place::Device { store, offset }, len as usize)
-        };
-        Ok(parts.into_iter().map(place).collect())
-    }
-
-    fn pages(&self, store: Store) -> Option<&Pages> {
-        match store {
-            Store::Allocation(base) => self.allocations.get(&base).map(|found| &found.pages),
-            Store::Physical(handle) => self.mapped.pages(handle),
-        }
-    }
-
-    fn pages_mut(&mut self, store: Store) -> Option<&mut Pages> {
-        match store {
-            Store::Allocation(base) => self
-                .allocations
-                .get_mut(&base)
-                .map(|found| &mut found.pages),
-            Store::Physical(handle) => self.mapped.pages_mut(handle),
-        }
-    }
-
-    /// Reads simulated memory.
-    pub(crate) fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Fault> {
-        let mut to = to;
-        for (place, len) in self.places(address, to.len() as u64, Access::Read)? {
-            let (part, rest) = to.split_at_mut(len);
-            to = rest;
-            match place {
-                Place::Device { store, offset } => {
-                    if let Some(pages) = self.pages(store) {
-                        pages.read(offset, part);
-                    }
-                }
-                // SAFETY: the range lies in a pinned block, which lives until it leaves the map.
-                Place::Host { at } => unsafe {
-                    at.copy_to_nonoverlapping(part.as_mut_ptr(), len);
-                },
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes simulated memory.
-    pub(crate) fn write(&mut self, address: u64, from: &[u8]) -> Result<(), Fault> {
-        let mut from = from;
-        for (place, len) in self.places(address, from.len() as u64, Access::Write)? {
-            let (part, rest) = from.split_at(len);
-            from = rest;
-            match place {
-                Place::Device { store, offset } => {
-                    if let Some(pages) = self.pages_mut(store) {
-                        pages.write(offset, part);
-                    }
-                }
-                // SAFETY: as in `read`.
-                Place::Host { at } => unsafe {
-                    at.copy_from_nonoverlapping(part.as_ptr(), len);
-                },
-            }
-        }
-        Ok(())
-    }
-
-    /// Sets memory to a byte; whole pages of it cost nothing.
-    pub(crate) fn fill(&mut self, address: u64, byte: u8, len: u64) -> Result<(), Fault> {
-        for (place, len) in self.places(address, len, Access::Write)? {
-            match place {
-                Place::Device { store, offset } => {
-                    if let Some(pages) = self.pages_mut(store) {
-                        pages.fill(offset, byte, len);
-                    }
-                }
-                // SAFETY: as in `read`.
-                Place::Host { at } => unsafe { at.write_bytes(byte, len) },
-            }
-        }
-        Ok(())
-    }
-
-    /// What an address is in, as `cuPointerGetAttribute` tells it.
-    pub(crate) fn about(&self, address: u64) -> Option<About> {
-        let places = self.places(address, 1, Access::Ask).ok()?;
-        Some(match places.first()?.0 {
-            Place::Host { .. } => {
-                let (base, block) = self.host.range(..=address).next_back()?;
-                About {
-                    on_host: true,
-                    device: block.device,
-                    base: *base,
-                    len: block.len as u64,
-                    pool: None,
-                }
-            }
-            Place::Device { store, .. } => match store {
-                Store::Allocation(base) => {
-                    let found = self.allocations.get(&base)?;
-                    About {
-                        on_host: false,
-                        device: found.device,
-                        base,
-                        len: found.len,
-                        pool: found.pool,
-                    }
-                }
-                Store::Physical(handle) => self.mapped.about(address, handle)?,
-            },
-        })
-    }
-
-    /// Takes in memory of the client's own, up to `unregister`. Two registrations must not overlap.
-    pub(crate) fn register(&mut self, device: usize, start: NonNull<u8>, len: usize) -> Answer {
-        let address = start.as_ptr().expose_provenance() as u64;
-        let end = address.saturating_add(len as u64);
-        let before = self.host.range(..end).next_back();
-        let over = before.filter(|(base, block)| *base + block.len as u64 > address);
-        match over.map(|(_, block)| block.layout) {
-            None => {}
-            // The driver's own memory is pinned already (measured on an H200, driver 580).
-            Some(Some(_)) => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
-            Some(None) => return Err(CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED),
-        }
-        self.host.insert(
-            address,
-            HostBlock {
-                start,
-                len,
-                layout: None,
-                device,
-                made_at: MadeAt::now(),
-            },
-        );
-        Ok(())
-    }
-
-    /// By its start. An address within a block, or of the driver's own, is a wrong value (measured on an H200,
-    /// driver 580).
-    pub(crate) fn unregister(&mut self, address: u64) -> Answer {
-        match self.host.range(..=address).next_back() {
-            Some((base, block)) if *base == address && block.layout.is_none() => {
-                self.host.remove(&address);
-                Ok(())
-            }
-            Some((base, block)) if address - base < block.len as u64 => {
-                Err(CUresult::CUDA_ERROR_INVALID_VALUE)
-            }
-            _ => Err(CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED),
-        }
-    }
-
-    /// Allocates real host memory, zeroed and aligned to a page.
-    pub(crate) fn allocate_host(&mut self, device: usize, len: usize) -> Result<u64, CUresult> {
-        let layout = Layout::from_size_align(len.max(1), 4096)
-            .map_err(|_| CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
-        // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
-            .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
-        let address = start.as_ptr().expose_provenance() as u64;
-        self.host.insert(
-            address,
-            HostBlock {
-                start,
-                len: layout.size(),
-                layout: Some(layout),
-                device,
-                made_at: MadeAt::now(),
-            },
-        );
-        Ok(address)
-    }
-
-    /// Frees pinned memory. What is never freed stays allocated for good, even after the driver is
-    /// gone, because the client may still hold a pointer to it.
-    pub(crate) fn free_host(&mut self, address: u64) -> Answer {
-        let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
-        let layout = self.host.get(&address).and_then(|block| block.layout);
-        let layout = layout.ok_or(invalid)?;
-        let block = self.host.remove(&address).ok_or(invalid)?;
-        // SAFETY: the block came from the allocator with this layout, and leaves the map here, so it
-        // is freed once.
-        unsafe { std::alloc::dealloc(block.start.as_ptr(), layout) };
-        Ok(())
-    }
-
-    /// Forgets a device's pinned blocks, whose context is gone, without freeing them. Gives the calls that
-    /// made them.
-    pub(crate) fn abandon_host(&mut self, device: usize) -> Vec<MadeAt> {
-        let mut made = Vec::new();
-        self.host.retain(|_, block| {
-            let stays = block.device != device;
-            if !stays {
-                made.push(block.made_at);
-            }
-            stays
-        });
-        made
-    }
-}
-
-enum Place {
-    Device { store: Store, offset: u64 },
-    Host { at: *mut u8 },
-}
-
-/// Where device memory has its contents.
-#[derive(Clone, Copy)]
-enum Store {
-    Allocation(u64),
-    Physical(u64),
-}
-
-/// What an address is in.
-pub(crate) struct About {
-    pub(crate) on_host: bool,
-    pub(crate) device: usize,
-    pub(crate) base: u64,
-    pub(crate) len: u64,
-    pub(crate) pool: Option<u64>,
 }
 
 /// What an allocation costs.
@@ -523,84 +258,4 @@ fn accounted(len: u64) -> Result<u64, CUresult> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{pages::PAGE, pools::POOL_STEP, *};
-    use proptest::prelude::*;
-
-    const GIB: u64 = 1 << 30;
-    const MIB: u64 = 1 << 20;
-
-    #[test]
-    fn contents_are_lazy_and_exact() {
-        let mut memory = Memory::new([16 * GIB]);
-        let address = memory.allocate(0, 8 * GIB).unwrap();
-        let mut bytes = [1; 4];
-        memory.read(address + 5 * GIB, &mut bytes).unwrap();
-        assert_eq!(bytes, [0; 4]);
-        memory.write(address + PAGE - 2, &[1, 2, 3, 4]).unwrap();
-        memory.read(address + PAGE - 2, &mut bytes).unwrap();
-        assert_eq!(bytes, [1, 2, 3, 4]);
-        memory.fill(address, 7, 3 * PAGE).unwrap();
-        memory.read(address + PAGE - 2, &mut bytes).unwrap();
-        assert_eq!(bytes, [7; 4]);
-        assert!(memory.read(address + 8 * GIB - 2, &mut bytes).is_err());
-        memory.free(address).unwrap();
-        assert!(memory.read(address, &mut bytes).is_err());
-        assert_eq!(memory.info(0), (16 * GIB, 16 * GIB));
-        assert_eq!(memory.live_bytes(&|_| true), 0);
-        memory.each_live(&|_| true, &mut |kind, _| panic!("a {kind} is left"));
-    }
-
-    /// Bytes that a pool of this limit gives out in blocks of 1 MiB, as measured on an H200, driver 580.
-    #[test]
-    fn pool_limits_are_the_measured_ones() {
-        for (asked, given) in [
-            (1, 32),
-            (31, 32),
-            (32, 32),
-            (33, 64),
-            (64, 64),
-            (100, 128),
-            (256, 256),
-        ] {
-            let mut memory = Memory::new([GIB]);
-            memory.create_pool(1, 0, asked * MIB);
-            let mut blocks = 0;
-            while memory.allocate_from_pool(1, MIB).is_ok() {
-                blocks += 1;
-            }
-            assert_eq!(blocks, given, "{asked} MiB");
-        }
-    }
-
-    #[test]
-    fn a_destroyed_pool_gives_its_memory_back_at_the_last_free() {
-        let mut memory = Memory::new([GIB]);
-        memory.create_pool(1, 0, 0);
-        let address = memory.allocate_from_pool(1, 5).unwrap();
-        assert_eq!(memory.info(0).0, GIB - POOL_STEP);
-        memory.destroy_pool(1).unwrap();
-        assert!(memory.allocate_from_pool(1, 5).is_err());
-        assert_eq!(memory.info(0).0, GIB - POOL_STEP);
-        memory.free(address).unwrap();
-        assert_eq!(memory.info(0).0, GIB);
-    }
-
-    proptest! {
-        #[test]
-        fn bytes_come_back_as_they_were_written(
-            writes in prop::collection::vec((0_u64..200_000, prop::collection::vec(any::<u8>(), 0..300)), 1..20),
-        ) {
-            let mut memory = Memory::new([GIB]);
-            let base = memory.allocate(0, 200_300).unwrap();
-            let mut model = vec![0_u8; 200_300];
-            for (offset, bytes) in &writes {
-                memory.write(base + offset, bytes).unwrap();
-                model[*offset as usize..*offset as usize + bytes.len()].copy_from_slice(bytes);
-            }
-            let mut all = vec![1; model.len()];
-            memory.read(base, &mut all).unwrap();
-            prop_assert_eq!(all, model);
-        }
-    }
-}
+mod tests;

@@ -3,7 +3,6 @@
 //! SM counts, compute capabilities and names are what the real drivers report. What only the H200 was
 //! measured for, and what other devices take over from it, is said in the table.
 
-#[path = "profile_file.rs"]
 mod file;
 
 use cuda_green_sys::{CUDA_VERSION, CudaVersion};

@@ -23,18 +23,6 @@ const GLOBAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_
 const THREAD: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 const RELAXED: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
 
-macro_rules! call {
-    ($client:expr, $name:ident($($arg:expr),* $(,)?)) => {
-        unsafe { $client.api.$name($($arg),*) }.unwrap()
-    };
-}
-
-macro_rules! ok {
-    ($client:expr, $name:ident($($arg:expr),* $(,)?)) => {
-        assert_eq!(call!($client, $name($($arg),*)), OK)
-    };
-}
-
 fn begin(client: &Client, stream: CUstream) {
     ok!(client, cuStreamBeginCapture_v2(stream, GLOBAL));
 }

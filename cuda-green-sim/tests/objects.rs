@@ -9,18 +9,6 @@ use std::{ffi::c_void, ptr};
 use client::*;
 use cuda_green_sys::*;
 
-macro_rules! call {
-    ($client:expr, $name:ident($($arg:expr),* $(,)?)) => {
-        unsafe { $client.api.$name($($arg),*) }.unwrap()
-    };
-}
-
-macro_rules! ok {
-    ($client:expr, $name:ident($($arg:expr),* $(,)?)) => {
-        assert_eq!(call!($client, $name($($arg),*)), OK)
-    };
-}
-
 fn library(client: &Client, image: &std::ffi::CStr) -> Result<CUlibrary, CUresult> {
     let (mut library, none) = (ptr::null_mut(), ptr::null_mut());
     let image = image.as_ptr().cast();

@@ -10,7 +10,8 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use crate::{CudaVersion, bindings::*};
 
 /// One entry point of the driver API.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct EntryPoint {
     /// The exported C symbol, with the suffix of its ABI: `cuMemAlloc_v2`.
     pub symbol: &'static CStr,
@@ -42,7 +43,7 @@ pub enum Absence {
 }
 
 /// An entry point was called that the loaded driver lacks.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq, Hash)]
 #[error(
     "{} needs a driver of CUDA {} or later; this one speaks CUDA {driver}{}",
     entry_point.name(),
@@ -54,6 +55,7 @@ pub enum Absence {
         Absence::NotFound => "",
     }
 )]
+#[non_exhaustive]
 pub struct MissingEntryPoint {
     /// What was called.
     pub entry_point: &'static EntryPoint,

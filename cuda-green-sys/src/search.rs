@@ -25,6 +25,7 @@ pub const DRIVER_VARIABLE: &str = "CUDA_GREEN_DRIVER";
 /// # Ok::<(), cuda_green_sys::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum DriverSpec {
     /// The system's driver, wherever this platform keeps it.
     #[default]
@@ -88,7 +89,8 @@ impl FromStr for DriverSpec {
 }
 
 /// An operating system, as far as the driver's place depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Platform {
     /// Linux and other systems with `dlopen`; the Windows Subsystem for Linux among them.
     Unix,

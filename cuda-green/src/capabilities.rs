@@ -3,7 +3,7 @@
 use cuda_green_sys::CudaVersion;
 
 /// One thing that a version of the driver brings, and whether this one has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Feature {
     /// The name of its field in [`Capabilities`].
@@ -22,7 +22,7 @@ macro_rules! capabilities {
         $name:ident since ($major:literal, $minor:literal): $what:literal;
     )+) => {
         /// What this driver and device can do. Each field says since when.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub struct Capabilities {
             /// The driver's CUDA version, of which the rest follows.
@@ -105,7 +105,8 @@ capabilities! {
 }
 
 /// The smallest partition, and the step between sizes, in SMs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Granularity {
     /// SMs of the smallest partition.
     pub min: u32,
@@ -116,7 +117,7 @@ pub struct Granularity {
 }
 
 /// Where a [`Granularity`] was learned from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GranularitySource {
     /// The driver said so (13.0 and later).
     Driver,

@@ -1,15 +1,18 @@
 //! Green contexts: a share of the GPU's SMs, with what belongs to it.
 
+mod close;
 mod config;
 mod explicit;
 mod memory;
 mod partition;
 mod seat;
+mod sm_ids;
 
 use std::{fmt, sync::Arc};
 
 use cuda_green_sys::{CUcontext, CUgreenCtx};
 
+pub use close::CloseError;
 pub use config::{ContextPriority, GreenContextConfig};
 pub use explicit::WorkqueueIsolation;
 use explicit::Workqueues;
@@ -17,8 +20,8 @@ use memory::Memory;
 pub(crate) use partition::{Partition, Seat};
 
 use crate::{
-    ContextGuard, CudaDevice, Driver, Error, Event, GpuMemoryPool, LaunchConfig, Result, Stream,
-    StreamOptions, resource::SmResource,
+    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions,
+    resource::SmResource,
 };
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
@@ -250,79 +253,6 @@ impl GreenContext {
         partition::wait(self.driver(), green, event)
     }
 
-    /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a
-    /// stream of its own, and each block notes the SM it finds itself on. Takes about a millisecond on
-    /// an idle GPU; waits for what runs there otherwise.
-    ///
-    /// # Errors
-    /// [`Error::Driver`], [`Error::OutOfMemory`].
-    pub fn observed_sm_ids(&self) -> Result<Vec<u32>> {
-        /// More ids than any device has SMs.
-        const IDS: usize = 4096;
-        /// Long enough that no SM takes a second block before each has had its first.
-        const SPIN_NS: u32 = 50_000;
-        let stream = self.create_stream()?;
-        let pool = GpuMemoryPool::on(self.device(), (IDS * 4) as u64)?;
-        let counts = pool.allocate(IDS * 4)?;
-        counts.fill(0)?;
-        let kernel = self
-            .device()
-            .kernels()?
-            .function(self.driver(), crate::kernels::SM_IDS)?;
-        // Blocks of 1024 threads fit once or twice on an SM, so these are several rounds over all SMs.
-        let blocks = self.device().properties().multiprocessor_count * 8;
-        let config = LaunchConfig::linear(blocks, 1024);
-        // SAFETY: the kernel takes a pointer to `IDS` counters, their number, and a time; the buffer
-        // outlives the launch, which is waited for.
-        unsafe {
-            stream.launch_raw(
-                kernel,
-                &config,
-                &[&counts.address(), &(IDS as u32), &SPIN_NS],
-            )?
-        };
-        stream.synchronize()?;
-        let mut bytes = vec![0u8; IDS * 4];
-        counts.copy_to(&mut bytes)?;
-        let seen = bytes
-            .chunks_exact(4)
-            .zip(0u32..)
-            .filter(|(count, _)| count.iter().any(|byte| *byte != 0));
-        Ok(seen.map(|(_, id)| id).collect())
-    }
-
-    /// Waits for its work and destroys it.
-    ///
-    /// # Errors
-    /// [`Error::ContextInUse`] with the context where clones, streams or guards still hold it, forgotten
-    /// guards too; [`Error::ContextIsCurrent`] with it where foreign code made it current to this thread (what
-    /// other threads have current, the driver does not tell: whatever activates it through this crate holds
-    /// it); or the driver's refusal. The context comes back unless the driver has destroyed it.
-    pub fn close(self) -> Result<(), (Option<Self>, Error)> {
-        let in_use = |holders| Error::ContextInUse {
-            id: "to be closed".into(),
-            holders,
-        };
-        if self.holders() == 1 && self.inner.taken() == 0 {
-            match self.inner.is_current() {
-                Ok(false) => {}
-                Ok(true) => return Err((Some(self), Error::ContextIsCurrent)),
-                Err(error) => return Err((Some(self), error)),
-            }
-        }
-        match Arc::try_unwrap(self.inner) {
-            Ok(inner) if inner.taken() > 0 => {
-                let (forgotten, inner) = (inner.taken(), Arc::new(inner));
-                Err((Some(Self { inner }), in_use(forgotten)))
-            }
-            Ok(mut inner) => inner.destroy().map_err(|error| (None, error)),
-            Err(inner) => {
-                let holders = Arc::strong_count(&inner) - 1;
-                Err((Some(Self { inner }), in_use(holders)))
-            }
-        }
-    }
-
     /// The raw green context; null in single-context mode. Not to be destroyed by the caller.
     pub fn raw(&self) -> CUgreenCtx {
         self.inner
@@ -331,9 +261,9 @@ impl GreenContext {
             .map_or(std::ptr::null_mut(), Partition::green)
     }
 
-    /// The raw context, for [libraries that take one](crate::guide::foreign_libraries): it belongs to this object and must not be destroyed
-    /// (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may be current to one thread at a
-    /// time; [`activate`](Self::activate) keeps to that by itself.
+    /// The raw context, for [libraries that take one](crate::guide::foreign_libraries): it belongs to this
+    /// object and must not be destroyed (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may
+    /// be current to one thread at a time; [`activate`](Self::activate) keeps to that by itself.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -409,40 +339,6 @@ impl ContextInner {
     fn taken(&self) -> usize {
         let partition = self.partition.as_ref();
         partition.map_or(0, |partition| partition.seats.taken())
-    }
-
-    /// Waits for the work in it and destroys the driver's objects.
-    fn destroy(&mut self) -> Result<()> {
-        self.partition
-            .take()
-            .map_or(Ok(()), |partition| partition.destroy(&self.device))
-    }
-
-    /// Whether it is current to this thread.
-    fn is_current(&self) -> Result<bool> {
-        let Some(partition) = &self.partition else {
-            return Ok(false); // the primary context is not ours to destroy
-        };
-        let mut current = std::ptr::null_mut();
-        // SAFETY: the pointer is valid for the one handle that is written.
-        let result = unsafe { self.driver.api().cuCtxGetCurrent(&mut current) };
-        self.driver.check("cuCtxGetCurrent", result)?;
-        Ok(partition.has_context(current))
-    }
-}
-
-impl Drop for ContextInner {
-    fn drop(&mut self) {
-        if self.taken() == 0 && matches!(self.is_current(), Ok(true)) {
-            // Foreign code made it current. Destroyed, it would stay so as a dangling handle (measured): no
-            // context is better. One whose guard was forgotten is not destroyed at all.
-            // SAFETY: null is allowed.
-            let result = unsafe { self.driver.api().cuCtxSetCurrent(std::ptr::null_mut()) };
-            self.driver.check_in_drop("cuCtxSetCurrent", result);
-        }
-        if let Err(error) = self.destroy() {
-            log::error!("destroying a green context: {error}");
-        }
     }
 }
 

@@ -1,24 +1,26 @@
 //! One GPU: its facts, and its primary context, which everything else lives in.
 
-use std::{
-    ffi::{CStr, c_int},
-    fmt,
-    ops::RangeInclusive,
-    sync::Arc,
-};
+mod facts;
+mod primary;
 
-use cuda_green_sys::{CUcontext, CUdevResourceType, CUdevice, CUdevice_attribute, CUresult};
+use std::{ffi::c_int, fmt, sync::Arc};
+
+use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute};
+
+use facts::{attribute, granularity, name};
+use primary::Primary;
 
 use crate::{
-    Capabilities, ContextPriority, Driver, Error, Granularity, Result, kernels,
+    Capabilities, Driver, Error, Granularity, Result, kernels,
     module::RawModule,
     once::Once,
     planner::DeviceFacts,
-    resource::{Owner, SmResource, WorkqueueResource, query, sm_fields},
+    resource::{Owner, SmResource, WorkqueueResource, query},
 };
 
 /// The facts of a device that do not change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct CudaDeviceProperties {
     /// Major and minor compute capability: `(9, 0)`.
     pub compute_capability: (u32, u32),
@@ -50,18 +52,6 @@ struct Inner {
     primary: Once<Primary>,
     kernels: Once<RawModule>,
 }
-
-/// A retain of the primary context.
-struct Primary {
-    context: CUcontext,
-    /// Least and greatest stream priority; lower numbers come first.
-    priorities: (c_int, c_int),
-}
-
-// SAFETY: the context handle is an opaque token that the driver accepts from every thread.
-unsafe impl Send for Primary {}
-// SAFETY: as above; nothing is changed through a shared reference.
-unsafe impl Sync for Primary {}
 
 impl CudaDevice {
     /// The device of this ordinal on the process's driver ([`Driver::load`]).
@@ -128,11 +118,12 @@ impl CudaDevice {
 
     /// What the planner must know.
     pub(crate) fn facts(&self) -> DeviceFacts {
-        DeviceFacts {
-            sm_count: self.inner.properties.multiprocessor_count,
-            compute_capability: self.inner.properties.compute_capability,
-            capabilities: self.inner.capabilities,
-        }
+        let properties = &self.inner.properties;
+        DeviceFacts::new(
+            properties.multiprocessor_count,
+            properties.compute_capability,
+            self.inner.capabilities,
+        )
     }
 
     /// The driver that the device belongs to.
@@ -195,17 +186,6 @@ impl CudaDevice {
         self.inner.handle
     }
 
-    /// The primary context's raw handle, retained until the last handle of this device is dropped.
-    ///
-    /// Not to be destroyed or reset by anyone.
-    ///
-    /// # Errors
-    /// [`Error::Driver`].
-    #[doc(alias = "cuDevicePrimaryCtxRetain")]
-    pub fn raw_primary_context(&self) -> Result<CUcontext> {
-        Ok(self.primary()?.context)
-    }
-
     /// All SMs of the device, as the driver describes them.
     ///
     /// # Errors
@@ -227,104 +207,14 @@ impl CudaDevice {
         WorkqueueResource::config_of(self, Owner::Device(self.raw()))
     }
 
-    /// The stream priorities that the device offers, as the driver's numbers: lower ones come first. 0 to -5
-    /// on an H200 (measured).
-    ///
-    /// # Errors
-    /// [`Error::Driver`].
-    #[doc(alias = "cuCtxGetStreamPriorityRange")]
-    pub fn stream_priorities(&self) -> Result<RangeInclusive<c_int>> {
-        let (least, greatest) = self.primary()?.priorities;
-        Ok(greatest..=least)
-    }
-
-    /// The number for a priority within what the device offers: lower numbers come first.
-    ///
-    /// # Errors
-    /// [`Error::Driver`].
-    #[doc(alias = "cuCtxGetStreamPriorityRange")]
-    pub fn stream_priority(&self, priority: ContextPriority) -> Result<c_int> {
-        let (least, greatest) = self.primary()?.priorities;
-        Ok(priority.within(least, greatest))
-    }
-
     /// The crate's own kernels, loaded once per device.
     pub(crate) fn kernels(&self) -> Result<&RawModule> {
         let load = || RawModule::load(self, kernels::PTX);
         self.inner.kernels.get_or_make(load)
     }
 
-    /// Runs something with the primary context current, and puts back what was.
-    pub(crate) fn with_primary<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
-        let context = self.primary()?.context;
-        self.with_current(context, action)
-    }
-
-    /// Runs something with a context current, and puts back what was, panics included.
-    pub(crate) fn with_current<T>(
-        &self,
-        context: CUcontext,
-        action: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
-        struct Pushed<'a>(&'a Driver);
-        impl Drop for Pushed<'_> {
-            fn drop(&mut self) {
-                let mut popped = std::ptr::null_mut();
-                // SAFETY: the pointer is valid for the one handle that is written.
-                let result = unsafe { self.0.api().cuCtxPopCurrent_v2(&mut popped) };
-                self.0.check_in_drop("cuCtxPopCurrent", result);
-            }
-        }
-        // SAFETY: the caller holds the object whose context this is.
-        let result = unsafe { self.api().cuCtxPushCurrent_v2(context) };
-        self.driver().check("cuCtxPushCurrent", result)?;
-        let _pushed = Pushed(self.driver());
-        action()
-    }
-
-    /// Whether two handles are of one device of one driver.
-    pub(crate) fn is(&self, other: &CudaDevice) -> bool {
-        self.driver().is(other.driver()) && self.raw() == other.raw()
-    }
-
     fn api(&self) -> &cuda_green_sys::Api {
         self.driver().api()
-    }
-
-    fn primary(&self) -> Result<&Primary> {
-        self.inner.primary.get_or_make(|| self.retain())
-    }
-
-    fn retain(&self) -> Result<Primary> {
-        let mut context = std::ptr::null_mut();
-        // SAFETY: the pointer is valid for the one handle that is written.
-        let result = unsafe {
-            self.api()
-                .cuDevicePrimaryCtxRetain(&mut context, self.raw())
-        };
-        self.driver().check("cuDevicePrimaryCtxRetain", result)?;
-        let (mut least, mut greatest) = (0, 0);
-        let range = self.with_current(context, || {
-            // SAFETY: both pointers are valid for the one integer each that is written.
-            let result = unsafe {
-                self.api()
-                    .cuCtxGetStreamPriorityRange(&mut least, &mut greatest)
-            };
-            self.driver().check("cuCtxGetStreamPriorityRange", result)
-        });
-        match range {
-            Ok(()) => Ok(Primary {
-                context,
-                priorities: (least, greatest),
-            }),
-            Err(error) => {
-                // SAFETY: this gives back the retain above, which nothing else knows of.
-                let result = unsafe { self.api().cuDevicePrimaryCtxRelease_v2(self.raw()) };
-                self.driver()
-                    .check_in_drop("cuDevicePrimaryCtxRelease", result);
-                Err(error)
-            }
-        }
     }
 }
 
@@ -342,6 +232,15 @@ impl Drop for Inner {
     }
 }
 
+/// Whether two handles are of one device of one driver.
+impl PartialEq for CudaDevice {
+    fn eq(&self, other: &Self) -> bool {
+        self.driver() == other.driver() && self.raw() == other.raw()
+    }
+}
+
+impl Eq for CudaDevice {}
+
 impl fmt::Debug for CudaDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CudaDevice")
@@ -349,49 +248,5 @@ impl fmt::Debug for CudaDevice {
             .field("ordinal", &self.ordinal())
             .field("name", &self.name())
             .finish()
-    }
-}
-
-fn attribute(driver: &Driver, device: CUdevice, which: CUdevice_attribute) -> Result<u32> {
-    let mut value = 0;
-    // SAFETY: the pointer is valid for the one integer that is written.
-    let result = unsafe { driver.api().cuDeviceGetAttribute(&mut value, which, device) };
-    driver.check("cuDeviceGetAttribute", result)?;
-    Ok(u32::try_from(value).unwrap_or(0))
-}
-
-fn name(driver: &Driver, device: CUdevice) -> Result<String> {
-    let mut name = [0u8; 256];
-    // SAFETY: the buffer is as long as said, and the driver ends what it writes with a NUL.
-    let result = unsafe {
-        driver
-            .api()
-            .cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device)
-    };
-    driver.check("cuDeviceGetName", result)?;
-    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
-    Ok(name.to_string_lossy().into_owned())
-}
-
-/// The granularity that the driver reports, or as the inner error why the device has no green contexts.
-fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u32, u32), String>> {
-    let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-    match query(driver, Owner::Device(device), kind) {
-        Ok(resource) => {
-            let sms = sm_fields(&resource);
-            Ok(Ok((sms.minSmPartitionSize, sms.smCoscheduledAlignment)))
-        }
-        Err(Error::MissingEntryPoint(_)) => Ok(Err(format!(
-            "green contexts need a driver of CUDA 12.4 or later; this one speaks CUDA {}",
-            driver.version()
-        ))),
-        // A driver that has the call may still refuse the device: old architectures, some virtual GPUs.
-        Err(Error::Driver {
-            code: CUresult::CUDA_ERROR_NOT_SUPPORTED,
-            ..
-        }) => Ok(Err(
-            "the driver says that this device does not support green contexts".to_owned(),
-        )),
-        Err(error) => Err(error),
     }
 }

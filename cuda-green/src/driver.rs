@@ -172,11 +172,6 @@ impl Driver {
         &self.inner.api
     }
 
-    /// Whether two handles are of one driver; objects of different drivers must never meet.
-    pub(crate) fn is(&self, other: &Driver) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-    }
-
     /// Initialises the driver once. A failure is not remembered, since a device may come later.
     fn init(&self) -> Result<()> {
         let mut initialised = self
@@ -256,6 +251,15 @@ impl Driver {
         }
     }
 }
+
+/// Whether two handles are of one driver: objects of different drivers must never meet.
+impl PartialEq for Driver {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+impl Eq for Driver {}
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

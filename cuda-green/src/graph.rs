@@ -176,8 +176,7 @@ impl GraphExec {
     }
 
     fn check_stream(&self, stream: &Stream) -> Result<()> {
-        let (own, other) = (&self.device, stream.device());
-        if own.driver().is(other.driver()) && own.raw() == other.raw() {
+        if self.device == *stream.device() {
             Ok(())
         } else {
             Err(Error::ForeignStream)

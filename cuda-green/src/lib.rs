@@ -22,7 +22,9 @@ mod stream;
 mod sync;
 
 pub use capabilities::{Capabilities, Feature, Granularity, GranularitySource};
-pub use context::{ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation};
+pub use context::{
+    CloseError, ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation,
+};
 pub use cuda_green_sys::{self as sys, CUresult, CudaVersion, DRIVER_VARIABLE, DriverSpec};
 pub use device::{CudaDevice, CudaDeviceProperties};
 pub use driver::Driver;
@@ -31,8 +33,9 @@ pub use event::Event;
 pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
 pub use manager::{
-    AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, PartitionGraph,
-    PartitionMode, PartitionStream, RebalanceHint, SmPartitionManager, StreamHome, Verification,
+    AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount, Overlap,
+    PartitionGraph, PartitionMode, PartitionStream, RebalanceHint, SmPartitionManager, StreamHome,
+    Verification,
 };
 #[cfg(feature = "metrics")]
 pub use memory::MemoryExporter;
@@ -53,15 +56,19 @@ pub use stream::{Stream, StreamOptions, StreamPriority};
 #[cfg(feature = "test-utils")]
 pub use cuda_green_sim as sim;
 
+// What users may rely on: values and handles go from thread to thread, a recording stays where it is made,
+// and errors can be put into any box. A guard is not `Send`, which its documentation tests.
 const _: () = {
     const fn send_sync<T: Send + Sync>() {}
     send_sync::<Driver>();
     send_sync::<CudaDevice>();
-    send_sync::<GreenContext>();
-    send_sync::<SmPartitionManager>();
-    send_sync::<Stream>();
     send_sync::<SmResource>();
     send_sync::<WorkqueueResource>();
+    send_sync::<GreenContext>();
+    send_sync::<SmPartitionManager>();
+    send_sync::<AllocationStatus>();
+    send_sync::<planner::Plan>();
+    send_sync::<Stream>();
     send_sync::<PartitionStream>();
     send_sync::<Event>();
     send_sync::<GraphExec>();
@@ -73,6 +80,12 @@ const _: () = {
     send_sync::<TypedBuffer<f32>>();
     send_sync::<PinnedBuffer<f32>>();
     send_sync::<MemoryBudget>();
+    send_sync::<MemoryReport>();
     send_sync::<ModelSlots<GpuBuffer>>();
-    send_sync::<Error>();
+    send_sync::<ModelLease<GpuBuffer>>();
+    const fn send<T: Send>() {}
+    send::<Graph>();
+    const fn error<T: std::error::Error + Send + Sync + 'static>() {}
+    error::<Error>();
+    error::<CloseError>();
 };

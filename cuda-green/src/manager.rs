@@ -37,7 +37,7 @@ pub use partition_graph::PartitionGraph;
 pub use partition_stream::PartitionStream;
 pub use rebalance::RebalanceHint;
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
-pub use verify::Verification;
+pub use verify::{Miscount, Overlap, Verification};
 
 use crate::{
     Capabilities, ContextGuard, CudaDevice, Error, GreenContext, MemoryBudget, Result, guard,
@@ -95,7 +95,7 @@ impl SmPartitionManager {
     /// A manager of a given device.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// As [`with_ids`](Self::with_ids).
     pub fn on(device: &CudaDevice) -> Result<Self> {
         Self::with_ids(device)
     }
@@ -105,7 +105,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// A manager whose contexts have names of the caller's own kind.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// None as it is: all that the driver must be asked for, the device has been. A driver that must be asked
+    /// for more may fail here.
     pub fn with_ids(device: &CudaDevice) -> Result<Self> {
         Ok(Self::of(
             device,
@@ -116,6 +117,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
 
     /// A manager that uses nothing newer than this CUDA version, whatever the driver can do: for tests of
     /// the ways of older drivers on a newer one.
+    ///
+    /// # Errors
+    /// As [`with_ids`](Self::with_ids).
     #[cfg(feature = "test-utils")]
     pub fn as_of(device: &CudaDevice, version: CudaVersion) -> Result<Self> {
         let capabilities = Capabilities::of(

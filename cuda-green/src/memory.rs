@@ -1,8 +1,9 @@
 //! GPU memory under exact limits: budgets, pools, buffers, pressure.
 //!
-//! `budget` counts bytes in a `tree` of limits; `core` has the driver's memory (`backing`, through `supply`) and
-//! knows what of it is free (`heap`, and `depot` where threads meet); `seat` puts a thread's blocks at hand (`cache`, one for each `shard`) between the two,
-//! and `fence` keeps what streams still use out of it. `pool` is all that in one for users.
+//! `budget` counts bytes in a `tree` of limits; `core` has the driver's memory (`backing`, through `supply`)
+//! and knows what of it is free (`heap`, and `depot` where threads meet); `seat` puts a thread's blocks at
+//! hand (`cache`, one for each `shard`) between the two, and `fence` keeps what streams still use out of it.
+//! `pool` is all that in one for users.
 
 mod backing;
 mod budget;

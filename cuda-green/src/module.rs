@@ -143,7 +143,16 @@ impl Kernel {
 }
 
 /// The shape of a launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// ```
+/// use cuda_green::LaunchConfig;
+///
+/// let lines = LaunchConfig::linear(512, 256);
+/// let tiles = LaunchConfig::new([64, 8, 1], [16, 16, 1]).shared_bytes(16 << 10);
+/// # let _ = (lines, tiles);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct LaunchConfig {
     /// Blocks in x, y and z.
     pub grid: [u32; 3],
@@ -154,12 +163,26 @@ pub struct LaunchConfig {
 }
 
 impl LaunchConfig {
+    /// So many blocks, each of so many threads, both in x, y and z.
+    pub const fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
+        Self {
+            grid,
+            block,
+            shared_bytes: 0,
+        }
+    }
+
     /// So many blocks of so many threads, in one dimension.
     pub const fn linear(blocks: u32, threads: u32) -> Self {
+        Self::new([blocks, 1, 1], [threads, 1, 1])
+    }
+
+    /// The same with so many bytes of dynamic shared memory for each block.
+    #[must_use]
+    pub const fn shared_bytes(self, shared_bytes: u32) -> Self {
         Self {
-            grid: [blocks, 1, 1],
-            block: [threads, 1, 1],
-            shared_bytes: 0,
+            shared_bytes,
+            ..self
         }
     }
 }

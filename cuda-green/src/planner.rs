@@ -23,7 +23,7 @@ mod request;
 mod structured;
 mod units;
 
-pub use candidates::{GroupCount, plans};
+pub use candidates::GroupCount;
 pub(crate) use choose::{Choice, Piece, State, available, choose};
 pub(crate) use demands::Demands;
 pub use facts::DeviceFacts;
@@ -33,6 +33,34 @@ pub use plan::{Group, Part, Plan, PlannedPartition, RefusedPlan, SplitCall, Spli
 pub(crate) use refusal::of_all_plans;
 pub use request::{PartitionRequest, SmRequest};
 pub(crate) use structured::whole_in_units;
+
+use crate::Result;
+
+/// The plans that meet the requests, best first: where the driver refuses one for reasons of topology
+/// (`CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`, 915), the next is to be tried.
+///
+/// The order: a structured split into units that merge, so that they can change hands later, or straight into
+/// the sizes (13.1); merged units of the device's own size, then fine ones if exact sizes are demanded
+/// (12.5); groups of splits within splits (12.4, and later ones where a demanded cluster needs it).
+///
+/// # Errors
+/// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for requests that contradict each other;
+/// [`Error::ClusterUnavailable`](crate::Error::ClusterUnavailable) where only a demanded cluster is in the
+/// way; [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) where only the device's units are;
+/// [`Error::InsufficientSms`](crate::Error::InsufficientSms) where the requests exceed the device or no plan
+/// can meet them; what `count_groups` fails with.
+pub fn plans(
+    facts: &DeviceFacts,
+    requests: &[PartitionRequest],
+    count_groups: &GroupCount<'_>,
+) -> Result<Vec<Plan>> {
+    let demands = Demands::of(facts, requests)?;
+    let plans = candidates::all(facts, &demands, count_groups)?;
+    if plans.is_empty() {
+        return Err(refusal::reason(facts, &demands, count_groups)?);
+    }
+    Ok(plans)
+}
 
 #[cfg(test)]
 mod tests;

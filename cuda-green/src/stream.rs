@@ -112,7 +112,7 @@ impl Stream {
     /// Its priority as the driver has it; lower numbers come first.
     ///
     /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::Driver`].
     #[doc(alias = "cuStreamGetPriority")]
     pub fn priority(&self) -> Result<c_int> {
         let mut priority = 0;
@@ -142,7 +142,7 @@ impl Stream {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver): a shape that does not fit, or an earlier fault.
+    /// [`Error::Driver`]: a shape that does not fit, or an earlier fault.
     ///
     /// # Safety
     /// The arguments are those of the kernel, in number, type and order; what they point to is valid for
@@ -205,7 +205,7 @@ impl Stream {
     /// Records the work so far in an event.
     ///
     /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::Driver`].
     #[doc(alias = "cuEventRecord")]
     pub fn record(&self, event: &Event) -> Result<()> {
         // SAFETY: both are live, as their owners are borrowed.
@@ -216,7 +216,7 @@ impl Stream {
     /// Makes the work to come wait for an event, on the GPU; the host does not wait.
     ///
     /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::Driver`].
     #[doc(alias = "cuStreamWaitEvent")]
     pub fn wait(&self, event: &Event) -> Result<()> {
         // SAFETY: both are live, as their owners are borrowed; 0 is the only flag.
@@ -231,7 +231,7 @@ impl Stream {
     /// Waits for all work in it.
     ///
     /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver), also for a fault of the work itself.
+    /// [`Error::Driver`], also for a fault of the work itself.
     #[doc(alias = "cuStreamSynchronize")]
     pub fn synchronize(&self) -> Result<()> {
         // SAFETY: the stream is live.
@@ -242,7 +242,7 @@ impl Stream {
     /// Whether all work in it is done.
     ///
     /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver), also for a fault of the work itself.
+    /// [`Error::Driver`], also for a fault of the work itself.
     #[doc(alias = "cuStreamQuery")]
     pub fn is_done(&self) -> Result<bool> {
         // SAFETY: the stream is live.

@@ -15,12 +15,10 @@ use std::{
 use cuda_green::{
     CaptureMode, ContextId, Driver, Error, Event, GreenContext, GreenContextConfig, HandOff,
     LaunchConfig, Module, PartitionGraph, RebalanceHint, Result, SmPartitionManager, SmResource,
-    SmSplit, StreamOptions, WorkqueueIsolation, WorkqueueScope,
+    SmSplit, StreamOptions, WorkqueueIsolation, WorkqueueScope, kernels,
     sim::{Injection, LiveObjects, Sim},
     sys::CUresult,
 };
-
-const KERNELS: &str = include_str!("../src/kernels/kernels.ptx");
 
 /// A refusal of each kind that the library might treat in its own way, and one that stays.
 const CODES: [CUresult; 8] = [
@@ -48,8 +46,8 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
     device.free_memory()?;
     let manager = SmPartitionManager::on(&device)?;
     manager.init_quad_partition()?;
-    let module = Module::load_ptx(&device, KERNELS)?;
-    let kernel = module.kernel("cuda_green_burn")?;
+    let module = Module::load_ptx(&device, kernels::PTX)?;
+    let kernel = module.kernel(kernels::BURN)?;
     let mut streams = Vec::new();
     let mut buffers = Vec::new();
     for id in ContextId::ALL {
@@ -191,7 +189,7 @@ fn use_resources(simulator: &Sim) -> Result<()> {
     assert_eq!(first.observed_sm_ids()?.len() as u32, first.sm_count());
     drop(streams);
     for context in [inner, second, first] {
-        context.close().map_err(|(_, error)| error)?;
+        context.close()?;
     }
     Ok(())
 }

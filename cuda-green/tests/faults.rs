@@ -9,12 +9,10 @@ use std::any::Any;
 
 use cuda_green::{
     ContextGuard, ContextId, Driver, Error, Event, GpuMemoryPool, HandOff, LaunchConfig,
-    ModelNeeds, ModelSlots, Module, PinnedBuffer, RebalanceHint, SmPartitionManager,
+    ModelNeeds, ModelSlots, Module, PinnedBuffer, RebalanceHint, SmPartitionManager, kernels,
     sim::{Injection, Sim},
     sys::CUresult,
 };
-
-const KERNELS: &str = include_str!("../src/kernels/kernels.ptx");
 
 const PROFILES: [&str; 5] = [
     "t4@11.4",
@@ -77,8 +75,8 @@ fn world(simulator: &Sim) -> World {
     };
     let load = |pool: &GpuMemoryPool| pool.allocate(1 << 20);
     let lease = slots.get_or_load("model", needs, load).unwrap();
-    let module = Module::load_ptx(&device, KERNELS).unwrap();
-    let kernel = module.kernel("cuda_green_burn").unwrap();
+    let module = Module::load_ptx(&device, kernels::PTX).unwrap();
+    let kernel = module.kernel(kernels::BURN).unwrap();
     context.observed_sm_ids().unwrap(); // loads the crate's own module
     let timed = Event::timed(&device).unwrap();
     stream.record(&timed).unwrap();
@@ -142,7 +140,7 @@ fn after_a_kernel_crashed_everything_ends_in_any_order() {
     for profile in PROFILES {
         for number in 0..60 {
             let simulator = Sim::new(profile).unwrap();
-            simulator.register_kernel("cuda_green_burn", |launch| {
+            simulator.register_kernel(kernels::BURN, |launch| {
                 let _ = launch.write(0xdead_0000, &[1]);
             });
             // On a thread of its own, whose end is part of it: something is current there.
@@ -153,8 +151,8 @@ fn after_a_kernel_crashed_everything_ends_in_any_order() {
                         manager,
                         stream,
                     } = world(&simulator);
-                    let module = Module::load_ptx(manager.device(), KERNELS).unwrap();
-                    let kernel = module.kernel("cuda_green_burn").unwrap();
+                    let module = Module::load_ptx(manager.device(), kernels::PTX).unwrap();
+                    let kernel = module.kernel(kernels::BURN).unwrap();
                     let shape = LaunchConfig::linear(1, 32);
                     // SAFETY: the kernel takes an address and a number; that it crashes is the point.
                     let launched = unsafe { stream.launch(&kernel, &shape, &[&0u64, &1u32]) };

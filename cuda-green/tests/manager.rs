@@ -56,10 +56,9 @@ fn request() -> impl Strategy<Value = PartitionRequest> {
     ];
     let cluster = prop::sample::select(vec![1, 1, 1, 1, 1, 1, 2, 4, 8, 3]);
     let request = (sms, cluster, prop::bool::weighted(0.1));
-    request.prop_map(|(sms, cluster, exact)| PartitionRequest {
-        sms,
-        cluster,
-        exact,
+    request.prop_map(|(sms, cluster, exact)| {
+        let request = PartitionRequest::from(sms).cluster(cluster);
+        if exact { request.exact() } else { request }
     })
 }
 

@@ -9,10 +9,10 @@ use std::{
 };
 
 use cuda_green::{
-    Driver, Error, GreenContextConfig, Kernel, LaunchConfig, Module, SmPartitionManager, sim::Sim,
+    Driver, Error, GreenContextConfig, Kernel, LaunchConfig, Module, SmPartitionManager, kernels,
+    sim::Sim,
 };
 
-const KERNELS: &str = include_str!("../src/kernels/kernels.ptx");
 const THREADS: usize = 4;
 const STEPS: usize = 400;
 
@@ -107,17 +107,17 @@ impl World {
 fn nobody_gets_what_another_has(profile: &str) {
     let simulator = Sim::new(profile).unwrap();
     let _nothing_is_left = simulator.leak_guard();
-    simulator.register_kernel("cuda_green_burn", |launch| {
+    simulator.register_kernel(kernels::BURN, |launch| {
         SEEN.with_borrow_mut(|seen| {
             seen.clear();
             seen.extend_from_slice(launch.sm_ids());
         });
     });
     let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
-    let module = Module::load_ptx(&device, KERNELS).unwrap();
+    let module = Module::load_ptx(&device, kernels::PTX).unwrap();
     let world = World {
         manager: SmPartitionManager::with_ids(&device).unwrap(),
-        kernel: module.kernel("cuda_green_burn").unwrap(),
+        kernel: module.kernel(kernels::BURN).unwrap(),
         ledger: (0..1024).map(|_| AtomicUsize::new(0)).collect(),
     };
     std::thread::scope(|scope| {

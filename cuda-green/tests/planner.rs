@@ -3,13 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
+mod clusters;
+
 use std::collections::BTreeSet;
 
+use clusters::largest_cluster;
+
 use cuda_green::{
-    CudaDevice, Driver, Error, GreenContextConfig, Kernel, Module, SmPartitionManager,
+    CudaDevice, Driver, Error, GreenContextConfig, Kernel, Module, SmPartitionManager, kernels,
     planner::{PartitionRequest as R, Plan, SplitStrategy},
     sim::{Injection, Sim},
-    sys::{self, CUresult},
+    sys::CUresult,
 };
 
 /// Each device with every version in which the ways to split differ, and the newest.
@@ -41,9 +45,9 @@ impl<'a> Checker<'a> {
         Self {
             profile,
             manager: SmPartitionManager::with_ids(device).unwrap(),
-            kernel: Module::load_ptx(device, include_str!("../src/kernels/kernels.ptx"))
+            kernel: Module::load_ptx(device, kernels::PTX)
                 .unwrap()
-                .kernel("cuda_green_burn")
+                .kernel(kernels::BURN)
                 .unwrap(),
             made: 0.into(),
         }
@@ -131,42 +135,13 @@ impl<'a> Checker<'a> {
 impl Checker<'_> {
     /// A promised cluster runs: the driver's occupancy calculation has none smaller.
     fn clusters_run(&self, plan: &Plan) {
-        let device = self.manager.device();
         for (id, planned) in plan.partitions.iter().enumerate() {
             if planned.max_cluster == 1 {
                 continue;
             }
-            let stream = self
-                .manager
-                .get_context(id)
-                .unwrap()
-                .create_stream()
-                .unwrap();
-            let config = sys::CUlaunchConfig {
-                gridDimX: 1024,
-                gridDimY: 1,
-                gridDimZ: 1,
-                blockDimX: 128,
-                blockDimY: 1,
-                blockDimZ: 1,
-                hStream: stream.raw(),
-                ..Default::default()
-            };
-            let mut largest = 0;
-            // SAFETY: the output is valid, kernel and stream are live, and there are no attributes.
-            let result = unsafe {
-                device.driver().api().cuOccupancyMaxPotentialClusterSize(
-                    &mut largest,
-                    self.kernel.raw(),
-                    &config,
-                )
-            };
-            result.unwrap().ok().unwrap();
-            assert!(
-                largest as u32 >= planned.max_cluster,
-                "{}: {plan:?}",
-                self.profile
-            );
+            let context = self.manager.get_context(id).unwrap();
+            let largest = largest_cluster(&self.kernel, &context).unwrap();
+            assert!(largest >= planned.max_cluster, "{}: {plan:?}", self.profile);
         }
     }
 }

@@ -15,11 +15,9 @@ use std::{
 
 use cuda_green::{
     ContextId, Driver, Error, GreenContext, HandOff, Kernel, LaunchConfig, Module, PartitionStream,
-    RebalanceHint, SmPartitionManager, Stream,
+    RebalanceHint, SmPartitionManager, Stream, kernels,
     sim::{BlockCost, Sim},
 };
-
-const KERNELS: &str = include_str!("../src/kernels/kernels.ptx");
 
 thread_local! {
     /// The SMs of this thread's last launch: a simulated kernel runs where it is launched.
@@ -144,7 +142,7 @@ fn survives(profile: &str) {
     let (launched, ran) = (AtomicU64::new(0), std::sync::Arc::new(AtomicU64::new(0)));
     {
         let ran = ran.clone();
-        simulator.register_kernel("cuda_green_burn", move |launch| {
+        simulator.register_kernel(kernels::BURN, move |launch| {
             ran.fetch_add(1, Ordering::Relaxed);
             SEEN.with_borrow_mut(|seen| {
                 seen.clear();
@@ -159,8 +157,8 @@ fn survives(profile: &str) {
     let manager = SmPartitionManager::on(&device).unwrap();
     manager.init_quad_partition().unwrap();
     let promises = promises(&manager);
-    let kernel = Module::load_ptx(&device, KERNELS).unwrap();
-    let kernel = kernel.kernel("cuda_green_burn").unwrap();
+    let kernel = Module::load_ptx(&device, kernels::PTX).unwrap();
+    let kernel = kernel.kernel(kernels::BURN).unwrap();
     let load = Load {
         kernel: &kernel,
         promises: &promises,

@@ -12,6 +12,11 @@ fn each_device_has_its_own_partitions() -> Result<()> {
     assert!(driver.is_simulated());
     assert_eq!(driver.device_count()?, 2);
     let devices = [driver.device(0)?, driver.device(1)?];
+    assert_eq!(devices[0], driver.device(0)?);
+    assert_ne!(devices[0], devices[1]);
+    let elsewhere = Driver::open(&"sim:2xh200@13.0".parse()?)?;
+    assert_ne!(driver, elsewhere);
+    assert_ne!(devices[0], elsewhere.device(0)?);
     let managers = [
         SmPartitionManager::on(&devices[0])?,
         SmPartitionManager::on(&devices[1])?,

@@ -254,7 +254,7 @@ fn with_scene(gpu: &Gpu<'_>, run: impl FnOnce(&mut Scene<'_>)) {
     let [green, other] = gpu.quarters();
     let event = gpu.event(0);
     let mut module = ptr::null_mut();
-    let image = include_str!("../../cuda-green/src/kernels/kernels.ptx").to_owned() + "\0";
+    let image = cuda_green::kernels::PTX.to_owned() + "\0";
     must(call!(
         gpu,
         cuModuleLoadData(&mut module, image.as_ptr().cast())

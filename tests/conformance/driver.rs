@@ -6,7 +6,7 @@ use cuda_green_sys::*;
 
 use crate::{
     Case,
-    gpu::{Gpu, OK, Seen, call, say},
+    gpu::{Gpu, OK, Seen, SmIdsArgs, call, say},
 };
 
 pub const CASES: &[Case] = &[
@@ -314,13 +314,8 @@ fn sticky_fault(gpu: &Gpu<'_>, seen: &mut Seen) {
     let [one, other] = gpu.quarters();
     let streams = [one, other].map(|green| gpu.stream(green));
     let event = gpu.event(2);
-    let (mut address, mut len, mut spin) = (0x1000_u64, 1024_u32, 0_u32);
-    let mut args: [*mut std::ffi::c_void; 3] = [
-        (&raw mut address).cast(),
-        (&raw mut len).cast(),
-        (&raw mut spin).cast(),
-    ];
-    let launched = gpu.launch(gpu.sm_ids, streams[0], 1, 64, &mut args);
+    let mut args = SmIdsArgs::new(0x1000, 1024, 0);
+    let launched = gpu.launch(gpu.sm_ids, streams[0], 1, 64, &mut args.pointers());
     seen.code("launch", launched);
     let (mut a, mut b, mut i) = (0_usize, 0_usize, 0);
     let (mut context, mut address) = (ptr::null_mut(), 0);

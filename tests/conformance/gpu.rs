@@ -8,6 +8,7 @@ use std::{
     ptr,
 };
 
+use cuda_green::kernels;
 use cuda_green_sys::*;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -94,6 +95,24 @@ pub fn fields(resource: &CUdevResource) -> String {
     )
 }
 
+/// The arguments of the kernel that counts blocks by SM: where, how many counters, nanoseconds to stay.
+pub struct SmIdsArgs(CUdeviceptr, u32, u32);
+
+impl SmIdsArgs {
+    pub fn new(counters: CUdeviceptr, len: u32, spin_ns: u32) -> Self {
+        Self(counters, len, spin_ns)
+    }
+
+    /// As a launch takes them, for as long as this is there.
+    pub fn pointers(&mut self) -> [*mut c_void; 3] {
+        [
+            (&raw mut self.0).cast(),
+            (&raw mut self.1).cast(),
+            (&raw mut self.2).cast(),
+        ]
+    }
+}
+
 impl<'a> Gpu<'a> {
     pub fn new(api: &'a Api) -> Self {
         let mut gpu = Self::bare(api);
@@ -104,7 +123,7 @@ impl<'a> Gpu<'a> {
             cuDevicePrimaryCtxRetain(&mut gpu.primary, gpu.device)
         ));
         must(call!(gpu, cuCtxSetCurrent(gpu.primary)));
-        let ptx = CString::new(include_str!("../../cuda-green/src/kernels/kernels.ptx")).unwrap();
+        let ptx = CString::new(kernels::PTX).unwrap();
         must(call!(
             gpu,
             cuModuleLoadData(&mut gpu.module, ptx.as_ptr().cast())
@@ -281,26 +300,22 @@ impl<'a> Gpu<'a> {
 
     /// Blocks that stay for a time and count nothing.
     pub fn launch_spin(&self, stream: CUstream, blocks: u32, ns: u32) -> CUresult {
-        let (mut address, mut len, mut spin) = (0_u64, 0_u32, ns);
-        let mut args: [*mut c_void; 3] = [
-            (&raw mut address).cast(),
-            (&raw mut len).cast(),
-            (&raw mut spin).cast(),
-        ];
-        self.launch(self.sm_ids, stream, blocks, 64, &mut args)
+        let mut args = SmIdsArgs::new(0, 0, ns);
+        self.launch(self.sm_ids, stream, blocks, 64, &mut args.pointers())
     }
 
     /// The SMs on which a stream's blocks run.
     pub fn sms_seen(&self, stream: CUstream) -> Result<BTreeSet<u32>, CUresult> {
-        let (mut address, mut len, mut spin) = (self.counters, LEN as u32, 20_000_u32);
-        let mut args: [*mut c_void; 3] = [
-            (&raw mut address).cast(),
-            (&raw mut len).cast(),
-            (&raw mut spin).cast(),
-        ];
+        let mut args = SmIdsArgs::new(self.counters, LEN as u32, 20_000);
         call!(self, cuMemsetD8Async(self.counters, 0, LEN * 4, stream)).ok()?;
-        self.launch(self.sm_ids, stream, 4 * LEN as u32, 256, &mut args)
-            .ok()?;
+        self.launch(
+            self.sm_ids,
+            stream,
+            4 * LEN as u32,
+            256,
+            &mut args.pointers(),
+        )
+        .ok()?;
         let mut counts = vec![0_u32; LEN];
         let to = counts.as_mut_ptr().cast();
         call!(

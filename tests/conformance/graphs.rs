@@ -11,7 +11,7 @@ use cuda_green_sys::*;
 
 use crate::{
     Case,
-    gpu::{Gpu, OK, Seen, call, count, must, said, say},
+    gpu::{Gpu, OK, Seen, SmIdsArgs, call, count, must, said, say},
 };
 
 pub const CASES: &[Case] = &[
@@ -84,14 +84,15 @@ fn captured(gpu: &Gpu<'_>, stream: CUstream, work: impl FnOnce()) -> CUgraphExec
 
 /// Counts blocks by SM, in memory of one's own.
 fn count_sms(gpu: &Gpu<'_>, stream: CUstream, counters: CUdeviceptr) {
-    let (mut address, mut len, mut spin) = (counters, LEN as u32, 20_000_u32);
-    let mut args: [*mut c_void; 3] = [
-        (&raw mut address).cast(),
-        (&raw mut len).cast(),
-        (&raw mut spin).cast(),
-    ];
+    let mut args = SmIdsArgs::new(counters, LEN as u32, 20_000);
     must(call!(gpu, cuMemsetD8Async(counters, 0, LEN * 4, stream)));
-    must(gpu.launch(gpu.sm_ids, stream, 4 * LEN as u32, 256, &mut args));
+    must(gpu.launch(
+        gpu.sm_ids,
+        stream,
+        4 * LEN as u32,
+        256,
+        &mut args.pointers(),
+    ));
 }
 
 fn counted(gpu: &Gpu<'_>, counters: CUdeviceptr) -> BTreeSet<u32> {

@@ -7,6 +7,7 @@ use cuda_green_sys::*;
 use crate::{
     Case,
     gpu::{Gpu, OK, Seen, call, must, said, say},
+    images::{good_and_bad, one_kernel},
 };
 
 pub const CASES: &[Case] = &[
@@ -15,8 +16,6 @@ pub const CASES: &[Case] = &[
     Case::new("functions/attributes", attributes),
     Case::new("functions/occupancy", occupancy),
 ];
-
-const HEAD: &str = ".version 6.0\n.target sm_60\n.address_size 64\n";
 
 fn load(gpu: &Gpu<'_>, image: &[u8]) -> Result<CUlibrary, CUresult> {
     assert_eq!(image.last(), Some(&0));
@@ -39,23 +38,7 @@ fn kernel(gpu: &Gpu<'_>, library: CUlibrary, name: &std::ffi::CStr) -> Result<CU
 }
 
 fn images(gpu: &Gpu<'_>, seen: &mut Seen) {
-    let with = |text: &str| format!("{HEAD}{text}\0").into_bytes();
-    let plain = |text: &str| format!("{text}\0").into_bytes();
-    for (name, image) in [
-        ("nothing", plain("")),
-        ("no PTX", plain("hello")),
-        ("no kernels", with("")),
-        ("a kernel", with(".visible .entry k() { ret; }")),
-        ("wrong grammar", with(".visible .entry k( { ret; }")),
-        (
-            "a future version",
-            plain(".version 99.0\n.target sm_60\n.address_size 64\n"),
-        ),
-        (
-            "a future target",
-            plain(".version 8.0\n.target sm_999\n.address_size 64\n"),
-        ),
-    ] {
+    for (name, image) in good_and_bad() {
         for (place, library) in [
             ("", load(gpu, &image)),
             (" without a context", gpu.without(|| load(gpu, &image))),
@@ -78,8 +61,8 @@ fn images(gpu: &Gpu<'_>, seen: &mut Seen) {
 }
 
 fn life(gpu: &Gpu<'_>, seen: &mut Seen) {
-    let image = format!("{HEAD}.visible .entry k() {{ ret; }}\n\0");
-    let library = load(gpu, image.as_bytes()).unwrap();
+    let image = one_kernel();
+    let library = load(gpu, &image).unwrap();
     let one = kernel(gpu, library, c"k");
     seen.note("there", said(&one));
     seen.note("the same again", one == kernel(gpu, library, c"k"));
@@ -159,8 +142,8 @@ fn life(gpu: &Gpu<'_>, seen: &mut Seen) {
 }
 
 fn attributes(gpu: &Gpu<'_>, seen: &mut Seen) {
-    let image = format!("{HEAD}.visible .entry k() {{ ret; }}\n\0");
-    let library = load(gpu, image.as_bytes()).unwrap();
+    let image = one_kernel();
+    let library = load(gpu, &image).unwrap();
     let kernel = kernel(gpu, library, c"k").unwrap();
     let mut function: CUfunction = ptr::null_mut();
     must(call!(gpu, cuKernelGetFunction(&mut function, kernel)));
@@ -220,7 +203,7 @@ fn attributes(gpu: &Gpu<'_>, seen: &mut Seen) {
 }
 
 fn occupancy(gpu: &Gpu<'_>, seen: &mut Seen) {
-    let image = format!("{HEAD}.visible .entry k() {{ ret; }}\n\0");
+    let image = one_kernel();
     let mut module = ptr::null_mut();
     must(call!(
         gpu,

@@ -18,16 +18,21 @@
 
 mod beside_captures;
 mod captures;
+mod clusters;
 mod contexts;
 mod differences;
 mod driver;
 mod events;
 mod gpu;
 mod graphs;
+mod images;
 mod launches;
 mod libraries;
 mod memory;
+mod merges;
+mod modules;
 mod pointers;
+mod pools;
 mod resources;
 mod streams;
 mod table;
@@ -126,11 +131,15 @@ fn cases() -> impl Iterator<Item = Case> {
     [
         driver::CASES,
         resources::CASES,
+        merges::CASES,
         contexts::CASES,
         streams::CASES,
         events::CASES,
         memory::CASES,
+        pools::CASES,
+        modules::CASES,
         launches::CASES,
+        clusters::CASES,
         graphs::CASES,
         captures::CASES,
         beside_captures::CASES,

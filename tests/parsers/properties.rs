@@ -29,7 +29,7 @@ pub fn driver_spec(value: &OsStr) {
             // C code and logs cut a text off at its first zero byte.
             assert!(!Error::InvalidSpec(text).to_string().contains('\0'));
         }
-        Err(error) => panic!("an error of another kind: {error:?}"),
+        other => panic!("another kind: {other:?}"),
     }
     if let Some(text) = value.to_str() {
         let (parsed, from_str) = (DriverSpec::parse(value), text.parse::<DriverSpec>());

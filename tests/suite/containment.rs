@@ -1,13 +1,13 @@
 //! Containment: which streams are in a partition, and how foreign code is kept in one.
 
 use cuda_green::{
-    ContextId, Driver, Error, GpuMemoryPool, Module, RebalanceHint, Result, SmPartitionManager,
-    StreamHome, sys,
+    ContextId, Driver, Error, GpuMemoryPool, RebalanceHint, Result, SmPartitionManager, StreamHome,
+    kernels, sys,
 };
 
 use crate::{
     Case,
-    support::{config, is_partitioned, quad, sm_ids},
+    support::{config, is_partitioned, kernel, quad, sm_ids},
 };
 
 pub const CASES: &[Case] = &[
@@ -124,11 +124,7 @@ fn told_apart(driver: &Driver) -> Result<()> {
 fn default_streams(driver: &Driver) -> Result<()> {
     let (device, manager) = quad(driver)?;
     let reserved = sm_ids(&manager.get_context(ContextId::Reserved)?)?;
-    let module = Module::load_ptx(
-        &device,
-        include_str!("../../cuda-green/src/kernels/kernels.ptx"),
-    )?;
-    let kernel = module.kernel("cuda_green_sm_ids")?;
+    let kernel = kernel(&device, kernels::SM_IDS)?;
     let counts = GpuMemoryPool::on(&device, u64::MAX)?.allocate(4096)?;
     counts.fill(0)?;
     manager.set_current(ContextId::Reserved)?;

@@ -2,12 +2,14 @@
 
 use cuda_green::{
     ContextId, ContextPriority, CudaVersion, Driver, Error, Event, GreenContext, LaunchConfig,
-    Module, PartitionMode, Result, SmPartitionManager,
+    Module, PartitionMode, Result, SmPartitionManager, kernels,
 };
 
 use crate::{
     Case,
-    support::{assert_disjoint, config, contexts, is_partitioned, low, quad, sm_ids, times},
+    support::{
+        assert_disjoint, config, contexts, is_partitioned, kernel, low, quad, sm_ids, times,
+    },
 };
 
 pub const CASES: &[Case] = &[
@@ -277,7 +279,7 @@ fn close(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
     let manager = SmPartitionManager::on(&device)?;
     let context = manager.create_context(ContextId::Training, config(8))?;
-    let (context, error) = context.close().unwrap_err();
+    let (context, error) = context.close().unwrap_err().into_parts();
     assert!(matches!(error, Error::ContextInUse { .. }), "{error}");
     drop(manager);
     context.unwrap().close().unwrap();
@@ -315,11 +317,8 @@ fn events(driver: &Driver) -> Result<()> {
 /// A kernel of a program's own module, in a partition, with a buffer of that partition's pool.
 fn kernels(driver: &Driver) -> Result<()> {
     let (device, manager) = quad(driver)?;
-    let module = Module::load_ptx(
-        &device,
-        include_str!("../../cuda-green/src/kernels/kernels.ptx"),
-    )?;
-    let kernel = module.kernel("cuda_green_sm_ids")?;
+    let module = Module::load_ptx(&device, kernels::PTX)?;
+    let kernel = module.kernel(kernels::SM_IDS)?;
     let embedding = manager.get_context(ContextId::Embedding)?;
     let stream = embedding.create_stream()?;
     let counts = embedding.memory()?.allocate(1024 * 4)?;
@@ -412,11 +411,10 @@ fn poisoned(driver: &Driver) -> Result<()> {
     let context = manager.get_context(ContextId::Dream)?;
     let buffer = context.memory()?.allocate(4096)?;
     let stream = context.create_stream()?;
-    simulator.register_kernel("cuda_green_burn", |launch| {
+    simulator.register_kernel(kernels::BURN, |launch| {
         let _ = launch.write(0xdead_0000, &[1]);
     });
-    let ptx = include_str!("../../cuda-green/src/kernels/kernels.ptx");
-    let kernel = Module::load_ptx(&device, ptx)?.kernel("cuda_green_burn")?;
+    let kernel = kernel(&device, kernels::BURN)?;
     // SAFETY: the kernel takes an address and a number; that it writes elsewhere is the point.
     let launched = unsafe { stream.launch(&kernel, &LaunchConfig::linear(1, 32), &[&0u64, &1u32]) };
     let fault = launched.and_then(|()| stream.synchronize()).unwrap_err();

@@ -8,12 +8,12 @@ use std::{
 
 use cuda_green::{
     Capture, CaptureMode, ContextId, Driver, Error, GpuBuffer, GpuMemoryPool, GreenContext, Kernel,
-    LaunchConfig, Module, PartitionGraph, RebalanceHint, Result, Stream,
+    LaunchConfig, PartitionGraph, RebalanceHint, Result, Stream, kernels,
 };
 
 use crate::{
     Case,
-    support::{is_partitioned, quad, sm_ids, times},
+    support::{is_partitioned, kernel, quad, sm_ids, times},
 };
 
 pub const CASES: &[Case] = &[
@@ -26,8 +26,6 @@ pub const CASES: &[Case] = &[
     ("graphs/buffers_are_no_part_of_a_capture", buffers),
     ("graphs/streams_of_other_drivers_are_refused", foreign),
 ];
-
-const KERNELS: &str = include_str!("../../cuda-green/src/kernels/kernels.ptx");
 
 /// More ids than any device has SMs.
 const IDS: u32 = 1024;
@@ -45,7 +43,7 @@ impl Probe {
         let counts = GpuMemoryPool::on(device, u64::from(IDS) * 4)?.allocate(IDS as usize * 4)?;
         counts.fill(0)?;
         Ok(Self {
-            kernel: Module::load_ptx(device, KERNELS)?.kernel("cuda_green_sm_ids")?,
+            kernel: kernel(device, kernels::SM_IDS)?,
             counts,
             config: LaunchConfig::linear(device.properties().multiprocessor_count * 8, 1024),
         })

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cuda_green::{
-    CudaVersion, Driver, Error, Result, SmPartitionManager,
+    CudaVersion, Driver, Error, Result, SmPartitionManager, kernels,
     planner::{PartitionRequest, SmRequest},
 };
 
 use crate::{
     Case,
     support::{
-        assert_disjoint, config, is_partitioned, largest_cluster, quad, sm_ids, small_kernel, times,
+        assert_disjoint, config, is_partitioned, kernel, largest_cluster, quad, sm_ids, times,
     },
 };
 
@@ -55,11 +55,11 @@ impl Random {
                     },
                 };
                 let cluster = clusters[self.below(clusters.len() as u32) as usize];
-                let exact = self.below(8) == 0;
-                PartitionRequest {
-                    sms,
-                    cluster,
-                    exact,
+                let request = PartitionRequest::from(sms).cluster(cluster);
+                if self.below(8) == 0 {
+                    request.exact()
+                } else {
+                    request
                 }
             })
             .collect();
@@ -84,7 +84,7 @@ fn versions(driver: &Driver) -> Vec<CudaVersion> {
 /// Sizes, clusters, strategy, refusals and errors: all as the plan said. Every tenth list is run, too.
 fn planned_is_made(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
-    let kernel = small_kernel(&device)?;
+    let kernel = kernel(&device, kernels::BURN)?;
     let has_clusters = device.properties().compute_capability.0 >= 9;
     for version in versions(driver) {
         let manager: SmPartitionManager<usize> = SmPartitionManager::as_of(&device, version)?;

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use cuda_green::{
-    ContextId, ContextPriority, Driver, Error, PartitionMode, Result, SmPartitionManager, sys,
+    ContextId, ContextPriority, Driver, Error, PartitionMode, Result, SmPartitionManager, kernels,
+    sys,
 };
 
 use crate::{
     Case,
     support::{
-        assert_disjoint, contexts, is_partitioned, largest_cluster, quad, sm_ids, small_kernel,
-        times,
+        assert_disjoint, contexts, is_partitioned, kernel, largest_cluster, quad, sm_ids, times,
     },
 };
 
@@ -207,7 +207,7 @@ fn clusters(driver: &Driver) -> Result<()> {
         );
         return Ok(());
     }
-    let kernel = small_kernel(&device)?;
+    let kernel = kernel(&device, kernels::BURN)?;
     for context in contexts(&manager)? {
         assert_eq!(
             largest_cluster(&kernel, &context)?,

@@ -236,7 +236,7 @@ fn workqueues(driver: &Driver) -> Result<()> {
         WorkqueueIsolation::Shared { .. }
     ));
     drop(existing);
-    let (one, error) = one.close().unwrap_err();
+    let (one, error) = one.close().unwrap_err().into_parts();
     assert!(
         matches!(error, Error::ContextInUse { holders: 1, .. }),
         "{error}"
@@ -347,7 +347,7 @@ fn current_is_kept(driver: &Driver) -> Result<()> {
         result.unwrap().ok().unwrap();
     };
     set(context.raw_context()?);
-    let (context, error) = context.close().unwrap_err();
+    let (context, error) = context.close().unwrap_err().into_parts();
     assert!(matches!(error, Error::ContextIsCurrent), "{error}");
     let context = context.unwrap();
     assert_eq!(sm_ids(&context)?.len(), 16, "it is as it was");
@@ -358,7 +358,7 @@ fn current_is_kept(driver: &Driver) -> Result<()> {
     let context = over(&parts[0])?;
     let other = context.clone();
     let guard = other.activate()?;
-    let (context, error) = context.close().unwrap_err();
+    let (context, error) = context.close().unwrap_err().into_parts();
     assert!(matches!(error, Error::ContextInUse { .. }), "{error}");
     drop(guard);
     drop(other);

@@ -1,10 +1,13 @@
 //! What several cases need.
 
+#[path = "../../cuda-green/tests/clusters/mod.rs"]
+mod clusters;
+
 use std::collections::BTreeSet;
 
 use cuda_green::{
     ContextId, ContextPriority, CudaDevice, CudaVersion, Driver, Error, GreenContext,
-    GreenContextConfig, Kernel, Module, Result, SmPartitionManager, SmResource, sys,
+    GreenContextConfig, Kernel, Module, Result, SmPartitionManager, SmResource, kernels,
 };
 
 /// Repetitions of a loop: many on a simulator, few on a GPU, where each costs milliseconds.
@@ -15,6 +18,8 @@ pub fn times(driver: &Driver, on_simulator: usize, on_gpu: usize) -> usize {
         on_gpu
     }
 }
+
+pub use clusters::largest_cluster;
 
 pub fn quad(driver: &Driver) -> Result<(CudaDevice, SmPartitionManager)> {
     let device = driver.device(0)?;
@@ -44,36 +49,9 @@ pub fn sm_ids(context: &GreenContext) -> Result<BTreeSet<u32>> {
     Ok(ids)
 }
 
-/// A kernel that needs next to nothing of an SM.
-pub fn small_kernel(device: &CudaDevice) -> Result<Kernel> {
-    let ptx = include_str!("../../cuda-green/src/kernels/kernels.ptx");
-    Module::load_ptx(device, ptx)?.kernel("cuda_green_burn")
-}
-
-/// The largest cluster of a kernel that runs in a context, by the driver's occupancy calculation.
-pub fn largest_cluster(kernel: &Kernel, context: &GreenContext) -> Result<u32> {
-    let stream = context.create_stream()?;
-    let config = sys::CUlaunchConfig {
-        gridDimX: 1024,
-        gridDimY: 1,
-        gridDimZ: 1,
-        blockDimX: 128,
-        blockDimY: 1,
-        blockDimZ: 1,
-        hStream: stream.raw(),
-        ..Default::default()
-    };
-    let mut size = 0;
-    // SAFETY: the output is valid, kernel and stream are live, and the configuration has no attributes.
-    let result = unsafe {
-        context
-            .device()
-            .driver()
-            .api()
-            .cuOccupancyMaxPotentialClusterSize(&mut size, kernel.raw(), &config)
-    };
-    result.unwrap().ok().unwrap();
-    Ok(size as u32)
+/// One of the crate's own kernels.
+pub fn kernel(device: &CudaDevice, name: &str) -> Result<Kernel> {
+    Module::load_ptx(device, kernels::PTX)?.kernel(name)
 }
 
 /// Fails if two sets have an SM in common, or if they do not add up.

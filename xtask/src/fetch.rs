@@ -4,14 +4,16 @@
 //! being installed. A folder that is already filled from the same package is left alone. What cannot
 //! be had is named and does not stop the rest, unless `CUDA_GREEN_REQUIRE_MATRIX=1`.
 
+mod apt;
+mod unpack;
+
 use std::{
     fs,
-    io::Read,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
+use unpack::{find_driver, hash, unzip};
 use xshell::{Shell, cmd};
 
 use crate::{
@@ -170,104 +172,6 @@ impl Fetcher {
         .context("python3 with pip is needed")
     }
 
-    fn apt(&mut self, artifact: &Artifact, to: &Path) -> Result<()> {
-        let options = match &self.apt {
-            Some(answer) => answer.clone(),
-            None => {
-                let answer = self.apt_lists().map_err(|error| format!("{error:#}"));
-                self.apt.insert(answer).clone()
-            }
-        };
-        let options = options.map_err(anyhow::Error::msg)?;
-        let Artifact {
-            package, version, ..
-        } = artifact;
-        let _in_folder = self.shell.push_dir(to);
-        cmd!(
-            self.shell,
-            "apt-get {options...} --quiet=2 download {package}={version}"
-        )
-        .quiet()
-        .run()
-        .context("apt-get could not download it")
-    }
-
-    /// Fetches the package lists of `non-free` into a folder of our own. The machine's apt sources stay
-    /// as they are, and no right of root's is needed.
-    fn apt_lists(&self) -> Result<Vec<String>> {
-        let apt = self.cuda.join("apt");
-        let [parts, lists, cache] = ["parts", "lists", "cache"].map(|name| apt.join(name));
-        for folder in [
-            parts.clone(),
-            lists.join("partial"),
-            cache.join("archives/partial"),
-        ] {
-            fs::create_dir_all(folder)?;
-        }
-        fs::write(parts.join("nvidia.sources"), self.apt_sources()?)?;
-        // The machine's own hooks tidy its own caches, which is none of our business.
-        let configuration = apt.join("apt.conf");
-        fs::write(
-            &configuration,
-            "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n",
-        )?;
-        let option = |name: &str, value: &Path| format!("-o{name}={}", value.display());
-        let options = vec![
-            format!("-c={}", configuration.display()),
-            option("Dir::Etc::SourceList", Path::new("/dev/null")),
-            option("Dir::Etc::SourceParts", &parts),
-            option("Dir::State::Lists", &lists),
-            option("Dir::Cache", &cache),
-            "-oAcquire::Languages=none".to_owned(),
-            // Else, as root, apt becomes a user who may not read this folder.
-            "-oAPT::Sandbox::User=root".to_owned(),
-        ];
-        // A suite that the mirror lacks is an error here and must not cost the others: what could not
-        // be had shows when its package is downloaded.
-        let given = &options;
-        if let Err(error) = cmd!(self.shell, "apt-get {given...} --quiet=2 update")
-            .quiet()
-            .run()
-        {
-            eprintln!("{error}");
-        }
-        Ok(options)
-    }
-
-    /// The text of the private sources file: the suites of the table, from the machine's own mirror.
-    fn apt_sources(&self) -> Result<String> {
-        let uris = cmd!(self.shell, "apt-get update --print-uris")
-            .quiet()
-            .ignore_stderr()
-            .read()
-            .context("apt-get is needed to fetch real drivers")?;
-        let mut suites: Vec<&str> = ARTIFACTS
-            .iter()
-            .filter_map(|artifact| match artifact.source {
-                Source::Apt { suite } => Some(suite),
-                Source::Pip => None,
-            })
-            .collect();
-        suites.sort_unstable();
-        suites.dedup();
-        let mut text = String::new();
-        for suite in suites {
-            let Some(mirror) = mirror(&uris, suite.ends_with("-security")) else {
-                eprintln!("the apt sources of this machine name no Debian mirror for {suite}");
-                continue;
-            };
-            text += &format!(
-                "Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: non-free\nArchitectures: amd64\n\
-                 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n"
-            );
-        }
-        ensure!(
-            !text.is_empty(),
-            "real drivers come from Debian, and this machine's apt sources name no mirror of it"
-        );
-        Ok(text)
-    }
-
     fn take_driver(&self, package: &Path, to: &Path) -> Result<()> {
         let tree = self.scratch.join("tree");
         if tree.exists() {
@@ -284,65 +188,6 @@ impl Fetcher {
     }
 }
 
-/// The base address of the Debian mirror in apt's own list of what it would download.
-fn mirror(uris: &str, security: bool) -> Option<&str> {
-    uris.lines().find_map(|line| {
-        let (base, rest) = line.strip_prefix('\'')?.split_once("/dists/")?;
-        let suite = rest.split('/').next()?;
-        // Other repositories live beside Debian's, so the suite must be one of Debian's own.
-        let debian = [
-            "bookworm", "trixie", "forky", "sid", "stable", "testing", "unstable",
-        ];
-        let (name, is_security) = match suite.strip_suffix("-security") {
-            Some(name) => (name, true),
-            None => (suite, false),
-        };
-        (debian.contains(&name) && is_security == security).then_some(base)
-    })
-}
-
-/// Unpacks the wanted files of a wheel, without their folders.
-fn unzip(wheel: &Path, to: &Path, wanted: impl Fn(&Path) -> bool) -> Result<()> {
-    let mut archive = zip::ZipArchive::new(fs::File::open(wheel)?)?;
-    let mut count = 0;
-    for index in 0..archive.len() {
-        let mut entry = archive.by_index(index)?;
-        let Some(path) = entry.enclosed_name() else {
-            bail!("the wheel holds a file whose path leaves it");
-        };
-        if let (true, Some(name)) = (entry.is_file() && wanted(&path), path.file_name()) {
-            std::io::copy(&mut entry, &mut fs::File::create(to.join(name))?)?;
-            count += 1;
-        }
-    }
-    ensure!(
-        count > 0,
-        "the wheel holds nothing of what it is fetched for"
-    );
-    Ok(())
-}
-
-/// The library file itself, not the links to it.
-fn find_driver(folder: &Path) -> Result<Option<PathBuf>> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            if let Some(found) = find_driver(&entry.path())? {
-                return Ok(Some(found));
-            }
-        } else if kind.is_file()
-            && entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with("libcuda.so.")
-        {
-            return Ok(Some(entry.path()));
-        }
-    }
-    Ok(None)
-}
-
 fn only_file(folder: &Path) -> Result<PathBuf> {
     let files: Vec<_> = fs::read_dir(folder)?.collect::<Result<_, _>>()?;
     match files.as_slice() {
@@ -351,40 +196,9 @@ fn only_file(folder: &Path) -> Result<PathBuf> {
     }
 }
 
-fn hash(path: &Path) -> Result<String> {
-    let mut file = fs::File::open(path)?;
-    let mut sha = Sha256::new();
-    let mut buffer = [0; 64 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => sha.update(&buffer[..n]),
-        }
-    }
-    Ok(sha
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mirror_is_taken_from_apt_and_only_if_it_is_debians() {
-        let uris = "'https://other.example/apt/dists/tool-bookworm/InRelease' x 0 \n\
-                    'http://mirror.example/debian-security/dists/bookworm-security/InRelease' x 0 \n\
-                    'http://mirror.example/debian/dists/bookworm-updates/InRelease' x 0 \n\
-                    'http://mirror.example/debian/dists/bookworm/InRelease' x 0 \n";
-        assert_eq!(mirror(uris, false), Some("http://mirror.example/debian"));
-        assert_eq!(
-            mirror(uris, true),
-            Some("http://mirror.example/debian-security")
-        );
-        assert_eq!(mirror("E: nothing", false), None);
-    }
 
     #[test]
     fn every_row_has_a_whole_hash_and_rows_of_one_place_stand_together() {

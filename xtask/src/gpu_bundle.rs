@@ -1,5 +1,5 @@
-//! `cargo xtask gpu-bundle`: packs the driver matrix's report, the suite, the examples and the benchmarks into one archive that runs on
-//! a machine with a GPU and nothing else: no Rust, no CUDA toolkit, no network.
+//! `cargo xtask gpu-bundle`: packs the driver matrix's report, the suite, the examples and the benchmarks
+//! into one archive that runs on a machine with a GPU and nothing else: no Rust, no CUDA toolkit, no network.
 
 use std::{fs, path::Path};
 

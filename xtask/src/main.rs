@@ -38,7 +38,8 @@ enum Command {
     Bindings,
     /// Prints which entry points and struct fields each CUDA version has, and the conformance table.
     Matrix(matrix::Options),
-    /// Packs the driver matrix's report, the suite, the example and the benchmarks for a GPU machine that has nothing else.
+    /// Packs the driver matrix's report, the suite, the example and the benchmarks for a GPU machine that has
+    /// nothing else.
     GpuBundle,
     /// Measures on this machine's GPU and writes `evidence/`.
     Bench,

@@ -11,8 +11,8 @@ use super::{
     require,
 };
 use crate::{
+    clusters::{clusters, largest_cluster},
     raw::{Answer, Arg, Raw},
-    split::{clusters, largest_cluster},
 };
 
 /// Blocks of clusters that an SM holds at most: 8 where 16 blocks of 128 threads would fit (measured on
@@ -30,15 +30,14 @@ struct Shape {
 
 impl Shape {
     fn threads(&self) -> u64 {
-        self.block.iter().map(|n| u64::from(*n)).product()
+        product(self.block)
     }
 
     fn cluster_size(&self) -> Result<u32, CUresult> {
         let Some(dims) = self.cluster else {
             return Ok(1);
         };
-        let size: u64 = dims.iter().map(|n| u64::from(*n)).product();
-        u32::try_from(size)
+        u32::try_from(product(dims))
             .ok()
             .filter(|size| *size > 0)
             .ok_or(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE)
@@ -250,6 +249,12 @@ impl Driver {
             Context::Primary(_) => clusters(profile.sms().chunks(), size, blocks),
         })
     }
+}
+
+/// Of three sides; the most that there is where that does not hold it.
+fn product(sides: [u32; 3]) -> u64 {
+    let sides = sides.into_iter().map(u64::from);
+    sides.fold(1, u64::saturating_mul)
 }
 
 /// A kernel's arguments as bytes: from an array of pointers, or packed into one buffer.

@@ -60,6 +60,18 @@ impl Driver {
         memory.destroy_pool(pool.handle())
     }
 
+    /// What asking for an attribute and setting it begin with.
+    fn with_attribute(
+        &self,
+        pool: &Raw<CUmemPoolHandle_st>,
+        value: &Raw<c_void>,
+        work: impl FnOnce(&mut Pool) -> Answer,
+    ) -> Answer {
+        self.ready()?;
+        value.required()?;
+        work(self.pool(&mut self.memory(), pool.handle())?)
+    }
+
     pub(crate) fn cuMemPoolSetAttribute(
         &self,
         pool: Raw<CUmemPoolHandle_st>,
@@ -67,31 +79,29 @@ impl Driver {
         value: Raw<c_void>,
     ) -> Answer {
         use CUmemPool_attribute as A;
-        self.ready()?;
-        value.required()?;
-        let mut memory = self.memory();
-        let pool = self.pool(&mut memory, pool.handle())?;
-        match attribute {
-            A(index @ 1..=3) => {
-                // Whatever is not 0 counts as 1 (measured on an H200, driver 580).
-                let on = value.cast::<i32>().get()? != 0;
-                pool.reuse[index as usize - 1] = on.into();
+        self.with_attribute(&pool, &value, |pool| {
+            match attribute {
+                A(index @ 1..=3) => {
+                    // Whatever is not 0 counts as 1 (measured on an H200, driver 580).
+                    let on = value.cast::<i32>().get()? != 0;
+                    pool.reuse[index as usize - 1] = on.into();
+                }
+                A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => {
+                    pool.release_threshold = value.cast::<u64>().get()?;
+                }
+                // High-water marks can only be set back to zero (11.4 header and later).
+                A::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => {
+                    require(value.cast::<u64>().get()? == 0)?;
+                    pool.reserved_high = pool.reserved;
+                }
+                A::CU_MEMPOOL_ATTR_USED_MEM_HIGH => {
+                    require(value.cast::<u64>().get()? == 0)?;
+                    pool.used_high = pool.used;
+                }
+                _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
             }
-            A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => {
-                pool.release_threshold = value.cast::<u64>().get()?;
-            }
-            // High-water marks can only be set back to zero (11.4 header and later).
-            A::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => {
-                require(value.cast::<u64>().get()? == 0)?;
-                pool.reserved_high = pool.reserved;
-            }
-            A::CU_MEMPOOL_ATTR_USED_MEM_HIGH => {
-                require(value.cast::<u64>().get()? == 0)?;
-                pool.used_high = pool.used;
-            }
-            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     pub(crate) fn cuMemPoolGetAttribute(
@@ -101,22 +111,20 @@ impl Driver {
         value: Raw<c_void>,
     ) -> Answer {
         use CUmemPool_attribute as A;
-        self.ready()?;
-        value.required()?;
-        let mut memory = self.memory();
-        let pool = self.pool(&mut memory, pool.handle())?;
-        let bytes = match attribute {
-            A(index @ 1..=3) => {
-                return value.cast::<i32>().set(pool.reuse[index as usize - 1]);
-            }
-            A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => pool.release_threshold,
-            A::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT => pool.reserved,
-            A::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => pool.reserved_high,
-            A::CU_MEMPOOL_ATTR_USED_MEM_CURRENT => pool.used,
-            A::CU_MEMPOOL_ATTR_USED_MEM_HIGH => pool.used_high,
-            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
-        };
-        value.cast::<u64>().set(bytes)
+        self.with_attribute(&pool, &value, |pool| {
+            let bytes = match attribute {
+                A(index @ 1..=3) => {
+                    return value.cast::<i32>().set(pool.reuse[index as usize - 1]);
+                }
+                A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => pool.release_threshold,
+                A::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT => pool.reserved,
+                A::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => pool.reserved_high,
+                A::CU_MEMPOOL_ATTR_USED_MEM_CURRENT => pool.used,
+                A::CU_MEMPOOL_ATTR_USED_MEM_HIGH => pool.used_high,
+                _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
+            };
+            value.cast::<u64>().set(bytes)
+        })
     }
 
     pub(crate) fn cuMemPoolTrimTo(&self, pool: Raw<CUmemPoolHandle_st>, keep: usize) -> Answer {
@@ -126,8 +134,26 @@ impl Driver {
         memory.trim_pool(pool.handle(), keep as u64)
     }
 
+    /// Allocates in a stream's order, from the pool that is found for the stream's device.
+    ///
     /// Refused beside a capture, though in a stream's order (measured on an H200, driver 580, for
     /// `cuMemAllocAsync` of a pool that had nothing to give).
+    fn allocate_in(
+        &self,
+        stream: &Raw<CUstream_st>,
+        address: &Raw<u64>,
+        bytes: usize,
+        pool: impl FnOnce(&mut State, usize) -> u64,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        address.required()?;
+        let lane = self.lane(&state, stream.handle())?;
+        outside_captures(&mut state, lane)?;
+        self.safe_in_captures(&mut state)?;
+        let pool = pool(&mut state, lane.device);
+        address.set(self.memory().allocate_from_pool(pool, bytes as u64)?)
+    }
+
     pub(crate) fn cuMemAllocFromPoolAsync(
         &self,
         address: Raw<u64>,
@@ -135,15 +161,7 @@ impl Driver {
         pool: Raw<CUmemPoolHandle_st>,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let mut state = self.enter()?;
-        address.required()?;
-        let lane = self.lane(&state, stream.handle())?;
-        outside_captures(&mut state, lane)?;
-        self.safe_in_captures(&mut state)?;
-        address.set(
-            self.memory()
-                .allocate_from_pool(pool.handle(), bytes as u64)?,
-        )
+        self.allocate_in(&stream, &address, bytes, |_, _| pool.handle())
     }
 
     /// From the current pool of the stream's device.
@@ -153,13 +171,9 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let mut state = self.enter()?;
-        address.required()?;
-        let lane = self.lane(&state, stream.handle())?;
-        outside_captures(&mut state, lane)?;
-        self.safe_in_captures(&mut state)?;
-        let pool = self.current_pool(&mut state, lane.device);
-        address.set(self.memory().allocate_from_pool(pool, bytes as u64)?)
+        self.allocate_in(&stream, &address, bytes, |state, device| {
+            self.current_pool(state, device)
+        })
     }
 
     pub(crate) fn cuMemFreeAsync(&self, address: u64, stream: Raw<CUstream_st>) -> Answer {
@@ -189,15 +203,27 @@ impl Driver {
         }
     }
 
+    /// Gives one of a device's pools.
+    fn give_pool(
+        &self,
+        pool: &Raw<*mut CUmemPoolHandle_st>,
+        device: i32,
+        which: impl FnOnce(&mut State, usize) -> u64,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        pool.required()?;
+        let device = self.device(device)?;
+        pool.set(as_pointer(which(&mut state, device)))
+    }
+
     pub(crate) fn cuDeviceGetDefaultMemPool(
         &self,
         pool: Raw<*mut CUmemPoolHandle_st>,
         device: i32,
     ) -> Answer {
-        let mut state = self.enter()?;
-        pool.required()?;
-        let device = self.device(device)?;
-        pool.set(as_pointer(self.default_pool(&mut state, device)))
+        self.give_pool(&pool, device, |state, device| {
+            self.default_pool(state, device)
+        })
     }
 
     pub(crate) fn cuDeviceGetMemPool(
@@ -205,10 +231,9 @@ impl Driver {
         pool: Raw<*mut CUmemPoolHandle_st>,
         device: i32,
     ) -> Answer {
-        let mut state = self.enter()?;
-        pool.required()?;
-        let device = self.device(device)?;
-        pool.set(as_pointer(self.current_pool(&mut state, device)))
+        self.give_pool(&pool, device, |state, device| {
+            self.current_pool(state, device)
+        })
     }
 
     /// The pool must be of the device. The code is not measured.

@@ -29,6 +29,25 @@ pub struct Client {
     pub primary: CUcontext,
 }
 
+/// Calls a function of the driver, which must be there.
+macro_rules! call {
+    ($client:expr, $name:ident($($arg:expr),* $(,)?)) => {
+        unsafe { $client.api.$name($($arg),*) }.unwrap()
+    };
+}
+#[allow(unused_imports)] // each test file uses a part
+pub(crate) use call;
+
+/// The same for a call that must succeed.
+#[allow(unused_macros)]
+macro_rules! ok {
+    ($client:expr, $name:ident($($arg:expr),* $(,)?)) => {
+        assert_eq!(call!($client, $name($($arg),*)), OK)
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use ok;
+
 pub fn sm(resource: &CUdevResource) -> CUdevSmResource {
     unsafe { resource.__bindgen_anon_1.sm }
 }
@@ -212,4 +231,17 @@ impl Client {
             .map(|(sm, _)| sm)
             .collect()
     }
+}
+
+/// A pool of the device; 0 for no limit.
+pub fn pool(client: &Client, max_size: usize) -> CUmemoryPool {
+    let mut props = CUmemPoolProps {
+        allocType: CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED,
+        maxSize: max_size,
+        ..CUmemPoolProps::default()
+    };
+    props.location.type_ = CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE;
+    let mut pool = ptr::null_mut();
+    ok!(client, cuMemPoolCreate(&mut pool, &props));
+    pool
 }

@@ -58,8 +58,8 @@ impl ContextPriority {
     }
 }
 
-/// What a context is to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a context is to have. In a literal, `..GreenContextConfig::default()` takes in what later versions add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GreenContextConfig {
     /// SMs, at least; what it really got is [`GreenContext::sm_count`](crate::GreenContext::sm_count). Plays no
     /// part where a [`PartitionRequest`](crate::planner::PartitionRequest) says the size.

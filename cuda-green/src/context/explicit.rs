@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Whether a context's work can wait behind another context's in a workqueue that both use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkqueueIsolation {
     /// The driver keeps its workqueues apart from those of other contexts of this kind, as far as there are
@@ -128,7 +128,7 @@ impl GreenContext {
     ) -> Result<Self> {
         let sms = SmResource::merge(sms)?;
         let device = sms.device();
-        if workqueue.is_some_and(|workqueue| !workqueue.device().is(device)) {
+        if workqueue.is_some_and(|workqueue| workqueue.device() != device) {
             return Err(Error::IncompatibleResources {
                 reason: "the workqueue is of another device than the SMs",
             });

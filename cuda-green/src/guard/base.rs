@@ -40,7 +40,7 @@ pub(crate) fn unset_current(device: &CudaDevice) -> Result<()> {
     if DEPTH.get() > 0 {
         return Err(Error::GuardActive);
     }
-    let base = BASE.with_borrow_mut(|base| base.take_if(|base| base.context.device.is(device)));
+    let base = BASE.with_borrow_mut(|base| base.take_if(|base| base.context.device == *device));
     if base.is_some() {
         set(device, std::ptr::null_mut())?;
     }

@@ -19,9 +19,10 @@ impl SmPartitionManager {
     /// driver can give without breaking thread-block clusters; what is left over joins `Reserved`.
     ///
     /// # Errors
-    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts; [`Error::InsufficientSms`](crate::Error::InsufficientSms) or
-    /// [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) on a device with too few SMs; [`Error::Driver`](crate::Error::Driver). Nothing is left behind
-    /// then.
+    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts;
+    /// [`Error::InsufficientSms`](crate::Error::InsufficientSms) or
+    /// [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) on a device with too few SMs;
+    /// [`Error::Driver`](crate::Error::Driver). Nothing is left behind then.
     pub fn init_quad_partition(&self) -> Result<()> {
         let config = |priority, preemptible| GreenContextConfig {
             sm_count: 0, // what the plan asks for
@@ -87,9 +88,12 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) and [`Error::ContextExists`](crate::Error::ContextExists) for what the list says,
-    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts; [`Error::ClusterUnavailable`](crate::Error::ClusterUnavailable),
-    /// [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) and [`Error::InsufficientSms`](crate::Error::InsufficientSms) for sizes that cannot be;
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) and
+    /// [`Error::ContextExists`](crate::Error::ContextExists) for what the list says,
+    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts;
+    /// [`Error::ClusterUnavailable`](crate::Error::ClusterUnavailable),
+    /// [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) and
+    /// [`Error::InsufficientSms`](crate::Error::InsufficientSms) for sizes that cannot be;
     /// [`Error::Driver`](crate::Error::Driver). Nothing is left behind then.
     pub fn create_partitions(
         &self,

@@ -5,6 +5,7 @@ use crate::Result;
 
 /// What happens between the old work on an SM and the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum HandOff {
     /// New work waits on the GPU until all work that was submitted before for the SMs it gets has ended,
     /// through old handles and in threads that come later too. The host does not wait.

@@ -176,7 +176,7 @@ impl<Id> Entry<Id> {
         drop(self.slot);
         let mut result = Ok(());
         for Generation { context, .. } in self.generations {
-            result = result.and(context.close().map_err(|(_, error)| error));
+            result = result.and(context.close().map_err(Error::from));
         }
         result
     }

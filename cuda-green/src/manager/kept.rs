@@ -92,7 +92,7 @@ fn release_one<Id>(contexts: &mut [Entry<Id>], wanted: &[Vec<usize>]) -> Result<
         let wanted = wanted.get(index);
         if let Some(context) = entry.take_idle(wanted)? {
             let freed = context.green_contexts();
-            context.close().map_err(|(_, error)| error)?;
+            context.close()?;
             return Ok(Some(freed));
         }
     }

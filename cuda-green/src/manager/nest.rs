@@ -147,7 +147,7 @@ impl Layout {
             }
             self.pieces[nest.piece].state = State::Free;
             if let Some(scaffold) = nest.scaffold {
-                result = result.and(scaffold.close().map_err(|(_, error)| error));
+                result = result.and(scaffold.close().map_err(Error::from));
             }
         }
         self.name_strategy();

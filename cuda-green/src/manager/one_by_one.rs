@@ -34,8 +34,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`];
     /// [`Error::ClusterUnavailable`] where only SMs are left that do not run the cluster demanded, and
-    /// [`Error::UnitsTooCoarse`] where they do not come in the target's or the exact size; [`Error::Driver`]. Nothing is
-    /// left behind then.
+    /// [`Error::UnitsTooCoarse`] where they do not come in the target's or the exact size; [`Error::Driver`].
+    /// Nothing is left behind then.
     pub fn create_partition(
         &self,
         id: Id,

@@ -28,7 +28,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// ```
     ///
     /// # Errors
-    /// As [`planner::plans`](crate::planner::plans); [`Error::NotPartitioned`] in single-context mode; [`Error::Driver`].
+    /// As [`planner::plans`](crate::planner::plans); [`Error::NotPartitioned`] in single-context mode;
+    /// [`Error::Driver`].
     pub fn plan(&self, requests: &[PartitionRequest]) -> Result<Plan> {
         if self.mode != PartitionMode::Partitioned {
             return Err(Error::NotPartitioned {

@@ -33,7 +33,7 @@ impl fmt::Display for ContextId {
 }
 
 /// Whether the device is really partitioned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PartitionMode {
     /// Contexts have SMs of their own.
     Partitioned,

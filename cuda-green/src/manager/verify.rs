@@ -13,10 +13,32 @@ pub struct Verification<Id> {
     pub contexts: Vec<(Id, BTreeSet<u32>)>,
     /// The SMs that blocks in the primary context ran on: all of them, those of every partition too.
     pub primary: BTreeSet<u32>,
-    /// Pairs of contexts that have SMs in common, and which. Empty in a healthy partition.
-    pub overlaps: Vec<(Id, Id, BTreeSet<u32>)>,
-    /// Contexts whose blocks ran on another number of SMs than they have, with both numbers.
-    pub miscounted: Vec<(Id, u32, u32)>,
+    /// Pairs of contexts that have SMs in common. Empty in a healthy partition.
+    pub overlaps: Vec<Overlap<Id>>,
+    /// Contexts whose blocks ran on another number of SMs than they have.
+    pub miscounted: Vec<Miscount<Id>>,
+}
+
+/// Two contexts that share SMs, of a [`Verification`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Overlap<Id> {
+    /// The two, in the order of the contexts.
+    pub between: [Id; 2],
+    /// The SMs on which both ran.
+    pub sms: BTreeSet<u32>,
+}
+
+/// A context that ran on another number of SMs than it has, of a [`Verification`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Miscount<Id> {
+    /// The context.
+    pub id: Id,
+    /// SMs that it has, as it says.
+    pub sm_count: u32,
+    /// SMs that its blocks ran on.
+    pub observed: u32,
 }
 
 impl<Id> Verification<Id> {
@@ -31,11 +53,17 @@ impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
         for (id, sms) in &self.contexts {
             writeln!(f, "{id:?} runs on {} SMs", sms.len())?;
         }
-        for (one, other, sms) in &self.overlaps {
+        for Overlap { between, sms } in &self.overlaps {
+            let [one, other] = between;
             writeln!(f, "{one:?} and {other:?} share {} SMs", sms.len())?;
         }
-        for (id, says, seen) in &self.miscounted {
-            writeln!(f, "{id:?} has {says} SMs, but ran on {seen}")?;
+        for miscount in &self.miscounted {
+            let Miscount {
+                id,
+                sm_count,
+                observed,
+            } = miscount;
+            writeln!(f, "{id:?} has {sm_count} SMs, but ran on {observed}")?;
         }
         write!(
             f,
@@ -66,13 +94,21 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
         let mut miscounted = Vec::new();
         for (id, context) in all {
             let sms: BTreeSet<u32> = context.observed_sm_ids()?.into_iter().collect();
-            if sms.len() as u32 != context.sm_count() {
-                miscounted.push((id, context.sm_count(), sms.len() as u32));
+            let (sm_count, observed) = (context.sm_count(), sms.len() as u32);
+            if observed != sm_count {
+                miscounted.push(Miscount {
+                    id,
+                    sm_count,
+                    observed,
+                });
             }
             for (other, theirs) in &contexts {
                 let common: BTreeSet<u32> = sms.intersection(theirs).copied().collect();
                 if !common.is_empty() {
-                    overlaps.push((*other, id, common));
+                    overlaps.push(Overlap {
+                        between: [*other, id],
+                        sms: common,
+                    });
                 }
             }
             contexts.push((id, sms));

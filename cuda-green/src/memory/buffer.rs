@@ -235,7 +235,7 @@ impl GpuBuffer {
     }
 
     fn check_device(&self, stream: &Stream) -> Result<()> {
-        if self.pool.device().is(stream.device()) {
+        if self.pool.device() == stream.device() {
             Ok(())
         } else {
             Err(Error::ForeignStream)

@@ -4,6 +4,8 @@ use super::{GpuBuffer, GpuMemoryPool, MemoryPressure};
 use crate::Result;
 
 /// A pool of memory under a limit: [`GpuMemoryPool`], or with the feature `test-utils` a mock of it.
+///
+/// Programs may have mocks of their own: a method that is added later has a default.
 pub trait MemoryPool: Clone + Send + Sync {
     /// What it gives out.
     type Buffer: MemoryBuffer;

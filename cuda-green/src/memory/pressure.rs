@@ -46,8 +46,9 @@ impl MemoryPressure {
 }
 
 /// A limit's level of pressure has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct PressureChange {
     /// The level before.
     pub from: MemoryPressure,

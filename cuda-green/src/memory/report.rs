@@ -52,18 +52,21 @@ pub struct MemoryRow {
 
 impl MemoryReport {
     /// Adds a budget.
+    #[must_use]
     pub fn with_budget(mut self, name: impl Into<String>, budget: &MemoryBudget) -> Self {
         self.add(name.into(), None, budget.metrics());
         self
     }
 
     /// Adds a pool.
+    #[must_use]
     pub fn with_pool(mut self, name: impl Into<String>, pool: &GpuMemoryPool) -> Self {
         self.add(name.into(), None, pool.metrics());
         self
     }
 
     /// Adds slots: the pool that they are in, and a row for each.
+    #[must_use]
     pub fn with_slots<M>(mut self, name: impl Into<String>, slots: &ModelSlots<M>) -> Self {
         let name = name.into();
         let status = slots.status();

@@ -64,6 +64,14 @@ impl<M> Clone for ModelLease<M> {
     }
 }
 
+impl<M> fmt::Debug for ModelLease<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelLease")
+            .field("model", &self.0.name)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<M> ModelSlots<M> {
     /// So many slots in a pool; the least recently used goes first.
     ///

@@ -4,7 +4,8 @@ use super::{PartitionRequest, SmRequest};
 use crate::Capabilities;
 
 /// What the planner must know of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct DeviceFacts {
     /// SMs of the device.
     pub sm_count: u32,
@@ -22,6 +23,15 @@ pub(super) const FINE_UNIT: u32 = 2;
 pub(super) const PORTABLE_CLUSTER: u32 = 8;
 
 impl DeviceFacts {
+    /// The facts of a device of so many SMs and this compute capability, with what it and its driver can do.
+    pub fn new(sm_count: u32, compute_capability: (u32, u32), capabilities: Capabilities) -> Self {
+        Self {
+            sm_count,
+            compute_capability,
+            capabilities,
+        }
+    }
+
     /// The requests of `n` equal partitions: the device's share rounded down to 2, the last takes the rest.
     pub fn equal_targets(&self, n: u32) -> Vec<PartitionRequest> {
         let target = ((self.sm_count / n.max(1)) & !1).max(1);

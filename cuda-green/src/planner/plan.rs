@@ -47,7 +47,8 @@ impl fmt::Display for SplitStrategy {
 }
 
 /// One group of a structured split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Group {
     /// SMs of the group.
     pub sm_count: u32,
@@ -58,7 +59,8 @@ pub struct Group {
 }
 
 /// The split of the device that a plan begins with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SplitCall {
     /// `cuDevSmResourceSplit` with these groups.
     Structured(Vec<Group>),
@@ -83,7 +85,8 @@ pub enum Part {
 }
 
 /// One partition of a plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct PlannedPartition {
     /// SMs asked for, before any rounding to units; of a share or the rest, what is left of the device by
     /// plain numbers.
@@ -100,7 +103,8 @@ pub struct PlannedPartition {
 }
 
 /// A complete split of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Plan {
     /// How the sizes are met.
     pub strategy: SplitStrategy,

@@ -40,6 +40,7 @@ pub enum SmRequest {
 /// # let _ = (serving, indexing, rest);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct PartitionRequest {
     /// How many SMs.
     pub sms: SmRequest,
@@ -87,6 +88,7 @@ impl PartitionRequest {
 
     /// Demands that clusters of so many blocks run in it: 2, 4 or 8. Plans that cannot keep that are not
     /// used. A partition that demands it has at least as many SMs.
+    #[must_use]
     pub fn cluster(self, blocks: u32) -> Self {
         Self {
             cluster: blocks,
@@ -99,6 +101,7 @@ impl PartitionRequest {
     /// From 13.1 on that costs nothing. From 12.5 to 13.0, on compute capability 9.0 and later, all
     /// partitions are then made of units of 2 SMs that ignore co-scheduling, if whole units do not do by
     /// chance: kernels in clusters above 2 no longer run in them. Shares and the rest take what there is.
+    #[must_use]
     pub fn exact(self) -> Self {
         Self {
             exact: true,

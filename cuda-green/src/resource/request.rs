@@ -25,7 +25,7 @@
 /// let mixed = SmSplit::groups([32, 10]).coscheduled([8, 2]).backfill([false, true]);
 /// # let _ = (equal, unequal, one_and_the_rest, pairs, mixed);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SmSplit {
     pub(super) counts: Vec<SmCount>,
     pub(super) coscheduled: Option<PerGroup<u32>>,
@@ -50,7 +50,7 @@ impl From<u32> for SmCount {
 }
 
 /// One value for all groups, or one for each.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PerGroup<T> {
     /// The same for all.
     Same(T),
@@ -118,6 +118,7 @@ impl SmSplit {
     /// So many SMs are to be co-scheduled together in each group, which is what thread-block clusters of that
     /// size need: 2 to 32 on compute capability 9.0 and later, 2 before. By default the device's own
     /// ([`SmResource::coscheduled_alignment`](crate::SmResource::coscheduled_alignment)).
+    #[must_use]
     pub fn coscheduled(mut self, count: impl Into<PerGroup<u32>>) -> Self {
         self.coscheduled = Some(count.into());
         self
@@ -125,6 +126,7 @@ impl SmSplit {
 
     /// Where possible, so many SMs are to be co-scheduled together: for clusters that are larger where they
     /// can be. A wish that may stay unmet; a driver that cannot even try refuses it.
+    #[must_use]
     pub fn preferred_coscheduled(mut self, count: impl Into<PerGroup<u32>>) -> Self {
         self.preferred_coscheduled = Some(count.into());
         self
@@ -132,6 +134,7 @@ impl SmSplit {
 
     /// Whether a group may be filled up with SMs that are not co-scheduled, so that its size need not be a
     /// multiple of what is. At least one co-scheduled unit it has all the same.
+    #[must_use]
     pub fn backfill(mut self, backfill: impl Into<PerGroup<bool>>) -> Self {
         self.backfill = backfill.into();
         self

@@ -179,7 +179,7 @@ impl SmResource {
         let mut merged = first.clone();
         let strict = merged.device.capabilities().structured_split;
         for other in others {
-            if !merged.device.is(&other.device) {
+            if merged.device != other.device {
                 return incompatible("they are of different devices");
             }
             let Origin::Split { id, .. } = merged.origin else {

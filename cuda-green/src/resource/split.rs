@@ -15,6 +15,7 @@ use crate::{Error, Result};
 
 /// What a split gave: disjoint resources, which may be merged with each other and with nothing else.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SmParts {
     /// The groups, in the order in which they were asked for.
     pub groups: Vec<SmResource>,
@@ -24,7 +25,8 @@ pub struct SmParts {
 }
 
 /// What a split would give: the sizes alone, of which no context can be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct SmSizes {
     /// SMs of each group. A group of as many SMs as there are may find none: 0, which a real split refuses.
     pub groups: Vec<u32>,

@@ -19,7 +19,7 @@ use crate::{ContextPriority, Error, GreenContext, Result};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct StreamOptions {
     /// Its priority.
@@ -30,7 +30,7 @@ pub struct StreamOptions {
 }
 
 /// The priority of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 #[non_exhaustive]
 pub enum StreamPriority {
     /// That of its context's configuration.
@@ -53,6 +53,7 @@ impl Default for StreamOptions {
 
 impl StreamOptions {
     /// The same with a priority that is mapped to what the device offers.
+    #[must_use]
     pub fn priority(mut self, priority: ContextPriority) -> Self {
         self.priority = StreamPriority::Level(priority);
         self
@@ -60,12 +61,14 @@ impl StreamOptions {
 
     /// The same with the driver's own number for the priority, within
     /// [`CudaDevice::stream_priorities`](crate::CudaDevice::stream_priorities).
+    #[must_use]
     pub fn raw_priority(mut self, priority: c_int) -> Self {
         self.priority = StreamPriority::Raw(priority);
         self
     }
 
     /// The same, non-blocking or not.
+    #[must_use]
     pub fn non_blocking(mut self, non_blocking: bool) -> Self {
         self.non_blocking = non_blocking;
         self

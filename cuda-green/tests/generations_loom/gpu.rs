@@ -12,7 +12,17 @@ pub enum Error {
     NoSuchContext { id: String },
     ContextInUse { id: String, holders: usize },
 }
-pub type Result<T> = std::result::Result<T, Error>;
+/// Why a context was not closed.
+#[derive(Debug)]
+pub struct CloseError(Error);
+
+impl From<CloseError> for Error {
+    fn from(refused: CloseError) -> Self {
+        refused.0
+    }
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The device of one run of a model, and all that was submitted to it.
 #[derive(Clone)]
@@ -117,12 +127,12 @@ impl GreenContext {
         0
     }
 
-    pub fn close(self) -> std::result::Result<(), (Option<Self>, Error)> {
+    pub fn close(self) -> Result<(), CloseError> {
         match Arc::try_unwrap(self.inner) {
             Ok(_) => Ok(()),
             Err(inner) => {
                 let (id, holders) = (String::new(), Arc::strong_count(&inner));
-                Err((Some(Self { inner }), Error::ContextInUse { id, holders }))
+                Err(CloseError(Error::ContextInUse { id, holders }))
             }
         }
     }

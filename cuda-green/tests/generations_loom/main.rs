@@ -100,7 +100,7 @@ impl Manager {
         let mut released = 0;
         for entry in contexts.iter_mut() {
             while let Some(context) = entry.take_idle(None).unwrap() {
-                context.close().map_err(|(_, error)| error).unwrap();
+                context.close().unwrap();
                 released += 1;
             }
         }

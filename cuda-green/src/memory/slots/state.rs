@@ -17,8 +17,8 @@ pub enum EvictionPolicy {
     BestFit,
 }
 
-/// What a model needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a model needs. In a literal, `..ModelNeeds::default()` takes in what later versions add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ModelNeeds {
     /// Bytes, at most: they are taken from the budget while it is loaded.

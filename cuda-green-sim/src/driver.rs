@@ -1,0 +1,205 @@
+//! The driver, and what all its entry points begin with. Each file below this one has the entry points of one
+//! part of the API, as methods of their C names, or what they work on (`state`, `handles`, `current`, `actions`).
+
+#![allow(non_snake_case)] // the driver's own names
+
+mod actions;
+mod addresses;
+mod attributes;
+mod calls;
+mod capture;
+mod capture_calls;
+mod context;
+mod current;
+mod descriptors;
+mod device;
+mod events;
+mod functions;
+mod graphs;
+mod green;
+mod handles;
+mod host_functions;
+mod launch;
+mod libraries;
+mod live;
+mod memory;
+mod modules;
+mod peers;
+mod pools;
+mod resources;
+mod splits;
+mod state;
+mod streams;
+mod virtual_memory;
+mod workqueues;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use cuda_green_sys::{CUresult, CudaVersion};
+
+use crate::{
+    MadeAt, Profile,
+    injection::Injections,
+    kernel::{Cost, Kernel, built_in, built_in_costs},
+    memory::Memory,
+    raw::Answer,
+};
+
+use handles::{Kind, as_pointer};
+use state::{Context, State};
+
+/// Numbers of the drivers in this process.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// A simulated driver.
+pub(crate) struct Driver {
+    pub(crate) profile: Profile,
+    number: u64,
+    state: Mutex<State>,
+    /// Locked after `state` where both are needed; by itself while a kernel runs.
+    memory: Mutex<Memory>,
+    kernels: RwLock<HashMap<String, Kernel>>,
+    costs: RwLock<HashMap<String, Cost>>,
+    injections: Injections,
+    /// The devices that have disappeared, a bit for each.
+    lost: AtomicU32,
+    /// Calls so far.
+    calls: AtomicU64,
+    /// Whether `trace` is there, which a call looks at without the lock.
+    tracing: AtomicBool,
+    /// The calls since the trace was started.
+    trace: Mutex<Option<Vec<MadeAt>>>,
+}
+
+impl Driver {
+    pub(crate) fn new(profile: Profile) -> Self {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let count = profile.device_count as usize;
+        Self {
+            number,
+            state: Mutex::new(State::new(number, &profile)),
+            memory: Mutex::new(Memory::new(vec![profile.device.memory_bytes; count])),
+            kernels: RwLock::new(by_name(built_in())),
+            costs: RwLock::new(by_name(built_in_costs())),
+            injections: Injections::default(),
+            lost: AtomicU32::new(0),
+            calls: AtomicU64::new(0),
+            tracing: AtomicBool::new(false),
+            trace: Mutex::new(None),
+            profile,
+        }
+    }
+
+    pub(crate) fn register_kernel(&self, name: &str, kernel: Kernel) {
+        let replaced = self
+            .kernels
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), kernel);
+        // Dropped without the lock: the closure may own anything.
+        drop(replaced);
+    }
+
+    pub(crate) fn register_cost(&self, name: &str, cost: Cost) {
+        let replaced = self
+            .costs
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), cost);
+        drop(replaced);
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        Duration::from_nanos(self.lock().timeline.now())
+    }
+
+    pub(crate) fn advance(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.lock().timeline.spend(ns);
+    }
+
+    /// `DEVICE_UNAVAILABLE` for a device that has disappeared.
+    fn present(&self, device: usize) -> Answer {
+        match self.lost.load(Ordering::Relaxed) >> device & 1 {
+            0 => Ok(()),
+            _ => Err(CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE),
+        }
+    }
+
+    /// Whether the driver speaks this CUDA version or a later one.
+    fn speaks(&self, major: u16, minor: u8) -> bool {
+        self.profile.cuda_version >= CudaVersion::new(major, minor)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What nearly every entry point does first: the driver must be initialised, and no fault stay.
+    fn enter(&self) -> Result<MutexGuard<'_, State>, CUresult> {
+        let state = self.enter_despite_fault()?;
+        match state.fault {
+            Some(fault) => Err(fault),
+            None => Ok(state),
+        }
+    }
+
+    /// [`enter`](Self::enter) for those that answer after a fault as before it: whatever asks for devices
+    /// and resources, makes contexts current, or holds and ends them (measured on an H200, driver 580, for
+    /// `cuDeviceGetCount`, `cuDeviceGetDevResource`, `cuCtxGetCurrent`, `cuCtxSetCurrent`,
+    /// `cuGreenCtxDestroy` and the primary context's retain and release; the others are like these).
+    fn enter_despite_fault(&self) -> Result<MutexGuard<'_, State>, CUresult> {
+        let state = self.lock();
+        if state.initialised {
+            Ok(state)
+        } else {
+            Err(CUresult::CUDA_ERROR_NOT_INITIALIZED)
+        }
+    }
+
+    /// [`enter`](Self::enter) for those that need nothing of the state.
+    fn ready(&self) -> Answer {
+        self.enter().map(drop)
+    }
+
+    /// [`enter_despite_fault`](Self::enter_despite_fault) for those that need nothing of the state.
+    fn ready_despite_fault(&self) -> Answer {
+        self.enter_despite_fault().map(drop)
+    }
+
+    /// The index of a device handle, which is its ordinal.
+    fn device(&self, device: i32) -> Result<usize, CUresult> {
+        let index = usize::try_from(device)
+            .ok()
+            .filter(|index| *index < self.profile.device_count as usize)
+            .ok_or(CUresult::CUDA_ERROR_INVALID_DEVICE)?;
+        self.present(index)?;
+        Ok(index)
+    }
+}
+
+fn by_name<T>(list: Vec<(&'static str, T)>) -> HashMap<String, T> {
+    list.into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// `INVALID_VALUE` unless the condition holds.
+fn require(condition: bool) -> Answer {
+    if condition {
+        Ok(())
+    } else {
+        Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+    }
+}

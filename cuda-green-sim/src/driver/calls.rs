@@ -1,0 +1,71 @@
+//! What every call begins with: it is counted, noted, and made to fail where that was asked for.
+
+use std::sync::{PoisonError, atomic::Ordering};
+
+use super::Driver;
+use crate::{
+    MadeAt,
+    injection::{Fill, Injection},
+    raw::Answer,
+};
+
+impl Driver {
+    pub(crate) fn inject(&self, injection: Injection) {
+        match injection.fill() {
+            Some(fill) => self.memory().limit(fill),
+            None => self.injections.add(injection),
+        }
+    }
+
+    /// Takes back what [`inject`](Self::inject) did, but for devices that are lost.
+    pub(crate) fn clear_injections(&self) {
+        self.injections.clear();
+        self.memory().limit(Fill::Percent(100));
+    }
+
+    pub(crate) fn start_trace(&self) {
+        *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        self.tracing.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn take_trace(&self) -> Vec<MadeAt> {
+        self.tracing.store(false, Ordering::Release);
+        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        trace.take().unwrap_or_default()
+    }
+
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// What every call begins with: it is counted, and what was injected for it happens.
+    pub(crate) fn begin_call(&self, entry_point: &'static str) -> Answer {
+        self.not_in_a_host_function()?;
+        let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        MadeAt::enter(entry_point, call);
+        if self.tracing.load(Ordering::Acquire)
+            && let Some(trace) = &mut *self.trace.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            trace.push(MadeAt::now());
+        }
+        let Some(happening) = self.injections.at_call(entry_point) else {
+            return Ok(());
+        };
+        for ordinal in happening.lost {
+            let bit = 1_u32.checked_shl(ordinal).unwrap_or(0);
+            self.lost.fetch_or(bit, Ordering::Relaxed);
+        }
+        if !happening.delay.is_zero() {
+            // Without a lock: only this call is slow.
+            std::thread::sleep(happening.delay);
+            self.advance(happening.delay);
+        }
+        let Some(code) = happening.code else {
+            return Ok(());
+        };
+        if code.is_sticky() {
+            self.lock().fault.get_or_insert(code);
+        }
+        Err(code)
+    }
+}

@@ -1,0 +1,99 @@
+//! Which context is current to a thread, and what context a handle stands for.
+
+use std::{cell::RefCell, collections::HashMap};
+
+use cuda_green_sys::CUresult;
+
+use super::{
+    Driver, Kind, State,
+    green::Green,
+    state::{Context, Device},
+};
+
+thread_local! {
+    /// Each thread's stack of current contexts, by the driver's number.
+    static STACKS: RefCell<HashMap<u64, Vec<u64>>> = RefCell::default();
+}
+
+impl Driver {
+    /// The top of the calling thread's stack as it is, living or not; 0 where there is none.
+    pub(super) fn current_handle(&self) -> u64 {
+        STACKS.with_borrow(|stacks| {
+            stacks
+                .get(&self.number)
+                .and_then(|stack| stack.last())
+                .copied()
+                .unwrap_or(0)
+        })
+    }
+
+    /// Works on the calling thread's stack of contexts.
+    pub(super) fn with_stack<T>(&self, work: impl FnOnce(&mut Vec<u64>) -> T) -> T {
+        STACKS.with_borrow_mut(|stacks| {
+            let stack = stacks.entry(self.number).or_default();
+            let answer = work(stack);
+            if stack.is_empty() {
+                stacks.remove(&self.number);
+            }
+            answer
+        })
+    }
+
+    /// The calling thread's current context, which must be alive.
+    pub(super) fn current(&self, state: &State) -> Result<Context, CUresult> {
+        self.context(state, self.current_handle())
+    }
+
+    /// What a context handle stands for. A green context's own handle becomes one once
+    /// `cuCtxFromGreenCtx` was asked for it, which gives the same handle (measured on an H200, driver 580).
+    pub(super) fn context(&self, state: &State, handle: u64) -> Result<Context, CUresult> {
+        if let Some(index) = state.devices.iter().position(|d| d.primary == handle) {
+            self.present(index)?;
+            if state.primary_is_active(index) {
+                return Ok(Context::Primary(index));
+            }
+            if state.devices[index].was_active {
+                return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
+            }
+        } else if state
+            .greens
+            .get(&handle)
+            .is_some_and(|green| green.is_context)
+        {
+            self.green(state, handle)?;
+            return Ok(Context::Green(handle));
+        } else if state.dead_contexts.contains_key(&handle) {
+            return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
+        }
+        Err(CUresult::CUDA_ERROR_INVALID_CONTEXT)
+    }
+
+    /// The device of a context that lives or lived.
+    pub(super) fn device_of_handle(&self, state: &State, handle: u64) -> Result<usize, CUresult> {
+        let device = match self.context(state, handle) {
+            Ok(context) => state.device_of(context),
+            Err(code) => state
+                .dead_contexts
+                .get(&handle)
+                .copied()
+                .or_else(|| {
+                    let known = |d: &Device| d.primary == handle && d.was_active;
+                    state.devices.iter().position(known)
+                })
+                .ok_or(code),
+        }?;
+        self.present(device)?;
+        Ok(device)
+    }
+
+    /// A green context by its own handle.
+    pub(super) fn green<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Green, CUresult> {
+        match state.greens.get(&handle) {
+            Some(green) => self.present(green.device).map(|()| green),
+            None if self.was_mine(state, handle, Kind::Green) => {
+                Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED)
+            }
+            None => Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
+        }
+    }
+}

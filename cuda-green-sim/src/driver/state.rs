@@ -1,0 +1,219 @@
+//! What a driver holds: its devices, and every object that lives.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use cuda_green_sys::CUresult;
+
+use super::{
+    Driver, Kind,
+    capture::Capture,
+    descriptors::Descriptor,
+    events::Event,
+    graphs::{Graph, GraphExec},
+    green::Green,
+    libraries::{Library, LibraryKernel},
+    modules::{Function, Module},
+    resources::Resource,
+    streams::Stream,
+};
+use crate::{
+    MadeAt, Profile,
+    timeline::{SmLimits, Timeline},
+};
+
+/// One device's part of the state.
+pub(super) struct Device {
+    /// The handle of the primary context, the same for the whole process.
+    pub(super) primary: u64,
+    /// Retains by the client. Green contexts hold the primary context too.
+    pub(super) retains: Vec<MadeAt>,
+    /// Whether the primary context exists. The end of the last green context does not end it, only a
+    /// release does (measured on an H200, driver 580).
+    pub(super) active: bool,
+    /// Whether the primary context was ever made, so that a stale handle is told from a wrong one.
+    pub(super) was_active: bool,
+    /// The resource that `cuDeviceGetDevResource` gives, once it was asked for.
+    pub(super) resource: Option<u64>,
+    /// The same for the primary context.
+    pub(super) primary_resource: Option<u64>,
+    /// The workqueue of all contexts that have none of their own, once it was asked for.
+    pub(super) workqueue: Option<u64>,
+    /// The pool that `cuDeviceGetDefaultMemPool` gives, once it was needed.
+    pub(super) default_pool: Option<u64>,
+    /// The pool that `cuDeviceSetMemPool` set, if it still lives.
+    pub(super) current_pool: Option<u64>,
+}
+
+/// A context as the entry points see it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Context {
+    Primary(usize),
+    /// The green context's handle.
+    Green(u64),
+}
+
+pub(super) struct State {
+    pub(super) initialised: bool,
+    /// The first fault that stays, which every later call answers.
+    pub(super) fault: Option<CUresult>,
+    pub(super) serial: u64,
+    pub(super) devices: Vec<Device>,
+    pub(super) greens: HashMap<u64, Green>,
+    /// Contexts that are gone and the devices they were of: up to 13.0 at least, they can still be made
+    /// current and still tell their device (measured on an H200, driver 580).
+    pub(super) dead_contexts: HashMap<u64, usize>,
+    /// The id of the newest green context: they are numbered one by one (measured on an H200).
+    pub(super) green_ids: u64,
+    pub(super) streams: HashMap<u64, Stream>,
+    /// Streams that went with their context: before 13.1 they cannot even be destroyed.
+    pub(super) lost_streams: HashSet<u64>,
+    pub(super) events: HashMap<u64, Event>,
+    /// Events that went with the primary context.
+    pub(super) lost_events: HashSet<u64>,
+    pub(super) modules: HashMap<u64, Module>,
+    pub(super) functions: HashMap<u64, Function>,
+    pub(super) libraries: HashMap<u64, Library>,
+    /// The kernels of libraries.
+    pub(super) kernels: HashMap<u64, LibraryKernel>,
+    /// What was set of a function's attributes, by its handle or that of its kernel.
+    pub(super) function_attributes: HashMap<(u64, u32), i32>,
+    pub(super) graphs: HashMap<u64, Graph>,
+    pub(super) graph_execs: HashMap<u64, GraphExec>,
+    /// Captures that have not ended, by their numbers.
+    pub(super) captures: HashMap<u64, Capture>,
+    /// Kept as long as the driver, as the header says of descriptors; resources are values that the
+    /// client copies, so there is no telling when the last copy is gone.
+    pub(super) descriptors: HashMap<u64, Descriptor>,
+    pub(super) resources: HashMap<u64, Arc<Resource>>,
+    /// Objects that the client never destroyed and whose context took them along.
+    pub(super) abandoned: Vec<MadeAt>,
+    pub(super) timeline: Timeline,
+}
+
+impl State {
+    /// Nothing but devices whose primary contexts were never used.
+    pub(super) fn new(number: u64, profile: &Profile) -> Self {
+        let count = profile.device_count as usize;
+        let mut state = Self {
+            initialised: false,
+            fault: None,
+            serial: 0,
+            devices: Vec::with_capacity(count),
+            greens: HashMap::new(),
+            dead_contexts: HashMap::new(),
+            green_ids: 0,
+            streams: HashMap::new(),
+            lost_streams: HashSet::new(),
+            events: HashMap::new(),
+            lost_events: HashSet::new(),
+            modules: HashMap::new(),
+            functions: HashMap::new(),
+            libraries: HashMap::new(),
+            kernels: HashMap::new(),
+            function_attributes: HashMap::new(),
+            graphs: HashMap::new(),
+            graph_execs: HashMap::new(),
+            captures: HashMap::new(),
+            descriptors: HashMap::new(),
+            resources: HashMap::new(),
+            abandoned: Vec::new(),
+            timeline: Timeline::new(
+                count,
+                profile.device.sm_count,
+                SmLimits {
+                    threads: profile.device.threads_per_sm(),
+                    blocks: profile.device.blocks_per_sm(),
+                    shared: profile.device.shared_per_sm(),
+                },
+            ),
+        };
+        for _ in 0..count {
+            let primary = state.new_handle(number, Kind::Context);
+            state.devices.push(Device {
+                primary,
+                retains: Vec::new(),
+                active: false,
+                was_active: false,
+                resource: None,
+                primary_resource: None,
+                workqueue: None,
+                default_pool: None,
+                current_pool: None,
+            });
+        }
+        state
+    }
+
+    pub(super) fn primary_is_active(&self, device: usize) -> bool {
+        self.devices[device].active
+    }
+
+    /// Whether a green context holds a device's primary context.
+    pub(super) fn is_held(&self, device: usize) -> bool {
+        self.greens.values().any(|green| green.device == device)
+    }
+
+    pub(super) fn device_of(&self, context: Context) -> Result<usize, CUresult> {
+        match context {
+            Context::Primary(device) => Ok(device),
+            Context::Green(handle) => self
+                .greens
+                .get(&handle)
+                .map(|green| green.device)
+                .ok_or(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED),
+        }
+    }
+
+    /// The number by which virtual time knows a context.
+    pub(super) fn context_key(&self, context: Context) -> u64 {
+        match context {
+            Context::Primary(device) => self.devices[device].primary,
+            Context::Green(handle) => handle,
+        }
+    }
+
+    /// Streams go with their context, without having been destroyed.
+    pub(super) fn lose_streams(&mut self, lost: impl Fn(&Stream) -> bool) {
+        for (handle, stream) in self.streams.extract_if(|_, stream| lost(stream)) {
+            self.lost_streams.insert(handle);
+            self.abandoned.push(stream.made_at);
+        }
+    }
+
+    /// When the last hold on a primary context is gone, everything in it goes with it.
+    pub(super) fn sweep_if_unused(&mut self, driver: &Driver, device: usize) {
+        if !self.devices[device].retains.is_empty() || self.is_held(device) {
+            return;
+        }
+        self.devices[device].active = false;
+        self.lose_streams(|stream| stream.device == device);
+        // Assumed: nobody can end them any more.
+        self.captures.retain(|_, capture| !capture.is_of(device));
+        let lost = self
+            .events
+            .iter()
+            .filter(|(_, event)| event.device == device);
+        self.lost_events.extend(lost.map(|(handle, _)| *handle));
+        let events = self.events.extract_if(|_, event| event.device == device);
+        self.abandoned
+            .extend(events.map(|(_, event)| event.made_at));
+        let modules = self.modules.extract_if(|_, module| module.device == device);
+        self.abandoned.extend(
+            modules
+                .filter(|(_, module)| module.library.is_none())
+                .map(|(_, module)| module.made_at),
+        );
+        let live = &self.modules;
+        self.functions
+            .retain(|_, function| live.contains_key(&function.module));
+        let mut memory = driver.memory();
+        self.abandoned.extend(memory.sweep(device));
+        self.abandoned.extend(memory.abandon_host(device));
+        drop(memory);
+        self.devices[device].primary_resource = None;
+        self.timeline.forget_context(self.devices[device].primary);
+    }
+}

@@ -1,0 +1,91 @@
+//! Injections in force in one driver: what is to happen at each of its calls.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use cuda_green_sys::CUresult;
+
+use super::{Effect, Injection};
+
+/// What is to happen at a call.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Happening {
+    pub(crate) delay: Duration,
+    pub(crate) lost: Vec<u32>,
+    pub(crate) code: Option<CUresult>,
+}
+
+/// A driver's injections, and how many calls of its kind each has seen.
+#[derive(Default)]
+pub(crate) struct Injections {
+    /// Whether there are any: all that a call looks at in a driver without.
+    armed: AtomicBool,
+    rules: Mutex<Vec<(Injection, u64)>>,
+}
+
+impl Injections {
+    fn rules(&self) -> MutexGuard<'_, Vec<(Injection, u64)>> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, injection: Injection) {
+        self.rules().push((injection, 0));
+        self.armed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn clear(&self) {
+        let mut rules = self.rules();
+        rules.clear();
+        self.armed.store(false, Ordering::Release);
+    }
+
+    /// Counts a call, and says what is to happen at it. Of several codes, the first injected counts.
+    pub(crate) fn at_call(&self, entry_point: &'static str) -> Option<Happening> {
+        if !self.armed.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut happening = Happening::default();
+        for (rule, seen) in self.rules().iter_mut() {
+            if rule.entry_point.is_some_and(|name| name != entry_point) {
+                continue;
+            }
+            *seen += 1;
+            if *seen != rule.nth && !(rule.onwards && *seen > rule.nth) {
+                continue;
+            }
+            match rule.effect {
+                Effect::Fail(code) => happening.code = happening.code.or(Some(code)),
+                Effect::Delay(delay) => happening.delay += delay,
+                Effect::LoseDevice(ordinal) => happening.lost.push(ordinal),
+                // In force since the injection.
+                Effect::Full(_) => {}
+            }
+        }
+        Some(happening)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_counts_its_own_calls() {
+        let injections = Injections::default();
+        assert_eq!(injections.at_call("cuInit"), None);
+        injections.add("cuInit#2=999".parse().unwrap());
+        injections.add("*#2+=1".parse().unwrap());
+        let code = |name| injections.at_call(name).unwrap().code.map(|code| code.0);
+        assert_eq!(code("cuInit"), None);
+        assert_eq!(code("cuDeviceGet"), Some(1));
+        assert_eq!(code("cuInit"), Some(999));
+        assert_eq!(code("cuInit"), Some(1));
+        injections.clear();
+        assert_eq!(injections.at_call("cuInit"), None);
+    }
+}

@@ -1,0 +1,47 @@
+//! Where a context's blocks run, measured on the device itself.
+
+use super::GreenContext;
+use crate::{GpuMemoryPool, LaunchConfig, Result, kernels};
+
+impl GreenContext {
+    /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a
+    /// stream of its own, and each block notes the SM it finds itself on. Takes about a millisecond on
+    /// an idle GPU; waits for what runs there otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver), [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn observed_sm_ids(&self) -> Result<Vec<u32>> {
+        /// More ids than any device has SMs.
+        const IDS: usize = 4096;
+        /// Long enough that no SM takes a second block before each has had its first.
+        const SPIN_NS: u32 = 50_000;
+        let stream = self.create_stream()?;
+        let pool = GpuMemoryPool::on(self.device(), (IDS * 4) as u64)?;
+        let counts = pool.allocate(IDS * 4)?;
+        counts.fill(0)?;
+        let kernel = self
+            .device()
+            .kernels()?
+            .function(self.driver(), kernels::SM_IDS)?;
+        // Blocks of 1024 threads fit once or twice on an SM, so these are several rounds over all SMs.
+        let blocks = self.device().properties().multiprocessor_count * 8;
+        let config = LaunchConfig::linear(blocks, 1024);
+        // SAFETY: the kernel takes a pointer to `IDS` counters, their number, and a time; the buffer
+        // outlives the launch, which is waited for.
+        unsafe {
+            stream.launch_raw(
+                kernel,
+                &config,
+                &[&counts.address(), &(IDS as u32), &SPIN_NS],
+            )?
+        };
+        stream.synchronize()?;
+        let mut bytes = vec![0u8; IDS * 4];
+        counts.copy_to(&mut bytes)?;
+        let seen = bytes
+            .chunks_exact(4)
+            .zip(0u32..)
+            .filter(|(count, _)| count.iter().any(|byte| *byte != 0));
+        Ok(seen.map(|(_, id)| id).collect())
+    }
+}

@@ -1,0 +1,58 @@
+//! What a driver is asked about a device.
+
+use std::ffi::{CStr, c_int};
+
+use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute, CUresult};
+
+use crate::{
+    Driver, Error, Result,
+    resource::{Owner, query, sm_fields},
+};
+
+pub(super) fn attribute(
+    driver: &Driver,
+    device: CUdevice,
+    which: CUdevice_attribute,
+) -> Result<u32> {
+    let mut value = 0;
+    // SAFETY: the pointer is valid for the one integer that is written.
+    let result = unsafe { driver.api().cuDeviceGetAttribute(&mut value, which, device) };
+    driver.check("cuDeviceGetAttribute", result)?;
+    Ok(u32::try_from(value).unwrap_or(0))
+}
+
+pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {
+    let mut name = [0u8; 256];
+    // SAFETY: the buffer is as long as said, and the driver ends what it writes with a NUL.
+    let result = unsafe {
+        driver
+            .api()
+            .cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device)
+    };
+    driver.check("cuDeviceGetName", result)?;
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// The granularity that the driver reports, or as the inner error why the device has no green contexts.
+pub(super) fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u32, u32), String>> {
+    let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+    match query(driver, Owner::Device(device), kind) {
+        Ok(resource) => {
+            let sms = sm_fields(&resource);
+            Ok(Ok((sms.minSmPartitionSize, sms.smCoscheduledAlignment)))
+        }
+        Err(Error::MissingEntryPoint(_)) => Ok(Err(format!(
+            "green contexts need a driver of CUDA 12.4 or later; this one speaks CUDA {}",
+            driver.version()
+        ))),
+        // A driver that has the call may still refuse the device: old architectures, some virtual GPUs.
+        Err(Error::Driver {
+            code: CUresult::CUDA_ERROR_NOT_SUPPORTED,
+            ..
+        }) => Ok(Err(
+            "the driver says that this device does not support green contexts".to_owned(),
+        )),
+        Err(error) => Err(error),
+    }
+}

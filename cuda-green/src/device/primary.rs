@@ -1,0 +1,118 @@
+//! The primary context: retained once, current where a call needs one, and the stream priorities it offers.
+
+use std::{ffi::c_int, ops::RangeInclusive};
+
+use cuda_green_sys::CUcontext;
+
+use super::CudaDevice;
+use crate::{ContextPriority, Driver, Result};
+
+/// A retain of the primary context.
+pub(super) struct Primary {
+    pub(super) context: CUcontext,
+    /// Least and greatest stream priority; lower numbers come first.
+    priorities: (c_int, c_int),
+}
+
+// SAFETY: the context handle is an opaque token that the driver accepts from every thread.
+unsafe impl Send for Primary {}
+// SAFETY: as above; nothing is changed through a shared reference.
+unsafe impl Sync for Primary {}
+
+impl CudaDevice {
+    /// The primary context's raw handle, retained until the last handle of this device is dropped.
+    ///
+    /// Not to be destroyed or reset by anyone.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver).
+    #[doc(alias = "cuDevicePrimaryCtxRetain")]
+    pub fn raw_primary_context(&self) -> Result<CUcontext> {
+        Ok(self.primary()?.context)
+    }
+
+    /// The stream priorities that the device offers, as the driver's numbers: lower ones come first. 0 to -5
+    /// on an H200 (measured).
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver).
+    #[doc(alias = "cuCtxGetStreamPriorityRange")]
+    pub fn stream_priorities(&self) -> Result<RangeInclusive<c_int>> {
+        let (least, greatest) = self.primary()?.priorities;
+        Ok(greatest..=least)
+    }
+
+    /// The number for a priority within what the device offers: lower numbers come first.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver).
+    #[doc(alias = "cuCtxGetStreamPriorityRange")]
+    pub fn stream_priority(&self, priority: ContextPriority) -> Result<c_int> {
+        let (least, greatest) = self.primary()?.priorities;
+        Ok(priority.within(least, greatest))
+    }
+
+    /// Runs something with the primary context current, and puts back what was.
+    pub(crate) fn with_primary<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        let context = self.primary()?.context;
+        self.with_current(context, action)
+    }
+
+    /// Runs something with a context current, and puts back what was, panics included.
+    pub(crate) fn with_current<T>(
+        &self,
+        context: CUcontext,
+        action: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        struct Pushed<'a>(&'a Driver);
+        impl Drop for Pushed<'_> {
+            fn drop(&mut self) {
+                let mut popped = std::ptr::null_mut();
+                // SAFETY: the pointer is valid for the one handle that is written.
+                let result = unsafe { self.0.api().cuCtxPopCurrent_v2(&mut popped) };
+                self.0.check_in_drop("cuCtxPopCurrent", result);
+            }
+        }
+        // SAFETY: the caller holds the object whose context this is.
+        let result = unsafe { self.api().cuCtxPushCurrent_v2(context) };
+        self.driver().check("cuCtxPushCurrent", result)?;
+        let _pushed = Pushed(self.driver());
+        action()
+    }
+
+    fn primary(&self) -> Result<&Primary> {
+        self.inner.primary.get_or_make(|| self.retain())
+    }
+
+    fn retain(&self) -> Result<Primary> {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the pointer is valid for the one handle that is written.
+        let result = unsafe {
+            self.api()
+                .cuDevicePrimaryCtxRetain(&mut context, self.raw())
+        };
+        self.driver().check("cuDevicePrimaryCtxRetain", result)?;
+        let (mut least, mut greatest) = (0, 0);
+        let range = self.with_current(context, || {
+            // SAFETY: both pointers are valid for the one integer each that is written.
+            let result = unsafe {
+                self.api()
+                    .cuCtxGetStreamPriorityRange(&mut least, &mut greatest)
+            };
+            self.driver().check("cuCtxGetStreamPriorityRange", result)
+        });
+        match range {
+            Ok(()) => Ok(Primary {
+                context,
+                priorities: (least, greatest),
+            }),
+            Err(error) => {
+                // SAFETY: this gives back the retain above, which nothing else knows of.
+                let result = unsafe { self.api().cuDevicePrimaryCtxRelease_v2(self.raw()) };
+                self.driver()
+                    .check_in_drop("cuDevicePrimaryCtxRelease", result);
+                Err(error)
+            }
+        }
+    }
+}
