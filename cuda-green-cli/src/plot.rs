@@ -2,11 +2,13 @@
 
 use plotters::prelude::*;
 
+use crate::duration::{duration, whole};
+
 /// The distribution of one set-up's latencies.
 pub struct Curve {
     pub name: String,
-    /// Microseconds at evenly spaced percentiles, the last of which is the largest latency.
-    pub percentiles: Vec<f64>,
+    /// The latencies at evenly spaced percentiles, the last of which is the largest.
+    pub nanoseconds: Vec<f64>,
 }
 
 const SIZE: (u32, u32) = (960, 420);
@@ -23,24 +25,31 @@ const COLOURS: [RGBColor; 6] = [
 ];
 const TEXT: RGBColor = RGBColor(60, 60, 60);
 
-/// Latency, on a logarithmic axis, at each percentile of the requests.
-pub fn latencies(title: &str, note: Option<&str>, curves: &[Curve]) -> anyhow::Result<String> {
+/// Latency, on a logarithmic axis, at each percentile of what there was so many of. Notes stand beside it.
+pub fn latencies(
+    title: &str,
+    of: &str,
+    notes: &[&str],
+    curves: &[Curve],
+) -> anyhow::Result<String> {
     let mut svg = String::new();
-    draw(&mut svg, title, note, curves).map_err(|error| anyhow::anyhow!("drawing: {error}"))?;
+    draw(&mut svg, title, of, notes, curves)
+        .map_err(|error| anyhow::anyhow!("drawing: {error}"))?;
     Ok(svg)
 }
 
 fn draw(
     svg: &mut String,
     title: &str,
-    note: Option<&str>,
+    of: &str,
+    notes: &[&str],
     curves: &[Curve],
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let all = || curves.iter().flat_map(|curve| &curve.percentiles).copied();
+    let all = || curves.iter().flat_map(|curve| &curve.nanoseconds).copied();
     // Whole powers of ten around what there is; with nothing, or nothing finite, any will do.
-    let power = |latency: f64| latency.clamp(1.0, 1e9).log10();
+    let power = |latency: f64| latency.clamp(1.0, 1e12).log10();
     let finite = || all().filter(|latency| latency.is_finite()).map(power);
-    let least = finite().fold(9.0, f64::min).floor();
+    let least = finite().fold(12.0, f64::min).floor();
     let most = finite().fold(least, f64::max).floor() + 1.0;
     let range = 10f64.powf(least)..10f64.powf(most);
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
@@ -59,19 +68,19 @@ fn draw(
         .bold_line_style(RGBColor(225, 225, 225))
         .axis_style(RGBColor(160, 160, 160))
         .label_style(font(13))
-        .x_desc("percentile of the requests")
+        .x_desc(format!("percentile of the {of}"))
         .y_desc("latency (log scale)")
         .x_labels(11)
         .x_label_formatter(&|percentile| format!("{percentile:.0}"))
-        .y_label_formatter(&|microseconds| duration(*microseconds))
+        .y_label_formatter(&|nanoseconds| whole(*nanoseconds))
         .draw()?;
     let coloured = || curves.iter().zip(COLOURS.iter().cycle());
     for (index, (curve, colour)) in coloured().enumerate() {
         // The first is what the others are held against, so it must show beneath one that lies on it.
         let width = if index == 0 { 7 } else { 2 };
-        let last = curve.percentiles.len() as f64;
+        let last = curve.nanoseconds.len() as f64;
         let points = (1u32..)
-            .zip(&curve.percentiles)
+            .zip(&curve.nanoseconds)
             .map(|(step, latency)| (f64::from(step) / last * 100.0, latency.max(1.0)));
         chart.draw_series(LineSeries::new(points, colour.stroke_width(width)))?;
     }
@@ -90,8 +99,9 @@ fn draw(
         root.draw(&Text::new(figures, (x + 32, y + 11), font(12)))?;
         y += 46;
     }
-    if let Some(note) = note {
-        root.draw(&Text::new(note.to_owned(), (x, y + 8), font(14)))?;
+    for note in notes {
+        root.draw(&Text::new((*note).to_owned(), (x, y + 4), font(13)))?;
+        y += 20;
     }
     root.present()?;
     Ok(())
@@ -100,20 +110,9 @@ fn draw(
 impl Curve {
     /// The latency at or below which this share of the requests lies.
     fn at(&self, share: f64) -> f64 {
-        let rank = (self.percentiles.len() as f64 * share).ceil() as usize;
+        let rank = (self.nanoseconds.len() as f64 * share).ceil() as usize;
         let index = rank.max(1) - 1;
-        self.percentiles.get(index).copied().unwrap_or_default()
-    }
-}
-
-/// Microseconds as people say them.
-fn duration(microseconds: f64) -> String {
-    if microseconds < 1e3 {
-        format!("{microseconds:.0} µs")
-    } else if microseconds < 1e4 {
-        format!("{:.1} ms", microseconds / 1e3)
-    } else {
-        format!("{:.0} ms", microseconds / 1e3)
+        self.nanoseconds.get(index).copied().unwrap_or_default()
     }
 }
 
@@ -125,14 +124,17 @@ mod tests {
     fn every_curve_is_drawn_and_named() {
         let curve = |name: &str, latency: f64| Curve {
             name: name.into(),
-            percentiles: (1..=200).map(|step| latency + f64::from(step)).collect(),
+            nanoseconds: (1..=200)
+                .map(|step| (latency + f64::from(step)) * 1e3)
+                .collect(),
         };
         let curves = [curve("alone", 200.0), curve("beside <a> flood", 9_000.0)];
-        let svg = latencies("Latency", Some("SIMULATED"), &curves).unwrap();
+        let svg = latencies("Latency", "pairs", &["One", "SIMULATED"], &curves).unwrap();
         assert_eq!(svg.matches("<polyline").count() - mesh(&svg), 2);
         assert!(svg.contains("alone") && svg.contains("beside &lt;a&gt; flood"));
-        assert!(svg.contains("p50 300 µs, p99 398 µs") && svg.contains("p50 9.1 ms"));
-        assert!(svg.contains("SIMULATED"));
+        assert!(svg.contains("p50 300 µs, p99 398 µs") && svg.contains("p50 9.10 ms"));
+        assert!(svg.contains("One") && svg.contains("SIMULATED"));
+        assert!(svg.contains("percentile of the pairs") && svg.contains("1 ms"));
     }
 
     /// Lines of the axes, which are thinner than those of curves.
@@ -145,6 +147,10 @@ mod tests {
 
     #[test]
     fn nothing_to_draw_is_drawn_all_the_same() {
-        assert!(latencies("Latency", None, &[]).unwrap().starts_with("<svg"));
+        assert!(
+            latencies("Latency", "pairs", &[], &[])
+                .unwrap()
+                .starts_with("<svg")
+        );
     }
 }
