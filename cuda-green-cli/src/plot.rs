@@ -24,27 +24,29 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 const TEXT: RGBColor = RGBColor(60, 60, 60);
+const WARNING: RGBColor = RGBColor(200, 0, 0);
 
-/// Latency, on a logarithmic axis, at each percentile of what there was so many of. Notes stand beside it.
-pub fn latencies(
-    title: &str,
-    of: &str,
-    notes: &[&str],
-    curves: &[Curve],
-) -> anyhow::Result<String> {
+/// What a picture shows.
+pub struct Picture<'a> {
+    pub title: &'a str,
+    /// What the percentiles are of.
+    pub of: &'a str,
+    /// What must be known of the figures.
+    pub note: Option<&'a str>,
+    /// Why they mean nothing, where that is so.
+    pub caveat: Option<&'a str>,
+    pub curves: &'a [Curve],
+}
+
+/// Latency, on a logarithmic axis, at each percentile.
+pub fn latencies(picture: &Picture<'_>) -> anyhow::Result<String> {
     let mut svg = String::new();
-    draw(&mut svg, title, of, notes, curves)
-        .map_err(|error| anyhow::anyhow!("drawing: {error}"))?;
+    draw(&mut svg, picture).map_err(|error| anyhow::anyhow!("drawing: {error}"))?;
     Ok(svg)
 }
 
-fn draw(
-    svg: &mut String,
-    title: &str,
-    of: &str,
-    notes: &[&str],
-    curves: &[Curve],
-) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::error::Error>> {
+    let &Picture { curves, of, .. } = picture;
     let all = || curves.iter().flat_map(|curve| &curve.nanoseconds).copied();
     // Whole powers of ten around what there is; with nothing, or nothing finite, any will do.
     let power = |latency: f64| latency.clamp(1.0, 1e12).log10();
@@ -56,7 +58,7 @@ fn draw(
     root.fill(&WHITE)?;
     let font = |size: u32| ("sans-serif", size).into_font().color(&TEXT);
     let mut chart = ChartBuilder::on(&root)
-        .caption(title, font(18))
+        .caption(picture.title, font(18))
         .margin(16)
         .margin_right(LEGEND)
         .x_label_area_size(44)
@@ -99,9 +101,13 @@ fn draw(
         root.draw(&Text::new(figures, (x + 32, y + 11), font(12)))?;
         y += 46;
     }
-    for note in notes {
-        root.draw(&Text::new((*note).to_owned(), (x, y + 4), font(13)))?;
-        y += 20;
+    let notes = [(picture.note, TEXT), (picture.caveat, WARNING)];
+    for (note, colour) in notes {
+        if let Some(note) = note {
+            let style = ("sans-serif", 13).into_font().color(&colour);
+            root.draw(&Text::new(note.to_owned(), (x, y + 4), style))?;
+            y += 20;
+        }
     }
     root.present()?;
     Ok(())
@@ -129,7 +135,12 @@ mod tests {
                 .collect(),
         };
         let curves = [curve("alone", 200.0), curve("beside <a> flood", 9_000.0)];
-        let svg = latencies("Latency", "pairs", &["One", "SIMULATED"], &curves).unwrap();
+        let svg = latencies(&Picture {
+            note: Some("One"),
+            caveat: Some("SIMULATED"),
+            ..picture(&curves)
+        })
+        .unwrap();
         assert_eq!(svg.matches("<polyline").count() - mesh(&svg), 2);
         assert!(svg.contains("alone") && svg.contains("beside &lt;a&gt; flood"));
         assert!(svg.contains("p50 300 µs, p99 398 µs") && svg.contains("p50 9.10 ms"));
@@ -145,12 +156,35 @@ mod tests {
             .count()
     }
 
+    fn picture(curves: &[Curve]) -> Picture<'_> {
+        Picture {
+            title: "Latency",
+            of: "pairs",
+            note: None,
+            caveat: None,
+            curves,
+        }
+    }
+
     #[test]
-    fn nothing_to_draw_is_drawn_all_the_same() {
-        assert!(
-            latencies("Latency", "pairs", &[], &[])
-                .unwrap()
-                .starts_with("<svg")
-        );
+    fn whatever_the_figures_are_they_are_drawn() {
+        let lists = [
+            vec![],
+            vec![0.0],
+            vec![-1.0, 5.0],
+            vec![1e-300, 1e308],
+            vec![f64::MAX, f64::MIN],
+            vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY],
+        ];
+        let curve = |nanoseconds: Vec<f64>| Curve {
+            name: String::new(),
+            nanoseconds,
+        };
+        let all: Vec<Curve> = lists.clone().into_iter().map(curve).collect();
+        let each = lists.map(|list| vec![curve(list)]);
+        for curves in each.into_iter().chain([vec![], all]) {
+            let svg = latencies(&picture(&curves)).unwrap();
+            assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        }
     }
 }

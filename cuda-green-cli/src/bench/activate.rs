@@ -4,8 +4,8 @@
 use std::{hint::black_box, ptr};
 
 use cuda_green::{
-    ContextId, CudaDevice, Event, LaunchConfig, Module, SmPartitionManager, kernels, sys::Api,
-    sys::CUcontext,
+    ContextId, CudaDevice, Event, LaunchConfig, Module, SmPartitionManager, kernels,
+    sys::{Api, CUcontext},
 };
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,7 @@ struct RawGuard<'a> {
 }
 
 impl RawGuard<'_> {
+    #[inline]
     fn push_and_pop(&self) -> anyhow::Result<()> {
         let mut popped = ptr::null_mut();
         // SAFETY: whoever made this holds the context, and the pointer is valid for the one handle written.
@@ -66,6 +67,7 @@ impl RawGuard<'_> {
     }
 
     /// A guard restores what it saw, so it asks first: these three calls are what it could cost at best.
+    #[inline]
     fn ask_push_and_pop(&self) -> anyhow::Result<()> {
         let mut seen = ptr::null_mut();
         // SAFETY: the pointer is valid for the one handle that is written.

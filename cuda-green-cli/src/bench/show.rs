@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::args::Drawing;
 use crate::{
     args::Global,
-    plot::{self, Curve},
+    plot::{self, Curve, Picture},
     report::{self, YELLOW},
 };
 
@@ -170,7 +170,12 @@ fn draw<F: Drawn>(
     figures: &F,
 ) -> anyhow::Result<()> {
     let title = format!("{} ({device})", F::TITLE);
-    let notes: Vec<&str> = F::NOTE.into_iter().chain(caveat).collect();
-    let svg = plot::latencies(&title, F::OF, &notes, &figures.curves())?;
+    let svg = plot::latencies(&Picture {
+        title: &title,
+        of: F::OF,
+        note: F::NOTE,
+        caveat,
+        curves: &figures.curves(),
+    })?;
     fs::write(path, svg).with_context(|| path.display().to_string())
 }

@@ -143,6 +143,7 @@ pub fn only(part: Part) -> anyhow::Result<()> {
 /// The library that the environment names, loaded by hand.
 fn library(spec: &DriverSpec) -> anyhow::Result<Library> {
     let name = match spec {
+        DriverSpec::System if cfg!(windows) => OsStr::new("nvcuda.dll"),
         DriverSpec::System => OsStr::new("libcuda.so.1"),
         DriverSpec::Path(path) => path.as_os_str(),
         DriverSpec::Simulated(profile) => bail!("sim:{profile} is no library"),
