@@ -210,14 +210,10 @@ impl Figures for Activate {
                 row.call, row.ratio
             );
         }
-        table += &format!(
-            "\n{:<38} {:>9} {:>9} {:>9} {:>9}",
-            "one by one, the clock included", "p50", "p99", "p99.9", "max"
-        );
+        let what = "one by one, the clock included";
+        table += &format!("\n{what:<38} {}", Distribution::headings());
         for Single { what, times } in &self.one_by_one {
-            let [p50, p99, p999, max] =
-                [times.p50_ns, times.p99_ns, times.p999_ns, times.max_ns].map(duration);
-            table += &format!("\n{what:<38} {p50:>9} {p99:>9} {p999:>9} {max:>9}");
+            table += &format!("\n{what:<38} {}", times.columns());
         }
         table
     }
@@ -230,10 +226,7 @@ impl Drawn for Activate {
     const NOTE: Option<&str> = Some("Each time has a reading of the clock in it.");
 
     fn curves(&self) -> Vec<Curve> {
-        let curve = |single: &Single| Curve {
-            name: single.what.clone(),
-            nanoseconds: single.times.percentiles_by_half_ns.clone(),
-        };
-        self.one_by_one.iter().map(curve).collect()
+        let singles = self.one_by_one.iter();
+        singles.map(|one| one.times.curve(&one.what)).collect()
     }
 }

@@ -13,7 +13,7 @@ use super::{
     samples::{Distribution, Samples},
     show::{Drawn, Figures, Work},
 };
-use crate::{duration::duration, plot::Curve};
+use crate::plot::Curve;
 
 #[derive(Serialize, Deserialize)]
 pub struct Rebalance {
@@ -98,14 +98,10 @@ impl Rebalance {
 
 impl Figures for Rebalance {
     fn table(&self) -> String {
-        let mut table = format!(
-            "{:<40} {:>9} {:>9} {:>9} {:>9}\n",
-            "time of one, the GPU idle", "p50", "p99", "p99.9", "max"
-        );
+        let what = "time of one, the GPU idle";
+        let mut table = format!("{what:<40} {}\n", Distribution::headings());
         for (name, times) in self.named().iter().rev() {
-            let [p50, p99, p999, max] =
-                [times.p50_ns, times.p99_ns, times.p999_ns, times.max_ns].map(duration);
-            table += &format!("{name:<40} {p50:>9} {p99:>9} {p999:>9} {max:>9}\n");
+            table += &format!("{name:<40} {}\n", times.columns());
         }
         table + &format!("\n{} contexts kept, made ahead", self.contexts_kept)
     }
@@ -117,10 +113,7 @@ impl Drawn for Rebalance {
     const OF: &str = "rebalances";
 
     fn curves(&self) -> Vec<Curve> {
-        let curve = |(name, times): (String, &Distribution)| Curve {
-            name,
-            nanoseconds: times.percentiles_by_half_ns.clone(),
-        };
-        self.named().into_iter().map(curve).collect()
+        let named = self.named().into_iter();
+        named.map(|(name, times)| times.curve(&name)).collect()
     }
 }

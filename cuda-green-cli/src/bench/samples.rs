@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{duration::duration, plot::Curve};
+
 /// Measured times in one unit, sorted.
 pub struct Samples(Vec<f64>);
 
@@ -73,6 +75,27 @@ pub struct Distribution {
     pub p999_ns: f64,
     pub max_ns: f64,
     pub percentiles_by_half_ns: Vec<f64>,
+}
+
+impl Distribution {
+    /// What stands above [`columns`](Self::columns).
+    pub fn headings() -> String {
+        let [p50, p99, p999, max] = ["p50", "p99", "p99.9", "max"];
+        format!("{p50:>9} {p99:>9} {p999:>9} {max:>9}")
+    }
+
+    pub fn columns(&self) -> String {
+        let times = [self.p50_ns, self.p99_ns, self.p999_ns, self.max_ns];
+        let [p50, p99, p999, max] = times.map(duration);
+        format!("{p50:>9} {p99:>9} {p999:>9} {max:>9}")
+    }
+
+    pub fn curve(&self, name: &str) -> Curve {
+        Curve {
+            name: name.to_owned(),
+            nanoseconds: self.percentiles_by_half_ns.clone(),
+        }
+    }
 }
 
 impl From<Samples> for Distribution {

@@ -126,23 +126,20 @@ impl Drawn for Alloc {
     const NOTE: Option<&str> = Some("Each time has a reading of the clock in it.");
 
     fn curves(&self) -> Vec<Curve> {
-        let shown = |pair: &&Pair| ["4 KiB", "64 MiB"].contains(&&*pair.size);
-        let curve = |name, times: &Distribution| Curve {
-            name,
-            nanoseconds: times.percentiles_by_half_ns.clone(),
-        };
-        let mut curves: Vec<Curve> = self
-            .pairs
-            .iter()
-            .filter(shown)
-            .flat_map(|pair| {
-                [
-                    curve(format!("{}, the driver's pool", pair.size), &pair.raw_pool),
-                    curve(format!("{}, ours", pair.size), &pair.ours),
-                ]
-            })
-            .collect();
-        curves.push(curve("the clock alone".to_owned(), &self.clock));
+        let mut curves = Vec::new();
+        for Pair {
+            size,
+            ours,
+            raw_pool,
+            ..
+        } in &self.pairs
+        {
+            if ["4 KiB", "64 MiB"].contains(&&**size) {
+                curves.push(raw_pool.curve(&format!("{size}, the driver's pool")));
+                curves.push(ours.curve(&format!("{size}, ours")));
+            }
+        }
+        curves.push(self.clock.curve("the clock alone"));
         curves
     }
 }
