@@ -63,8 +63,15 @@ fn isolation() -> String {
     table
 }
 
+/// The row of a list in which a field has this value.
+fn row<'a>(rows: &'a Value, field: &str, value: impl Into<Value>) -> &'a Value {
+    let value = value.into();
+    let mut rows = rows.as_array().unwrap().iter();
+    rows.find(|row| row[field] == value).unwrap()
+}
+
 fn host_cost() -> String {
-    let figures = figures("host_cost");
+    let calls = &figures("activate")["calls"];
     let path = format!("{}/evidence/peers_host.json", env!("CARGO_MANIFEST_DIR"));
     let peers: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     assert!(!peers["command"].as_str().unwrap().contains("--quick"));
@@ -89,7 +96,7 @@ fn host_cost() -> String {
         ("destroy", "close", "close"),
         ("create + destroy", "", ""),
     ] {
-        let figure = &figures[name];
+        let figure = row(calls, "call", name);
         let peer = |peer: &str, row: &str| time(&peers[peer]["figures"][row]["ns"]);
         table += &format!(
             "| {name} | {} | {} | {:.2} | {} | {} |\n",
@@ -116,25 +123,37 @@ fn host_cost() -> String {
         peers["torch"]["version"].as_str().unwrap(),
         peers["python_loop_ns"].as_f64().unwrap(),
     );
-    let load = figures["load"]["beyond_dlopen_ns"].as_f64().unwrap() / 1e6;
+    let load = figures("startup")["load"]["beyond_dlopen_ns"].as_f64();
     table += &format!(
-        "\nLoading the driver and resolving every entry point takes {load:.2} ms beyond `dlopen`.\n"
+        "\nLoading the driver and resolving every entry point takes {:.2} ms beyond `dlopen`.\n",
+        load.unwrap() / 1e6
     );
-    let rebalance = &figures["rebalance, strict"];
-    let micro = |field: &str| rebalance[field].as_f64().unwrap() / 1e3;
+    table += &availability(&figures("startup")["check_availability"]);
+    let hand_offs = &figures("rebalance")["hand_offs"];
+    let strict = row(hand_offs, "hand_off", "strict");
+    let micro = |what: &str, field: &str| strict[what][field].as_f64().unwrap() / 1e3;
     table += &format!(
         "A provisioned rebalance returns after {:.1} µs (p99 {:.1} µs); a launch and its end take {:.1} µs right after it, {:.1} µs otherwise.\n",
-        micro("ns"),
-        micro("p99_ns"),
-        micro("launch_and_sync_after_ns"),
-        micro("launch_and_sync_ns"),
+        micro("rebalance", "p50_ns"),
+        micro("rebalance", "p99_ns"),
+        micro("launch_and_sync_after", "p50_ns"),
+        micro("launch_and_sync", "p50_ns"),
     );
     table
 }
 
+/// What the start-up check costs, measured in processes of its own.
+fn availability(figures: &Value) -> String {
+    let fields = ["beyond_cu_init_ns", "no_gpu_visible_ns", "no_driver_ns"];
+    let [beyond, hidden, no_driver] = fields.map(|field| figures[field].as_f64().unwrap() / 1e6);
+    format!(
+        "`check_availability` adds {beyond:.2} ms to `cuInit`, and takes {hidden:.1} ms where no GPU is visible and {no_driver:.2} ms where there is no driver.\n"
+    )
+}
+
 /// Allocators side by side: what a pair costs on one thread and on several, and what is left in pieces.
 fn memory() -> String {
-    let figures = figures("memory");
+    let figures = figures("alloc");
     let path = format!("{}/evidence/peers_memory.json", env!("CARGO_MANIFEST_DIR"));
     let peers: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     assert!(!peers["command"].as_str().unwrap().contains("--quick"));
@@ -153,8 +172,9 @@ fn memory() -> String {
     for size in [
         "256 B", "4 KiB", "64 KiB", "1 MiB", "8 MiB", "64 MiB", "1 GiB",
     ] {
+        let own = row(&figures["pairs"], "size", size);
+        let own = |field: &str| time(own[field].as_f64());
         let row = format!("pair {size}");
-        let own = |field: &str| time(figures[&row][field].as_f64());
         table += &format!(
             "| {size} | {} | {} | {} | {} | {} |\n",
             own("ours_ns"),
@@ -165,7 +185,7 @@ fn memory() -> String {
         );
     }
     for threads in [2, 4, 8, 16] {
-        let figure = &figures[format!("pair on {threads} threads")];
+        let figure = row(&figures["threads"], "threads", threads);
         table += &format!(
             "| 4 KiB, {threads} threads at once | {} | {} | | | |\n",
             time(figure["ours_ns"].as_f64()),
@@ -175,12 +195,15 @@ fn memory() -> String {
     table += "\n| taken from the device beyond what was in use, at most | ours | driver's pool | CuPy | PyTorch |\n|---|---|---|---|---|\n";
     for most in [4, 64] {
         for count in [1_000, 10_000, 100_000] {
+            let mut own = figures["random"].as_array().unwrap().iter();
+            let own = own.find(|row| row["allocations"] == count && row["up_to_mib"] == most);
+            let own = own.unwrap();
             let row = format!("random {count} up to {most} MiB");
             table += &format!(
                 "| {} allocations up to {most} MiB | {} | {} | {} | {} |\n",
                 thousands(count),
-                share(figures[&row]["ours_overhead"].as_f64()),
-                share(figures[&row]["raw_pool_overhead"].as_f64()),
+                share(own["ours_overhead"].as_f64()),
+                share(own["raw_pool_overhead"].as_f64()),
                 share(peer("cupy", &row, "overhead")),
                 share(peer("torch", &row, "overhead")),
             );
@@ -194,19 +217,7 @@ fn memory() -> String {
         peers["torch"]["what"].as_str().unwrap_or("–"),
         peers["python_loop_ns"].as_f64().unwrap(),
     );
-    table + &start_up(&figures["check_availability"]) + &soak()
-}
-
-/// What the start-up check costs, once that was measured in processes of its own.
-fn start_up(figures: &Value) -> String {
-    let milli = |field: &str| figures[field].as_f64().map(|ns| ns / 1e6);
-    let fields = ["beyond_cu_init_ns", "no_gpu_visible_ns", "no_driver_ns"].map(milli);
-    let [Some(beyond), Some(hidden), Some(no_driver)] = fields else {
-        return String::new();
-    };
-    format!(
-        "`check_availability` adds {beyond:.2} ms to `cuInit`, and takes {hidden:.1} ms where no GPU is visible and {no_driver:.2} ms where there is no driver.\n"
-    )
+    table + &soak()
 }
 
 /// The soak, once there is evidence of one.

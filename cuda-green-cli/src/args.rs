@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use cuda_green::{CudaDevice, Driver, DriverSpec};
 
-use crate::request::Sizes;
+use crate::{bench::Bench, request::Sizes};
 
 /// Guaranteed shares of an NVIDIA GPU through CUDA green contexts.
 #[derive(Parser)]
@@ -64,28 +64,6 @@ pub enum Command {
     Completions { shell: clap_complete::Shell },
     /// Print the manual page, in roff
     Man,
-}
-
-#[derive(clap::Args)]
-pub struct Bench {
-    #[command(subcommand)]
-    pub what: Measurement,
-    /// A small run that only shows that it works; its figures mean nothing
-    #[arg(long, global = true)]
-    pub quick: bool,
-}
-
-#[derive(Subcommand)]
-pub enum Measurement {
-    /// The latency of a request while background work floods the GPU
-    Isolation {
-        /// Draw the distributions of the latencies as an SVG picture
-        #[arg(long, value_name = "FILE")]
-        svg: Option<PathBuf>,
-        /// Take the figures from a file that `--json` gave before, instead of measuring
-        #[arg(long, value_name = "FILE", requires = "svg", conflicts_with_all = ["json", "quick"])]
-        from: Option<PathBuf>,
-    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod check;
 mod chip;
+mod duration;
 mod info;
 mod map;
 mod plan;

@@ -2,11 +2,13 @@
 
 use plotters::prelude::*;
 
+use crate::duration::{duration, whole};
+
 /// The distribution of one set-up's latencies.
 pub struct Curve {
     pub name: String,
-    /// Microseconds at evenly spaced percentiles, the last of which is the largest latency.
-    pub percentiles: Vec<f64>,
+    /// The latencies at evenly spaced percentiles, the last of which is the largest.
+    pub nanoseconds: Vec<f64>,
 }
 
 const SIZE: (u32, u32) = (960, 420);
@@ -22,32 +24,41 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
 ];
 const TEXT: RGBColor = RGBColor(60, 60, 60);
+const WARNING: RGBColor = RGBColor(200, 0, 0);
 
-/// Latency, on a logarithmic axis, at each percentile of the requests.
-pub fn latencies(title: &str, note: Option<&str>, curves: &[Curve]) -> anyhow::Result<String> {
+/// What a picture shows.
+pub struct Picture<'a> {
+    pub title: &'a str,
+    /// What the percentiles are of.
+    pub of: &'a str,
+    /// What must be known of the figures.
+    pub note: Option<&'a str>,
+    /// Why they mean nothing, where that is so.
+    pub caveat: Option<&'a str>,
+    pub curves: &'a [Curve],
+}
+
+/// Latency, on a logarithmic axis, at each percentile.
+pub fn latencies(picture: &Picture<'_>) -> anyhow::Result<String> {
     let mut svg = String::new();
-    draw(&mut svg, title, note, curves).map_err(|error| anyhow::anyhow!("drawing: {error}"))?;
+    draw(&mut svg, picture).map_err(|error| anyhow::anyhow!("drawing: {error}"))?;
     Ok(svg)
 }
 
-fn draw(
-    svg: &mut String,
-    title: &str,
-    note: Option<&str>,
-    curves: &[Curve],
-) -> Result<(), Box<dyn std::error::Error>> {
-    let all = || curves.iter().flat_map(|curve| &curve.percentiles).copied();
+fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::error::Error>> {
+    let &Picture { curves, of, .. } = picture;
+    let all = || curves.iter().flat_map(|curve| &curve.nanoseconds).copied();
     // Whole powers of ten around what there is; with nothing, or nothing finite, any will do.
-    let power = |latency: f64| latency.clamp(1.0, 1e9).log10();
+    let power = |latency: f64| latency.clamp(1.0, 1e12).log10();
     let finite = || all().filter(|latency| latency.is_finite()).map(power);
-    let least = finite().fold(9.0, f64::min).floor();
+    let least = finite().fold(12.0, f64::min).floor();
     let most = finite().fold(least, f64::max).floor() + 1.0;
     let range = 10f64.powf(least)..10f64.powf(most);
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let font = |size: u32| ("sans-serif", size).into_font().color(&TEXT);
     let mut chart = ChartBuilder::on(&root)
-        .caption(title, font(18))
+        .caption(picture.title, font(18))
         .margin(16)
         .margin_right(LEGEND)
         .x_label_area_size(44)
@@ -59,19 +70,19 @@ fn draw(
         .bold_line_style(RGBColor(225, 225, 225))
         .axis_style(RGBColor(160, 160, 160))
         .label_style(font(13))
-        .x_desc("percentile of the requests")
+        .x_desc(format!("percentile of the {of}"))
         .y_desc("latency (log scale)")
         .x_labels(11)
         .x_label_formatter(&|percentile| format!("{percentile:.0}"))
-        .y_label_formatter(&|microseconds| duration(*microseconds))
+        .y_label_formatter(&|nanoseconds| whole(*nanoseconds))
         .draw()?;
     let coloured = || curves.iter().zip(COLOURS.iter().cycle());
     for (index, (curve, colour)) in coloured().enumerate() {
         // The first is what the others are held against, so it must show beneath one that lies on it.
         let width = if index == 0 { 7 } else { 2 };
-        let last = curve.percentiles.len() as f64;
+        let last = curve.nanoseconds.len() as f64;
         let points = (1u32..)
-            .zip(&curve.percentiles)
+            .zip(&curve.nanoseconds)
             .map(|(step, latency)| (f64::from(step) / last * 100.0, latency.max(1.0)));
         chart.draw_series(LineSeries::new(points, colour.stroke_width(width)))?;
     }
@@ -90,8 +101,13 @@ fn draw(
         root.draw(&Text::new(figures, (x + 32, y + 11), font(12)))?;
         y += 46;
     }
-    if let Some(note) = note {
-        root.draw(&Text::new(note.to_owned(), (x, y + 8), font(14)))?;
+    let notes = [(picture.note, TEXT), (picture.caveat, WARNING)];
+    for (note, colour) in notes {
+        if let Some(note) = note {
+            let style = ("sans-serif", 13).into_font().color(&colour);
+            root.draw(&Text::new(note.to_owned(), (x, y + 4), style))?;
+            y += 20;
+        }
     }
     root.present()?;
     Ok(())
@@ -100,20 +116,9 @@ fn draw(
 impl Curve {
     /// The latency at or below which this share of the requests lies.
     fn at(&self, share: f64) -> f64 {
-        let rank = (self.percentiles.len() as f64 * share).ceil() as usize;
+        let rank = (self.nanoseconds.len() as f64 * share).ceil() as usize;
         let index = rank.max(1) - 1;
-        self.percentiles.get(index).copied().unwrap_or_default()
-    }
-}
-
-/// Microseconds as people say them.
-fn duration(microseconds: f64) -> String {
-    if microseconds < 1e3 {
-        format!("{microseconds:.0} µs")
-    } else if microseconds < 1e4 {
-        format!("{:.1} ms", microseconds / 1e3)
-    } else {
-        format!("{:.0} ms", microseconds / 1e3)
+        self.nanoseconds.get(index).copied().unwrap_or_default()
     }
 }
 
@@ -125,14 +130,22 @@ mod tests {
     fn every_curve_is_drawn_and_named() {
         let curve = |name: &str, latency: f64| Curve {
             name: name.into(),
-            percentiles: (1..=200).map(|step| latency + f64::from(step)).collect(),
+            nanoseconds: (1..=200)
+                .map(|step| (latency + f64::from(step)) * 1e3)
+                .collect(),
         };
         let curves = [curve("alone", 200.0), curve("beside <a> flood", 9_000.0)];
-        let svg = latencies("Latency", Some("SIMULATED"), &curves).unwrap();
+        let svg = latencies(&Picture {
+            note: Some("One"),
+            caveat: Some("SIMULATED"),
+            ..picture(&curves)
+        })
+        .unwrap();
         assert_eq!(svg.matches("<polyline").count() - mesh(&svg), 2);
         assert!(svg.contains("alone") && svg.contains("beside &lt;a&gt; flood"));
-        assert!(svg.contains("p50 300 µs, p99 398 µs") && svg.contains("p50 9.1 ms"));
-        assert!(svg.contains("SIMULATED"));
+        assert!(svg.contains("p50 300 µs, p99 398 µs") && svg.contains("p50 9.10 ms"));
+        assert!(svg.contains("One") && svg.contains("SIMULATED"));
+        assert!(svg.contains("percentile of the pairs") && svg.contains("1 ms"));
     }
 
     /// Lines of the axes, which are thinner than those of curves.
@@ -143,8 +156,35 @@ mod tests {
             .count()
     }
 
+    fn picture(curves: &[Curve]) -> Picture<'_> {
+        Picture {
+            title: "Latency",
+            of: "pairs",
+            note: None,
+            caveat: None,
+            curves,
+        }
+    }
+
     #[test]
-    fn nothing_to_draw_is_drawn_all_the_same() {
-        assert!(latencies("Latency", None, &[]).unwrap().starts_with("<svg"));
+    fn whatever_the_figures_are_they_are_drawn() {
+        let lists = [
+            vec![],
+            vec![0.0],
+            vec![-1.0, 5.0],
+            vec![1e-300, 1e308],
+            vec![f64::MAX, f64::MIN],
+            vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY],
+        ];
+        let curve = |nanoseconds: Vec<f64>| Curve {
+            name: String::new(),
+            nanoseconds,
+        };
+        let all: Vec<Curve> = lists.clone().into_iter().map(curve).collect();
+        let each = lists.map(|list| vec![curve(list)]);
+        for curves in each.into_iter().chain([vec![], all]) {
+            let svg = latencies(&picture(&curves)).unwrap();
+            assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        }
     }
 }

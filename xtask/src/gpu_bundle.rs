@@ -1,5 +1,6 @@
-//! `cargo xtask gpu-bundle`: packs the driver matrix's report, the suite, the examples and the benchmarks
-//! into one archive that runs on a machine with a GPU and nothing else: no Rust, no CUDA toolkit, no network.
+//! `cargo xtask gpu-bundle`: packs the driver matrix's report, the suite, the examples and the program with its
+//! benchmarks into one archive that runs on a machine with a GPU and nothing else: no Rust, no CUDA toolkit, no
+//! network.
 
 use std::{fs, path::Path};
 
@@ -10,7 +11,7 @@ use xshell::{Shell, cmd};
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: the package, kind and name of the target of each.
-const TARGETS: [(&str, &str, &str); 12] = [
+const TARGETS: [(&str, &str, &str); 10] = [
     ("cuda-green-cli", "--bin", "cuda-green"),
     ("driver-matrix", "--bin", "driver-matrix"),
     ("driver-matrix", "--example", "quad_partition"),
@@ -21,8 +22,6 @@ const TARGETS: [(&str, &str, &str); 12] = [
     ("cuda-green", "--example", "models_in_a_budget"),
     ("driver-matrix", "--test", "suite"),
     ("driver-matrix", "--test", "conformance"),
-    ("driver-matrix", "--bench", "host_cost"),
-    ("driver-matrix", "--bench", "memory"),
 ];
 
 pub fn run() -> Result<()> {
@@ -57,10 +56,8 @@ pub fn run() -> Result<()> {
     fs::write(&script, include_str!("gpu_bundle.sh"))?;
     cmd!(shell, "chmod +x {script}").run()?;
     for script in ["peers_host.py", "peers_memory.py"] {
-        fs::copy(
-            crate::root().join("benches").join(script),
-            folder.join(script),
-        )?;
+        let peers = crate::root().join("xtask/peers");
+        fs::copy(peers.join(script), folder.join(script))?;
     }
     let archive = crate::root().join("target/gpu-bundle.tar.gz");
     cmd!(shell, "tar -C target -czf {archive} gpu-bundle").run()?;

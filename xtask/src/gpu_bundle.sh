@@ -3,9 +3,9 @@
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
 #   ./run.sh           everything but the last three of the next line
-#   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, host_cost, isolation, memory,
-#                      peers_host and peers_memory, which need Python with cuda.core, CuPy or PyTorch, and soak,
-#                      which takes SOAK_SECONDS (240) on SOAK_THREADS (16)
+#   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
+#                      rebalance, startup, isolation, peers_host and peers_memory, which need Python with cuda.core,
+#                      CuPy or PyTorch, and soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16)
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -13,7 +13,7 @@ export CUDA_GREEN_COMMIT CUDA_GREEN_REQUIRE_GPU=1
 unset CUDA_GREEN_DRIVER
 mkdir -p evidence
 failed=0
-wanted=" ${*:-driver quad map cudarc examples suite conformance host_cost isolation memory} "
+wanted=" ${*:-driver quad map cudarc examples suite conformance activate alloc rebalance startup isolation} "
 
 step() { # name, command...
     name=$1
@@ -34,6 +34,15 @@ quad() {
     } >evidence/quad_partition.json
 }
 
+bench() { # evidence file, what to measure...
+    file=evidence/$1.json
+    shift
+    ./cuda-green bench "$@" --json >"$file"
+    code=$?
+    [ -s "$file" ] || rm -f "$file"
+    return $code
+}
+
 step driver ./driver-matrix report system --out evidence/driver.json
 step quad quad
 step map sh -c './cuda-green map --json >evidence/map.json && ./cuda-green map --svg evidence/map.svg'
@@ -44,10 +53,10 @@ step examples sh -c './first_program && ./protected_latency && ./rebalance_under
 step suite env CUDA_GREEN_SUITE_EVIDENCE=evidence/suite.json ./suite --test-threads=1 system/
 step conformance env CUDA_GREEN_CONFORMANCE_EVIDENCE=evidence/conformance-h200.json \
     ./conformance --test-threads=1 system/
-step host_cost ./host_cost --out evidence/host_cost.json
-step isolation sh -c './cuda-green bench isolation --json >evidence/isolation.json'
-step memory ./memory --out evidence/memory.json
-step soak ./memory --soak "${SOAK_SECONDS:-240}" --threads "${SOAK_THREADS:-16}" --out evidence/soak.json
+for what in activate alloc rebalance startup isolation; do
+    step "$what" bench "$what" "$what"
+done
+step soak bench soak alloc --soak "${SOAK_SECONDS:-240}" --threads "${SOAK_THREADS:-16}"
 step peers_host sh -c 'python3 peers_host.py >evidence/peers_host.json && cat evidence/peers_host.json'
 step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
 exit $failed

@@ -1,106 +1,49 @@
 //! The latency of a request while background work floods the GPU: alone, beside the flood in one context,
 //! with stream priorities, in partitions, and with the flood left in the primary context.
 
-use std::{fs, path::Path};
-
-use anyhow::Context;
-
 use cuda_green::{
-    ContextId, ContextPriority, CudaDevice, GreenContext, GreenContextConfig, SmPartitionManager,
-    Stream,
+    ContextId, ContextPriority, CudaDevice, GreenContext, SmPartitionManager, Stream,
 };
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use indicatif::ProgressBar;
+use serde::{Deserialize, Serialize};
 
 use super::{
+    config,
     load::{
         Flood, LONG_BLOCKS, Load, ONE_KERNEL, Request, SHORT_BLOCKS, SMALL_KERNELS, TINY_LAUNCHES,
     },
-    samples::Samples,
+    samples::Latencies,
+    show::{Drawn, Figures, Work},
 };
-use crate::{args::Global, plot, report};
+use crate::{duration::duration, plot::Curve};
 
 /// Sizes of partitions, in SMs, in each of which a request alone is held against one beside a flood.
 const SIZES: [u32; 4] = [8, 16, 32, 64];
 
-pub fn run(global: &Global, quick: bool, svg: Option<&Path>) -> anyhow::Result<()> {
-    let device = global.device()?;
-    if !global.json {
-        anstream::println!("{}", report::heading(&device));
-    }
-    let rows = measure(&device, quick)?;
-    if let Some(path) = svg {
-        write_picture(path, device.name(), device.driver().is_simulated(), &rows)?;
-    }
-    if global.json {
-        let quick = if quick { " --quick" } else { "" };
-        let command = format!("cuda-green bench isolation{quick} --json");
-        let rows = rows.iter().map(Row::json).collect();
-        return report::print(&report::json(&device, &command, "figures", rows));
-    }
-    print(&rows);
-    if let Some(path) = svg {
-        anstream::println!("\nwrote {}", path.display());
-    }
-    Ok(())
-}
-
-/// Draws what was measured before.
-pub fn redraw(from: &Path, svg: &Path) -> anyhow::Result<()> {
-    let text = fs::read_to_string(from).with_context(|| from.display().to_string())?;
-    let report: Value = serde_json::from_str(&text).with_context(|| from.display().to_string())?;
-    let rows = report["figures"].as_array().map(Vec::as_slice);
-    let rows: Option<Vec<Row>> = rows
-        .unwrap_or_default()
-        .iter()
-        .map(Row::from_json)
-        .collect();
-    let rows = rows.filter(|rows| !rows.is_empty()).with_context(|| {
-        format!(
-            "{} has no figures of `bench isolation --json`",
-            from.display()
-        )
-    })?;
-    let device = report["device"].as_str().unwrap_or("unknown device");
-    write_picture(svg, device, report["simulated"] == true, &rows)?;
-    anstream::println!("wrote {}", svg.display());
-    Ok(())
-}
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Isolation(Vec<Row>);
 
 /// The latencies of one set-up.
+#[derive(Serialize, Deserialize)]
 struct Row {
     set_up: String,
     flood: Option<String>,
     /// SMs of the partition that the request is in; none where it is in the primary context.
     partition_sms: Option<u32>,
-    samples: Samples,
+    #[serde(flatten)]
+    latencies: Latencies,
 }
 
 impl Row {
     fn name(&self) -> String {
-        let flood = self.flood.as_ref().map(|name| format!(", {name}"));
-        format!("{}{}", self.set_up, flood.unwrap_or_default())
+        name(&self.set_up, self.flood.as_deref())
     }
+}
 
-    fn json(&self) -> Value {
-        let mut row = self.samples.microseconds();
-        row["set_up"] = self.set_up.as_str().into();
-        row["flood"] = self.flood.as_deref().into();
-        row["partition_sms"] = self.partition_sms.into();
-        row
-    }
-
-    /// The same back from JSON, in the steps in which the distribution is kept there.
-    fn from_json(row: &Value) -> Option<Self> {
-        let percentiles = row["percentiles_by_half_us"].as_array()?;
-        let percentiles: Option<Vec<f64>> = percentiles.iter().map(Value::as_f64).collect();
-        Some(Self {
-            set_up: row["set_up"].as_str()?.to_owned(),
-            flood: row["flood"].as_str().map(str::to_owned),
-            partition_sms: row["partition_sms"].as_u64().map(|sms| sms as u32),
-            samples: Samples::of(percentiles?),
-        })
-    }
+fn name(set_up: &str, flood: Option<&str>) -> String {
+    let flood = flood.map(|name| format!(", {name}"));
+    format!("{set_up}{}", flood.unwrap_or_default())
 }
 
 /// What is to be measured: a request in a stream, and a flood in another.
@@ -110,27 +53,19 @@ struct SetUp {
     flood: Option<(Flood, Stream)>,
 }
 
-fn measure(device: &CudaDevice, quick: bool) -> anyhow::Result<Vec<Row>> {
-    let load = Load::new(device, quick)?;
+pub fn measure(work: &Work<'_>) -> anyhow::Result<Isolation> {
+    let (device, progress) = (work.device, work.progress);
+    let load = Load::new(device, work.quick)?;
     let total = device.properties().multiprocessor_count;
     let quarter = (total / 4 / 8 * 8).max(1);
     let mut rows = Vec::new();
-    let progress = ProgressBar::new(0).with_style(ProgressStyle::with_template(
-        "{bar:24} {pos}/{len} {wide_msg}",
-    )?);
     // One manager at a time, since each splits the whole device.
-    measure_all(&load, &comparison(device, quarter)?, &progress, &mut rows)?;
+    measure_all(&load, &comparison(device, quarter)?, progress, &mut rows)?;
     for sms in SIZES.into_iter().filter(|sms| *sms < total) {
-        measure_all(&load, &in_partition(device, sms)?, &progress, &mut rows)?;
+        measure_all(&load, &in_partition(device, sms)?, progress, &mut rows)?;
     }
-    measure_all(
-        &load,
-        &small_kernels(device, quarter)?,
-        &progress,
-        &mut rows,
-    )?;
-    progress.finish_and_clear();
-    Ok(rows)
+    measure_all(&load, &small_kernels(device, quarter)?, progress, &mut rows)?;
+    Ok(Isolation(rows))
 }
 
 fn measure_all(
@@ -140,35 +75,22 @@ fn measure_all(
     rows: &mut Vec<Row>,
 ) -> anyhow::Result<()> {
     progress.inc_length(set_ups.len() as u64);
-    for SetUp {
-        name,
-        request: (request, stream),
-        flood,
-    } in set_ups
-    {
-        let mut row = Row {
-            set_up: name.clone(),
-            flood: flood.as_ref().map(|(flood, _)| flood.name.to_owned()),
-            partition_sms: stream
-                .context()
-                .is_partitioned()
-                .then(|| stream.context().sm_count()),
-            samples: Samples::of(Vec::new()),
-        };
-        progress.set_message(row.name());
-        let flood = flood.as_ref().map(|(flood, stream)| (*flood, stream));
-        row.samples = load.measure(*request, stream, flood)?;
-        rows.push(row);
+    for set_up in set_ups {
+        let (request, stream) = &set_up.request;
+        let flood = set_up.flood.as_ref();
+        let flood_name = flood.map(|(flood, _)| flood.name);
+        progress.set_message(name(&set_up.name, flood_name));
+        let flood = flood.map(|(flood, stream)| (*flood, stream));
+        let context = stream.context();
+        rows.push(Row {
+            set_up: set_up.name.clone(),
+            flood: flood_name.map(str::to_owned),
+            partition_sms: context.is_partitioned().then(|| context.sm_count()),
+            latencies: load.measure(*request, stream, flood)?.into(),
+        });
         progress.inc(1);
     }
     Ok(())
-}
-
-fn config(sm_count: u32) -> GreenContextConfig {
-    GreenContextConfig {
-        sm_count,
-        ..GreenContextConfig::default()
-    }
 }
 
 /// A partition of this size and one of all the other SMs.
@@ -249,50 +171,50 @@ fn small_kernels(device: &CudaDevice, sms: u32) -> anyhow::Result<Vec<SetUp>> {
     Ok(vec![set_up(None)?, set_up(Some(other.create_stream()?))?])
 }
 
-fn print(rows: &[Row]) {
-    anstream::println!(
-        "\n{:<52} {:>8} {:>8} {:>8}",
-        "latency in microseconds",
-        "p50",
-        "p99",
-        "max"
-    );
-    for row in rows {
-        let at = |share| row.samples.at(share);
-        anstream::println!(
-            "{:<52} {:>8.1} {:>8.1} {:>8.1}",
-            row.name(),
-            at(0.5),
-            at(0.99),
-            at(1.0)
-        );
-    }
-    anstream::println!(
-        "\np99 beside a flood in another partition / p99 alone in the same partition"
-    );
-    for row in rows.iter().filter(|row| row.flood.is_some()) {
-        let alone = rows
-            .iter()
-            .find(|other| other.flood.is_none() && other.set_up == row.set_up);
-        if let Some(alone) = alone {
-            let ratio = row.samples.at(0.99) / alone.samples.at(0.99);
-            anstream::println!("{:<52} {ratio:>8.3}", row.name());
+impl Figures for Isolation {
+    fn table(&self) -> String {
+        let mut table = format!("{:<52} {:>8} {:>8} {:>8}\n", "latency", "p50", "p99", "max");
+        for row in &self.0 {
+            let times = &row.latencies;
+            let times = [times.p50_us, times.p99_us, times.max_us];
+            let [p50, p99, max] = times.map(|microseconds| duration(microseconds * 1e3));
+            table += &format!("{:<52} {p50:>8} {p99:>8} {max:>8}\n", row.name());
         }
+        table += "\np99 beside a flood in another partition / p99 alone in the same partition";
+        for row in self.0.iter().filter(|row| row.flood.is_some()) {
+            let alone = self
+                .0
+                .iter()
+                .find(|other| other.flood.is_none() && other.set_up == row.set_up);
+            if let Some(alone) = alone {
+                let ratio = row.latencies.p99_us / alone.latencies.p99_us;
+                table += &format!("\n{:<52} {ratio:>8.2}", row.name());
+            }
+        }
+        table
     }
 }
 
-/// Draws the distributions beside the flood of long blocks, and that of the partition alone.
-fn write_picture(path: &Path, device: &str, simulated: bool, rows: &[Row]) -> anyhow::Result<()> {
-    let shown = |row: &&Row| {
-        let compared = row.flood.as_deref() == Some(LONG_BLOCKS.name);
-        row.set_up == "alone, in a partition" || compared && !row.set_up.ends_with(" SMs")
-    };
-    let curves = rows.iter().filter(shown).map(|row| plot::Curve {
-        name: row.set_up.clone(),
-        percentiles: row.samples.percentiles(),
-    });
-    let title = format!("Latency of one request while background work floods the GPU ({device})");
-    let note = simulated.then_some("SIMULATED: these times mean nothing");
-    let svg = plot::latencies(&title, note, &curves.collect::<Vec<_>>())?;
-    fs::write(path, svg).with_context(|| path.display().to_string())
+impl Drawn for Isolation {
+    const COMMAND: &str = "isolation";
+    const TITLE: &str = "Latency of one request while background work floods the GPU";
+    const OF: &str = "requests";
+
+    /// The distributions beside the flood of long blocks, and that of the partition alone.
+    fn curves(&self) -> Vec<Curve> {
+        let shown = |row: &&Row| {
+            let compared = row.flood.as_deref() == Some(LONG_BLOCKS.name);
+            row.set_up == "alone, in a partition" || compared && !row.set_up.ends_with(" SMs")
+        };
+        let curve = |row: &Row| Curve {
+            name: row.set_up.clone(),
+            nanoseconds: row
+                .latencies
+                .percentiles_by_half_us
+                .iter()
+                .map(|us| us * 1e3)
+                .collect(),
+        };
+        self.0.iter().filter(shown).map(curve).collect()
+    }
 }

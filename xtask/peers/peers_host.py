@@ -1,4 +1,4 @@
-"""What green contexts cost through cuda.core and PyTorch, beside `benches/host_cost.rs`; prints JSON.
+"""What green contexts cost through cuda.core and PyTorch, beside `cuda-green bench activate`; prints JSON.
 
 Each figure has the cost of Python in it (a loop that does nothing is measured beside it). What a peer
 refuses is told with its own words.
@@ -116,7 +116,7 @@ def torch():
 def main():
     result = {
         "commit": os.environ.get("CUDA_GREEN_COMMIT", "unknown"),
-        "command": " ".join(["python3", "benches/peers_host.py", *sys.argv[1:]]),
+        "command": " ".join(["python3", "xtask/peers/peers_host.py", *sys.argv[1:]]),
         "caveat": "the interpreter's cost is in every time; python_loop_ns is a loop that does nothing",
         "python_loop_ns": median_ns(lambda: None, 20, 10000),
     }

@@ -1,4 +1,4 @@
-"""What the allocators of CuPy and PyTorch cost, as `benches/memory` measures ours; prints JSON.
+"""What the allocators of CuPy and PyTorch cost, as `cuda-green bench alloc` measures ours; prints JSON.
 
 Each figure has the cost of Python in it (a loop that allocates nothing is measured beside it), so the
 times bound the allocators from above. Bytes and fragmentation do not depend on the interpreter.
@@ -17,7 +17,7 @@ QUICK = "--quick" in sys.argv
 
 
 class Numbers:
-    """MINSTD, as in benches/memory, so that every allocator sees the same sizes in the same order."""
+    """MINSTD, as in `cuda-green bench alloc`, so that every allocator sees the same sizes in the same order."""
 
     def __init__(self):
         self.state = 1
@@ -112,7 +112,7 @@ def torch():
 def main():
     result = {
         "commit": os.environ.get("CUDA_GREEN_COMMIT", "unknown"),
-        "command": " ".join(["python3", "benches/peers_memory.py", *sys.argv[1:]]),
+        "command": " ".join(["python3", "xtask/peers/peers_memory.py", *sys.argv[1:]]),
         "caveat": "the interpreter's cost is in every time; python_loop_ns is a loop that allocates nothing",
         "python_loop_ns": pair(lambda size: None, 1, 20, 10000),
     }

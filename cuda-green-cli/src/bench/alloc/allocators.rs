@@ -1,32 +1,30 @@
 //! The allocators under test: ours, the driver's stream-ordered pool, and `cuMemAlloc`.
 
-use cuda_green::{CudaDevice, GpuMemoryPool, sys};
-use sys::{Api, CUdeviceptr, CUmemoryPool, CUresult, CUstream, MissingEntryPoint};
+use std::ptr;
 
-use crate::common::Outcome;
+use cuda_green::{CudaDevice, GpuBuffer, GpuMemoryPool, sys};
+use sys::{Api, CUdeviceptr, CUmemoryPool, CUstream};
+
+use crate::bench::raw::ok;
 
 /// One allocator under test.
 pub trait Allocator: Sync {
     type Block;
-    fn take(&self, size: usize) -> Outcome<Self::Block>;
-    fn give(&self, block: Self::Block) -> Outcome;
+    fn take(&self, size: usize) -> anyhow::Result<Self::Block>;
+    fn give(&self, block: Self::Block) -> anyhow::Result<()>;
 }
 
 pub struct Ours(pub GpuMemoryPool);
 
 impl Allocator for Ours {
-    type Block = cuda_green::GpuBuffer;
-    fn take(&self, size: usize) -> Outcome<Self::Block> {
+    type Block = GpuBuffer;
+    fn take(&self, size: usize) -> anyhow::Result<Self::Block> {
         Ok(self.0.allocate(size)?)
     }
-    fn give(&self, block: Self::Block) -> Outcome {
+    fn give(&self, block: Self::Block) -> anyhow::Result<()> {
         drop(block);
         Ok(())
     }
-}
-
-pub fn ok(result: Result<CUresult, MissingEntryPoint>) -> Outcome {
-    Ok(result?.ok()?)
 }
 
 /// The driver's own pool, kept warm: nothing is released before the end.
@@ -40,7 +38,7 @@ pub struct RawPool<'a> {
 unsafe impl Sync for RawPool<'_> {}
 
 impl<'a> RawPool<'a> {
-    pub fn new(device: &'a CudaDevice) -> Outcome<Self> {
+    pub fn new(device: &'a CudaDevice) -> anyhow::Result<Self> {
         let properties = sys::CUmemPoolProps {
             allocType: sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED,
             location: sys::CUmemLocation {
@@ -49,34 +47,35 @@ impl<'a> RawPool<'a> {
             },
             ..Default::default()
         };
-        let (mut pool, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // From here on it is dropped, and with it what there is of it, if anything fails.
+        let mut made = Self {
+            device,
+            pool: ptr::null_mut(),
+            stream: ptr::null_mut(),
+        };
         let mut threshold = u64::MAX;
         let api = device.driver().api();
         // SAFETY: the outputs are valid; the context is retained by the device; the attribute is a 64-bit
         // number.
         unsafe {
             ok(api.cuCtxSetCurrent(device.raw_primary_context()?))?;
-            ok(api.cuMemPoolCreate(&mut pool, &properties))?;
+            ok(api.cuMemPoolCreate(&mut made.pool, &properties))?;
             ok(api.cuMemPoolSetAttribute(
-                pool,
+                made.pool,
                 sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-                std::ptr::from_mut(&mut threshold).cast(),
+                ptr::from_mut(&mut threshold).cast(),
             ))?;
-            ok(api.cuStreamCreateWithPriority(&mut stream, 1, 0))?;
+            ok(api.cuStreamCreateWithPriority(&mut made.stream, 1, 0))?;
         }
-        Ok(Self {
-            device,
-            pool,
-            stream,
-        })
+        Ok(made)
     }
 
     fn api(&self) -> &Api {
         self.device.driver().api()
     }
 
-    /// Bytes that the pool has from the device, and that it gave out; now, or at most.
-    pub fn reserved(&self, high: bool) -> Outcome<u64> {
+    /// Bytes that the pool has from the device; now, or at most.
+    pub fn reserved(&self, high: bool) -> anyhow::Result<u64> {
         let mut bytes = 0u64;
         let attribute = if high {
             sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH
@@ -85,16 +84,14 @@ impl<'a> RawPool<'a> {
         };
         // SAFETY: the pool is live, and the attribute a 64-bit number.
         ok(unsafe {
-            self.api().cuMemPoolGetAttribute(
-                self.pool,
-                attribute,
-                std::ptr::from_mut(&mut bytes).cast(),
-            )
+            self.api()
+                .cuMemPoolGetAttribute(self.pool, attribute, ptr::from_mut(&mut bytes).cast())
         })?;
         Ok(bytes)
     }
 
-    pub fn reset(&self) -> Outcome {
+    /// Gives everything back to the device, and forgets how much it was.
+    pub fn reset(&self) -> anyhow::Result<()> {
         let mut zero = 0u64;
         // SAFETY: pool and stream are live; the attribute is a 64-bit number that may be set to zero.
         unsafe {
@@ -103,7 +100,7 @@ impl<'a> RawPool<'a> {
             ok(self.api().cuMemPoolSetAttribute(
                 self.pool,
                 sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH,
-                std::ptr::from_mut(&mut zero).cast(),
+                ptr::from_mut(&mut zero).cast(),
             ))
         }
     }
@@ -111,7 +108,7 @@ impl<'a> RawPool<'a> {
 
 impl Allocator for RawPool<'_> {
     type Block = CUdeviceptr;
-    fn take(&self, size: usize) -> Outcome<CUdeviceptr> {
+    fn take(&self, size: usize) -> anyhow::Result<CUdeviceptr> {
         let mut address = 0;
         // SAFETY: pool and stream are live, and the output is valid.
         ok(unsafe {
@@ -120,7 +117,7 @@ impl Allocator for RawPool<'_> {
         })?;
         Ok(address)
     }
-    fn give(&self, address: CUdeviceptr) -> Outcome {
+    fn give(&self, address: CUdeviceptr) -> anyhow::Result<()> {
         // SAFETY: the address is of this pool, and nothing uses it.
         ok(unsafe { self.api().cuMemFreeAsync(address, self.stream) })
     }
@@ -128,11 +125,16 @@ impl Allocator for RawPool<'_> {
 
 impl Drop for RawPool<'_> {
     fn drop(&mut self) {
-        // SAFETY: both are live, and all that came from the pool was freed.
+        // SAFETY: what is not null is live, and all that came from the pool was freed. Nobody could do anything
+        // about a failure here.
         unsafe {
-            let _ = self.api().cuStreamSynchronize(self.stream);
-            let _ = self.api().cuStreamDestroy_v2(self.stream);
-            let _ = self.api().cuMemPoolDestroy(self.pool);
+            if !self.stream.is_null() {
+                let _ = self.api().cuStreamSynchronize(self.stream);
+                let _ = self.api().cuStreamDestroy_v2(self.stream);
+            }
+            if !self.pool.is_null() {
+                let _ = self.api().cuMemPoolDestroy(self.pool);
+            }
         }
     }
 }
@@ -142,13 +144,13 @@ pub struct Plain<'a>(pub &'a Api);
 
 impl Allocator for Plain<'_> {
     type Block = CUdeviceptr;
-    fn take(&self, size: usize) -> Outcome<CUdeviceptr> {
+    fn take(&self, size: usize) -> anyhow::Result<CUdeviceptr> {
         let mut address = 0;
         // SAFETY: a context is current, and the output is valid.
         ok(unsafe { self.0.cuMemAlloc_v2(&mut address, size) })?;
         Ok(address)
     }
-    fn give(&self, address: CUdeviceptr) -> Outcome {
+    fn give(&self, address: CUdeviceptr) -> anyhow::Result<()> {
         // SAFETY: the address is of `cuMemAlloc`, and nothing uses it.
         ok(unsafe { self.0.cuMemFree_v2(address) })
     }

@@ -1,0 +1,177 @@
+//! Every benchmark on simulated drivers: as text, as JSON, as a picture, and drawn again from its JSON. No figure
+//! is looked at, as those of a simulated driver mean nothing.
+
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+mod refused;
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+const DRAWN: [&str; 4] = ["activate", "alloc", "isolation", "rebalance"];
+
+fn bench(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_cuda-green"))
+        .arg("bench")
+        .args(args)
+        .env_remove("CUDA_GREEN_COMMIT")
+        .env("CUDA_GREEN_DRIVER", "system")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!told.contains("panicked"), "{args:?}: {told}");
+    output
+}
+
+/// What it prints where all is well; a terminal is not there, so no progress bar either.
+fn stdout(args: &[&str]) -> String {
+    let output = bench(args, &[]);
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    assert!(output.stderr.is_empty(), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+#[test]
+fn as_text_in_80_columns() {
+    for what in ["activate", "alloc", "isolation", "rebalance", "startup"] {
+        let text = stdout(&[what, "--quick", "--driver", "sim:h200@13.0"]);
+        let caveat = "SIMULATED: these figures mean nothing\n";
+        assert!(text.contains(caveat), "{text}");
+        let wide = text.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(wide, None, "{what}");
+        assert!(!text.contains("NaN") && !text.contains("inf "), "{text}");
+    }
+}
+
+#[test]
+fn as_json_and_as_a_picture_and_the_same_picture_again() {
+    for what in DRAWN {
+        let [drawn, again, json] =
+            ["svg", "again.svg", "json"].map(|end| file(&format!("bench.{what}.{end}")));
+        let text = stdout(&[
+            what,
+            "--quick",
+            "--json",
+            "--driver",
+            "sim:h200@13.1",
+            "--svg",
+            drawn.to_str().unwrap(),
+        ]);
+        let report: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["simulated"], true);
+        assert_eq!(report["caveat"], "SIMULATED: these figures mean nothing");
+        let command = format!("cuda-green bench {what} --quick --json");
+        assert_eq!(report["command"], command);
+        no_number_is_missing(&report["figures"]);
+        fs::write(&json, text).unwrap();
+        let [json, again] = [&json, &again].map(|path| path.to_str().unwrap());
+        let told = stdout(&[what, "--from", json, "--svg", again]);
+        assert_eq!(told, format!("wrote {again}\n"));
+        let [drawn, again] =
+            [drawn.to_str().unwrap(), again].map(|path| fs::read_to_string(path).unwrap());
+        assert!(drawn == again, "{what} is drawn differently from its JSON");
+        assert!(drawn.contains("SIMULATED: these figures mean nothing"));
+        assert!(drawn.matches("<polyline").count() > 2);
+    }
+}
+
+/// A figure that is no number is null in JSON.
+fn no_number_is_missing(figures: &Value) {
+    match figures {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let is_number = name.ends_with("_ns") || name.ends_with("_us") || name == "ratio";
+                assert!(!is_number || !value.is_null(), "{name} is null");
+                no_number_is_missing(value);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(no_number_is_missing),
+        _ => {}
+    }
+}
+
+#[test]
+fn startup_measures_what_a_simulated_driver_has() {
+    let text = stdout(&["startup", "--quick", "--json", "--driver", "sim:a100@12.4"]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let figures = &report["figures"];
+    assert!(figures["load"].is_null());
+    let check = &figures["check_availability"];
+    assert!(check["first_call_ns"].as_f64().unwrap() > 0.0);
+    assert!(check["no_driver_ns"].as_f64().unwrap() > 0.0);
+    assert!(check["beyond_cu_init_ns"].is_null());
+    assert_eq!(report["caveat"], "SIMULATED: these figures mean nothing");
+}
+
+/// The simulated driver as a library is loaded and initialised as a real one is.
+#[test]
+fn startup_loads_a_library() {
+    let library = simulated_library();
+    let args = ["startup", "--quick", "--json", "--driver", &library];
+    let output = bench(&args, &[("CUDA_GREEN_SIM_PROFILE", "h200@13.0")]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["caveat"], "SIMULATED: these figures mean nothing");
+    let figures = &report["figures"];
+    no_number_is_missing(figures);
+    assert!(figures["load"]["beyond_dlopen_ns"].as_f64().unwrap() > 0.0);
+    assert!(figures["load"]["entry_points"].as_u64().unwrap() > 100);
+    let beyond = &figures["check_availability"]["beyond_cu_init_ns"];
+    assert!(beyond.as_f64().unwrap() > 0.0);
+}
+
+/// The simulated driver as a shared library, which cargo does not build for a test of another package.
+fn simulated_library() -> String {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--package", "cuda-green-sim-driver"])
+        .args(["--message-format", "json"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "{told}");
+    let messages = String::from_utf8(built.stdout).unwrap();
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "cuda_green_sim_driver")
+        .find_map(|message| Some(message["filenames"][0].as_str()?.to_owned()))
+        .unwrap()
+}
+
+#[test]
+fn a_soak_alone_tells_that_nothing_was_lost() {
+    let soak = [
+        "alloc",
+        "--soak",
+        "0.2",
+        "--threads",
+        "3",
+        "--driver",
+        "sim:l40s@12.8",
+    ];
+    let text = stdout(&[&soak[..], &["--json"]].concat());
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        report["command"],
+        "cuda-green bench alloc --soak 0.2 --threads 3 --json"
+    );
+    let figures = &report["figures"];
+    assert_eq!(figures["threads"], 3);
+    assert_eq!(figures["memory_was_lost"], false);
+    assert_eq!(figures["driver_before"], figures["driver_after"]);
+    assert!(figures["operations"].as_u64().unwrap() > 0);
+    assert_eq!(figures["pool"]["used"], 0);
+    assert!(stdout(&soak).contains("SIMULATED: these figures mean nothing"));
+}

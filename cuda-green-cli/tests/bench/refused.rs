@@ -1,0 +1,163 @@
+//! What a benchmark says where something is wrong: with the memory, the driver, a file. Nothing panics.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{bench, file, stdout};
+
+/// What it says where it refuses, with nothing on the standard output.
+fn refused(args: &[&str], variables: &[(&str, &str)], code: i32) -> String {
+    let output = bench(args, variables);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{args:?}, {variables:?}: {told}"
+    );
+    assert!(output.stdout.is_empty(), "{args:?}, {variables:?}: {told}");
+    told
+}
+
+/// A pool that the driver does not take back is memory that is lost: the figures tell it, and the exit code.
+#[test]
+fn a_soak_that_loses_memory_fails_with_its_figures() {
+    let soak = ["alloc", "--soak", "0.1", "--threads", "2", "--json"];
+    let output = bench(
+        &[&soak[..], &["--driver", "sim:h200@13.0"]].concat(),
+        &[("CUDA_GREEN_SIM_FAULTS", "cuMemPoolDestroy=INVALID_VALUE")],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.starts_with("error: memory was lost: "), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let figures = &report["figures"];
+    assert_eq!(figures["memory_was_lost"], true);
+    assert_ne!(figures["driver_before"], figures["driver_after"]);
+}
+
+/// Where a driver lacks what is measured, the figures would be those of something else.
+#[test]
+fn a_driver_without_partitions_is_told() {
+    for (what, driver, reason) in [
+        ("activate", "sim:t4@11.4", "12.4"),
+        ("rebalance", "sim:t4@11.4", "12.4"),
+        ("rebalance", "sim:h100@12.4", "12.5"),
+    ] {
+        let output = bench(&[what, "--quick", "--json", "--driver", driver], &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            told.starts_with("error: ") && told.contains(reason),
+            "{told}"
+        );
+        assert!(output.stdout.is_empty());
+    }
+    for driver in ["sim:t4@11.4", "sim:h100@12.4", "sim:rtx5090@13.5"] {
+        stdout(&[
+            "alloc",
+            "--soak",
+            "0.1",
+            "--threads",
+            "1",
+            "--driver",
+            driver,
+        ]);
+    }
+    stdout(&["activate", "--quick", "--driver", "sim:h100@12.4"]);
+}
+
+/// Each call of the driver that a benchmark makes fails in turn: that is told, and nothing panics or hangs.
+#[test]
+fn what_the_driver_refuses_is_told() {
+    for (args, calls) in [
+        (
+            &["activate", "--quick"][..],
+            &[
+                "cuCtxPushCurrent_v2",
+                "cuCtxGetCurrent",
+                "cuLaunchKernel",
+                "cuEventRecord",
+                "cuGreenCtxCreate",
+                "cuGreenCtxDestroy",
+                "cuDevSmResourceSplitByCount",
+            ][..],
+        ),
+        (
+            &["alloc", "--quick"],
+            &[
+                "cuMemPoolCreate",
+                "cuMemPoolSetAttribute",
+                "cuStreamCreateWithPriority",
+                "cuMemAllocFromPoolAsync",
+                "cuMemFreeAsync",
+                "cuMemAlloc_v2",
+                "cuMemPoolTrimTo",
+            ],
+        ),
+        (
+            &["rebalance", "--quick"],
+            &["cuGreenCtxCreate", "cuLaunchKernel", "cuEventRecord"],
+        ),
+    ] {
+        for call in calls {
+            let faults = format!("{call}=INVALID_VALUE");
+            let args = [args, &["--driver", "sim:h200@13.0", "--json"]].concat();
+            let told = refused(&args, &[("CUDA_GREEN_SIM_FAULTS", &faults)], 1);
+            assert!(told.starts_with("error: "), "{call}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_file_without_figures_is_told() {
+    let svg = file("bench.none.svg");
+    let svg = svg.to_str().unwrap();
+    let told = |name: &str, text: &str| {
+        let from = file(name);
+        fs::write(&from, text).unwrap();
+        refused(
+            &["alloc", "--from", from.to_str().unwrap(), "--svg", svg],
+            &[],
+            1,
+        )
+    };
+    for (name, text, reason) in [
+        ("bench.junk.json", "\u{0}\u{ff}{", "line 1 column 1"),
+        ("bench.empty.json", "", "EOF"),
+        ("bench.other.json", "{}", "missing field"),
+        (
+            "bench.isolation.json",
+            r#"{"device": "x", "simulated": false, "command": "y", "figures": []}"#,
+            "figures that `bench alloc --json` gave",
+        ),
+        (
+            "bench.null.json",
+            r#"{"device": "x", "simulated": false, "command": "y", "figures": {"pairs": [], "clock": null}}"#,
+            "invalid type: null",
+        ),
+    ] {
+        let told = told(name, text);
+        assert!(told.contains(name) && told.contains(reason), "{told}");
+    }
+    let missing = refused(&["alloc", "--from", "/nowhere.json", "--svg", svg], &[], 1);
+    assert!(missing.contains("/nowhere.json"), "{missing}");
+    assert!(!fs::exists(svg).unwrap());
+}
+
+#[test]
+fn a_picture_that_cannot_be_written_costs_no_figures() {
+    let args = [
+        "rebalance",
+        "--quick",
+        "--json",
+        "--driver",
+        "sim:h200@13.0",
+    ];
+    let output = bench(&[&args[..], &["--svg", "/nowhere/at.svg"]].concat(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("/nowhere/at.svg"), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["figures"].is_object());
+}
