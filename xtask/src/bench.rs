@@ -9,7 +9,14 @@ pub fn run() -> Result<()> {
     shell.change_dir(crate::root());
     let commit = cmd!(shell, "git rev-parse HEAD").read()?;
     let _commit = shell.push_env("CUDA_GREEN_COMMIT", commit);
-    for bench in ["activate", "alloc", "rebalance", "startup", "isolation"] {
+    for bench in [
+        "activate",
+        "alloc",
+        "rebalance",
+        "startup",
+        "under-load",
+        "isolation",
+    ] {
         let figures = cmd!(
             shell,
             "cargo run --release --package cuda-green-cli -- --driver system bench {bench} --json"

@@ -4,8 +4,8 @@
 #
 #   ./run.sh           everything but the last three of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
-#                      rebalance, startup, isolation, peers_host and peers_memory, which need Python with cuda.core,
-#                      CuPy or PyTorch, and soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16)
+#                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
+#                      cuda.core, CuPy or PyTorch, and soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16)
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -13,7 +13,7 @@ export CUDA_GREEN_COMMIT CUDA_GREEN_REQUIRE_GPU=1
 unset CUDA_GREEN_DRIVER
 mkdir -p evidence
 failed=0
-wanted=" ${*:-driver quad map cudarc examples suite conformance activate alloc rebalance startup isolation} "
+wanted=" ${*:-driver quad map cudarc examples suite conformance activate alloc rebalance startup under-load isolation} "
 
 step() { # name, command...
     name=$1
@@ -53,7 +53,7 @@ step examples sh -c './first_program && ./protected_latency && ./rebalance_under
 step suite env CUDA_GREEN_SUITE_EVIDENCE=evidence/suite.json ./suite --test-threads=1 system/
 step conformance env CUDA_GREEN_CONFORMANCE_EVIDENCE=evidence/conformance-h200.json \
     ./conformance --test-threads=1 system/
-for what in activate alloc rebalance startup isolation; do
+for what in activate alloc rebalance startup under-load isolation; do
     step "$what" bench "$what" "$what"
 done
 step soak bench soak alloc --soak "${SOAK_SECONDS:-240}" --threads "${SOAK_THREADS:-16}"

@@ -80,6 +80,9 @@ const FLOOD_THREADS: u32 = 1024;
 /// Tiny launches between two events, by which their number in the queue is kept small.
 const TINY_BATCH: u32 = 256;
 
+/// How long a flood takes to fill the device, at most.
+const FLOODED: Duration = Duration::from_millis(30);
+
 /// The kernel that all of it is made of, and how much is measured.
 pub struct Load {
     device: CudaDevice,
@@ -107,19 +110,31 @@ impl Load {
         stream: &Stream,
         flood: Option<(Flood, &Stream)>,
     ) -> anyhow::Result<Samples> {
+        let requests = || self.requests(request, stream);
+        let samples = match flood {
+            Some((flood, stream)) => self.beside(flood, stream, requests),
+            None => requests(),
+        };
+        Ok(Samples::of(samples?))
+    }
+
+    /// Does something while the flood runs.
+    pub fn beside<T>(
+        &self,
+        flood: Flood,
+        stream: &Stream,
+        action: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let flooding = flood.map(|(flood, stream)| {
-                let stop = &stop;
-                scope.spawn(move || self.flood(flood, stream, stop))
-            });
-            let samples = self.requests(request, stream);
+            let flooding = scope.spawn(|| self.flood(flood, stream, &stop));
+            // Until it surely runs.
+            std::thread::sleep(FLOODED);
+            let done = action();
             stop.store(true, Ordering::Relaxed);
-            if let Some(thread) = flooding {
-                let ended = thread.join();
-                ended.map_err(|_| anyhow::anyhow!("the flood's thread panicked"))??;
-            }
-            Ok(Samples::of(samples?))
+            let ended = flooding.join();
+            ended.map_err(|_| anyhow::anyhow!("the flood's thread panicked"))??;
+            done
         })
     }
 
@@ -133,7 +148,7 @@ impl Load {
             stream.synchronize()?;
             Ok(start.elapsed().as_secs_f64() * 1e6)
         };
-        // Warm up; with a flood, until it surely runs.
+        // Warm up.
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_millis(100) {
             once()?;

@@ -12,6 +12,7 @@ mod rebalance;
 mod samples;
 mod show;
 mod startup;
+mod under_load;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
         Measurement::Isolation(drawing) => show.drawn(drawing, isolation::measure)?,
         Measurement::Activate(drawing) => show.drawn(drawing, activate::measure)?,
         Measurement::Rebalance(drawing) => show.drawn(drawing, rebalance::measure)?,
+        Measurement::UnderLoad(drawing) => show.drawn(drawing, under_load::measure)?,
         Measurement::Alloc {
             soak: Some(seconds),
             threads,
