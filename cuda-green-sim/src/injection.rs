@@ -33,6 +33,7 @@ pub const FAULTS_VARIABLE: &str = "CUDA_GREEN_SIM_FAULTS";
 /// | `cuInit=1500ms` | all of its calls are slow; `s`, `ms` and `us` are known |
 /// | `memory=90%`, `memory=4096` | nothing is allocated beyond this fill of each device, in percent or bytes |
 /// | `device0#500=lost` | that device disappears at the 500th call |
+/// | `green#2=everywhere` | the second green context that is made runs on all SMs, whatever it says |
 ///
 /// Calls are counted from the moment of the injection. A code that stays on a real driver (an illegal
 /// address, say) stays here too: every later call answers it.
@@ -61,6 +62,7 @@ enum Effect {
     Fail(CUresult),
     Delay(Duration),
     LoseDevice(u32),
+    Everywhere,
     Full(Fill),
 }
 
@@ -112,6 +114,21 @@ impl Injection {
         }
     }
 
+    /// Every green context that is made runs on all SMs of its device, while the driver says what it would
+    /// have said: a driver that does not keep its word. [`at`](Self::at) and [`onwards`](Self::onwards)
+    /// count the green contexts made, and say which. So a test can show that a violation is found.
+    ///
+    /// (A real driver does the like to resources of two splits: it tells 64 SMs, and runs on 32; measured on
+    /// an H200, driver 580.)
+    pub fn run_everywhere() -> Self {
+        Self {
+            entry_point: None,
+            nth: 1,
+            onwards: true,
+            effect: Effect::Everywhere,
+        }
+    }
+
     /// Nothing is allocated any more that would bring a device's memory in use above this many bytes.
     /// `cuMemGetInfo` tells the whole of it, as where memory is there but fragmented.
     pub fn memory_full_at(bytes: u64) -> Self {
@@ -153,6 +170,12 @@ impl Injection {
             onwards: true,
             effect,
         })
+    }
+
+    /// Counts one more of what it counts, and says whether that one is concerned.
+    fn counts(&self, seen: &mut u64) -> bool {
+        *seen += 1;
+        *seen == self.nth || (self.onwards && *seen > self.nth)
     }
 
     /// The fill that it limits memory to, if that is what it does.
@@ -255,6 +278,13 @@ impl FromStr for Injection {
                 return Err(invalid("all that can happen to a device is `lost`"));
             }
             Self::lose_device(ordinal)
+        } else if what == "green" {
+            if effect != "everywhere" {
+                return Err(invalid(
+                    "all that can happen to a green context is `everywhere`",
+                ));
+            }
+            Self::run_everywhere()
         } else {
             let effect = match (code(effect), duration(effect)) {
                 (Some(code), _) => Effect::Fail(code),
@@ -288,6 +318,7 @@ impl fmt::Display for Injection {
             (Effect::Full(Fill::Percent(percent)), _) => return write!(f, "memory={percent}%"),
             (Effect::Full(Fill::Bytes(bytes)), _) => return write!(f, "memory={bytes}"),
             (Effect::LoseDevice(ordinal), _) => write!(f, "device{ordinal}")?,
+            (Effect::Everywhere, _) => f.write_str("green")?,
             (_, entry_point) => f.write_str(entry_point.unwrap_or("*"))?,
         }
         match (self.nth, self.onwards) {
@@ -301,6 +332,7 @@ impl fmt::Display for Injection {
                 None => write!(f, "={}", code.0),
             },
             Effect::Delay(delay) => write!(f, "={}us", delay.as_micros()),
+            Effect::Everywhere => f.write_str("=everywhere"),
             _ => f.write_str("=lost"),
         }
     }
@@ -345,22 +377,33 @@ impl Injections {
         }
         let mut happening = Happening::default();
         for (rule, seen) in self.rules().iter_mut() {
-            if rule.entry_point.is_some_and(|name| name != entry_point) {
-                continue;
-            }
-            *seen += 1;
-            if *seen != rule.nth && !(rule.onwards && *seen > rule.nth) {
+            let other_call = rule.entry_point.is_some_and(|name| name != entry_point);
+            if other_call || rule.effect == Effect::Everywhere || !rule.counts(seen) {
                 continue;
             }
             match rule.effect {
                 Effect::Fail(code) => happening.code = happening.code.or(Some(code)),
                 Effect::Delay(delay) => happening.delay += delay,
                 Effect::LoseDevice(ordinal) => happening.lost.push(ordinal),
-                // In force since the injection.
-                Effect::Full(_) => {}
+                // In force since the injection, and told where a green context is made.
+                Effect::Full(_) | Effect::Everywhere => {}
             }
         }
         Some(happening)
+    }
+
+    /// Counts a green context that is made, and says whether it runs on all SMs.
+    pub(crate) fn runs_everywhere(&self) -> bool {
+        if !self.armed.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut everywhere = false;
+        for (rule, seen) in self.rules().iter_mut() {
+            if rule.effect == Effect::Everywhere {
+                everywhere |= rule.counts(seen);
+            }
+        }
+        everywhere
     }
 }
 
@@ -389,6 +432,8 @@ mod tests {
             ("memory=4096", "memory=4096"),
             ("device0#500=lost", "device0#500=lost"),
             ("device1=lost", "device1#1=lost"),
+            ("green#2=everywhere", "green#2=everywhere"),
+            ("green=everywhere", "green=everywhere"),
         ] {
             let injection: Injection = text.parse().unwrap();
             assert_eq!(injection.to_string(), written);
@@ -412,6 +457,8 @@ mod tests {
             ("memory#3=1", "from the start"),
             ("deviceX=lost", "device0"),
             ("device0=2", "`lost`"),
+            ("green=lost", "`everywhere`"),
+            ("cuInit=everywhere", "error's name"),
         ] {
             let error = text.parse::<Injection>().unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");
@@ -431,5 +478,20 @@ mod tests {
         assert_eq!(code("cuInit"), Some(1));
         injections.clear();
         assert_eq!(injections.at_call("cuInit"), None);
+    }
+
+    #[test]
+    fn green_contexts_are_counted_apart_from_calls() {
+        let injections = Injections::default();
+        assert!(!injections.runs_everywhere());
+        injections.add("green#2=everywhere".parse().unwrap());
+        for _ in 0..3 {
+            assert_eq!(
+                injections.at_call("cuGreenCtxCreate"),
+                Some(Happening::default())
+            );
+        }
+        let made: Vec<bool> = (0..3).map(|_| injections.runs_everywhere()).collect();
+        assert_eq!(made, [false, true, false]);
     }
 }
