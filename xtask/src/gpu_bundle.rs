@@ -52,6 +52,10 @@ pub fn run() -> Result<()> {
     let script = folder.join("run.sh");
     fs::write(&script, include_str!("gpu_bundle.sh"))?;
     cmd!(shell, "chmod +x {script}").run()?;
+    fs::write(
+        folder.join("situations.sh"),
+        include_str!("gpu_situations.sh"),
+    )?;
     for script in ["peers_host.py", "peers_memory.py"] {
         fs::copy(
             crate::root().join("benches").join(script),

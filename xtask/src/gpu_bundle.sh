@@ -5,7 +5,8 @@
 #   ./run.sh           everything but the last three of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, conformance, host_cost, isolation, memory,
 #                      peers_host and peers_memory, which need Python with cuda.core, CuPy or PyTorch, and soak,
-#                      which takes SOAK_SECONDS (240) on SOAK_THREADS (16)
+#                      which takes SOAK_SECONDS (240) on SOAK_THREADS (16), and situations, which shows what the
+#                      program says where users meet errors
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -48,4 +49,5 @@ step memory ./memory --out evidence/memory.json
 step soak ./memory --soak "${SOAK_SECONDS:-240}" --threads "${SOAK_THREADS:-16}" --out evidence/soak.json
 step peers_host sh -c 'python3 peers_host.py >evidence/peers_host.json && cat evidence/peers_host.json'
 step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
+step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed
