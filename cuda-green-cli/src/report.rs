@@ -84,12 +84,11 @@ pub fn library(source: &str) -> Option<PathBuf> {
         })
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn a_library_is_found_by_the_name_that_it_was_given() {
         // What this process has mapped for certain is its own program.
         let program = std::env::current_exe().unwrap();
