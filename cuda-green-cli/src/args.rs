@@ -40,9 +40,13 @@ pub struct Global {
 pub enum Command {
     /// What driver, devices and SM resources there are, and what they can and cannot do
     ///
-    /// Exits with 0 where the device can be partitioned, with 1 where it cannot.
+    /// Exits with 0 where the device can be partitioned, with 1 where it cannot. What needs CUDA 13.1 or later is
+    /// proven against the real header and the simulated driver.
     Info,
     /// The exact split that the driver would make for these sizes, before it is made
+    ///
+    /// For each partition it tells the SMs, and the largest thread-block cluster, in blocks, that is sure to
+    /// run there.
     Plan(Sizes),
     /// Run a kernel in each partition, and draw the chip with the SMs that it ran on
     ///
@@ -62,8 +66,12 @@ pub enum Command {
     Bench(Bench),
     /// Print the completions of a shell
     Completions { shell: clap_complete::Shell },
-    /// Print the manual page, in roff
-    Man,
+    /// Print the manual pages of the program and of each command, in roff
+    Man {
+        /// Write each into a file of its own, for a folder such as /usr/local/share/man/man1
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -92,6 +100,15 @@ impl Global {
             Some(spec) => Driver::open(spec),
             None => Driver::load(),
         }
+    }
+
+    /// Whether that is a simulated one.
+    pub fn is_simulated(&self) -> bool {
+        let asked = match &self.driver {
+            Some(spec) => Ok(spec.clone()),
+            None => DriverSpec::from_env(),
+        };
+        matches!(asked, Ok(DriverSpec::Simulated(_)))
     }
 
     /// The device that was asked for.

@@ -1,19 +1,24 @@
 //! `cuda-green check`: whether partitions hold here, what is wrong, and how to mend it.
 
+mod surroundings;
+
 use std::{env, process::ExitCode};
 
-use cuda_green::CudaDevice;
-use serde_json::json;
+use cuda_green::{CudaDevice, Verification};
+use serde_json::{Value, json};
 
 use crate::{
     args::Global,
+    chip::ranges,
+    info::without_partitions,
     map,
+    page::Page,
     report::{self, GREEN, RED, YELLOW},
     request,
 };
 
 /// How much a finding matters.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Grade {
     Good,
     /// Worth knowing; it breaks nothing by itself.
@@ -22,44 +27,56 @@ enum Grade {
     Bad,
 }
 
+#[derive(Debug)]
 struct Finding {
     grade: Grade,
     what: String,
     /// What to do about it.
-    mend: Option<&'static str>,
+    mend: Option<String>,
+}
+
+impl Finding {
+    fn good(what: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Good,
+            what: what.into(),
+            mend: None,
+        }
+    }
+
+    fn note(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Note,
+            what: what.into(),
+            mend: Some(mend.into()),
+        }
+    }
+
+    fn bad(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self {
+            grade: Grade::Bad,
+            ..Self::note(what, mend)
+        }
+    }
 }
 
 pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
     let device = global.device()?;
-    let mut findings = environment(|name| env::var(name).ok());
-    findings.extend(partitions(&device)?);
-    findings.push(primary(&device));
+    let mut findings = partitions(&device)?;
+    // A simulated driver does not heed which devices are to be visible.
+    let simulated = device.driver().is_simulated();
+    let heeded = |name: &str| !simulated || name != "CUDA_VISIBLE_DEVICES";
+    let value = |name: &str| env::var(name).ok().filter(|_| heeded(name));
+    findings.extend(surroundings::environment(value));
+    findings.extend(surroundings::device(&device));
+    findings.extend(always(&device));
     let holds = findings.iter().all(|finding| finding.grade != Grade::Bad);
     if global.json {
-        let list = findings.iter().map(|finding| {
-            let grade = match finding.grade {
-                Grade::Good => "good",
-                Grade::Note => "note",
-                Grade::Bad => "bad",
-            };
-            json!({ "grade": grade, "what": finding.what, "mend": finding.mend })
-        });
-        let found = json!({ "partitions_hold": holds, "findings": list.collect::<Vec<_>>() });
         let command = "cuda-green check --json";
+        let found = found(&findings, holds);
         report::print(&report::json(&device, command, "check", found))?;
     } else {
-        anstream::println!("{}\n", report::heading(&device));
-        for Finding { grade, what, mend } in &findings {
-            let (style, sign) = match grade {
-                Grade::Good => (GREEN, "good"),
-                Grade::Note => (YELLOW, "note"),
-                Grade::Bad => (RED, "bad "),
-            };
-            anstream::println!("{style}{sign}{style:#}  {}", indented(what).trim_start());
-            if let Some(mend) = mend {
-                anstream::println!("{}", indented(mend));
-            }
-        }
+        page(&device, &findings, holds).print()?;
     }
     Ok(if holds {
         ExitCode::SUCCESS
@@ -68,114 +85,112 @@ pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Within 80 columns, beside the grade.
-fn indented(text: &str) -> String {
-    let options = textwrap::Options::new(80)
-        .initial_indent("      ")
-        .subsequent_indent("      ");
-    textwrap::fill(text, options)
+fn found(findings: &[Finding], holds: bool) -> Value {
+    let list = findings.iter().map(|finding| {
+        let grade = match finding.grade {
+            Grade::Good => "good",
+            Grade::Note => "note",
+            Grade::Bad => "bad",
+        };
+        json!({ "grade": grade, "what": finding.what, "mend": finding.mend })
+    });
+    json!({ "partitions_hold": holds, "findings": list.collect::<Vec<_>>() })
 }
 
-/// What the environment of this process does to partitions.
-fn environment(value: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
-    let is = |name: &str, expected: &str| value(name).is_some_and(|value| value == expected);
-    let mut findings = Vec::new();
-    if is("CUDA_LAUNCH_BLOCKING", "1") {
-        findings.push(Finding {
-            grade: Grade::Bad,
-            what: "CUDA_LAUNCH_BLOCKING=1: every launch waits for its kernel".into(),
-            mend: Some("Unset it; it is for finding faults."),
-        });
+fn page(device: &CudaDevice, findings: &[Finding], holds: bool) -> Page {
+    let mut page = Page::new();
+    page.line(report::heading(device));
+    page.gap();
+    let next = findings.iter().skip(1).map(Some).chain([None]);
+    for (Finding { grade, what, mend }, next) in findings.iter().zip(next) {
+        let (style, sign) = match grade {
+            Grade::Good => (GREEN, "good"),
+            Grade::Note => (YELLOW, "note"),
+            Grade::Bad => (RED, "bad "),
+        };
+        page.hanging(&format!("{style}{sign}{style:#}  "), "      ", what);
+        // What mends several in a row is told after the last.
+        let told_later = next.is_some_and(|next| next.mend == *mend);
+        if let (Some(mend), false) = (mend, told_later) {
+            page.hanging("      -> ", "         ", mend);
+        }
     }
-    if is("CUDA_DEVICE_MAX_CONNECTIONS", "1") {
-        findings.push(Finding {
-            grade: Grade::Note,
-            what: "CUDA_DEVICE_MAX_CONNECTIONS=1: all streams share one queue to the device".into(),
-            mend: Some(
-                "Unset it, or work in one partition can hold up another's before it starts.",
-            ),
-        });
-    }
-    if let Some(percentage) = value("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") {
-        findings.push(Finding {
-            grade: Grade::Note,
-            what: format!(
-                "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE={percentage}: MPS limits this process's SMs"
-            ),
-            mend: Some(
-                "Partitions divide what MPS leaves; give either the job of dividing, not both.",
-            ),
-        });
-    }
-    findings
+    page.gap();
+    page.line(if holds {
+        format!("{GREEN}Partitions hold here.{GREEN:#}")
+    } else {
+        format!("{RED}This set-up is not contained: see what is bad above.{RED:#}")
+    });
+    page
 }
 
 /// Whether partitions run where they should: four equal ones, by the SMs that their blocks saw.
 fn partitions(device: &CudaDevice) -> anyhow::Result<Vec<Finding>> {
     if let Some(reason) = device.missing_features() {
-        return Ok(vec![Finding {
-            grade: Grade::Bad,
-            what: format!("this device cannot be partitioned: {reason}"),
-            mend: Some(
-                "Programs run in single-context mode, where nothing is isolated. A newer driver helps \
-                 where the device is of compute capability 6.0 or later.",
-            ),
-        }]);
+        return Ok(vec![Finding::bad(
+            format!("this device cannot be partitioned: {reason}"),
+            without_partitions(device),
+        )]);
     }
     let quad = request::quad(device.properties().multiprocessor_count);
-    let verified = map::verify(device, &quad)?;
-    let sizes: Vec<String> = verified
-        .contexts
-        .iter()
-        .map(|(_, sms)| sms.len().to_string())
-        .collect();
+    Ok(verified(&map::verify(device, &quad)?))
+}
+
+/// What the kernel that tells its SM found, in words. Partitions are numbered from 1 for people.
+fn verified(verified: &Verification<usize>) -> Vec<Finding> {
+    let contexts = verified.contexts.iter();
+    let sizes: Vec<String> = contexts.map(|(_, sms)| sms.len().to_string()).collect();
     let mut findings = Vec::new();
     if verified.is_isolated() {
-        findings.push(Finding {
-            grade: Grade::Good,
-            what: format!(
-                "four partitions ran on {} SMs, none on another's",
-                sizes.join(", ")
-            ),
-            mend: None,
-        });
+        findings.push(Finding::good(format!(
+            "four partitions ran on {} SMs, none on another's",
+            sizes.join(", ")
+        )));
     }
     for overlap in &verified.overlaps {
-        let ([one, other], sms) = (&overlap.between, &overlap.sms);
-        findings.push(Finding {
-            grade: Grade::Bad,
-            what: format!("partitions {one} and {other} ran on {} SMs both", sms.len()),
-            mend: Some(
-                "This must not be; please report it with the output of `cuda-green info --json`.",
+        let ([one, other], sms) = (overlap.between, &overlap.sms);
+        findings.push(Finding::bad(
+            format!(
+                "partitions {} and {} of four both ran on {} SMs: {}",
+                one + 1,
+                other + 1,
+                sms.len(),
+                ranges(sms)
             ),
-        });
+            "The driver does not keep them apart, so nothing in either is isolated from the other. Please \
+             report it with the output of `cuda-green info --json`, and try another driver.",
+        ));
     }
     for miscount in &verified.miscounted {
         let (index, says, seen) = (miscount.id, miscount.sm_count, miscount.observed);
-        findings.push(Finding {
-            grade: Grade::Bad,
-            what: format!("partition {index} has {says} SMs, but ran on {seen}"),
-            mend: Some(
-                "If the GPU was busy, try again when it is idle; otherwise please report it.",
+        findings.push(Finding::bad(
+            format!(
+                "partition {} of four has {says} SMs by the driver's word, but ran on {seen}",
+                index + 1
             ),
-        });
+            "If the GPU was busy, try again when it is idle; otherwise please report it.",
+        ));
     }
-    Ok(findings)
+    findings
 }
 
 /// What no partition can help against.
-fn primary(device: &CudaDevice) -> Finding {
-    Finding {
-        grade: Grade::Note,
-        what: format!(
-            "work left in the primary context, default streams included, runs on all {} SMs",
-            device.properties().multiprocessor_count
+fn always(device: &CudaDevice) -> [Finding; 2] {
+    [
+        Finding::note(
+            format!(
+                "work left in the primary context, default streams included, runs on all {} SMs",
+                device.properties().multiprocessor_count
+            ),
+            "Give everything else in the process a partition too; `SmPartitionManager::verify` and \
+             `check_streams` find what is left.",
         ),
-        mend: Some(
-            "Give everything else in the process a partition too; \
-             `SmPartitionManager::verify` and `check_streams` find what is left.",
+        Finding::note(
+            "partitions divide SMs, not the bandwidth of memory: beside a flood of memory traffic a request \
+             bound by memory took 1.9 times as long (H200)",
+            "Keep such work apart in time, or on another GPU or MIG instance.",
         ),
-    }
+    ]
 }
 
 #[cfg(test)]
@@ -183,16 +198,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_environment_that_spoils_partitions_is_told() {
-        assert!(environment(|_| None).is_empty());
-        let all = environment(|_| Some("1".into()));
-        assert_eq!(all.len(), 3);
+    fn each_violation_is_named() {
+        let driver = cuda_green::Driver::open(&"sim:h200@13.0".parse().unwrap()).unwrap();
+        let device = driver.device(0).unwrap();
+        let simulator = driver.simulator().unwrap();
+        simulator.inject("green#2=everywhere".parse().unwrap());
+        let findings = partitions(&device).unwrap();
+        let said: Vec<&str> = findings.iter().map(|one| one.what.as_str()).collect();
+        assert_eq!(said.len(), 4, "{said:?}");
+        assert!(said[0].starts_with("partitions 1 and 2 of four both ran on 32 SMs: 0-"));
+        assert!(said[1].starts_with("partitions 2 and 3 of four both ran on 32 SMs: "));
+        assert!(said[2].starts_with("partitions 2 and 4 of four both ran on 36 SMs: "));
         assert_eq!(
-            all.iter()
-                .filter(|finding| finding.grade == Grade::Bad)
-                .count(),
-            1
+            said[3],
+            "partition 2 of four has 32 SMs by the driver's word, but ran on 132"
         );
-        assert!(all.iter().all(|finding| finding.mend.is_some()));
+        assert!(
+            findings
+                .iter()
+                .all(|one| one.grade == Grade::Bad && one.mend.is_some())
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Write};
 
 use anstyle::{Ansi256Color, AnsiColor, Color, Style};
 
-use crate::report::RED;
+use crate::{page::Page, report::RED};
 
 /// One partition: its name, and the SMs that its blocks were seen on.
 pub struct Partition {
@@ -31,7 +31,6 @@ const COLOURS: [(u8, &str); 7] = [
 const NOBODY: &str = "#F0F0F0";
 const SHARED: &str = "#FF0000";
 /// SMs in a row; the two of a texture processing cluster stay side by side.
-const TERMINAL_ROW: u32 = 32;
 const SVG_ROW: u32 = 22;
 
 /// Who runs on an SM.
@@ -56,54 +55,77 @@ impl Chip {
     }
 
     /// SMs on which nobody, and on which more than one, was seen.
-    pub fn stranded_and_shared(&self) -> (u32, u32) {
-        (0..self.total).fold((0, 0), |(stranded, shared), sm| match self.owner(sm) {
-            Owner::None => (stranded + 1, shared),
-            Owner::One(_) => (stranded, shared),
-            Owner::Several => (stranded, shared + 1),
-        })
-    }
-
-    /// The chip row by row, a letter and a colour for each partition.
-    pub fn terminal(&self) -> String {
-        let mut text = String::new();
+    pub fn stranded_and_shared(&self) -> (BTreeSet<u32>, BTreeSet<u32>) {
+        let (mut stranded, mut shared) = (BTreeSet::new(), BTreeSet::new());
         for sm in 0..self.total {
-            if sm % TERMINAL_ROW == 0 {
-                let line_break = if sm == 0 { "" } else { "\n" };
-                let _ = write!(text, "{line_break}{sm:>4}  "); // writing to a String cannot fail
+            match self.owner(sm) {
+                Owner::None => _ = stranded.insert(sm),
+                Owner::One(_) => {}
+                Owner::Several => _ = shared.insert(sm),
             }
-            let (style, sign) = match self.owner(sm) {
-                Owner::None => (Style::new(), '.'),
-                Owner::One(owner) => (background(owner), letter(owner)),
-                Owner::Several => (RED.invert(), '!'),
-            };
-            let _ = write!(text, "{style}{sign} {style:#}");
         }
-        text
+        (stranded, shared)
     }
 
-    /// Each partition with its letter, SMs and colour.
-    pub fn legend(&self) -> String {
-        let mut text = String::new();
+    /// Draws the chip row by row, a letter and a colour for each partition.
+    pub fn draw(&self, page: &mut Page) {
+        // The number of a row's first SM takes 6 columns, and each SM 2, but for the blank after the last.
+        let fits = (page.width() as u32).saturating_sub(5) / 2;
+        let row = if fits >= 32 { 32 } else { 16 };
+        for first in (0..self.total).step_by(row as usize) {
+            let last = self.total.min(first + row) - 1;
+            let mut line = format!("{first:>4}  ");
+            for sm in first..=last {
+                let (style, sign) = match self.owner(sm) {
+                    Owner::None => (Style::new(), '.'),
+                    Owner::One(owner) => (background(owner), letter(owner)),
+                    Owner::Several => (RED.invert(), '!'),
+                };
+                let blank = if sm == last { "" } else { " " };
+                let _ = write!(line, "{style}{sign}{blank}{style:#}"); // a String takes all
+            }
+            page.line(line);
+        }
+    }
+
+    /// Names each partition with its letter, SMs and colour.
+    pub fn legend(&self, page: &mut Page) {
+        let names = self.partitions.iter().map(|partition| partition.name.len());
+        let longest = names.max().unwrap_or_default().max(12);
+        let indent = " ".repeat(longest + 14);
         for (index, partition) in self.partitions.iter().enumerate() {
             let style = background(index);
-            let _ = writeln!(
-                text,
-                "{style}{} {style:#} {:<12} {:>4} SMs: {}",
+            let label = format!(
+                "{style}{} {style:#} {:<longest$}",
                 letter(index),
-                partition.name,
-                partition.sms.len(),
-                ranges(&partition.sms)
+                partition.name
+            );
+            let count = partition.sms.len();
+            page.hanging(
+                &label,
+                &indent,
+                format!(" {count:>4} SMs: {}", ranges(&partition.sms)),
             );
         }
         let (stranded, shared) = self.stranded_and_shared();
-        if stranded > 0 {
-            let _ = writeln!(text, ".  {:<12} {stranded:>4} SMs", "nobody");
+        if !stranded.is_empty() {
+            let text = format!(
+                ".  {:<longest$} {:>4} SMs: {}",
+                "nobody",
+                stranded.len(),
+                ranges(&stranded)
+            );
+            page.hanging("", &indent, text);
         }
-        if shared > 0 {
-            let _ = writeln!(text, "{RED}!  {:<12} {shared:>4} SMs{RED:#}", "SHARED");
+        if !shared.is_empty() {
+            let text = format!(
+                "!  {:<longest$} {:>4} SMs: {}",
+                "SHARED",
+                shared.len(),
+                ranges(&shared)
+            );
+            page.hanging("", &indent, format!("{RED}{text}{RED:#}"));
         }
-        text
     }
 
     /// The same as SVG, under a title.
@@ -122,11 +144,11 @@ impl Chip {
             });
         let mut legend: Vec<(&str, String)> = named.collect();
         let (stranded, shared) = self.stranded_and_shared();
-        if stranded > 0 {
-            legend.push((NOBODY, format!("nobody: {stranded} SMs")));
+        if !stranded.is_empty() {
+            legend.push((NOBODY, format!("nobody: {} SMs", stranded.len())));
         }
-        if shared > 0 {
-            legend.push((SHARED, format!("SHARED: {shared} SMs")));
+        if !shared.is_empty() {
+            legend.push((SHARED, format!("SHARED: {} SMs", shared.len())));
         }
         legend.extend(note.map(|note| ("#FFFFFF", note.to_owned())));
         let width = SVG_ROW * CELL + 32;
@@ -188,7 +210,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// `0 1 2 5` as `0-2 5`.
-fn ranges(ids: &BTreeSet<u32>) -> String {
+pub fn ranges(ids: &BTreeSet<u32>) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for &id in ids {
         match runs.last_mut() {
@@ -221,20 +243,25 @@ mod tests {
         }
     }
 
+    fn plain(chip: &Chip, width: usize) -> String {
+        let mut page = Page::of_width(width);
+        chip.draw(&mut page);
+        chip.legend(&mut page);
+        anstream::adapter::strip_str(page.text()).to_string()
+    }
+
     #[test]
     fn every_sm_is_drawn_with_its_owner() {
         let chip = chip(&[&[0, 1, 2], &[2, 3, 5]]);
-        assert_eq!(chip.stranded_and_shared(), (1, 1));
-        let plain = anstream::adapter::strip_str(&chip.terminal()).to_string();
-        assert_eq!(plain, "   0  A A ! B . B ");
-        let legend = anstream::adapter::strip_str(&chip.legend()).to_string();
-        assert!(
-            legend.contains("A  <0>             3 SMs: 0-2\n"),
-            "{legend}"
-        );
-        assert!(
-            legend.contains("B  <1>             3 SMs: 2-3 5\n"),
-            "{legend}"
+        let (stranded, shared) = chip.stranded_and_shared();
+        assert_eq!((stranded, shared), ([4].into(), [2].into()));
+        assert_eq!(
+            plain(&chip, 80),
+            "   0  A A ! B . B\n\
+             A  <0>             3 SMs: 0-2\n\
+             B  <1>             3 SMs: 2-3 5\n\
+             .  nobody          1 SMs: 4\n\
+             !  SHARED          1 SMs: 2\n"
         );
         let svg = chip.svg("a & b", Some("SIMULATED"));
         assert_eq!(svg.matches("<title>SM ").count(), 6);
@@ -244,9 +271,25 @@ mod tests {
     }
 
     #[test]
+    fn many_ranges_and_narrow_terminals_break_lines() {
+        let sms: Vec<u32> = (0..64).step_by(2).collect();
+        let mut chip = chip(&[&sms]);
+        chip.total = 64;
+        for width in [40, 71, 80] {
+            let text = plain(&chip, width);
+            assert!(text.lines().all(|line| line.len() <= width), "{text}");
+            assert_eq!(text.matches('A').count(), 33, "{text}");
+            assert!(text.lines().any(|line| line.ends_with(" 62")), "{text}");
+        }
+    }
+
+    #[test]
     fn no_partition_is_drawn_as_well() {
         let chip = chip(&[]);
-        assert_eq!(chip.stranded_and_shared(), (6, 0));
+        assert_eq!(
+            plain(&chip, 40),
+            "   0  . . . . . .\n.  nobody          6 SMs: 0-5\n"
+        );
         assert!(chip.svg("", None).ends_with("</svg>\n"));
     }
 }

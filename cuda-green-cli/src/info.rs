@@ -1,12 +1,15 @@
 //! `cuda-green info`: what there is, and what it can and cannot do.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use cuda_green::{CudaDevice, GranularitySource};
 use serde_json::{Value, json};
 
 use crate::{
+    advice::FIRST_BRANCH,
     args::Global,
+    features,
+    page::Page,
     report::{self, BOLD, GREEN, YELLOW},
 };
 
@@ -20,7 +23,7 @@ pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
             found(&device)?,
         ))?;
     } else {
-        print(&device)?;
+        page(&device)?.print()?;
     }
     Ok(if device.supports_required_features() {
         ExitCode::SUCCESS
@@ -31,84 +34,92 @@ pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
 
 fn found(device: &CudaDevice) -> anyhow::Result<Value> {
     let granularity = device.capabilities().granularity;
-    let features: serde_json::Map<String, Value> = device
-        .capabilities()
-        .features()
-        .into_iter()
-        .map(|feature| {
-            let found = json!({ "there": feature.there, "since": feature.since.to_string() });
-            (feature.name.to_owned(), found)
-        })
-        .collect();
     Ok(json!({
         "partitions": device.supports_required_features(),
         "reason": device.missing_features(),
-        "devices": device.driver().device_count()?,
-        "library": library(),
+        "devices": devices(device)?,
+        "library": report::library(device.driver().source()),
         "total_memory_bytes": device.total_memory(),
         "free_memory_bytes": device.free_memory()?,
         "min_partition_sms": granularity.min,
         "coscheduled_sms": granularity.multiple,
         "granularity_from_driver": granularity.source == GranularitySource::Driver,
-        "features": features,
+        "features": features::json(device),
     }))
 }
 
-fn print(device: &CudaDevice) -> anyhow::Result<()> {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
-    let capabilities = device.capabilities();
-    let granularity = capabilities.granularity;
-    anstream::println!("{}", report::heading(device));
-    if let Some(path) = library() {
-        anstream::println!("library: {path}");
-    }
-    anstream::println!(
-        "device {} of {}; {:.1} of {:.1} GiB free",
-        device.ordinal(),
-        device.driver().device_count()?,
-        gib(device.free_memory()?),
-        gib(device.total_memory())
-    );
-    let source = match granularity.source {
-        GranularitySource::Driver => "as the driver says",
-        GranularitySource::ComputeCapability => "as NVIDIA's guide says; the driver does not",
-    };
-    anstream::println!(
-        "partitions: at least {} SMs, {} co-scheduled ({source})\n",
-        granularity.min,
-        granularity.multiple
-    );
-    for feature in capabilities.features() {
-        let (style, sign) = if feature.there {
-            (GREEN, "yes")
-        } else {
-            (YELLOW, "no ")
-        };
-        let since = if feature.there {
-            String::new()
-        } else {
-            format!(" (CUDA {})", feature.since)
-        };
-        anstream::println!("  {style}{sign}{style:#}  {}{since}", feature.what);
-    }
-    match device.missing_features() {
-        None => anstream::println!("\n{GREEN}{BOLD}This GPU can be partitioned.{BOLD:#}{GREEN:#}"),
-        Some(reason) => anstream::println!(
-            "\n{YELLOW}This GPU cannot be partitioned: {reason}.{YELLOW:#}\nPrograms work in single-context mode, where nothing is isolated."
-        ),
-    }
-    Ok(())
+/// All devices of the driver, in its order.
+fn devices(device: &CudaDevice) -> anyhow::Result<Vec<Value>> {
+    let driver = device.driver();
+    (0..driver.device_count()?)
+        .map(|ordinal| {
+            let device = driver.device(ordinal)?;
+            let (major, minor) = device.properties().compute_capability;
+            Ok(json!({
+                "ordinal": ordinal,
+                "name": device.name(),
+                "sm_count": device.properties().multiprocessor_count,
+                "compute_capability": format!("{major}.{minor}"),
+                "total_memory_bytes": device.total_memory(),
+                "partitions": device.supports_required_features(),
+            }))
+        })
+        .collect()
 }
 
-/// The file that the driver was loaded from, where the system tells what this process has mapped.
-fn library() -> Option<String> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    maps.lines()
-        .filter_map(|line| line.split_once('/'))
-        .map(|(_, path)| format!("/{path}"))
-        .find(|path| {
-            path.rsplit('/')
-                .next()
-                .is_some_and(|name| name.starts_with("libcuda."))
-        })
+fn page(device: &CudaDevice) -> anyhow::Result<Page> {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
+    let granularity = device.capabilities().granularity;
+    let mut page = Page::new();
+    page.line(report::heading(device));
+    if let Some(path) = report::library(device.driver().source()) {
+        page.hanging("library: ", "  ", path.display());
+    }
+    let count = device.driver().device_count()?;
+    let all = if count > 1 { " (--json lists all)" } else { "" };
+    page.line(format!(
+        "device {} of {count}{all}; {:.1} of {:.1} GiB free",
+        device.ordinal(),
+        gib(device.free_memory()?),
+        gib(device.total_memory())
+    ));
+    if let Ok(visible) = env::var("CUDA_VISIBLE_DEVICES")
+        && !device.driver().is_simulated()
+    {
+        page.line(format!(
+            "CUDA_VISIBLE_DEVICES={visible} chooses and orders the devices"
+        ));
+    }
+    let source = match granularity.source {
+        GranularitySource::Driver => "as the driver says",
+        GranularitySource::ComputeCapability => "as NVIDIA's guide says",
+    };
+    page.line(format!(
+        "partitions: at least {} SMs, {} co-scheduled ({source})",
+        granularity.min, granularity.multiple
+    ));
+    features::print(device, &mut page);
+    page.gap();
+    match device.missing_features() {
+        None => page.line(format!(
+            "{GREEN}{BOLD}This GPU can be partitioned.{BOLD:#}{GREEN:#}"
+        )),
+        Some(reason) => {
+            page.line(format!(
+                "{YELLOW}This GPU cannot be partitioned: {reason}.{YELLOW:#}"
+            ));
+            page.line(without_partitions(device));
+        }
+    }
+    Ok(page)
+}
+
+/// What is done where there are no partitions, and what would give them.
+pub fn without_partitions(device: &CudaDevice) -> String {
+    let single = "Programs work in single-context mode, where nothing is isolated.";
+    if device.driver().version() < crate::advice::GREEN_CONTEXTS {
+        format!("{single} {FIRST_BRANCH}.")
+    } else {
+        single.to_owned()
+    }
 }

@@ -1,70 +1,85 @@
 //! The program `cuda-green`: what green contexts do for your GPU, without writing code.
 
+mod advice;
 mod args;
 mod bench;
 mod check;
 mod chip;
 mod duration;
+mod failure;
+mod features;
 mod info;
+mod manual;
 mod map;
+mod page;
 mod plan;
 mod plot;
 mod report;
 mod request;
+mod situation;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use args::{Args, Command};
-use clap::{CommandFactory, Parser};
-use cuda_green::CUresult;
-use report::RED;
+use clap::{Parser, error::ErrorKind};
+use page::{width, wrapped};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    args.global.color.write_global();
-    let done = match &args.command {
-        Command::Info => info::run(&args.global),
-        Command::Plan(sizes) => plan::run(&args.global, sizes),
-        Command::Map { sizes, svg } => map::run(&args.global, sizes, svg.as_deref()),
-        Command::Check => check::run(&args.global),
-        Command::Bench(bench) => bench::run(&args.global, bench),
-        Command::Completions { shell } => {
-            let name = "cuda-green";
-            clap_complete::generate(*shell, &mut Args::command(), name, &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Man => clap_mangen::Man::new(Args::command())
-            .render(&mut std::io::stdout())
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(Into::into),
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
     };
-    match done {
+    args.global.color.write_global();
+    match run(&args) {
         Ok(code) => code,
-        Err(error) => {
-            anstream::eprintln!("{RED}error:{RED:#} {error:#}");
-            if let Some(advice) = advice(&error) {
-                anstream::eprintln!("{advice}");
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => failure::report(&error, &args.global),
     }
 }
 
-/// What helps further than the error's own words.
-fn advice(error: &anyhow::Error) -> Option<&'static str> {
-    use cuda_green::Error;
-    match error.downcast_ref::<Error>()? {
-        Error::Load(_) | Error::NoGpu { .. } => Some(
-            "To see what it would show, name a simulated driver: --driver sim:h200@13.0\n\
-             In a container, the driver must be mounted: docker run --gpus all, and\n\
-             NVIDIA_DRIVER_CAPABILITIES with `compute` in it.",
-        ),
-        Error::Driver {
-            code: CUresult::CUDA_ERROR_OPERATING_SYSTEM | CUresult::CUDA_ERROR_NOT_PERMITTED,
-            ..
-        } => {
-            Some("Check that this user may open /dev/nvidiactl, /dev/nvidia0 and /dev/nvidia-uvm.")
-        }
-        _ => None,
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        Command::Info => return info::run(&args.global),
+        Command::Plan(sizes) => return plan::run(&args.global, sizes),
+        Command::Map { sizes, svg } => return map::run(&args.global, sizes, svg.as_deref()),
+        Command::Check => return check::run(&args.global),
+        Command::Bench(bench) => return bench::run(&args.global, bench),
+        Command::Completions { shell } => manual::completions(*shell)?,
+        Command::Man { dir } => manual::pages(dir.as_deref())?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints help, or what is wrong with the command line; as JSON where that was asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    let code = ExitCode::from(error.exit_code() as u8);
+    let is_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            | ErrorKind::DisplayVersion
+    );
+    if !is_help && std::env::args_os().any(|argument| argument == "--json") {
+        failure::print_usage(&error.render().to_string());
+        return code;
+    }
+    let text = error.render().ansi().to_string();
+    let text = if is_help {
+        // Help is broken into lines already, but with blanks at the ends of some.
+        text.lines()
+            .map(str::trim_end)
+            .collect::<Vec<_>>()
+            .join("\n")
+    } else {
+        wrapped(text.trim_end(), width(&io::stderr()), "  ")
+    };
+    // A terminal that is gone reads nothing, and that is no failure.
+    let _ = if error.use_stderr() {
+        writeln!(anstream::stderr().lock(), "{text}")
+    } else {
+        writeln!(anstream::stdout().lock(), "{text}")
+    };
+    code
 }

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::{
     args::Global,
     chip::{Chip, Partition},
-    report,
+    page::Page,
+    report::{self, RED},
     request::Sizes,
 };
 
@@ -37,14 +38,29 @@ pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result
         let command = format!("cuda-green map{} --json", sizes.text());
         report::print(&report::json(&device, &command, "map", found(&chip)))?;
     } else {
-        anstream::println!("{}\n", report::heading(&device));
+        let mut page = Page::new();
+        page.line(report::heading(&device));
+        page.gap();
         if let Some(reason) = device.missing_features() {
-            anstream::println!("single-context mode, nothing is isolated: {reason}\n");
+            page.line(format!(
+                "single-context mode, nothing is isolated: {reason}"
+            ));
+            page.gap();
         }
-        anstream::println!("{}\n\n{}", chip.terminal(), chip.legend());
+        chip.draw(&mut page);
+        page.gap();
+        chip.legend(&mut page);
+        if device.missing_features().is_none() && !verified.is_isolated() {
+            page.gap();
+            page.line(format!(
+                "{RED}Partitions do not hold here: see `cuda-green check`.{RED:#}"
+            ));
+        }
         if let Some(path) = svg {
-            anstream::println!("wrote {}", path.display());
+            page.gap();
+            page.line(format!("wrote {}", path.display()));
         }
+        page.print()?;
     }
     Ok(if verified.is_isolated() {
         ExitCode::SUCCESS
@@ -82,5 +98,5 @@ fn found(chip: &Chip) -> Value {
         .iter()
         .map(|partition| json!({ "asked": partition.name, "sm_ids": partition.sms }))
         .collect();
-    json!({ "partitions": partitions, "nobodys_sms": stranded, "shared_sms": shared })
+    json!({ "partitions": partitions, "nobodys_sms": stranded.len(), "shared_sms": shared.len() })
 }

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     args::Global,
+    info::without_partitions,
+    page::Page,
     report::{self, BOLD, GREEN, YELLOW},
     request::Sizes,
 };
@@ -19,7 +21,11 @@ pub fn run(global: &Global, sizes: &Sizes) -> anyhow::Result<ExitCode> {
     let asked = sizes.requests(device.properties().multiprocessor_count);
     let (texts, requests): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
     if let Some(reason) = device.missing_features() {
-        anyhow::bail!("{} cannot be partitioned: {reason}", device.name());
+        anyhow::bail!(
+            "{} cannot be partitioned: {reason}. {}",
+            device.name(),
+            without_partitions(&device)
+        );
     }
     let manager: SmPartitionManager<usize> = SmPartitionManager::with_ids(&device)?;
     let plan = manager.plan(&requests)?;
@@ -32,7 +38,7 @@ pub fn run(global: &Global, sizes: &Sizes) -> anyhow::Result<ExitCode> {
             found(&texts, &plan),
         ))?;
     } else {
-        print(&device, &texts, &plan);
+        page(&device, &texts, &plan).print()?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -68,7 +74,10 @@ fn found(texts: &[String], plan: &Plan) -> Value {
 fn call(call: &SplitCall) -> String {
     match call {
         SplitCall::Structured(groups) => {
-            format!("cuDevSmResourceSplit into {} groups", groups.len())
+            format!(
+                "cuDevSmResourceSplit into {}",
+                counted(groups.len(), "group")
+            )
         }
         SplitCall::ByCount {
             groups,
@@ -76,44 +85,96 @@ fn call(call: &SplitCall) -> String {
             fine,
         } => {
             let flag = if *fine { ", co-scheduling ignored" } else { "" };
-            format!("cuDevSmResourceSplitByCount into {groups} groups of {min_count}{flag}")
+            let groups = counted(*groups as usize, "group");
+            format!("cuDevSmResourceSplitByCount into {groups} of {min_count} SMs{flag}")
         }
         other => format!("{other:?}"),
     }
 }
 
-fn print(device: &CudaDevice, texts: &[String], plan: &Plan) {
-    anstream::println!("{}\n", report::heading(device));
-    anstream::println!(
-        "{BOLD}{:<12} {:>5} {:>8}{BOLD:#}",
-        "asked",
-        "SMs",
-        "cluster"
-    );
+/// `1 group`, `2 groups`.
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+fn page(device: &CudaDevice, texts: &[String], plan: &Plan) -> Page {
+    let mut page = Page::new();
+    page.line(report::heading(device));
+    page.gap();
+    describe(&mut page, texts, plan);
+    page
+}
+
+fn describe(page: &mut Page, texts: &[String], plan: &Plan) {
+    let lengths = texts.iter().map(String::len);
+    let asked = lengths.max().unwrap_or_default().max(12);
+    page.line(format!(
+        "{BOLD}{:<asked$} {:>5} {:>8}{BOLD:#}",
+        "asked", "SMs", "cluster"
+    ));
     for (text, partition) in texts.iter().zip(&plan.partitions) {
-        anstream::println!(
-            "{text:<12} {:>5} {:>8}",
-            partition.sm_count,
-            partition.max_cluster
-        );
+        page.line(format!(
+            "{text:<asked$} {:>5} {:>8}",
+            partition.sm_count, partition.max_cluster
+        ));
     }
-    anstream::println!("\nby {}: {}", plan.strategy, call(&plan.call));
+    page.gap();
+    page.hanging("by ", "  ", format!("{}:", plan.strategy));
+    page.hanging("  ", "    ", call(&plan.call));
     if !plan.nested.is_empty() {
         let sizes: Vec<String> = plan.nested.iter().map(u32::to_string).collect();
-        anstream::println!("then, of what is left each time: {}", sizes.join(", "));
-    }
-    for refused in &plan.refused {
-        anstream::println!(
-            "{YELLOW}refused by the driver, for the chip's topology: {refused}{YELLOW:#}"
+        let sizes = sizes.join(", ");
+        page.hanging(
+            "  ",
+            "    ",
+            format!("then, of what is left each time: {sizes}"),
         );
     }
+    for refused in &plan.refused {
+        page.line(format!(
+            "{YELLOW}refused by the driver, for the chip's topology: {refused}{YELLOW:#}"
+        ));
+    }
     let style = if plan.stranded == 0 { GREEN } else { YELLOW };
-    anstream::println!(
+    page.line(format!(
         "{style}{} SMs left for others, {} stranded{style:#}",
-        plan.left_over,
-        plan.stranded
-    );
+        plan.left_over, plan.stranded
+    ));
     if let Some(reason) = &plan.stranded_reason {
-        anstream::println!("{reason}");
+        page.line(format!("stranded, because {reason}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cuda_green::{Driver, planner::PartitionRequest};
+
+    /// No profile strands an SM, as all have an even number; a plan that is changed by hand does.
+    #[test]
+    fn what_is_stranded_is_told_with_the_reason() {
+        let driver = Driver::open(&"sim:a100@12.4".parse().unwrap()).unwrap();
+        let device = driver.device(0).unwrap();
+        let manager: SmPartitionManager<usize> = SmPartitionManager::with_ids(&device).unwrap();
+        let requests = [20, 60].map(PartitionRequest::at_least);
+        let mut plan = manager.plan(&requests).unwrap();
+        plan.left_over = 0;
+        plan.stranded = 1;
+        plan.stranded_reason = Some("the device has 41 SMs".to_owned());
+        let mut page = Page::of_width(80);
+        describe(&mut page, &["20".to_owned(), "60".to_owned()], &plan);
+        assert_eq!(
+            anstream::adapter::strip_str(page.text()).to_string(),
+            "asked          SMs  cluster\n\
+             20              20        1\n\
+             60              60        1\n\
+             \n\
+             by splits within what a split left, through scaffold contexts:\n  \
+             cuDevSmResourceSplitByCount into 1 group of 60 SMs\n  \
+             then, of what is left each time: 20\n\
+             0 SMs left for others, 1 stranded\n\
+             stranded, because the device has 41 SMs\n"
+        );
     }
 }

@@ -1,10 +1,16 @@
 //! What every command's output has in common: the device and driver that it speaks of, as text or JSON.
 
-use std::fs;
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use anstyle::{AnsiColor, Style};
 use cuda_green::CudaDevice;
 use serde_json::{Value, json};
+
+use crate::page::{width, wrapped};
 
 pub const BOLD: Style = Style::new().bold();
 pub const GREEN: Style = AnsiColor::Green.on_default();
@@ -20,13 +26,14 @@ pub fn heading(device: &CudaDevice) -> String {
     } else {
         String::new()
     };
-    format!(
+    let heading = format!(
         "{BOLD}{}{BOLD:#}: {} SMs, compute capability {major}.{minor}, CUDA {} from {}{simulated}",
         device.name(),
         device.properties().multiprocessor_count,
         driver.version(),
         driver.source(),
-    )
+    );
+    wrapped(&heading, width(&io::stdout()), "  ")
 }
 
 /// The same as JSON, with what a command found under a name of its own.
@@ -57,6 +64,37 @@ pub fn json(device: &CudaDevice, command: &str, name: &str, found: Value) -> Val
 
 /// Prints JSON, ended by a line break.
 pub fn print(report: &Value) -> anyhow::Result<()> {
-    anstream::println!("{}", serde_json::to_string_pretty(report)?);
+    let text = serde_json::to_string_pretty(report)? + "\n";
+    anstream::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// The file that the driver was loaded from, where the system tells what this process has mapped.
+///
+/// `source` is what the driver says of itself: a library may have been named that is called otherwise.
+pub fn library(source: &str) -> Option<PathBuf> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let named = fs::canonicalize(source).ok();
+    let mapped = maps.lines().filter_map(|line| line.split_once('/'));
+    mapped
+        .map(|(_, path)| PathBuf::from(format!("/{path}")))
+        .find(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            named.as_ref() == Some(path) || name.starts_with("libcuda.so")
+        })
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_is_found_by_the_name_that_it_was_given() {
+        // What this process has mapped for certain is its own program.
+        let program = std::env::current_exe().unwrap();
+        let program = fs::canonicalize(program).unwrap();
+        assert_eq!(library(program.to_str().unwrap()), Some(program));
+        assert_eq!(library("sim:h200@13.0"), None);
+        assert_eq!(library("/nowhere/libother.so"), None);
+    }
 }

@@ -29,6 +29,7 @@ pub const FAULTS_VARIABLE: &str = "CUDA_GREEN_SIM_FAULTS";
 /// | `cuInit=1500ms` | all of its calls are slow; `s`, `ms` and `us` are known |
 /// | `memory=90%`, `memory=4096` | nothing is allocated beyond this fill of each device, in percent or bytes |
 /// | `device0#500=lost` | that device disappears at the 500th call |
+/// | `green#2=everywhere` | the second green context that is made runs on all SMs, whatever it says |
 ///
 /// Calls are counted from the moment of the injection. A code that stays on a real driver (an illegal
 /// address, say) stays here too: every later call answers it.
@@ -57,6 +58,7 @@ enum Effect {
     Fail(CUresult),
     Delay(Duration),
     LoseDevice(u32),
+    Everywhere,
     Full(Fill),
 }
 
@@ -108,6 +110,21 @@ impl Injection {
         }
     }
 
+    /// Every green context that is made runs on all SMs of its device, while the driver says what it would
+    /// have said: a driver that does not keep its word. [`at`](Self::at) and [`onwards`](Self::onwards)
+    /// count the green contexts made, and say which. So a test can show that a violation is found.
+    ///
+    /// (A real driver does the like to resources of two splits: it tells 64 SMs, and runs on 32; measured on
+    /// an H200, driver 580.)
+    pub fn run_everywhere() -> Self {
+        Self {
+            entry_point: None,
+            nth: 1,
+            onwards: true,
+            effect: Effect::Everywhere,
+        }
+    }
+
     /// Nothing is allocated any more that would bring a device's memory in use above this many bytes.
     /// `cuMemGetInfo` tells the whole of it, as where memory is there but fragmented.
     pub fn memory_full_at(bytes: u64) -> Self {
@@ -149,6 +166,12 @@ impl Injection {
             onwards: true,
             effect,
         })
+    }
+
+    /// Counts one more of what it counts, and says whether that one is concerned.
+    fn counts(&self, seen: &mut u64) -> bool {
+        *seen += 1;
+        *seen == self.nth || (self.onwards && *seen > self.nth)
     }
 
     /// The fill that it limits memory to, if that is what it does.

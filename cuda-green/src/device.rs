@@ -80,7 +80,10 @@ impl CudaDevice {
         let result = unsafe { api.cuDeviceGet(&mut handle, device_id as c_int) };
         driver.check("cuDeviceGet", result)?;
 
-        let attribute = |which| attribute(driver, handle, which);
+        let attribute = |which| {
+            let value = attribute(driver, handle, which)?;
+            Ok::<u32, Error>(u32::try_from(value).unwrap_or(0))
+        };
         let compute_capability = (
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -179,6 +182,26 @@ impl CudaDevice {
             self.driver().check("cuMemGetInfo", result)
         })?;
         Ok(free as u64)
+    }
+
+    /// An attribute of the device, as the driver's number: the compute mode, say, or whether MPS is in use.
+    ///
+    /// ```
+    /// use cuda_green::{Driver, sys::CUdevice_attribute};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// let warp = device.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_WARP_SIZE)?;
+    /// assert_eq!(warp, 32);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Driver`]: `CUDA_ERROR_INVALID_VALUE` for an attribute that is newer than the driver.
+    #[doc(alias = "cuDeviceGetAttribute")]
+    pub fn attribute(&self, which: CUdevice_attribute) -> Result<c_int> {
+        attribute(self.driver(), self.raw(), which)
     }
 
     /// The raw handle: the device's ordinal in the driver's form.

@@ -1,8 +1,9 @@
 //! The explicit model: resources, merges of them, contexts and streams made of them.
 
 use cuda_green::{
-    ContextPriority, Driver, Error, Event, GreenContext, GreenContextConfig, Result, SmResource,
-    SmSplit, Stream, StreamOptions, WorkqueueIsolation, WorkqueueScope,
+    CUresult, ContextPriority, Driver, Error, Event, GreenContext, GreenContextConfig, Result,
+    SmResource, SmSplit, Stream, StreamOptions, WorkqueueIsolation, WorkqueueScope,
+    sys::CUdevice_attribute,
 };
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
 
 pub const CASES: &[Case] = &[
     ("resources/of_device_context_and_stream", of_each),
+    ("resources/attributes_of_a_device", attributes),
     ("resources/one_context_from_several", from_several),
     ("resources/merges_that_would_count_twice", refused_merges),
     ("resources/contexts_within_a_context", within_a_context),
@@ -23,6 +25,28 @@ pub const CASES: &[Case] = &[
     ("resources/streams_as_asked_for", streams),
     ("resources/a_current_context_is_not_closed", current_is_kept),
 ];
+
+/// Those that `cuda-green check` asks for, one that is known otherwise, and one that no driver has.
+fn attributes(driver: &Driver) -> Result<()> {
+    let device = driver.device(0)?;
+    let which = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    let count = device.attribute(which)?;
+    assert_eq!(count as u32, device.properties().multiprocessor_count);
+    let mode = device.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE)?;
+    assert!([0, 2, 3].contains(&mode), "{mode}");
+    let shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED;
+    match device.attribute(shared) {
+        Ok(shared) => assert!([0, 1].contains(&shared), "{shared}"),
+        Err(_) => assert!(!is_partitioned(driver), "12.4 has the attribute"),
+    }
+    let none = device.attribute(CUdevice_attribute(100_000));
+    let code = CUresult::CUDA_ERROR_INVALID_VALUE;
+    assert!(
+        matches!(none, Err(Error::Driver { code: is, .. }) if is == code),
+        "{none:?}"
+    );
+    Ok(())
+}
 
 fn of_each(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;

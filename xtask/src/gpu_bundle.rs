@@ -55,6 +55,10 @@ pub fn run() -> Result<()> {
     let script = folder.join("run.sh");
     fs::write(&script, include_str!("gpu_bundle.sh"))?;
     cmd!(shell, "chmod +x {script}").run()?;
+    fs::write(
+        folder.join("situations.sh"),
+        include_str!("gpu_situations.sh"),
+    )?;
     for script in ["peers_host.py", "peers_memory.py"] {
         let peers = crate::root().join("xtask/peers");
         fs::copy(peers.join(script), folder.join(script))?;

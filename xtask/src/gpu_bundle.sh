@@ -2,10 +2,11 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last three of the next line
+#   ./run.sh           everything but the last four of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
 #                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
-#                      cuda.core, CuPy or PyTorch, and soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16)
+#                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), and
+#                      situations, which shows what the program says where users meet errors
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -59,4 +60,5 @@ done
 step soak bench soak alloc --soak "${SOAK_SECONDS:-240}" --threads "${SOAK_THREADS:-16}"
 step peers_host sh -c 'python3 peers_host.py >evidence/peers_host.json && cat evidence/peers_host.json'
 step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
+step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed

@@ -10,7 +10,7 @@ use super::startup::Part;
 pub struct Bench {
     #[command(subcommand)]
     pub what: Measurement,
-    /// A small run that only shows that it works; its figures mean nothing
+    /// A small run that only shows that it works, as always on a simulated driver; its figures mean nothing
     #[arg(long, global = true)]
     pub quick: bool,
 }

@@ -146,7 +146,7 @@ fn library(spec: &DriverSpec) -> anyhow::Result<Library> {
         DriverSpec::System if cfg!(windows) => OsStr::new("nvcuda.dll"),
         DriverSpec::System => OsStr::new("libcuda.so.1"),
         DriverSpec::Path(path) => path.as_os_str(),
-        DriverSpec::Simulated(profile) => bail!("sim:{profile} is no library"),
+        other => bail!("{other:?} is no library"),
     };
     // SAFETY: the CUDA driver is trusted, as by every program that is linked to it.
     unsafe { Library::new(name) }.with_context(|| name.display().to_string())

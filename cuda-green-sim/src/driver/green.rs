@@ -60,7 +60,11 @@ impl Driver {
         // Making and destroying one waits for work elsewhere on the device (measured on an H200, driver
         // 580). That it is the making is deduced: destroying one with work in flight returns at once.
         state.timeline.wait_all(device, None);
-        let sms = resource.sms.clone();
+        let sms = if self.injections.runs_everywhere() {
+            self.whole_device(device).sms
+        } else {
+            resource.sms.clone()
+        };
         let handle = state.new_handle(self.number, Kind::Green);
         // A context's own resource may be split again (measured on 13.0).
         resource.origin = Origin::Query;

@@ -51,22 +51,33 @@ impl Injections {
         }
         let mut happening = Happening::default();
         for (rule, seen) in self.rules().iter_mut() {
-            if rule.entry_point.is_some_and(|name| name != entry_point) {
-                continue;
-            }
-            *seen += 1;
-            if *seen != rule.nth && !(rule.onwards && *seen > rule.nth) {
+            let other_call = rule.entry_point.is_some_and(|name| name != entry_point);
+            if other_call || rule.effect == Effect::Everywhere || !rule.counts(seen) {
                 continue;
             }
             match rule.effect {
                 Effect::Fail(code) => happening.code = happening.code.or(Some(code)),
                 Effect::Delay(delay) => happening.delay += delay,
                 Effect::LoseDevice(ordinal) => happening.lost.push(ordinal),
-                // In force since the injection.
-                Effect::Full(_) => {}
+                // In force since the injection, and told where a green context is made.
+                Effect::Full(_) | Effect::Everywhere => {}
             }
         }
         Some(happening)
+    }
+
+    /// Counts a green context that is made, and says whether it runs on all SMs.
+    pub(crate) fn runs_everywhere(&self) -> bool {
+        if !self.armed.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut everywhere = false;
+        for (rule, seen) in self.rules().iter_mut() {
+            if rule.effect == Effect::Everywhere {
+                everywhere |= rule.counts(seen);
+            }
+        }
+        everywhere
     }
 }
 
@@ -87,5 +98,20 @@ mod tests {
         assert_eq!(code("cuInit"), Some(1));
         injections.clear();
         assert_eq!(injections.at_call("cuInit"), None);
+    }
+
+    #[test]
+    fn green_contexts_are_counted_apart_from_calls() {
+        let injections = Injections::default();
+        assert!(!injections.runs_everywhere());
+        injections.add("green#2=everywhere".parse().unwrap());
+        for _ in 0..3 {
+            assert_eq!(
+                injections.at_call("cuGreenCtxCreate"),
+                Some(Happening::default())
+            );
+        }
+        let made: Vec<bool> = (0..3).map(|_| injections.runs_everywhere()).collect();
+        assert_eq!(made, [false, true, false]);
     }
 }

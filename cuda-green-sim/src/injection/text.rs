@@ -86,6 +86,13 @@ impl FromStr for Injection {
                 return Err(invalid("all that can happen to a device is `lost`"));
             }
             Self::lose_device(ordinal)
+        } else if what == "green" {
+            if effect != "everywhere" {
+                return Err(invalid(
+                    "all that can happen to a green context is `everywhere`",
+                ));
+            }
+            Self::run_everywhere()
         } else {
             let effect = match (code(effect), duration(effect)) {
                 (Some(code), _) => Effect::Fail(code),
@@ -119,6 +126,7 @@ impl fmt::Display for Injection {
             (Effect::Full(Fill::Percent(percent)), _) => return write!(f, "memory={percent}%"),
             (Effect::Full(Fill::Bytes(bytes)), _) => return write!(f, "memory={bytes}"),
             (Effect::LoseDevice(ordinal), _) => write!(f, "device{ordinal}")?,
+            (Effect::Everywhere, _) => f.write_str("green")?,
             (_, entry_point) => f.write_str(entry_point.unwrap_or("*"))?,
         }
         match (self.nth, self.onwards) {
@@ -132,6 +140,7 @@ impl fmt::Display for Injection {
                 None => write!(f, "={}", code.0),
             },
             Effect::Delay(delay) => write!(f, "={}us", delay.as_micros()),
+            Effect::Everywhere => f.write_str("=everywhere"),
             _ => f.write_str("=lost"),
         }
     }
@@ -162,6 +171,8 @@ mod tests {
             ("memory=4096", "memory=4096"),
             ("device0#500=lost", "device0#500=lost"),
             ("device1=lost", "device1#1=lost"),
+            ("green#2=everywhere", "green#2=everywhere"),
+            ("green=everywhere", "green=everywhere"),
         ] {
             let injection: Injection = text.parse().unwrap();
             assert_eq!(injection.to_string(), written);
@@ -185,6 +196,8 @@ mod tests {
             ("memory#3=1", "from the start"),
             ("deviceX=lost", "device0"),
             ("device0=2", "`lost`"),
+            ("green=lost", "`everywhere`"),
+            ("cuInit=everywhere", "error's name"),
         ] {
             let error = text.parse::<Injection>().unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

@@ -13,12 +13,12 @@ pub(super) fn attribute(
     driver: &Driver,
     device: CUdevice,
     which: CUdevice_attribute,
-) -> Result<u32> {
+) -> Result<c_int> {
     let mut value = 0;
     // SAFETY: the pointer is valid for the one integer that is written.
     let result = unsafe { driver.api().cuDeviceGetAttribute(&mut value, which, device) };
     driver.check("cuDeviceGetAttribute", result)?;
-    Ok(u32::try_from(value).unwrap_or(0))
+    Ok(value)
 }
 
 pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {

@@ -1,0 +1,65 @@
+//! What to do about an error: a pure function of the error and of what the machine tells. It says no more than
+//! these facts support.
+//!
+//! Sources: the codes' meanings are those of the CUDA 13.5 header. That a driver without its kernel module
+//! answers 100 was seen with real drivers of CUDA 11.4 to 12.5. `CUDA_VISIBLE_DEVICES`: the CUDA programming
+//! guide, environment variables. `NVIDIA_VISIBLE_DEVICES` and `NVIDIA_DRIVER_CAPABILITIES`: the container
+//! toolkit's guide. Device files: nvidia-modprobe(1) and the driver's README. MPS: its guide.
+
+mod codes;
+mod gpu;
+mod library;
+
+use cuda_green::{CudaVersion, Error, sys};
+
+use crate::situation::Situation;
+
+const SIMULATE: &str = "Without a GPU: `cuda-green info --driver sim:h200@13.0`";
+const GIVE_GPUS: &str = "`docker run --gpus all`, `podman run --device nvidia.com/gpu=all`, or a limit of \
+     nvidia.com/gpu in Kubernetes. The host needs a driver and the NVIDIA Container Toolkit for it.";
+/// The first version with green contexts.
+pub const GREEN_CONTEXTS: CudaVersion = CudaVersion::new(12, 4);
+/// Which drivers have green contexts, in words.
+pub const FIRST_BRANCH: &str = "CUDA 12.4 comes with the drivers of NVIDIA's branch 550 and later";
+
+/// What to do about an error, the most likely cause first; empty where its own words say all.
+pub fn advice(error: &Error, situation: &Situation) -> Vec<String> {
+    let mut advice = of_error(error, situation);
+    let faults = situation.variable("CUDA_GREEN_SIM_FAULTS");
+    if let (true, Some(faults)) = (situation.simulated && !advice.is_empty(), faults) {
+        let told = format!(
+            "The driver is simulated, and CUDA_GREEN_SIM_FAULTS tells it to fail: `{faults}`. With a real one:"
+        );
+        advice.insert(0, told);
+    }
+    advice
+}
+
+fn of_error(error: &Error, situation: &Situation) -> Vec<String> {
+    match error {
+        Error::Load(sys::Error::DriverNotFound { .. }) => library::no_library(situation),
+        Error::Load(sys::Error::DriverUnloadable { path, .. }) => {
+            library::unloadable(path, situation)
+        }
+        Error::Load(sys::Error::NotACudaDriver { .. }) => {
+            vec!["Without --driver and CUDA_GREEN_DRIVER, the system's driver is used.".into()]
+        }
+        Error::NoGpu { driver, .. } => {
+            let mut advice = gpu::no_gpu(situation);
+            if *driver < GREEN_CONTEXTS {
+                advice.push(format!(
+                    "This driver speaks CUDA {driver}; with a GPU it would run in single-context mode, \
+                     where nothing is isolated. {FIRST_BRANCH}."
+                ));
+            }
+            advice.push(SIMULATE.into());
+            advice
+        }
+        Error::NoSuchDevice { .. } => gpu::no_such_device(situation),
+        Error::Driver { code, .. } => codes::of_code(*code, situation),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! How a command that failed says so: the error, and what to do about it, as text or JSON.
+
+use std::{
+    env,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use cuda_green::{DRIVER_VARIABLE, Error, sys};
+use serde_json::{Value, json};
+
+use crate::{
+    advice::advice,
+    args::Global,
+    page::{Page, width},
+    report::{self, RED},
+    situation::Situation,
+};
+
+/// Reports an error; the code to exit with.
+pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
+    if is_closed_pipe(error) {
+        // Whoever reads has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    let cause = error.downcast_ref::<Error>();
+    let simulated = global.is_simulated();
+    let situation = cause.map(|cause| Situation::here(library(cause), simulated));
+    let advice = match (cause, &situation) {
+        (Some(cause), Some(situation)) => advice(cause, situation),
+        _ => Vec::new(),
+    };
+    let printed = if global.json {
+        report::print(&value(error, cause, &advice, situation.as_ref()))
+    } else {
+        let page = text(error, cause, &advice, width(&io::stderr()));
+        let mut stderr = anstream::stderr().lock();
+        stderr.write_all(page.text().as_bytes()).map_err(Into::into)
+    };
+    // Where nothing can be written any more, nothing can be said about that either.
+    drop(printed);
+    ExitCode::FAILURE
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The file of the driver that failed.
+fn library(cause: &Error) -> Option<std::path::PathBuf> {
+    let named = env::var(DRIVER_VARIABLE).unwrap_or_default();
+    let source = match cause {
+        Error::NoGpu { source_name, .. } => source_name,
+        _ => &named,
+    };
+    report::library(source)
+}
+
+/// The error's own words, without the advice that they carry for those who read no more than these.
+fn words(error: &anyhow::Error, cause: Option<&Error>) -> String {
+    match cause {
+        Some(Error::Load(sys::Error::DriverNotFound { .. })) => "no CUDA driver was found".into(),
+        Some(Error::NoGpu {
+            source_name,
+            driver,
+        }) => format!("the driver sees no GPU ({source_name}, CUDA {driver})"),
+        _ => format!("{error:#}"),
+    }
+}
+
+/// Where a driver was looked for, and what the system's loader said of each place.
+fn tried(cause: Option<&Error>) -> Vec<&str> {
+    match cause {
+        Some(Error::Load(sys::Error::DriverNotFound { tried })) => {
+            tried.iter().map(|(_, reason)| reason.as_str()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn text(error: &anyhow::Error, cause: Option<&Error>, advice: &[String], columns: usize) -> Page {
+    let mut page = Page::of_width(columns);
+    let label = format!("{RED}error:{RED:#} ");
+    page.hanging(&label, "       ", words(error, cause));
+    for reason in tried(cause) {
+        page.hanging("       ", "         ", reason);
+    }
+    for advice in advice {
+        page.hanging("  - ", "    ", advice);
+    }
+    page
+}
+
+fn value(
+    error: &anyhow::Error,
+    cause: Option<&Error>,
+    advice: &[String],
+    situation: Option<&Situation>,
+) -> Value {
+    let code = match cause {
+        Some(Error::Driver { code, .. } | Error::Poisoned { code, .. }) => Some(code),
+        _ => None,
+    };
+    json!({
+        "command": command(),
+        "error": {
+            "message": words(error, cause),
+            "code": code.map(|code| code.0),
+            "code_name": code.and_then(|code| code.name()),
+            "tried": tried(cause),
+            "advice": advice,
+        },
+        "situation": situation.map(Situation::json),
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Prints what is wrong with a command line as JSON; `text` is what would be printed otherwise.
+pub fn print_usage(text: &str) {
+    let message = text.split("\n\n").next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    // As above: there is nothing to do where it cannot be written.
+    let _ = report::print(&json!({
+        "command": command(),
+        "error": { "message": message },
+        "version": env!("CARGO_PKG_VERSION"),
+    }));
+}
+
+/// The command line.
+fn command() -> String {
+    let arguments = env::args_os().skip(1);
+    arguments.fold("cuda-green".to_owned(), |command, argument| {
+        format!("{command} {}", argument.to_string_lossy())
+    })
+}

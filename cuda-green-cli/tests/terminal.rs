@@ -1,0 +1,189 @@
+//! The program in a pipe and in colours: 80 columns, no trailing blanks, no escapes where they do not belong,
+//! and no panic where nobody reads.
+
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+mod common;
+
+use std::process::Stdio;
+
+use common::{program, run, text};
+
+const DEVICES: [&str; 10] = [
+    "t4", "a100", "rtx4090", "l40s", "h100", "h200", "b200", "rtx5090", "gb10", "quad680",
+];
+const VERSIONS: [&str; 7] = ["11.4", "12.3", "12.4", "12.5", "13.0", "13.1", "13.5"];
+const COMMANDS: [&[&str]; 9] = [
+    &["info"],
+    &["check"],
+    &["map"],
+    &["map", "8", "rest", "--exact"],
+    &["plan"],
+    &["plan", "8", "12", "25%", "16+2", "rest"],
+    &["plan", "6", "--exact", "--cluster", "8"],
+    &["plan", "30", "30"],
+    &["plan", "5000"],
+];
+
+#[track_caller]
+fn is_readable(output: &str, what: &str) {
+    for line in output.lines() {
+        let columns = line.chars().count();
+        assert!(columns <= 80, "{what}: {columns} columns: {line}");
+        assert_eq!(line, line.trim_end(), "{what}: a trailing blank: `{line}`");
+        assert!(!line.contains('\u{1b}'), "{what}: an escape: {line:?}");
+    }
+    assert!(
+        !output.contains("\n\n\n"),
+        "{what}: two empty lines:\n{output}"
+    );
+    assert!(
+        !output.ends_with("\n\n"),
+        "{what}: an empty line at the end:\n{output}"
+    );
+    assert!(
+        output.is_empty() || output.ends_with('\n'),
+        "{what}: no end of line"
+    );
+}
+
+#[test]
+fn every_command_is_readable_in_80_columns_on_every_device_and_version() {
+    std::thread::scope(|scope| {
+        for device in DEVICES {
+            scope.spawn(move || {
+                for version in VERSIONS {
+                    let driver = format!("sim:{device}@{version}");
+                    for command in COMMANDS {
+                        let output = run(&[command, &["--driver", &driver]].concat());
+                        let what = format!("{} on {driver}", command.join(" "));
+                        is_readable(&text(&output.stdout), &what);
+                        is_readable(&text(&output.stderr), &what);
+                        let code = output.status.code().unwrap();
+                        let failed = code == 1 && (version < "12.4" || command[0] == "plan");
+                        let failed = failed || code == 1 && command.len() > 1;
+                        assert!(code == 0 || failed, "{what}: {code}");
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The commands that a help text lists, but for `help` itself.
+fn commands(help: &str) -> Vec<String> {
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names = listed.take_while(|line| !line.is_empty());
+    names
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Reads the help of a command and of all within it; how many there are.
+fn help(command: &[&str]) -> usize {
+    let mut count = 1;
+    for flag in ["-h", "--help"] {
+        let output = run(&[command, &[flag]].concat());
+        assert!(output.status.success());
+        is_readable(
+            &text(&output.stdout),
+            &format!("{} {flag}", command.join(" ")),
+        );
+        if flag == "--help" {
+            for name in commands(&text(&output.stdout)) {
+                count += help(&[command, &[name.as_str()]].concat());
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn the_help_of_every_command_is_readable_in_80_columns() {
+    // info, plan, map, check, completions, man, bench and what it measures, beside the program itself.
+    assert!(help(&[]) >= 9);
+}
+
+#[test]
+fn errors_are_readable_in_80_columns() {
+    for arguments in [
+        &["info", "--driver", ""] as &[&str],
+        &["info", "--driver", "sim:"],
+        &["info", "--driver", "sim:h200"],
+        &["info", "--driver", "sim:h900@13.0"],
+        &["info", "--driver", "sim:h200@9.0"],
+        &["info", "--driver", "sim:h200@13.0", "--device", "1"],
+        &["info", "--driver", "h200@13.0"],
+        &["info", "--driver", "/etc/passwd"],
+        &["info", "--driver", "/nowhere/libcuda.so.1"],
+        &["plan", "x"],
+        &["plan", "64", "--cluster", "x"],
+        &["plan", "64", "--cluster", "16", "--driver", "sim:h200@13.0"],
+        &["plan", "0", "--driver", "sim:h200@13.0"],
+        &["plan", "101%", "--driver", "sim:h200@13.0"],
+        &["bench"],
+        &["nothing"],
+        &[],
+    ] {
+        let output = run(arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(
+            output.stdout.is_empty() && !output.stderr.is_empty(),
+            "{arguments:?}"
+        );
+        is_readable(&text(&output.stderr), &format!("{arguments:?}"));
+    }
+}
+
+#[test]
+fn colours_are_for_those_who_want_them() {
+    for command in ["info", "plan", "map", "check"] {
+        let with = |arguments: &[&str], variables: &[(&str, &str)]| {
+            let driver = ["--driver", "sim:h200@13.0"];
+            let mut program = program(&[&[command] as &[&str], &driver, arguments].concat());
+            let output = program.envs(variables.iter().copied()).output().unwrap();
+            text(&output.stdout)
+        };
+        let (force, no) = (("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1"));
+        let coloured = with(&["--color", "always"], &[]);
+        let plain = with(&[], &[]);
+        assert!(coloured.contains("\u{1b}["), "{command}");
+        assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), plain);
+        assert!(with(&[], &[force]).contains("\u{1b}["), "{command}");
+        assert_eq!(with(&[], &[force, no]), plain, "NO_COLOR on a terminal");
+        assert_eq!(with(&["--color", "never"], &[force]), plain, "{command}");
+        assert!(
+            with(&["--color", "always"], &[no]).contains("\u{1b}["),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_is_gone_is_no_error() {
+    for arguments in [
+        &["info"] as &[&str],
+        &["info", "--json"],
+        &["plan"],
+        &["map"],
+        &["check"],
+        &["completions", "bash"],
+        &["man"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut program = program(arguments);
+        program.env("CUDA_GREEN_DRIVER", "sim:h200@13.0");
+        let output = program
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
+    }
+}
