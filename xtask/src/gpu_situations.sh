@@ -4,6 +4,7 @@
 #
 #   ./situations.sh [./cuda-green [SITUATION…]]
 set -u
+PATH=$PATH:/usr/sbin:/sbin # for ldconfig
 
 program=${1:-./cuda-green}
 [ $# -gt 0 ] && shift
