@@ -32,8 +32,11 @@ fn bench(args: &[&str], variables: &[(&str, &str)]) -> Output {
 /// What it prints where all is well; a terminal is not there, so no progress bar either.
 fn stdout(args: &[&str]) -> String {
     let output = bench(args, &[]);
-    assert!(output.status.success(), "{args:?}: {output:?}");
-    assert!(output.stderr.is_empty(), "{args:?}: {output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && told.is_empty(),
+        "{args:?}: {told}"
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -82,6 +85,38 @@ fn as_json_and_as_a_picture_and_the_same_picture_again() {
         assert!(drawn == again, "{what} is drawn differently from its JSON");
         assert!(drawn.contains("SIMULATED: these figures mean nothing"));
         assert!(drawn.matches("<polyline").count() > 2);
+    }
+}
+
+/// A picture says why its figures mean nothing, and only where they do not.
+#[test]
+fn a_picture_of_a_quick_run_says_so() {
+    let text = stdout(&[
+        "rebalance",
+        "--quick",
+        "--json",
+        "--driver",
+        "sim:h200@13.0",
+    ]);
+    let mut report: Value = serde_json::from_str(&text).unwrap();
+    let [json, svg] = ["json", "svg"].map(|end| file(&format!("bench.caveat.{end}")));
+    for (simulated, command, caveat) in [
+        (true, "bench rebalance", Some("SIMULATED: these figures")),
+        (
+            false,
+            "bench --quick rebalance",
+            Some("--quick: these figures"),
+        ),
+        (false, "bench rebalance", None),
+    ] {
+        report["simulated"] = simulated.into();
+        report["command"] = command.into();
+        fs::write(&json, report.to_string()).unwrap();
+        let [json, svg] = [&json, &svg].map(|path| path.to_str().unwrap());
+        stdout(&["rebalance", "--from", json, "--svg", svg]);
+        let drawn = fs::read_to_string(svg).unwrap();
+        assert_eq!(drawn.contains("mean nothing"), caveat.is_some());
+        assert!(caveat.is_none_or(|caveat| drawn.contains(caveat)));
     }
 }
 

@@ -158,7 +158,8 @@ impl Figures for Soak {
             self.seconds,
             self.threads,
             duration(self.hours_of_one_thread * 3.6e12),
-            self.pool,
+            // On a busy machine the last of its lines are long.
+            textwrap::fill(&self.pool.to_string(), 80),
             self.driver_before,
             self.driver_after
         )
