@@ -30,16 +30,27 @@ pub(super) fn no_library(situation: &Situation) -> Vec<String> {
     advice
 }
 
+/// What gives a container the library that the rest of this driver came without.
+const WITH_COMPUTE: &str = "start it with `NVIDIA_DRIVER_CAPABILITIES=compute,utility`";
+
 fn container_without_library(sign: &str, situation: &Situation) -> String {
     let capabilities = situation.variable("NVIDIA_DRIVER_CAPABILITIES");
     if let Some(path) = &situation.management_library {
+        let asks = |value: &str| {
+            value
+                .split(',')
+                .any(|one| ["compute", "all"].contains(&one.trim()))
+        };
         let told = match capabilities {
-            Some(value) => format!("NVIDIA_DRIVER_CAPABILITIES is `{value}`"),
-            None => "NVIDIA_DRIVER_CAPABILITIES is not set".into(),
+            Some(value) if asks(value) => format!(
+                "NVIDIA_DRIVER_CAPABILITIES is `{value}`, which asks for it: see that the host has it, and that \
+                 the container's own start does not hide it"
+            ),
+            Some(value) => format!("NVIDIA_DRIVER_CAPABILITIES is `{value}`: {WITH_COMPUTE}"),
+            None => format!("NVIDIA_DRIVER_CAPABILITIES is not set: {WITH_COMPUTE}"),
         };
         return format!(
-            "This container ({sign}) has a part of the driver ({}), but not libcuda.so.1. {told}: start it \
-             with `NVIDIA_DRIVER_CAPABILITIES=compute,utility`.",
+            "This container ({sign}) has a part of the driver ({}), but not libcuda.so.1. {told}.",
             path.display()
         );
     }

@@ -78,6 +78,15 @@ fn a_container_with_a_part_of_the_driver_lacks_the_capability() {
     says(&not_found(), &mounted(), &["is not set"], &[]);
     let utility = with(mounted(), &[("NVIDIA_DRIVER_CAPABILITIES", "utility")]);
     says(&not_found(), &utility, &["is `utility`"], &["is not set"]);
+    for asked in ["compute,graphics,utility", "all"] {
+        let asked = with(mounted(), &[("NVIDIA_DRIVER_CAPABILITIES", asked)]);
+        says(
+            &not_found(),
+            &asked,
+            &["which asks for it"],
+            &["start it with"],
+        );
+    }
 }
 
 #[test]
