@@ -9,12 +9,14 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::{
         fs::{PermissionsExt, chown},
         process::CommandExt,
     },
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use cuda_green_sys::DRIVER_VARIABLE;
@@ -68,7 +70,15 @@ impl Copies {
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
-        let output = command.output().unwrap();
+        let output = loop {
+            match command.output() {
+                // A process that the other test starts has the copy open for writing, until it is another program.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                output => break output.unwrap(),
+            }
+        };
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{name} {args:?}: {stderr}");
         String::from_utf8(output.stdout).unwrap()

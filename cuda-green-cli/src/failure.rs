@@ -30,7 +30,7 @@ pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
         (Some(cause), Some(situation)) => advice(cause, situation),
         _ => Vec::new(),
     };
-    let printed = if global.json {
+    let printed = if global.json && !report::was_printed() {
         report::print(&value(error, cause, &advice, situation.as_ref()))
     } else {
         let page = text(error, cause, &advice, width(&io::stderr()));

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anstyle::{AnsiColor, Style};
@@ -62,8 +63,17 @@ pub fn json(device: &CudaDevice, command: &str, name: &str, found: Value) -> Val
     report
 }
 
+/// Whether a report was printed: an error that comes after it is told apart from it, as text, so that the output
+/// is one JSON object.
+static PRINTED: AtomicBool = AtomicBool::new(false);
+
+pub fn was_printed() -> bool {
+    PRINTED.load(Ordering::Relaxed)
+}
+
 /// Prints JSON, ended by a line break.
 pub fn print(report: &Value) -> anyhow::Result<()> {
+    PRINTED.store(true, Ordering::Relaxed);
     let text = serde_json::to_string_pretty(report)? + "\n";
     anstream::stdout().lock().write_all(text.as_bytes())?;
     Ok(())

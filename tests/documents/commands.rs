@@ -23,6 +23,23 @@ const NOT_RUN: &[(&str, &str)] = &[
         "measures for minutes, and without a GPU it measures nothing",
     ),
     (
+        "cuda-green bench alloc --json >alloc.json",
+        "the program's own tests run it, as a quick measurement",
+    ),
+    ("cuda-green bench alloc --svg alloc.svg", "likewise"),
+    (
+        "cuda-green bench alloc --from alloc.json --svg alloc.svg",
+        "likewise",
+    ),
+    (
+        "cuda-green completions bash     >~/.local/share/bash-completion/completions/cuda-green",
+        "the program's own tests run it, and bash with what it gives",
+    ),
+    (
+        "cuda-green man --dir ~/.local/share/man/man1",
+        "the program's own tests run it with a folder of theirs",
+    ),
+    (
         "cargo run --release --example cudarc_partition",
         "cudarc loads libcuda.so.1 itself; tests/clients runs it with the simulated one",
     ),

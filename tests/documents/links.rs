@@ -6,6 +6,7 @@ use crate::document::{ROOT, documents, files};
 
 /// The pages outside that are linked to. Whoever adds one looks at it first: nothing here asks the network.
 const PAGES: &[&str] = &[
+    "https://doc.rust-lang.org/cargo/reference/semver.html",
     "https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__GREEN__CONTEXTS.html",
     "https://docs.nvidia.com/cuda/cuda-programming-guide/04-special-topics/green-contexts.html",
     "https://docs.nvidia.com/datacenter/tesla/mig-user-guide/contents.html",

@@ -12,11 +12,12 @@ pub struct Typed {
 }
 
 impl Typed {
-    /// Its variables, and its words.
+    /// Its variables, and its words; where a shell writes what it prints is none of them.
     pub fn parts(&self) -> (Vec<(String, String)>, Vec<String>) {
         let mut variables = Vec::new();
         let mut words = Vec::new();
-        for word in words_of(&self.text) {
+        let words_of_it = words_of(&self.text).into_iter();
+        for word in words_of_it.take_while(|word| !word.starts_with('>')) {
             match word.split_once('=') {
                 Some((name, value)) if words.is_empty() && is_variable(name) => {
                     variables.push((name.to_owned(), value.to_owned()));

@@ -39,8 +39,8 @@ pub enum Measurement {
     },
     /// What a rebalance costs, and the first launch after it
     Rebalance(Drawing),
-    /// What calls cost while background work floods the GPU, with all made ahead and without
-    UnderLoad(Drawing),
+    /// What calls cost while background work floods the GPU: which of them wait for it
+    UnderLoad,
     /// What loading the driver and checking for a GPU add to the start of a process
     Startup {
         /// In a process of its own: measures this one thing, once, and prints nanoseconds

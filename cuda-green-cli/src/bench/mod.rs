@@ -33,7 +33,7 @@ pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
         Measurement::Isolation(drawing) => show.drawn(drawing, isolation::measure)?,
         Measurement::Activate(drawing) => show.drawn(drawing, activate::measure)?,
         Measurement::Rebalance(drawing) => show.drawn(drawing, rebalance::measure)?,
-        Measurement::UnderLoad(drawing) => show.drawn(drawing, under_load::measure)?,
+        Measurement::UnderLoad => show.told("under-load", under_load::measure)?,
         Measurement::Alloc {
             soak: Some(seconds),
             threads,

@@ -1,85 +1,71 @@
-//! What calls cost while background work floods the GPU: those that make a green context, for which the driver
-//! waits for work that is on the device, and the same calls where all was made ahead.
+//! What calls cost while background work floods the GPU: for some the driver waits for work that is on the device,
+//! and the same calls where all was made ahead.
 
 use std::time::Instant;
 
-use cuda_green::{ContextId, CudaDevice, RebalanceHint, SmPartitionManager};
-use serde::{Deserialize, Serialize};
+use cuda_green::{
+    ContextId, CudaDevice, Event, GreenContextConfig, LaunchConfig, Module, PinnedBuffer,
+    RebalanceHint, Result, SmPartitionManager, kernels,
+};
+use serde::Serialize;
 
 use super::{
     load::{LONG_BLOCKS, Load},
     must_have_partitions,
     samples::{Distribution, Samples},
-    show::{Drawn, Figures, Work},
+    show::{Figures, Work},
 };
-use crate::{duration::duration, plot::Curve};
+use crate::duration::duration;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 pub struct UnderLoad {
     flood: String,
     calls: Vec<Row>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Row {
     call: String,
     times: Distribution,
 }
 
-/// A call, and what is made ahead of the flood.
-struct Call {
-    name: &'static str,
-    prepare: fn(&SmPartitionManager) -> cuda_green::Result<()>,
-    time: fn(&SmPartitionManager) -> cuda_green::Result<f64>,
-}
+/// A call that is ready to be timed, in nanoseconds, on a thread of its own.
+type Ready<'a> = Box<dyn FnOnce() -> Result<f64> + Send + 'a>;
+/// Makes all that a call needs, before the flood.
+type Prepare = fn(&SmPartitionManager) -> Result<Ready<'_>>;
 
-const CALLS: [Call; 5] = [
-    Call {
-        name: "rebalance",
-        prepare: |_| Ok(()),
-        time: rebalance,
-    },
-    Call {
-        name: "rebalance, provisioned",
-        prepare: |manager| manager.provision_rebalance().map(drop),
-        time: rebalance,
-    },
-    Call {
-        name: "activate, second thread",
-        prepare: first_thread,
-        time: activate,
-    },
-    Call {
-        name: "activate, second thread, provisioned",
-        prepare: |manager| {
-            let embedding = manager.get_context(ContextId::Embedding)?;
-            embedding.provision_threads(2)?;
-            first_thread(manager)
-        },
-        time: activate,
-    },
-    Call {
-        name: "create_stream",
-        prepare: |_| Ok(()),
-        time: create_stream,
-    },
+const CALLS: [(&str, Prepare); 11] = [
+    ("create a context", create_context),
+    ("rebalance", rebalance),
+    ("rebalance, provisioned", rebalance_provisioned),
+    ("activate on a further thread", activate),
+    (
+        "activate on a further thread, provisioned",
+        activate_provisioned,
+    ),
+    ("create a stream", create_stream),
+    ("create an event", create_event),
+    ("load a module of PTX", load_module),
+    ("launch a kernel for the first time", first_launch),
+    ("allocate from a pool for the first time", first_allocation),
+    ("allocate pinned host memory", allocate_pinned),
 ];
 
 pub fn measure(work: &Work<'_>) -> anyhow::Result<UnderLoad> {
     must_have_partitions(work.device)?;
     let load = Load::new(work.device, work.quick)?;
-    let rounds = if work.quick { 2 } else { 50 };
+    let rounds = if work.quick { 2 } else { 30 };
     work.progress.set_length(CALLS.len() as u64 * rounds);
     let mut calls = Vec::new();
-    for call in &CALLS {
-        work.progress.set_message(call.name);
+    for (name, prepare) in CALLS {
+        work.progress.set_message(name);
         let mut times = Vec::new();
         for _ in 0..rounds {
-            times.push(once(work.device, &load, call)?);
+            times.push(once(work.device, &load, prepare)?);
             work.progress.inc(1);
         }
         calls.push(Row {
-            call: call.name.to_owned(),
+            call: name.to_owned(),
             times: Samples::of(times).into(),
         });
     }
@@ -90,76 +76,111 @@ pub fn measure(work: &Work<'_>) -> anyhow::Result<UnderLoad> {
 }
 
 /// One call beside a flood, with contexts of its own: what was made once would be found the next time.
-fn once(device: &CudaDevice, load: &Load, call: &Call) -> anyhow::Result<f64> {
+fn once(device: &CudaDevice, load: &Load, prepare: Prepare) -> anyhow::Result<f64> {
     let manager = SmPartitionManager::on(device)?;
     manager.init_quad_partition()?;
-    (call.prepare)(&manager)?;
     let background = manager.get_context(ContextId::Training)?.create_stream()?;
-    load.beside(LONG_BLOCKS, &background, || Ok((call.time)(&manager)?))
-}
-
-fn rebalance(manager: &SmPartitionManager) -> cuda_green::Result<f64> {
-    let start = Instant::now();
-    manager.rebalance(RebalanceHint::EmbeddingHeavy)?;
-    Ok(nanoseconds(start))
-}
-
-/// Takes the context itself, so that the next thread needs one more.
-fn first_thread(manager: &SmPartitionManager) -> cuda_green::Result<()> {
-    manager.activate(ContextId::Embedding)?.close()
-}
-
-fn activate(manager: &SmPartitionManager) -> cuda_green::Result<f64> {
-    let embedding = manager.get_context(ContextId::Embedding)?;
-    let time = || {
-        let start = Instant::now();
-        let guard = embedding.activate()?;
-        let time = nanoseconds(start);
-        guard.close().map(|()| time)
-    };
-    std::thread::scope(|scope| match scope.spawn(time).join() {
-        Ok(time) => time,
-        Err(panic) => std::panic::resume_unwind(panic),
+    let ready = prepare(&manager)?;
+    load.beside(LONG_BLOCKS, &background, || {
+        let time = std::thread::scope(|scope| scope.spawn(ready).join());
+        Ok(time.map_err(|_| anyhow::anyhow!("the call's thread panicked"))??)
     })
 }
 
-fn create_stream(manager: &SmPartitionManager) -> cuda_green::Result<f64> {
-    let embedding = manager.get_context(ContextId::Embedding)?;
+/// How long it takes to make something, in nanoseconds, without its end.
+fn timed<T>(make: impl FnOnce() -> Result<T>) -> Result<f64> {
     let start = Instant::now();
-    let stream = embedding.create_stream()?;
-    let time = nanoseconds(start);
-    drop(stream);
+    let made = make()?;
+    let time = start.elapsed().as_nanos() as f64;
+    drop(made);
     Ok(time)
 }
 
-fn nanoseconds(start: Instant) -> f64 {
-    start.elapsed().as_nanos() as f64
+fn create_context(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    manager.destroy_context(ContextId::Reserved)?;
+    let config = GreenContextConfig {
+        sm_count: manager.allocation_status().available_sms,
+        ..GreenContextConfig::default()
+    };
+    Ok(Box::new(move || {
+        timed(|| manager.create_context(ContextId::Reserved, config))
+    }))
+}
+
+fn rebalance(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    Ok(Box::new(|| {
+        timed(|| manager.rebalance(RebalanceHint::EmbeddingHeavy))
+    }))
+}
+
+fn rebalance_provisioned(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    manager.provision_rebalance()?;
+    rebalance(manager)
+}
+
+fn activate(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    let embedding = manager.get_context(ContextId::Embedding)?;
+    // This thread has the context itself from now on, so that another needs one more.
+    embedding.activate()?.close()?;
+    Ok(Box::new(move || timed(|| embedding.activate())))
+}
+
+fn activate_provisioned(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    let embedding = manager.get_context(ContextId::Embedding)?;
+    embedding.provision_threads(2)?;
+    activate(manager)
+}
+
+fn create_stream(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    let embedding = manager.get_context(ContextId::Embedding)?;
+    Ok(Box::new(move || timed(|| embedding.create_stream())))
+}
+
+fn create_event(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    Ok(Box::new(|| timed(|| Event::new(manager.device()))))
+}
+
+fn load_module(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    Ok(Box::new(|| {
+        timed(|| Module::load_ptx(manager.device(), kernels::PTX))
+    }))
+}
+
+/// A driver may load a kernel only when it is first launched (`CUDA_MODULE_LOADING`).
+fn first_launch(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    let stream = manager.get_context(ContextId::Embedding)?.create_stream()?;
+    let kernel = Module::load_ptx(manager.device(), kernels::PTX)?.kernel(kernels::BURN)?;
+    Ok(Box::new(move || {
+        let shape = LaunchConfig::linear(1, 32);
+        // SAFETY: the kernel takes an address, which it does not use, and a number of rounds.
+        timed(|| unsafe { stream.launch(&kernel, &shape, &[&0u64, &0u32]) })
+    }))
+}
+
+fn first_allocation(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    let embedding = manager.get_context(ContextId::Embedding)?;
+    embedding.memory()?;
+    Ok(Box::new(move || {
+        timed(|| embedding.memory()?.allocate(1 << 20))
+    }))
+}
+
+fn allocate_pinned(manager: &SmPartitionManager) -> Result<Ready<'_>> {
+    Ok(Box::new(|| {
+        timed(|| PinnedBuffer::<u8>::new(manager.device(), 1 << 20))
+    }))
 }
 
 impl Figures for UnderLoad {
     fn table(&self) -> String {
         let mut table = format!(
-            "{:<40} {:>9} {:>9} {:>9}\n",
+            "{:<42} {:>9} {:>9} {:>9}\n",
             "time of one, beside a flood", "p50", "p99", "max"
         );
         for Row { call, times } in &self.calls {
             let [p50, p99, max] = [times.p50_ns, times.p99_ns, times.max_ns].map(duration);
-            table += &format!("{call:<40} {p50:>9} {p99:>9} {max:>9}\n");
+            table += &format!("{call:<42} {p50:>9} {p99:>9} {max:>9}\n");
         }
         table.trim_end().to_owned()
-    }
-}
-
-impl Drawn for UnderLoad {
-    const COMMAND: &str = "under-load";
-    const TITLE: &str = "Calls while background work floods the GPU";
-    const OF: &str = "calls";
-
-    fn curves(&self) -> Vec<Curve> {
-        let curve = |row: &Row| Curve {
-            name: row.call.clone(),
-            nanoseconds: row.times.percentiles_by_half_ns.clone(),
-        };
-        self.calls.iter().map(curve).collect()
     }
 }
