@@ -95,7 +95,7 @@ pub enum Error {
     },
     /// Not enough SMs are left.
     #[error(
-        "{asked} SMs were asked for, but at most {available} of the device's {total} can still be given to one context{}",
+        "{asked} SMs were asked for, but at most {available} of the device's {total} can be given{}",
         if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() }
     )]
     InsufficientSms {
@@ -191,7 +191,7 @@ pub enum Error {
     },
     /// The context is still used, so it was left as it is.
     #[error(
-        "context {id} is in use ({holders} handles, streams or guards hold it); drop them first"
+        "context {id} is in use (handles, streams and guards that hold it: {holders}); drop them first"
     )]
     ContextInUse {
         /// The id, or the words of a context without one.
