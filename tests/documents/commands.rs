@@ -39,6 +39,24 @@ const NOT_RUN: &[(&str, &str)] = &[
         "likewise",
     ),
     ("python3 my_program.py", "likewise; it is whoever's program"),
+    (
+        "cuda-green bench alloc --json >alloc.json",
+        "writes a file where it runs; the program's own tests run it and the next two",
+    ),
+    ("cuda-green bench alloc --svg alloc.svg", "likewise"),
+    (
+        "cuda-green bench alloc --from alloc.json --svg alloc.svg",
+        "likewise",
+    ),
+    (
+        "mkdir -p ~/.local/share/bash-completion/completions",
+        "the home of whoever types it",
+    ),
+    (
+        "cuda-green completions bash     >~/.local/share/bash-completion/completions/cuda-green",
+        "likewise; the program's own tests run it",
+    ),
+    ("cuda-green man --dir ~/.local/share/man/man1", "likewise"),
 ];
 
 /// The driver of commands that name none: a machine of its own may have a GPU, and it may be busy.

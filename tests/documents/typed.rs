@@ -21,6 +21,8 @@ impl Typed {
                 Some((name, value)) if words.is_empty() && is_variable(name) => {
                     variables.push((name.to_owned(), value.to_owned()));
                 }
+                // What follows is the shell's.
+                _ if word.starts_with('>') => break,
                 _ => words.push(word),
             }
         }
