@@ -95,8 +95,9 @@ pub enum Error {
     },
     /// Not enough SMs are left.
     #[error(
-        "{asked} SMs were asked for, but at most {available} of the device's {total} can be given{}",
-        if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() }
+        "{asked} SMs were asked for, but at most {available} of the device's {total} can be given{}{}",
+        if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() },
+        if asked <= available { "; rounded to whole units, the sizes come to more" } else { "" }
     )]
     InsufficientSms {
         /// SMs asked for.
