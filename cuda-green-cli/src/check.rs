@@ -119,7 +119,7 @@ fn page(device: &CudaDevice, findings: &[Finding], holds: bool) -> Page {
     page.line(if holds {
         format!("{GREEN}Partitions hold here.{GREEN:#}")
     } else {
-        format!("{RED}This set-up is not contained: see what is bad above.{RED:#}")
+        format!("{RED}Partitions do not hold here: see what is bad above.{RED:#}")
     });
     page
 }

@@ -36,7 +36,7 @@ fn a_violation_is_named_and_no_success() {
             &["check"],
             "partition 2 of four has 32 SMs by the driver's word, but ran on 132",
         ),
-        (&["check"], "This set-up is not contained"),
+        (&["check"], "Partitions do not hold here"),
         (&["map"], "!  SHARED        100 SMs"),
         (&["map"], "Partitions do not hold here"),
         (&["check", "--json"], r#""partitions_hold": false"#),

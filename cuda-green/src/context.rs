@@ -57,7 +57,7 @@ pub(crate) struct Shape {
 }
 
 impl GreenContext {
-    /// The primary context in the same clothes: all SMs of the device, shared with everything that is
+    /// The primary context as a `GreenContext`: all SMs of the device, shared with everything that is
     /// left in it. What runs here runs on the SMs of every partition too.
     ///
     /// # Errors

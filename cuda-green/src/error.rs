@@ -95,8 +95,9 @@ pub enum Error {
     },
     /// Not enough SMs are left.
     #[error(
-        "{asked} SMs were asked for, but at most {available} of the device's {total} can still be given to one context{}",
-        if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() }
+        "{asked} SMs were asked for, but at most {available} of the device's {total} can be given{}{}",
+        if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() },
+        if asked <= available { "; rounded to whole units, the sizes come to more" } else { "" }
     )]
     InsufficientSms {
         /// SMs asked for.
@@ -191,7 +192,7 @@ pub enum Error {
     },
     /// The context is still used, so it was left as it is.
     #[error(
-        "context {id} is in use ({holders} handles, streams or guards hold it); drop them first"
+        "context {id} is in use (handles, streams and guards that hold it: {holders}); drop them first"
     )]
     ContextInUse {
         /// The id, or the words of a context without one.

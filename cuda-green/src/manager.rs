@@ -46,7 +46,8 @@ use crate::{
 
 /// Partitions one device and hands the partitions out by name.
 ///
-/// Every method may be called from any thread. No sequence of calls gives an SM to two contexts.
+/// Every method may be called from any thread. No sequence of calls gives an SM to two contexts of one manager.
+/// Two managers of one device know nothing of each other, and what they make overlaps: make one for each device.
 /// Contexts that are in use are never destroyed.
 ///
 /// Where the driver or the GPU has no green contexts, it works in single-context mode: every id stands

@@ -56,6 +56,10 @@ const NOT_RUN: &[(&str, &str)] = &[
         "likewise",
     ),
     ("python3 my_program.py", "likewise; it is whoever's program"),
+    (
+        "mkdir -p ~/.local/share/bash-completion/completions",
+        "the home of whoever types it",
+    ),
 ];
 
 /// The driver of commands that name none: a machine of its own may have a GPU, and it may be busy.

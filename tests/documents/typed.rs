@@ -16,12 +16,13 @@ impl Typed {
     pub fn parts(&self) -> (Vec<(String, String)>, Vec<String>) {
         let mut variables = Vec::new();
         let mut words = Vec::new();
-        let words_of_it = words_of(&self.text).into_iter();
-        for word in words_of_it.take_while(|word| !word.starts_with('>')) {
+        for word in words_of(&self.text) {
             match word.split_once('=') {
                 Some((name, value)) if words.is_empty() && is_variable(name) => {
                     variables.push((name.to_owned(), value.to_owned()));
                 }
+                // What follows is the shell's.
+                _ if word.starts_with('>') => break,
                 _ => words.push(word),
             }
         }

@@ -12,6 +12,7 @@ use super::{
     load::{
         Flood, LONG_BLOCKS, Load, ONE_KERNEL, Request, SHORT_BLOCKS, SMALL_KERNELS, TINY_LAUNCHES,
     },
+    must_have_partitions,
     samples::Latencies,
     show::{Drawn, Figures, Work},
 };
@@ -55,6 +56,7 @@ struct SetUp {
 
 pub fn measure(work: &Work<'_>) -> anyhow::Result<Isolation> {
     let (device, progress) = (work.device, work.progress);
+    must_have_partitions(device)?;
     let load = Load::new(device, work.quick)?;
     let total = device.properties().multiprocessor_count;
     let quarter = (total / 4 / 8 * 8).max(1);

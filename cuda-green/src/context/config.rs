@@ -16,10 +16,10 @@ use crate::{Error, Result};
 ///
 /// | p99 of the request, in µs | flood of long blocks | flood of short blocks |
 /// |---|---|---|
-/// | two plain streams | 9,606 | 14,271 |
-/// | high and low priority | 9,592 | 123 |
-/// | two partitions | 244 | 244 |
-/// | the partition alone | 242 | 242 |
+/// | two plain streams | 9,592 | 14,272 |
+/// | high and low priority | 9,589 | 124 |
+/// | two partitions | 248 | 245 |
+/// | the partition alone | 245 | 245 |
 ///
 /// # What CUDA does not do
 /// - No block that runs is ever stopped for another: where blocks are long, a priority changes nothing.

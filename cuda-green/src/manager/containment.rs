@@ -25,7 +25,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Tells where the work of a stream runs, whoever made it.
     ///
     /// One stream that is left in the primary context undoes the isolation of all partitions, as its work
-    /// runs on all SMs: on an H200 a request took 0.24 ms at the 99th percentile beside a flood in another
+    /// runs on all SMs: on an H200 a request took 0.25 ms at the 99th percentile beside a flood in another
     /// partition, and 14.3 ms beside the same flood in the primary context (`evidence/isolation.json`). Default
     /// streams are of whatever context is current, which is the primary one unless something else is
     /// done. To keep foreign code out of the partitions that matter:
