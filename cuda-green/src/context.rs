@@ -20,7 +20,7 @@ use memory::Memory;
 pub(crate) use partition::{Partition, Seat};
 
 use crate::{
-    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions,
+    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions, device::Claim,
     resource::SmResource,
 };
 
@@ -45,6 +45,8 @@ pub(crate) struct ContextInner {
     pub(crate) partition: Option<Partition>,
     workqueues: Workqueues,
     memory: Arc<Memory>,
+    /// Of a manager's contexts, what keeps other managers from splitting the device anew. Ends last.
+    _claim: Option<Arc<Claim>>,
 }
 
 /// What of the GPU a context has.
@@ -80,6 +82,7 @@ impl GreenContext {
             None,
             Workqueues::shared("it is the context of the whole device"),
             Arc::default(),
+            None,
         ))
     }
 
@@ -90,6 +93,7 @@ impl GreenContext {
         config: GreenContextConfig,
         shape: Shape,
         resources: &[SmResource],
+        claim: &Arc<Claim>,
         in_place_of: Option<&Self>,
     ) -> Result<Self> {
         // Creating a green context retains the primary one. Doing that first keeps it alive between
@@ -104,6 +108,7 @@ impl GreenContext {
             Some(partition),
             workqueues,
             memory,
+            Some(Arc::clone(claim)),
         ))
     }
 
@@ -114,6 +119,7 @@ impl GreenContext {
         partition: Option<Partition>,
         workqueues: Workqueues,
         memory: Arc<Memory>,
+        claim: Option<Arc<Claim>>,
     ) -> Self {
         Self {
             inner: Arc::new(ContextInner {
@@ -124,6 +130,7 @@ impl GreenContext {
                 partition,
                 workqueues,
                 memory,
+                _claim: claim,
             }),
         }
     }

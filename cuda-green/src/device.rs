@@ -1,5 +1,6 @@
 //! One GPU: its facts, and its primary context, which everything else lives in.
 
+mod claim;
 mod facts;
 mod primary;
 
@@ -7,6 +8,7 @@ use std::{ffi::c_int, fmt, sync::Arc};
 
 use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute};
 
+pub(crate) use claim::Claim;
 use facts::{attribute, granularity, name};
 use primary::Primary;
 

@@ -115,6 +115,11 @@ impl Driver {
         &self.inner.source
     }
 
+    /// What no other live driver of this process has.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.inner) as usize
+    }
+
     /// Whether this is a simulated driver, behind which there is no GPU; one that was loaded as a library
     /// too. To learn that, a driver that was loaded is initialised if it was not yet.
     pub fn is_simulated(&self) -> bool {

@@ -206,6 +206,14 @@ pub enum Error {
         /// How many contexts there are.
         contexts: usize,
     },
+    /// Another manager has split the device, so that a further split would overlap with that one.
+    #[error(
+        "device {device} is partitioned by another SmPartitionManager of this process, or contexts of one that is gone are still in use; share one manager, since the SMs of two splits overlap"
+    )]
+    PartitionedElsewhere {
+        /// The device's ordinal.
+        device: u32,
+    },
     /// More green contexts would be kept than the manager's limit.
     #[error(
         "{missing} green contexts are missing, and with the {kept} that are in use that would be more than the limit of {limit}; raise it, or drop handles, streams and guards of earlier layouts"

@@ -46,9 +46,13 @@ use crate::{
 
 /// Partitions one device and hands the partitions out by name.
 ///
-/// Every method may be called from any thread. No sequence of calls gives an SM to two contexts of one manager.
-/// Two managers of one device know nothing of each other, and what they make overlaps: make one for each device.
+/// Every method may be called from any thread. No sequence of calls gives an SM to two contexts.
 /// Contexts that are in use are never destroyed.
+///
+/// One manager at a time splits a device: while contexts of one are in use, those too that outlived it, another is
+/// refused ([`Error::PartitionedElsewhere`]), since the SMs of two splits overlap. So share one, in an `Arc`. It is
+/// not known what other processes do, what is split by hand ([`SmResource::split`](crate::SmResource::split)), or what
+/// is done through a driver that was opened twice.
 ///
 /// Where the driver or the GPU has no green contexts, it works in single-context mode: every id stands
 /// for the whole GPU, [`AllocationStatus::mode`] says so and why, and a warning is logged.

@@ -110,6 +110,18 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
         manager.set_context_limit(Some(9));
         manager.rebalance(RebalanceHint::TrainingActive)?;
     }
+    let mut bytes = [0; 64];
+    buffers[0].copy_to(&mut bytes)?;
+    assert_eq!(bytes, [1; 64]);
+    for stream in &streams {
+        stream.synchronize()?;
+    }
+    drop(streams);
+    drop((exec, graph));
+    drop((by_name, buffers, event, kernel, module));
+    for id in ContextId::ALL {
+        manager.destroy_context(id)?;
+    }
     let nested: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device)?;
     if !device.capabilities().merge && device.supports_required_features() {
         // Splits within splits, all at once and one by one.
@@ -124,19 +136,6 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
         nested.destroy_context(12)?;
         nested.destroy_context(24)?;
         drop(nested.create_context(12, config(36))?);
-    }
-    drop(nested);
-    let mut bytes = [0; 64];
-    buffers[0].copy_to(&mut bytes)?;
-    assert_eq!(bytes, [1; 64]);
-    for stream in &streams {
-        stream.synchronize()?;
-    }
-    drop(streams);
-    drop((exec, graph));
-    drop((by_name, buffers, event, kernel, module));
-    for id in ContextId::ALL {
-        manager.destroy_context(id)?;
     }
     Ok(())
 }
@@ -359,6 +358,7 @@ fn a_workqueue_that_is_refused() {
         assert_eq!(status.allocated_sms, status.total_sms);
         // What is no refusal of the workqueue is not papered over.
         let full = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+        drop(manager);
         let device = driver.device(0).unwrap();
         let other = SmPartitionManager::on(&device).unwrap();
         simulator.inject(

@@ -1,13 +1,13 @@
 //! Containment: which streams are in a partition, and how foreign code is kept in one.
 
 use cuda_green::{
-    ContextId, Driver, Error, GpuMemoryPool, RebalanceHint, Result, SmPartitionManager, StreamHome,
-    kernels, sys,
+    ContextId, Driver, Error, GpuMemoryPool, GreenContext, GreenContextConfig, RebalanceHint,
+    Result, SmSplit, StreamHome, kernels, sys,
 };
 
 use crate::{
     Case,
-    support::{config, is_partitioned, kernel, quad, sm_ids},
+    support::{is_partitioned, kernel, quad, sm_ids},
 };
 
 pub const CASES: &[Case] = &[
@@ -80,9 +80,9 @@ fn told_apart(driver: &Driver) -> Result<()> {
         assert_eq!(beside, Partition(ContextId::Embedding));
         assert_eq!(home(std::ptr::null_mut())?, Partition(ContextId::Embedding));
         guard.close()?;
-        let others: SmPartitionManager = SmPartitionManager::on(&device)?;
-        let foreign = others
-            .create_context(ContextId::Dream, config(8))?
+        // Whoever splits a device by hand has to see to it that nothing overlaps.
+        let groups = device.sm_resource()?.split(&SmSplit::equal(1, 8))?.groups;
+        let foreign = GreenContext::from_resources(&groups, None, GreenContextConfig::default())?
             .create_stream()?;
         assert_eq!(home(foreign.raw())?, ForeignPartition);
         let streams = [

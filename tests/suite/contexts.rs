@@ -2,7 +2,7 @@
 
 use cuda_green::{
     ContextId, ContextPriority, CudaVersion, Driver, Error, Event, GreenContext, LaunchConfig,
-    Module, PartitionMode, Result, SmPartitionManager, kernels,
+    Module, PartitionMode, Result, SmPartitionManager, kernels, planner::PartitionRequest,
 };
 
 use crate::{
@@ -28,6 +28,10 @@ pub const CASES: &[Case] = &[
     ("contexts/priorities_are_in_order", priorities),
     ("contexts/names_of_any_kind", own_names),
     ("contexts/a_fault_poisons_and_nothing_hangs", poisoned),
+    (
+        "contexts/one_manager_at_a_time_splits_a_device",
+        one_manager,
+    ),
 ];
 
 /// Contexts of growing size until the manager refuses: never more SMs than there are, and no SM twice.
@@ -435,4 +439,40 @@ fn poisoned(driver: &Driver) -> Result<()> {
     }
     drop((buffer, stream, kernel, context, manager, device));
     Ok(())
+}
+
+/// Two managers would give the same SMs to both, and neither would know.
+fn one_manager(driver: &Driver) -> Result<()> {
+    let (device, first) = quad(driver)?;
+    let second = SmPartitionManager::on(&device)?;
+    if !is_partitioned(driver) {
+        return second.init_quad_partition(); // all stand for the whole device, and say so
+    }
+    let refused = || {
+        for result in [
+            second.init_quad_partition(),
+            second.create_context(ContextId::Dream, config(8)).map(drop),
+        ] {
+            assert!(
+                matches!(result, Err(Error::PartitionedElsewhere { device: 0 })),
+                "{result:?}"
+            );
+        }
+        assert_eq!(second.allocation_status().contexts, []);
+    };
+    refused();
+    // What is planned is not made.
+    second.plan(&[PartitionRequest::at_least(8)])?;
+    // Contexts that outlive their manager keep their SMs.
+    let stream = first.get_context(ContextId::Embedding)?.create_stream()?;
+    drop(first);
+    refused();
+    drop(stream);
+    second.init_quad_partition()?;
+    for id in ContextId::ALL {
+        second.destroy_context(id)?;
+    }
+    // A manager without contexts claims nothing.
+    let third = SmPartitionManager::on(&device)?;
+    third.create_context(ContextId::Dream, config(8)).map(drop)
 }

@@ -172,6 +172,7 @@ impl GreenContext {
             Some(partition),
             Workqueues::given(workqueue),
             Arc::default(),
+            None,
         ))
     }
 

@@ -1,9 +1,12 @@
 //! The split in force: its pieces, which of them are free, and contexts made of them.
 
+use std::sync::Arc;
+
 use super::nest::Nest;
 use crate::{
     CudaDevice, GreenContext, GreenContextConfig, Result,
     context::Shape,
+    device::Claim,
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
         SplitCall, SplitStrategy, State,
@@ -13,6 +16,8 @@ use crate::{
 
 /// One split of the device, piece by piece.
 pub(super) struct Layout {
+    /// Kept by each of its contexts, too.
+    pub(super) claim: Arc<Claim>,
     pub(super) strategy: SplitStrategy,
     /// Better plans that the driver refused.
     pub(super) refused: Vec<RefusedPlan>,
@@ -29,12 +34,13 @@ pub(super) struct Layout {
 impl Layout {
     /// The result of one split of the device.
     pub(super) fn of(
+        claim: Arc<Claim>,
         facts: DeviceFacts,
         strategy: SplitStrategy,
         call: &SplitCall,
         split: Split,
     ) -> Self {
-        let mut layout = Self::empty(facts, strategy);
+        let mut layout = Self::empty(claim, facts, strategy);
         let coscheduled = |index: usize| match call {
             SplitCall::Structured(groups) => groups.get(index).map_or(1, |group| group.coscheduled),
             SplitCall::ByCount { min_count, .. } => *min_count,
@@ -50,8 +56,9 @@ impl Layout {
         layout
     }
 
-    pub(super) fn empty(facts: DeviceFacts, strategy: SplitStrategy) -> Self {
+    pub(super) fn empty(claim: Arc<Claim>, facts: DeviceFacts, strategy: SplitStrategy) -> Self {
         Self {
+            claim,
             strategy,
             refused: Vec::new(),
             facts,
@@ -187,7 +194,7 @@ impl Layout {
         pieces: &[usize],
     ) -> Result<GreenContext> {
         let (shape, resources) = self.shape(requested_sms, pieces);
-        GreenContext::create(device, config, shape, &resources, None)
+        GreenContext::create(device, config, shape, &resources, &self.claim, None)
     }
 
     /// Creates a context to take another's place: the same configuration and memory, other pieces.
@@ -198,7 +205,14 @@ impl Layout {
         pieces: &[usize],
     ) -> Result<GreenContext> {
         let (shape, resources) = self.shape(of.requested_sms(), pieces);
-        GreenContext::create(device, *of.config(), shape, &resources, Some(of))
+        GreenContext::create(
+            device,
+            *of.config(),
+            shape,
+            &resources,
+            &self.claim,
+            Some(of),
+        )
     }
 
     fn shape(&self, requested_sms: u32, pieces: &[usize]) -> (Shape, Vec<SmResource>) {

@@ -1,12 +1,13 @@
 //! Making contexts: a plan put into force, all of it or nothing.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use cuda_green_sys::CUresult;
 
 use super::{Entry, PartitionMode, SmPartitionManager, layout::Layout};
 use crate::{
     Error, GreenContextConfig, Result,
+    device::Claim,
     planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
     resource::{self, SmResource, Split},
 };
@@ -39,8 +40,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             self.write(|contexts| *contexts = entries);
             return Ok(());
         }
+        let claim = self.device.claim()?;
         let all = self.device.sm_resource()?;
-        let execute = |plan: &Plan| self.execute(plan, &all, contexts);
+        let execute = |plan: &Plan| self.execute(&claim, plan, &all, contexts);
         let (plan, (new_layout, entries)) = self.first_plan(requests, &all, execute)?;
         *layout = Some(Layout {
             refused: plan.refused,
@@ -84,10 +86,12 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Makes the plan's split and all its contexts; drops what was made if one fails.
     fn execute(
         &self,
+        claim: &Arc<Claim>,
         plan: &Plan,
         all: &SmResource,
         contexts: &[(Id, GreenContextConfig)],
     ) -> Result<(Layout, Vec<Entry<Id>>)> {
+        let claim = Arc::clone(claim);
         let mut layout = match (&plan.call, plan.strategy) {
             (
                 SplitCall::ByCount {
@@ -95,14 +99,17 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 },
                 SplitStrategy::EqualGroups | SplitStrategy::Nested,
             ) => {
-                let mut layout = Layout::whole(self.facts, all.clone(), self.whole_units(all)?);
+                let units = self.whole_units(all)?;
+                let mut layout = Layout::whole(claim, self.facts, all.clone(), units);
                 layout.divide(&self.device, 0, *groups, *min_count)?;
                 for sm_count in &plan.nested {
                     layout.divide_remainder(&self.device, *sm_count)?;
                 }
                 layout
             }
-            (call, strategy) => Layout::of(self.facts, strategy, call, self.split(call, all)?),
+            (call, strategy) => {
+                Layout::of(claim, self.facts, strategy, call, self.split(call, all)?)
+            }
         };
         let mut entries = Vec::with_capacity(contexts.len());
         for ((id, config), planned) in contexts.iter().zip(&plan.partitions) {

@@ -5,9 +5,12 @@
 //! a piece is divided through a scaffold: a context that nothing runs in, over all of the piece. It lives as
 //! long as its parts are apart.
 
+use std::sync::Arc;
+
 use super::layout::Layout;
 use crate::{
     CudaDevice, Error, GreenContext, GreenContextConfig, Result,
+    device::Claim,
     planner::{Area, DeviceFacts, Part, Piece, SplitStrategy, State},
     resource::{self, SmResource},
 };
@@ -22,8 +25,13 @@ pub(super) struct Nest {
 
 impl Layout {
     /// The whole device in one piece, of which so many whole units can be split off.
-    pub(super) fn whole(facts: DeviceFacts, all: SmResource, units: u32) -> Self {
-        let mut layout = Self::empty(facts, SplitStrategy::EqualGroups);
+    pub(super) fn whole(
+        claim: Arc<Claim>,
+        facts: DeviceFacts,
+        all: SmResource,
+        units: u32,
+    ) -> Self {
+        let mut layout = Self::empty(claim, facts, SplitStrategy::EqualGroups);
         layout.pieces.push(Piece {
             part: Part::Remainder,
             area: Area::device(&facts, units),

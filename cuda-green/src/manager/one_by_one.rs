@@ -169,10 +169,11 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// The split that contexts created one by one draw from: units that merge or, where nothing merges, the
     /// whole device to be split step by step.
     fn units(&self) -> Result<Layout> {
+        let claim = self.device.claim()?;
         let all = self.device.sm_resource()?;
         if !self.facts.capabilities.merge {
             let units = self.whole_units(&all)?;
-            return Ok(Layout::whole(self.facts, all, units));
+            return Ok(Layout::whole(claim, self.facts, all, units));
         }
         let (unit, fine) = self.facts.unit();
         let groups = resource::count_groups(self.device.driver(), &all, unit, fine)?;
@@ -186,7 +187,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 Err(error) if is_topology_refusal(&error) => {
                     RefusedPlan::note(&mut refused, strategy);
                 }
-                split => return Ok(Layout::of(self.facts, strategy, &call, split?)),
+                split => return Ok(Layout::of(claim, self.facts, strategy, &call, split?)),
             }
         }
         let strategy = if fine {
@@ -202,7 +203,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let split = self.split(&call, &all)?;
         Ok(Layout {
             refused,
-            ..Layout::of(self.facts, strategy, &call, split)
+            ..Layout::of(claim, self.facts, strategy, &call, split)
         })
     }
 }
