@@ -231,8 +231,13 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let mut layout = self.change();
         let entry = self.write(|contexts| generation::take_out(contexts, id))?;
         let closed = entry.close();
+        closed.and(self.free_unused(&mut layout))
+    }
+
+    /// Frees the pieces that no name has, neither as its own nor on loan: what a name had on loan is its
+    /// owner's still, and what it had lent is to be given once it is back.
+    fn free_unused(&self, layout: &mut Option<Layout>) -> Result<()> {
         self.read(|contexts| {
-            // What it had on loan is its owner's still; what it had lent comes back to be given.
             let taken = contexts
                 .iter()
                 .flat_map(|entry| entry.base.iter().chain(entry.pieces()));
@@ -242,7 +247,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             if contexts.is_empty() {
                 *layout = None;
             }
-            closed.and(tidied)
+            tidied
         })
     }
 

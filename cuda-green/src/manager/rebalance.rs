@@ -104,12 +104,14 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// As [`rebalance`](SmPartitionManager::rebalance).
     pub fn shift(&self, favoured: Option<Id>, hand_off: HandOff) -> Result<()> {
-        let layout = self.change();
-        let Some(layout) = self.rebalanced(&layout, favoured)? else {
+        let mut layout = self.change();
+        let Some(split) = self.rebalanced(&layout, favoured)? else {
             return Ok(());
         };
-        let targets = self.make(layout, favoured)?;
-        self.write(|contexts| exchange(contexts, &targets, hand_off))
+        let targets = self.make(split, favoured)?;
+        self.write(|contexts| exchange(contexts, &targets, hand_off))?;
+        // What came back may have been lent by a name that was destroyed meanwhile.
+        self.free_unused(&mut layout)
     }
 
     /// Makes what a shift would need, and changes nothing.
