@@ -225,8 +225,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Destroys a context and gives its SMs back, once its work is done.
     ///
     /// # Errors
-    /// [`Error::NoSuchContext`]; [`Error::ContextInUse`] while a handle, stream or guard of it is left,
-    /// which changes nothing; [`Error::Driver`].
+    /// [`Error::NoSuchContext`]; [`Error::ContextInUse`] while a handle, stream or guard of it is left, and
+    /// [`Error::ContextIsCurrent`] where foreign code made it current to this thread, which both change
+    /// nothing; [`Error::Driver`].
     pub fn destroy_context(&self, id: Id) -> Result<()> {
         let mut layout = self.change();
         let entry = self.write(|contexts| generation::take_out(contexts, id))?;

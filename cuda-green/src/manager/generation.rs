@@ -35,13 +35,19 @@ pub(super) fn take_out<Id: Copy + Eq + Debug>(
             id: format!("{id:?}"),
         })?;
     // No other can appear meanwhile, since they come from here.
-    match contexts[index].holders() {
-        0 => Ok(contexts.remove(index)),
-        holders => Err(Error::ContextInUse {
+    let holders = contexts[index].holders();
+    if holders > 0 {
+        return Err(Error::ContextInUse {
             id: format!("{id:?}"),
             holders,
-        }),
+        });
     }
+    for generation in &contexts[index].generations {
+        if generation.context.is_current()? {
+            return Err(Error::ContextIsCurrent);
+        }
+    }
+    Ok(contexts.remove(index))
 }
 
 /// A context under a name, over some of the layout's pieces.
@@ -160,7 +166,7 @@ impl<Id> Entry<Id> {
                 continue;
             }
             self.slot.give_up(context)?;
-            if context.holders() > 1 || context.taken() > 0 {
+            if context.holders() > 1 || context.taken() > 0 || context.is_current()? {
                 continue;
             }
             if index < self.current {

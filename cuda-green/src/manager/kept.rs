@@ -24,7 +24,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Destroys all contexts that are not in force and that nobody uses, and returns how many green
     /// contexts that were. Waits for work that is left in them.
     ///
-    /// A stream, guard or handle keeps the context it is of. A [`PartitionStream`](crate::PartitionStream)
+    /// A stream, guard or handle keeps the context it is of, and so does foreign code that made it current to
+    /// this thread. A [`PartitionStream`](crate::PartitionStream)
     /// keeps none but the one in force.
     ///
     /// # Errors
