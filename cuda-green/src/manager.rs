@@ -229,8 +229,11 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// [`Error::ContextIsCurrent`] where foreign code made it current to this thread, which both change
     /// nothing; [`Error::Driver`].
     pub fn destroy_context(&self, id: Id) -> Result<()> {
+        // Outlives the lock, since the end of a pool may tell somebody of its bytes, who may call the manager.
+        let _pool;
         let mut layout = self.change();
         let entry = self.write(|contexts| generation::take_out(contexts, id))?;
+        _pool = entry.context().memory_if_made().cloned();
         let closed = entry.close();
         closed.and(self.free_unused(&mut layout))
     }

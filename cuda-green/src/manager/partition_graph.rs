@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{PartitionStream, generation::Follower};
+use super::{
+    PartitionStream,
+    generation::{Follower, GivenUp},
+};
 use crate::{Capture, CaptureMode, GraphExec, GreenContext, Result, Stream};
 
 type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
@@ -171,14 +174,15 @@ impl AllMade {
 }
 
 impl Follower for AllMade {
-    fn give_up(&self, context: &GreenContext) -> Result<()> {
+    fn give_up(&self, context: &GreenContext) -> Result<GivenUp> {
         let mut made = self.lock();
         let index = made.iter().position(|made| made.is_of(context));
         let given_up = index.map(|index| made.swap_remove(index));
-        // Dropped without the lock, since that waits for its last launch.
-        drop(made);
-        drop(given_up);
-        Ok(())
+        // To be dropped without any lock: that waits for its last launch, and ends what the client had it keep.
+        Ok(given_up
+            .map(|made| Box::new(made) as _)
+            .into_iter()
+            .collect())
     }
 }
 
