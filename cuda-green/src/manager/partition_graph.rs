@@ -63,7 +63,9 @@ impl PartitionGraph {
     /// A graph of what the closure puts into [`Capture::stream`]. It is called once for each context, so it
     /// must do the same each time.
     ///
-    /// Within it, use that stream and not the [`PartitionStream`] of the launch, which is taken meanwhile.
+    /// It must neither call the manager nor use a [`PartitionStream`], that of the launch included: a rebalance
+    /// waits for it, and those for the rebalance. A stream of another name to [`fork`](Capture::fork) to is to
+    /// be made before.
     pub fn new(record: impl Fn(&Capture<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
         Self::with_mode(CaptureMode::default(), record)
     }

@@ -72,7 +72,8 @@ impl PartitionStream {
     }
 
     /// Does something with the stream in force. No rebalance happens meanwhile, so it should be brief,
-    /// and must not call the manager.
+    /// and must neither call the manager nor use another stream of a name, this one included: a rebalance that
+    /// waits for this would have those wait for it, for ever. An [`Event`] orders two streams of names.
     ///
     /// # Errors
     /// Those of the action; [`Error::Driver`](crate::Error::Driver).
