@@ -327,6 +327,11 @@ impl GreenContext {
     pub(crate) fn taken(&self) -> usize {
         self.inner.taken()
     }
+
+    /// Whether it is current to this thread, by whoever's doing.
+    pub(crate) fn is_current(&self) -> Result<bool> {
+        self.inner.is_current()
+    }
 }
 
 impl ContextInner {

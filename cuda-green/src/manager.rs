@@ -230,14 +230,23 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Destroys a context and gives its SMs back, once its work is done.
     ///
     /// # Errors
-    /// [`Error::NoSuchContext`]; [`Error::ContextInUse`] while a handle, stream or guard of it is left,
-    /// which changes nothing; [`Error::Driver`].
+    /// [`Error::NoSuchContext`]; [`Error::ContextInUse`] while a handle, stream or guard of it is left, and
+    /// [`Error::ContextIsCurrent`] where foreign code made it current to this thread, which both change
+    /// nothing; [`Error::Driver`].
     pub fn destroy_context(&self, id: Id) -> Result<()> {
+        // Outlives the lock, since the end of a pool may tell somebody of its bytes, who may call the manager.
+        let _pool;
         let mut layout = self.change();
         let entry = self.write(|contexts| generation::take_out(contexts, id))?;
+        _pool = entry.context().memory_if_made().cloned();
         let closed = entry.close();
+        closed.and(self.free_unused(&mut layout))
+    }
+
+    /// Frees the pieces that no name has, neither as its own nor on loan: what a name had on loan is its
+    /// owner's still, and what it had lent is to be given once it is back.
+    fn free_unused(&self, layout: &mut Option<Layout>) -> Result<()> {
         self.read(|contexts| {
-            // What it had on loan is its owner's still; what it had lent comes back to be given.
             let taken = contexts
                 .iter()
                 .flat_map(|entry| entry.base.iter().chain(entry.pieces()));
@@ -247,7 +256,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             if contexts.is_empty() {
                 *layout = None;
             }
-            closed.and(tidied)
+            tidied
         })
     }
 

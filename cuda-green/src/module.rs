@@ -62,24 +62,22 @@ impl RawModule {
 
     /// Unloads it, with the context current that it was loaded in.
     pub(crate) fn unload(&self, driver: &Driver, context: CUcontext) {
-        let mut popped = std::ptr::null_mut();
-        // SAFETY: the caller holds the context and gives up the module; the output is valid.
-        let results = unsafe {
-            [
-                (
-                    "cuCtxPushCurrent",
-                    driver.api().cuCtxPushCurrent_v2(context),
-                ),
-                ("cuModuleUnload", driver.api().cuModuleUnload(self.0)),
-                (
-                    "cuCtxPopCurrent",
-                    driver.api().cuCtxPopCurrent_v2(&mut popped),
-                ),
-            ]
-        };
-        for (call, result) in results {
-            driver.check_in_drop(call, result);
+        // SAFETY: the caller holds the context.
+        let pushed = unsafe { driver.api().cuCtxPushCurrent_v2(context) };
+        let pushed = driver.check("cuCtxPushCurrent", pushed);
+        // SAFETY: the caller gives up the module.
+        driver.check_in_drop("cuModuleUnload", unsafe {
+            driver.api().cuModuleUnload(self.0)
+        });
+        if let Err(error) = pushed {
+            log::error!("unloading a module: {error}");
+            return; // what is current is another's
         }
+        let mut popped = std::ptr::null_mut();
+        // SAFETY: the output is valid.
+        driver.check_in_drop("cuCtxPopCurrent", unsafe {
+            driver.api().cuCtxPopCurrent_v2(&mut popped)
+        });
     }
 }
 

@@ -373,3 +373,19 @@ fn a_workqueue_that_is_refused() {
     }
     simulator.assert_no_leaks();
 }
+
+/// A module whose own context could not be made current takes nobody else's away as it ends.
+#[test]
+fn the_end_of_a_module_pops_only_what_it_pushed() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    let all = [device.sm_resource().unwrap()];
+    let context = GreenContext::from_resources(&all, None, config(0)).unwrap();
+    let module = Module::load_ptx(&device, kernels::PTX).unwrap();
+    let guard = context.activate().unwrap();
+    simulator
+        .fail("cuCtxPushCurrent", 1, CUresult::CUDA_ERROR_OUT_OF_MEMORY)
+        .unwrap();
+    drop(module);
+    guard.close().unwrap();
+}

@@ -5,12 +5,17 @@
 
 use std::{
     cell::RefCell,
-    sync::atomic::{AtomicUsize, Ordering},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
 };
 
 use cuda_green::{
-    Driver, Error, GreenContextConfig, Kernel, LaunchConfig, Module, SmPartitionManager, kernels,
-    sim::Sim,
+    ContextId, Driver, Error, GreenContextConfig, Kernel, LaunchConfig, Module, SmPartitionManager,
+    kernels, sim::Sim,
 };
 
 const THREADS: usize = 4;
@@ -142,4 +147,46 @@ fn merged_units() {
 #[test]
 fn structured() {
     nobody_gets_what_another_has("rtx5090@13.1");
+}
+
+/// What a thread keeps for its end may still ask for no current context then, when this crate's own hold on what
+/// was current is gone; what would need that hold is refused.
+#[test]
+fn a_thread_that_ends_can_still_leave_its_context() {
+    type AtEnd = Box<dyn FnOnce()>;
+    struct Last(RefCell<Option<AtEnd>>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            if let Some(at_end) = self.0.take() {
+                at_end();
+            }
+        }
+    }
+    thread_local! {
+        static LAST: Last = const { Last(RefCell::new(None)) };
+    }
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    let manager = Arc::new(SmPartitionManager::on(&device).unwrap());
+    manager.init_quad_partition().unwrap();
+    let (told, answers) = mpsc::channel();
+    let of_thread = manager.clone();
+    let thread = std::thread::spawn(move || {
+        let manager = of_thread.clone();
+        LAST.with(|last| {
+            // A panic here would end the process.
+            let at_end = move || {
+                let set = || manager.set_current(ContextId::Dream).map_err(drop);
+                let answer = catch_unwind(AssertUnwindSafe(|| {
+                    (manager.unset_current().map_err(drop), set())
+                }));
+                told.send(answer.map_err(drop)).unwrap();
+            };
+            *last.0.borrow_mut() = Some(Box::new(at_end));
+        });
+        of_thread.set_current(ContextId::Dream).unwrap();
+    });
+    thread.join().unwrap();
+    assert_eq!(answers.recv(), Ok(Ok((Ok(()), Err(())))));
+    manager.destroy_context(ContextId::Dream).unwrap();
 }

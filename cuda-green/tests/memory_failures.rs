@@ -8,12 +8,13 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use cuda_green::{
-    Driver, GpuMemoryPool, GreenContext, GreenContextConfig, MemoryBudget, ModelNeeds, ModelSlots,
-    Result,
-    sim::{Injection, Sim},
+    Driver, GpuMemoryPool, GreenContext, GreenContextConfig, LaunchConfig, MemoryBudget,
+    ModelNeeds, ModelSlots, Module, Result, kernels,
+    sim::{BlockCost, Injection, Sim},
     sys::CUresult,
 };
 
@@ -185,4 +186,32 @@ fn on_an_old_driver() {
 #[test]
 fn on_a_device_without_pools() {
     each_call_fails("h200@13.0", false);
+}
+
+/// A buffer that is freed on a stream whose work cannot be fenced is freed after that work all the same.
+#[test]
+fn what_cannot_be_fenced_is_waited_for() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    simulator.register_kernel_cost(kernels::BURN, |_| BlockCost::idle(Duration::from_secs(1)));
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    let config = GreenContextConfig {
+        sm_count: 1,
+        ..GreenContextConfig::default()
+    };
+    let context = GreenContext::primary(&device, config).unwrap();
+    let stream = context.create_stream().unwrap();
+    let buffer = GpuMemoryPool::on(&device, 1 << 20)
+        .and_then(|pool| pool.allocate(1000))
+        .unwrap();
+    let kernel = Module::load_ptx(&device, kernels::PTX).unwrap();
+    let kernel = kernel.kernel(kernels::BURN).unwrap();
+    let (shape, address) = (LaunchConfig::linear(1, 32), buffer.address());
+    // SAFETY: a simulated kernel without a body touches nothing.
+    unsafe { stream.launch(&kernel, &shape, &[&address, &0u32]).unwrap() };
+    assert!(!stream.is_done().unwrap());
+    simulator
+        .fail("cuEventCreate", 1, CUresult::CUDA_ERROR_OUT_OF_MEMORY)
+        .unwrap();
+    buffer.free_on(&stream).unwrap();
+    assert!(stream.is_done().unwrap());
 }

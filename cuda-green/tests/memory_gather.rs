@@ -3,7 +3,12 @@
 
 #![allow(clippy::unwrap_used, missing_docs)] // helpers of tests
 
-use cuda_green::{Driver, Error, GpuBuffer, GpuMemoryPool, Result};
+use std::time::Duration;
+
+use cuda_green::{
+    Driver, Error, GpuBuffer, GpuMemoryPool, GreenContext, GreenContextConfig, Result,
+    sim::{Injection, Sim},
+};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -98,4 +103,35 @@ fn free_blocks_are_gathered_when_that_pays() -> Result<()> {
     grow(&busy, MIB, &mut held)?;
     assert_eq!(idle.metrics().cached, 0, "it pays again");
     Ok(())
+}
+
+/// A pool that ends while another thread gathers gives its bytes back at once: what fits is not refused.
+#[test]
+fn a_pool_that_ends_during_a_gather_is_gone_at_once() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    let config = GreenContextConfig {
+        sm_count: 1,
+        ..GreenContextConfig::default()
+    };
+    let context = GreenContext::primary(&device, config).unwrap();
+    let stream = context.create_stream().unwrap();
+    let pool = GpuMemoryPool::on(&device, 1 << 20).unwrap();
+    let model = pool.reserve(900 << 10).unwrap();
+    let other = pool.child(50 << 10).unwrap();
+    let buffer = other.allocate(1000).unwrap();
+    buffer.free_on(&stream).unwrap();
+    // The gathering thread is held up while it waits for that buffer. Were it not, this would show nothing.
+    let wait = Injection::slow("cuEventSynchronize", Duration::from_millis(500)).unwrap();
+    simulator.inject(wait);
+    let before = simulator.calls();
+    std::thread::scope(|scope| {
+        let trimming = scope.spawn(|| pool.trim());
+        while simulator.calls() == before {
+            std::thread::yield_now();
+        }
+        drop(model);
+        pool.reserve(900 << 10).unwrap();
+        trimming.join().unwrap().unwrap();
+    });
 }

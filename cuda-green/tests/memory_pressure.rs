@@ -139,3 +139,17 @@ fn what_the_pool_has_costs_no_call_to_the_driver() {
     assert_eq!(calls, [] as [&str; 0]);
     assert!(heard.lock().unwrap().is_empty());
 }
+
+/// A callback that panics takes no bytes with it, and keeps nobody else from hearing.
+#[test]
+fn a_callback_that_panics_costs_nothing() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let (pool, heard) = watched(&device(&simulator));
+    pool.on_pressure(|_| panic!("the caller's own"));
+    let list = heard.clone();
+    pool.on_pressure(move |change| list.lock().unwrap().push(change));
+    drop(pool.allocate(60 << 20).unwrap());
+    assert_eq!(pool.used(), 0);
+    let heard: Vec<_> = heard.lock().unwrap().iter().map(|told| told.to).collect();
+    assert_eq!(heard, [Medium, Low]);
+}

@@ -380,3 +380,14 @@ fn memory_that_is_not_back_is_not_counted_as_free() {
     drop(elsewhere);
     assert_eq!(slots.pool().available(), 64 * MIB);
 }
+
+#[test]
+fn a_model_of_no_bytes_is_refused_and_evicts_none() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let slots = ModelSlots::new(pool(&simulator, BUDGET * MIB), 1).unwrap();
+    let load = |pool: &GpuMemoryPool| pool.allocate(1000);
+    slots.get_or_load("there", needs(1, 0), load).unwrap();
+    let refused = slots.get_or_load("new", needs(0, 0), load).unwrap_err();
+    assert!(matches!(refused, Error::InvalidArgument { .. }));
+    assert!(slots.contains("there"));
+}

@@ -98,7 +98,7 @@ impl ContextInner {
     }
 
     /// Whether it is current to this thread.
-    fn is_current(&self) -> Result<bool> {
+    pub(super) fn is_current(&self) -> Result<bool> {
         let Some(partition) = &self.partition else {
             return Ok(false); // the primary context is not ours to destroy
         };

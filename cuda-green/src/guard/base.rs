@@ -24,6 +24,13 @@ pub(crate) fn set_current(context: GreenContext) -> Result<()> {
     if DEPTH.get() > 0 {
         return Err(Error::GuardActive);
     }
+    if BASE.try_with(|_| ()).is_err() {
+        return Err(Error::InvalidArgument {
+            name: "thread",
+            value: "ending".to_owned(),
+            reason: "nothing would keep the context alive; use a guard",
+        });
+    }
     let context = context.inner;
     let (seat, raw) = Taken::take(&context).map_err(|error| *error)?;
     if let Err(error) = set(&context.device, raw) {
@@ -40,8 +47,12 @@ pub(crate) fn unset_current(device: &CudaDevice) -> Result<()> {
     if DEPTH.get() > 0 {
         return Err(Error::GuardActive);
     }
-    let base = BASE.with_borrow_mut(|base| base.take_if(|base| base.context.device == *device));
-    if base.is_some() {
+    // At the end of a thread its locals may be gone, and with them the hold on what was current.
+    let base = BASE.try_with(|base| {
+        let mut base = base.borrow_mut();
+        base.take_if(|base| base.context.device == *device)
+    });
+    if let Ok(Some(_)) = base {
         set(device, std::ptr::null_mut())?;
     }
     Ok(())

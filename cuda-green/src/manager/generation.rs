@@ -35,13 +35,19 @@ pub(super) fn take_out<Id: Copy + Eq + Debug>(
             id: format!("{id:?}"),
         })?;
     // No other can appear meanwhile, since they come from here.
-    match contexts[index].holders() {
-        0 => Ok(contexts.remove(index)),
-        holders => Err(Error::ContextInUse {
+    let holders = contexts[index].holders();
+    if holders > 0 {
+        return Err(Error::ContextInUse {
             id: format!("{id:?}"),
             holders,
-        }),
+        });
     }
+    for generation in &contexts[index].generations {
+        if generation.context.is_current()? {
+            return Err(Error::ContextIsCurrent);
+        }
+    }
+    Ok(contexts.remove(index))
 }
 
 /// A context under a name, over some of the layout's pieces.
@@ -59,8 +65,20 @@ pub(crate) struct Slot {
 
 /// What follows a name, and keeps something in each context that it was used in.
 pub(crate) trait Follower: Send + Sync {
-    /// Gives up what it keeps in a context that is not in force, so that this can end.
-    fn give_up(&self, context: &GreenContext) -> Result<()>;
+    /// Gives up what it keeps in a context that is not in force, so that this can end; what is a client's comes
+    /// back.
+    fn give_up(&self, context: &GreenContext) -> Result<GivenUp>;
+}
+
+/// What is to be dropped with no lock of the manager's held: a client's own, whose end may call the manager.
+pub(crate) type GivenUp = Vec<Box<dyn Send>>;
+
+/// A step towards fewer contexts.
+pub(super) enum Idle {
+    /// A context that nobody uses, taken out.
+    Context(GreenContext),
+    /// What kept one in use, perhaps with others; once that is dropped, the next step may find it idle.
+    GivenUp(GivenUp),
 }
 
 impl Slot {
@@ -92,10 +110,15 @@ impl Slot {
         }
     }
 
-    fn give_up(&self, context: &GreenContext) -> Result<()> {
+    fn give_up(&self, context: &GreenContext) -> Result<GivenUp> {
         let followers = self.followers().clone();
-        let mut live = followers.iter().filter_map(Weak::upgrade);
-        live.try_for_each(|follower| follower.give_up(context))
+        let live = followers.iter().filter_map(Weak::upgrade);
+        let given_up = live.map(|follower| follower.give_up(context));
+        Ok(given_up
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     fn followers(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower>>> {
@@ -150,23 +173,25 @@ impl<Id> Entry<Id> {
         contexts.map(|generation| generation.context.taken()).sum()
     }
 
-    /// Takes out the oldest context that is neither in force nor used, and is over other pieces than these.
-    pub(super) fn take_idle(
-        &mut self,
-        wanted: Option<&Vec<usize>>,
-    ) -> Result<Option<GreenContext>> {
+    /// Takes out the oldest context that is neither in force nor used, and is over other pieces than these; or
+    /// what keeps it in use, where that can be given up.
+    pub(super) fn take_idle(&mut self, wanted: Option<&Vec<usize>>) -> Result<Option<Idle>> {
         for (index, Generation { pieces, context }) in self.generations.iter().enumerate() {
             if index == self.current || Some(pieces) == wanted {
                 continue;
             }
-            self.slot.give_up(context)?;
-            if context.holders() > 1 || context.taken() > 0 {
+            let given_up = self.slot.give_up(context)?;
+            if !given_up.is_empty() {
+                return Ok(Some(Idle::GivenUp(given_up)));
+            }
+            if context.holders() > 1 || context.taken() > 0 || context.is_current()? {
                 continue;
             }
             if index < self.current {
                 self.current -= 1;
             }
-            return Ok(Some(self.generations.remove(index).context));
+            let idle = self.generations.remove(index).context;
+            return Ok(Some(Idle::Context(idle)));
         }
         Ok(None)
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::atomic::Ordering};
 
-use super::{Entry, SmPartitionManager};
+use super::{Entry, SmPartitionManager, generation::Idle};
 use crate::{Error, GreenContext, Result};
 
 /// Device memory that a green context takes: 5 MiB (measured on an H200, driver 580).
@@ -24,28 +24,37 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Destroys all contexts that are not in force and that nobody uses, and returns how many green
     /// contexts that were. Waits for work that is left in them.
     ///
-    /// A stream, guard or handle keeps the context it is of. A [`PartitionStream`](crate::PartitionStream)
+    /// A stream, guard or handle keeps the context it is of, and so does foreign code that made it current to
+    /// this thread. A [`PartitionStream`](crate::PartitionStream)
     /// keeps none but the one in force.
     ///
     /// # Errors
     /// [`Error::Driver`].
     pub fn release_retired(&self) -> Result<usize> {
-        let _layout = self.change();
-        self.write(|contexts| {
-            let mut released = 0;
-            while let Some(freed) = release_one(contexts, &[])? {
-                released += freed;
+        let mut released = 0;
+        loop {
+            let layout = self.change();
+            match self.write(|contexts| take_idle(contexts, &[]))? {
+                None => return Ok(released),
+                Some(Idle::Context(context)) => {
+                    released += context.green_contexts();
+                    context.close()?;
+                }
+                Some(Idle::GivenUp(given_up)) => {
+                    drop(layout);
+                    drop(given_up);
+                }
             }
-            Ok(released)
-        })
+        }
     }
 
-    /// Makes room for what is missing of the wanted pieces, of each entry.
+    /// The next step to make room for what is missing of the wanted pieces, of each entry; none where there is
+    /// room.
     pub(super) fn make_room(
         &self,
         contexts: &mut [Entry<Id>],
         wanted: &[Vec<usize>],
-    ) -> Result<()> {
+    ) -> Result<Option<Idle>> {
         let limit = self.most_contexts.load(Ordering::Relaxed);
         let missing = contexts.iter().zip(wanted);
         let missing = missing.filter(|(entry, pieces)| entry.find(pieces).is_none());
@@ -53,16 +62,17 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let missing: usize = missing
             .map(|(entry, _)| entry.context().green_contexts())
             .sum();
-        while kept(contexts) + missing > limit {
-            if release_one(contexts, wanted)?.is_none() {
-                return Err(Error::TooManyContexts {
-                    limit,
-                    kept: kept(contexts),
-                    missing,
-                });
-            }
+        if kept(contexts).saturating_add(missing) <= limit {
+            return Ok(None);
         }
-        Ok(())
+        match take_idle(contexts, wanted)? {
+            Some(idle) => Ok(Some(idle)),
+            None => Err(Error::TooManyContexts {
+                limit,
+                kept: kept(contexts),
+                missing,
+            }),
+        }
     }
 }
 
@@ -85,15 +95,11 @@ pub(super) fn with_most_seats<Id>(entry: &Entry<Id>, generation: usize) -> (Gree
     (context, seats.max().unwrap_or_default())
 }
 
-/// Destroys the oldest context that is not in force, not wanted and not used; gives how many green contexts
-/// it was made of.
-fn release_one<Id>(contexts: &mut [Entry<Id>], wanted: &[Vec<usize>]) -> Result<Option<usize>> {
+/// Takes out the oldest context that is not in force, not wanted and not used, or what keeps it in use.
+fn take_idle<Id>(contexts: &mut [Entry<Id>], wanted: &[Vec<usize>]) -> Result<Option<Idle>> {
     for (index, entry) in contexts.iter_mut().enumerate() {
-        let wanted = wanted.get(index);
-        if let Some(context) = entry.take_idle(wanted)? {
-            let freed = context.green_contexts();
-            context.close()?;
-            return Ok(Some(freed));
+        if let Some(idle) = entry.take_idle(wanted.get(index))? {
+            return Ok(Some(idle));
         }
     }
     Ok(None)

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{PartitionStream, generation::Follower};
+use super::{
+    PartitionStream,
+    generation::{Follower, GivenUp},
+};
 use crate::{Capture, CaptureMode, GraphExec, GreenContext, Result, Stream};
 
 type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
@@ -60,7 +63,9 @@ impl PartitionGraph {
     /// A graph of what the closure puts into [`Capture::stream`]. It is called once for each context, so it
     /// must do the same each time.
     ///
-    /// Within it, use that stream and not the [`PartitionStream`] of the launch, which is taken meanwhile.
+    /// It must neither call the manager nor use a [`PartitionStream`], that of the launch included: a rebalance
+    /// waits for it, and those for the rebalance. A stream of another name to [`fork`](Capture::fork) to is to
+    /// be made before.
     pub fn new(record: impl Fn(&Capture<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
         Self::with_mode(CaptureMode::default(), record)
     }
@@ -171,14 +176,15 @@ impl AllMade {
 }
 
 impl Follower for AllMade {
-    fn give_up(&self, context: &GreenContext) -> Result<()> {
+    fn give_up(&self, context: &GreenContext) -> Result<GivenUp> {
         let mut made = self.lock();
         let index = made.iter().position(|made| made.is_of(context));
         let given_up = index.map(|index| made.swap_remove(index));
-        // Dropped without the lock, since that waits for its last launch.
-        drop(made);
-        drop(given_up);
-        Ok(())
+        // To be dropped without any lock: that waits for its last launch, and ends what the client had it keep.
+        Ok(given_up
+            .map(|made| Box::new(made) as _)
+            .into_iter()
+            .collect())
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{PoisonError, Weak},
 };
 
-use super::generation::{Follower, Slot};
+use super::generation::{Follower, GivenUp, Slot};
 use crate::{
     ContextPriority, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, Stream,
     sync::{Arc, Mutex, MutexGuard},
@@ -72,7 +72,8 @@ impl PartitionStream {
     }
 
     /// Does something with the stream in force. No rebalance happens meanwhile, so it should be brief,
-    /// and must not call the manager.
+    /// and must neither call the manager nor use another stream of a name, this one included: a rebalance that
+    /// waits for this would have those wait for it, for ever. An [`Event`] orders two streams of names.
     ///
     /// # Errors
     /// Those of the action; [`Error::Driver`](crate::Error::Driver).
@@ -136,21 +137,21 @@ impl Following {
 }
 
 impl Follower for Following {
-    fn give_up(&self, context: &GreenContext) -> Result<()> {
+    fn give_up(&self, context: &GreenContext) -> Result<GivenUp> {
         let mut streams = self.lock();
         let Some(index) = streams
             .made
             .iter()
             .position(|stream| is_of(stream, context))
         else {
-            return Ok(());
+            return Ok(GivenUp::new());
         };
         if index + 1 == streams.made.len() && !streams.last_is_gone {
             streams.made[index].record(&streams.order)?;
             streams.last_is_gone = true;
         }
         streams.made.remove(index);
-        Ok(())
+        Ok(GivenUp::new())
     }
 }
 

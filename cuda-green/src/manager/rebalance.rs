@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use super::{
     ContextId, Entry, Generation, HandOff, PartitionMode, SmPartitionManager,
     exchange::exchange,
+    generation::{GivenUp, Idle},
     kept::{kept, with_most_seats},
     layout::Layout,
 };
@@ -104,12 +105,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// As [`rebalance`](SmPartitionManager::rebalance).
     pub fn shift(&self, favoured: Option<Id>, hand_off: HandOff) -> Result<()> {
-        let layout = self.change();
-        let Some(layout) = self.rebalanced(&layout, favoured)? else {
-            return Ok(());
-        };
-        let targets = self.make(layout, favoured)?;
-        self.write(|contexts| exchange(contexts, &targets, hand_off))
+        self.with_made(favoured, |targets| {
+            self.write(|contexts| exchange(contexts, &targets, hand_off))
+        })
     }
 
     /// Makes what a shift would need, and changes nothing.
@@ -120,21 +118,44 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// As [`shift`](Self::shift).
     pub fn provision(&self, favoured: Option<Id>) -> Result<()> {
-        let layout = self.change();
-        let Some(layout) = self.rebalanced(&layout, favoured)? else {
-            return Ok(());
-        };
-        let targets = self.make(layout, favoured)?;
-        let contexts: Vec<(GreenContext, usize)> = self.read(|contexts| {
-            let pairs = contexts.iter().zip(targets);
-            pairs
-                .map(|(entry, target)| with_most_seats(entry, target))
-                .collect()
-        });
-        for (context, seats) in contexts {
-            context.provision_threads(seats)?;
+        self.with_made(favoured, |targets| {
+            let contexts: Vec<(GreenContext, usize)> = self.read(|contexts| {
+                let pairs = contexts.iter().zip(targets);
+                pairs
+                    .map(|(entry, target)| with_most_seats(entry, target))
+                    .collect()
+            });
+            for (context, seats) in contexts {
+                context.provision_threads(seats)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Does something with the generations that the shift puts into force, once they are made; nothing where
+    /// there is nothing to rebalance.
+    fn with_made(
+        &self,
+        favoured: Option<Id>,
+        action: impl FnOnce(Vec<usize>) -> Result<()>,
+    ) -> Result<()> {
+        loop {
+            let mut layout = self.change();
+            let Some(split) = self.rebalanced(&layout, favoured)? else {
+                return Ok(());
+            };
+            match self.make(split, favoured)? {
+                Made::All(targets) => {
+                    action(targets)?;
+                    // What came back may have been lent by a name that was destroyed meanwhile.
+                    return self.free_unused(&mut layout);
+                }
+                Made::Room(given_up) => {
+                    drop(layout);
+                    drop(given_up);
+                }
+            }
         }
-        Ok(())
     }
 
     /// The layout, where there is something to rebalance in it.
@@ -169,7 +190,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// The generation of each entry that the shift puts into force; makes those that are missing, which takes
     /// long, and so while everyone can still read the names. Nobody else changes them: the caller has the
     /// layout.
-    fn make(&self, layout: &Layout, favoured: Option<Id>) -> Result<Vec<usize>> {
+    fn make(&self, layout: &Layout, favoured: Option<Id>) -> Result<Made> {
         let wanted = self.read(|contexts| pieces_after(contexts, favoured));
         let found = || {
             self.read(|contexts| {
@@ -179,9 +200,14 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             })
         };
         if let Some(targets) = found() {
-            return Ok(targets);
+            return Ok(Made::All(targets));
         }
-        self.write(|contexts| self.make_room(contexts, &wanted))?;
+        while let Some(idle) = self.write(|contexts| self.make_room(contexts, &wanted))? {
+            match idle {
+                Idle::Context(context) => context.close()?,
+                Idle::GivenUp(given_up) => return Ok(Made::Room(given_up)),
+            }
+        }
         for (index, pieces) in wanted.iter().enumerate() {
             let in_place_of = self.read(|contexts| {
                 let entry = contexts.get(index);
@@ -204,8 +230,16 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 entry.map(|entry| entry.generations.push(generation))
             });
         }
-        Ok(found().unwrap_or_default()) // all are there now
+        Ok(Made::All(found().unwrap_or_default())) // all are there now
     }
+}
+
+/// What came of making generations.
+enum Made {
+    /// All are there: the index of each entry's.
+    All(Vec<usize>),
+    /// There is no room yet. This has to be dropped with no lock held, and then it is to be tried again.
+    Room(GivenUp),
 }
 
 /// The pieces of each entry once one is favoured: half of what each preemptible other was created with,

@@ -138,6 +138,11 @@ impl<T> Account<T> {
         &self.budget
     }
 
+    /// All purses, which do not keep the budget that they draw on.
+    pub(crate) fn purses(&self) -> &Arc<Purses<T>> {
+        &self.purses
+    }
+
     /// How many purses there are.
     pub(crate) fn len(&self) -> usize {
         self.purses.len()

@@ -66,7 +66,8 @@ impl GpuBuffer {
     /// the work that is in it now. Does not wait.
     ///
     /// # Errors
-    /// [`Error::Driver`]: then the stream was waited for instead, or the device is lost.
+    /// [`Error::Driver`] where the stream can neither be fenced nor waited for instead: the device is lost.
+    /// [`Error::ForeignStream`] for a stream of another device, [`Error::InvalidArgument`] for one in a capture.
     pub fn fence_on(&self, stream: &Stream) -> Result<()> {
         self.check_device(stream)?;
         self.fences.note(self.pool.device(), stream)
@@ -76,7 +77,7 @@ impl GpuBuffer {
     /// memory can be had by [`GpuMemoryPool::allocate_on`] for the same stream.
     ///
     /// # Errors
-    /// As [`GpuBuffer::fence_on`].
+    /// As [`GpuBuffer::fence_on`]; the buffer is freed at once then.
     #[doc(alias = "cuMemFreeAsync")]
     pub fn free_on(self, stream: &Stream) -> Result<()> {
         self.fence_on(stream)?;

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64};
 
 use super::{
     backing::{Backing, free_plain},
-    cache::{Home, Pending, Spill},
+    cache::{Cache, Home, Pending, Spill},
     classes::{class_bytes, class_of},
     depot::Depot,
     heap::Heap,
-    inner::{Gather, Inner},
+    inner::Gather,
     trace::{Happening, tell},
+    tree::Purses,
     whole_device::WholeDevice,
 };
 use crate::{CudaDevice, Error, Result};
@@ -43,7 +44,9 @@ pub(crate) struct Core {
     pub(super) growing: Mutex<Growing>,
     /// Allocations that no cache could serve.
     pub(super) misses: AtomicU64,
-    members: Mutex<Vec<Weak<Inner>>>,
+    /// What the pools of the family have at hand. Not the pools: one that ends meanwhile gives its bytes back at
+    /// once, and not with a lock held here.
+    members: Mutex<Vec<Weak<Purses<Cache>>>>,
     pub(crate) whole_device: WholeDevice,
 }
 
@@ -71,10 +74,10 @@ impl Core {
         })
     }
 
-    pub(crate) fn join(&self, pool: &Arc<Inner>) {
+    pub(crate) fn join(&self, purses: &Arc<Purses<Cache>>) {
         let mut members = lock(&self.members);
         members.retain(|member| member.strong_count() > 0);
-        members.push(Arc::downgrade(pool));
+        members.push(Arc::downgrade(purses));
     }
 
     /// What blocks of this size are: parts of slabs up to an eighth of one, else of their own.
@@ -136,11 +139,13 @@ impl Core {
     /// Puts memory of every thread, and what is between them, into the heap. Tells how many free blocks that
     /// were, but for those that the threads of a shard had.
     pub(super) fn gather(&self, what: Gather, shard: usize) -> u64 {
-        let members: Vec<Arc<Inner>> = {
+        let members: Vec<Arc<Purses<Cache>>> = {
             let members = lock(&self.members);
             members.iter().filter_map(Weak::upgrade).collect()
         };
-        let gathered = members.iter().map(|member| member.gather(what, shard));
+        let gathered = members
+            .iter()
+            .map(|purses| self.gather_from(purses, what, shard));
         let of_threads: u64 = gathered.sum();
         if what == Gather::Ended {
             return of_threads;

@@ -33,9 +33,12 @@ impl Fences {
         Self(Mutex::new(fences))
     }
 
-    /// Fences the work that is in the stream now, without making it wait for other streams' uses.
+    /// Fences the work that is in the stream now, without making it wait for other streams' uses. Where that
+    /// cannot be, the work is waited for: it is there already, and the memory may be freed next.
     pub(crate) fn note(&self, device: &CudaDevice, stream: &Stream) -> Result<()> {
-        self.fence(device, stream, false, || Ok(()))
+        stream.outside_captures()?;
+        let fenced = self.fence(device, stream, false, || Ok(()));
+        fenced.or_else(|error| stream.synchronize().map_err(|_| error))
     }
 
     /// Lets the stream wait for the other streams' uses, runs something that puts work into it, and fences

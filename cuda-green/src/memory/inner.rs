@@ -7,6 +7,7 @@ use super::{
     budget::Account,
     cache::{Cache, Pending},
     core::{Core, wait_for},
+    tree::{Purses, lock},
 };
 
 /// What is taken out of the threads' caches.
@@ -45,13 +46,19 @@ impl Inner {
         metrics
     }
 
-    /// Puts memory of the threads into the heap. Tells how many free blocks that were, but for those that the
-    /// threads of a shard had.
-    pub(crate) fn gather(&self, what: Gather, shard: usize) -> u64 {
+    pub(super) fn take_home(&self, pending: &Pending) {
+        self.core.take_home_after(pending);
+    }
+}
+
+impl Core {
+    /// Puts memory of the threads of a pool into the heap. Tells how many free blocks that were, but for those
+    /// that the threads of a shard had.
+    pub(super) fn gather_from(&self, purses: &Purses<Cache>, what: Gather, shard: usize) -> u64 {
         let mut blocks = 0;
-        for number in 0..self.account.len() {
+        for (number, purse) in purses.iter().enumerate() {
             let (free, pending) = {
-                let cache = &mut self.account.purse(number).kept;
+                let cache = &mut lock(&purse.0).kept;
                 let pending = match what {
                     Gather::Ended | Gather::Free => cache.settle(),
                     Gather::All => cache.take_pending(),
@@ -65,19 +72,19 @@ impl Inner {
             if number != shard {
                 blocks += free.len() as u64;
             }
-            self.core.merge(free);
+            self.merge(free);
             for pending in pending {
                 if what == Gather::All {
                     wait_for(&pending);
                 }
-                self.take_home(&pending);
+                self.take_home_after(&pending);
             }
         }
         blocks
     }
 
-    pub(super) fn take_home(&self, pending: &Pending) {
-        if let Err(error) = self.core.take_home(pending.address, pending.home) {
+    fn take_home_after(&self, pending: &Pending) {
+        if let Err(error) = self.take_home(pending.address, pending.home) {
             log::error!("freeing a buffer that a stream had used: {error}");
         }
     }
@@ -85,6 +92,6 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.gather(Gather::All, 0);
+        self.core.gather_from(self.account.purses(), Gather::All, 0);
     }
 }

@@ -263,7 +263,8 @@ impl GpuMemoryPool {
     /// no lock held. A level is entered at its threshold, and left when use has fallen 2 % of the limit below
     /// it; bytes that threads have at hand (at most a 1024th of the limit each) count as used here.
     ///
-    /// A callback that owns the pool, or a buffer of it, would keep it for ever.
+    /// A callback that owns the pool, or a buffer of it, would keep it for ever. A panic of it is caught and
+    /// logged.
     pub fn on_pressure(&self, callback: impl Fn(PressureChange) + Send + Sync + 'static) {
         self.budget().watch(Arc::new(callback));
     }

@@ -1,6 +1,9 @@
 //! How full a pool is, in four levels, and who is told when the level changes.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 /// How far use must fall below a threshold before the level counts as left: this part of the limit.
 const HYSTERESIS_SHARE: u64 = 50;
@@ -68,9 +71,13 @@ pub(crate) type Watcher = Arc<dyn Fn(PressureChange) + Send + Sync>;
 pub(crate) struct Due(Vec<(Watcher, PressureChange)>);
 
 impl Due {
+    /// Calls them all. A panic of one goes no further: who calls this has taken or given bytes, and has yet to
+    /// say so to its own caller.
     pub(crate) fn call(self) {
         for (watcher, change) in self.0 {
-            watcher(change);
+            if catch_unwind(AssertUnwindSafe(|| watcher(change))).is_err() {
+                log::error!("a callback panicked that was told of {change:?}");
+            }
         }
     }
 }

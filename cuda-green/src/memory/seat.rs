@@ -67,8 +67,8 @@ impl Seat {
         let most = budget.figures().limit / CACHES_SHARE / shards as u64;
         let most = most.clamp(CACHE_BOUNDS.0, CACHE_BOUNDS.1);
         let account = Account::new(budget, (0..shards).map(|_| Cache::new(most)));
+        core.join(account.purses());
         let inner = Arc::new(Inner { core, account });
-        inner.core.join(&inner);
         (0..shards)
             .map(|shard| {
                 let inner = inner.clone();

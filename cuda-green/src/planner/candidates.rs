@@ -14,6 +14,11 @@ pub(super) fn all(
     count_groups: &GroupCount<'_>,
 ) -> Result<Vec<Plan>> {
     let capabilities = &facts.capabilities;
+    // More groups than there are SMs for them would be no answer, and no sum below reckons with it.
+    let count_groups = &|min: u32, fine: bool| {
+        let most = facts.sm_count / min.max(1);
+        count_groups(min, fine).map(|count| count.min(most))
+    };
     let mut plans = Vec::new();
     if capabilities.structured_split {
         plans.extend(structured::plans(facts, demands, count_groups)?);

@@ -107,7 +107,9 @@ impl SmSplit {
 
     /// So many groups of the same size.
     pub fn equal(groups: usize, count: u32) -> Self {
-        Self::groups(std::iter::repeat_n(count, groups))
+        /// More than any device has SMs, so that these are refused as well as more would be.
+        const MOST: usize = 1 << 16;
+        Self::groups(std::iter::repeat_n(count, groups.min(MOST)))
     }
 
     /// One group of as many SMs as there are.

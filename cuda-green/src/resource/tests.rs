@@ -197,3 +197,18 @@ fn a_group_has_a_co_scheduled_unit_even_filled_up() {
     ));
     assert!(recipe((13, 1), &split.coscheduled(2)).is_ok());
 }
+
+/// However many groups are asked for, that is a refusal, and no end of memory.
+#[test]
+fn groups_beyond_number_are_refused() {
+    for groups in [67, 1 << 40, usize::MAX] {
+        let refused = recipe((13, 0), &SmSplit::equal(groups, 2)).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                Error::InvalidArgument { .. } | Error::UnmetSplit { .. }
+            ),
+            "{groups}: {refused}"
+        );
+    }
+}

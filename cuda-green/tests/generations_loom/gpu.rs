@@ -11,6 +11,7 @@ use crate::sync::{self, Arc};
 pub enum Error {
     NoSuchContext { id: String },
     ContextInUse { id: String, holders: usize },
+    ContextIsCurrent,
 }
 /// Why a context was not closed.
 #[derive(Debug)]
@@ -125,6 +126,10 @@ impl GreenContext {
 
     pub fn taken(&self) -> usize {
         0
+    }
+
+    pub fn is_current(&self) -> Result<bool> {
+        Ok(false)
     }
 
     pub fn close(self) -> Result<(), CloseError> {

@@ -26,7 +26,7 @@ pub use gpu::{
 };
 
 use exchange::{HandOff, exchange};
-use generation::{Entry, Generation};
+use generation::{Entry, Generation, Idle};
 use loom::thread;
 use partition_stream::PartitionStream;
 use sync::{Arc, Mutex, RwLock};
@@ -99,7 +99,10 @@ impl Manager {
         let mut contexts = self.contexts.write().unwrap();
         let mut released = 0;
         for entry in contexts.iter_mut() {
-            while let Some(context) = entry.take_idle(None).unwrap() {
+            while let Some(idle) = entry.take_idle(None).unwrap() {
+                let Idle::Context(context) = idle else {
+                    panic!("only graphs give something up");
+                };
                 context.close().unwrap();
                 released += 1;
             }

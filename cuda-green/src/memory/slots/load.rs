@@ -24,13 +24,20 @@ impl<M> ModelSlots<M> {
     /// memory. What it returns must not keep buffers of the pool elsewhere, or its memory never comes back.
     ///
     /// # Errors
-    /// [`Error::NoRoomForModel`]; those of the function.
+    /// [`Error::NoRoomForModel`]; [`Error::InvalidArgument`] for no bytes; those of the function.
     pub fn get_or_load(
         &self,
         name: &str,
         needs: ModelNeeds,
         mut load: impl FnMut(&GpuMemoryPool) -> Result<M>,
     ) -> Result<ModelLease<M>> {
+        if needs.bytes == 0 {
+            return Err(Error::InvalidArgument {
+                name: "bytes",
+                value: "0".into(),
+                reason: "a model needs at least one byte",
+            });
+        }
         let start;
         let mut evicted = {
             let mut state = self.state();

@@ -113,6 +113,18 @@ fn check(facts: &DeviceFacts, requests: &[PartitionRequest], plan: &Plan) {
 }
 
 proptest! {
+    /// Whatever is answered to how many groups there are: no more SMs are given than there are.
+    #[test]
+    fn a_count_that_cannot_be_does_no_harm(
+        facts in any_facts(),
+        requests in any_requests(),
+        count in prop_oneof![0..700u32, (u32::MAX - 9)..=u32::MAX],
+    ) {
+        for plan in plans(&facts, &requests, &|_, _| Ok(count)).into_iter().flatten() {
+            prop_assert!(sizes(&plan).iter().sum::<u32>() <= facts.sm_count);
+        }
+    }
+
     #[test]
     fn every_plan_keeps_the_promises(facts in any_facts(), requests in any_requests(), lost in 0..3u32) {
         // A chip whose topology loses a few groups against the plain division.
