@@ -26,7 +26,9 @@ pub struct UnderLoad {
 #[derive(Serialize)]
 struct Row {
     call: String,
-    times: Distribution,
+    /// On a GPU that does nothing else.
+    alone: Distribution,
+    beside_a_flood: Distribution,
 }
 
 /// A call that is ready to be timed, in nanoseconds, on a thread of its own.
@@ -56,17 +58,20 @@ pub fn measure(work: &Work<'_>) -> anyhow::Result<UnderLoad> {
     let load = Load::new(work.device, work.quick)?;
     let rounds = if work.quick { 2 } else { 30 };
     work.progress.set_length(CALLS.len() as u64 * rounds);
+    let device = work.device;
     let mut calls = Vec::new();
     for (name, prepare) in CALLS {
         work.progress.set_message(name);
-        let mut times = Vec::new();
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            times.push(once(work.device, &load, prepare)?);
+            alone.push(once(device, prepare, None)?);
+            beside.push(once(device, prepare, Some(&load))?);
             work.progress.inc(1);
         }
         calls.push(Row {
             call: name.to_owned(),
-            times: Samples::of(times).into(),
+            alone: Samples::of(alone).into(),
+            beside_a_flood: Samples::of(beside).into(),
         });
     }
     Ok(UnderLoad {
@@ -75,16 +80,20 @@ pub fn measure(work: &Work<'_>) -> anyhow::Result<UnderLoad> {
     })
 }
 
-/// One call beside a flood, with contexts of its own: what was made once would be found the next time.
-fn once(device: &CudaDevice, load: &Load, prepare: Prepare) -> anyhow::Result<f64> {
+/// One call, beside a flood or alone, with contexts of its own: what was made once would be found the next time.
+fn once(device: &CudaDevice, prepare: Prepare, flood: Option<&Load>) -> anyhow::Result<f64> {
     let manager = SmPartitionManager::on(device)?;
     manager.init_quad_partition()?;
     let background = manager.get_context(ContextId::Training)?.create_stream()?;
     let ready = prepare(&manager)?;
-    load.beside(LONG_BLOCKS, &background, || {
+    let call = || {
         let time = std::thread::scope(|scope| scope.spawn(ready).join());
         Ok(time.map_err(|_| anyhow::anyhow!("the call's thread panicked"))??)
-    })
+    };
+    match flood {
+        Some(load) => load.beside(LONG_BLOCKS, &background, call),
+        None => call(),
+    }
 }
 
 /// How long it takes to make something, in nanoseconds, without its end.
@@ -175,11 +184,12 @@ impl Figures for UnderLoad {
     fn table(&self) -> String {
         let mut table = format!(
             "{:<42} {:>9} {:>9} {:>9}\n",
-            "time of one, beside a flood", "p50", "p99", "max"
+            "time of one, alone and beside a flood", "alone", "beside", "at most"
         );
-        for Row { call, times } in &self.calls {
-            let [p50, p99, max] = [times.p50_ns, times.p99_ns, times.max_ns].map(duration);
-            table += &format!("{call:<42} {p50:>9} {p99:>9} {max:>9}\n");
+        for row in &self.calls {
+            let (alone, beside) = (&row.alone, &row.beside_a_flood);
+            let [alone, p50, max] = [alone.p50_ns, beside.p50_ns, beside.max_ns].map(duration);
+            table += &format!("{:<42} {alone:>9} {p50:>9} {max:>9}\n", row.call);
         }
         table.trim_end().to_owned()
     }
