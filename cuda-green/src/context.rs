@@ -235,7 +235,8 @@ impl GreenContext {
     /// Captures in the event all work of this context so far.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, which records streams only.
+    /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, which records streams only;
+    /// [`Error::ForeignStream`] for an event of another driver.
     #[doc(alias = "cuGreenCtxRecordEvent")]
     pub fn record_event(&self, event: &Event) -> Result<()> {
         let green =
