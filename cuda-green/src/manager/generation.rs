@@ -159,13 +159,15 @@ impl<Id> Entry<Id> {
     /// Who uses any of its contexts, beside this entry itself. A guard that was forgotten holds nothing
     /// any more, but its thread has the context current still.
     pub(super) fn holders(&self) -> usize {
+        // The slot first: who has it may come to hold a context yet, and lets go of the slot last.
+        let of_slot = Arc::strong_count(&self.slot) - 1;
         let of_contexts: usize = self
             .generations
             .iter()
             .map(|generation| generation.context.holders() - 1)
             .sum();
-        // One of the handles counted is the slot's own; the slot may be held by streams too.
-        let holders = of_contexts - 1 + (Arc::strong_count(&self.slot) - 1);
+        // One of the handles counted is the slot's own.
+        let holders = of_slot + of_contexts - 1;
         if holders > 0 {
             return holders;
         }

@@ -235,6 +235,20 @@ fn a_name_goes_wholly_or_not_at_all() {
     });
 }
 
+/// A stream comes and goes while the name is destroyed, and is counted at every moment of that.
+#[test]
+fn a_stream_that_goes_keeps_the_name_to_its_end() {
+    model(3, || {
+        let manager = Arc::new(Manager::new());
+        let destroyer = {
+            let manager = Arc::clone(&manager);
+            thread::spawn(move || manager.destroy(0))
+        };
+        drop(manager.stream(0));
+        assert!(destroyer.join().unwrap() || manager.destroy(0));
+    });
+}
+
 /// What a stream by name keeps in retired contexts is given up when those are to end, and its order holds:
 /// the one used last may be among them, and one that it used before that may be in force again.
 #[test]
