@@ -177,9 +177,9 @@ impl<Id> Entry<Id> {
 
     /// Takes out the oldest context that is neither in force nor used, and is over other pieces than these; or
     /// what keeps it in use, where that can be given up.
-    pub(super) fn take_idle(&mut self, wanted: Option<&Vec<usize>>) -> Result<Option<Idle>> {
+    pub(super) fn take_idle(&mut self, wanted: &[Vec<usize>]) -> Result<Option<Idle>> {
         for (index, Generation { pieces, context }) in self.generations.iter().enumerate() {
-            if index == self.current || Some(pieces) == wanted {
+            if index == self.current || wanted.contains(pieces) {
                 continue;
             }
             let given_up = self.slot.give_up(context)?;

@@ -99,7 +99,7 @@ impl Manager {
         let mut contexts = self.contexts.write().unwrap();
         let mut released = 0;
         for entry in contexts.iter_mut() {
-            while let Some(idle) = entry.take_idle(None).unwrap() {
+            while let Some(idle) = entry.take_idle(&[]).unwrap() {
                 let Idle::Context(context) = idle else {
                     panic!("only graphs give something up");
                 };
