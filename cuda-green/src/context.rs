@@ -231,7 +231,8 @@ impl GreenContext {
     /// In single-context mode, and from CUDA 13.5 on, every thread may have the one context, so nothing is made.
     ///
     /// # Errors
-    /// [`Error::Driver`], [`Error::OutOfMemory`]; what was made until then stays.
+    /// [`Error::Driver`], where the driver has no room for more: no number is refused before, and each takes
+    /// memory until then. What was made stays until the context ends.
     pub fn provision_threads(&self, threads: usize) -> Result<usize> {
         if let Some(partition) = &self.inner.partition {
             partition.provide_seats(self.device(), threads)?;
@@ -242,7 +243,8 @@ impl GreenContext {
     /// Captures in the event all work of this context so far.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, which records streams only.
+    /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, which records streams only;
+    /// [`Error::ForeignStream`] for an event of another driver.
     #[doc(alias = "cuGreenCtxRecordEvent")]
     pub fn record_event(&self, event: &Event) -> Result<()> {
         let green =

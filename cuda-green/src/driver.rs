@@ -236,6 +236,17 @@ impl Driver {
         }
     }
 
+    /// Refuses what is of another driver: its handles mean nothing to this one, which may follow them as
+    /// pointers.
+    #[inline]
+    pub(crate) fn check_own(&self, of: &Self) -> Result<()> {
+        if self == of {
+            Ok(())
+        } else {
+            Err(Error::ForeignStream)
+        }
+    }
+
     /// The first fault that stays, for what would otherwise work on without the driver.
     #[inline]
     pub(crate) fn check_fault(&self) -> Result<()> {

@@ -4,7 +4,7 @@ use std::{ffi::c_uint, fmt, time::Duration};
 
 use cuda_green_sys::{CUevent, CUevent_flags, CUresult};
 
-use crate::{CudaDevice, Error, Result};
+use crate::{CudaDevice, Driver, Error, Result};
 
 /// A point in the work of a stream or a green context.
 ///
@@ -83,16 +83,18 @@ impl Event {
     /// The time between two timed events, both of which are done; about 0.5 µs exact.
     ///
     /// # Errors
-    /// [`Error::Driver`]: not recorded, not timed, or not done yet.
+    /// [`Error::Driver`]: not recorded, not timed, or not done yet; [`Error::ForeignStream`] for an event of
+    /// another driver.
     #[doc(alias = "cuEventElapsedTime")]
     pub fn elapsed_since(&self, start: &Event) -> Result<Duration> {
+        let start = start.raw_for(self.device.driver())?;
         let mut milliseconds = 0.0f32;
         // SAFETY: both events are live, and the pointer is valid for the one number that is written.
         let result = unsafe {
             self.device
                 .driver()
                 .api()
-                .cuEventElapsedTime(&mut milliseconds, start.raw, self.raw)
+                .cuEventElapsedTime(&mut milliseconds, start, self.raw)
         };
         self.device.driver().check("cuEventElapsedTime", result)?;
         Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
@@ -106,6 +108,13 @@ impl Event {
     /// The raw event, which this object destroys.
     pub fn raw(&self) -> CUevent {
         self.raw
+    }
+
+    /// The same for a call of this driver, if that is its own.
+    #[inline]
+    pub(crate) fn raw_for(&self, driver: &Driver) -> Result<CUevent> {
+        driver.check_own(self.device.driver())?;
+        Ok(self.raw)
     }
 }
 

@@ -106,7 +106,7 @@ impl Module {
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
         let raw = self.inner.raw.function(self.inner.device.driver(), name)?;
         Ok(Kernel {
-            _module: self.clone(),
+            module: self.clone(),
             raw,
         })
     }
@@ -124,7 +124,7 @@ impl Drop for Owned {
 /// A kernel of a [`Module`], which it keeps loaded.
 #[derive(Clone)]
 pub struct Kernel {
-    _module: Module,
+    module: Module,
     raw: CUfunction,
 }
 
@@ -137,6 +137,13 @@ impl Kernel {
     /// The raw function, valid while this object lives.
     pub fn raw(&self) -> CUfunction {
         self.raw
+    }
+
+    /// The same for a call of this driver, if that is its own.
+    #[inline]
+    pub(crate) fn raw_for(&self, driver: &Driver) -> Result<CUfunction> {
+        driver.check_own(self.module.inner.device.driver())?;
+        Ok(self.raw)
     }
 }
 

@@ -142,7 +142,8 @@ impl Stream {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Driver`]: a shape that does not fit, or an earlier fault.
+    /// [`Error::Driver`]: a shape that does not fit, or an earlier fault; [`Error::ForeignStream`] for a kernel
+    /// of another driver.
     ///
     /// # Safety
     /// The arguments are those of the kernel, in number, type and order; what they point to is valid for
@@ -155,8 +156,9 @@ impl Stream {
         config: &LaunchConfig,
         args: &[&dyn KernelArg],
     ) -> Result<()> {
+        let function = kernel.raw_for(self.driver())?;
         // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.launch_raw(kernel.raw(), config, args) }
+        unsafe { self.launch_raw(function, config, args) }
     }
 
     /// # Safety
@@ -205,26 +207,24 @@ impl Stream {
     /// Records the work so far in an event.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`]; [`Error::ForeignStream`] for an event of another driver.
     #[doc(alias = "cuEventRecord")]
     pub fn record(&self, event: &Event) -> Result<()> {
-        // SAFETY: both are live, as their owners are borrowed.
-        let result = unsafe { self.driver().api().cuEventRecord(event.raw(), self.raw) };
+        let event = event.raw_for(self.driver())?;
+        // SAFETY: both are live, as their owners are borrowed, and of this driver.
+        let result = unsafe { self.driver().api().cuEventRecord(event, self.raw) };
         self.driver().check("cuEventRecord", result)
     }
 
     /// Makes the work to come wait for an event, on the GPU; the host does not wait.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// As [`record`](Self::record).
     #[doc(alias = "cuStreamWaitEvent")]
     pub fn wait(&self, event: &Event) -> Result<()> {
-        // SAFETY: both are live, as their owners are borrowed; 0 is the only flag.
-        let result = unsafe {
-            self.driver()
-                .api()
-                .cuStreamWaitEvent(self.raw, event.raw(), 0)
-        };
+        let event = event.raw_for(self.driver())?;
+        // SAFETY: both are live, as their owners are borrowed, and of this driver; 0 is the only flag.
+        let result = unsafe { self.driver().api().cuStreamWaitEvent(self.raw, event, 0) };
         self.driver().check("cuStreamWaitEvent", result)
     }
 

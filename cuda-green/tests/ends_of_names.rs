@@ -4,13 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
 use cuda_green::{
-    ContextId, Driver, Error, GpuMemoryPool, GreenContextConfig, MemoryBudget, MemoryPressure,
-    PartitionGraph, RebalanceHint, SmPartitionManager,
+    ContextId, Driver, Error, GpuMemoryPool, GreenContext, GreenContextConfig, MemoryBudget,
+    MemoryPressure, PartitionGraph, RebalanceHint, SmPartitionManager,
 };
 
 /// What it had lent can be given to others once it is back, whatever rebalance brings it back.
@@ -69,6 +69,47 @@ fn what_is_current_is_neither_destroyed_nor_released() {
     set(std::ptr::null_mut());
     assert_eq!(manager.release_retired().unwrap(), 1);
     manager.destroy_context(ContextId::Dream).unwrap();
+}
+
+/// A context that is current is not closed, whoever lets go of it at that very moment.
+#[test]
+fn what_is_current_is_not_closed_while_another_thread_lets_go() {
+    let driver = Driver::open(&"sim:h200@13.0".parse().unwrap()).unwrap();
+    let all = driver.device(0).unwrap().sm_resource().unwrap();
+    let config = GreenContextConfig::default();
+    let mut context = GreenContext::from_resources(&[all], None, config).unwrap();
+    let set = |raw| {
+        // SAFETY: the context is live; null is allowed.
+        let result = unsafe { driver.api().cuCtxSetCurrent(raw) };
+        result.unwrap().ok().unwrap();
+    };
+    set(context.raw_context().unwrap());
+    let lent = Arc::new(Mutex::new(None));
+    let other = {
+        let lent = Arc::clone(&lent);
+        std::thread::spawn(move || {
+            while Arc::strong_count(&lent) > 1 {
+                let clone: Option<GreenContext> = lent.lock().unwrap().take();
+                drop(clone);
+            }
+        })
+    };
+    for _ in 0..100_000 {
+        *lent.lock().unwrap() = Some(context.clone());
+        let (left, refused) = context.close().unwrap_err().into_parts();
+        assert!(
+            matches!(
+                refused,
+                Error::ContextInUse { .. } | Error::ContextIsCurrent
+            ),
+            "{refused}"
+        );
+        context = left.unwrap();
+    }
+    drop(lent);
+    other.join().unwrap();
+    set(std::ptr::null_mut());
+    context.close().unwrap();
 }
 
 /// Runs something that would wait for itself for ever if a lock were held that it asks for.

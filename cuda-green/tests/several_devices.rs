@@ -48,6 +48,11 @@ fn each_device_has_its_own_partitions() -> Result<()> {
     // SAFETY: the graph is empty.
     let refused = unsafe { exec.launch(&there) };
     assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
+    // Their streams may wait for each other all the same: the driver is one.
+    let event = cuda_green::Event::new(&devices[0])?;
+    here.record(&event)?;
+    there.wait(&event)?;
+    there.synchronize()?;
     assert!(matches!(
         driver.device(2),
         Err(Error::NoSuchDevice { asked: 2, count: 2 })

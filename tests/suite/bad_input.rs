@@ -2,13 +2,13 @@
 //! nothing is left half made.
 
 use cuda_green::{
-    ContextId, ContextPriority, Driver, DriverSpec, Error, Event, GpuMemoryPool,
-    GreenContextConfig, Result, SmPartitionManager, sys,
+    CaptureMode, ContextId, ContextPriority, Driver, DriverSpec, Error, Event, GpuMemoryPool,
+    GreenContextConfig, LaunchConfig, Result, SmPartitionManager, sys,
 };
 
 use crate::{
     Case,
-    support::{config, quad},
+    support::{config, kernel, quad},
 };
 
 pub const CASES: &[Case] = &[
@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     ("bad_input/a_second_quad", second_quad),
     ("bad_input/what_the_driver_lacks", lacking),
     ("bad_input/drivers_that_are_none", no_drivers),
+    ("bad_input/things_of_another_driver", another_driver),
 ];
 
 fn no_such_device(driver: &Driver) -> Result<()> {
@@ -191,4 +192,58 @@ fn no_drivers(_: &Driver) -> Result<()> {
     ));
     assert!("".parse::<DriverSpec>().is_err());
     Ok(())
+}
+
+/// A driver may follow a handle of another one as a pointer, so it is never given one.
+fn another_driver(driver: &Driver) -> Result<()> {
+    let other = Driver::open(&"sim:h200@13.0".parse()?)?;
+    let ((device, manager), (their_device, their_manager)) = (quad(driver)?, quad(&other)?);
+    let id = ContextId::Training;
+    let (context, their_context) = (manager.get_context(id)?, their_manager.get_context(id)?);
+    let (stream, theirs) = (context.create_stream()?, their_context.create_stream()?);
+    let following = manager.create_stream(id)?;
+    let (event, their_event) = (Event::timed(&device)?, Event::timed(&their_device)?);
+    stream.record(&event)?;
+    theirs.record(&their_event)?;
+    let their_kernel = kernel(&their_device, "cuda_green_burn")?;
+    let once = LaunchConfig::linear(1, 1);
+    for refused in [
+        stream.record(&their_event),
+        stream.wait(&their_event),
+        theirs.wait(&event),
+        following.record(&their_event),
+        following.wait(&their_event),
+        their_context.record_event(&event),
+        their_context.wait_event(&event),
+        event.elapsed_since(&their_event).map(drop),
+        their_event.elapsed_since(&event).map(drop),
+        // SAFETY: it is refused before the arguments count.
+        unsafe { stream.launch(&their_kernel, &once, &[]) },
+        // SAFETY: as above.
+        unsafe { following.launch(&their_kernel, &once, &[]) },
+    ] {
+        assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
+    }
+    if context.is_partitioned() {
+        for refused in [
+            context.record_event(&their_event),
+            context.wait_event(&their_event),
+        ] {
+            assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
+        }
+    }
+    // A capture is none the worse for it.
+    let graph = stream.capture(CaptureMode::default(), |capture| {
+        // SAFETY: as above.
+        let launched = unsafe { capture.launch(&their_kernel, &once, &[]) };
+        for refused in [launched, capture.fork(&theirs), capture.join(&theirs)] {
+            assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
+        }
+        Ok(())
+    })?;
+    // SAFETY: the graph is empty.
+    unsafe { graph.instantiate()?.launch(&stream)? };
+    stream.record(&event)?;
+    stream.wait(&event)?;
+    stream.synchronize()
 }

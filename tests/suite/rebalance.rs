@@ -213,6 +213,20 @@ fn bounded(driver: &Driver) -> Result<()> {
     assert_eq!(bytes, all as u64 * cuda_green::GREEN_CONTEXT_BYTES);
     assert_eq!(manager.release_retired()?, all - 4);
     assert_eq!((kept(), real()), (4, 4));
+    // All or nothing: none is made that would have to make room for another.
+    manager.set_context_limit(Some(all - 1));
+    let refused = manager.provision_rebalance();
+    assert!(
+        matches!(
+            refused,
+            Err(Error::TooManyContexts { limit, kept: 4, missing }) if limit == all - 1 && missing == all - 4
+        ),
+        "{refused:?}"
+    );
+    assert_eq!((kept(), real()), (4, 4));
+    manager.set_context_limit(Some(all));
+    assert_eq!(manager.provision_rebalance()?, all);
+    assert_eq!(manager.release_retired()?, all - 4);
     // A change needs the old contexts and the new: with room for one change, any number of them is possible,
     // also with streams that follow the names.
     let streams = ContextId::ALL

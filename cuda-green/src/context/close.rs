@@ -54,36 +54,33 @@ impl GreenContext {
     /// it); or the driver's refusal. The context comes back unless the driver has destroyed it.
     #[doc(alias = "cuGreenCtxDestroy")]
     pub fn close(self) -> Result<(), CloseError> {
-        let in_use = |inner, holders| {
-            let id = "to be closed".into();
-            Self { inner }.not_closed(Error::ContextInUse { id, holders })
+        let not_closed = |inner, error| {
+            let context = Some(Self { inner });
+            Err(CloseError { context, error })
         };
-        if self.holders() == 1 && self.inner.taken() == 0 {
-            match self.inner.is_current() {
-                Ok(false) => {}
-                Ok(true) => return self.not_closed(Error::ContextIsCurrent),
-                Err(error) => return self.not_closed(error),
-            }
-        }
-        match Arc::try_unwrap(self.inner) {
-            Ok(inner) if inner.taken() > 0 => {
-                let forgotten = inner.taken();
-                in_use(Arc::new(inner), forgotten)
-            }
-            Ok(mut inner) => inner.destroy().map_err(|error| CloseError {
-                context: None,
-                error,
-            }),
+        let in_use = |holders| Error::ContextInUse {
+            id: "to be closed".into(),
+            holders,
+        };
+        // What is looked at below, nobody else can change any more.
+        let mut inner = match Arc::try_unwrap(self.inner) {
+            Ok(inner) => inner,
             Err(inner) => {
                 let holders = Arc::strong_count(&inner) - 1;
-                in_use(inner, holders)
+                return not_closed(inner, in_use(holders));
             }
+        };
+        let refused = match (inner.taken(), inner.is_current()) {
+            (0, Ok(false)) => None,
+            (0, Ok(true)) => Some(Error::ContextIsCurrent),
+            (0, Err(error)) => Some(error),
+            (forgotten, _) => Some(in_use(forgotten)),
+        };
+        if let Some(error) = refused {
+            return not_closed(Arc::new(inner), error);
         }
-    }
-
-    fn not_closed(self, error: Error) -> Result<(), CloseError> {
-        Err(CloseError {
-            context: Some(self),
+        inner.destroy().map_err(|error| CloseError {
+            context: None,
             error,
         })
     }

@@ -184,14 +184,16 @@ impl Partition {
 
 /// Captures in an event all work of a green context so far.
 pub(super) fn record(driver: &Driver, green: CUgreenCtx, event: &Event) -> Result<()> {
-    // SAFETY: the callers hold the green context, and the event is borrowed.
-    let result = unsafe { driver.api().cuGreenCtxRecordEvent(green, event.raw()) };
+    let event = event.raw_for(driver)?;
+    // SAFETY: the callers hold the green context, and the event is borrowed; both are of this driver.
+    let result = unsafe { driver.api().cuGreenCtxRecordEvent(green, event) };
     driver.check("cuGreenCtxRecordEvent", result)
 }
 
 /// Makes all later work of a green context wait for an event.
 pub(super) fn wait(driver: &Driver, green: CUgreenCtx, event: &Event) -> Result<()> {
-    // SAFETY: the callers hold the green context, and the event is borrowed.
-    let result = unsafe { driver.api().cuGreenCtxWaitEvent(green, event.raw()) };
+    let event = event.raw_for(driver)?;
+    // SAFETY: the callers hold the green context, and the event is borrowed; both are of this driver.
+    let result = unsafe { driver.api().cuGreenCtxWaitEvent(green, event) };
     driver.check("cuGreenCtxWaitEvent", result)
 }

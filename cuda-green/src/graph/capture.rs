@@ -170,8 +170,9 @@ impl Capture<'_> {
     /// context's SMs. It has to be joined again before the capture ends.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`]; [`Error::ForeignStream`] for a stream of another driver.
     pub fn fork(&self, other: &Stream) -> Result<()> {
+        self.check_driver(other)?;
         self.contexts.borrow_mut().push(other.context().clone());
         self.follow(other, self.stream)?;
         self.streams.borrow_mut().mark(other);
@@ -181,9 +182,15 @@ impl Capture<'_> {
     /// Makes what is captured here from now on follow what was put into a stream that was taken in.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// As [`fork`](Self::fork).
     pub fn join(&self, other: &Stream) -> Result<()> {
+        self.check_driver(other)?;
         self.follow(self.stream, other)
+    }
+
+    fn check_driver(&self, other: &Stream) -> Result<()> {
+        let driver = self.stream.device().driver();
+        driver.check_own(other.device().driver())
     }
 
     /// Orders one stream after another within the capture.

@@ -159,13 +159,15 @@ impl<Id> Entry<Id> {
     /// Who uses any of its contexts, beside this entry itself. A guard that was forgotten holds nothing
     /// any more, but its thread has the context current still.
     pub(super) fn holders(&self) -> usize {
+        // The slot first: who has it may come to hold a context yet, and lets go of the slot last.
+        let of_slot = Arc::strong_count(&self.slot) - 1;
         let of_contexts: usize = self
             .generations
             .iter()
             .map(|generation| generation.context.holders() - 1)
             .sum();
-        // One of the handles counted is the slot's own; the slot may be held by streams too.
-        let holders = of_contexts - 1 + (Arc::strong_count(&self.slot) - 1);
+        // One of the handles counted is the slot's own.
+        let holders = of_slot + of_contexts - 1;
         if holders > 0 {
             return holders;
         }
@@ -175,9 +177,9 @@ impl<Id> Entry<Id> {
 
     /// Takes out the oldest context that is neither in force nor used, and is over other pieces than these; or
     /// what keeps it in use, where that can be given up.
-    pub(super) fn take_idle(&mut self, wanted: Option<&Vec<usize>>) -> Result<Option<Idle>> {
+    pub(super) fn take_idle(&mut self, wanted: &[Vec<usize>]) -> Result<Option<Idle>> {
         for (index, Generation { pieces, context }) in self.generations.iter().enumerate() {
-            if index == self.current || Some(pieces) == wanted {
+            if index == self.current || wanted.contains(pieces) {
                 continue;
             }
             let given_up = self.slot.give_up(context)?;

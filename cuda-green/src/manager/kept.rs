@@ -53,15 +53,15 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     pub(super) fn make_room(
         &self,
         contexts: &mut [Entry<Id>],
-        wanted: &[Vec<usize>],
+        wanted: &[Vec<Vec<usize>>],
     ) -> Result<Option<Idle>> {
         let limit = self.most_contexts.load(Ordering::Relaxed);
-        let missing = contexts.iter().zip(wanted);
-        let missing = missing.filter(|(entry, pieces)| entry.find(pieces).is_none());
-        // A context that takes another's place is for as many threads.
-        let missing: usize = missing
-            .map(|(entry, _)| entry.context().green_contexts())
-            .sum();
+        let missing = contexts.iter().zip(wanted).map(|(entry, wanted)| {
+            let missing = wanted.iter().filter(|pieces| entry.find(pieces).is_none());
+            // A context that takes another's place is for as many threads.
+            missing.count() * entry.context().green_contexts()
+        });
+        let missing: usize = missing.sum();
         if kept(contexts).saturating_add(missing) <= limit {
             return Ok(None);
         }
@@ -96,9 +96,9 @@ pub(super) fn with_most_seats<Id>(entry: &Entry<Id>, generation: usize) -> (Gree
 }
 
 /// Takes out the oldest context that is not in force, not wanted and not used, or what keeps it in use.
-fn take_idle<Id>(contexts: &mut [Entry<Id>], wanted: &[Vec<usize>]) -> Result<Option<Idle>> {
+fn take_idle<Id>(contexts: &mut [Entry<Id>], wanted: &[Vec<Vec<usize>>]) -> Result<Option<Idle>> {
     for (index, entry) in contexts.iter_mut().enumerate() {
-        if let Some(idle) = entry.take_idle(wanted.get(index))? {
+        if let Some(idle) = entry.take_idle(wanted.get(index).map_or(&[], Vec::as_slice))? {
             return Ok(Some(idle));
         }
     }

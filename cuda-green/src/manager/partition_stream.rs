@@ -31,10 +31,11 @@ use crate::{
 /// # }
 /// ```
 pub struct PartitionStream {
-    slot: Arc<Slot>,
     priority: ContextPriority,
     /// Shared with the slot, which asks it to give up streams.
     streams: std::sync::Arc<Following>,
+    /// Dropped after the streams: while they are there, the name is in use by this, whoever counts when.
+    slot: Arc<Slot>,
 }
 
 struct Following(Mutex<Streams>);
@@ -60,9 +61,9 @@ impl PartitionStream {
         let follower = std::sync::Arc::downgrade(&streams);
         slot.follow(follower);
         Ok(Self {
-            slot,
             priority,
             streams,
+            slot,
         })
     }
 

@@ -85,14 +85,13 @@ impl SmPartitionManager {
     ///
     /// Returns how many green contexts the manager keeps in all; each takes
     /// [`GREEN_CONTEXT_BYTES`](crate::GREEN_CONTEXT_BYTES) of device memory.
-    /// [`set_context_limit`](Self::set_context_limit) bounds them.
+    /// [`set_context_limit`](Self::set_context_limit) bounds them: where those of all hints together are more,
+    /// none is made, since one hint's would only make room for another's.
     ///
     /// # Errors
     /// As [`rebalance`](Self::rebalance).
     pub fn provision_rebalance(&self) -> Result<usize> {
-        for hint in RebalanceHint::ALL {
-            self.provision(hint.favours())?;
-        }
+        self.provision_all(&RebalanceHint::ALL.map(RebalanceHint::favours))?;
         Ok(self.read(|contexts| kept(contexts)))
     }
 }
@@ -105,7 +104,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// As [`rebalance`](SmPartitionManager::rebalance).
     pub fn shift(&self, favoured: Option<Id>, hand_off: HandOff) -> Result<()> {
-        self.with_made(favoured, |targets| {
+        self.with_made(&[favoured], |made| {
+            let targets = made.concat(); // one of each entry
             self.write(|contexts| exchange(contexts, &targets, hand_off))
         })
     }
@@ -118,11 +118,18 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// As [`shift`](Self::shift).
     pub fn provision(&self, favoured: Option<Id>) -> Result<()> {
-        self.with_made(favoured, |targets| {
+        self.provision_all(&[favoured])
+    }
+
+    /// The same for several shifts together, none of which makes room for another.
+    fn provision_all(&self, shifts: &[Option<Id>]) -> Result<()> {
+        self.with_made(shifts, |made| {
             let contexts: Vec<(GreenContext, usize)> = self.read(|contexts| {
-                let pairs = contexts.iter().zip(targets);
-                pairs
-                    .map(|(entry, target)| with_most_seats(entry, target))
+                let entries = contexts.iter().zip(made);
+                entries
+                    .flat_map(|(entry, made)| {
+                        made.iter().map(|index| with_most_seats(entry, *index))
+                    })
                     .collect()
             });
             for (context, seats) in contexts {
@@ -132,21 +139,25 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         })
     }
 
-    /// Does something with the generations that the shift puts into force, once they are made; nothing where
-    /// there is nothing to rebalance.
+    /// Does something with the generations that any of the shifts puts into force, once they are all made;
+    /// nothing where there is nothing to rebalance.
     fn with_made(
         &self,
-        favoured: Option<Id>,
-        action: impl FnOnce(Vec<usize>) -> Result<()>,
+        shifts: &[Option<Id>],
+        action: impl FnOnce(&[Vec<usize>]) -> Result<()>,
     ) -> Result<()> {
         loop {
             let mut layout = self.change();
-            let Some(split) = self.rebalanced(&layout, favoured)? else {
+            let mut split = None;
+            for favoured in shifts {
+                split = self.rebalanced(&layout, *favoured)?;
+            }
+            let Some(split) = split else {
                 return Ok(());
             };
-            match self.make(split, favoured)? {
-                Made::All(targets) => {
-                    action(targets)?;
+            match self.make(split, shifts)? {
+                Made::All(made) => {
+                    action(&made)?;
                     // What came back may have been lent by a name that was destroyed meanwhile.
                     return self.free_unused(&mut layout);
                 }
@@ -187,20 +198,22 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         }
     }
 
-    /// The generation of each entry that the shift puts into force; makes those that are missing, which takes
+    /// The generations of each entry that the shifts put into force; makes those that are missing, which takes
     /// long, and so while everyone can still read the names. Nobody else changes them: the caller has the
     /// layout.
-    fn make(&self, layout: &Layout, favoured: Option<Id>) -> Result<Made> {
-        let wanted = self.read(|contexts| pieces_after(contexts, favoured));
+    fn make(&self, layout: &Layout, shifts: &[Option<Id>]) -> Result<Made> {
+        let wanted = self.read(|contexts| wanted(contexts, shifts));
         let found = || {
             self.read(|contexts| {
                 let entries = contexts.iter().zip(&wanted);
-                let found = entries.map(|(entry, pieces)| entry.find(pieces));
-                found.collect::<Option<Vec<usize>>>()
+                let found = entries.map(|(entry, wanted)| {
+                    wanted.iter().map(|pieces| entry.find(pieces)).collect()
+                });
+                found.collect::<Option<Vec<Vec<usize>>>>()
             })
         };
-        if let Some(targets) = found() {
-            return Ok(Made::All(targets));
+        if let Some(made) = found() {
+            return Ok(Made::All(made));
         }
         while let Some(idle) = self.write(|contexts| self.make_room(contexts, &wanted))? {
             match idle {
@@ -208,7 +221,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 Idle::GivenUp(given_up) => return Ok(Made::Room(given_up)),
             }
         }
-        for (index, pieces) in wanted.iter().enumerate() {
+        let each = wanted.iter().enumerate();
+        let each =
+            each.flat_map(|(index, wanted)| wanted.iter().map(move |pieces| (index, pieces)));
+        for (index, pieces) in each {
             let in_place_of = self.read(|contexts| {
                 let entry = contexts.get(index);
                 let lacks = entry.filter(|entry| entry.find(pieces).is_none());
@@ -236,10 +252,23 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
 
 /// What came of making generations.
 enum Made {
-    /// All are there: the index of each entry's.
-    All(Vec<usize>),
+    /// All are there: the indices of each entry's, every one once.
+    All(Vec<Vec<usize>>),
     /// There is no room yet. This has to be dropped with no lock held, and then it is to be tried again.
     Room(GivenUp),
+}
+
+/// What each entry is to have generations over, so that every one of the shifts is possible.
+fn wanted<Id: Copy + Eq>(contexts: &[Entry<Id>], shifts: &[Option<Id>]) -> Vec<Vec<Vec<usize>>> {
+    let mut wanted = vec![Vec::new(); contexts.len()];
+    for favoured in shifts {
+        for (wanted, pieces) in wanted.iter_mut().zip(pieces_after(contexts, *favoured)) {
+            if !wanted.contains(&pieces) {
+                wanted.push(pieces);
+            }
+        }
+    }
+    wanted
 }
 
 /// The pieces of each entry once one is favoured: half of what each preemptible other was created with,

@@ -190,7 +190,11 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
             allocated_sms: allocated,
             available_sms: match &*layout {
                 // One context could take at most `available`; several could share this much.
-                Some(_) => self.facts.sm_count - allocated - stranded,
+                Some(_) => self
+                    .facts
+                    .sm_count
+                    .saturating_sub(allocated)
+                    .saturating_sub(stranded),
                 None => available,
             },
             stranded_sms: stranded,

@@ -99,7 +99,7 @@ impl Manager {
         let mut contexts = self.contexts.write().unwrap();
         let mut released = 0;
         for entry in contexts.iter_mut() {
-            while let Some(idle) = entry.take_idle(None).unwrap() {
+            while let Some(idle) = entry.take_idle(&[]).unwrap() {
                 let Idle::Context(context) = idle else {
                     panic!("only graphs give something up");
                 };
@@ -232,6 +232,20 @@ fn a_name_goes_wholly_or_not_at_all() {
         let served = user.join().unwrap().is_some();
         assert!(destroyed || served);
         assert!(destroyed || manager.destroy(0));
+    });
+}
+
+/// A stream comes and goes while the name is destroyed, and is counted at every moment of that.
+#[test]
+fn a_stream_that_goes_keeps_the_name_to_its_end() {
+    model(3, || {
+        let manager = Arc::new(Manager::new());
+        let destroyer = {
+            let manager = Arc::clone(&manager);
+            thread::spawn(move || manager.destroy(0))
+        };
+        drop(manager.stream(0));
+        assert!(destroyer.join().unwrap() || manager.destroy(0));
     });
 }
 
