@@ -151,6 +151,35 @@ fn availability(figures: &Value) -> String {
     )
 }
 
+/// What calls cost beside a flood, the slowest first.
+fn under_load() -> String {
+    let figures = figures("under-load");
+    let time = |times: &Value, field: &str| {
+        let us = times[field].as_f64().unwrap() / 1e3;
+        if us < 99.5 {
+            format!("{us:.1} µs")
+        } else if us < 9950.0 {
+            format!("{:.2} ms", us / 1e3)
+        } else {
+            format!("{:.0} ms", us / 1e3)
+        }
+    };
+    let mut calls = figures["calls"].as_array().unwrap().clone();
+    let p50 = |call: &Value| call["beside_a_flood"]["p50_ns"].as_f64().unwrap();
+    calls.sort_by(|one, other| p50(other).total_cmp(&p50(one)));
+    let mut table = "| | alone | beside a flood | at most |\n|---|---|---|---|\n".to_owned();
+    for call in &calls {
+        table += &format!(
+            "| {} | {} | {} | {} |\n",
+            call["call"].as_str().unwrap(),
+            time(&call["alone"], "p50_ns"),
+            time(&call["beside_a_flood"], "p50_ns"),
+            time(&call["beside_a_flood"], "max_ns")
+        );
+    }
+    table
+}
+
 /// Allocators side by side: what a pair costs on one thread and on several, and what is left in pieces.
 fn memory() -> String {
     let figures = figures("alloc");
@@ -250,6 +279,7 @@ fn the_tables_are_those_of_the_evidence() {
     for (name, table) in [
         ("isolation", isolation()),
         ("host_cost", host_cost()),
+        ("under_load", under_load()),
         ("memory", memory()),
     ] {
         let begin = readme.find(&format!("<!-- {name}:")).unwrap();
