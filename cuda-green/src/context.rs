@@ -244,7 +244,7 @@ impl GreenContext {
     ///
     /// # Errors
     /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, which records streams only;
-    /// [`Error::ForeignStream`] for an event of another driver.
+    /// [`Error::ForeignDriver`] for an event of another driver.
     #[doc(alias = "cuGreenCtxRecordEvent")]
     pub fn record_event(&self, event: &Event) -> Result<()> {
         let green =

@@ -243,7 +243,7 @@ impl Driver {
         if self == of {
             Ok(())
         } else {
-            Err(Error::ForeignStream)
+            Err(Error::ForeignDriver)
         }
     }
 

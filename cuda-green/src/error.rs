@@ -294,12 +294,12 @@ pub enum Error {
     /// A buffer was given back to a pool that it is not of.
     #[error("the buffer belongs to another pool")]
     ForeignBuffer,
-    /// A stream of one device was to work on memory, or run a graph, of another; or a stream, an event or a
-    /// kernel of one driver was to meet one of another.
-    #[error(
-        "the stream is of another device than the memory or the graph, or of another driver than the event, the kernel or the stream that it was to meet"
-    )]
+    /// A stream of one device was to work on memory, or run a graph, of another.
+    #[error("the stream is of another device than the memory or the graph")]
     ForeignStream,
+    /// A stream, an event or a kernel of one driver was to meet one of another.
+    #[error("the event, the kernel or the stream is of another driver than what it was to meet")]
+    ForeignDriver,
     /// Source and destination of a copy differ in length.
     #[error("a copy of {source_len} bytes does not fit a buffer of {buffer_len}")]
     LengthMismatch {

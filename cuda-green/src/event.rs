@@ -83,7 +83,7 @@ impl Event {
     /// The time between two timed events, both of which are done; about 0.5 µs exact.
     ///
     /// # Errors
-    /// [`Error::Driver`]: not recorded, not timed, or not done yet; [`Error::ForeignStream`] for an event of
+    /// [`Error::Driver`]: not recorded, not timed, or not done yet; [`Error::ForeignDriver`] for an event of
     /// another driver.
     #[doc(alias = "cuEventElapsedTime")]
     pub fn elapsed_since(&self, start: &Event) -> Result<Duration> {

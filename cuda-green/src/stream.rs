@@ -142,7 +142,7 @@ impl Stream {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Driver`]: a shape that does not fit, or an earlier fault; [`Error::ForeignStream`] for a kernel
+    /// [`Error::Driver`]: a shape that does not fit, or an earlier fault; [`Error::ForeignDriver`] for a kernel
     /// of another driver.
     ///
     /// # Safety
@@ -207,7 +207,7 @@ impl Stream {
     /// Records the work so far in an event.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::ForeignStream`] for an event of another driver.
+    /// [`Error::Driver`]; [`Error::ForeignDriver`] for an event of another driver.
     #[doc(alias = "cuEventRecord")]
     pub fn record(&self, event: &Event) -> Result<()> {
         let event = event.raw_for(self.driver())?;

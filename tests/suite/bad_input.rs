@@ -222,14 +222,14 @@ fn another_driver(driver: &Driver) -> Result<()> {
         // SAFETY: as above.
         unsafe { following.launch(&their_kernel, &once, &[]) },
     ] {
-        assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
+        assert!(matches!(refused, Err(Error::ForeignDriver)), "{refused:?}");
     }
     if context.is_partitioned() {
         for refused in [
             context.record_event(&their_event),
             context.wait_event(&their_event),
         ] {
-            assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
+            assert!(matches!(refused, Err(Error::ForeignDriver)), "{refused:?}");
         }
     }
     // A capture is none the worse for it.
@@ -237,7 +237,7 @@ fn another_driver(driver: &Driver) -> Result<()> {
         // SAFETY: as above.
         let launched = unsafe { capture.launch(&their_kernel, &once, &[]) };
         for refused in [launched, capture.fork(&theirs), capture.join(&theirs)] {
-            assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
+            assert!(matches!(refused, Err(Error::ForeignDriver)), "{refused:?}");
         }
         Ok(())
     })?;

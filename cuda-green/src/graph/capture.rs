@@ -170,7 +170,7 @@ impl Capture<'_> {
     /// context's SMs. It has to be joined again before the capture ends.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::ForeignStream`] for a stream of another driver.
+    /// [`Error::Driver`]; [`Error::ForeignDriver`] for a stream of another driver.
     pub fn fork(&self, other: &Stream) -> Result<()> {
         self.check_driver(other)?;
         self.contexts.borrow_mut().push(other.context().clone());
