@@ -108,7 +108,7 @@ impl SmSplit {
     /// So many groups of the same size.
     pub fn equal(groups: usize, count: u32) -> Self {
         /// More than any device has SMs, so that these are refused as well as more would be.
-        const MOST: usize = 1 << 16;
+        const MOST: usize = 1 << 12;
         Self::groups(std::iter::repeat_n(count, groups.min(MOST)))
     }
 
