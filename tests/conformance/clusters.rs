@@ -41,18 +41,23 @@ fn fits(gpu: &Gpu<'_>, stream: CUstream, cluster: u32, threads: u32, grid: u32) 
         gpu,
         cuOccupancyMaxActiveClusters(&mut fitting, gpu.sm_ids, &config)
     );
+    let launched = launch(gpu, &config);
+    must(call!(gpu, cuStreamSynchronize(stream)));
+    format!("{} {fitting}, {}", say(occupancy), say(launched))
+}
+
+/// Launches the kernel that notes its SMs, which notes nothing here.
+fn launch(gpu: &Gpu<'_>, config: &CUlaunchConfig) -> CUresult {
     let mut args = SmIdsArgs::new(0, 0, 0);
-    let launched = call!(
+    call!(
         gpu,
         cuLaunchKernelEx(
-            &config,
+            config,
             gpu.sm_ids,
             args.pointers().as_mut_ptr(),
             ptr::null_mut()
         )
-    );
-    must(call!(gpu, cuStreamSynchronize(stream)));
-    format!("{} {fitting}, {}", say(occupancy), say(launched))
+    )
 }
 
 fn largest(gpu: &Gpu<'_>, stream: CUstream, threads: u32) -> String {
@@ -203,17 +208,7 @@ fn cluster_shapes(gpu: &Gpu<'_>, seen: &mut Seen) {
             numAttrs: 2,
             ..Default::default()
         };
-        let mut args = SmIdsArgs::new(0, 0, 0);
-        let code = call!(
-            gpu,
-            cuLaunchKernelEx(
-                &config,
-                gpu.sm_ids,
-                args.pointers().as_mut_ptr(),
-                ptr::null_mut()
-            )
-        );
-        seen.code(format!("{dims:?}"), code);
+        seen.code(format!("{dims:?}"), launch(gpu, &config));
         must(call!(gpu, cuStreamSynchronize(stream)));
     }
     gpu.close(stream);
