@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example quad_partition -- [--driver DRIVER] [--json]`
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 use cuda_green::{
@@ -138,15 +138,10 @@ fn report(driver: &Driver) -> Result<Report> {
             })
         })
         .collect::<Result<Vec<_>>>()?;
+    let disjoint = manager.verify()?.is_isolated();
     for id in ContextId::ALL {
         manager.destroy_context(id)?;
     }
-    let seen: usize = contexts.iter().map(|context| context.sm_ids.len()).sum();
-    let distinct: BTreeSet<u32> = contexts
-        .iter()
-        .flat_map(|context| &context.sm_ids)
-        .copied()
-        .collect();
     let (mode, reason) = match status.mode {
         PartitionMode::Partitioned => ("partitioned", None),
         PartitionMode::SingleContext { reason } => ("single_context", Some(reason)),
@@ -170,7 +165,7 @@ fn report(driver: &Driver) -> Result<Report> {
         allocated_sms: status.allocated_sms,
         stranded_sms: status.stranded_sms,
         stranded_reason: status.stranded_reason,
-        disjoint: seen == distinct.len(),
+        disjoint,
     })
 }
 

@@ -2,9 +2,9 @@
 
 mod surroundings;
 
-use std::{env, process::ExitCode};
+use std::{env, process::ExitCode, time::Duration};
 
-use cuda_green::{CudaDevice, Verification};
+use cuda_green::{ContextProbe, CudaDevice, Probe, Verification, VerificationMethod};
 use serde_json::{Value, json};
 
 use crate::{
@@ -124,7 +124,7 @@ fn page(device: &CudaDevice, findings: &[Finding], holds: bool) -> Page {
     page
 }
 
-/// Whether partitions run where they should: four equal ones, by the SMs that their blocks saw.
+/// Whether partitions run where they should, four equal ones, and whether anybody else is there.
 fn partitions(device: &CudaDevice) -> anyhow::Result<Vec<Finding>> {
     if let Some(reason) = device.missing_features() {
         return Ok(vec![Finding::bad(
@@ -133,7 +133,37 @@ fn partitions(device: &CudaDevice) -> anyhow::Result<Vec<Finding>> {
         )]);
     }
     let quad = request::quad(device.properties().multiprocessor_count);
-    Ok(verified(&map::verify(device, &quad)?))
+    let manager = map::partitioned(device, &quad)?;
+    let mut findings = verified(&manager.verify()?);
+    findings.push(probed(&manager.probe()?));
+    Ok(findings)
+}
+
+/// Whether the partitions, which have nothing to do, are alone on their SMs.
+fn probed(probe: &Probe<usize>) -> Finding {
+    let disturbed = probe.contexts.iter().filter_map(|(index, seen)| {
+        let ContextProbe::Disturbed { longest_delay, .. } = seen else {
+            return None;
+        };
+        Some((index + 1, *longest_delay))
+    });
+    let disturbed: Vec<(usize, Duration)> = disturbed.collect();
+    let Some(longest) = disturbed.iter().map(|(_, delay)| *delay).max() else {
+        return Finding::good("nobody else was seen on the SMs of the four, which were idle");
+    };
+    let numbers: Vec<String> = disturbed
+        .iter()
+        .map(|(number, _)| number.to_string())
+        .collect();
+    Finding::bad(
+        format!(
+            "somebody else works on the SMs of partition {} of four, though they are idle here: blocks came up to \
+             {longest:.1?} late",
+            numbers.join(", ")
+        ),
+        "Other processes use this GPU (`nvidia-smi` lists them), and partitions do not keep them off. Run them \
+         elsewhere or at other times, or in green contexts of the same split under MPS.",
+    )
 }
 
 /// What the kernel that tells its SM found, in words. Partitions are numbered from 1 for people.
@@ -142,21 +172,26 @@ fn verified(verified: &Verification<usize>) -> Vec<Finding> {
     let sizes: Vec<String> = contexts.map(|(_, sms)| sms.len().to_string()).collect();
     let mut findings = Vec::new();
     if verified.is_isolated() {
+        let how = match verified.method {
+            VerificationMethod::Residency => {
+                "and blocks that fill all of them were there at once (under MPS, ids of SMs mean nothing)"
+            }
+            _ => "none on another's",
+        };
         findings.push(Finding::good(format!(
-            "four partitions ran on {} SMs, none on another's",
+            "four partitions ran on {} SMs, {how}",
             sizes.join(", ")
         )));
     }
     for overlap in &verified.overlaps {
         let ([one, other], sms) = (overlap.between, &overlap.sms);
+        let overlap_text = if sms.is_empty() {
+            "could not run at once, so they share SMs or somebody else keeps them busy".to_owned()
+        } else {
+            format!("both ran on {} SMs: {}", sms.len(), ranges(sms))
+        };
         findings.push(Finding::bad(
-            format!(
-                "partitions {} and {} of four both ran on {} SMs: {}",
-                one + 1,
-                other + 1,
-                sms.len(),
-                ranges(sms)
-            ),
+            format!("partitions {} and {} of four {overlap_text}", one + 1, other + 1),
             "The driver does not keep them apart, so nothing in either is isolated from the other. Please \
              report it with the output of `cuda-green info --json`, and try another driver.",
         ));
@@ -182,8 +217,8 @@ fn always(device: &CudaDevice) -> [Finding; 2] {
                 "work left in the primary context, default streams included, runs on all {} SMs",
                 device.properties().multiprocessor_count
             ),
-            "Give everything else in the process a partition too; `SmPartitionManager::verify` and \
-             `check_streams` find what is left.",
+            "Give everything else in the process a partition too. `SmPartitionManager::check_streams` looks at \
+             the streams that you list, and `probe` finds what nobody listed, while it works.",
         ),
         Finding::note(
             "partitions divide SMs, not the bandwidth of memory: beside a flood of memory traffic a request \
@@ -205,7 +240,7 @@ mod tests {
         simulator.inject("green#2=everywhere".parse().unwrap());
         let findings = partitions(&device).unwrap();
         let said: Vec<&str> = findings.iter().map(|one| one.what.as_str()).collect();
-        assert_eq!(said.len(), 4, "{said:?}");
+        assert_eq!(said.len(), 5, "{said:?}");
         assert!(said[0].starts_with("partitions 1 and 2 of four both ran on 32 SMs: 0-"));
         assert!(said[1].starts_with("partitions 2 and 3 of four both ran on 32 SMs: "));
         assert!(said[2].starts_with("partitions 2 and 4 of four both ran on 36 SMs: "));
@@ -213,8 +248,12 @@ mod tests {
             said[3],
             "partition 2 of four has 32 SMs by the driver's word, but ran on 132"
         );
+        assert_eq!(
+            said[4],
+            "nobody else was seen on the SMs of the four, which were idle"
+        );
         assert!(
-            findings
+            findings[..4]
                 .iter()
                 .all(|one| one.grade == Grade::Bad && one.mend.is_some())
         );

@@ -4,7 +4,8 @@ use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use cuda_green::{
-    CudaDevice, GreenContextConfig, SmPartitionManager, Verification, planner::PartitionRequest,
+    CudaDevice, GreenContextConfig, SmPartitionManager, Verification, VerificationMethod,
+    planner::PartitionRequest,
 };
 use serde_json::{Value, json};
 
@@ -20,7 +21,12 @@ pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result
     let device = global.device()?;
     let total = device.properties().multiprocessor_count;
     let asked = sizes.requests(total);
-    let verified = verify(&device, &asked)?;
+    let verified = partitioned(&device, &asked)?.verify()?;
+    let by_ids = verified.method == VerificationMethod::SmIds;
+    anyhow::ensure!(
+        by_ids || svg.is_none(),
+        "no picture can be drawn: {IDS_UNDER_MPS}; `cuda-green map` says whether the partitions are apart"
+    );
     let partitions = verified.contexts.iter().map(|(index, sms)| Partition {
         name: name(*index, &asked),
         sms: sms.clone(),
@@ -36,7 +42,12 @@ pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result
     }
     if global.json {
         let command = format!("cuda-green map{} --json", sizes.text());
-        report::print(&report::json(&device, &command, "map", found(&chip)))?;
+        let found = if by_ids {
+            found(&chip)
+        } else {
+            counted(&verified, &asked)
+        };
+        report::print(&report::json(&device, &command, "map", found))?;
     } else {
         let mut page = Page::new();
         page.line(report::heading(&device));
@@ -47,9 +58,23 @@ pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result
             ));
             page.gap();
         }
-        chip.draw(&mut page);
-        page.gap();
-        chip.legend(&mut page);
+        if by_ids {
+            chip.draw(&mut page);
+            page.gap();
+            chip.legend(&mut page);
+        } else {
+            page.line(format!("No map can be drawn: {IDS_UNDER_MPS}."));
+            page.gap();
+            for (index, sms) in &verified.contexts {
+                page.line(format!("{:>4} SMs: {}", sms.len(), name(*index, &asked)));
+            }
+            if verified.is_isolated() {
+                page.gap();
+                page.line(
+                    "Blocks that fill all of them ran at once, so none shares an SM with another.",
+                );
+            }
+        }
         if device.missing_features().is_none() && !verified.is_isolated() {
             page.gap();
             page.line(format!(
@@ -69,11 +94,14 @@ pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result
     })
 }
 
-/// Makes the partitions, runs the kernel that tells its SM in each, and destroys them.
-pub fn verify(
+/// The reason why a map is impossible under MPS.
+const IDS_UNDER_MPS: &str = "under MPS the ids of SMs are numbered anew in each context";
+
+/// Makes the partitions, under their places in the list.
+pub fn partitioned(
     device: &CudaDevice,
     asked: &[(String, PartitionRequest)],
-) -> anyhow::Result<Verification<usize>> {
+) -> anyhow::Result<SmPartitionManager<usize>> {
     let manager: SmPartitionManager<usize> = SmPartitionManager::with_ids(device)?;
     let config = GreenContextConfig::default();
     let partitions = asked.iter().enumerate();
@@ -81,7 +109,7 @@ pub fn verify(
         .map(|(index, (_, request))| (index, *request, config))
         .collect();
     manager.create_partitions(&partitions)?;
-    Ok(manager.verify()?)
+    Ok(manager)
 }
 
 fn name(index: usize, asked: &[(String, PartitionRequest)]) -> String {
@@ -89,6 +117,18 @@ fn name(index: usize, asked: &[(String, PartitionRequest)]) -> String {
         .get(index)
         .map(|(text, _)| text.clone())
         .unwrap_or_default()
+}
+
+/// What is known where ids mean nothing: how many SMs each partition ran on, and whether none is shared.
+fn counted(verified: &Verification<usize>, asked: &[(String, PartitionRequest)]) -> Value {
+    let partitions = verified.contexts.iter();
+    let partitions = partitions
+        .map(|(index, sms)| json!({ "asked": name(*index, asked), "sm_count": sms.len() }));
+    json!({
+        "partitions": partitions.collect::<Vec<_>>(),
+        "isolated": verified.is_isolated(),
+        "note": IDS_UNDER_MPS,
+    })
 }
 
 fn found(chip: &Chip) -> Value {

@@ -59,6 +59,17 @@ impl SmSet {
         self.chunks.is_empty()
     }
 
+    /// The SMs with the `count` lowest places in the order of the chunks.
+    pub(crate) fn first(mut self, count: u32) -> Self {
+        let mut left = count;
+        for chunk in &mut self.chunks {
+            chunk.len = chunk.len.min(left);
+            left -= chunk.len;
+        }
+        self.chunks.retain(|chunk| chunk.len > 0);
+        self
+    }
+
     /// The ids, in order.
     pub(crate) fn ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self

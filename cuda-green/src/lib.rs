@@ -17,6 +17,7 @@ mod memory;
 mod module;
 mod once;
 pub mod planner;
+mod probe;
 mod resource;
 mod stream;
 mod sync;
@@ -34,8 +35,8 @@ pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
 pub use manager::{
     AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount, Overlap,
-    PartitionGraph, PartitionMode, PartitionStream, RebalanceHint, SmPartitionManager, StreamHome,
-    Verification,
+    PartitionGraph, PartitionMode, PartitionStream, Probe, RebalanceHint, SmPartitionManager,
+    StreamHome, Verification, VerificationMethod,
 };
 #[cfg(feature = "metrics")]
 pub use memory::MemoryExporter;
@@ -47,6 +48,7 @@ pub use memory::{
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
 pub use module::{Kernel, KernelArg, LaunchConfig, Module};
+pub use probe::ContextProbe;
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };

@@ -16,6 +16,7 @@ mod one_by_one;
 mod partition_graph;
 mod partition_stream;
 mod plan;
+mod probe;
 mod rebalance;
 mod status;
 mod verify;
@@ -35,9 +36,10 @@ pub use kept::GREEN_CONTEXT_BYTES;
 use layout::Layout;
 pub use partition_graph::PartitionGraph;
 pub use partition_stream::PartitionStream;
+pub use probe::Probe;
 pub use rebalance::RebalanceHint;
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
-pub use verify::{Miscount, Overlap, Verification};
+pub use verify::{Miscount, Overlap, Verification, VerificationMethod};
 
 use crate::{
     Capabilities, ContextGuard, CudaDevice, Error, GreenContext, MemoryBudget, Result, guard,

@@ -13,6 +13,7 @@ mod graphs;
 mod guards;
 mod memory;
 mod plans;
+mod probe;
 mod quad;
 mod rebalance;
 mod resources;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
             memory::streams::CASES,
             memory::figures::CASES,
             plans::CASES,
+            probe::CASES,
             bad_input::CASES,
             rebalance::CASES,
             rebalance::hand_off::CASES,

@@ -65,6 +65,8 @@ pub(super) struct KernelLaunch {
     /// The SMs of its context: those that it runs on, wherever a graph with it is launched (measured on
     /// an H200, driver 580).
     pub(super) sm_ids: Vec<u32>,
+    /// The ids that the kernel sees, which MPS numbers anew in each context.
+    pub(super) seen_sm_ids: Vec<u32>,
     pub(super) priority: i32,
 }
 
@@ -75,7 +77,7 @@ impl KernelLaunch {
             grid: self.grid,
             block: self.block,
             shared_bytes: self.shared_bytes,
-            sm_ids: &self.sm_ids,
+            sm_ids: &self.seen_sm_ids,
             args: &self.args,
             memory: &driver.memory,
             fault: Cell::new(None),

@@ -160,7 +160,8 @@ impl Driver {
             A::CU_DEVICE_ATTRIBUTE_WARP_SIZE => 32,
             A::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK
             | A::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR => 64 * 1024,
-            A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT => profile.sm_count as i32,
+            A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT => self.sm_count() as i32,
+            A::CU_DEVICE_ATTRIBUTE_MPS_ENABLED => self.injections.mps().is_some().into(),
             A::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR => {
                 profile.threads_per_sm() as i32
             }

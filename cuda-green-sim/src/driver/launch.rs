@@ -144,7 +144,6 @@ impl Driver {
         let function = self.function(state, handle)?;
         // A stream of one's own needs no current context (measured on an H200, driver 580).
         let context = self.stream_context(state, stream)?;
-        let profile = self.profile.device;
         require(shape.grid.iter().all(|n| *n > 0) && shape.grid[0] <= i32::MAX as u32)?;
         require(shape.grid[1..].iter().all(|n| *n <= 65_535))?;
         require(
@@ -161,7 +160,11 @@ impl Driver {
         let args = arguments(&function, params, extra)?;
         let sm_ids = match context {
             Context::Green(handle) => self.green(state, handle)?.sms.ids(),
-            Context::Primary(_) => profile.sms().ids(),
+            Context::Primary(_) => self.sms().ids(),
+        };
+        let seen_sm_ids = match self.injections.mps() {
+            Some(_) => (0..sm_ids.len() as u32).collect(),
+            None => sm_ids.clone(),
         };
         let priority = self.priority(state, stream)?;
         Ok(KernelLaunch {
@@ -173,6 +176,7 @@ impl Driver {
             args,
             context,
             sm_ids,
+            seen_sm_ids,
             priority,
         })
     }

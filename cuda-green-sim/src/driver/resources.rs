@@ -57,12 +57,30 @@ pub(super) struct Resource {
 }
 
 impl Driver {
+    /// SMs that this process has of a device: under MPS with an active thread percentage, that part of them.
+    pub(super) fn sm_count(&self) -> u32 {
+        let all = self.profile.device.sm_count;
+        let percent = self.injections.mps().unwrap_or(100);
+        (u64::from(all) * u64::from(percent) / 200 * 2).clamp(2, all.into()) as u32
+    }
+
+    /// These SMs. Which ones a percentage leaves is not known; here, the first.
+    pub(super) fn sms(&self) -> SmSet {
+        self.profile.device.sms().first(self.sm_count())
+    }
+
+    /// Whether MPS leaves the process less than the whole device, which then cannot be split (measured on an H200,
+    /// driver 580).
+    pub(super) fn is_limited_by_mps(&self) -> bool {
+        self.injections.mps().is_some_and(|percent| percent < 100)
+    }
+
     /// Every SM of a device, as one resource.
     pub(super) fn whole_device(&self, device: usize) -> Resource {
         Resource {
             device,
-            sms: self.profile.device.sms(),
-            reported: self.profile.device.sm_count,
+            sms: self.sms(),
+            reported: self.sm_count(),
             alignment: self.profile.device.sm_coscheduled_alignment,
             flags: 0,
             origin: Origin::Query,

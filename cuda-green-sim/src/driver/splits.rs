@@ -88,7 +88,7 @@ impl Driver {
         // SAFETY: every bit pattern is valid for these integers, and the struct is whole.
         let count = unsafe { input.__bindgen_anon_1.sm }.smCount;
         let granularity = self.granularity(&whole, flags)?;
-        if whole.origin != Origin::Query || whole.reported != count {
+        if whole.origin != Origin::Query || whole.reported != count || self.is_limited_by_mps() {
             return Err(refused);
         }
         let plan = EqualSplit::plan(&whole.sms, min_count, granularity)?;
@@ -140,7 +140,10 @@ impl Driver {
         params.required()?;
         require(flags == 0 && nb_groups > 0)?;
         let whole = self.lookup(&state, &input)?;
-        if matches!(whole.origin, Origin::Group(_) | Origin::Remainder(_)) {
+        // That MPS's percentage forbids this kind of split, too, is not measured.
+        if matches!(whole.origin, Origin::Group(_) | Origin::Remainder(_))
+            || self.is_limited_by_mps()
+        {
             return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
         }
         let mut asked = Vec::new();

@@ -60,10 +60,21 @@ impl Injections {
                 Effect::Delay(delay) => happening.delay += delay,
                 Effect::LoseDevice(ordinal) => happening.lost.push(ordinal),
                 // In force since the injection, and told where a green context is made.
-                Effect::Full(_) | Effect::Everywhere => {}
+                Effect::Full(_) | Effect::Everywhere | Effect::Mps(_) => {}
             }
         }
         Some(happening)
+    }
+
+    /// The active thread percentage of MPS, where the process is under MPS.
+    pub(crate) fn mps(&self) -> Option<u32> {
+        if !self.armed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.rules().iter().find_map(|(rule, _)| match rule.effect {
+            Effect::Mps(percent) => Some(percent),
+            _ => None,
+        })
     }
 
     /// Counts a green context that is made, and says whether it runs on all SMs.

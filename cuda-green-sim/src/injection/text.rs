@@ -86,6 +86,17 @@ impl FromStr for Injection {
                 return Err(invalid("all that can happen to a device is `lost`"));
             }
             Self::lose_device(ordinal)
+        } else if what == "mps" {
+            let percent = effect.strip_suffix('%').and_then(|text| text.parse().ok());
+            let percent = percent.filter(|percent| (1..=100).contains(percent));
+            if calls.is_some() {
+                return Err(invalid(
+                    "a process is under MPS from the start, not from a call",
+                ));
+            }
+            return percent
+                .map(Self::under_mps)
+                .ok_or_else(|| invalid("MPS has a percentage from `1%` to `100%`"));
         } else if what == "green" {
             if effect != "everywhere" {
                 return Err(invalid(
@@ -125,6 +136,7 @@ impl fmt::Display for Injection {
         match (&self.effect, self.entry_point) {
             (Effect::Full(Fill::Percent(percent)), _) => return write!(f, "memory={percent}%"),
             (Effect::Full(Fill::Bytes(bytes)), _) => return write!(f, "memory={bytes}"),
+            (Effect::Mps(percent), _) => return write!(f, "mps={percent}%"),
             (Effect::LoseDevice(ordinal), _) => write!(f, "device{ordinal}")?,
             (Effect::Everywhere, _) => f.write_str("green")?,
             (_, entry_point) => f.write_str(entry_point.unwrap_or("*"))?,
@@ -173,6 +185,7 @@ mod tests {
             ("device1=lost", "device1#1=lost"),
             ("green#2=everywhere", "green#2=everywhere"),
             ("green=everywhere", "green=everywhere"),
+            ("mps=75%", "mps=75%"),
         ] {
             let injection: Injection = text.parse().unwrap();
             assert_eq!(injection.to_string(), written);
@@ -197,6 +210,10 @@ mod tests {
             ("deviceX=lost", "device0"),
             ("device0=2", "`lost`"),
             ("green=lost", "`everywhere`"),
+            ("mps=on", "percentage"),
+            ("mps=0%", "percentage"),
+            ("mps=101%", "percentage"),
+            ("mps#2=50%", "from the start"),
             ("cuInit=everywhere", "error's name"),
         ] {
             let error = text.parse::<Injection>().unwrap_err().to_string();

@@ -8,6 +8,9 @@ impl GreenContext {
     /// stream of its own, and each block notes the SM it finds itself on. Takes about a millisecond on
     /// an idle GPU; waits for what runs there otherwise.
     ///
+    /// Under MPS the ids are numbered anew in each context, from 0 (measured on an H200, driver 580): their count means
+    /// something there, and comparing those of two contexts does not.
+    ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver), [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn observed_sm_ids(&self) -> Result<Vec<u32>> {

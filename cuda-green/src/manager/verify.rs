@@ -1,15 +1,21 @@
 //! Verification: where each partition's blocks really run, measured on the device itself.
+//!
+//! SM ids tell, except under MPS, which numbers them anew in each context (measured on an H200, driver 580). There,
+//! contexts are shown to be apart by blocks that can only be on the device all at once if no SM is shared.
 
 use std::{collections::BTreeSet, fmt};
 
 use super::{PartitionMode, SmPartitionManager};
-use crate::{GreenContext, GreenContextConfig, Result};
+use crate::{GreenContext, GreenContextConfig, Result, probe};
 
 /// What [`SmPartitionManager::verify`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verification<Id> {
-    /// The SMs that each context's blocks ran on, in the order of the contexts.
+    /// How contexts were told apart.
+    pub method: VerificationMethod,
+    /// The SMs that each context's blocks ran on, in the order of the contexts. Under MPS the ids are numbers of the
+    /// context's own, of which only the count means anything.
     pub contexts: Vec<(Id, BTreeSet<u32>)>,
     /// The SMs that blocks in the primary context ran on: all of them, those of every partition too.
     pub primary: BTreeSet<u32>,
@@ -19,13 +25,23 @@ pub struct Verification<Id> {
     pub miscounted: Vec<Miscount<Id>>,
 }
 
+/// How a [`Verification`] tells contexts apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VerificationMethod {
+    /// By the ids of the SMs that their blocks ran on.
+    SmIds,
+    /// By residency, under MPS: blocks that fill every SM of both contexts were on the device at the same time.
+    Residency,
+}
+
 /// Two contexts that share SMs, of a [`Verification`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Overlap<Id> {
     /// The two, in the order of the contexts.
     pub between: [Id; 2],
-    /// The SMs on which both ran.
+    /// The SMs on which both ran; empty where residency told, which names none.
     pub sms: BTreeSet<u32>,
 }
 
@@ -55,7 +71,16 @@ impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
         }
         for Overlap { between, sms } in &self.overlaps {
             let [one, other] = between;
-            writeln!(f, "{one:?} and {other:?} share {} SMs", sms.len())?;
+            match self.method {
+                VerificationMethod::SmIds => {
+                    writeln!(f, "{one:?} and {other:?} share {} SMs", sms.len())?;
+                }
+                VerificationMethod::Residency => writeln!(
+                    f,
+                    "{one:?} and {other:?} share SMs, or somebody else keeps them busy: their blocks were never \
+                     there at once"
+                )?,
+            }
         }
         for miscount in &self.miscounted {
             let Miscount {
@@ -74,45 +99,51 @@ impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
 }
 
 impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
-    /// Runs a small kernel in each context and in the primary one, and says on which SMs each ran.
+    /// Runs a small kernel in each context and in the primary one, and says on which SMs each ran, and whether any
+    /// two contexts share some.
     ///
     /// Takes a few milliseconds on an idle device, and waits for what runs there otherwise. In
-    /// single-context mode all contexts overlap, and it says so. Which streams are in no partition, and what
-    /// that costs, [`stream_home`](Self::stream_home) says.
+    /// single-context mode all contexts overlap, and it says so. It looks at this manager's contexts only: it does
+    /// not find work of others on their SMs, as [`probe`](Self::probe) does, and
+    /// [`stream_home`](Self::stream_home) says where one stream runs.
+    ///
+    /// Under MPS the ids of SMs mean nothing, and it fills the contexts with blocks instead: see
+    /// [`VerificationMethod`]. Other processes that keep the same SMs busy can make contexts look like one there.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver), [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn verify(&self) -> Result<Verification<Id>> {
-        let all = self.read(|contexts| {
-            let current = contexts
-                .iter()
-                .map(|entry| (entry.id, entry.context().clone()));
-            current.collect::<Vec<_>>()
-        });
+        self.verify_by(if self.device.is_under_mps() {
+            VerificationMethod::Residency
+        } else {
+            VerificationMethod::SmIds
+        })
+    }
+
+    /// Does what [`verify`](Self::verify) does, and tells contexts apart by this method.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_by(&self, method: VerificationMethod) -> Result<Verification<Id>> {
+        let all = self.in_force();
         let mut contexts: Vec<(Id, BTreeSet<u32>)> = Vec::with_capacity(all.len());
-        let mut overlaps = Vec::new();
         let mut miscounted = Vec::new();
-        for (id, context) in all {
+        for (id, context) in &all {
             let sms: BTreeSet<u32> = context.observed_sm_ids()?.into_iter().collect();
             let (sm_count, observed) = (context.sm_count(), sms.len() as u32);
             if observed != sm_count {
                 miscounted.push(Miscount {
-                    id,
+                    id: *id,
                     sm_count,
                     observed,
                 });
             }
-            for (other, theirs) in &contexts {
-                let common: BTreeSet<u32> = sms.intersection(theirs).copied().collect();
-                if !common.is_empty() {
-                    overlaps.push(Overlap {
-                        between: [*other, id],
-                        sms: common,
-                    });
-                }
-            }
-            contexts.push((id, sms));
+            contexts.push((*id, sms));
         }
+        let overlaps = match method {
+            VerificationMethod::SmIds => common_ids(&contexts),
+            VerificationMethod::Residency => not_together(&all, &contexts)?,
+        };
         if self.mode == PartitionMode::Partitioned && !overlaps.is_empty() {
             log::error!("partitions of {} overlap", self.device.name());
         }
@@ -122,10 +153,67 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
         };
         let primary = GreenContext::primary(&self.device, config)?.observed_sm_ids()?;
         Ok(Verification {
+            method,
             contexts,
             primary: primary.into_iter().collect(),
             overlaps,
             miscounted,
         })
     }
+
+    /// The contexts in force, with their names.
+    pub(super) fn in_force(&self) -> Vec<(Id, GreenContext)> {
+        self.read(|contexts| {
+            let current = contexts
+                .iter()
+                .map(|entry| (entry.id, entry.context().clone()));
+            current.collect()
+        })
+    }
+}
+
+/// Returns the pairs of contexts whose blocks ran on the same SMs.
+fn common_ids<Id: Copy>(contexts: &[(Id, BTreeSet<u32>)]) -> Vec<Overlap<Id>> {
+    let mut overlaps = Vec::new();
+    for (index, (id, sms)) in contexts.iter().enumerate() {
+        for (other, theirs) in &contexts[..index] {
+            let common: BTreeSet<u32> = sms.intersection(theirs).copied().collect();
+            if !common.is_empty() {
+                overlaps.push(Overlap {
+                    between: [*other, *id],
+                    sms: common,
+                });
+            }
+        }
+    }
+    overlaps
+}
+
+/// Returns the pairs of contexts whose blocks could not be on the device at once. Each is filled as far as it was
+/// seen to reach, which is more than it says where the driver does not keep its word.
+fn not_together<Id: Copy>(
+    contexts: &[(Id, GreenContext)],
+    observed: &[(Id, BTreeSet<u32>)],
+) -> Result<Vec<Overlap<Id>>> {
+    let reach = observed.iter().map(|(_, sms)| sms.len() as u32);
+    let filled: Vec<(&GreenContext, u32)> = contexts
+        .iter()
+        .zip(reach)
+        .map(|((_, context), reach)| (context, reach.max(context.sm_count())))
+        .collect();
+    let mut overlaps = Vec::new();
+    if probe::fit_together(&filled)? {
+        return Ok(overlaps);
+    }
+    for (index, (id, _)) in contexts.iter().enumerate() {
+        for (earlier, (other, _)) in contexts[..index].iter().enumerate() {
+            if !probe::fit_together(&[filled[earlier], filled[index]])? {
+                overlaps.push(Overlap {
+                    between: [*other, *id],
+                    sms: BTreeSet::new(),
+                });
+            }
+        }
+    }
+    Ok(overlaps)
 }

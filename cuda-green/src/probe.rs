@@ -1,0 +1,167 @@
+//! Probes by residency: blocks of known length that fill every SM of a context.
+//!
+//! SM ids say where blocks ran, but under MPS they are numbered anew in each context, and they say nothing of
+//! work that this process does not know. A probe needs no ids. Its blocks take all threads of an SM, so each SM
+//! holds a fixed number of them and nothing else beside them, and each stays for a known time. If all of them
+//! are there at once, the SMs belong to nobody else at that moment; if some come late, something else was there.
+
+mod filler;
+
+use std::{fmt, time::Duration};
+
+use crate::{Event, GreenContext, Result};
+
+use filler::Filler;
+
+/// Rounds of [`GreenContext::probe`].
+const ROUNDS: u32 = 16;
+/// Late rounds after which it is clear that somebody is there. Each may wait for a block of theirs.
+const LATE_ROUNDS: u32 = 4;
+/// Time that each block stays in a round.
+const ROUND: Duration = Duration::from_micros(100);
+/// A round that takes no longer than this beyond [`ROUND`] counts as undisturbed. On an idle H200 a round took at
+/// most 9 µs longer (`evidence/probe.json`).
+const TOLERANCE: Duration = Duration::from_micros(25);
+/// The same for the first round, in which the driver loads the kernel.
+const FIRST_TOLERANCE: Duration = Duration::from_millis(1);
+/// Time that each block stays where contexts are to be shown apart, and what is added for each context, since
+/// their kernels must all be launched within it.
+const TOGETHER: Duration = Duration::from_millis(2);
+const TOGETHER_PER_CONTEXT: Duration = Duration::from_micros(100);
+/// Tries to have the blocks of several contexts on their SMs at once: the host may be interrupted between launches.
+const TRIES: u32 = 3;
+
+/// The result of [`GreenContext::probe`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ContextProbe {
+    /// The context's own streams had work, so it was not probed.
+    InUse,
+    /// All blocks of all rounds ran at once.
+    Undisturbed {
+        /// Rounds that were run.
+        rounds: u32,
+        /// The longest time that a round took beyond its known length.
+        longest_delay: Duration,
+    },
+    /// Blocks came late in some rounds: something else ran on SMs of the context.
+    Disturbed {
+        /// Rounds that were run.
+        rounds: u32,
+        /// Rounds in which blocks came late.
+        late: u32,
+        /// The longest time that a round took beyond its known length.
+        longest_delay: Duration,
+    },
+}
+
+impl fmt::Display for ContextProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse => f.write_str("in use, so not probed"),
+            Self::Undisturbed {
+                rounds,
+                longest_delay,
+            } => write!(
+                f,
+                "undisturbed in {rounds} rounds (at most {longest_delay:.1?} late)"
+            ),
+            Self::Disturbed {
+                rounds,
+                late,
+                longest_delay,
+            } => write!(
+                f,
+                "disturbed in {late} of {rounds} rounds, by up to {longest_delay:.1?}"
+            ),
+        }
+    }
+}
+
+impl GreenContext {
+    /// Looks for work of others on the context's SMs, while the context itself has nothing to do.
+    ///
+    /// In each of up to 16 rounds a kernel fills every SM of the context with blocks that stay for 100 µs. Work of anyone
+    /// else on one of these SMs makes blocks come late: streams left in the primary context, contexts that overlap,
+    /// other processes, under MPS and by time slices. After four late rounds it ends. It takes about 3 ms where
+    /// nobody else is there. Work that
+    /// comes to the context meanwhile waits for up to a round.
+    ///
+    /// It does **not** see what runs at other times, what ends within 25 µs, what shares memory bandwidth, caches or
+    /// copy engines only, and it cannot tell who was there. Work that is put into the context's own streams while
+    /// it is probed counts as somebody else's.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver).
+    pub fn probe(&self) -> Result<ContextProbe> {
+        for mark in self.mark_work()? {
+            if !mark.is_done()? {
+                return Ok(ContextProbe::InUse);
+            }
+        }
+        let filler = Filler::new(self, self.sm_count())?;
+        let (mut rounds, mut late, mut longest_delay) = (0, 0, Duration::ZERO);
+        while rounds < ROUNDS && late < LATE_ROUNDS {
+            let delay = filler.round(ROUND)?;
+            let is_first = rounds == 0;
+            rounds += 1;
+            if delay > if is_first { FIRST_TOLERANCE } else { TOLERANCE } {
+                late += 1;
+            } else if is_first {
+                continue;
+            }
+            longest_delay = longest_delay.max(delay);
+        }
+        Ok(if late == 0 {
+            ContextProbe::Undisturbed {
+                rounds,
+                longest_delay,
+            }
+        } else {
+            ContextProbe::Disturbed {
+                rounds,
+                late,
+                longest_delay,
+            }
+        })
+    }
+}
+
+/// Shows that contexts, each with the number of SMs that it runs on, have SMs of their own: whether the blocks that
+/// fill each of them are all there at once.
+///
+/// `true` is a proof: each SM holds only so many of the blocks. `false` is none of the contrary, since others may be
+/// on the SMs.
+pub(crate) fn fit_together(contexts: &[(&GreenContext, u32)]) -> Result<bool> {
+    let Some((first, _)) = contexts.first() else {
+        return Ok(true);
+    };
+    let fillers: Vec<Filler> = contexts
+        .iter()
+        .map(|(context, sms)| Filler::new(context, *sms))
+        .collect::<Result<_>>()?;
+    for filler in &fillers {
+        filler.round(Duration::ZERO)?;
+    }
+    let stay = TOGETHER + TOGETHER_PER_CONTEXT * contexts.len() as u32;
+    let origin = Event::timed(first.device())?;
+    for _ in 0..TRIES {
+        for (index, filler) in fillers.iter().enumerate() {
+            if index == 0 {
+                filler.record(&origin)?;
+            }
+            filler.launch(stay)?;
+        }
+        let (mut first_start, mut last_end) = (Duration::MAX, Duration::ZERO);
+        for filler in &fillers {
+            let (start, end) = filler.wait_since(&origin)?;
+            first_start = first_start.min(start);
+            last_end = last_end.max(end);
+        }
+        // The last block that came did so at `last_end - stay`, and no block left before `first_start + stay`.
+        if last_end.saturating_sub(first_start) < 2 * stay {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,111 @@
+//! A kernel that fills every SM of a context for a known time, and how much longer it took.
+
+use std::time::{Duration, Instant};
+
+use cuda_green_sys::{CUdevice_attribute, CUfunction};
+
+use crate::{Error, Event, GreenContext, LaunchConfig, Result, Stream, kernels};
+
+/// Time that the kernel before each round takes, so that the whole round is queued before it starts. Doubled
+/// where the host was slower.
+const LEAD: Duration = Duration::from_micros(50);
+const LONGEST_LEAD: Duration = Duration::from_millis(50);
+
+/// What it takes to fill a context: a stream of it, three events, and the kernel's shape. Its kernel writes nothing,
+/// so one that still runs when this is dropped does no harm.
+pub(super) struct Filler {
+    stream: Stream,
+    lead: Event,
+    start: Event,
+    end: Event,
+    function: CUfunction,
+    blocks: u32,
+    threads: u32,
+}
+
+impl Filler {
+    /// A filler of a context that runs on this number of SMs.
+    pub(super) fn new(context: &GreenContext, sm_count: u32) -> Result<Self> {
+        /// The most threads of a block, on every device.
+        const MOST_THREADS: u32 = 1024;
+        let device = context.device();
+        let threads_per_sm = device
+            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?;
+        let threads_per_sm = u32::try_from(threads_per_sm)
+            .unwrap_or_default()
+            .max(MOST_THREADS);
+        let blocks_per_sm = threads_per_sm.div_ceil(MOST_THREADS);
+        Ok(Self {
+            stream: context.create_stream()?,
+            lead: Event::timed(device)?,
+            start: Event::timed(device)?,
+            end: Event::timed(device)?,
+            function: device
+                .kernels()?
+                .function(device.driver(), kernels::SM_IDS)?,
+            blocks: sm_count * blocks_per_sm,
+            threads: threads_per_sm / blocks_per_sm,
+        })
+    }
+
+    /// Fills the context once, and returns how much longer than `stay` that took, or than its time what came before.
+    pub(super) fn round(&self, stay: Duration) -> Result<Duration> {
+        let mut lead = LEAD;
+        loop {
+            let begun = Instant::now();
+            self.record(&self.lead)?;
+            self.spin(1, lead)?;
+            let host_time = begun.elapsed();
+            self.launch(stay)?;
+            // Where the start is not reached yet, all was queued before it, and the times are the GPU's alone.
+            let queued_in_time = !self.start.is_done()?;
+            self.end.synchronize()?;
+            if queued_in_time || lead >= LONGEST_LEAD {
+                // The first kernel, too, may have come late, but it was not queued beforehand: what the host took
+                // to launch it does not count.
+                let came_late = self.start.elapsed_since(&self.lead)?;
+                let took_longer = self.end.elapsed_since(&self.start)?;
+                return Ok(came_late
+                    .saturating_sub(lead + host_time)
+                    .max(took_longer.saturating_sub(stay)));
+            }
+            lead *= 2;
+        }
+    }
+
+    /// Launches the blocks between the two events.
+    pub(super) fn launch(&self, stay: Duration) -> Result<()> {
+        self.record(&self.start)?;
+        self.spin(self.blocks, stay)?;
+        self.record(&self.end)
+    }
+
+    pub(super) fn record(&self, event: &Event) -> Result<()> {
+        self.stream.record(event)
+    }
+
+    /// Waits for the end, and returns start and end since an earlier event.
+    pub(super) fn wait_since(&self, origin: &Event) -> Result<(Duration, Duration)> {
+        self.end.synchronize()?;
+        Ok((
+            self.start.elapsed_since(origin)?,
+            self.end.elapsed_since(origin)?,
+        ))
+    }
+
+    fn spin(&self, blocks: u32, stay: Duration) -> Result<()> {
+        let stay = u32::try_from(stay.as_nanos()).map_err(|_| Error::InvalidArgument {
+            name: "stay",
+            value: format!("{stay:?}"),
+            reason: "a probe's blocks stay for four seconds at most",
+        })?;
+        let config = LaunchConfig::linear(blocks, self.threads);
+        let (no_counters, none) = (0u64, 0u32);
+        // SAFETY: the kernel takes a pointer to counters, their number, and a time; with no counters it
+        // writes nothing. The function lives as long as the device, which the context holds.
+        unsafe {
+            self.stream
+                .launch_raw(self.function, &config, &[&no_counters, &none, &stay])
+        }
+    }
+}
