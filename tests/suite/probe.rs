@@ -48,6 +48,8 @@ fn idle(driver: &Driver) -> Result<()> {
 
 fn primary(driver: &Driver) -> Result<()> {
     let (device, manager) = quad(driver)?;
+    // Loads the probe's kernel, which would wait for the flood's end.
+    manager.probe()?;
     let stream = GreenContext::primary(&device, config(1))?.create_stream()?;
     for id in ContextId::ALL {
         let context = manager.get_context(id)?;
@@ -68,6 +70,7 @@ fn neighbours(driver: &Driver) -> Result<()> {
         return Ok(());
     }
     let (_, manager) = quad(driver)?;
+    manager.probe()?;
     let stream = manager.get_context(ContextId::Dream)?.create_stream()?;
     for id in ContextId::ALL {
         let context = manager.get_context(id)?;

@@ -2,11 +2,12 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last four of the next line
+#   ./run.sh           everything but the last five of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
 #                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
-#                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), and
-#                      situations, which shows what the program says where users meet errors
+#                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), mps, which
+#                      runs the suite and the program under an MPS daemon of its own, and situations, which shows
+#                      what the program says where users meet errors
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -44,6 +45,29 @@ bench() { # evidence file, what to measure...
     return $code
 }
 
+# The suite and the program under MPS, without a limit and with thread percentages. The daemon is this step's own.
+mps() {
+    CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d) CUDA_MPS_LOG_DIRECTORY=$(mktemp -d)
+    export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    nvidia-cuda-mps-control -d || return 1
+    code=0
+    CUDA_GREEN_SUITE_EVIDENCE=evidence/suite-mps.json ./suite --test-threads=1 system/ || code=1
+    {
+        for percent in 100 75 50 25; do
+            for command in check map "plan 25% rest"; do
+                echo "$ CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=$percent cuda-green $command"
+                # shellcheck disable=SC2086 # the words of the command
+                CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=$percent ./cuda-green $command 2>&1
+                echo "[exit $?]"
+            done
+        done
+    } | tee evidence/mps.txt
+    echo quit | nvidia-cuda-mps-control
+    rm -rf "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    return $code
+}
+
 step driver ./driver-matrix report system --out evidence/driver.json
 step quad quad
 step map sh -c './cuda-green map --json >evidence/map.json && ./cuda-green map --svg evidence/map.svg'
@@ -60,5 +84,6 @@ done
 step soak bench soak alloc --soak "${SOAK_SECONDS:-240}" --threads "${SOAK_THREADS:-16}"
 step peers_host sh -c 'python3 peers_host.py >evidence/peers_host.json && cat evidence/peers_host.json'
 step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
+step mps mps
 step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed
