@@ -4,7 +4,7 @@ mod surroundings;
 
 use std::{env, process::ExitCode, time::Duration};
 
-use cuda_green::{ContextProbe, CudaDevice, Probe, Verification, VerificationMethod};
+use cuda_green::{ContextProbe, CudaDevice, Error, Probe, Verification, VerificationMethod};
 use serde_json::{Value, json};
 
 use crate::{
@@ -133,7 +133,23 @@ fn partitions(device: &CudaDevice) -> anyhow::Result<Vec<Finding>> {
         )]);
     }
     let quad = request::quad(device.properties().multiprocessor_count);
-    let manager = map::partitioned(device, &quad)?;
+    let manager = match map::partitioned(device, &quad) {
+        Ok(manager) => manager,
+        Err(error) => {
+            return match error.downcast_ref() {
+                Some(Error::LimitedByMps {
+                    sm_count, limit, ..
+                }) => Ok(vec![Finding::bad(
+                    format!(
+                        "MPS limits this process to {sm_count} SMs, and the driver makes no partitions within \
+                         that limit"
+                    ),
+                    format!("It comes from {limit}, so that partitions divide the SMs instead."),
+                )]),
+                _ => Err(error),
+            };
+        }
+    };
     let mut findings = verified(&manager.verify()?);
     findings.push(probed(&manager.probe()?));
     Ok(findings)

@@ -2,6 +2,7 @@
 
 mod claim;
 mod facts;
+mod mps;
 mod primary;
 
 use std::{ffi::c_int, fmt, sync::Arc};
@@ -204,15 +205,6 @@ impl CudaDevice {
     #[doc(alias = "cuDeviceGetAttribute")]
     pub fn attribute(&self, which: CUdevice_attribute) -> Result<c_int> {
         attribute(self.driver(), self.raw(), which)
-    }
-
-    /// Returns whether the process uses the device through MPS, the server that lets processes share a GPU.
-    ///
-    /// Under MPS the ids of SMs are numbered anew in each context (measured on an H200, driver 580), and other
-    /// processes can run at the same time. Drivers that do not know the attribute answer `false`.
-    pub fn is_under_mps(&self) -> bool {
-        self.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED)
-            .is_ok_and(|enabled| enabled != 0)
     }
 
     /// The raw handle: the device's ordinal in the driver's form.

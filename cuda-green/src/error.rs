@@ -133,6 +133,16 @@ pub enum Error {
         /// The driver's code.
         code: CUresult,
     },
+    /// MPS leaves the process a part of the SMs, which the driver does not split.
+    #[error(
+        "MPS limits this process to {sm_count} SMs, and the driver makes no partitions within that limit; it comes from {limit}, so that partitions divide the SMs instead"
+    )]
+    LimitedByMps {
+        /// SMs that MPS leaves the process.
+        sm_count: u32,
+        /// The limit's origin, and the way to lift it.
+        limit: String,
+    },
     /// Parts of a split cannot be split again.
     #[error(
         "these {sm_count} SMs are part of a split, which cannot be split again; create a context over them and split that one's own resource, or ask for all groups in one split"

@@ -15,5 +15,8 @@ pub mod foreign_libraries {}
 #[doc = include_str!("../guide/testing.md")]
 pub mod testing {}
 
+#[doc = include_str!("../guide/special_situations.md")]
+pub mod special_situations {}
+
 #[doc = include_str!("../guide/environment.md")]
 pub mod environment {}

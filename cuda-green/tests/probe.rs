@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use cuda_green::{
-    ContextId, ContextProbe, Driver, GreenContext, GreenContextConfig, LaunchConfig, Module,
-    Result, SmPartitionManager, Stream, VerificationMethod, kernels, sim::Sim,
+    ContextId, ContextProbe, Driver, Error, GreenContext, GreenContextConfig, LaunchConfig, Module,
+    Result, SmPartitionManager, SmSplit, Stream, VerificationMethod, kernels,
+    planner::PartitionRequest, sim::Sim,
 };
 
 /// A quad on a simulated H200 of this version, and the simulator.
@@ -147,5 +148,50 @@ fn contexts_that_share_sms_are_found_under_mps() -> Result<()> {
     assert_eq!(found.miscounted.len(), 1, "{found}");
     let text = found.to_string();
     assert!(text.contains("Embedding and Dream share SMs, or"), "{text}");
+    Ok(())
+}
+
+/// What forbids partitions is told, and what to unset, instead of sizes that could never help.
+#[test]
+fn a_percentage_of_mps_is_named_as_what_forbids_partitions() -> Result<()> {
+    for (percent, sms) in [(75, 98), (50, 66), (25, 32)] {
+        for version in ["12.4", "13.0", "13.5"] {
+            let simulator = Sim::new(&format!("h200@{version}"))?;
+            simulator.inject(format!("mps={percent}%").parse().unwrap());
+            let device = Driver::simulated(&simulator)?.device(0)?;
+            let manager = SmPartitionManager::on(&device)?;
+            let at_least = PartitionRequest::at_least(8);
+            let config = GreenContextConfig {
+                sm_count: 8,
+                ..GreenContextConfig::default()
+            };
+            for refused in [
+                manager.init_quad_partition().unwrap_err(),
+                manager.plan(&[at_least]).unwrap_err(),
+                manager
+                    .create_context(ContextId::Dream, config)
+                    .unwrap_err(),
+                device
+                    .sm_resource()?
+                    .split(&SmSplit::equal(1, 8))
+                    .unwrap_err(),
+                device
+                    .sm_resource()?
+                    .dry_run(&SmSplit::equal(1, 8))
+                    .unwrap_err(),
+            ] {
+                let text = refused.to_string();
+                assert!(
+                    matches!(refused, Error::LimitedByMps { sm_count, .. } if sm_count == sms),
+                    "{version}: {text}"
+                );
+                assert!(
+                    text.contains("set_default_active_thread_percentage"),
+                    "{text}"
+                );
+            }
+            assert!(manager.allocation_status().contexts.is_empty());
+        }
+    }
     Ok(())
 }

@@ -33,7 +33,10 @@ pub fn environment(value: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     let percentage = value("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE");
     if let Some(percentage) = percentage.filter(|value| value != "100") {
         findings.push(Finding::note(
-            format!("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE={percentage}: with MPS, it limits this process's SMs"),
+            format!(
+                "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE={percentage}: with MPS, it limits this process's SMs, and the \
+                 driver makes no partitions within that limit"
+            ),
             "Unset it or make it 100 where green contexts divide the SMs: one of the two should, not both.",
         ));
     }
@@ -82,8 +85,8 @@ fn shared(compute_mode: Option<i32>, mps: Option<i32>) -> Vec<Finding> {
         return vec![Finding::note(
             "MPS is in use: other processes can run on this device at the same time, on the SMs of every \
              partition too",
-            "Partitions hold within this process only. Keep others off the device, or let MPS divide the SMs \
-             between processes (`nvidia-cuda-mps-control -S`).",
+            "Partitions hold within this process only. Keep others off the device. From CUDA 13.1 on, MPS can \
+             divide the SMs between processes (`nvidia-cuda-mps-control -d -S`).",
         )];
     }
     match compute_mode {

@@ -37,7 +37,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     ///   its threads, or [`activate`](Self::activate) around each call. Its default streams are in the
     ///   partition then. What makes the primary context current by itself, as `cudaSetDevice` does, escapes.
     /// - Ask for its streams here, or with [`check_streams`](Self::check_streams), and let
-    ///   [`verify`](Self::verify) look where work really runs.
+    ///   [`probe`](Self::probe) look for work that nobody listed.
     ///
     /// No partition isolates the bandwidth of memory: a memory-bound request beside a memory-bound flood in
     /// another partition took 1.9 times as long (H200).

@@ -41,6 +41,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             return Ok(());
         }
         let claim = self.device.claim()?;
+        self.device.check_mps_allows_splits()?;
         let all = self.device.sm_resource()?;
         let execute = |plan: &Plan| self.execute(&claim, plan, &all, contexts);
         let (plan, (new_layout, entries)) = self.first_plan(requests, &all, execute)?;

@@ -170,6 +170,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// whole device to be split step by step.
     fn units(&self) -> Result<Layout> {
         let claim = self.device.claim()?;
+        self.device.check_mps_allows_splits()?;
         let all = self.device.sm_resource()?;
         if !self.facts.capabilities.merge {
             let units = self.whole_units(&all)?;

@@ -37,6 +37,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 instead: "every id stands for all SMs",
             });
         }
+        self.device.check_mps_allows_splits()?;
         let all = self.device.sm_resource()?;
         let driver = self.device.driver();
         let dry_run = |plan: &Plan| match &plan.call {

@@ -43,7 +43,7 @@ impl SmResource {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for groups that can never be, [`Error::SplitAgain`], [`Error::UnmetSplit`]
-    /// where there are not so many SMs, and [`Error::Unsupported`] where the driver cannot do it, all before
+    /// where there are not so many SMs, [`Error::LimitedByMps`], and [`Error::Unsupported`] where the driver cannot do it, all before
     /// the driver splits anything; [`Error::SplitRefused`] where it refuses for reasons of the chip's topology;
     /// [`Error::Driver`].
     #[doc(alias = "cuDevSmResourceSplit")]
@@ -121,6 +121,7 @@ impl SmResource {
     fn recipe(&self, split: &SmSplit, dry: bool) -> Result<Recipe> {
         self.check_splittable()?;
         let device = self.device();
+        device.check_mps_allows_splits()?;
         let input = Input {
             total: self.sm_count(),
             granularity: self.granularity(),

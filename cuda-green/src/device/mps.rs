@@ -1,0 +1,48 @@
+//! MPS, the server through which processes share a GPU: whether it is in use, and whether it forbids partitions.
+
+use cuda_green_sys::{CUdevice_attribute, CUresult};
+
+use super::CudaDevice;
+use crate::{Error, Result, resource};
+
+/// The environment variable of MPS's clients that limits their SMs.
+const PERCENTAGE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
+
+impl CudaDevice {
+    /// Returns whether the process uses the device through MPS, the server that lets processes share a GPU.
+    ///
+    /// Under MPS the ids of SMs are numbered anew in each context (measured on an H200, driver 580), and other
+    /// processes can run at the same time. Drivers that do not know the attribute answer `false`.
+    pub fn is_under_mps(&self) -> bool {
+        self.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED)
+            .is_ok_and(|enabled| enabled != 0)
+    }
+
+    /// Refuses splits where MPS leaves the process a part of the SMs: the driver then refuses every split with
+    /// `INVALID_RESOURCE_CONFIGURATION` (measured with 75, 50 and 25 % on an H200, driver 580).
+    ///
+    /// # Errors
+    /// [`Error::LimitedByMps`]; [`Error::Driver`].
+    pub(crate) fn check_mps_allows_splits(&self) -> Result<()> {
+        if !self.is_under_mps() {
+            return Ok(());
+        }
+        let all = self.sm_resource()?;
+        match resource::count_groups(self.driver(), &all, 1, false) {
+            Err(Error::Driver {
+                code: CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
+                ..
+            }) => Err(Error::LimitedByMps {
+                sm_count: all.sm_count(),
+                limit: match std::env::var(PERCENTAGE) {
+                    Ok(percent) => format!("{PERCENTAGE}={percent}: unset it"),
+                    Err(_) => "its daemon's default active thread percentage: raise it to 100 \
+                        (`set_default_active_thread_percentage` of `nvidia-cuda-mps-control`)"
+                        .to_owned(),
+                },
+            }),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
