@@ -19,6 +19,7 @@ mod graphs;
 mod green;
 mod handles;
 mod host_functions;
+mod late_copies;
 mod launch;
 mod libraries;
 mod live;
@@ -160,7 +161,7 @@ impl Driver {
     /// `cuDeviceGetCount`, `cuDeviceGetDevResource`, `cuCtxGetCurrent`, `cuCtxSetCurrent`,
     /// `cuGreenCtxDestroy` and the primary context's retain and release; the others are like these).
     fn enter_despite_fault(&self) -> Result<MutexGuard<'_, State>, CUresult> {
-        let state = self.lock();
+        let state = self.lock_up_to_date();
         if state.initialised {
             Ok(state)
         } else {

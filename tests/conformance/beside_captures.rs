@@ -18,6 +18,10 @@ pub const CASES: &[Case] = &[
     }),
     Case::new("beside_captures/relaxed", |gpu, seen| beside(gpu, seen, 2)),
     Case::new("beside_captures/other_threads", other_threads),
+    Case::new("beside_captures/frees", |gpu, seen| frees(gpu, seen, false)),
+    Case::new("beside_captures/frees_in_relaxed_mode", |gpu, seen| {
+        frees(gpu, seen, true)
+    }),
 ];
 
 /// What is there when a call is made, and what has to be given back when the capture has ended.
@@ -358,6 +362,85 @@ fn other_threads(gpu: &Gpu<'_>, seen: &mut Seen) {
                     let name = format!("capture of mode {mode}, thread of mode {own}: {what}");
                     seen.note(&name, code);
                     end(scene, seen, &name);
+                }
+            }
+        }
+    });
+}
+
+/// What is freed beside a capture. What the call leaves is freed after it.
+const FREED: &[&str] = &[
+    "memory",
+    "memory in a stream's order",
+    "pinned memory",
+    "a pool's idle memory",
+    "a pool",
+    "an event",
+    "a stream",
+    "an instantiated graph",
+];
+
+/// Frees beside a capture of each mode, by its own thread: in that thread's usual mode, or in the relaxed one.
+fn frees(gpu: &Gpu<'_>, seen: &mut Seen, relaxed: bool) {
+    with_scene(gpu, |scene| {
+        for mode in 0..3 {
+            for what in FREED {
+                let mut address = 0;
+                let code = call!(gpu, cuMemAllocAsync(&mut address, 64, scene.beside));
+                must(code);
+                let memory = gpu.alloc(64).unwrap();
+                let mut pinned = ptr::null_mut();
+                must(call!(gpu, cuMemHostAlloc(&mut pinned, 64, 0)));
+                let mut props = CUmemPoolProps {
+                    allocType: CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED,
+                    ..CUmemPoolProps::default()
+                };
+                props.location.type_ = CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE;
+                let mut pool = ptr::null_mut();
+                must(call!(gpu, cuMemPoolCreate(&mut pool, &props)));
+                let event = gpu.event(0);
+                let stream = gpu.stream(scene.other);
+                let mut exec = ptr::null_mut();
+                let flags = 0;
+                must(call!(
+                    gpu,
+                    cuGraphInstantiateWithFlags(&mut exec, scene.graph, flags)
+                ));
+                begin(scene, mode);
+                let mut exchanged = CUstreamCaptureMode_enum(2);
+                if relaxed {
+                    must(call!(
+                        gpu,
+                        cuThreadExchangeStreamCaptureMode(&mut exchanged)
+                    ));
+                }
+                let free = |what: &str| match what {
+                    "memory" => call!(gpu, cuMemFree_v2(memory)),
+                    "memory in a stream's order" => {
+                        call!(gpu, cuMemFreeAsync(address, scene.beside))
+                    }
+                    "pinned memory" => call!(gpu, cuMemFreeHost(pinned)),
+                    "a pool's idle memory" => call!(gpu, cuMemPoolTrimTo(pool, 0)),
+                    "a pool" => call!(gpu, cuMemPoolDestroy(pool)),
+                    "an event" => call!(gpu, cuEventDestroy_v2(event)),
+                    "a stream" => call!(gpu, cuStreamDestroy_v2(stream)),
+                    _ => call!(gpu, cuGraphExecDestroy(exec)),
+                };
+                let code = free(what);
+                if relaxed {
+                    must(call!(
+                        gpu,
+                        cuThreadExchangeStreamCaptureMode(&mut exchanged)
+                    ));
+                }
+                let name = format!("capture of mode {mode}: {what}");
+                seen.code(&name, code);
+                end(scene, seen, &name);
+                for other in FREED {
+                    let is_gone = *other == *what && code == OK;
+                    if !is_gone && *other != "a pool's idle memory" {
+                        must(free(other));
+                    }
                 }
             }
         }

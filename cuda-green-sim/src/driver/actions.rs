@@ -96,6 +96,7 @@ impl Driver {
         let Some(action) = state.capture(lane, action)? else {
             return Ok(());
         };
+        self.after_late_copies(&mut state, lane);
         // The client's functions are called without the driver's locks: they may call the driver.
         drop(state);
         let work = self.work(&action);

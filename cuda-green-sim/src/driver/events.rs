@@ -125,6 +125,7 @@ impl Driver {
             return self.external(state, lane, Action::Record(handle));
         }
         let Some(at) = state.captured_at(lane)? else {
+            self.after_late_copies(&mut state, lane);
             return self.record(&mut state, handle, lane.device, |timeline| {
                 timeline.mark(lane)
             });

@@ -60,6 +60,7 @@ impl Driver {
         // Making and destroying one waits for work elsewhere on the device (measured on an H200, driver
         // 580). That it is the making is deduced: destroying one with work in flight returns at once.
         state.timeline.wait_all(device, None);
+        self.wait_for_late_copies(&mut state, device, None);
         let sms = if self.injections.runs_everywhere() {
             self.whole_device(device).sms
         } else {

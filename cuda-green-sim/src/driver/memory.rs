@@ -7,6 +7,7 @@ use cuda_green_sys::{CUresult, CUstream_st};
 use super::{
     Context, Driver, State,
     actions::{Action, Pattern},
+    late_copies::DONE_AT_RETURN,
     require,
 };
 use crate::{
@@ -33,8 +34,10 @@ impl Driver {
     fn wait_for_copy(&self, state: &mut State) -> Answer {
         let lane = self.lane(state, 0)?;
         state.not_captured(lane)?;
+        self.after_late_copies(state, lane);
         let end = state.timeline.mark(lane);
         state.timeline.wait_mark(&end);
+        self.do_due_copies(state);
         Ok(())
     }
 
@@ -65,6 +68,7 @@ impl Driver {
         if let Some(device) = device {
             self.present(device)?;
             state.timeline.wait_all(device, None);
+            self.wait_for_late_copies(&mut state, device, None);
         } else if let Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED) = self.current(&state) {
             // It may have gone with the context (measured on an H200, driver 580).
             return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
@@ -93,17 +97,29 @@ impl Driver {
 
     pub(crate) fn cuMemFreeHost(&self, pointer: Raw<c_void>) -> Answer {
         // No context is needed (measured on an H200, driver 580).
-        self.ready()?;
+        let mut state = self.enter()?;
         if pointer.is_null() {
             return Ok(());
         }
+        self.safe_in_captures(&mut state)?;
         self.memory().free_host(pointer.handle())
     }
 
     pub(crate) fn cuMemcpyHtoD_v2(&self, to: u64, from: Raw<c_void>, bytes: usize) -> Answer {
         let mut state = self.enter()?;
         self.wait_for_copy(&mut state)?;
-        self.copy_in(to, &from, bytes)
+        // Pinned memory is copied whole before the call returns.
+        let pinned = self.memory().check(from.handle(), bytes as u64).is_ok();
+        if bytes <= DONE_AT_RETURN || pinned {
+            return self.copy_in(to, &from, bytes);
+        }
+        from.required()?;
+        self.memory().check(to, bytes as u64).map_err(invalid)?;
+        let mut staged = vec![0; bytes];
+        from.read_bytes(0, &mut staged);
+        let lane = self.lane(&state, 0)?;
+        self.copy_late(&mut state, lane, to, staged);
+        Ok(())
     }
 
     pub(crate) fn cuMemcpyDtoH_v2(&self, to: Raw<c_void>, from: u64, bytes: usize) -> Answer {

@@ -128,9 +128,10 @@ impl Driver {
     }
 
     pub(crate) fn cuMemPoolTrimTo(&self, pool: Raw<CUmemPoolHandle_st>, keep: usize) -> Answer {
-        self.ready()?;
+        let mut state = self.enter()?;
+        self.pool(&mut self.memory(), pool.handle())?;
+        self.safe_in_captures(&mut state)?;
         let mut memory = self.memory();
-        self.pool(&mut memory, pool.handle())?;
         memory.trim_pool(pool.handle(), keep as u64)
     }
 
@@ -180,6 +181,7 @@ impl Driver {
         let mut state = self.enter()?;
         let lane = self.lane(&state, stream.handle())?;
         outside_captures(&mut state, lane)?;
+        self.safe_in_captures(&mut state)?;
         self.memory().free(address)
     }
 

@@ -14,6 +14,7 @@ use super::{
     events::Event,
     graphs::{Graph, GraphExec},
     green::Green,
+    late_copies::LateCopy,
     libraries::{Library, LibraryKernel},
     modules::{Function, Module},
     resources::Resource,
@@ -91,6 +92,8 @@ pub(super) struct State {
     /// Objects that the client never destroyed and whose context took them along.
     pub(super) abandoned: Vec<MadeAt>,
     pub(super) timeline: Timeline,
+    /// Copies that are staged and not done.
+    pub(super) late_copies: Vec<LateCopy>,
 }
 
 impl State {
@@ -129,6 +132,7 @@ impl State {
                     shared: profile.device.shared_per_sm(),
                 },
             ),
+            late_copies: Vec::new(),
         };
         for _ in 0..count {
             let primary = state.new_handle(number, Kind::Context);

@@ -158,6 +158,7 @@ impl Driver {
         let lane = self.lane(&state, stream.handle())?;
         state.not_captured(lane)?;
         self.safe_in_captures(&mut state)?;
+        self.after_late_copies(&mut state, lane);
         // The default stream's own end includes that of the streams it waits for.
         let end = state.timeline.mark(lane);
         state.timeline.wait_mark(&end);
@@ -171,6 +172,7 @@ impl Driver {
         state.not_captured(lane)?;
         self.safe_in_captures(&mut state)?;
         if state.timeline.lane_is_done(lane) {
+            self.after_late_copies(&mut state, lane);
             return Ok(());
         }
         state.timeline.spend(QUERY_NS);
