@@ -1,6 +1,8 @@
 //! One GPU: its facts, and its primary context, which everything else lives in.
 
 mod claim;
+mod copy_streams;
+mod ends;
 mod facts;
 mod mps;
 mod primary;
@@ -10,6 +12,8 @@ use std::{ffi::c_int, fmt, sync::Arc};
 use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute};
 
 pub(crate) use claim::Claim;
+use copy_streams::CopyStreams;
+pub(crate) use ends::retry_ends;
 use facts::{attribute, granularity, name};
 use primary::Primary;
 
@@ -50,10 +54,13 @@ struct Inner {
     handle: CUdevice,
     properties: CudaDeviceProperties,
     capabilities: Capabilities,
+    /// Whether the process uses it through MPS, from its start or never.
+    under_mps: bool,
     /// Why this device has no green contexts, where it has none.
     no_green_contexts: Option<String>,
     primary: Once<Primary>,
     kernels: Once<RawModule>,
+    copy_streams: CopyStreams,
 }
 
 impl CudaDevice {
@@ -103,6 +110,8 @@ impl CudaDevice {
             )?,
             name: name(driver, handle)?,
         };
+        // Drivers that are older than the attribute refuse it.
+        let under_mps = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED);
         let reported = granularity(driver, handle)?;
         let granularity = Granularity::of(compute_capability, reported.as_ref().ok().copied());
         let mut capabilities = Capabilities::of(driver.version(), granularity);
@@ -115,9 +124,11 @@ impl CudaDevice {
                 handle,
                 properties,
                 capabilities,
+                under_mps: under_mps.is_ok_and(|enabled| enabled != 0),
                 no_green_contexts,
                 primary: Once::default(),
                 kernels: Once::default(),
+                copy_streams: CopyStreams::default(),
             }),
         })
     }
@@ -249,6 +260,7 @@ impl Drop for Inner {
         if let (Some(module), Some(primary)) = (self.kernels.take(), self.primary.get()) {
             module.unload(&self.driver, primary.context);
         }
+        self.copy_streams.destroy(&self.driver);
         if self.primary.get().is_some() {
             // SAFETY: everything made in the primary context holds this device, so nothing is left.
             let result = unsafe { self.driver.api().cuDevicePrimaryCtxRelease_v2(self.handle) };

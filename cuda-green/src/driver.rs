@@ -1,5 +1,7 @@
 //! A loaded driver: where it came from, what it speaks, and every call's way to a typed error.
 
+mod capture_mode;
+
 use std::{
     fmt,
     sync::{Arc, Mutex, OnceLock, PoisonError},

@@ -9,14 +9,14 @@ mod capture;
 use std::{
     any::Any,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use cuda_green_sys::{CUgraph, CUgraphExec};
 
 pub use capture::{Capture, CaptureMode};
 
-use crate::{CudaDevice, Driver, Error, Event, GreenContext, Result, Stream};
+use crate::{CudaDevice, Driver, Error, Event, GreenContext, Result, Stream, device::retry_ends};
 
 /// What a graph needs as long as it can be launched.
 pub(crate) struct Kept {
@@ -43,14 +43,16 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// Makes it ready to be launched. Takes tens of microseconds and more, by the number of its nodes, and
-    /// may be done several times: each instantiation is independent of the others and of the graph. A capture
-    /// that goes on elsewhere may forbid it, and is spoilt by it: see [`CaptureMode`].
+    /// may be done several times: each instantiation is independent of the others and of the graph. It spoils no
+    /// capture that goes on elsewhere.
     ///
     /// # Errors
     /// [`Error::Driver`].
     #[doc(alias = "cuGraphInstantiateWithFlags")]
     pub fn instantiate(&self) -> Result<GraphExec> {
         let driver = self.device.driver();
+        let _allowed = driver.beside_captures();
+        retry_ends();
         let done = Event::new(&self.device)?;
         let mut raw = std::ptr::null_mut();
         self.device.with_primary(|| {
@@ -62,11 +64,14 @@ impl Graph {
             };
             driver.check("cuGraphInstantiate", result)
         })?;
-        Ok(GraphExec {
+        let exec = Exec {
             device: self.device.clone(),
             raw: Mutex::new(RawExec(raw)),
             done,
             _kept: Arc::clone(&self.kept),
+        };
+        Ok(GraphExec {
+            exec: Arc::new(exec),
         })
     }
 
@@ -96,6 +101,12 @@ unsafe impl Send for RawExec {}
 /// Its launches run one after another, in whatever streams. It keeps alive what its graph does. Dropping it
 /// waits for its last launch, so that nothing of that is given back too early.
 pub struct GraphExec {
+    exec: Arc<Exec>,
+}
+
+/// An instantiated graph, and what it needs until its last launch is done. Shared with its end, where that has to
+/// be tried again.
+struct Exec {
     device: CudaDevice,
     raw: Mutex<RawExec>,
     /// The end of the last launch.
@@ -141,14 +152,14 @@ impl GraphExec {
     pub unsafe fn launch(&self, stream: &Stream) -> Result<()> {
         self.check_stream(stream)?;
         let driver = self.driver();
-        let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        let raw = self.exec.lock();
         // SAFETY: both are live, and the lock keeps other threads out; the caller vouches for what the
         // nodes use.
         let result = unsafe { driver.api().cuGraphLaunch(raw.0, stream.raw()) };
         driver.check("cuGraphLaunch", result)?;
-        stream.record(&self.done).inspect_err(|_| {
+        stream.record(&self.exec.done).inspect_err(|_| {
             // It runs, and its end is not known: so it is waited for here.
-            if let Err(error) = stream.synchronize() {
+            if let Err(error) = stream.wait_beside_captures() {
                 log::error!("waiting for a graph whose end could not be recorded: {error}");
             }
         })
@@ -161,7 +172,7 @@ impl GraphExec {
     #[doc(alias = "cuGraphUpload")]
     pub fn upload(&self, stream: &Stream) -> Result<()> {
         self.check_stream(stream)?;
-        let raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        let raw = self.exec.lock();
         // SAFETY: both are live, and the lock keeps other threads out.
         let result = unsafe { self.driver().api().cuGraphUpload(raw.0, stream.raw()) };
         self.driver().check("cuGraphUpload", result)
@@ -172,11 +183,11 @@ impl GraphExec {
     /// # Errors
     /// [`Error::Driver`], also for a fault of the work itself.
     pub fn is_done(&self) -> Result<bool> {
-        self.done.is_done()
+        self.exec.done.is_done()
     }
 
     fn check_stream(&self, stream: &Stream) -> Result<()> {
-        if self.device == *stream.device() {
+        if self.exec.device == *stream.device() {
             Ok(())
         } else {
             Err(Error::ForeignStream)
@@ -184,20 +195,30 @@ impl GraphExec {
     }
 
     fn driver(&self) -> &Driver {
-        self.device.driver()
+        self.exec.device.driver()
+    }
+}
+
+impl Exec {
+    fn lock(&self) -> MutexGuard<'_, RawExec> {
+        self.raw.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for its last launch, and destroys it.
+    fn end(&self) -> Result<()> {
+        self.done.synchronize()?;
+        let driver = self.device.driver();
+        // SAFETY: it is live and idle, and this is its end, which is not tried again after it succeeded.
+        let result = unsafe { driver.api().cuGraphExecDestroy(self.lock().0) };
+        driver.check("cuGraphExecDestroy", result)
     }
 }
 
 impl Drop for GraphExec {
     fn drop(&mut self) {
-        if let Err(error) = self.done.synchronize() {
-            log::error!("waiting for a graph's last launch: {error}");
-        }
-        let raw = self.raw.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let driver = self.device.driver();
-        // SAFETY: it is live and idle, and this is its end.
-        let result = unsafe { driver.api().cuGraphExecDestroy(raw.0) };
-        driver.check_in_drop("cuGraphExecDestroy", result);
+        let exec = Arc::clone(&self.exec);
+        // What it keeps is given up with the last reference, and not while it may run.
+        self.exec.device.end("a graph", move || exec.end());
     }
 }
 
@@ -214,7 +235,7 @@ impl fmt::Debug for Graph {
 impl fmt::Debug for GraphExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GraphExec")
-            .field("device", &self.device)
+            .field("device", &self.exec.device)
             .finish_non_exhaustive()
     }
 }

@@ -41,9 +41,9 @@ pub use manager::{
 #[cfg(feature = "metrics")]
 pub use memory::MemoryExporter;
 pub use memory::{
-    EvictionPolicy, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
-    MemoryPressure, MemoryReport, MemoryRow, ModelLease, ModelNeeds, ModelSlots, PinnedBuffer,
-    PoolMetrics, PressureChange, SlotStatus, SlotsStatus, TypedBuffer,
+    EvictionPolicy, FreeError, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer,
+    MemoryPool, MemoryPressure, MemoryReport, MemoryRow, ModelLease, ModelNeeds, ModelSlots,
+    PinnedBuffer, PoolMetrics, PressureChange, SlotStatus, SlotsStatus, TypedBuffer,
 };
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};

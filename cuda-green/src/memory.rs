@@ -41,7 +41,7 @@ mod tree;
 mod typed;
 mod whole_device;
 
-pub use buffer::GpuBuffer;
+pub use buffer::{FreeError, GpuBuffer};
 #[cfg(feature = "metrics")]
 pub use export::MemoryExporter;
 pub use interface::{MemoryBuffer, MemoryPool};

@@ -5,13 +5,12 @@ mod options;
 use std::{
     ffi::{c_int, c_void},
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
-use cuda_green_sys::{CUdevResourceType, CUfunction, CUstream, CUstream_flags};
+use cuda_green_sys::{
+    CUdevResourceType, CUfunction, CUstream, CUstream_flags, CUstreamCaptureStatus,
+};
 
 pub use options::{StreamOptions, StreamPriority};
 
@@ -30,8 +29,6 @@ pub struct Stream {
     raw: CUstream,
     /// Never used twice in a process, as the handle may be.
     serial: u64,
-    /// Whether it is part of a [`Capture`](crate::Capture). Shared with that, which takes it back.
-    captured: Arc<AtomicBool>,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
@@ -80,7 +77,6 @@ impl Stream {
             context: context.clone(),
             raw,
             serial: NEXT.fetch_add(1, Ordering::Relaxed),
-            captured: Arc::default(),
         })
     }
 
@@ -261,13 +257,28 @@ impl Stream {
         self.serial
     }
 
-    pub(crate) fn captured(&self) -> &Arc<AtomicBool> {
-        &self.captured
+    /// Waits for all work in it, on the crate's own account: beside captures of other streams too.
+    pub(crate) fn wait_beside_captures(&self) -> Result<()> {
+        let _allowed = self.driver().beside_captures();
+        self.synchronize()
+    }
+
+    /// Returns whether it is part of a capture. The driver knows, whoever took the stream into it.
+    pub(crate) fn is_captured(&self) -> Result<bool> {
+        let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the stream is live, and the output valid.
+        let result = unsafe {
+            self.driver()
+                .api()
+                .cuStreamIsCapturing(self.raw, &mut status)
+        };
+        self.driver().check("cuStreamIsCapturing", result)?;
+        Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
     /// Refuses where it is part of a capture: there, nothing is done whose end could be waited for.
     pub(crate) fn outside_captures(&self) -> Result<()> {
-        if self.captured.load(Ordering::Acquire) {
+        if self.is_captured()? {
             return Err(Error::InvalidArgument {
                 name: "stream",
                 value: "in a capture".to_owned(),

@@ -380,7 +380,8 @@ fn buffers(driver: &Driver) -> Result<()> {
         buffer.fill_on(1, stream)?;
         pool.allocate_on(stream, 64)?.free_on(stream)?;
     }
-    buffer.free_on(&stream)
+    buffer.free_on(&stream)?;
+    Ok(())
 }
 
 fn foreign(driver: &Driver) -> Result<()> {

@@ -90,6 +90,7 @@ fn main() -> ExitCode {
             guards::CASES,
             memory::limits::CASES,
             memory::buffers::CASES,
+            memory::captures::CASES,
             memory::streams::CASES,
             memory::figures::CASES,
             plans::CASES,

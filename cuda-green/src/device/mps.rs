@@ -1,6 +1,6 @@
 //! MPS, the server through which processes share a GPU: whether it is in use, and whether it forbids partitions.
 
-use cuda_green_sys::{CUdevice_attribute, CUresult};
+use cuda_green_sys::CUresult;
 
 use super::CudaDevice;
 use crate::{Error, Result, resource};
@@ -14,8 +14,7 @@ impl CudaDevice {
     /// Under MPS the ids of SMs are numbered anew in each context (measured on an H200, driver 580), and other
     /// processes can run at the same time. Drivers that do not know the attribute answer `false`.
     pub fn is_under_mps(&self) -> bool {
-        self.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED)
-            .is_ok_and(|enabled| enabled != 0)
+        self.inner.under_mps
     }
 
     /// Refuses splits where MPS leaves the process a part of the SMs: the driver then refuses every split with

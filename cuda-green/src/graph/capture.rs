@@ -1,13 +1,6 @@
 //! Captures: what is put into a stream becomes a graph instead of being done.
 
-use std::{
-    any::Any,
-    cell::RefCell,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{any::Any, cell::RefCell, sync::Arc};
 
 use cuda_green_sys::{CUgraph, CUresult, CUstreamCaptureMode};
 
@@ -51,26 +44,6 @@ pub struct Capture<'s> {
     values: RefCell<Vec<Box<dyn Any + Send + Sync>>>,
     /// Those that join streams; they may go when the capture has ended.
     events: RefCell<Vec<Event>>,
-    streams: RefCell<Marks>,
-}
-
-/// The marks of the streams that are part of a capture, taken back at its end.
-#[derive(Default)]
-struct Marks(Vec<Arc<AtomicBool>>);
-
-impl Marks {
-    fn mark(&mut self, stream: &Stream) {
-        stream.captured().store(true, Ordering::Release);
-        self.0.push(Arc::clone(stream.captured()));
-    }
-}
-
-impl Drop for Marks {
-    fn drop(&mut self) {
-        for mark in &self.0 {
-            mark.store(false, Ordering::Release);
-        }
-    }
 }
 
 impl Stream {
@@ -103,15 +76,12 @@ impl Stream {
             contexts: RefCell::new(vec![self.context().clone()]),
             values: RefCell::default(),
             events: RefCell::default(),
-            streams: RefCell::default(),
         };
         // SAFETY: the stream is live.
         let result = unsafe { driver.api().cuStreamBeginCapture_v2(self.raw(), mode.raw()) };
         driver
             .check("cuStreamBeginCapture", result)
             .map_err(explained)?;
-        // Dropped in a panic before the capture's marks are, as they were made.
-        capture.streams.borrow_mut().mark(self);
         let ending = Ending(self);
         let recorded = record(&capture);
         let ended = ending.end();
@@ -174,9 +144,7 @@ impl Capture<'_> {
     pub fn fork(&self, other: &Stream) -> Result<()> {
         self.check_driver(other)?;
         self.contexts.borrow_mut().push(other.context().clone());
-        self.follow(other, self.stream)?;
-        self.streams.borrow_mut().mark(other);
-        Ok(())
+        self.follow(other, self.stream)
     }
 
     /// Makes what is captured here from now on follow what was put into a stream that was taken in.

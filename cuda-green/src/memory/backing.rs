@@ -28,6 +28,7 @@ unsafe impl Sync for Backing {}
 impl Backing {
     pub(crate) fn create(device: &CudaDevice, limit: u64) -> Result<Self> {
         let driver = device.driver();
+        let _allowed = driver.beside_captures();
         let properties = CUmemPoolProps {
             allocType: CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED,
             location: CUmemLocation {
@@ -97,6 +98,7 @@ impl Backing {
     /// Allocates, and waits until the memory may be used in every stream.
     pub(crate) fn allocate(&self, device: &CudaDevice, size: usize) -> Result<CUdeviceptr> {
         let driver = device.driver();
+        let _allowed = driver.beside_captures();
         let mut address = 0;
         match *self {
             Self::Ordered { pool, stream } => {
@@ -126,6 +128,7 @@ impl Backing {
     /// Frees what [`Backing::allocate`] gave, and what no stream uses any more.
     pub(crate) fn free(&self, device: &CudaDevice, address: CUdeviceptr) -> Result<()> {
         let driver = device.driver();
+        let _allowed = driver.beside_captures();
         match *self {
             Self::Ordered { stream, .. } => {
                 // SAFETY: the address is of this pool, and its buffer ends here.
@@ -142,6 +145,7 @@ impl Backing {
             return Ok(());
         };
         let driver = device.driver();
+        let _allowed = driver.beside_captures();
         // SAFETY: the stream is live.
         let result = unsafe { driver.api().cuStreamSynchronize(stream) };
         driver.check("cuStreamSynchronize", result)?;
@@ -173,6 +177,7 @@ impl Backing {
             return;
         };
         let driver = device.driver();
+        let _allowed = driver.beside_captures();
         if !stream.is_null() {
             // SAFETY: both are live, and this is their end. Frees that are still queued must have run
             // before the stream goes, or the pool would keep their memory.
@@ -199,6 +204,7 @@ impl Backing {
 /// Outside of every pool.
 pub(crate) fn allocate_plain(device: &CudaDevice, size: usize) -> Result<CUdeviceptr> {
     let mut address = 0;
+    let _allowed = device.driver().beside_captures();
     device.with_primary(|| {
         // SAFETY: the output is valid, and a context of the device is current.
         let result = unsafe { device.driver().api().cuMemAlloc_v2(&mut address, size) };
@@ -208,6 +214,7 @@ pub(crate) fn allocate_plain(device: &CudaDevice, size: usize) -> Result<CUdevic
 }
 
 pub(crate) fn free_plain(device: &CudaDevice, address: CUdeviceptr) -> Result<()> {
+    let _allowed = device.driver().beside_captures();
     // SAFETY: the address is of `cuMemAlloc`, and its only owner gives it up. No context needs to be
     // current for this (measured on an H200, driver 580).
     let result = unsafe { device.driver().api().cuMemFree_v2(address) };

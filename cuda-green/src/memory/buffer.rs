@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cuda_green_sys::CUdeviceptr;
+use cuda_green_sys::{CUdeviceptr, CUstream};
 
 use super::{GpuMemoryPool, PinnedBuffer, TypedBuffer, cache::Home, fence::Fences, seat::Taken};
 use crate::{Error, Result, Stream};
@@ -62,26 +62,42 @@ impl GpuBuffer {
         TypedBuffer::new(self)
     }
 
-    /// Tells the buffer of a stream that uses it: its memory is not used again before the stream has done
-    /// the work that is in it now. Does not wait.
+    /// Tells the buffer of a stream that uses it, of this device or another: its memory is not used again before the
+    /// stream has done the work that is in it now. Does not wait.
     ///
     /// # Errors
-    /// [`Error::Driver`] where the stream can neither be fenced nor waited for instead: the device is lost.
-    /// [`Error::ForeignStream`] for a stream of another device, [`Error::InvalidArgument`] for one in a capture.
+    /// [`Error::Driver`] where the stream can neither be fenced nor waited for instead: the device is lost, and the
+    /// memory is not used again. [`Error::InvalidArgument`] for a stream in a capture; [`Error::ForeignDriver`].
     pub fn fence_on(&self, stream: &Stream) -> Result<()> {
-        self.check_device(stream)?;
-        self.fences.note(self.pool.device(), stream)
+        self.pool
+            .device()
+            .driver()
+            .check_own(stream.device().driver())?;
+        self.fences.note(stream)
     }
 
     /// Frees the buffer once the stream has done the work that is in it now. Does not wait. Until then, the
     /// memory can be had by [`GpuMemoryPool::allocate_on`] for the same stream.
     ///
     /// # Errors
-    /// As [`GpuBuffer::fence_on`]; the buffer is freed at once then.
+    /// [`FreeError`], as [`GpuBuffer::fence_on`], with the buffer in it, since the stream may still use it.
     #[doc(alias = "cuMemFreeAsync")]
-    pub fn free_on(self, stream: &Stream) -> Result<()> {
-        self.fence_on(stream)?;
-        self.free()
+    pub fn free_on(self, stream: &Stream) -> Result<(), FreeError> {
+        match self.fence_on(stream) {
+            Ok(()) => {
+                if let Err(error) = self.free() {
+                    return Err(FreeError {
+                        error,
+                        buffer: None,
+                    });
+                }
+                Ok(())
+            }
+            Err(error) => Err(FreeError {
+                error,
+                buffer: Some(Box::new(self)),
+            }),
+        }
     }
 
     /// Copies from pinned memory, from the buffer's start on, in a stream, after all earlier uses of both
@@ -100,8 +116,8 @@ impl GpuBuffer {
         self.check_len(bytes)?;
         self.check_device(stream)?;
         let device = self.pool.device();
-        source.fences().around(device, stream, || {
-            self.fences.around(device, stream, || {
+        source.fences().around(stream, || {
+            self.fences.around(stream, || {
                 // SAFETY: the buffer has room for the source's length, and both are fenced: neither is
                 // freed or used anew before the stream has done this.
                 let result = unsafe {
@@ -132,8 +148,8 @@ impl GpuBuffer {
         self.check_device(stream)?;
         let device = self.pool.device();
         let to = destination.as_mut_ptr();
-        destination.fences().around(device, stream, || {
-            self.fences.around(device, stream, || {
+        destination.fences().around(stream, || {
+            self.fences.around(stream, || {
                 // SAFETY: the buffer has at least the destination's length, and both are fenced.
                 let result = unsafe {
                     device.driver().api().cuMemcpyDtoHAsync_v2(
@@ -156,7 +172,7 @@ impl GpuBuffer {
     pub fn fill_on(&mut self, byte: u8, stream: &Stream) -> Result<()> {
         self.check_device(stream)?;
         let device = self.pool.device();
-        self.fences.around(device, stream, || {
+        self.fences.around(stream, || {
             // SAFETY: the buffer has that length, and is fenced.
             let result = unsafe {
                 device
@@ -168,22 +184,25 @@ impl GpuBuffer {
         })
     }
 
-    /// Copies from the host, from the buffer's start on, and waits for the end.
+    /// Copies from the host, from the buffer's start on. When it returns, the bytes are there for every stream.
+    ///
+    /// Waits for what this crate put into streams for the buffer, and for nothing else: it runs in a stream of its
+    /// own, not in a default stream.
     ///
     /// # Errors
     /// [`Error::LengthMismatch`] where the source is longer than the buffer; [`Error::Driver`].
     #[doc(alias = "cuMemcpyHtoD")]
     pub fn copy_from(&self, source: &[u8]) -> Result<()> {
         self.check_len(source.len())?;
-        self.with_device(|api| {
-            // SAFETY: the buffer has room for the source's length.
-            ("cuMemcpyHtoD", unsafe {
-                api.cuMemcpyHtoD_v2(self.address, source.as_ptr().cast(), source.len())
-            })
+        self.copy("cuMemcpyHtoDAsync", |api, stream| {
+            // SAFETY: the buffer has room for the source's length, and the copy is waited for.
+            unsafe {
+                api.cuMemcpyHtoDAsync_v2(self.address, source.as_ptr().cast(), source.len(), stream)
+            }
         })
     }
 
-    /// Copies to the host, from the buffer's start on, and waits for the end.
+    /// Copies to the host, from the buffer's start on, and waits for the end; likewise.
     ///
     /// # Errors
     /// [`Error::LengthMismatch`] where the destination is longer than the buffer; [`Error::Driver`].
@@ -191,33 +210,46 @@ impl GpuBuffer {
     pub fn copy_to(&self, destination: &mut [u8]) -> Result<()> {
         self.check_len(destination.len())?;
         let (pointer, len) = (destination.as_mut_ptr().cast(), destination.len());
-        self.with_device(|api| {
-            // SAFETY: the destination has that length, and so has the buffer at least.
-            ("cuMemcpyDtoH", unsafe {
-                api.cuMemcpyDtoH_v2(pointer, self.address, len)
-            })
+        self.copy("cuMemcpyDtoHAsync", |api, stream| {
+            // SAFETY: the destination has that length, and so has the buffer at least; the copy is waited for.
+            unsafe { api.cuMemcpyDtoHAsync_v2(pointer, self.address, len, stream) }
         })
     }
 
-    /// Sets every byte, and waits for the end.
+    /// Sets every byte, and waits for the end; likewise.
     ///
     /// # Errors
     /// [`Error::Driver`].
     #[doc(alias = "cuMemsetD8")]
     pub fn fill(&self, byte: u8) -> Result<()> {
-        self.with_device(|api| {
-            // SAFETY: the buffer has that length, and a context is current, whose default stream the
-            // null stream is.
-            ("cuMemsetD8Async", unsafe {
-                api.cuMemsetD8Async(self.address, byte, self.len, std::ptr::null_mut())
-            })
-        })?;
-        self.with_device(|api| {
-            // SAFETY: a context is current; its default stream is waited for.
-            ("cuStreamSynchronize", unsafe {
-                api.cuStreamSynchronize(std::ptr::null_mut())
-            })
+        self.copy("cuMemsetD8Async", |api, stream| {
+            // SAFETY: the buffer has that length, and is waited for.
+            unsafe { api.cuMemsetD8Async(self.address, byte, self.len, stream) }
         })
+    }
+
+    /// Runs a call in a stream that nobody else uses meanwhile, after all uses of the buffer that are known, and
+    /// waits for its end.
+    fn copy(
+        &self,
+        name: &'static str,
+        call: impl FnOnce(
+            &cuda_green_sys::Api,
+            CUstream,
+        ) -> std::result::Result<
+            cuda_green_sys::CUresult,
+            cuda_green_sys::MissingEntryPoint,
+        >,
+    ) -> Result<()> {
+        let device = self.pool.device();
+        self.fences.wait(device)?;
+        device.in_copy_stream(
+            |stream| {
+                let driver = device.driver();
+                driver.check(name, call(driver.api(), stream))
+            },
+            |end| self.fences.add(end),
+        )
     }
 
     pub(super) fn free(mut self) -> Result<()> {
@@ -252,24 +284,6 @@ impl GpuBuffer {
         }
         Ok(())
     }
-
-    fn with_device(
-        &self,
-        call: impl FnOnce(
-            &cuda_green_sys::Api,
-        ) -> (
-            &'static str,
-            std::result::Result<cuda_green_sys::CUresult, cuda_green_sys::MissingEntryPoint>,
-        ),
-    ) -> Result<()> {
-        // These run in the default stream, which the others do not wait for.
-        self.fences.wait()?;
-        let device = self.pool.device();
-        device.with_primary(|| {
-            let (name, result) = call(device.driver().api());
-            device.driver().check(name, result)
-        })
-    }
 }
 
 impl Drop for GpuBuffer {
@@ -281,6 +295,57 @@ impl Drop for GpuBuffer {
         if let Err(error) = self.give_back() {
             log::error!("freeing a buffer of {} bytes: {error}", self.len);
         }
+    }
+}
+
+/// A buffer that could not be freed in a stream's order, and why: see [`GpuBuffer::free_on`].
+///
+/// Dropped with the buffer in it, or converted into [`Error`] (`?` does), it keeps the buffer's memory from being used
+/// again for as long as the pool lives: nobody knows when the stream is done with it.
+#[derive(thiserror::Error)]
+#[error("{error}")]
+pub struct FreeError {
+    #[source]
+    error: Error,
+    /// None where the buffer is gone: only giving its memory back failed.
+    buffer: Option<Box<GpuBuffer>>,
+}
+
+impl FreeError {
+    /// Returns why it could not be freed.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// Returns the buffer, if there still is one, and why it could not be freed. To drop the buffer is to free it at
+    /// once: the stream must be done with it.
+    pub fn into_parts(mut self) -> (Option<GpuBuffer>, Error) {
+        let buffer = self.buffer.take();
+        (buffer.map(|buffer| *buffer), self.take_error())
+    }
+
+    fn take_error(&mut self) -> Error {
+        std::mem::replace(&mut self.error, Error::EndUnknown)
+    }
+}
+
+impl Drop for FreeError {
+    fn drop(&mut self) {
+        if let Some(buffer) = &self.buffer {
+            buffer.fences.add(None);
+        }
+    }
+}
+
+impl From<FreeError> for Error {
+    fn from(mut refused: FreeError) -> Self {
+        refused.take_error()
+    }
+}
+
+impl fmt::Debug for FreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.error, f)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{classes::class_bytes, fence::Fence, metrics::Counts};
-use crate::{Result, Stream};
+use crate::{Driver, Result, Stream};
 
 /// Blocks that streams still use are looked through once there are more than this many.
 const PATIENCE: usize = 32;
@@ -37,7 +37,13 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    fn is_done(&self) -> Result<bool> {
+    /// Waits until no stream uses it any more.
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.fences.iter().try_for_each(Fence::wait)
+    }
+
+    /// Returns whether no stream uses it any more.
+    pub(crate) fn is_done(&self) -> Result<bool> {
         for fence in &self.fences {
             if !fence.is_done()? {
                 return Ok(false);
@@ -177,7 +183,11 @@ impl Cache {
     }
 
     /// Takes out the memory that streams have ended with. Where the driver does not say, it stays.
-    pub(crate) fn settle(&mut self) -> Vec<Pending> {
+    pub(crate) fn settle(&mut self, driver: &Driver) -> Vec<Pending> {
+        if self.pending.is_empty() {
+            return Vec::new();
+        }
+        let _allowed = driver.beside_captures();
         let (done, still) = std::mem::take(&mut self.pending)
             .into_iter()
             .partition(|pending| pending.is_done().unwrap_or(false));

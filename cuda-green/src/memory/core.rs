@@ -11,13 +11,13 @@ use super::{
     cache::{Cache, Home, Pending, Spill},
     classes::{class_bytes, class_of},
     depot::Depot,
-    heap::Heap,
+    heap::{Heap, Idle},
     inner::Gather,
     trace::{Happening, tell},
     tree::Purses,
     whole_device::WholeDevice,
 };
-use crate::{CudaDevice, Error, Result};
+use crate::{CudaDevice, Error, Result, device::retry_ends};
 
 const MIB: u64 = 1 << 20;
 
@@ -44,10 +44,19 @@ pub(crate) struct Core {
     pub(super) growing: Mutex<Growing>,
     /// Allocations that no cache could serve.
     pub(super) misses: AtomicU64,
+    /// Memory that streams may still use and that could not be waited for, and what the driver did not take back.
+    unsettled: Mutex<Vec<Pending>>,
     /// What the pools of the family have at hand. Not the pools: one that ends meanwhile gives its bytes back at
     /// once, and not with a lock held here.
     members: Mutex<Vec<Weak<Purses<Cache>>>>,
     pub(crate) whole_device: WholeDevice,
+}
+
+/// Bytes of idle memory that the driver took, and bytes that it refused to take.
+#[derive(Clone, Copy, Default)]
+pub(super) struct GivenBack {
+    pub(super) taken: u64,
+    pub(super) refused: u64,
 }
 
 #[derive(Default)]
@@ -69,6 +78,7 @@ impl Core {
             heap: Mutex::default(),
             growing: Mutex::default(),
             misses: AtomicU64::new(0),
+            unsettled: Mutex::default(),
             members: Mutex::default(),
             whole_device: WholeDevice::default(),
         })
@@ -123,22 +133,43 @@ impl Core {
         }
     }
 
-    /// Takes back memory that no stream uses any more.
+    /// Takes back memory that no stream uses any more. What the driver refuses to take back is kept, and offered
+    /// again later.
     pub(crate) fn take_home(&self, address: u64, home: Home) -> Result<()> {
         match home {
             Home::Block { class } => self.heap().give(address, class_bytes(class)),
             Home::Large { len } => self.heap().give_large(address, len),
             Home::Plain { len } => {
+                if let Err(error) = free_plain(&self.device, address) {
+                    self.keep_unsettled(Pending {
+                        address,
+                        home,
+                        fences: Vec::new(),
+                    });
+                    return Err(error);
+                }
                 self.heap().went_back(len);
-                return free_plain(&self.device, address);
             }
         }
         Ok(())
     }
 
+    /// Keeps memory whose last use could not be waited for. It is not handed out.
+    pub(super) fn keep_unsettled(&self, pending: Pending) {
+        lock(&self.unsettled).push(pending);
+    }
+
+    /// Bytes that are kept like this.
+    pub(super) fn unsettled(&self) -> u64 {
+        let unsettled = lock(&self.unsettled);
+        unsettled.iter().map(|pending| pending.home.bytes()).sum()
+    }
+
     /// Puts memory of every thread, and what is between them, into the heap. Tells how many free blocks that
     /// were, but for those that the threads of a shard had.
     pub(super) fn gather(&self, what: Gather, shard: usize) -> u64 {
+        let unsettled = std::mem::take(&mut *lock(&self.unsettled));
+        self.take_home_ended(unsettled, what);
         let members: Vec<Arc<Purses<Cache>>> = {
             let members = lock(&self.members);
             members.iter().filter_map(Weak::upgrade).collect()
@@ -157,53 +188,69 @@ impl Core {
     }
 
     /// Gives the driver what is wholly idle; it stays in the driver's pool.
-    pub(super) fn give_back_idle(&self) -> u64 {
+    pub(super) fn give_back_idle(&self) -> GivenBack {
         let idle = self.heap().idle();
         self.give_back(idle)
     }
 
-    pub(super) fn give_back(&self, idle: Vec<(u64, u64)>) -> u64 {
-        let mut sum = 0;
-        for (address, len) in idle {
-            // Also where the driver refuses: the memory is the driver's then.
-            if let Err(error) = self.backing.free(&self.device, address) {
-                log::error!("giving {len} idle bytes back: {error}");
+    /// Gives the driver idle memory. What it refuses is in the heap again.
+    pub(super) fn give_back(&self, idle: Vec<Idle>) -> GivenBack {
+        let mut given = GivenBack::default();
+        for idle in idle {
+            let (address, len) = idle.range();
+            match self.backing.free(&self.device, address) {
+                Ok(()) => {
+                    self.heap().went_back(len);
+                    given.taken += len;
+                }
+                Err(error) => {
+                    log::error!("giving {len} idle bytes back: {error}");
+                    self.heap().put_back(idle);
+                    given.refused += len;
+                }
             }
-            self.heap().went_back(len);
-            sum += len;
         }
-        if sum > 0 {
+        if given.taken > 0 {
             let now = self.heap().from_driver;
-            tell(Happening::ToDriver { bytes: sum, now });
+            tell(Happening::ToDriver {
+                bytes: given.taken,
+                now,
+            });
         }
-        sum
+        given
     }
 
     /// Waits for what streams still use of freed buffers, gives the system all that is idle, and sees that
     /// the driver counts it as free.
     pub(crate) fn trim(&self) -> Result<u64> {
+        retry_ends();
         let _growing = lock(&self.growing);
         self.gather(Gather::All, 0);
         // Nobody takes from the driver meanwhile, so its count falls by what it gets.
         let before = self.backing.used(&self.device)?;
-        let given = self.give_back_idle();
+        let GivenBack { taken, refused } = self.give_back_idle();
         self.backing.trim(&self.device)?;
         let after = self.backing.used(&self.device)?;
-        if let (Some(before), Some(after)) = (before, after)
-            && before.saturating_sub(after) < given
-        {
+        let kept = match (before, after) {
+            (Some(before), Some(after)) => taken.saturating_sub(before.saturating_sub(after)),
+            _ => 0,
+        };
+        if kept + refused > 0 {
             return Err(Error::MemoryNotBack {
-                bytes: given - before.saturating_sub(after),
+                bytes: kept + refused,
             });
         }
-        Ok(given)
+        Ok(taken)
     }
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        // Every buffer holds it, and every cache was emptied when its pool went: all is idle now.
+        // Every buffer holds it, and every cache was emptied when its pool went: all is idle now, but for what could
+        // not be waited for.
         self.merge(self.depot.drain());
+        let unsettled = std::mem::take(&mut *lock(&self.unsettled));
+        self.take_home_ended(unsettled, Gather::All);
         self.give_back_idle();
         let left = self.heap().from_driver;
         if left > 0 {
@@ -217,15 +264,6 @@ fn merge(mut heap: MutexGuard<'_, Heap>, blocks: Spill) {
     for (address, len) in blocks {
         heap.give(address, len);
     }
-}
-
-/// Waits for streams, and says whether their uses have ended.
-pub(crate) fn wait_for(pending: &Pending) -> bool {
-    let ended = pending.fences.iter().try_for_each(|fence| fence.wait());
-    if let Err(error) = &ended {
-        log::error!("waiting for a freed buffer's last use: {error}");
-    }
-    ended.is_ok()
 }
 
 /// The most that is cut from slabs of at most a size.

@@ -1,26 +1,42 @@
-//! Fences: what must be done on the GPU before memory may be used anew.
+//! Fences: points in streams that must be reached before memory may be used anew.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{CudaDevice, Event, Result, Stream};
+use crate::{CudaDevice, Error, Event, Result, Stream};
 
 /// A point in a stream's work after which that stream uses the memory no more.
 pub(crate) struct Fence {
-    stream: u64,
-    event: Event,
+    /// The stream's serial number; none for a stream that nobody else has.
+    stream: Option<u64>,
+    /// Shared with whoever waits for it, who must not hold the lock meanwhile. None for a point that cannot be
+    /// known: the memory is never used anew.
+    event: Option<Arc<Event>>,
+    /// How often it was recorded.
+    recorded: u64,
 }
 
 impl Fence {
     pub(crate) fn is_of(&self, stream: &Stream) -> bool {
-        self.stream == stream.serial()
+        self.stream == Some(stream.serial())
     }
 
+    /// Returns whether the stream has reached it. Called beside captures.
     pub(crate) fn is_done(&self) -> Result<bool> {
-        self.event.is_done()
+        self.event
+            .as_ref()
+            .map_or(Ok(false), |event| event.is_done())
     }
 
+    /// Waits until the stream has reached it. Called beside captures.
     pub(crate) fn wait(&self) -> Result<()> {
-        self.event.synchronize()
+        wait_for(self.event.as_deref())
+    }
+}
+
+fn wait_for(event: Option<&Event>) -> Result<()> {
+    match event {
+        Some(event) => event.synchronize(),
+        None => Err(Error::EndUnknown),
     }
 }
 
@@ -35,38 +51,43 @@ impl Fences {
 
     /// Fences the work that is in the stream now, without making it wait for other streams' uses. Where that
     /// cannot be, the work is waited for: it is there already, and the memory may be freed next.
-    pub(crate) fn note(&self, device: &CudaDevice, stream: &Stream) -> Result<()> {
-        stream.outside_captures()?;
-        let fenced = self.fence(device, stream, false, || Ok(()));
-        fenced.or_else(|error| stream.synchronize().map_err(|_| error))
+    pub(crate) fn note(&self, stream: &Stream) -> Result<()> {
+        let fenced = match stream.is_captured() {
+            Ok(true) => return stream.outside_captures(),
+            Ok(false) => self.fence(stream, false, || Ok(())),
+            Err(error) => Err(error),
+        };
+        fenced.or_else(|error| {
+            stream.wait_beside_captures().map_err(|_| {
+                self.add(None);
+                error
+            })
+        })
     }
 
     /// Lets the stream wait for the other streams' uses, runs something that puts work into it, and fences
     /// what it did. An error means that nothing was put into the stream, or that it has ended again.
-    pub(crate) fn around(
-        &self,
-        device: &CudaDevice,
-        stream: &Stream,
-        work: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        self.fence(device, stream, true, work)
+    pub(crate) fn around(&self, stream: &Stream, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        stream.outside_captures()?;
+        self.fence(stream, true, work)
     }
 
     fn fence(
         &self,
-        device: &CudaDevice,
         stream: &Stream,
         after_others: bool,
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        stream.outside_captures()?;
-        let mut fences = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fences = self.lock();
         let mut mine = None;
         for (index, fence) in fences.iter().enumerate() {
             if fence.is_of(stream) {
                 mine = Some(index);
             } else if after_others {
-                stream.wait(&fence.event)?;
+                match &fence.event {
+                    Some(event) => stream.wait(event)?,
+                    None => return Err(Error::EndUnknown),
+                }
             }
         }
         let index = match mine {
@@ -74,28 +95,74 @@ impl Fences {
             None => {
                 // Made before the work, so that a failure leaves nothing unfenced.
                 fences.push(Fence {
-                    stream: stream.serial(),
-                    event: Event::new(device)?,
+                    stream: Some(stream.serial()),
+                    event: Some(Arc::new(Event::new(stream.device())?)),
+                    recorded: 0,
                 });
                 fences.len() - 1
             }
         };
         work()?;
-        let recorded = stream.record(&fences[index].event);
-        recorded.or_else(|error| stream.synchronize().map_err(|_| error))
+        let fence = &mut fences[index];
+        let recorded = match &fence.event {
+            Some(event) => stream.record(event),
+            None => Err(Error::EndUnknown),
+        };
+        fence.recorded += 1;
+        recorded.or_else(|error| {
+            if stream.wait_beside_captures().is_err() {
+                // Neither known nor waited for: the memory is not used again.
+                fence.event = None;
+                return Err(error);
+            }
+            Ok(())
+        })
     }
 
-    /// Waits for all of them, and forgets them.
-    pub(crate) fn wait(&self) -> Result<()> {
-        let mut fences = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for fence in &*fences {
-            fence.wait()?;
+    /// Notes the end of work in a stream that no other buffer meets: an event, or none where it cannot be known.
+    pub(crate) fn add(&self, event: Option<Event>) {
+        self.lock().push(Fence {
+            stream: None,
+            event: event.map(Arc::new),
+            recorded: 0,
+        });
+    }
+
+    /// Waits for all of them, and forgets those that nobody recorded again meanwhile. Other threads fence the buffer
+    /// while this one waits.
+    pub(crate) fn wait(&self, device: &CudaDevice) -> Result<()> {
+        let waited: Vec<(Option<Arc<Event>>, u64)> = self
+            .lock()
+            .iter()
+            .map(|fence| (fence.event.clone(), fence.recorded))
+            .collect();
+        if waited.is_empty() {
+            return Ok(());
         }
-        fences.clear();
+        {
+            let _allowed = device.driver().beside_captures();
+            for (event, _) in &waited {
+                wait_for(event.as_deref())?;
+            }
+        }
+        self.lock().retain(|fence| {
+            let is_it = |(event, recorded): &(Option<Arc<Event>>, u64)| match (event, &fence.event)
+            {
+                (Some(waited), Some(event)) => {
+                    Arc::ptr_eq(waited, event) && *recorded == fence.recorded
+                }
+                _ => false,
+            };
+            !waited.iter().any(is_it)
+        });
         Ok(())
     }
 
     pub(crate) fn take(&mut self) -> Vec<Fence> {
         std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Fence>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Memory of the driver's that is wholly free, taken out of the heap for the driver to get it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    Slab { address: u64, len: u64 },
+    Large { address: u64, len: u64 },
+}
+
+impl Idle {
+    /// Its address and its length.
+    pub(crate) fn range(self) -> (u64, u64) {
+        match self {
+            Self::Slab { address, len } | Self::Large { address, len } => (address, len),
+        }
+    }
+}
+
 /// Free blocks of slabs, and free allocations that are large enough to be the driver's own.
 #[derive(Default)]
 pub(crate) struct Heap {
@@ -86,7 +102,7 @@ impl Heap {
 
     /// Takes out slabs and large allocations that are wholly free, for the driver to get them back.
     /// They still count as the driver's until [`Heap::went_back`].
-    pub(crate) fn idle(&mut self) -> Vec<(u64, u64)> {
+    pub(crate) fn idle(&mut self) -> Vec<Idle> {
         let empty: Vec<(u64, u64)> = self
             .slabs
             .iter()
@@ -99,14 +115,28 @@ impl Heap {
         }
         let large = std::mem::take(&mut self.large);
         self.large_free = 0;
-        empty
+        let slabs = empty
             .into_iter()
-            .chain(large.into_iter().map(|(len, address)| (address, len)))
-            .collect()
+            .map(|(address, len)| Idle::Slab { address, len });
+        let large = large
+            .into_iter()
+            .map(|(len, address)| Idle::Large { address, len });
+        slabs.chain(large).collect()
+    }
+
+    /// Takes idle memory in again, which the driver did not take back.
+    pub(crate) fn put_back(&mut self, idle: Idle) {
+        match idle {
+            Idle::Slab { address, len } => {
+                self.slabs.insert(address, len);
+                self.insert(address, len);
+            }
+            Idle::Large { address, len } => self.give_large(address, len),
+        }
     }
 
     /// Takes out idle large allocations that make up this many bytes, or all of them; likewise.
-    pub(crate) fn idle_large(&mut self, wanted: u64) -> Vec<(u64, u64)> {
+    pub(crate) fn idle_large(&mut self, wanted: u64) -> Vec<Idle> {
         let mut idle = Vec::new();
         let mut sum = 0;
         while sum < wanted {
@@ -117,7 +147,7 @@ impl Heap {
             };
             self.large.remove(&(len, address));
             self.large_free -= len;
-            idle.push((address, len));
+            idle.push(Idle::Large { address, len });
             sum += len;
         }
         idle
@@ -183,10 +213,17 @@ mod tests {
             }
             for (address, len) in held { heap.give(address, len) }
             prop_assert_eq!(heap.free(), (3000, 1000));
-            let mut idle = heap.idle();
-            idle.sort_unstable();
-            prop_assert_eq!(idle, vec![(1000, 1000), (2000, 1000), (5000, 1000)]);
-            prop_assert_eq!(heap.free(), (0, 0));
+            heap.give_large(9000, 500);
+            // What the driver refuses is as before; what it takes is gone.
+            for _ in 0..2 {
+                let mut idle = heap.idle();
+                idle.sort_unstable_by_key(|idle| idle.range());
+                let ranges: Vec<_> = idle.iter().map(|idle| idle.range()).collect();
+                prop_assert_eq!(ranges, vec![(1000, 1000), (2000, 1000), (5000, 1000), (9000, 500)]);
+                prop_assert_eq!((heap.free(), heap.large_free()), ((0, 0), 0));
+                for idle in idle { heap.put_back(idle) }
+                prop_assert_eq!((heap.free(), heap.large_free()), ((3000, 1000), 500));
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use super::{
     PoolMetrics,
     budget::Account,
     cache::{Cache, Pending},
-    core::{Core, wait_for},
+    core::Core,
     tree::{Purses, lock},
 };
 
@@ -37,6 +37,7 @@ impl Inner {
             metrics.cached += cached;
             metrics.pending += pending;
         }
+        metrics.pending += self.core.unsettled();
         let heap = self.core.heap();
         let (free, largest_free) = heap.free();
         metrics.from_driver = heap.from_driver;
@@ -60,7 +61,7 @@ impl Core {
             let (free, pending) = {
                 let cache = &mut lock(&purse.0).kept;
                 let pending = match what {
-                    Gather::Ended | Gather::Free => cache.settle(),
+                    Gather::Ended | Gather::Free => cache.settle(self.device.driver()),
                     Gather::All => cache.take_pending(),
                 };
                 let free = match what {
@@ -73,14 +74,32 @@ impl Core {
                 blocks += free.len() as u64;
             }
             self.merge(free);
-            for pending in pending {
-                if what == Gather::All {
-                    wait_for(&pending);
-                }
-                self.take_home_after(&pending);
-            }
+            self.take_home_ended(pending, what);
         }
         blocks
+    }
+
+    /// Takes home what streams have ended with; all of it where it is to be waited for. The rest is kept.
+    pub(super) fn take_home_ended(&self, pending: Vec<Pending>, what: Gather) {
+        if pending.is_empty() {
+            return;
+        }
+        let _allowed = self.device.driver().beside_captures();
+        for pending in pending {
+            let ended = if what == Gather::All {
+                pending.wait().map(|()| true)
+            } else {
+                pending.is_done()
+            };
+            match ended {
+                Ok(true) => self.take_home_after(&pending),
+                Ok(false) => self.keep_unsettled(pending),
+                Err(error) => {
+                    log::error!("waiting for a freed buffer's last use: {error}");
+                    self.keep_unsettled(pending);
+                }
+            }
+        }
     }
 
     fn take_home_after(&self, pending: &Pending) {

@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData, ptr::NonNull};
 use bytemuck::Pod;
 
 use super::fence::Fences;
-use crate::{CudaDevice, Error, Result};
+use crate::{CudaDevice, Error, Result, device::retry_ends};
 
 /// The flag of `cuMemHostAlloc` that makes the memory pinned for every context.
 const PORTABLE: u32 = 1;
@@ -52,6 +52,8 @@ impl<T: Pod> PinnedBuffer<T> {
             ));
         }
         let mut pointer = std::ptr::null_mut();
+        let _allowed = device.driver().beside_captures();
+        retry_ends();
         device.with_primary(|| {
             let api = device.driver().api();
             // SAFETY: the output is valid, and a context is current.
@@ -83,7 +85,7 @@ impl<T: Pod> PinnedBuffer<T> {
     /// # Errors
     /// [`Error::Driver`].
     pub fn as_slice(&self) -> Result<&[T]> {
-        self.fences.wait()?;
+        self.fences.wait(&self.device)?;
         // SAFETY: the memory is this object's, of that length, and written whole when it was made; any
         // bytes are a value. No stream writes to it: that takes a mutable reference, and what was begun
         // before was waited for.
@@ -95,7 +97,7 @@ impl<T: Pod> PinnedBuffer<T> {
     /// # Errors
     /// [`Error::Driver`].
     pub fn as_mut_slice(&mut self) -> Result<&mut [T]> {
-        self.fences.wait()?;
+        self.fences.wait(&self.device)?;
         // SAFETY: as above, and no stream reads it either.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) })
     }
@@ -105,7 +107,7 @@ impl<T: Pod> PinnedBuffer<T> {
     /// # Errors
     /// [`Error::Driver`].
     pub fn wait(&self) -> Result<()> {
-        self.fences.wait()
+        self.fences.wait(&self.device)
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -127,21 +129,30 @@ impl<T: Pod> PinnedBuffer<T> {
 
 impl<T: Pod> Drop for PinnedBuffer<T> {
     fn drop(&mut self) {
-        // Where that fails the device is lost, and copies to or from it will never run.
-        if let Err(error) = self.fences.wait() {
-            log::error!("waiting for copies of a pinned buffer: {error}");
-        }
-        let freed = self.device.with_primary(|| {
-            let api = self.device.driver().api();
-            // SAFETY: the memory is of `cuMemHostAlloc`, and this is its end.
-            let result = unsafe { api.cuMemFreeHost(self.start.as_ptr().cast()) };
-            self.device.driver().check("cuMemFreeHost", result)
+        let device = self.device.clone();
+        let fences = std::mem::take(&mut self.fences);
+        let memory = Memory(self.start.as_ptr().cast());
+        let what = format!("{} bytes of pinned memory", self.bytes());
+        // Copies that are still to run would read or write whoever has the memory next.
+        self.device.end(&what, move || {
+            let Memory(start) = &memory;
+            fences.wait(&device)?;
+            device.with_primary(|| {
+                let api = device.driver().api();
+                // SAFETY: the memory is of `cuMemHostAlloc`, and this is its end, which is not tried again after it
+                // succeeded.
+                let result = unsafe { api.cuMemFreeHost(*start) };
+                device.driver().check("cuMemFreeHost", result)
+            })
         });
-        if let Err(error) = freed {
-            log::error!("freeing {} pinned bytes: {error}", self.bytes());
-        }
     }
 }
+
+/// Pinned memory whose buffer is gone.
+struct Memory(*mut std::ffi::c_void);
+
+// SAFETY: whoever has it is its only owner.
+unsafe impl Send for Memory {}
 
 impl<T: Pod> fmt::Debug for PinnedBuffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -149,7 +149,7 @@ impl Seat {
             };
             return Ok((taken, Way::Hand));
         }
-        let settled = cache.settle();
+        let settled = cache.settle(inner.core.device.driver());
         let found = match home {
             Home::Block { class } => cache.pop(class),
             Home::Large { .. } | Home::Plain { .. } => None,
@@ -257,7 +257,7 @@ impl Seat {
             cache.counts.deallocations += 1;
             cache.defer(pending);
             if cache.is_impatient() {
-                cache.settle()
+                cache.settle(inner.core.device.driver())
             } else {
                 Vec::new()
             }

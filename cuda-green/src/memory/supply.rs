@@ -13,7 +13,7 @@ use super::{
     inner::Gather,
     trace::{Happening, tell},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, device::retry_ends};
 
 /// A thread must come here again for each free block that was taken from it. So that this stays a small part
 /// of all misses, the threads' free blocks are gathered only after so many misses for each block that others
@@ -38,6 +38,7 @@ impl Core {
     }
 
     fn supply_from_driver(&self, size: u64, home: Home, shard: usize) -> Result<(u64, Home)> {
+        retry_ends();
         let mut growing = lock(&self.growing);
         if let Some(found) = self.find(home) {
             return Ok(found);
