@@ -14,7 +14,8 @@ use cuda_green::{CudaVersion, Error, sys};
 
 use crate::situation::Situation;
 
-const SIMULATE: &str = "Without a GPU: `cuda-green info --driver sim:h200@13.0`";
+const SIMULATE: &str =
+    "Without a GPU: run this command with `--driver sim:h200@13.0`, a simulated one.";
 const GIVE_GPUS: &str = "`docker run --gpus all`, `podman run --device nvidia.com/gpu=all`, or a limit of \
      nvidia.com/gpu in Kubernetes. The host needs a driver and the NVIDIA Container Toolkit for it.";
 /// The first version with green contexts.
@@ -41,9 +42,11 @@ fn of_error(error: &Error, situation: &Situation) -> Vec<String> {
         Error::Load(sys::Error::DriverUnloadable { path, .. }) => {
             library::unloadable(path, situation)
         }
-        Error::Load(sys::Error::NotACudaDriver { .. }) => {
-            vec!["Without --driver and CUDA_GREEN_DRIVER, the system's driver is used.".into()]
-        }
+        Error::Load(
+            sys::Error::NotACudaDriver { .. }
+            | sys::Error::VersionUnknown { .. }
+            | sys::Error::VersionImpossible { .. },
+        ) => library::refused(situation),
         Error::NoGpu { driver, .. } => {
             let mut advice = gpu::no_gpu(situation);
             if *driver < GREEN_CONTEXTS {

@@ -12,17 +12,13 @@ use serde_json::{Value, json};
 use crate::{
     advice::advice,
     args::Global,
-    page::{Page, width},
+    page::{Page, printable, width},
     report::{self, RED},
     situation::Situation,
 };
 
 /// Reports an error; the code to exit with.
 pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
-    if is_closed_pipe(error) {
-        // Whoever reads has seen enough.
-        return ExitCode::SUCCESS;
-    }
     let cause = error.downcast_ref::<Error>();
     let simulated = global.is_simulated();
     let situation = cause.map(|cause| Situation::here(library(cause), simulated));
@@ -40,11 +36,6 @@ pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
     // Where nothing can be written any more, nothing can be said about that either.
     drop(printed);
     ExitCode::FAILURE
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The file of the driver that failed.
@@ -82,12 +73,12 @@ fn tried(cause: Option<&Error>) -> Vec<&str> {
 fn text(error: &anyhow::Error, cause: Option<&Error>, advice: &[String], columns: usize) -> Page {
     let mut page = Page::of_width(columns);
     let label = format!("{RED}error:{RED:#} ");
-    page.hanging(&label, "       ", words(error, cause));
+    page.hanging(&label, "       ", printable(&words(error, cause)));
     for reason in tried(cause) {
-        page.hanging("       ", "         ", reason);
+        page.hanging("       ", "         ", printable(reason));
     }
     for advice in advice {
-        page.hanging("  - ", "    ", advice);
+        page.hanging("  - ", "    ", printable(advice));
     }
     page
 }

@@ -9,7 +9,7 @@ use crate::{
     advice::FIRST_BRANCH,
     args::Global,
     features,
-    page::Page,
+    page::{Page, printable_line},
     report::{self, BOLD, GREEN, YELLOW},
 };
 
@@ -73,7 +73,8 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
     let mut page = Page::new();
     page.line(report::heading(device));
     if let Some(path) = report::library(device.driver().source()) {
-        page.hanging("library: ", "  ", path.display());
+        let path = printable_line(&path.display().to_string());
+        page.hanging("library: ", "  ", path);
     }
     let count = device.driver().device_count()?;
     let all = if count > 1 { " (--json lists all)" } else { "" };
@@ -87,7 +88,8 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
         && !device.driver().is_simulated()
     {
         page.line(format!(
-            "CUDA_VISIBLE_DEVICES={visible} chooses and orders the devices"
+            "CUDA_VISIBLE_DEVICES={} chooses and orders the devices",
+            printable_line(&visible)
         ));
     }
     let source = match granularity.source {

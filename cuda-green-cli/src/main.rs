@@ -11,6 +11,7 @@ mod features;
 mod info;
 mod manual;
 mod map;
+mod out;
 mod page;
 mod plan;
 mod plot;

@@ -1,9 +1,8 @@
 //! What every command's output has in common: the device and driver that it speaks of, as text or JSON.
 
 use std::{
-    fs,
-    io::{self, Write},
-    path::PathBuf,
+    fs, io,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -11,7 +10,10 @@ use anstyle::{AnsiColor, Style};
 use cuda_green::CudaDevice;
 use serde_json::{Value, json};
 
-use crate::page::{width, wrapped};
+use crate::{
+    out,
+    page::{printable_line, width, wrapped},
+};
 
 pub const BOLD: Style = Style::new().bold();
 pub const GREEN: Style = AnsiColor::Green.on_default();
@@ -29,10 +31,10 @@ pub fn heading(device: &CudaDevice) -> String {
     };
     let heading = format!(
         "{BOLD}{}{BOLD:#}: {} SMs, compute capability {major}.{minor}, CUDA {} from {}{simulated}",
-        device.name(),
+        printable_line(device.name()),
         device.properties().multiprocessor_count,
         driver.version(),
-        driver.source(),
+        printable_line(driver.source()),
     );
     wrapped(&heading, width(&io::stdout()), "  ")
 }
@@ -75,8 +77,12 @@ pub fn was_printed() -> bool {
 pub fn print(report: &Value) -> anyhow::Result<()> {
     PRINTED.store(true, Ordering::Relaxed);
     let text = serde_json::to_string_pretty(report)? + "\n";
-    anstream::stdout().lock().write_all(text.as_bytes())?;
-    Ok(())
+    out::print(&text)
+}
+
+/// What is said when a file was written.
+pub fn wrote(path: &Path) -> String {
+    format!("wrote {}", printable_line(&path.display().to_string()))
 }
 
 /// The file that the driver was loaded from, where the system tells what this process has mapped.

@@ -126,6 +126,28 @@ fn errors_are_json_where_json_was_asked_for() {
     }
 }
 
+/// Where there is no GPU, what helps is the same command on a simulated one, and not another command.
+#[test]
+fn the_advice_for_a_machine_without_a_gpu_is_true_of_every_command() {
+    for command in [
+        &["map"] as &[&str],
+        &["check"],
+        &["bench", "isolation"],
+        &["plan", "64"],
+    ] {
+        let mut program = program(command);
+        let program = program.env("CUDA_GREEN_DRIVER", "sim:h200@13.0");
+        let output = program
+            .env("CUDA_GREEN_SIM_FAULTS", "cuInit=NO_DEVICE")
+            .output();
+        let said = text(&output.unwrap().stderr);
+        let flat = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let advice = "Without a GPU: run this command with `--driver sim:h200@13.0`";
+        assert!(flat.contains(advice), "{command:?}: {said}");
+        assert!(!flat.contains("`cuda-green info"), "{command:?}: {said}");
+    }
+}
+
 /// Real drivers on a machine without a GPU, as libraries that are named and as the system's.
 #[test]
 fn real_drivers_without_a_gpu_say_so() {

@@ -84,6 +84,18 @@ fn bare_without_library(situation: &Situation) -> String {
     }
 }
 
+/// A library was loaded, but what it answers is no driver's.
+pub(super) fn refused(situation: &Situation) -> Vec<String> {
+    let named = match situation.variable("CUDA_GREEN_DRIVER") {
+        Some(named) if !named.is_empty() => format!(" (it is `{named}`)"),
+        _ => String::new(),
+    };
+    vec![
+        format!("Without --driver and CUDA_GREEN_DRIVER{named}, the system's driver is used."),
+        SIMULATE.into(),
+    ]
+}
+
 /// The library that was named cannot be loaded.
 pub(super) fn unloadable(path: &Path, situation: &Situation) -> Vec<String> {
     let mut advice = Vec::new();

@@ -24,7 +24,7 @@ use super::{
     samples::Samples,
     show::{Figures, Work},
 };
-use crate::duration::duration;
+use crate::{duration::duration, out};
 
 /// The one thing that a new process measures.
 #[derive(Clone, Copy, ValueEnum)]
@@ -134,10 +134,7 @@ pub fn only(part: Part) -> anyhow::Result<()> {
     match part {
         Part::Load => load(),
         Part::Adds => adds(),
-        Part::First => {
-            anstream::println!("{}", check()?);
-            Ok(())
-        }
+        Part::First => out::print(&format!("{}\n", check()?)),
     }
 }
 
@@ -161,9 +158,9 @@ fn load() -> anyhow::Result<()> {
     let _loaded = library(&spec)?;
     let start = Instant::now();
     let api = sys::Api::load_spec(&spec);
-    anstream::println!("{}", start.elapsed().as_nanos());
+    let took = start.elapsed().as_nanos();
     black_box(api)?;
-    Ok(())
+    out::print(&format!("{took}\n"))
 }
 
 /// How long loading by hand took, and how long the check takes after it.
@@ -178,8 +175,7 @@ fn adds() -> anyhow::Result<()> {
     let _ = unsafe { init(0) };
     let by_hand = start.elapsed().as_nanos();
     let beyond = check()?;
-    anstream::println!("{by_hand} {beyond}");
-    Ok(())
+    out::print(&format!("{by_hand} {beyond}\n"))
 }
 
 /// Nanoseconds of the check, whatever it says as long as it is clear.
