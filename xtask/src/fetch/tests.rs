@@ -83,8 +83,8 @@ impl Registry {
 
     fn fetch(&self) -> Vec<String> {
         let shell = Shell::new().unwrap();
-        let path = std::env::var("PATH").unwrap();
-        shell.set_var("PATH", format!("{}:{path}", self.folder.path().display()));
+        let own = self.folder.path().display();
+        shell.set_var("PATH", format!("{own}:/usr/bin:/bin"));
         fetch_into(self.path("cuda"), &self.artifacts, shell).unwrap()
     }
 
