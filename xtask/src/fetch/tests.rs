@@ -27,6 +27,9 @@ struct Registry {
     artifacts: Vec<Artifact>,
 }
 
+/// Where clients are looked for.
+const SEARCH_PATH: &str = "PATH";
+
 /// Notes that it was asked, takes its time, and copies the wheel of the package that the requirement names.
 const PYTHON: &str = r#"#!/bin/sh
 root=$(dirname "$0")
@@ -84,7 +87,7 @@ impl Registry {
     fn fetch(&self) -> Vec<String> {
         let shell = Shell::new().unwrap();
         let own = self.folder.path().display();
-        shell.set_var("PATH", format!("{own}:/usr/bin:/bin"));
+        shell.set_var(SEARCH_PATH, format!("{own}:/usr/bin:/bin"));
         fetch_into(self.path("cuda"), &self.artifacts, shell).unwrap()
     }
 
