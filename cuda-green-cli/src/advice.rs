@@ -14,8 +14,7 @@ use cuda_green::{CudaVersion, Error, sys};
 
 use crate::situation::Situation;
 
-const SIMULATE: &str =
-    "Without a GPU: run this command with `--driver sim:h200@13.0`, a simulated one.";
+const SIMULATE: &str = "Without a GPU: run this command with `--driver sim:h200@13.0`, simulated.";
 const GIVE_GPUS: &str = "`docker run --gpus all`, `podman run --device nvidia.com/gpu=all`, or a limit of \
      nvidia.com/gpu in Kubernetes. The host needs a driver and the NVIDIA Container Toolkit for it.";
 /// The first version with green contexts.
@@ -43,10 +42,10 @@ fn of_error(error: &Error, situation: &Situation) -> Vec<String> {
             library::unloadable(path, situation)
         }
         Error::Load(
-            sys::Error::NotACudaDriver { .. }
-            | sys::Error::VersionUnknown { .. }
-            | sys::Error::VersionImpossible { .. },
-        ) => library::refused(situation),
+            sys::Error::NotACudaDriver { path, .. }
+            | sys::Error::VersionUnknown { path, .. }
+            | sys::Error::VersionImpossible { path, .. },
+        ) => library::refused(path, situation),
         Error::NoGpu { driver, .. } => {
             let mut advice = gpu::no_gpu(situation);
             if *driver < GREEN_CONTEXTS {

@@ -3,10 +3,11 @@
 use std::{
     env,
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
-use cuda_green::{DRIVER_VARIABLE, Error, sys};
+use cuda_green::{DriverSpec, Error, sys};
 use serde_json::{Value, json};
 
 use crate::{
@@ -20,8 +21,11 @@ use crate::{
 /// Reports an error; the code to exit with.
 pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
     let cause = error.downcast_ref::<Error>();
-    let simulated = global.is_simulated();
-    let situation = cause.map(|cause| Situation::here(library(cause), simulated));
+    let situation = cause.map(|cause| {
+        let asked = global.asked();
+        let loaded = library(cause, asked.as_ref());
+        Situation::here(asked, loaded)
+    });
     let advice = match (cause, &situation) {
         (Some(cause), Some(situation)) => advice(cause, situation),
         _ => Vec::new(),
@@ -39,13 +43,12 @@ pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
 }
 
 /// The file of the driver that failed.
-fn library(cause: &Error) -> Option<std::path::PathBuf> {
-    let named = env::var(DRIVER_VARIABLE).unwrap_or_default();
-    let source = match cause {
-        Error::NoGpu { source_name, .. } => source_name,
-        _ => &named,
-    };
-    report::library(source)
+fn library(cause: &Error, asked: Option<&DriverSpec>) -> Option<PathBuf> {
+    match (cause, asked) {
+        (Error::NoGpu { source_name, .. }, _) => report::library(source_name),
+        (_, Some(DriverSpec::Path(path))) => report::library(&path.to_string_lossy()),
+        _ => report::library(""),
+    }
 }
 
 /// The error's own words, without the advice that they carry for those who read no more than these.

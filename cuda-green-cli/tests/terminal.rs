@@ -138,6 +138,54 @@ fn errors_are_readable_in_80_columns() {
     }
 }
 
+/// What a stranger may have named moves no cursor: not even on a terminal, where colours are.
+#[test]
+fn escapes_in_arguments_are_shown_and_not_obeyed() {
+    for arguments in [
+        &["info", "--driver", "/nowhere/\u{1b}[2J.so"] as &[&str],
+        &["info", "--driver", "sim:\u{1b}[2J"],
+        &["info", "--device", "\u{1b}[2J"],
+        &["plan", "\u{1b}[2J"],
+        &["\u{1b}[2J"],
+        &[
+            "map",
+            "--svg",
+            "/nowhere/\u{1b}[2J",
+            "--driver",
+            "sim:h200@13.0",
+        ],
+    ] {
+        let output = program(arguments).env("CLICOLOR_FORCE", "1").output();
+        let output = output.unwrap();
+        let said = text(&output.stderr);
+        assert!(
+            !output.status.success() && !said.is_empty(),
+            "{arguments:?}"
+        );
+        assert!(!said.contains("\u{1b}[2J"), "{arguments:?}: {said:?}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_driver_s_path_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::OsStr::from_bytes(b"/nowhere/\xff.so");
+    let named = program(&["info", "--driver"]).arg(path).output().unwrap();
+    let by_variable = program(&["info"])
+        .env("CUDA_GREEN_DRIVER", path)
+        .output()
+        .unwrap();
+    for output in [named, by_variable] {
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("cannot be loaded: /nowhere/\u{fffd}.so"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn colours_are_for_those_who_want_them() {
     for command in ["info", "plan", "map", "check"] {
