@@ -10,7 +10,7 @@ mod codes;
 mod gpu;
 mod library;
 
-use cuda_green::{CudaVersion, Error, sys};
+use cuda_green::{CudaVersion, Error, sim, sys};
 
 use crate::situation::Situation;
 
@@ -24,6 +24,11 @@ pub const FIRST_BRANCH: &str = "CUDA 12.4 comes with the drivers of NVIDIA's bra
 
 /// What to do about an error, the most likely cause first; empty where its own words say all.
 pub fn advice(error: &Error, situation: &Situation) -> Vec<String> {
+    if let Error::Simulator(sim::Error::InvalidInjection { .. }) = error {
+        let said =
+            "CUDA_GREEN_SIM_FAULTS says it: unset it, or write faults like `cuInit=NO_DEVICE`.";
+        return vec![said.into()];
+    }
     let mut advice = of_error(error, situation);
     let faults = situation.variable("CUDA_GREEN_SIM_FAULTS");
     if let (true, Some(faults)) = (situation.simulated && !advice.is_empty(), faults) {

@@ -29,7 +29,13 @@ pub struct Global {
     #[arg(long, global = true, value_name = "DRIVER", value_parser = driver_spec())]
     driver: Option<DriverSpec>,
     /// Which of the driver's devices, from 0
-    #[arg(long, global = true, value_name = "ORDINAL", default_value_t = 0)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ORDINAL",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
     device: u32,
     /// Print one JSON object instead of text
     #[arg(long, global = true)]

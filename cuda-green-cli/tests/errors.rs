@@ -126,6 +126,34 @@ fn errors_are_json_where_json_was_asked_for() {
     }
 }
 
+#[test]
+fn a_fault_that_is_none_is_told_with_the_variable_that_says_it() {
+    let (code, _, stderr) = faulty(&["check"], "garbage");
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.starts_with("error: `garbage` is no fault"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("CUDA_GREEN_SIM_FAULTS says it"), "{stderr}");
+    assert!(!stderr.contains("tells it to fail"), "{stderr}");
+}
+
+#[test]
+fn negative_numbers_are_values_that_are_refused() {
+    for (arguments, said) in [
+        (
+            &["check", "--device", "-1"] as &[&str],
+            "invalid value '-1' for '--device",
+        ),
+        (&["bench", "alloc", "--soak", "-0.5"], "a soak takes 0.1 to"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
+
 /// Where there is no GPU, what helps is the same command on a simulated one, and not another command.
 #[test]
 fn the_advice_for_a_machine_without_a_gpu_is_true_of_every_command() {

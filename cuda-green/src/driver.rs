@@ -18,6 +18,10 @@ static INITIALISED_BY: AtomicU32 = AtomicU32::new(0);
 
 /// A loaded CUDA driver. Cheap to clone; all clones are the same driver.
 ///
+/// CUDA does not work in a child that a process forks after it has initialised CUDA: there, every call is
+/// [`Error::Forked`]. Start such a child by `exec`, as `std::process::Command` does, or initialise CUDA in the child
+/// only.
+///
 /// ```
 /// use cuda_green::Driver;
 ///
