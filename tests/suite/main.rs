@@ -9,6 +9,8 @@
 mod bad_input;
 mod containment;
 mod contexts;
+#[cfg(unix)]
+mod forks;
 mod graphs;
 mod guards;
 mod memory;
@@ -68,6 +70,8 @@ fn main() -> ExitCode {
             resources::CASES,
             splits::CASES,
             graphs::CASES,
+            #[cfg(unix)]
+            forks::CASES,
         ]
         .into_iter()
         .flatten()
