@@ -141,6 +141,15 @@ mod tests {
         assert_eq!(printable(text), shown);
         assert_eq!(printable_line(text), shown.replace('\n', "\\n"));
         assert_eq!(printable("NVIDIA H200"), "NVIDIA H200");
+        // All that there is, by what XML 1.0 takes.
+        let all: String = ('\0'..=char::MAX).collect();
+        let forbidden = |c: char| {
+            c < ' ' && !"\t\n\r".contains(c)
+                || ('\u{7f}'..='\u{9f}').contains(&c)
+                || c == '\u{fffe}'
+                || c == '\u{ffff}'
+        };
+        assert!(all.contains(forbidden) && !printable(&all).contains(forbidden));
     }
 
     #[test]
