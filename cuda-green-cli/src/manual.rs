@@ -25,7 +25,7 @@ pub fn pages(folder: Option<&Path>) -> anyhow::Result<()> {
     let mut program = Args::command().disable_help_subcommand(true);
     program.build();
     if let Some(folder) = folder {
-        let named = || folder.display().to_string();
+        let named = || format!("cannot write into {}", folder.display());
         fs::create_dir_all(folder).with_context(named)?;
         return each_page(&program, &mut |page| {
             page.generate_to(folder).with_context(named).map(drop)

@@ -18,7 +18,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
         .and_then(|()| stdout.flush());
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("standard output"),
+        written => written.context("cannot write to standard output"),
     }
 }
 
@@ -45,13 +45,13 @@ impl OutputFile {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(false),
             opened => opened,
         }
-        .with_context(|| path.display().to_string())
+        .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Replaces what is in it.
     pub fn write(mut self, text: &str) -> anyhow::Result<()> {
         self.replace(text)
-            .with_context(|| self.path.display().to_string())?;
+            .with_context(|| format!("cannot write {}", self.path.display()))?;
         self.new = false;
         Ok(())
     }
@@ -101,7 +101,8 @@ mod tests {
         for path in [folder.path().to_owned(), folder.path().join("none/x.svg")] {
             let error = OutputFile::open(&path).err().unwrap();
             let said = format!("{error:#}");
-            assert!(said.starts_with(path.to_str().unwrap()), "{said}");
+            let cannot = format!("cannot write {}: ", path.display());
+            assert!(said.starts_with(&cannot), "{said}");
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }

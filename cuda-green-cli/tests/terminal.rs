@@ -286,7 +286,7 @@ fn a_full_disk_is_an_error() {
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
         assert!(
-            said.starts_with("error: standard output: No space left"),
+            said.starts_with("error: cannot write to standard output: No space"),
             "{said}"
         );
     }

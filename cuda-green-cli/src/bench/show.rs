@@ -156,7 +156,8 @@ fn caveat(simulated: bool, quick: bool) -> Option<&'static str> {
 }
 
 fn read<F: Drawn>(path: &Path) -> anyhow::Result<Kept<F>> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| {
         format!(
             "{} has no figures that `bench {} --json` gave",
