@@ -102,7 +102,7 @@ impl Color {
     }
 }
 
-/// Any bytes, since a path need not be text.
+/// Parses a driver from any bytes, since a path need not be text.
 fn driver_spec() -> impl TypedValueParser<Value = DriverSpec> {
     OsStringValueParser::new().try_map(|text| DriverSpec::parse(&text))
 }
@@ -116,7 +116,7 @@ impl Global {
         }
     }
 
-    /// Which that is; none where the environment asks for what is none.
+    /// Tells which that is; none where the environment asks for what is none.
     pub fn asked(&self) -> Option<DriverSpec> {
         match &self.driver {
             Some(spec) => Some(spec.clone()),

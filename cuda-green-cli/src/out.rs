@@ -1,4 +1,4 @@
-//! What the program writes: to standard output, whose reader may be gone, and to files, which are opened before
+//! The program's output: to standard output, whose reader may be gone, and to files, which are opened before
 //! anything is measured for them.
 
 use std::{

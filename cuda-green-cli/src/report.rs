@@ -80,7 +80,7 @@ pub fn print(report: &Value) -> anyhow::Result<()> {
     out::print(&text)
 }
 
-/// What is said when a file was written.
+/// Says that a file was written.
 pub fn wrote(path: &Path) -> String {
     format!("wrote {}", printable_line(&path.display().to_string()))
 }
@@ -93,7 +93,7 @@ pub fn library(source: &str) -> Option<PathBuf> {
     mapped(&maps, fs::canonicalize(source).ok().as_deref())
 }
 
-/// The library that was named, or else one that is called as drivers are: what was named can be linked to that.
+/// Finds the library that was named, or else one that is called as drivers are: what was named can be linked to that.
 fn mapped(maps: &str, named: Option<&Path>) -> Option<PathBuf> {
     let paths = || {
         let lines = maps.lines().filter_map(|line| line.split_once('/'));

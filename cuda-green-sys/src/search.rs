@@ -121,12 +121,12 @@ impl Platform {
     }
 }
 
-/// Whether a path of these bytes can name a file.
+/// Tells whether a path of these bytes can name a file.
 fn can_be_a_file(path: &OsStr) -> bool {
     !path.is_empty() && !path.as_encoded_bytes().contains(&0)
 }
 
-/// A refused specification as text.
+/// Shows a refused specification as text.
 fn shown(value: &OsStr) -> String {
     value.to_string_lossy().replace('\0', "\\0")
 }

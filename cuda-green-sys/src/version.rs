@@ -43,7 +43,7 @@ impl CudaVersion {
         Self::new(major, ((raw % 1000) / 10) as u8)
     }
 
-    /// What a driver tells of itself, where that can be a version at all.
+    /// Reads what a driver tells of itself; none where no driver can be of that version.
     pub(crate) fn told(raw: i32) -> Option<Self> {
         let version = Self::from_raw(raw);
         // The last digit is nobody's; no driver has used it yet.

@@ -297,7 +297,7 @@ impl Driver {
     }
 }
 
-/// Whether this process is a forked child of one that had initialised CUDA. The driver then answers every call
+/// Tells whether this process is a forked child of one that had initialised CUDA. The driver then answers every call
 /// with `CUDA_ERROR_NOT_INITIALIZED`, `cuInit` too.
 fn was_forked() -> bool {
     let by = INITIALISED_BY.load(Ordering::Relaxed);

@@ -68,10 +68,14 @@ fn fetch_into(cuda: PathBuf, artifacts: &[Artifact], shell: Shell) -> Result<Vec
 /// The folder in which packages are unpacked, beside their places, so that they can be moved there.
 const SCRATCH: &str = "scratch";
 
+/// Removes what runs that were killed have left.
 fn remove_scratch(cuda: &Path) -> Result<()> {
     for entry in fs::read_dir(cuda)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+        let name = entry.file_name();
+        // Those of earlier versions have a process's number behind it.
+        let is_scratch = name.to_string_lossy().split('-').next() == Some(SCRATCH);
+        if is_scratch && entry.file_type()?.is_dir() {
             let path = entry.path();
             fs::remove_dir_all(&path)
                 .with_context(|| format!("cannot remove {}", path.display()))?;
@@ -130,7 +134,7 @@ impl Fetcher {
         missing
     }
 
-    /// What is in the place that each of these rows could fill.
+    /// Finds out what is in the place that each of these rows could fill.
     fn state<'a>(&self, rows: impl Iterator<Item = &'a Artifact>) -> Result<State> {
         for artifact in rows {
             let place = self.cuda.join(artifact.place);
@@ -231,7 +235,7 @@ impl Fetcher {
     }
 }
 
-/// The first of some, and how many more there are.
+/// Names the first of some, and how many more there are.
 fn listed(files: &[impl std::fmt::Display]) -> String {
     match files {
         [] => String::new(),

@@ -1,4 +1,4 @@
-//! What the workflows promise to whoever lends a machine.
+//! The promise of the workflows to whoever lends a machine: no stranger's code runs on it.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ const BY_STRANGERS: [&str; 4] = [
     "issue_comment",
 ];
 
-/// Whether a workflow would run on a machine of one's own for what a stranger sends.
+/// Tells whether a workflow would run on a machine of one's own for what a stranger sends.
 fn lends_a_machine_to_strangers(workflow: &str) -> bool {
     let lines = || {
         let lines = workflow

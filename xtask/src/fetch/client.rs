@@ -23,7 +23,7 @@ pub(super) fn run(command: Cmd<'_>, needed: &str) -> Result<()> {
     bail!("{name} failed: {said}");
 }
 
-/// The errors among the lines that a client wrote, after the first of the others, which are often the same thing
+/// Picks the errors among the lines that a client wrote, after the first of the others, which are often the same thing
 /// again and again: pip warns of a connection that fails each time that it tries, and its errors at the end do
 /// not speak of that.
 fn words(stderr: &str) -> String {

@@ -1,4 +1,4 @@
-//! What a filled folder was filled with: the package's hash, and that of each file, so that a file that was changed
+//! The note of what fills a folder: the package's hash, and that of each file, so that a file that was changed
 //! since is noticed.
 
 use std::{
@@ -17,7 +17,7 @@ const STAMP: &str = ".sha256";
 /// Folders that Python makes where it imports from.
 const CACHE: &str = "__pycache__";
 
-/// What is in a place.
+/// The contents of a place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum State {
     /// All of the package, as it was unpacked.
@@ -72,7 +72,7 @@ pub(super) fn state(folder: &Path, package: &str) -> Result<State> {
     })
 }
 
-/// Each file within, by its path from the folder.
+/// Hashes each file within, by its path from the folder.
 fn hashes(folder: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
