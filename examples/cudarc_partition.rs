@@ -57,6 +57,9 @@ pub fn run(out: Option<&Path>) -> Result<(), Box<dyn Error + Send + Sync>> {
         ""
     };
     println!("{}{simulated}", device.name());
+    if let Some(path) = out {
+        driver_matrix::evidence::check(path)?;
+    }
     let manager = SmPartitionManager::on(&device)?;
     manager.init_quad_partition()?;
     let partitioned = manager.allocation_status().mode == PartitionMode::Partitioned;

@@ -65,6 +65,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 
 /// Writes the report on a driver with a GPU behind it, and where it comes from.
 fn write_evidence(path: &Path, spec: &DriverSpec) -> Result<(), Box<dyn Error>> {
+    evidence::check(path)?;
     let report = drivers::report(Ok(spec.clone()));
     let device = Driver::open(spec)?.device(0)?;
     let command =

@@ -10,11 +10,11 @@ mod codes;
 mod gpu;
 mod library;
 
-use cuda_green::{CudaVersion, Error, sys};
+use cuda_green::{CudaVersion, Error, sim, sys};
 
 use crate::situation::Situation;
 
-const SIMULATE: &str = "Without a GPU: `cuda-green info --driver sim:h200@13.0`";
+const SIMULATE: &str = "Without a GPU: run this command with `--driver sim:h200@13.0`, simulated.";
 const GIVE_GPUS: &str = "`docker run --gpus all`, `podman run --device nvidia.com/gpu=all`, or a limit of \
      nvidia.com/gpu in Kubernetes. The host needs a driver and the NVIDIA Container Toolkit for it.";
 /// The first version with green contexts.
@@ -24,6 +24,11 @@ pub const FIRST_BRANCH: &str = "CUDA 12.4 comes with the drivers of NVIDIA's bra
 
 /// What to do about an error, the most likely cause first; empty where its own words say all.
 pub fn advice(error: &Error, situation: &Situation) -> Vec<String> {
+    if let Error::Simulator(sim::Error::InvalidInjection { .. }) = error {
+        let said =
+            "CUDA_GREEN_SIM_FAULTS says it: unset it, or write faults like `cuInit=NO_DEVICE`.";
+        return vec![said.into()];
+    }
     let mut advice = of_error(error, situation);
     let faults = situation.variable("CUDA_GREEN_SIM_FAULTS");
     if let (true, Some(faults)) = (situation.simulated && !advice.is_empty(), faults) {
@@ -41,9 +46,11 @@ fn of_error(error: &Error, situation: &Situation) -> Vec<String> {
         Error::Load(sys::Error::DriverUnloadable { path, .. }) => {
             library::unloadable(path, situation)
         }
-        Error::Load(sys::Error::NotACudaDriver { .. }) => {
-            vec!["Without --driver and CUDA_GREEN_DRIVER, the system's driver is used.".into()]
-        }
+        Error::Load(
+            sys::Error::NotACudaDriver { path, .. }
+            | sys::Error::VersionUnknown { path, .. }
+            | sys::Error::VersionImpossible { path, .. },
+        ) => library::refused(path, situation),
         Error::NoGpu { driver, .. } => {
             let mut advice = gpu::no_gpu(situation);
             if *driver < GREEN_CONTEXTS {

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{
+    Parser, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use cuda_green::{CudaDevice, Driver, DriverSpec};
 
 use crate::{bench::Bench, request::Sizes};
@@ -23,10 +26,16 @@ pub struct Global {
     ///
     /// Without it, the environment variable CUDA_GREEN_DRIVER decides, and without that the system's
     /// driver.
-    #[arg(long, global = true, value_name = "DRIVER")]
+    #[arg(long, global = true, value_name = "DRIVER", value_parser = driver_spec())]
     driver: Option<DriverSpec>,
     /// Which of the driver's devices, from 0
-    #[arg(long, global = true, value_name = "ORDINAL", default_value_t = 0)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ORDINAL",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
     device: u32,
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
@@ -93,6 +102,11 @@ impl Color {
     }
 }
 
+/// Parses a driver from any bytes, since a path need not be text.
+fn driver_spec() -> impl TypedValueParser<Value = DriverSpec> {
+    OsStringValueParser::new().try_map(|text| DriverSpec::parse(&text))
+}
+
 impl Global {
     /// The driver that was asked for.
     pub fn driver(&self) -> cuda_green::Result<Driver> {
@@ -102,13 +116,12 @@ impl Global {
         }
     }
 
-    /// Whether that is a simulated one.
-    pub fn is_simulated(&self) -> bool {
-        let asked = match &self.driver {
-            Some(spec) => Ok(spec.clone()),
-            None => DriverSpec::from_env(),
-        };
-        matches!(asked, Ok(DriverSpec::Simulated(_)))
+    /// Tells which that is; none where the environment asks for what is none.
+    pub fn asked(&self) -> Option<DriverSpec> {
+        match &self.driver {
+            Some(spec) => Some(spec.clone()),
+            None => DriverSpec::from_env().ok(),
+        }
     }
 
     /// The device that was asked for.

@@ -12,7 +12,7 @@ use crate::{
     chip::ranges,
     info::without_partitions,
     map,
-    page::Page,
+    page::{Page, printable},
     report::{self, GREEN, RED, YELLOW},
     request,
 };
@@ -108,11 +108,15 @@ fn page(device: &CudaDevice, findings: &[Finding], holds: bool) -> Page {
             Grade::Note => (YELLOW, "note"),
             Grade::Bad => (RED, "bad "),
         };
-        page.hanging(&format!("{style}{sign}{style:#}  "), "      ", what);
+        page.hanging(
+            &format!("{style}{sign}{style:#}  "),
+            "      ",
+            printable(what),
+        );
         // What mends several in a row is told after the last.
         let told_later = next.is_some_and(|next| next.mend == *mend);
         if let (Some(mend), false) = (mend, told_later) {
-            page.hanging("      -> ", "         ", mend);
+            page.hanging("      -> ", "         ", printable(mend));
         }
     }
     page.gap();

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, fmt::Write};
 
 use anstyle::{Ansi256Color, AnsiColor, Color, Style};
 
-use crate::{page::Page, report::RED};
+use crate::{
+    page::{Page, printable_line},
+    report::RED,
+};
 
 /// One partition: its name, and the SMs that its blocks were seen on.
 pub struct Partition {
@@ -205,7 +208,7 @@ fn letter(index: usize) -> char {
 }
 
 fn escaped(text: &str) -> String {
-    let text = text.replace('&', "&amp;");
+    let text = printable_line(text).replace('&', "&amp;");
     text.replace('<', "&lt;").replace('>', "&gt;")
 }
 
@@ -268,6 +271,9 @@ mod tests {
         assert!(svg.contains("a &amp; b") && svg.contains("&lt;1&gt;: 3 SMs"));
         assert!(svg.contains("nobody: 1 SMs") && svg.contains("SHARED: 1 SMs"));
         assert!(svg.contains("SIMULATED"));
+        let hostile = chip.svg("a\u{1b}[2Jb\u{0}\u{ffff}", Some("\u{8}"));
+        assert!(hostile.contains("a\\u{1b}[2Jb\\u{0}\\u{ffff}"), "{hostile}");
+        assert!(!hostile.contains(|c: char| c.is_control() && c != '\n'));
     }
 
     #[test]

@@ -3,29 +3,29 @@
 use std::{
     env,
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
-use cuda_green::{DRIVER_VARIABLE, Error, sys};
+use cuda_green::{DriverSpec, Error, sys};
 use serde_json::{Value, json};
 
 use crate::{
     advice::advice,
     args::Global,
-    page::{Page, width},
+    page::{Page, printable, width},
     report::{self, RED},
     situation::Situation,
 };
 
 /// Reports an error; the code to exit with.
 pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
-    if is_closed_pipe(error) {
-        // Whoever reads has seen enough.
-        return ExitCode::SUCCESS;
-    }
     let cause = error.downcast_ref::<Error>();
-    let simulated = global.is_simulated();
-    let situation = cause.map(|cause| Situation::here(library(cause), simulated));
+    let situation = cause.map(|cause| {
+        let asked = global.asked();
+        let loaded = library(cause, asked.as_ref());
+        Situation::here(asked, loaded)
+    });
     let advice = match (cause, &situation) {
         (Some(cause), Some(situation)) => advice(cause, situation),
         _ => Vec::new(),
@@ -42,19 +42,13 @@ pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
 /// The file of the driver that failed.
-fn library(cause: &Error) -> Option<std::path::PathBuf> {
-    let named = env::var(DRIVER_VARIABLE).unwrap_or_default();
-    let source = match cause {
-        Error::NoGpu { source_name, .. } => source_name,
-        _ => &named,
-    };
-    report::library(source)
+fn library(cause: &Error, asked: Option<&DriverSpec>) -> Option<PathBuf> {
+    match (cause, asked) {
+        (Error::NoGpu { source_name, .. }, _) => report::library(source_name),
+        (_, Some(DriverSpec::Path(path))) => report::library(&path.to_string_lossy()),
+        _ => report::library(""),
+    }
 }
 
 /// The error's own words, without the advice that they carry for those who read no more than these.
@@ -82,12 +76,12 @@ fn tried(cause: Option<&Error>) -> Vec<&str> {
 fn text(error: &anyhow::Error, cause: Option<&Error>, advice: &[String], columns: usize) -> Page {
     let mut page = Page::of_width(columns);
     let label = format!("{RED}error:{RED:#} ");
-    page.hanging(&label, "       ", words(error, cause));
+    page.hanging(&label, "       ", printable(&words(error, cause)));
     for reason in tried(cause) {
-        page.hanging("       ", "         ", reason);
+        page.hanging("       ", "         ", printable(reason));
     }
     for advice in advice {
-        page.hanging("  - ", "    ", advice);
+        page.hanging("  - ", "    ", printable(advice));
     }
     page
 }

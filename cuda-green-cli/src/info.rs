@@ -2,14 +2,17 @@
 
 use std::{env, process::ExitCode};
 
-use cuda_green::{CudaDevice, GranularitySource};
+use cuda_green::{
+    CudaDevice, CudaVersion, GranularitySource,
+    sys::{Absence, EntryPoint},
+};
 use serde_json::{Value, json};
 
 use crate::{
     advice::FIRST_BRANCH,
     args::Global,
     features,
-    page::Page,
+    page::{Page, printable_line},
     report::{self, BOLD, GREEN, YELLOW},
 };
 
@@ -39,6 +42,7 @@ fn found(device: &CudaDevice) -> anyhow::Result<Value> {
         "reason": device.missing_features(),
         "devices": devices(device)?,
         "library": report::library(device.driver().source()),
+        "hidden_entry_points": hidden(device),
         "total_memory_bytes": device.total_memory(),
         "free_memory_bytes": device.free_memory()?,
         "min_partition_sms": granularity.min,
@@ -73,7 +77,8 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
     let mut page = Page::new();
     page.line(report::heading(device));
     if let Some(path) = report::library(device.driver().source()) {
-        page.hanging("library: ", "  ", path.display());
+        let path = printable_line(&path.display().to_string());
+        page.hanging("library: ", "  ", path);
     }
     let count = device.driver().device_count()?;
     let all = if count > 1 { " (--json lists all)" } else { "" };
@@ -87,7 +92,8 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
         && !device.driver().is_simulated()
     {
         page.line(format!(
-            "CUDA_VISIBLE_DEVICES={visible} chooses and orders the devices"
+            "CUDA_VISIBLE_DEVICES={} chooses and orders the devices",
+            printable_line(&visible)
         ));
     }
     let source = match granularity.source {
@@ -100,7 +106,12 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
     ));
     features::print(device, &mut page);
     page.gap();
+    let hides = hides(device);
+    if let Some(hides) = &hides {
+        page.line(format!("{YELLOW}{hides}{YELLOW:#}"));
+    }
     match device.missing_features() {
+        None if hides.is_some() => {}
         None => page.line(format!(
             "{GREEN}{BOLD}This GPU can be partitioned.{BOLD:#}{GREEN:#}"
         )),
@@ -114,6 +125,40 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
     Ok(page)
 }
 
+/// Names what the driver's version has and the library does not give, although the driver itself would.
+fn hidden(device: &CudaDevice) -> Vec<&'static str> {
+    let driver = device.driver();
+    lacking(driver.api().entry_points(), driver.version())
+}
+
+fn lacking<'a>(
+    entry_points: impl Iterator<Item = (&'a EntryPoint, Option<Absence>)>,
+    version: CudaVersion,
+) -> Vec<&'static str> {
+    let lacking =
+        entry_points.filter(|(entry, absence)| absence.is_some() && entry.since <= version);
+    lacking.map(|(entry, _)| entry.name()).collect()
+}
+
+/// Says that something stands in front of the driver, where something does.
+fn hides(device: &CudaDevice) -> Option<String> {
+    let names = hidden(device);
+    if names.is_empty() {
+        return None;
+    }
+    let driver = device.driver();
+    let library = driver
+        .api()
+        .library()
+        .map(|path| path.display().to_string());
+    Some(format!(
+        "{} stands in front of the driver, or is no whole one: of CUDA {} it hides {}. What needs these fails.",
+        printable_line(&library.unwrap_or_else(|| driver.source().to_owned())),
+        driver.version(),
+        names.join(", ")
+    ))
+}
+
 /// What is done where there are no partitions, and what would give them.
 pub fn without_partitions(device: &CudaDevice) -> String {
     let single = "Programs work in single-context mode, where nothing is isolated.";
@@ -121,5 +166,28 @@ pub fn without_partitions(device: &CudaDevice) -> String {
         format!("{single} {FIRST_BRANCH}.")
     } else {
         single.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cuda_green::sys::ENTRY_POINTS;
+
+    #[test]
+    fn only_what_the_version_has_is_hidden() {
+        let all = || ENTRY_POINTS.iter();
+        let version = CudaVersion::new(12, 4);
+        assert_eq!(lacking(all().map(|entry| (entry, None)), version), [""; 0]);
+        let newer = all().map(|entry| {
+            let is_newer = entry.since > version;
+            (entry, is_newer.then_some(Absence::NotFound))
+        });
+        assert_eq!(lacking(newer, version), [""; 0]);
+        let one = all().map(|entry| {
+            let is_one = entry.name() == "cuGreenCtxCreate";
+            (entry, is_one.then_some(Absence::OlderAbi))
+        });
+        assert_eq!(lacking(one, version), ["cuGreenCtxCreate"]);
     }
 }

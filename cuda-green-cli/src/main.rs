@@ -11,6 +11,7 @@ mod features;
 mod info;
 mod manual;
 mod map;
+mod out;
 mod page;
 mod plan;
 mod plot;
@@ -19,13 +20,14 @@ mod request;
 mod situation;
 
 use std::{
+    ffi::OsString,
     io::{self, Write},
     process::ExitCode,
 };
 
 use args::{Args, Command};
 use clap::{Parser, error::ErrorKind};
-use page::{width, wrapped};
+use page::{printable, printable_line, width, wrapped};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -65,7 +67,16 @@ fn usage(error: &clap::Error) -> ExitCode {
         failure::print_usage(&error.render().to_string());
         return code;
     }
-    let text = error.render().ansi().to_string();
+    let is_harmless = |argument: OsString| {
+        let text = argument.to_string_lossy();
+        printable_line(&text) == text
+    };
+    // An error repeats the arguments, in which a stranger may have had a hand.
+    let text = if is_help || std::env::args_os().skip(1).all(is_harmless) {
+        error.render().ansi().to_string()
+    } else {
+        printable(&error.render().to_string())
+    };
     let text = if is_help {
         // Help is broken into lines already, but with blanks at the ends of some.
         text.lines()

@@ -1,16 +1,12 @@
 //! `cuda-green completions` and `cuda-green man`: what shells and `man` want.
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use anyhow::Context;
 use clap::CommandFactory;
 use clap_mangen::Man;
 
-use crate::args::Args;
+use crate::{args::Args, out};
 
 /// Prints the completions of a shell.
 pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
@@ -21,7 +17,7 @@ pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
     // For bash, clap_complete (4.6.11) calls a program with a hyphen in its name one thing where it reads the
     // command line and another where it looks up the command's options, and completes none of these.
     let script = script.replace("cuda__subcmd__green", "cuda__green");
-    Ok(io::stdout().lock().write_all(script.as_bytes())?)
+    out::print(&script)
 }
 
 /// Writes a page for the program and one for each command into a folder, or prints them all in a row.
@@ -29,7 +25,7 @@ pub fn pages(folder: Option<&Path>) -> anyhow::Result<()> {
     let mut program = Args::command().disable_help_subcommand(true);
     program.build();
     if let Some(folder) = folder {
-        let named = || folder.display().to_string();
+        let named = || format!("cannot write into {}", folder.display());
         fs::create_dir_all(folder).with_context(named)?;
         return each_page(&program, &mut |page| {
             page.generate_to(folder).with_context(named).map(drop)
@@ -37,7 +33,7 @@ pub fn pages(folder: Option<&Path>) -> anyhow::Result<()> {
     }
     let mut roff = Vec::new();
     each_page(&program, &mut |page| Ok(page.render(&mut roff)?))?;
-    Ok(io::stdout().lock().write_all(&roff)?)
+    out::print(&String::from_utf8_lossy(&roff))
 }
 
 /// The program's page first, then those of its commands, each with its own commands after it.

@@ -1,8 +1,7 @@
 //! `cuda-green map`: where each partition's blocks really run, measured and drawn.
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode};
 
-use anyhow::Context;
 use cuda_green::{
     CudaDevice, GreenContextConfig, SmPartitionManager, Verification, VerificationMethod,
     planner::PartitionRequest,
@@ -12,13 +11,15 @@ use serde_json::{Value, json};
 use crate::{
     args::Global,
     chip::{Chip, Partition},
+    out::OutputFile,
     page::Page,
-    report::{self, RED},
+    report::{self, RED, wrote},
     request::Sizes,
 };
 
 pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result<ExitCode> {
     let device = global.device()?;
+    let file = svg.map(OutputFile::open).transpose()?;
     let total = device.properties().multiprocessor_count;
     let asked = sizes.requests(total);
     let verified = partitioned(&device, &asked)?.verify()?;
@@ -35,10 +36,10 @@ pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result
         total,
         partitions: partitions.collect(),
     };
-    if let Some(path) = svg {
+    if let Some(file) = file {
         let title = format!("{}: SMs that each partition ran on", device.name());
         let note = device.driver().is_simulated().then_some("SIMULATED");
-        fs::write(path, chip.svg(&title, note)).with_context(|| path.display().to_string())?;
+        file.write(&chip.svg(&title, note))?;
     }
     if global.json {
         let command = format!("cuda-green map{} --json", sizes.text());
@@ -83,7 +84,7 @@ pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result
         }
         if let Some(path) = svg {
             page.gap();
-            page.line(format!("wrote {}", path.display()));
+            page.line(wrote(path));
         }
         page.print()?;
     }

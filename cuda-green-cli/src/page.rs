@@ -3,8 +3,10 @@
 
 use std::{
     fmt::Display,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
 };
+
+use crate::out;
 
 /// The widest that text gets, and what it has in a pipe.
 const WIDEST: usize = 80;
@@ -68,9 +70,29 @@ impl Page {
     }
 
     /// Prints it to standard output.
-    pub fn print(&self) -> io::Result<()> {
-        anstream::stdout().lock().write_all(self.text.as_bytes())
+    pub fn print(&self) -> anyhow::Result<()> {
+        out::print(&self.text)
     }
+}
+
+/// Makes text of a stranger's harmless, such as the name of a device: what is no character to be read could move a
+/// terminal's cursor, and must not stand in XML, so it is shown by its number. Line breaks stay.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => shown.push('\n'),
+            '\u{fffe}' | '\u{ffff}' => shown.extend(character.escape_unicode()),
+            character if character.is_control() => shown.extend(character.escape_default()),
+            character => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// The same on one line.
+pub fn printable_line(text: &str) -> String {
+    printable(text).replace('\n', "\\n")
 }
 
 /// Breaks lines between words. What is too long, such as a path, and what stands between backticks, such as a
@@ -110,6 +132,24 @@ mod tests {
             "one two three four\nfive\n\ngood  a finding in\n      several words\n\
              /a/path/that/is/longer/than/a/line\n"
         );
+    }
+
+    #[test]
+    fn what_is_no_character_to_be_read_is_shown_by_its_number() {
+        let text = "GPU\u{1b}[2J\u{0}\t\u{7f}\u{9b}\u{ffff} µ\n2";
+        let shown = "GPU\\u{1b}[2J\\u{0}\\t\\u{7f}\\u{9b}\\u{ffff} µ\n2";
+        assert_eq!(printable(text), shown);
+        assert_eq!(printable_line(text), shown.replace('\n', "\\n"));
+        assert_eq!(printable("NVIDIA H200"), "NVIDIA H200");
+        // All that there is, by what XML 1.0 takes.
+        let all: String = ('\0'..=char::MAX).collect();
+        let forbidden = |c: char| {
+            c < ' ' && !"\t\n\r".contains(c)
+                || ('\u{7f}'..='\u{9f}').contains(&c)
+                || c == '\u{fffe}'
+                || c == '\u{ffff}'
+        };
+        assert!(all.contains(forbidden) && !printable(&all).contains(forbidden));
     }
 
     #[test]

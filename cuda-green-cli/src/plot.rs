@@ -2,7 +2,10 @@
 
 use plotters::prelude::*;
 
-use crate::duration::{duration, whole};
+use crate::{
+    duration::{duration, whole},
+    page::printable_line,
+};
 
 /// The distribution of one set-up's latencies.
 pub struct Curve {
@@ -58,7 +61,7 @@ fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::erro
     root.fill(&WHITE)?;
     let font = |size: u32| ("sans-serif", size).into_font().color(&TEXT);
     let mut chart = ChartBuilder::on(&root)
-        .caption(picture.title, font(18))
+        .caption(printable_line(picture.title), font(18))
         .margin(16)
         .margin_right(LEGEND)
         .x_label_area_size(44)
@@ -92,7 +95,8 @@ fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::erro
     let (x, mut y) = (SIZE.0 as i32 - LEGEND as i32 + 24, 70);
     for (curve, colour) in entries {
         root.draw(&Rectangle::new([(x, y), (x + 22, y + 5)], colour.filled()))?;
-        root.draw(&Text::new(curve.name.clone(), (x + 32, y - 5), font(13)))?;
+        let name = printable_line(&curve.name);
+        root.draw(&Text::new(name, (x + 32, y - 5), font(13)))?;
         let figures = format!(
             "p50 {}, p99 {}",
             duration(curve.at(0.5)),
@@ -146,6 +150,24 @@ mod tests {
         assert!(svg.contains("p50 300 µs, p99 398 µs") && svg.contains("p50 9.10 ms"));
         assert!(svg.contains("One") && svg.contains("SIMULATED"));
         assert!(svg.contains("percentile of the pairs") && svg.contains("1 ms"));
+    }
+
+    #[test]
+    fn what_xml_forbids_is_drawn_by_its_number() {
+        let curves = [Curve {
+            name: "x\u{1}\u{fffe}\n".into(),
+            nanoseconds: vec![1.0],
+        }];
+        let svg = latencies(&Picture {
+            title: "GPU\u{1b}[2J",
+            ..picture(&curves)
+        })
+        .unwrap();
+        assert!(
+            svg.contains("GPU\\u{1b}[2J") && svg.contains("x\\u{1}\\u{fffe}\\n"),
+            "{svg}"
+        );
+        assert!(!svg.contains(|c: char| c.is_control() && c != '\n'));
     }
 
     /// Lines of the axes, which are thinner than those of curves.

@@ -1,9 +1,8 @@
 //! What every command's output has in common: the device and driver that it speaks of, as text or JSON.
 
 use std::{
-    fs,
-    io::{self, Write},
-    path::PathBuf,
+    fs, io,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -11,7 +10,10 @@ use anstyle::{AnsiColor, Style};
 use cuda_green::CudaDevice;
 use serde_json::{Value, json};
 
-use crate::page::{width, wrapped};
+use crate::{
+    out,
+    page::{printable_line, width, wrapped},
+};
 
 pub const BOLD: Style = Style::new().bold();
 pub const GREEN: Style = AnsiColor::Green.on_default();
@@ -29,10 +31,10 @@ pub fn heading(device: &CudaDevice) -> String {
     };
     let heading = format!(
         "{BOLD}{}{BOLD:#}: {} SMs, compute capability {major}.{minor}, CUDA {} from {}{simulated}",
-        device.name(),
+        printable_line(device.name()),
         device.properties().multiprocessor_count,
         driver.version(),
-        driver.source(),
+        printable_line(driver.source()),
     );
     wrapped(&heading, width(&io::stdout()), "  ")
 }
@@ -75,8 +77,12 @@ pub fn was_printed() -> bool {
 pub fn print(report: &Value) -> anyhow::Result<()> {
     PRINTED.store(true, Ordering::Relaxed);
     let text = serde_json::to_string_pretty(report)? + "\n";
-    anstream::stdout().lock().write_all(text.as_bytes())?;
-    Ok(())
+    out::print(&text)
+}
+
+/// Says that a file was written.
+pub fn wrote(path: &Path) -> String {
+    format!("wrote {}", printable_line(&path.display().to_string()))
 }
 
 /// The file that the driver was loaded from, where the system tells what this process has mapped.
@@ -84,19 +90,43 @@ pub fn print(report: &Value) -> anyhow::Result<()> {
 /// `source` is what the driver says of itself: a library may have been named that is called otherwise.
 pub fn library(source: &str) -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let named = fs::canonicalize(source).ok();
-    let mapped = maps.lines().filter_map(|line| line.split_once('/'));
-    mapped
-        .map(|(_, path)| PathBuf::from(format!("/{path}")))
-        .find(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            named.as_ref() == Some(path) || name.starts_with("libcuda.so")
-        })
+    mapped(&maps, fs::canonicalize(source).ok().as_deref())
+}
+
+/// Finds the library that was named, or else one that is called as drivers are: what was named can be linked to that.
+fn mapped(maps: &str, named: Option<&Path>) -> Option<PathBuf> {
+    let paths = || {
+        let lines = maps.lines().filter_map(|line| line.split_once('/'));
+        lines.map(|(_, path)| PathBuf::from(format!("/{path}")))
+    };
+    let is_called_so = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("libcuda.so")
+    };
+    paths()
+        .find(|path| named == Some(path))
+        .or_else(|| paths().find(is_called_so))
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_library_that_was_named_comes_before_the_driver_behind_it() {
+        let maps = "7f00-7f01 r-xp 00000000 08:01 17  /usr/lib/libcuda.so.580.1\n\
+                    7f02-7f03 rw-p 00000000 00:00 0\n\
+                    7f04-7f05 r-xp 00000000 08:01 18  /opt/a shim.so\n";
+        let mapped = |named: Option<&str>| mapped(maps, named.map(Path::new));
+        assert_eq!(
+            mapped(Some("/opt/a shim.so")),
+            Some("/opt/a shim.so".into())
+        );
+        let driver = Some(PathBuf::from("/usr/lib/libcuda.so.580.1"));
+        assert_eq!(mapped(None), driver);
+        assert_eq!(mapped(Some("/opt/other.so")), driver);
+        assert_eq!(super::mapped("", None), None);
+    }
 
     #[test]
     fn a_library_is_found_by_the_name_that_it_was_given() {

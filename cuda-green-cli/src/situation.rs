@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use cuda_green::DriverSpec;
 use serde_json::{Value, json};
 
 /// The environment variables that decide what a process sees of a GPU.
@@ -55,6 +56,10 @@ pub struct Situation {
     pub cuda_library: Option<PathBuf>,
     /// A `libnvidia-ml.so.1` there, which every driver has beside it.
     pub management_library: Option<PathBuf>,
+    /// The library that was named as the driver, by `--driver` or CUDA_GREEN_DRIVER.
+    pub named: Option<PathBuf>,
+    /// Whether a file of that name is in the current folder.
+    pub named_is_here: bool,
     /// The library of the driver that this process has loaded.
     pub loaded: Option<PathBuf>,
     /// The variables that are set.
@@ -77,8 +82,14 @@ pub enum FileState {
 }
 
 impl Situation {
-    /// Looks at this machine. A simulated driver does not heed which devices are to be visible.
-    pub fn here(loaded: Option<PathBuf>, simulated: bool) -> Self {
+    /// Looks at this machine, as it is for a driver that was asked for and one that was loaded. A simulated driver
+    /// does not heed which devices are to be visible.
+    pub fn here(asked: Option<DriverSpec>, loaded: Option<PathBuf>) -> Self {
+        let simulated = matches!(asked, Some(DriverSpec::Simulated(_)));
+        let named = match asked {
+            Some(DriverSpec::Path(path)) => Some(path),
+            _ => None,
+        };
         let heeded = |name: &str| !simulated || name != "CUDA_VISIBLE_DEVICES";
         let variable = |name: &str| std::env::var(name).ok().filter(|_| heeded(name));
         let open = |path: &Path| {
@@ -86,6 +97,8 @@ impl Situation {
             options.map(drop)
         };
         Self {
+            named_is_here: named.as_ref().is_some_and(|path| path.is_file()),
+            named,
             loaded,
             simulated,
             ..Self::under(Path::new("/"), variable, open)
@@ -111,6 +124,8 @@ impl Situation {
             device_files: device_files(root, open),
             cuda_library: library(root, "libcuda.so.1"),
             management_library: library(root, "libnvidia-ml.so.1"),
+            named: None,
+            named_is_here: false,
             loaded: None,
             variables,
         }
@@ -142,6 +157,7 @@ impl Situation {
             "device_files": files.collect::<serde_json::Map<_, _>>(),
             "cuda_library": self.cuda_library,
             "management_library": self.management_library,
+            "named": self.named,
             "loaded": self.loaded,
             "variables": self.variables,
         })

@@ -126,6 +126,56 @@ fn errors_are_json_where_json_was_asked_for() {
     }
 }
 
+#[test]
+fn a_fault_that_is_none_is_told_with_the_variable_that_says_it() {
+    let (code, _, stderr) = faulty(&["check"], "garbage");
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.starts_with("error: `garbage` is no fault"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("CUDA_GREEN_SIM_FAULTS says it"), "{stderr}");
+    assert!(!stderr.contains("tells it to fail"), "{stderr}");
+}
+
+#[test]
+fn negative_numbers_are_values_that_are_refused() {
+    for (arguments, said) in [
+        (
+            &["check", "--device", "-1"] as &[&str],
+            "invalid value '-1' for '--device",
+        ),
+        (&["bench", "alloc", "--soak", "-0.5"], "a soak takes 0.1 to"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
+
+/// Where there is no GPU, what helps is the same command on a simulated one, and not another command.
+#[test]
+fn the_advice_for_a_machine_without_a_gpu_is_true_of_every_command() {
+    for command in [
+        &["map"] as &[&str],
+        &["check"],
+        &["bench", "isolation"],
+        &["plan", "64"],
+    ] {
+        let mut program = program(command);
+        let program = program.env("CUDA_GREEN_DRIVER", "sim:h200@13.0");
+        let output = program
+            .env("CUDA_GREEN_SIM_FAULTS", "cuInit=NO_DEVICE")
+            .output();
+        let said = text(&output.unwrap().stderr);
+        let flat = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let advice = "Without a GPU: run this command with `--driver sim:h200@13.0`";
+        assert!(flat.contains(advice), "{command:?}: {said}");
+        assert!(!flat.contains("`cuda-green info"), "{command:?}: {said}");
+    }
+}
+
 /// Real drivers on a machine without a GPU, as libraries that are named and as the system's.
 #[test]
 fn real_drivers_without_a_gpu_say_so() {

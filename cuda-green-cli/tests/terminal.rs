@@ -138,6 +138,54 @@ fn errors_are_readable_in_80_columns() {
     }
 }
 
+/// What a stranger may have named moves no cursor: not even on a terminal, where colours are.
+#[test]
+fn escapes_in_arguments_are_shown_and_not_obeyed() {
+    for arguments in [
+        &["info", "--driver", "/nowhere/\u{1b}[2J.so"] as &[&str],
+        &["info", "--driver", "sim:\u{1b}[2J"],
+        &["info", "--device", "\u{1b}[2J"],
+        &["plan", "\u{1b}[2J"],
+        &["\u{1b}[2J"],
+        &[
+            "map",
+            "--svg",
+            "/nowhere/\u{1b}[2J",
+            "--driver",
+            "sim:h200@13.0",
+        ],
+    ] {
+        let output = program(arguments).env("CLICOLOR_FORCE", "1").output();
+        let output = output.unwrap();
+        let said = text(&output.stderr);
+        assert!(
+            !output.status.success() && !said.is_empty(),
+            "{arguments:?}"
+        );
+        assert!(!said.contains("\u{1b}[2J"), "{arguments:?}: {said:?}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_driver_s_path_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::OsStr::from_bytes(b"/nowhere/\xff.so");
+    let named = program(&["info", "--driver"]).arg(path).output().unwrap();
+    let by_variable = program(&["info"])
+        .env("CUDA_GREEN_DRIVER", path)
+        .output()
+        .unwrap();
+    for output in [named, by_variable] {
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("cannot be loaded: /nowhere/\u{fffd}.so"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn colours_are_for_those_who_want_them() {
     for command in ["info", "plan", "map", "check"] {
@@ -162,6 +210,17 @@ fn colours_are_for_those_who_want_them() {
     }
 }
 
+/// How the program ends, and what it says of that, where nobody reads what it prints.
+fn unread(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut program = program(arguments);
+    program.env("CUDA_GREEN_DRIVER", "sim:h200@13.0");
+    let program = program.envs(variables.iter().copied()).stdout(writer);
+    let output = program.stderr(Stdio::piped()).output().unwrap();
+    (output.status.code(), text(&output.stderr))
+}
+
 #[test]
 fn a_reader_that_is_gone_is_no_error() {
     for arguments in [
@@ -170,20 +229,65 @@ fn a_reader_that_is_gone_is_no_error() {
         &["plan"],
         &["map"],
         &["check"],
+        &["bench", "rebalance", "--quick"],
+        &["bench", "startup", "--quick", "--json"],
         &["completions", "bash"],
         &["man"],
         &["--help"],
     ] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
+        assert_eq!(
+            unread(arguments, &[]),
+            (Some(0), String::new()),
+            "{arguments:?}"
+        );
+    }
+}
+
+/// The exit code is what a script goes by, whoever reads the text.
+#[test]
+fn what_was_found_is_told_by_the_exit_code_where_nobody_reads() {
+    let everywhere = [("CUDA_GREEN_SIM_FAULTS", "green#2=everywhere")];
+    let old = [("CUDA_GREEN_DRIVER", "sim:t4@11.4")];
+    let lost = [("CUDA_GREEN_SIM_FAULTS", "cuMemPoolDestroy=INVALID_VALUE")];
+    let soak: &[&str] = &["bench", "alloc", "--soak", "0.1", "--threads", "1"];
+    for (arguments, variables) in [
+        (&["check"] as &[&str], &everywhere),
+        (&["map"], &everywhere),
+        (&["info"], &old),
+        (&["check"], &old),
+        (soak, &lost),
+    ] {
+        for json in [&[] as &[&str], &["--json"]] {
+            let arguments = [arguments, json].concat();
+            let (code, said) = unread(&arguments, variables);
+            assert_eq!(code, Some(1), "{arguments:?}: {said}");
+            assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        }
+    }
+    assert_eq!(unread(&["plan", "5000", "--json"], &[]).0, Some(1));
+    assert_eq!(unread(&["nothing", "--json"], &[]).0, Some(2));
+}
+
+/// Output that is lost otherwise is a failure, and told.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error() {
+    for arguments in [
+        &["check"] as &[&str],
+        &["info", "--json"],
+        &["bench", "rebalance", "--quick"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
         let mut program = program(arguments);
-        program.env("CUDA_GREEN_DRIVER", "sim:h200@13.0");
-        let output = program
-            .stdout(writer)
-            .stderr(Stdio::piped())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
+        let program = program.env("CUDA_GREEN_DRIVER", "sim:h200@13.0");
+        let output = program.stdout(full.unwrap()).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(
+            said.starts_with("error: cannot write to standard output: No space"),
+            "{said}"
+        );
     }
 }

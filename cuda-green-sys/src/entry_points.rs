@@ -5,7 +5,11 @@
 //! row in [`ENTRY_POINTS`] (the loader's requests), its documentation, its checks against every
 //! CUDA header, and the simulated driver's function, for which that crate must have a body.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::{
+    ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void},
+    fmt,
+    path::Path,
+};
 
 use crate::{CudaVersion, bindings::*};
 
@@ -43,18 +47,7 @@ pub enum Absence {
 }
 
 /// An entry point was called that the loaded driver lacks.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq, Hash)]
-#[error(
-    "{} needs a driver of CUDA {} or later; this one speaks CUDA {driver}{}",
-    entry_point.name(),
-    entry_point.since,
-    match absence {
-        Absence::OlderAbi => " and has the function only in an older form",
-        // A stub, a damaged driver, or a simulated one that does not model it.
-        Absence::NotFound if entry_point.since <= *driver => " and lacks it all the same",
-        Absence::NotFound => "",
-    }
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct MissingEntryPoint {
     /// What was called.
@@ -63,6 +56,48 @@ pub struct MissingEntryPoint {
     pub driver: CudaVersion,
     /// Whether the driver lacks it altogether or has an older form of it.
     pub absence: Absence,
+    /// The file of the library that gave the driver's entry points, and not this one; none where they came
+    /// through [`Api::from_resolver`].
+    pub library: Option<&'static Path>,
+}
+
+impl std::error::Error for MissingEntryPoint {}
+
+impl fmt::Display for MissingEntryPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { driver, .. } = self;
+        let EntryPoint { since, .. } = self.entry_point;
+        let name = self.entry_point.name();
+        if since > driver {
+            write!(
+                f,
+                "{name} needs a driver of CUDA {since} or later; this one speaks CUDA {driver}"
+            )?;
+            return match self.absence {
+                Absence::OlderAbi => f.write_str(" and has the function only in an older form"),
+                Absence::NotFound => Ok(()),
+            };
+        }
+        // No driver of that version lacks it, so that what answered is not the driver alone.
+        write!(f, "CUDA {driver} has {name} (since {since}), but ")?;
+        match self.library {
+            Some(path) => write!(f, "{}", path.display())?,
+            None => f.write_str("the driver")?,
+        }
+        f.write_str(match self.absence {
+            Absence::NotFound => " does not give it: ",
+            Absence::OlderAbi => " gives an older form of it only: ",
+        })?;
+        f.write_str(match self.library {
+            Some(_) => {
+                "it stands in front of the driver and hides it, or is no whole driver; LD_PRELOAD, \
+                 LD_LIBRARY_PATH and CUDA_GREEN_DRIVER decide what is loaded"
+            }
+            None => {
+                "something stands in front of the driver and hides it, or it is no whole driver"
+            }
+        })
+    }
 }
 
 /// The first entry point that is asked for: it decides which of the others can be there.
@@ -128,12 +163,13 @@ macro_rules! entry_points {
         /// it; the [`CUresult`] within says what the driver answered. See [`Api::load`].
         pub struct Api {
             pub(crate) version: CudaVersion,
+            library: Option<&'static Path>,
             absences: Box<[Option<Absence>]>,
             $($name: Option<unsafe extern "C" fn($($ty),*) -> CUresult>,)+
         }
 
         impl Api {
-            /// Fills the table for a driver of this version.
+            /// Fills the table for a driver of this version, which came from this library.
             ///
             /// What is newer than the driver stays absent, even where the driver has an address for
             /// it: asked for an ABI of the future, a real driver answers with its newest one (12.2 and
@@ -145,6 +181,7 @@ macro_rules! entry_points {
             /// lives.
             pub(crate) unsafe fn fill(
                 version: CudaVersion,
+                library: Option<&'static Path>,
                 mut resolve: impl FnMut(&'static EntryPoint) -> Resolution,
             ) -> Self {
                 let found: Vec<Resolution> = ENTRY_POINTS.iter().map(|entry| match resolve(entry) {
@@ -154,6 +191,7 @@ macro_rules! entry_points {
                 }).collect();
                 Self {
                     version,
+                    library,
                     absences: found.iter().map(|answer| answer.err()).collect(),
                     $($name: found[Index::$name as usize].ok().map(|address| {
                         // SAFETY: the address is not null, and the caller vouches that it is this
@@ -198,6 +236,7 @@ macro_rules! entry_points {
                     entry_point: &ENTRY_POINTS[index],
                     driver: self.version,
                     absence: self.absences[index].unwrap_or(Absence::NotFound),
+                    library: self.library,
                 }
             }
 
@@ -210,6 +249,12 @@ macro_rules! entry_points {
             pub fn version(&self) -> CudaVersion {
                 self.version
             }
+
+            /// The file of the library that answers for the driver, as the system's loader names it; none
+            /// where the table came from [`Api::from_resolver`].
+            pub fn library(&self) -> Option<&'static Path> {
+                self.library
+            }
         }
 
         /// Each entry point's C signature as the table states it, for the comparison with the headers.
@@ -220,14 +265,15 @@ macro_rules! entry_points {
     };
 }
 
-impl std::fmt::Debug for Api {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let absent: Vec<_> = self
             .entry_points()
             .filter_map(|(entry, absence)| absence.map(|_| entry.name()))
             .collect();
         f.debug_struct("Api")
             .field("version", &self.version)
+            .field("library", &self.library)
             .field("absent", &absent)
             .finish()
     }

@@ -33,9 +33,33 @@ pub enum Error {
         /// The symbol without which nothing can be done.
         symbol: &'static str,
     },
-    /// The driver does not tell its version.
-    #[error("the driver refused to tell its version: {0}")]
-    VersionUnknown(CUresult),
+    /// The library does not tell the version of CUDA that it speaks.
+    #[error(
+        "{path} does not tell its CUDA version: {code}{}",
+        if *code == CUresult::CUDA_ERROR_STUB_LIBRARY {
+            "; it is there for linking only: take its folder out of LD_LIBRARY_PATH, and see that a driver is installed"
+        } else {
+            ""
+        },
+        path = path.display()
+    )]
+    VersionUnknown {
+        /// The library.
+        path: PathBuf,
+        /// What `cuDriverGetVersion` answered.
+        code: CUresult,
+    },
+    /// The library tells a version that no driver has.
+    #[error(
+        "{path} is not a CUDA driver, or a damaged one: asked for its version it says {told} (12.4 would be 12040)",
+        path = path.display()
+    )]
+    VersionImpossible {
+        /// The library.
+        path: PathBuf,
+        /// What `cuDriverGetVersion` wrote.
+        told: i32,
+    },
     /// A simulated driver was named, which this crate does not contain.
     #[error(
         "`sim:{0}` names a simulated driver; only `cuda-green` with its feature `test-utils` can load one"

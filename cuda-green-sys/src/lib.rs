@@ -13,6 +13,7 @@ mod bindings;
 #[allow(non_snake_case)] // the driver's own names
 mod entry_points;
 mod error;
+mod library;
 mod loader;
 mod privileges;
 mod search;

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{CStr, c_char, c_int, c_uint, c_void},
+    mem::ManuallyDrop,
     path::Path,
 };
 
@@ -10,6 +11,7 @@ use libloading::Library;
 use crate::{
     Absence, Api, CUresult, CudaVersion, DriverSpec, EntryPoint, Error, Platform,
     entry_points::{DRIVER_GET_VERSION, Resolution},
+    library::{kept, of_function},
     search::candidates,
 };
 
@@ -27,7 +29,7 @@ impl Api {
     /// Loads the driver that [`CUDA_GREEN_DRIVER`](crate::DRIVER_VARIABLE) names, or else the system's.
     ///
     /// Nothing is initialised: `cuInit` is the caller's. The library stays loaded for the rest of the
-    /// process, because a driver starts threads that outlive every handle.
+    /// process, because a driver starts threads that outlive every handle; so does one that is refused.
     ///
     /// Any number of threads may load at once, and as often as they like: the system keeps one copy of
     /// the library, and each call fills a table of its own. `cuda_green::Driver::load` keeps one table
@@ -35,8 +37,9 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::DriverNotFound`], or for a named library [`Error::DriverUnloadable`];
-    /// [`Error::NotACudaDriver`] for a library that is something else; [`Error::VariableRefused`] where
-    /// the environment names a driver in a process with raised privileges.
+    /// [`Error::NotACudaDriver`], [`Error::VersionUnknown`] or [`Error::VersionImpossible`] for a library
+    /// that is something else, such as the stub of a toolkit; [`Error::VariableRefused`] where the
+    /// environment names a driver in a process with raised privileges.
     pub fn load() -> Result<Self, Error> {
         Self::load_spec(&DriverSpec::from_env()?)
     }
@@ -44,7 +47,8 @@ impl Api {
     /// Loads the driver of a specification, whatever the environment says.
     ///
     /// # Errors
-    /// As [`Api::load`]; [`Error::Simulated`] for a simulated driver, which this crate has none of.
+    /// As [`Api::load`]; [`Error::InvalidSpec`] for a path that no file can have; [`Error::Simulated`] for a
+    /// simulated driver, which this crate has none of.
     pub fn load_spec(spec: &DriverSpec) -> Result<Self, Error> {
         let (paths, only) = candidates(spec, Platform::CURRENT)?;
         let mut tried = Vec::new();
@@ -52,7 +56,9 @@ impl Api {
             // SAFETY: the initialisers of a library that the user or the system names as the CUDA
             // driver are trusted, as by every program linked to it.
             match unsafe { Library::new(path) } {
-                Ok(library) => return Self::from_library(library, path),
+                // Code of the library's has run already, its initialisers', and may have started threads that
+                // run on: from here on it must never be unloaded, whatever comes of it.
+                Ok(library) => return Self::from_library(&ManuallyDrop::new(library), path),
                 Err(error) => {
                     let reason = reason(&error, path);
                     if only {
@@ -76,7 +82,7 @@ impl Api {
     ///
     /// # Errors
     /// [`Error::NotACudaDriver`] where there is no `cuDriverGetVersion`; [`Error::VersionUnknown`]
-    /// where that fails.
+    /// where that fails; [`Error::VersionImpossible`] where it tells nonsense.
     ///
     /// # Safety
     /// Each address must be the driver's function of that name in that version's ABI, and callable
@@ -86,28 +92,33 @@ impl Api {
     ) -> Result<Self, Error> {
         // SAFETY: the caller's promise is the one asked for.
         unsafe {
-            Self::from_source(Path::new("the resolver"), |entry| {
+            Self::from_source(Path::new("the resolver"), None, |entry| {
                 Ok(resolve(entry.proc_name, entry.since))
             })
         }
     }
 
-    fn from_library(library: Library, path: &Path) -> Result<Self, Error> {
+    /// Fills the table from a library that is never unloaded.
+    fn from_library(library: &ManuallyDrop<Library>, path: &Path) -> Result<Self, Error> {
         // SAFETY: the type is that of the symbol, which has had it since CUDA 12.0.
         let get_proc_address = unsafe { library.get::<GetProcAddress>(c"cuGetProcAddress_v2") }
             .ok()
             .map(|symbol| *symbol);
+        // Whoever answers for the driver: it need not be the library that was opened, but one that this is
+        // linked to, or one that was loaded before it to stand in its way.
+        let answers = match get_proc_address {
+            Some(function) => Some(function as *const c_void),
+            None => look_up(library, &DRIVER_GET_VERSION).ok(),
+        };
+        let answers = answers.and_then(of_function).unwrap_or_else(|| kept(path));
         // SAFETY: both ways give the driver's function of that name and ABI, and the library is never
-        // unloaded while the table lives (see below).
-        let api = unsafe {
-            Self::from_source(path, |entry| match get_proc_address {
+        // unloaded.
+        unsafe {
+            Self::from_source(answers, Some(answers), |entry| match get_proc_address {
                 Some(function) => ask(function, entry.proc_name, entry.since),
-                None => look_up(&library, entry),
+                None => look_up(library, entry),
             })
-        }?;
-        // A driver's threads and exit handlers run code of the library, so it must never be unloaded.
-        std::mem::forget(library);
-        Ok(api)
+        }
     }
 
     /// Asks for the version, which every later error names, and then for all the rest.
@@ -116,6 +127,7 @@ impl Api {
     /// As [`Api::fill`] asks, and `cuDriverGetVersion` needs no version to be right.
     unsafe fn from_source(
         path: &Path,
+        library: Option<&'static Path>,
         mut resolve: impl FnMut(&'static EntryPoint) -> Resolution,
     ) -> Result<Self, Error> {
         let address = match resolve(&DRIVER_GET_VERSION) {
@@ -134,11 +146,17 @@ impl Api {
         let mut raw = 0;
         // SAFETY: the pointer is valid for the one integer that is written, and the function needs no
         // initialised driver.
-        unsafe { get_version(&mut raw) }
-            .ok()
-            .map_err(Error::VersionUnknown)?;
+        let answer = unsafe { get_version(&mut raw) };
+        answer.ok().map_err(|code| Error::VersionUnknown {
+            path: path.into(),
+            code,
+        })?;
+        let version = CudaVersion::told(raw).ok_or_else(|| Error::VersionImpossible {
+            path: path.into(),
+            told: raw,
+        })?;
         // SAFETY: the caller's promise is the one asked for.
-        Ok(unsafe { Self::fill(CudaVersion::from_raw(raw), resolve) })
+        Ok(unsafe { Self::fill(version, library, resolve) })
     }
 }
 
@@ -189,8 +207,10 @@ fn reason(error: &dyn std::error::Error, path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
-    use crate::ENTRY_POINTS;
+    use crate::{ENTRY_POINTS, MissingEntryPoint};
 
     extern "C" fn speaks_12_4(version: *mut c_int) -> CUresult {
         // SAFETY: the loader passes a valid pointer; nothing else calls this.
@@ -221,6 +241,88 @@ mod tests {
             missing.unwrap_err().to_string(),
             "cuStreamGetCtx_v2 needs a driver of CUDA 12.5 or later; this one speaks CUDA 12.4 \
              and has the function only in an older form"
+        );
+    }
+
+    /// What comes of a driver that tells this version, or refuses with this code.
+    fn telling(told: c_int, code: CUresult) -> Result<CudaVersion, String> {
+        thread_local!(static ANSWER: Cell<(c_int, CUresult)> = const {
+            Cell::new((0, CUresult::CUDA_SUCCESS))
+        });
+        extern "C" fn tells(version: *mut c_int) -> CUresult {
+            let (told, code) = ANSWER.get();
+            // SAFETY: the loader passes a valid pointer; nothing else calls this.
+            unsafe { *version = told };
+            code
+        }
+        ANSWER.set((told, code));
+        let address = tells as DriverGetVersion as *const c_void;
+        // SAFETY: only `cuDriverGetVersion` is called, and the address is a function of its type.
+        let api = unsafe { Api::from_resolver(|_, _| address) };
+        api.map(|api| api.version())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_version_that_no_driver_has_is_an_error_that_tells_it() {
+        let told = |raw| telling(raw, CUresult::CUDA_SUCCESS);
+        for raw in [i32::MIN, -1, 0, 1, 12, 999, i32::MAX] {
+            let said = told(raw).unwrap_err();
+            assert!(said.contains(&format!("says {raw} ")), "{said}");
+        }
+        for (raw, version) in [(1000, (1, 0)), (12041, (12, 4)), (65_535_990, (65_535, 99))] {
+            assert_eq!(told(raw), Ok(CudaVersion::new(version.0, version.1)));
+        }
+    }
+
+    #[test]
+    fn a_stub_is_told_from_a_driver_that_fails() {
+        let stub = telling(12040, CUresult::CUDA_ERROR_STUB_LIBRARY).unwrap_err();
+        assert!(
+            stub.contains("for linking only") && stub.contains("LD_LIBRARY_PATH"),
+            "{stub}"
+        );
+        let fails = telling(12040, CUresult::CUDA_ERROR_UNKNOWN).unwrap_err();
+        assert!(fails.contains("CUDA_ERROR_UNKNOWN (999)"), "{fails}");
+        assert!(!fails.contains("linking"), "{fails}");
+    }
+
+    #[test]
+    fn what_the_driver_s_version_has_and_it_lacks_is_hidden_by_something() {
+        let version = speaks_12_4 as DriverGetVersion as *const c_void;
+        // SAFETY: only `cuDriverGetVersion` is called, and the address is a function of its type.
+        let api = unsafe {
+            Api::from_resolver(|name, _| match name.to_bytes() {
+                b"cuDriverGetVersion" => version,
+                _ => std::ptr::null(),
+            })
+        }
+        .unwrap();
+        // SAFETY: the driver lacks it, so nothing is called.
+        let hidden = unsafe { api.cuInit(0) }.unwrap_err();
+        let said = hidden.to_string();
+        assert!(
+            said.starts_with("CUDA 12.4 has cuInit (since 2.0), but the driver does not give it: "),
+            "{said}"
+        );
+        let hidden = MissingEntryPoint {
+            library: Some(kept(Path::new("/a/shim.so"))),
+            ..hidden
+        };
+        let said = hidden.to_string();
+        assert!(
+            said.contains("but /a/shim.so does not give it: it stands in front of the driver"),
+            "{said}"
+        );
+        let older = MissingEntryPoint {
+            absence: Absence::OlderAbi,
+            ..hidden
+        };
+        assert!(
+            older
+                .to_string()
+                .contains("gives an older form of it only: "),
+            "{older}"
         );
     }
 

@@ -64,12 +64,11 @@ impl DriverSpec {
     /// [`Error::InvalidSpec`] for an empty text, for `sim:` with no profile, and where there is a zero
     /// byte, which no path can have.
     pub fn parse(value: &OsStr) -> Result<Self, Error> {
-        if value.as_encoded_bytes().contains(&0) {
-            let text = value.to_string_lossy().replace('\0', "\\0");
-            return Err(Error::InvalidSpec(text));
+        if !can_be_a_file(value) {
+            return Err(Error::InvalidSpec(shown(value)));
         }
         match value.to_str() {
-            Some("" | "sim:") => Err(Error::InvalidSpec(value.to_string_lossy().into_owned())),
+            Some("sim:") => Err(Error::InvalidSpec(shown(value))),
             Some("system") => Ok(Self::System),
             Some(text) => Ok(match text.strip_prefix("sim:") {
                 Some(profile) => Self::Simulated(profile.to_owned()),
@@ -122,6 +121,16 @@ impl Platform {
     }
 }
 
+/// Tells whether a path of these bytes can name a file.
+fn can_be_a_file(path: &OsStr) -> bool {
+    !path.is_empty() && !path.as_encoded_bytes().contains(&0)
+}
+
+/// Shows a refused specification as text.
+fn shown(value: &OsStr) -> String {
+    value.to_string_lossy().replace('\0', "\\0")
+}
+
 /// The libraries to try for a specification, and whether failing to load the first is final.
 pub(crate) fn candidates(
     spec: &DriverSpec,
@@ -132,6 +141,10 @@ pub(crate) fn candidates(
             platform.driver_candidates().iter().map(Path::new).collect(),
             false,
         )),
+        // An empty path would name the program itself, and no path has a zero byte.
+        DriverSpec::Path(path) if !can_be_a_file(path.as_os_str()) => {
+            Err(Error::InvalidSpec(shown(path.as_os_str())))
+        }
         DriverSpec::Path(path) => Ok((vec![path], true)),
         DriverSpec::Simulated(profile) => Err(Error::Simulated(profile.clone())),
     }
@@ -189,6 +202,18 @@ mod tests {
             decide(Some("sim:"), false),
             Err(Error::InvalidSpec(_))
         ));
+    }
+
+    #[test]
+    fn a_path_that_no_file_can_have_is_refused_before_anything_is_loaded() {
+        for (path, said) in [("", "``"), ("a\0b", "`a\\0b`")] {
+            match crate::Api::load_spec(&DriverSpec::Path(path.into())) {
+                Err(error @ Error::InvalidSpec(_)) => {
+                    assert!(error.to_string().starts_with(said), "{error}");
+                }
+                other => panic!("{path:?}: {other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ const TABLE: &[(u32, &str, &str)] = &[
     (0, "CUDA_SUCCESS", "no error"),
     (1, "CUDA_ERROR_INVALID_VALUE", "an argument is outside what the function takes"),
     (2, "CUDA_ERROR_OUT_OF_MEMORY", "not enough memory"),
-    (3, "CUDA_ERROR_NOT_INITIALIZED", "the driver is not initialised: `cuInit` was not called or failed"),
+    (3, "CUDA_ERROR_NOT_INITIALIZED", "the driver is not initialised: `cuInit` was not called or failed, or the process was forked after it"),
     (4, "CUDA_ERROR_DEINITIALIZED", "the driver is shutting down"),
     (5, "CUDA_ERROR_PROFILER_DISABLED", "the profiler is not in use in this process"),
     (6, "CUDA_ERROR_PROFILER_NOT_INITIALIZED", "the profiler was not initialised"),

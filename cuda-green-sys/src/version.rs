@@ -43,6 +43,13 @@ impl CudaVersion {
         Self::new(major, ((raw % 1000) / 10) as u8)
     }
 
+    /// Reads what a driver tells of itself; none where no driver can be of that version.
+    pub(crate) fn told(raw: i32) -> Option<Self> {
+        let version = Self::from_raw(raw);
+        // The last digit is nobody's; no driver has used it yet.
+        (version.major > 0 && version.to_raw() / 10 == raw / 10).then_some(version)
+    }
+
     /// The driver's form, `1000 × major + 10 × minor`.
     pub const fn to_raw(self) -> i32 {
         self.major as i32 * 1000 + self.minor as i32 * 10

@@ -3,15 +3,26 @@
 mod capture_mode;
 
 use std::{
-    fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    fmt, process,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use cuda_green_sys::{Api, CUresult, CUuuid, CudaVersion, DriverSpec, MissingEntryPoint};
 
 use crate::{CudaDevice, Error, Result};
 
+/// The process that was the first to initialise CUDA through this library; 0 before. A forked child finds its
+/// parent's.
+static INITIALISED_BY: AtomicU32 = AtomicU32::new(0);
+
 /// A loaded CUDA driver. Cheap to clone; all clones are the same driver.
+///
+/// CUDA does not work in a child that a process forks after it has initialised CUDA: there, every call is
+/// [`Error::Forked`]. Start such a child by `exec`, as `std::process::Command` does, or initialise CUDA in the child
+/// only.
 ///
 /// ```
 /// use cuda_green::Driver;
@@ -31,7 +42,9 @@ pub struct Driver {
 struct Inner {
     api: Api,
     source: String,
-    initialised: Mutex<bool>,
+    initialised: AtomicBool,
+    /// Held by whoever initialises it.
+    initialising: Mutex<()>,
     fault: OnceLock<(&'static str, CUresult)>,
     /// Whether the library is the simulator's, once that was asked.
     simulated_library: OnceLock<bool>,
@@ -98,7 +111,8 @@ impl Driver {
             inner: Arc::new(Inner {
                 api,
                 source,
-                initialised: Mutex::new(false),
+                initialised: AtomicBool::new(false),
+                initialising: Mutex::new(()),
                 fault: OnceLock::new(),
                 simulated_library: OnceLock::new(),
                 #[cfg(feature = "test-utils")]
@@ -181,12 +195,16 @@ impl Driver {
 
     /// Initialises the driver once. A failure is not remembered, since a device may come later.
     fn init(&self) -> Result<()> {
-        let mut initialised = self
+        // Without the lock first, which another thread of a parent may hold when a child is forked.
+        if self.inner.initialised.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _initialising = self
             .inner
-            .initialised
+            .initialising
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if *initialised {
+        if self.inner.initialised.load(Ordering::Acquire) {
             return Ok(());
         }
         // SAFETY: the function takes no pointer, and 0 is the only flag there is.
@@ -200,7 +218,15 @@ impl Driver {
             }),
             Err(error) => Err(error),
             Ok(()) => {
-                *initialised = true;
+                self.inner.initialised.store(true, Ordering::Release);
+                let (none, own) = (0, process::id());
+                // The first stays.
+                let _ = INITIALISED_BY.compare_exchange(
+                    none,
+                    own,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
                 Ok(())
             }
         }
@@ -265,9 +291,19 @@ impl Driver {
         }
         match self.inner.fault.get() {
             Some(&(call, code)) => Error::Poisoned { call, code },
+            None if code == CUresult::CUDA_ERROR_NOT_INITIALIZED && was_forked() => {
+                Error::Forked { call }
+            }
             None => Error::Driver { call, code },
         }
     }
+}
+
+/// Tells whether this process is a forked child of one that had initialised CUDA. The driver then answers every call
+/// with `CUDA_ERROR_NOT_INITIALIZED`, `cuInit` too.
+fn was_forked() -> bool {
+    let by = INITIALISED_BY.load(Ordering::Relaxed);
+    by != 0 && by != process::id()
 }
 
 /// Whether two handles are of one driver: objects of different drivers must never meet.

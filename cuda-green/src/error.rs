@@ -65,6 +65,14 @@ pub enum Error {
         /// Its code.
         code: CUresult,
     },
+    /// This process is a forked child of one that had initialised CUDA, where the driver does not work.
+    #[error(
+        "{call} failed: this process was forked after CUDA was initialised, and CUDA does not work in such a child; start the child by `exec` (`std::process::Command`, Python's `spawn`), or initialise CUDA in the child only"
+    )]
+    Forked {
+        /// The C function, which answered `CUDA_ERROR_NOT_INITIALIZED`.
+        call: &'static str,
+    },
     /// This needs a newer driver.
     #[error("{what} needs a driver of CUDA {needs} or later; this one speaks CUDA {driver}")]
     Unsupported {

@@ -215,10 +215,12 @@ fn main() -> ExitCode {
         }
         Err(reason) => skip::note(&format!("conformance of a real GPU: {reason}")),
     }
+    let path = std::env::var_os("CUDA_GREEN_CONFORMANCE_EVIDENCE");
+    if let Some(path) = &path {
+        evidence::check(path.as_ref()).unwrap();
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if let (Ok((driver, _)), Some(path)) =
-        (&system, std::env::var_os("CUDA_GREEN_CONFORMANCE_EVIDENCE"))
-    {
+    if let (Ok((driver, _)), Some(path)) = (&system, path) {
         let device = driver.device(0).unwrap();
         let command = "CUDA_GREEN_REQUIRE_GPU=1 cargo test --release --test conformance -- --test-threads=1 system/";
         let record = seen.lock().unwrap().clone();

@@ -59,13 +59,87 @@ fn many_threads_load_the_library_once_and_share_one_driver() {
     assert_eq!(said.matches("asked").count(), 1 + loads.threads);
 }
 
+/// What a process that loads this driver many times says of it, and how often the library began.
+fn load_many_times(library: &Path) -> (Loads, usize) {
+    let output = Command::new(program())
+        .arg("load")
+        .env(DRIVER_VARIABLE, library)
+        .output()
+        .unwrap();
+    // One that crashed was ended by a signal.
+    assert!(output.status.success(), "{library:?}: {output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let loads = serde_json::from_slice(&output.stdout).unwrap();
+    (loads, said.matches("began").count())
+}
+
+/// A library whose threads run on must not be unloaded from under them, whatever it is refused for.
+#[test]
+fn a_library_that_is_refused_stays_loaded() {
+    for (name, defines, kind) in [
+        (
+            "refused-stub",
+            &["ANSWER=34", "THREAD"][..],
+            "VersionUnknown",
+        ),
+        (
+            "refused-zero",
+            &["VERSION=0", "THREAD"],
+            "VersionImpossible",
+        ),
+        (
+            "refused-other",
+            &["RESOLVER", "WITHOUT_VERSION"],
+            "NotACudaDriver",
+        ),
+    ] {
+        let Some(library) = small_driver(name, defines) else {
+            return;
+        };
+        let (loads, began) = load_many_times(&library);
+        assert_eq!(loads.threads, 32, "{name}");
+        let kinds = [&loads.api_errors, &loads.driver_errors];
+        assert_eq!(kinds, [&[kind.to_owned()].into(); 2], "{name}");
+        assert_eq!(began, 1, "{name} was unloaded and loaded again");
+    }
+}
+
+#[test]
+fn a_stub_and_an_impossible_version_are_told_with_the_library_s_path() {
+    for (name, defines, kind, said) in [
+        (
+            "stub",
+            "ANSWER=34",
+            "VersionUnknown",
+            "CUDA_ERROR_STUB_LIBRARY (34)",
+        ),
+        ("zero", "VERSION=0", "VersionImpossible", "it says 0 "),
+        ("negative", "VERSION=-1", "VersionImpossible", "it says -1 "),
+    ] {
+        let Some(library) = small_driver(name, &[defines]) else {
+            return;
+        };
+        // By its path, and by a name that the system's loader looks for in a folder.
+        let (folder, file) = (library.parent().unwrap(), library.file_name().unwrap());
+        let folder = [("LD_LIBRARY_PATH", folder.to_str().unwrap())];
+        let named = ask(&library);
+        let found = drivers::ask(program(), Some(file), &folder).unwrap();
+        for report in [named, found] {
+            assert_eq!(report.error_kind.as_deref(), Some(kind), "{name}");
+            let error = report.error.unwrap();
+            assert!(error.starts_with(library.to_str().unwrap()), "{error}");
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}
+
 #[test]
 fn symbols_taken_away_are_absent_whichever_way_the_driver_resolves() {
     for (name, defines) in [("by-symbol", &[][..]), ("by-resolver", &["RESOLVER"][..])] {
         let Some(library) = small_driver(name, defines) else {
             return;
         };
-        let report = ask(library);
+        let report = ask(&library);
         assert_eq!(report.version, "12.4", "{name}: {:?}", report.error);
         assert_eq!(report.init, Some(NO_DEVICE));
         let present: Vec<_> = ENTRY_POINTS
@@ -90,6 +164,18 @@ fn symbols_taken_away_are_absent_whichever_way_the_driver_resolves() {
             Missing::NotFound,
             "{name}"
         );
+        // The version has it, so the library is named that hides it.
+        let said = &report.calls["cuDeviceGetDevResource"];
+        let hides = format!(
+            "CUDA 12.4 has cuDeviceGetDevResource (since 12.4), but {} does not give it: it stands in front",
+            library.display()
+        );
+        assert!(said.starts_with(&hides), "{said}");
+        let newer = &report.calls["cuGreenCtxGetId"];
+        assert_eq!(
+            newer,
+            "cuGreenCtxGetId needs a driver of CUDA 13.0 or later; this one speaks CUDA 12.4"
+        );
     }
 }
 
@@ -112,7 +198,7 @@ fn a_real_driver_with_one_symbol_taken_away_lacks_just_that_one() {
         Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
         Err(error) => return skip("one symbol taken away", &format!("cc: {error}")),
     }
-    let report = ask(library);
+    let report = ask(&library);
     assert_eq!(report.error, None);
     for entry in ENTRY_POINTS {
         let missing = match entry.name() {
@@ -126,9 +212,11 @@ fn a_real_driver_with_one_symbol_taken_away_lacks_just_that_one() {
             entry.name()
         );
     }
-    assert_eq!(
-        report.calls["cuGreenCtxCreate"],
-        "cuGreenCtxCreate needs a driver of CUDA 12.4 or later; this one speaks CUDA 12.4 and lacks it \
-         all the same"
+    // The very library that stands in front, not the driver behind it.
+    let said = &report.calls["cuGreenCtxCreate"];
+    let hides = format!(
+        "CUDA 12.4 has cuGreenCtxCreate (since 12.4), but {} does not give it",
+        library.display()
     );
+    assert!(said.starts_with(&hides), "{said}");
 }

@@ -91,3 +91,24 @@ fn a_driver_without_its_version_is_no_driver() {
     let report = ask(library);
     assert_eq!(report.error_kind.as_deref(), Some("NotACudaDriver"));
 }
+
+/// What the environment and a program can name that no file can be.
+#[test]
+fn nothing_and_a_folder_are_no_driver() {
+    // An empty variable is as one that is not set: the system's driver is looked for.
+    let system = drivers::ask(program(), None, &[]).unwrap();
+    let empty = drivers::ask(program(), None, &[(DRIVER_VARIABLE, "")]).unwrap();
+    assert_eq!(empty.error_kind, system.error_kind);
+    let named = drivers::ask(program(), Some("".as_ref()), &[]).unwrap();
+    assert_eq!(named.error_kind.as_deref(), Some("InvalidSpec"));
+    for folder in [".", "..", "/", "/usr/lib"] {
+        let report = drivers::ask(program(), None, &[(DRIVER_VARIABLE, folder)]).unwrap();
+        assert_eq!(
+            report.error_kind.as_deref(),
+            Some("DriverUnloadable"),
+            "{folder}"
+        );
+        let error = report.error.unwrap();
+        assert!(error.contains(folder), "{error}");
+    }
+}

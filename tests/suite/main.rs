@@ -9,6 +9,8 @@
 mod bad_input;
 mod containment;
 mod contexts;
+#[cfg(unix)]
+mod forks;
 mod graphs;
 mod guards;
 mod memory;
@@ -102,6 +104,8 @@ fn main() -> ExitCode {
             resources::CASES,
             splits::CASES,
             graphs::CASES,
+            #[cfg(unix)]
+            forks::CASES,
         ]
         .into_iter()
         .flatten()
@@ -150,8 +154,12 @@ fn main() -> ExitCode {
         }
         Err(reason) => skip::note(&format!("the suite on a real GPU: {reason}")),
     }
+    let path = std::env::var_os("CUDA_GREEN_SUITE_EVIDENCE");
+    if let Some(path) = &path {
+        evidence::check(path.as_ref()).unwrap();
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if let (Ok(driver), Some(path)) = (&system, std::env::var_os("CUDA_GREEN_SUITE_EVIDENCE")) {
+    if let (Ok(driver), Some(path)) = (&system, path) {
         let device = driver.device(0).unwrap();
         let command =
             "CUDA_GREEN_REQUIRE_GPU=1 cargo test --release --test suite -- --test-threads=1";

@@ -1,10 +1,13 @@
 //! `cargo xtask fetch`: fills `target/cuda` with what the table in `artifacts.rs` names.
 //!
 //! Each package is downloaded by its registry's ordinary client, checked by hash, and unpacked without
-//! being installed. A folder that is already filled from the same package is left alone. What cannot
-//! be had is named and does not stop the rest, unless `CUDA_GREEN_REQUIRE_MATRIX=1`.
+//! being installed. A folder that is already filled from the same package, and is as it was then, is left
+//! alone. What cannot be had is named and does not stop the rest, unless `CUDA_GREEN_REQUIRE_MATRIX=1`.
 
 mod apt;
+mod client;
+mod lock;
+mod stamp;
 mod unpack;
 
 use std::{
@@ -13,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use stamp::State;
 use unpack::{find_driver, hash, unzip};
 use xshell::{Shell, cmd};
 
@@ -20,9 +24,6 @@ use crate::{
     artifacts::{ARTIFACTS, Artifact, Source, Take},
     skipped,
 };
-
-/// The file in each filled folder that tells which package it came from.
-const STAMP: &str = ".sha256";
 
 pub fn run() -> Result<()> {
     let missing = fetch()?;
@@ -43,18 +44,44 @@ pub fn run() -> Result<()> {
 
 /// Fetches all that is not there yet, and returns a line for each place that stays empty.
 pub fn fetch() -> Result<Vec<String>> {
-    let cuda = crate::root().join("target/cuda");
+    fetch_into(crate::root().join("target/cuda"), ARTIFACTS, Shell::new()?)
+}
+
+fn fetch_into(cuda: PathBuf, artifacts: &[Artifact], shell: Shell) -> Result<Vec<String>> {
+    fs::create_dir_all(&cuda).context("cannot make target/cuda")?;
+    let _lock = lock::take(&cuda)?;
+    // With the lock, any scratch folder is one that a killed run has left.
+    remove_scratch(&cuda)?;
     let mut fetcher = Fetcher {
-        shell: Shell::new()?,
-        scratch: cuda.join(format!("scratch-{}", std::process::id())),
+        shell,
+        scratch: cuda.join(SCRATCH),
         apt: None,
         cuda,
     };
-    fs::create_dir_all(&fetcher.scratch).context("cannot make target/cuda")?;
-    let missing = fetcher.all();
-    // Only this run's own scratch folder, so a failure to remove it does no harm.
+    fs::create_dir_all(&fetcher.scratch).context("cannot write to target/cuda")?;
+    let missing = fetcher.all(artifacts);
+    // What stays is removed by the next run.
     let _ = fs::remove_dir_all(&fetcher.scratch);
     Ok(missing)
+}
+
+/// The folder in which packages are unpacked, beside their places, so that they can be moved there.
+const SCRATCH: &str = "scratch";
+
+/// Removes what runs that were killed have left.
+fn remove_scratch(cuda: &Path) -> Result<()> {
+    for entry in fs::read_dir(cuda)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        // Those of earlier versions have a process's number behind it.
+        let is_scratch = name.to_string_lossy().split('-').next() == Some(SCRATCH);
+        if is_scratch && entry.file_type()?.is_dir() {
+            let path = entry.path();
+            fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 struct Fetcher {
@@ -66,16 +93,24 @@ struct Fetcher {
 }
 
 impl Fetcher {
-    fn all(&mut self) -> Vec<String> {
+    fn all(&mut self, artifacts: &[Artifact]) -> Vec<String> {
         let mut missing: Vec<String> = Vec::new();
-        let mut places: Vec<&str> = ARTIFACTS.iter().map(|artifact| artifact.place).collect();
+        let mut places: Vec<&str> = artifacts.iter().map(|artifact| artifact.place).collect();
         places.dedup();
         for place in places {
-            let rows = || ARTIFACTS.iter().filter(|artifact| artifact.place == place);
-            if rows().any(|artifact| self.is_there(artifact)) {
-                continue;
-            }
+            let rows = || artifacts.iter().filter(|artifact| artifact.place == place);
             let mut reasons = Vec::new();
+            match self.state(rows()) {
+                Ok(State::Filled) => continue,
+                Ok(State::Empty) => {}
+                Ok(State::Changed(files)) => {
+                    let files: Vec<_> = files.iter().map(|file| file.display()).collect();
+                    let what = format!("changed since it was unpacked ({})", listed(&files));
+                    eprintln!("{place} was {what}");
+                    reasons.push(what);
+                }
+                Err(error) => reasons.push(format!("{error:#}")),
+            }
             for artifact in rows() {
                 eprintln!(
                     "fetching {place} ({} {})",
@@ -99,9 +134,16 @@ impl Fetcher {
         missing
     }
 
-    fn is_there(&self, artifact: &Artifact) -> bool {
-        fs::read_to_string(self.cuda.join(artifact.place).join(STAMP))
-            .is_ok_and(|stamp| stamp == artifact.sha256)
+    /// Finds out what is in the place that each of these rows could fill.
+    fn state<'a>(&self, rows: impl Iterator<Item = &'a Artifact>) -> Result<State> {
+        for artifact in rows {
+            let place = self.cuda.join(artifact.place);
+            match stamp::state(&place, artifact.sha256)? {
+                State::Empty => {}
+                state => return Ok(state),
+            }
+        }
+        Ok(State::Empty)
     }
 
     /// Downloads, checks and unpacks beside the place, and moves it there only when it is whole.
@@ -137,13 +179,22 @@ impl Fetcher {
                 .extract(&unpacked)
                 .context("the wheel cannot be unpacked")?,
         }
-        fs::write(unpacked.join(STAMP), artifact.sha256)?;
-        let place = self.cuda.join(artifact.place);
+        stamp::write(&unpacked, artifact.sha256)?;
+        self.put(&unpacked, &self.cuda.join(artifact.place))
+            .context("cannot move the unpacked files into place")
+    }
+
+    /// Moves a folder into its place, and what was there aside.
+    fn put(&self, unpacked: &Path, place: &Path) -> Result<()> {
+        let before = self.scratch.join("before");
+        if before.exists() {
+            fs::remove_dir_all(&before)?;
+        }
         if place.exists() {
-            fs::remove_dir_all(&place)?;
+            fs::rename(place, &before)?;
         }
         fs::create_dir_all(place.parent().unwrap_or(&self.cuda))?;
-        fs::rename(&unpacked, &place).context("cannot move the unpacked files into place")
+        Ok(fs::rename(unpacked, place)?)
     }
 
     fn pip(&self, artifact: &Artifact, to: &Path) -> Result<()> {
@@ -160,16 +211,14 @@ impl Fetcher {
             &requirement,
             format!("{package}=={version} --hash=sha256:{sha256}\n"),
         )?;
-        cmd!(
+        let pip = cmd!(
             self.shell,
             "python3 -m pip download --quiet --disable-pip-version-check --no-deps
              --only-binary=:all: --platform=manylinux2014_x86_64 --platform=manylinux2010_x86_64
              --platform=manylinux_2_28_x86_64
              --dest {to} --requirement {requirement}"
-        )
-        .quiet()
-        .run()
-        .context("python3 with pip is needed")
+        );
+        client::run(pip, "python3 with pip is needed")
     }
 
     fn take_driver(&self, package: &Path, to: &Path) -> Result<()> {
@@ -177,14 +226,21 @@ impl Fetcher {
         if tree.exists() {
             fs::remove_dir_all(&tree)?;
         }
-        cmd!(self.shell, "dpkg -x {package} {tree}")
-            .quiet()
-            .run()
-            .context("dpkg is needed to unpack a driver")?;
+        let dpkg = cmd!(self.shell, "dpkg -x {package} {tree}");
+        client::run(dpkg, "dpkg is needed to unpack a driver")?;
         let library = find_driver(&tree)?.context("the package holds no libcuda.so.<version>")?;
         fs::copy(&library, to.join("libcuda.so.1"))?;
         fs::remove_dir_all(&tree)?;
         Ok(())
+    }
+}
+
+/// Names the first of some, and how many more there are.
+fn listed(files: &[impl std::fmt::Display]) -> String {
+    match files {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [first, more @ ..] => format!("{first} and {} more", more.len()),
     }
 }
 
@@ -197,19 +253,4 @@ fn only_file(folder: &Path) -> Result<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_row_has_a_whole_hash_and_rows_of_one_place_stand_together() {
-        let mut places: Vec<_> = ARTIFACTS.iter().map(|artifact| artifact.place).collect();
-        places.dedup();
-        let once = places.len();
-        places.sort_unstable();
-        places.dedup();
-        assert_eq!(places.len(), once);
-        for artifact in ARTIFACTS {
-            assert_eq!(artifact.sha256.len(), 64, "{}", artifact.place);
-        }
-    }
-}
+mod tests;

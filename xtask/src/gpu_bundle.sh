@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
 export CUDA_GREEN_COMMIT CUDA_GREEN_REQUIRE_GPU=1
 unset CUDA_GREEN_DRIVER
-mkdir -p evidence
+mkdir -p evidence && touch evidence/.writable && rm evidence/.writable || exit 1
 failed=0
 wanted=" ${*:-driver quad map cudarc examples suite conformance activate alloc rebalance startup under-load isolation} "
 

@@ -14,6 +14,8 @@ mod published;
 mod safety;
 mod skipped;
 mod test;
+#[cfg(test)]
+mod workflows;
 
 /// The workspace's own commands.
 #[derive(Parser)]

@@ -1,7 +1,9 @@
 //! What the tests skipped: each test that lacks something writes a line into one file, and
 //! `cargo xtask test` shows them at its end.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io, path::Path};
+
+use tempfile::NamedTempFile;
 
 /// The variable that names the file. `driver_matrix::skip` reads it.
 pub const FILE_VARIABLE: &str = "CUDA_GREEN_SKIPPED";
@@ -21,16 +23,13 @@ pub fn is_there(command: xshell::Cmd<'_>) -> bool {
         .is_ok()
 }
 
-/// The file, empty.
-pub fn start() -> std::io::Result<PathBuf> {
-    let file = crate::root().join("target/cuda/skipped.txt");
-    fs::create_dir_all(file.parent().unwrap_or(&file))?;
-    fs::write(&file, "")?;
-    Ok(file)
+/// The file, empty. Each run has its own, as two may go on at once.
+pub fn start() -> io::Result<NamedTempFile> {
+    NamedTempFile::with_prefix("cuda-green-skipped-")
 }
 
 /// Its lines, each once.
-pub fn lines(file: &PathBuf) -> Vec<String> {
+pub fn lines(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.sort();

@@ -9,8 +9,8 @@ pub fn run() -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(crate::root());
     let required = skipped::matrix_is_required();
-    let list = skipped::start().context("cannot write under target/")?;
-    let _variable = shell.push_env(skipped::FILE_VARIABLE, &list);
+    let list = skipped::start().context("cannot make a temporary file")?;
+    let _variable = shell.push_env(skipped::FILE_VARIABLE, list.path());
 
     cmd!(shell, "cargo fmt --all --check").run()?;
 
@@ -56,7 +56,7 @@ pub fn run() -> Result<()> {
     let mut unchecked = published::check(&shell)?;
     unchecked.extend(safety::quick(&shell)?);
 
-    let mut lines = skipped::lines(&list);
+    let mut lines = skipped::lines(list.path());
     lines.extend(unchecked);
     lines.extend(missing.iter().map(|line| format!("not fetched: {line}")));
     if lines.is_empty() {

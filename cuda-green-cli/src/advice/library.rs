@@ -84,6 +84,35 @@ fn bare_without_library(situation: &Situation) -> String {
     }
 }
 
+/// A library was loaded, but what it answers is no driver's.
+pub(super) fn refused(path: &Path, situation: &Situation) -> Vec<String> {
+    if situation.named.is_some() {
+        let used = "Without --driver and CUDA_GREEN_DRIVER, the system's driver is used.";
+        return vec![used.into(), SIMULATE.into()];
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let mut advice = Vec::new();
+    if let (Some(folder), Some(folders)) = (folder, situation.variable("LD_LIBRARY_PATH"))
+        && folders.split(':').any(|one| Path::new(one) == folder)
+    {
+        advice.push(format!(
+            "LD_LIBRARY_PATH is `{folders}`: {} is looked into before the driver's own folder.",
+            folder.display()
+        ));
+    }
+    match &situation.cuda_library {
+        Some(other) if other != path => {
+            let other = other.display();
+            advice.push(format!(
+                "{other} is there: name it with --driver to use that."
+            ));
+            advice.push(SIMULATE.into());
+        }
+        _ => advice.extend(no_library(situation)),
+    }
+    advice
+}
+
 /// The library that was named cannot be loaded.
 pub(super) fn unloadable(path: &Path, situation: &Situation) -> Vec<String> {
     let mut advice = Vec::new();
@@ -96,7 +125,11 @@ pub(super) fn unloadable(path: &Path, situation: &Situation) -> Vec<String> {
                 .into(),
         );
     }
-    if !name.contains('/') {
+    if !name.contains('/') && situation.named_is_here {
+        advice.push(format!(
+            "`{name}` was looked for where the system keeps libraries; the file in this folder is `./{name}`."
+        ));
+    } else if !name.contains('/') {
         advice.push(format!(
             "`{name}` was taken for a library's name, as it begins with no `sim:`. A simulated driver is \
              named like `sim:h200@13.0`."

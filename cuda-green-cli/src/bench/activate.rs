@@ -14,7 +14,7 @@ use super::{
     config, create, must_have_partitions,
     raw::ok,
     samples::Distribution,
-    show::{Drawn, Figures, Work},
+    show::{Drawn, Figures, NO_RATIOS, Work},
 };
 use crate::{duration::duration, plot::Curve};
 
@@ -35,6 +35,7 @@ struct Single {
 pub fn measure(work: &Work<'_>) -> anyhow::Result<Activate> {
     must_have_partitions(work.device)?;
     let rounds = Rounds {
+        device: work.device,
         rounds: if work.quick { 3 } else { 200 },
         progress: work.progress,
     };
@@ -205,10 +206,13 @@ impl Figures for Activate {
         );
         for row in &self.calls {
             let [ours, raw, p99] = [row.ours_ns, row.raw_ns, row.ours_p99_ns].map(duration);
-            table += &format!(
-                "{:<38} {ours:>9} {raw:>9} {:>6.2} {p99:>12}\n",
-                row.call, row.ratio
-            );
+            let ratio = row
+                .ratio
+                .map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
+            table += &format!("{:<38} {ours:>9} {raw:>9} {ratio:>6} {p99:>12}\n", row.call);
+        }
+        if self.calls.iter().all(|row| row.ratio.is_none()) {
+            table += &format!("{NO_RATIOS}\n");
         }
         let what = "one by one, the clock included";
         table += &format!("\n{what:<38} {}", Distribution::headings());

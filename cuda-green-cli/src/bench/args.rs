@@ -29,7 +29,7 @@ pub enum Measurement {
         #[command(flatten)]
         drawing: Drawing,
         /// The soak alone, for so many seconds
-        #[arg(long, value_name = "SECONDS", value_parser = seconds,
+        #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true,
               conflicts_with_all = ["svg", "from", "quick"])]
         soak: Option<f64>,
         /// Threads of the soak

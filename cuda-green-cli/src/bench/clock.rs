@@ -2,6 +2,7 @@
 
 use std::{hint::black_box, time::Instant};
 
+use cuda_green::CudaDevice;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
@@ -66,21 +67,22 @@ pub struct Comparison {
     pub call: String,
     pub ours_ns: f64,
     pub raw_ns: f64,
-    /// Of the medians.
-    pub ratio: f64,
+    /// Of the medians. None on a simulated driver, whose calls cost what they cost to simulate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
     pub ours_p99_ns: f64,
     pub raw_p99_ns: f64,
     pub rounds: usize,
 }
 
 impl Comparison {
-    pub fn of(call: &str, ours: &Samples, raw: &Samples) -> Self {
+    pub fn of(device: &CudaDevice, call: &str, ours: &Samples, raw: &Samples) -> Self {
         let (ours_ns, raw_ns) = (ours.at(0.5), raw.at(0.5));
         Self {
             call: call.to_owned(),
             ours_ns,
             raw_ns,
-            ratio: ours_ns / raw_ns,
+            ratio: (!device.driver().is_simulated()).then(|| ours_ns / raw_ns),
             ours_p99_ns: ours.at(0.99),
             raw_p99_ns: raw.at(0.99),
             rounds: ours.len(),
@@ -90,6 +92,7 @@ impl Comparison {
 
 /// How much is measured, and where it is told how far it got.
 pub struct Rounds<'a> {
+    pub device: &'a CudaDevice,
     pub rounds: usize,
     pub progress: &'a ProgressBar,
 }
@@ -120,7 +123,7 @@ impl Rounds<'_> {
             ],
         )?;
         self.progress.inc(1);
-        Ok(Comparison::of(name, &ours, &raw))
+        Ok(Comparison::of(self.device, name, &ours, &raw))
     }
 }
 

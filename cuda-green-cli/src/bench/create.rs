@@ -67,7 +67,7 @@ pub fn compare(device: &CudaDevice, rounds: usize) -> anyhow::Result<Vec<Compari
     let both = ours.samples().into_iter().zip(raw.samples());
     let named = names.into_iter().zip(both);
     Ok(named
-        .map(|(name, (ours, raw))| Comparison::of(name, &ours, &raw))
+        .map(|(name, (ours, raw))| Comparison::of(device, name, &ours, &raw))
         .collect())
 }
 

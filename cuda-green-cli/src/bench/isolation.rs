@@ -14,7 +14,7 @@ use super::{
     },
     must_have_partitions,
     samples::Latencies,
-    show::{Drawn, Figures, Work},
+    show::{Drawn, Figures, NO_RATIOS, Work},
 };
 use crate::{duration::duration, plot::Curve};
 
@@ -34,6 +34,10 @@ struct Row {
     partition_sms: Option<u32>,
     #[serde(flatten)]
     latencies: Latencies,
+    /// The p99 beside a flood in another partition, as a multiple of that alone in the same one. None on a simulated
+    /// driver, where the host's time passes and not the GPU's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99_to_alone: Option<f64>,
 }
 
 impl Row {
@@ -67,7 +71,22 @@ pub fn measure(work: &Work<'_>) -> anyhow::Result<Isolation> {
         measure_all(&load, &in_partition(device, sms)?, progress, &mut rows)?;
     }
     measure_all(&load, &small_kernels(device, quarter)?, progress, &mut rows)?;
+    if !device.driver().is_simulated() {
+        compare(&mut rows);
+    }
     Ok(Isolation(rows))
+}
+
+/// Holds each row beside a flood against that of the same set-up alone, where there is one.
+fn compare(rows: &mut [Row]) {
+    let alone = rows.iter().filter(|row| row.flood.is_none());
+    let alone: Vec<_> = alone
+        .map(|row| (row.set_up.clone(), row.latencies.p99_us))
+        .collect();
+    for row in rows.iter_mut().filter(|row| row.flood.is_some()) {
+        let alone = alone.iter().find(|(set_up, _)| *set_up == row.set_up);
+        row.p99_to_alone = alone.map(|(_, p99_us)| row.latencies.p99_us / p99_us);
+    }
 }
 
 fn measure_all(
@@ -89,6 +108,7 @@ fn measure_all(
             flood: flood_name.map(str::to_owned),
             partition_sms: context.is_partitioned().then(|| context.sm_count()),
             latencies: load.measure(*request, stream, flood)?.into(),
+            p99_to_alone: None,
         });
         progress.inc(1);
     }
@@ -182,14 +202,12 @@ impl Figures for Isolation {
             let [p50, p99, max] = times.map(|microseconds| duration(microseconds * 1e3));
             table += &format!("{:<52} {p50:>8} {p99:>8} {max:>8}\n", row.name());
         }
+        if self.0.iter().all(|row| row.p99_to_alone.is_none()) {
+            return format!("{table}\n{NO_RATIOS}");
+        }
         table += "\np99 beside a flood in another partition / p99 alone in the same partition";
-        for row in self.0.iter().filter(|row| row.flood.is_some()) {
-            let alone = self
-                .0
-                .iter()
-                .find(|other| other.flood.is_none() && other.set_up == row.set_up);
-            if let Some(alone) = alone {
-                let ratio = row.latencies.p99_us / alone.latencies.p99_us;
+        for row in &self.0 {
+            if let Some(ratio) = row.p99_to_alone {
                 table += &format!("\n{:<52} {ratio:>8.2}", row.name());
             }
         }
@@ -218,5 +236,36 @@ impl Drawn for Isolation {
                 .collect(),
         };
         self.0.iter().filter(shown).map(curve).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::samples::Samples;
+
+    #[test]
+    fn a_row_beside_a_flood_is_held_against_the_same_set_up_alone() {
+        let row = |set_up: &str, flood: Option<&str>, p99_us: f64| Row {
+            set_up: set_up.to_owned(),
+            flood: flood.map(str::to_owned),
+            partition_sms: None,
+            latencies: Samples::of(vec![p99_us]).into(),
+            p99_to_alone: None,
+        };
+        let mut rows = [
+            row("8 SMs", None, 2.0),
+            row("8 SMs", Some("long blocks"), 3.0),
+            row("16 SMs", None, 4.0),
+            row("two plain streams", Some("long blocks"), 5.0),
+        ];
+        compare(&mut rows);
+        let ratios = rows.each_ref().map(|row| row.p99_to_alone);
+        assert_eq!(ratios, [None, Some(1.5), None, None]);
+        let table = Isolation(rows.into()).table();
+        assert!(
+            table.ends_with("1.50") && !table.contains(NO_RATIOS),
+            "{table}"
+        );
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -126,10 +127,11 @@ impl Load {
         action: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let flooding = scope.spawn(|| self.flood(flood, stream, &stop));
+        thread::scope(|scope| {
+            let thread = thread::Builder::new();
+            let flooding = thread.spawn_scoped(scope, || self.flood(flood, stream, &stop))?;
             // Until it surely runs.
-            std::thread::sleep(FLOODED);
+            thread::sleep(FLOODED);
             let done = action();
             stop.store(true, Ordering::Relaxed);
             let ended = flooding.join();

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::args::Drawing;
 use crate::{
     args::Global,
+    out::{self, OutputFile},
     plot::{self, Curve, Picture},
-    report::{self, YELLOW},
+    report::{self, YELLOW, wrote},
 };
 
 /// What a measurement is given.
@@ -46,6 +47,10 @@ pub trait Drawn: Figures + DeserializeOwned {
     fn curves(&self) -> Vec<Curve>;
 }
 
+/// Why there are no ratios of what was measured on a simulated driver: they would be read as if they were a GPU's.
+pub const NO_RATIOS: &str =
+    "no ratios: with a simulated driver, these are times of this machine alone";
+
 /// The part of a report that a picture needs.
 #[derive(Deserialize)]
 struct Kept<F> {
@@ -74,22 +79,19 @@ impl Show<'_> {
         } = drawing
         {
             let kept = read::<F>(from)?;
+            let file = OutputFile::open(svg)?;
             let quick = kept.command.split(' ').any(|word| word == "--quick");
-            draw(
-                svg,
-                &kept.device,
-                caveat(kept.simulated, quick),
-                &kept.figures,
-            )?;
-            anstream::println!("wrote {}", svg.display());
-            return Ok(());
+            let caveat = caveat(kept.simulated, quick);
+            file.write(&picture(&kept.device, caveat, &kept.figures)?)?;
+            return out::print(&format!("{}\n", wrote(svg)));
         }
+        let file = drawing.svg.as_deref().map(OutputFile::open).transpose()?;
         let (device, figures) = self.measured(F::COMMAND, measure)?;
-        if let Some(svg) = &drawing.svg {
+        if let (Some(file), Some(svg)) = (file, &drawing.svg) {
             let caveat = caveat(device.driver().is_simulated(), self.quick);
-            draw(svg, device.name(), caveat, &figures)?;
+            file.write(&picture(device.name(), caveat, &figures)?)?;
             if !self.global.json {
-                anstream::println!("\nwrote {}", svg.display());
+                out::print(&format!("\n{}\n", wrote(svg)))?;
             }
         }
         figures.verdict()
@@ -113,9 +115,9 @@ impl Show<'_> {
         let device = self.global.device()?;
         let caveat = caveat(device.driver().is_simulated(), self.quick);
         if !self.global.json {
-            anstream::println!("{}", report::heading(&device));
+            out::print(&format!("{}\n", report::heading(&device)))?;
             if let Some(caveat) = caveat {
-                anstream::println!("{YELLOW}{caveat}{YELLOW:#}");
+                out::print(&format!("{YELLOW}{caveat}{YELLOW:#}\n"))?;
             }
         }
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}")?;
@@ -138,7 +140,7 @@ impl Show<'_> {
             }
             report::print(&report)?;
         } else {
-            anstream::println!("\n{}", figures.table());
+            out::print(&format!("\n{}\n", figures.table()))?;
         }
         Ok((device, figures))
     }
@@ -154,7 +156,8 @@ fn caveat(simulated: bool, quick: bool) -> Option<&'static str> {
 }
 
 fn read<F: Drawn>(path: &Path) -> anyhow::Result<Kept<F>> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| {
         format!(
             "{} has no figures that `bench {} --json` gave",
@@ -164,19 +167,12 @@ fn read<F: Drawn>(path: &Path) -> anyhow::Result<Kept<F>> {
     })
 }
 
-fn draw<F: Drawn>(
-    path: &Path,
-    device: &str,
-    caveat: Option<&str>,
-    figures: &F,
-) -> anyhow::Result<()> {
-    let title = format!("{} ({device})", F::TITLE);
-    let svg = plot::latencies(&Picture {
-        title: &title,
+fn picture<F: Drawn>(device: &str, caveat: Option<&str>, figures: &F) -> anyhow::Result<String> {
+    plot::latencies(&Picture {
+        title: &format!("{} ({device})", F::TITLE),
         of: F::OF,
         note: F::NOTE,
         caveat,
         curves: &figures.curves(),
-    })?;
-    fs::write(path, svg).with_context(|| path.display().to_string())
+    })
 }

@@ -9,6 +9,7 @@
 use std::{
     ffi::{OsStr, c_int, c_uint},
     hint::black_box,
+    mem::ManuallyDrop,
     process::Command,
     time::Instant,
 };
@@ -23,7 +24,7 @@ use super::{
     samples::Samples,
     show::{Figures, Work},
 };
-use crate::duration::duration;
+use crate::{duration::duration, out};
 
 /// The one thing that a new process measures.
 #[derive(Clone, Copy, ValueEnum)]
@@ -133,15 +134,13 @@ pub fn only(part: Part) -> anyhow::Result<()> {
     match part {
         Part::Load => load(),
         Part::Adds => adds(),
-        Part::First => {
-            anstream::println!("{}", check()?);
-            Ok(())
-        }
+        Part::First => out::print(&format!("{}\n", check()?)),
     }
 }
 
-/// The library that the environment names, loaded by hand.
-fn library(spec: &DriverSpec) -> anyhow::Result<Library> {
+/// The library that the environment names, loaded by hand. A driver's threads run code of the library, so it is
+/// never unloaded.
+fn library(spec: &DriverSpec) -> anyhow::Result<ManuallyDrop<Library>> {
     let name = match spec {
         DriverSpec::System if cfg!(windows) => OsStr::new("nvcuda.dll"),
         DriverSpec::System => OsStr::new("libcuda.so.1"),
@@ -149,20 +148,19 @@ fn library(spec: &DriverSpec) -> anyhow::Result<Library> {
         other => bail!("{other:?} is no library"),
     };
     // SAFETY: the CUDA driver is trusted, as by every program that is linked to it.
-    unsafe { Library::new(name) }.with_context(|| name.display().to_string())
+    let library = unsafe { Library::new(name) }.with_context(|| name.display().to_string())?;
+    Ok(ManuallyDrop::new(library))
 }
 
 /// Loading the driver and resolving every entry point, beyond `dlopen`.
 fn load() -> anyhow::Result<()> {
     let spec = DriverSpec::from_env()?;
-    let library = library(&spec)?;
+    let _loaded = library(&spec)?;
     let start = Instant::now();
     let api = sys::Api::load_spec(&spec);
-    anstream::println!("{}", start.elapsed().as_nanos());
+    let took = start.elapsed().as_nanos();
     black_box(api)?;
-    // The driver's threads run code of the library, so it must never be unloaded.
-    std::mem::forget(library);
-    Ok(())
+    out::print(&format!("{took}\n"))
 }
 
 /// How long loading by hand took, and how long the check takes after it.
@@ -177,10 +175,7 @@ fn adds() -> anyhow::Result<()> {
     let _ = unsafe { init(0) };
     let by_hand = start.elapsed().as_nanos();
     let beyond = check()?;
-    anstream::println!("{by_hand} {beyond}");
-    // As above.
-    std::mem::forget(library);
-    Ok(())
+    out::print(&format!("{by_hand} {beyond}\n"))
 }
 
 /// Nanoseconds of the check, whatever it says as long as it is clear.

@@ -1,7 +1,7 @@
 //! What calls cost while background work floods the GPU: for some the driver waits for work that is on the device,
 //! and the same calls where all was made ahead.
 
-use std::time::Instant;
+use std::{io, thread, time::Instant};
 
 use cuda_green::{
     ContextId, CudaDevice, Event, GreenContextConfig, LaunchConfig, Module, PinnedBuffer,
@@ -87,7 +87,9 @@ fn once(device: &CudaDevice, prepare: Prepare, flood: Option<&Load>) -> anyhow::
     let background = manager.get_context(ContextId::Training)?.create_stream()?;
     let ready = prepare(&manager)?;
     let call = || {
-        let time = std::thread::scope(|scope| scope.spawn(ready).join());
+        let time = thread::scope(|scope| -> io::Result<_> {
+            Ok(thread::Builder::new().spawn_scoped(scope, ready)?.join())
+        })?;
         Ok(time.map_err(|_| anyhow::anyhow!("the call's thread panicked"))??)
     };
     match flood {

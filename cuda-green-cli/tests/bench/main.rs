@@ -53,6 +53,25 @@ fn as_text_in_80_columns() {
         let wide = text.lines().find(|line| line.chars().count() > 80);
         assert_eq!(wide, None, "{what}");
         assert!(!text.contains("NaN") && !text.contains("inf "), "{text}");
+        // What costs what in a simulation says nothing of a GPU, and a ratio would be read as if it did.
+        let has_ratios = ["activate", "isolation"].contains(&what);
+        assert_eq!(
+            text.contains("no ratios: with a simulated driver"),
+            has_ratios,
+            "{text}"
+        );
+        assert!(!text.contains("p99 alone"), "{text}");
+    }
+}
+
+/// Whether a figure has this name, anywhere.
+fn has(figures: &Value, name: &str) -> bool {
+    match figures {
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(field, value)| field == name || has(value, name)),
+        Value::Array(values) => values.iter().any(|value| has(value, name)),
+        _ => false,
     }
 }
 
@@ -76,6 +95,9 @@ fn as_json_and_as_a_picture_and_the_same_picture_again() {
         let command = format!("cuda-green bench {what} --quick --json");
         assert_eq!(report["command"], command);
         no_number_is_missing(&report["figures"]);
+        for ratio in ["ratio", "p99_to_alone"] {
+            assert!(!has(&report["figures"], ratio), "{what} has a {ratio}");
+        }
         fs::write(&json, text).unwrap();
         let [json, again] = [&json, &again].map(|path| path.to_str().unwrap());
         let told = stdout(&[what, "--from", json, "--svg", again]);
@@ -117,6 +139,38 @@ fn a_picture_of_a_quick_run_says_so() {
         let drawn = fs::read_to_string(svg).unwrap();
         assert_eq!(drawn.contains("mean nothing"), caveat.is_some());
         assert!(caveat.is_none_or(|caveat| drawn.contains(caveat)));
+    }
+}
+
+/// What a file says of its device is a stranger's word.
+#[test]
+fn a_picture_is_well_formed_whatever_the_device_is_called() {
+    let text = stdout(&[
+        "rebalance",
+        "--quick",
+        "--json",
+        "--driver",
+        "sim:h200@13.0",
+    ]);
+    let mut report: Value = serde_json::from_str(&text).unwrap();
+    let [json, svg] = ["json", "svg"].map(|end| file(&format!("bench.hostile.{end}")));
+    for character in ('\0'..' ').chain(['\u{7f}', '\u{fffe}', '\u{ffff}', '&', '<', '>', '"', '\''])
+    {
+        report["device"] = format!("GPU{character}1").into();
+        fs::write(&json, report.to_string()).unwrap();
+        let [json, svg] = [&json, &svg].map(|path| path.to_str().unwrap());
+        stdout(&["rebalance", "--from", json, "--svg", svg]);
+        let drawn = fs::read_to_string(svg).unwrap();
+        let forbidden =
+            |c: char| c.is_control() && c != '\n' || matches!(c, '\u{fffe}' | '\u{ffff}');
+        assert_eq!(drawn.find(forbidden), None, "{character:?}");
+        let title = drawn
+            .lines()
+            .find(|line| line.starts_with("GPU") || line.contains("(GPU"));
+        let title = title.unwrap();
+        let told = title.split("(GPU").nth(1).unwrap();
+        assert!(!told.starts_with(['<', '"', '>']), "{character:?}: {title}");
+        assert!(!told.starts_with("&1"), "{character:?}: {title}");
     }
 }
 

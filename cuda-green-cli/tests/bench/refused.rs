@@ -150,8 +150,51 @@ fn a_file_without_figures_is_told() {
     assert!(!fs::exists(svg).unwrap());
 }
 
+/// Before anything is measured, which takes minutes on a GPU.
 #[test]
-fn a_picture_that_cannot_be_written_costs_no_figures() {
+fn a_picture_that_cannot_be_written_is_told_at_once() {
+    let driver = ["--driver", "sim:h200@13.0"];
+    let folder = env!("CARGO_TARGET_TMPDIR");
+    for what in ["activate", "alloc", "isolation", "rebalance"] {
+        for (path, said) in [
+            ("/nowhere/at.svg", "No such file"),
+            (folder, "Is a directory"),
+        ] {
+            for json in [&[] as &[&str], &["--json"]] {
+                // Whole runs, which take seconds on a simulated driver too.
+                let args = [&[what, "--svg", path], &driver[..], json].concat();
+                let told = refused(&args, &[], 1);
+                assert!(told.contains(path) && told.contains(said), "{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_measurement_that_fails_leaves_the_picture_of_before() {
+    let svg = file("bench.before.svg");
+    fs::write(&svg, "before").unwrap();
+    let new = file("bench.failed.svg");
+    let fault = [("CUDA_GREEN_SIM_FAULTS", "cuLaunchKernel=INVALID_VALUE")];
+    for path in [&svg, &new] {
+        let args = [
+            "rebalance",
+            "--quick",
+            "--json",
+            "--driver",
+            "sim:h200@13.0",
+            "--svg",
+        ];
+        refused(&[&args[..], &[path.to_str().unwrap()]].concat(), &fault, 1);
+    }
+    assert_eq!(fs::read_to_string(svg).unwrap(), "before");
+    assert!(!fs::exists(new).unwrap());
+}
+
+/// A disk that is full at the end is known only then.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_picture_that_is_lost_in_the_end_costs_no_figures() {
     let args = [
         "rebalance",
         "--quick",
@@ -159,10 +202,10 @@ fn a_picture_that_cannot_be_written_costs_no_figures() {
         "--driver",
         "sim:h200@13.0",
     ];
-    let output = bench(&[&args[..], &["--svg", "/nowhere/at.svg"]].concat(), &[]);
+    let output = bench(&[&args[..], &["--svg", "/dev/full"]].concat(), &[]);
     assert_eq!(output.status.code(), Some(1));
     let told = words(output.stderr);
-    assert!(told.contains("/nowhere/at.svg"), "{told}");
+    assert!(told.contains("/dev/full: No space left"), "{told}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(report["figures"].is_object());
 }

@@ -42,10 +42,14 @@ pub(super) fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u
             let sms = sm_fields(&resource);
             Ok(Ok((sms.minSmPartitionSize, sms.smCoscheduledAlignment)))
         }
-        Err(Error::MissingEntryPoint(_)) => Ok(Err(format!(
-            "green contexts need a driver of CUDA 12.4 or later; this one speaks CUDA {}",
-            driver.version()
-        ))),
+        Err(Error::MissingEntryPoint(missing)) if missing.entry_point.since > missing.driver => {
+            Ok(Err(format!(
+                "green contexts need a driver of CUDA 12.4 or later; this one speaks CUDA {}",
+                driver.version()
+            )))
+        }
+        // The version has it: the error names what hides it.
+        Err(Error::MissingEntryPoint(missing)) => Ok(Err(missing.to_string())),
         // A driver that has the call may still refuse the device: old architectures, some virtual GPUs.
         Err(Error::Driver {
             code: CUresult::CUDA_ERROR_NOT_SUPPORTED,

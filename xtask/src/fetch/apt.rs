@@ -5,8 +5,10 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, ensure};
 use xshell::cmd;
 
-use super::Fetcher;
+use super::{Fetcher, client};
 use crate::artifacts::{ARTIFACTS, Artifact, Source};
+
+const NEEDED: &str = "apt-get is needed to fetch real drivers";
 
 impl Fetcher {
     pub(super) fn apt(&mut self, artifact: &Artifact, to: &Path) -> Result<()> {
@@ -22,13 +24,11 @@ impl Fetcher {
             package, version, ..
         } = artifact;
         let _in_folder = self.shell.push_dir(to);
-        cmd!(
+        let download = cmd!(
             self.shell,
             "apt-get {options...} --quiet=2 download {package}={version}"
-        )
-        .quiet()
-        .run()
-        .context("apt-get could not download it")
+        );
+        client::run(download, NEEDED)
     }
 
     /// Fetches the package lists of `non-free` into a folder of our own. The machine's apt sources stay
@@ -64,11 +64,9 @@ impl Fetcher {
         // A suite that the mirror lacks is an error here and must not cost the others: what could not
         // be had shows when its package is downloaded.
         let given = &options;
-        if let Err(error) = cmd!(self.shell, "apt-get {given...} --quiet=2 update")
-            .quiet()
-            .run()
-        {
-            eprintln!("{error}");
+        let update = cmd!(self.shell, "apt-get {given...} --quiet=2 update");
+        if let Err(error) = client::run(update, NEEDED) {
+            eprintln!("{error:#}");
         }
         Ok(options)
     }
@@ -79,7 +77,7 @@ impl Fetcher {
             .quiet()
             .ignore_stderr()
             .read()
-            .context("apt-get is needed to fetch real drivers")?;
+            .context(NEEDED)?;
         let mut suites: Vec<&str> = ARTIFACTS
             .iter()
             .filter_map(|artifact| match artifact.source {

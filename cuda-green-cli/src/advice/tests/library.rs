@@ -140,3 +140,60 @@ fn a_library_that_was_named_is_the_only_one_tried() {
         &["--driver"],
     );
 }
+
+#[test]
+fn a_library_that_is_looked_for_is_not_the_file_in_this_folder() {
+    let (path, reason) = (PathBuf::from("libshim.so"), String::new());
+    let error = Error::Load(sys::Error::DriverUnloadable { path, reason });
+    let here = Situation {
+        named_is_here: true,
+        ..healthy()
+    };
+    says(&error, &here, &["this folder is `./libshim.so`"], &["sim:"]);
+    says(
+        &error,
+        &healthy(),
+        &["begins with no `sim:`"],
+        &["./libshim.so"],
+    );
+}
+
+#[test]
+fn a_stub_in_the_system_s_place_is_told_with_what_gives_a_driver() {
+    let stub = |path: &str| {
+        let (path, code) = (path.into(), CUresult::CUDA_ERROR_STUB_LIBRARY);
+        Error::Load(sys::Error::VersionUnknown { path, code })
+    };
+    let folders = [("LD_LIBRARY_PATH", "/opt/lib:/opt/cuda/stubs")];
+    let found = stub("/opt/cuda/stubs/libcuda.so");
+    let bare = with(container(Situation::default()), &folders);
+    says(
+        &found,
+        &bare,
+        &["`/opt/lib:/opt/cuda/stubs`: /opt/cuda/stubs is", CONTAINER],
+        &["--driver and"],
+    );
+    // That folder is not what led to it.
+    let elsewhere = stub("/usr/lib/libcuda.so");
+    says(&elsewhere, &bare, &[CONTAINER], &["LD_LIBRARY_PATH"]);
+    let real = Situation {
+        cuda_library: Some("/usr/lib64/libcuda.so.1".into()),
+        ..bare
+    };
+    says(
+        &found,
+        &real,
+        &["/usr/lib64/libcuda.so.1 is there", "sim:h200"],
+        &[CONTAINER],
+    );
+    let named = Situation {
+        named: Some("/opt/cuda/stubs/libcuda.so".into()),
+        ..real
+    };
+    says(
+        &found,
+        &named,
+        &["Without --driver and CUDA_GREEN_DRIVER"],
+        &[CONTAINER, "LD_LIBRARY"],
+    );
+}

@@ -1,0 +1,73 @@
+//! The files of loaded libraries, for errors that name them.
+
+use std::{
+    collections::BTreeSet,
+    ffi::c_void,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+/// Keeps a path for as long as its library stays loaded, which is as long as the process: once for each
+/// library, however often that is opened.
+pub(crate) fn kept(path: &Path) -> &'static Path {
+    static PATHS: Mutex<BTreeSet<&'static Path>> = Mutex::new(BTreeSet::new());
+    let mut paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
+    match paths.get(path) {
+        Some(path) => path,
+        None => {
+            let path = Box::leak(Box::<Path>::from(path));
+            paths.insert(path);
+            path
+        }
+    }
+}
+
+/// Finds the file of the library that holds a function, by the system loader's account: where a name was
+/// looked up in several folders, only that tells in which of them it was found.
+#[cfg(unix)]
+pub(crate) fn of_function(address: *const c_void) -> Option<&'static Path> {
+    use std::{ffi::CStr, ffi::OsStr, os::unix::ffi::OsStrExt};
+
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: the function only compares the address with those of loaded libraries, and the output is valid
+    // for the struct that it writes.
+    let found = unsafe { libc::dladdr(address, info.as_mut_ptr()) } != 0;
+    // SAFETY: all of the struct's fields are pointers, which may be null, as they were made above.
+    let name = unsafe { info.assume_init() }.dli_fname;
+    if !found || name.is_null() {
+        return None;
+    }
+    // SAFETY: a name that is not null is a C string of the loader's. It lives as long as its library, which
+    // is loaded: the caller has a function of it.
+    let name = unsafe { CStr::from_ptr(name) };
+    Some(kept(Path::new(OsStr::from_bytes(name.to_bytes()))))
+}
+
+/// Knows no such account on this platform.
+#[cfg(not(unix))]
+pub(crate) fn of_function(_: *const c_void) -> Option<&'static Path> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_kept_once() {
+        let path = |text: &str| kept(Path::new(text));
+        assert_eq!(path("/a/libcuda.so.1"), Path::new("/a/libcuda.so.1"));
+        assert!(std::ptr::eq(path("/a/b"), path("/a/b")));
+        assert_ne!(path("/a/b"), path("/a/c"));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no dladdr")]
+    #[cfg(unix)]
+    fn a_function_is_of_the_file_that_holds_it() {
+        let own = of_function(a_path_is_kept_once as fn() as *const c_void).unwrap();
+        let program = std::env::current_exe().unwrap();
+        assert_eq!(own.file_name(), program.file_name());
+        assert_eq!(of_function(std::ptr::null()), None);
+    }
+}

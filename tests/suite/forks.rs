@@ -1,0 +1,63 @@
+//! A forked child of a process that had initialised CUDA: each call is an error that says so.
+
+#![cfg(unix)]
+
+use std::io::{Read, Write};
+
+use cuda_green::{Driver, Error, GpuMemoryPool, Result};
+
+use crate::Case;
+
+pub const CASES: &[Case] = &[("forks/a_child_is_told_that_it_was_forked", forked)];
+
+fn forked(driver: &Driver) -> Result<()> {
+    let device = driver.device(0)?;
+    let pool = GpuMemoryPool::on(&device, 1 << 20)?;
+    if driver.is_simulated() {
+        // Beside other simulated drivers' threads, a child could find a lock of theirs taken for good. The same is
+        // tested with a simulated driver by `cuda-green/tests/forked.rs`, where no other thread is.
+        return Ok(());
+    }
+    let calls: [(&str, &dyn Fn() -> Result<()>); 3] = [
+        ("free memory", &|| device.free_memory().map(drop)),
+        ("allocate", &|| pool.allocate(4096).map(drop)),
+        ("count devices", &|| driver.device_count().map(drop)),
+    ];
+    for (what, call) in calls {
+        let said = in_a_child(call);
+        assert!(said.starts_with("Forked"), "{what}: {said}");
+    }
+    // The parent goes on.
+    pool.allocate(4096).map(drop)
+}
+
+/// What a call says in a child, which ends without a word if that takes longer than ten seconds.
+fn in_a_child(call: &dyn Fn() -> Result<()>) -> String {
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    // SAFETY: the child makes one call, writes what that said, and ends without running anything of the parent's.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: the function takes a number.
+            unsafe { libc::alarm(10) };
+            let said = match call() {
+                Ok(()) => "it succeeded".to_owned(),
+                Err(error @ Error::Forked { .. }) => format!("{error:?}"),
+                Err(error) => format!("another error: {error}"),
+            };
+            let code = i32::from(writer.write_all(said.as_bytes()).is_err());
+            // SAFETY: it ends this process, whose memory is a copy that nobody else has.
+            unsafe { libc::_exit(code) }
+        }
+        child => {
+            assert!(child > 0);
+            drop(writer);
+            let mut said = String::new();
+            reader.read_to_string(&mut said).unwrap();
+            let mut status = 0;
+            // SAFETY: the child is this process's, and the output is valid.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert_eq!(status, 0, "{said}");
+            said
+        }
+    }
+}
