@@ -107,6 +107,8 @@ pub(crate) struct Timeline {
     next: u64,
     ops: HashMap<u64, Op>,
     lanes: HashMap<Lane, LaneState>,
+    /// Lanes that are gone and whose work goes on: their contexts and devices are waited for with it.
+    ended: Vec<LaneState>,
     /// What work submitted to a context from now on has to wait for.
     barriers: HashMap<u64, u64>,
     gpus: Vec<Gpu>,
@@ -122,6 +124,7 @@ impl Timeline {
             next: 1,
             ops: HashMap::new(),
             lanes: HashMap::new(),
+            ended: Vec::new(),
             barriers: HashMap::new(),
             gpus: (0..devices).map(|_| Gpu::new(sms, limits)).collect(),
             events: BinaryHeap::new(),
@@ -215,7 +218,7 @@ impl Timeline {
 
     /// Marks the end of all work of a device.
     pub(crate) fn mark_device(&mut self, device: usize) -> Mark {
-        let lanes = self.lanes.values().filter(|lane| lane.device == device);
+        let lanes = self.all_lanes().filter(|lane| lane.device == device);
         let deps: Vec<u64> = lanes.map(|lane| lane.tail).collect();
         self.add_mark(None, device, 0, &deps)
     }
@@ -273,15 +276,25 @@ impl Timeline {
         self.catch_up(if waited { WAKE_NS } else { 0 });
     }
 
-    /// Forgets a lane. Its work goes on.
-    pub(crate) fn forget_lane(&mut self, lane: Lane) {
-        self.lanes.remove(&lane);
+    /// Ends a lane. Its work goes on.
+    pub(crate) fn end_lane(&mut self, lane: Lane) {
+        let ended = self.lanes.remove(&lane);
+        self.ended.extend(ended);
+        self.forget_done();
     }
 
-    /// Forgets a context and its lanes. Its work goes on.
-    pub(crate) fn forget_context(&mut self, context: u64) {
-        self.lanes.retain(|_, state| state.context != context);
+    /// Ends a context and its lanes. Its work goes on.
+    pub(crate) fn end_context(&mut self, context: u64) {
+        let lanes = self.lanes.extract_if(|_, state| state.context == context);
+        self.ended.extend(lanes.map(|(_, state)| state));
         self.barriers.remove(&context);
+        self.forget_done();
+    }
+
+    /// Forgets those of the ended lanes whose work is done.
+    fn forget_done(&mut self) {
+        let ops = &self.ops;
+        self.ended.retain(|lane| ops.contains_key(&lane.tail));
     }
 
     fn wait(&mut self, op: u64) {

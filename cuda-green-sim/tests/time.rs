@@ -243,6 +243,71 @@ fn a_hand_off_waits_on_the_gpu_and_not_on_the_host() {
     assert!(gpu.microseconds(|| gpu.synchronize(before)) < 110);
 }
 
+/// What waits for a context waits for the work of streams that were destroyed, too; so do the primary context, and
+/// the default stream after a blocking one.
+#[test]
+fn the_work_of_destroyed_streams_is_waited_for() {
+    let gpu = Gpu::new();
+    let api = &gpu.client.api;
+    let event = gpu.event();
+    let [green, other] = gpu.partitions();
+    let busy = |stream| {
+        gpu.launch(stream, 1, 10 * MS);
+        assert_eq!(unsafe { api.cuStreamDestroy_v2(stream).unwrap() }, OK);
+    };
+    let recorded = |code: CUresult| {
+        assert_eq!(code, OK);
+        gpu.microseconds(|| unsafe { assert_eq!(api.cuEventSynchronize(event).unwrap(), OK) })
+    };
+    busy(gpu.client.stream(green));
+    assert!(recorded(unsafe { api.cuGreenCtxRecordEvent(other, event).unwrap() }) < 10);
+    assert!(recorded(unsafe { api.cuGreenCtxRecordEvent(green, event).unwrap() }) > 9_000);
+    for stream in [gpu.client.stream(green), gpu.stream(1, 0)] {
+        busy(stream);
+        let primary = gpu.client.primary;
+        assert!(recorded(unsafe { api.cuCtxRecordEvent(primary, event).unwrap() }) > 9_000);
+    }
+    busy(gpu.stream(0, 0));
+    let default = ptr::null_mut();
+    assert!(recorded(unsafe { api.cuEventRecord(event, default).unwrap() }) > 9_000);
+    // A destroyed context's work goes on as well.
+    busy(gpu.client.stream(green));
+    assert_eq!(gpu.client.destroy(green), OK);
+    let primary = gpu.client.primary;
+    assert!(recorded(unsafe { api.cuCtxRecordEvent(primary, event).unwrap() }) > 9_000);
+}
+
+/// In a green context no stream waits for the default stream, nor that one for it, whatever flags it was made with.
+#[test]
+fn a_green_context_s_default_stream_waits_for_nobody() {
+    let gpu = Gpu::new();
+    let api = &gpu.client.api;
+    let address = gpu.client.alloc(8).unwrap();
+    let default = ptr::null_mut();
+    let copied = || {
+        let mut bytes = 0_u64;
+        let to = (&raw mut bytes).cast();
+        gpu.microseconds(|| unsafe { assert_eq!(api.cuMemcpyDtoH_v2(to, address, 8).unwrap(), OK) })
+    };
+    let [green] = gpu.partitions();
+    let context = gpu.client.context(green);
+    for (top, ordered) in [(gpu.client.primary, true), (context, false)] {
+        unsafe { assert_eq!(api.cuCtxPushCurrent_v2(top).unwrap(), OK) };
+        let stream = gpu.stream(0, 0);
+        for (first, second) in [(stream, default), (default, stream)] {
+            gpu.launch(first, 1, 10 * MS);
+            gpu.launch(second, 1, US);
+            let took = gpu.microseconds(|| gpu.synchronize(second));
+            assert_eq!(took > 9_000, ordered, "{took}");
+            gpu.synchronize(first);
+        }
+        gpu.launch(stream, 1, 10 * MS);
+        assert_eq!(copied() > 9_000, ordered);
+        gpu.synchronize(stream);
+        unsafe { assert_eq!(api.cuCtxPopCurrent_v2(ptr::null_mut()).unwrap(), OK) };
+    }
+}
+
 #[test]
 fn the_default_stream_waits_for_blocking_streams_only() {
     let gpu = Gpu::new();

@@ -111,7 +111,7 @@ impl Driver {
             state.lose_streams(|stream| stream.green == Some(handle));
         }
         // Work in flight goes on.
-        state.timeline.forget_context(handle);
+        state.timeline.end_context(handle);
         self.memory().leave_green_context(device);
         Ok(())
     }
@@ -152,6 +152,7 @@ impl Driver {
         green: Option<u64>,
     ) -> Answer {
         state.none_captured(device, green)?;
+        self.wait_for_late_copies(state, device, green);
         self.record(state, event, device, |timeline| match green {
             Some(context) => timeline.mark_context(device, context),
             None => timeline.mark_device(device),

@@ -218,6 +218,6 @@ impl State {
         self.abandoned.extend(memory.abandon_host(device));
         drop(memory);
         self.devices[device].primary_resource = None;
-        self.timeline.forget_context(self.devices[device].primary);
+        self.timeline.end_context(self.devices[device].primary);
     }
 }

@@ -149,7 +149,7 @@ impl Driver {
         // is spoilt, which is not measured.
         state.captures.retain(|_, capture| !capture.began_in(&lane));
         state.invalidate(|capture| capture.has(&lane));
-        state.timeline.forget_lane(lane);
+        state.timeline.end_lane(lane);
         Ok(())
     }
 

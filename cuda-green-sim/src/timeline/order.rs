@@ -46,8 +46,7 @@ impl Timeline {
         }
         if matches!(of.lane, Lane::Legacy(_)) {
             let blocking = self
-                .lanes
-                .values()
+                .all_lanes()
                 .filter(|state| state.context == of.context && state.blocking);
             deps.extend(blocking.map(|state| state.tail));
         } else if of.blocking
@@ -58,8 +57,13 @@ impl Timeline {
         deps
     }
 
+    /// The lanes that there are, and those that ended before their work.
+    pub(super) fn all_lanes(&self) -> impl Iterator<Item = &LaneState> {
+        self.lanes.values().chain(&self.ended)
+    }
+
     pub(super) fn tails(&self, context: u64) -> Vec<u64> {
-        let lanes = self.lanes.values().filter(|lane| lane.context == context);
+        let lanes = self.all_lanes().filter(|lane| lane.context == context);
         let mut tails: Vec<u64> = lanes.map(|lane| lane.tail).collect();
         tails.extend(self.barriers.get(&context));
         tails
