@@ -2,6 +2,8 @@
 
 use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 
+use crate::size::{Bytes, Limit};
+
 /// What this crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -261,8 +263,11 @@ pub enum Error {
         "foreign code changed this thread's current context inside a guard; what was current before the guard is current again"
     )]
     ForeignContext,
-    /// The request would exceed the pool's limit, or the device has no more memory.
-    #[error("{asked} bytes were asked for, but {available} of the pool's {limit} are left")]
+    /// The request would exceed a limit: the pool's own, or one that it stands within.
+    #[error(
+        "{} were asked for, but only {} of the limit of {} are left; free buffers, or raise the limit",
+        Bytes(*asked), Bytes(*available), Limit(*limit)
+    )]
     OutOfMemory {
         /// Bytes asked for.
         asked: u64,
@@ -271,15 +276,29 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The limits allow the request, but the device has not so much free memory in one piece.
+    #[error(
+        "{} were asked for, which the limits allow, but of the device's {} only {} are free; other pools, contexts and processes have the rest",
+        Bytes(*asked), Bytes(*total), Bytes(*free)
+    )]
+    DeviceOutOfMemory {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes that were free on the device, as the driver said.
+        free: u64,
+        /// Bytes of the device.
+        total: u64,
+    },
     /// Memory was freed and is not free.
-    #[error("{bytes} bytes were freed, but are still in use; something else holds them")]
+    #[error("{} were freed, but are still in use; something else holds them", Bytes(*bytes))]
     MemoryNotBack {
         /// How many bytes.
         bytes: u64,
     },
     /// A model does not fit, and evicting all that may be evicted would not make it fit.
     #[error(
-        "{name} needs {asked} bytes and a slot; {available} bytes and {free_slots} slots are free, evicting idle models would give {evictable} bytes more, and {held} bytes are pinned or in use"
+        "{name} needs {} and a slot; {} and {free_slots} slots are free, evicting idle models would give {} more, and {} are pinned or in use; none was evicted for it",
+        Bytes(*asked), Bytes(*available), Bytes(*evictable), Bytes(*held)
     )]
     NoRoomForModel {
         /// The model.
@@ -294,6 +313,15 @@ pub enum Error {
         evictable: u64,
         /// Bytes of models that may not.
         held: u64,
+    },
+    /// A load would wait for itself: through the loads of other models that wait for it, or at once.
+    #[error(
+        "loading {} would never end: each of these models is being loaded and waits for the next, and the last for the first; load what a model needs before it",
+        models.join(", ")
+    )]
+    ModelWaitsForItself {
+        /// The models, in the order in which they wait.
+        models: Vec<String>,
     },
     /// No model of this name is loaded.
     #[error("no model {name} is loaded")]
