@@ -107,6 +107,9 @@ pub(crate) struct Timeline {
     next: u64,
     ops: HashMap<u64, Op>,
     lanes: HashMap<Lane, LaneState>,
+    /// The newest work of lanes that are gone, with their device and context: it goes on, and the context's end
+    /// follows it.
+    gone: Vec<(usize, u64, u64)>,
     /// What work submitted to a context from now on has to wait for.
     barriers: HashMap<u64, u64>,
     gpus: Vec<Gpu>,
@@ -122,6 +125,7 @@ impl Timeline {
             next: 1,
             ops: HashMap::new(),
             lanes: HashMap::new(),
+            gone: Vec::new(),
             barriers: HashMap::new(),
             gpus: (0..devices).map(|_| Gpu::new(sms, limits)).collect(),
             events: BinaryHeap::new(),
@@ -216,7 +220,9 @@ impl Timeline {
     /// Marks the end of all work of a device.
     pub(crate) fn mark_device(&mut self, device: usize) -> Mark {
         let lanes = self.lanes.values().filter(|lane| lane.device == device);
-        let deps: Vec<u64> = lanes.map(|lane| lane.tail).collect();
+        let mut deps: Vec<u64> = lanes.map(|lane| lane.tail).collect();
+        let gone = self.gone.iter().filter(|(of, _, _)| *of == device);
+        deps.extend(gone.map(|(_, _, tail)| *tail));
         self.add_mark(None, device, 0, &deps)
     }
 
@@ -273,14 +279,21 @@ impl Timeline {
         self.catch_up(if waited { WAKE_NS } else { 0 });
     }
 
-    /// Forgets a lane. Its work goes on.
+    /// Forgets a lane. Its work goes on, and whoever waits for the context waits for it.
     pub(crate) fn forget_lane(&mut self, lane: Lane) {
-        self.lanes.remove(&lane);
+        if let Some(state) = self.lanes.remove(&lane) {
+            let ops = &self.ops;
+            self.gone.retain(|(_, _, tail)| ops.contains_key(tail));
+            if ops.contains_key(&state.tail) {
+                self.gone.push((state.device, state.context, state.tail));
+            }
+        }
     }
 
     /// Forgets a context and its lanes. Its work goes on.
     pub(crate) fn forget_context(&mut self, context: u64) {
         self.lanes.retain(|_, state| state.context != context);
+        self.gone.retain(|(_, of, _)| *of != context);
         self.barriers.remove(&context);
     }
 

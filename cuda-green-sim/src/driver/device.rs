@@ -193,6 +193,13 @@ impl Driver {
                     _ => 64,
                 }
             }
+            // 0 on a machine with one GPU, 1 on one with two (measured on an H200 and an H100, driver 580).
+            A::CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED => i32::from(self.profile.device_count > 1),
+            // One domain is the whole device.
+            A::CU_DEVICE_ATTRIBUTE_LOCALITY_DOMAIN_COUNT if self.speaks(13, 4) => 1,
+            A::CU_DEVICE_ATTRIBUTE_LOCALITY_DOMAIN_MULTIPROCESSOR_COUNT if self.speaks(13, 4) => {
+                self.sm_count() as i32
+            }
             A(id) if (1..=largest(self.profile.cuda_version)).contains(&id) => MEASURED
                 .iter()
                 .find(|(known, _)| *known == id)

@@ -62,6 +62,8 @@ impl Timeline {
         let lanes = self.lanes.values().filter(|lane| lane.context == context);
         let mut tails: Vec<u64> = lanes.map(|lane| lane.tail).collect();
         tails.extend(self.barriers.get(&context));
+        let gone = self.gone.iter().filter(|(_, of, _)| *of == context);
+        tails.extend(gone.map(|(_, _, tail)| *tail));
         tails
     }
 
