@@ -343,6 +343,16 @@ pub enum Error {
     /// A stream of one device was to work on memory, or run a graph, of another.
     #[error("the stream is of another device than the memory or the graph")]
     ForeignStream,
+    /// Two things of different devices, which only meet within one.
+    #[error("{what} is of device {device}, and what it was to meet is of device {expected}")]
+    ForeignDevice {
+        /// What is of the other device.
+        what: &'static str,
+        /// Its device's ordinal.
+        device: u32,
+        /// The ordinal that it should have.
+        expected: u32,
+    },
     /// A stream, an event or a kernel of one driver was to meet one of another.
     #[error("the event, the kernel or the stream is of another driver than what it was to meet")]
     ForeignDriver,

@@ -136,8 +136,10 @@ impl GpuMemoryPool {
     /// functions, which see to the order; kernels in other streams must wait for this one first.
     ///
     /// # Errors
-    /// As [`GpuMemoryPool::allocate`].
+    /// As [`GpuMemoryPool::allocate`]; [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for a stream of elsewhere,
+    /// [`Error::InvalidArgument`] for one in a capture.
     pub fn allocate_on(&self, stream: &Stream, size: usize) -> Result<GpuBuffer> {
+        self.device().check_own("the stream", stream.device())?;
         stream.outside_captures()?;
         self.take(size, Some(stream))
     }
