@@ -13,7 +13,10 @@ use super::{
     attributes::{MEASURED, largest},
     require,
 };
-use crate::raw::{Answer, Raw};
+use crate::{
+    raw::{Answer, Raw},
+    slots,
+};
 
 /// Error names and texts as C strings. They must live as long as the process, so each is made once and
 /// kept; there are as many as there are error codes.
@@ -54,6 +57,7 @@ impl Driver {
     pub(crate) fn cuInit(&self, flags: u32) -> Answer {
         require(flags == 0)?;
         self.lock().initialised = true;
+        slots::note_initialised();
         Ok(())
     }
 
