@@ -182,6 +182,20 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             return Ok(None);
         }
         match layout {
+            Some(layout)
+                if favoured.is_some()
+                    && layout.facts.capabilities.merge
+                    && matches!(
+                        layout.strategy,
+                        SplitStrategy::EqualGroups | SplitStrategy::Nested
+                    ) =>
+            {
+                Err(Error::Unsupported {
+                    what: "rebalancing these sizes, which units that merge do not come to,",
+                    needs: CudaVersion::new(13, 1),
+                    driver: self.device.driver().version(),
+                })
+            }
             Some(layout) if !layout.merges() && favoured.is_some() => Err(Error::Unsupported {
                 what: if matches!(
                     layout.strategy,

@@ -64,6 +64,13 @@ impl DeviceFacts {
         self.capabilities.granularity.multiple.max(1)
     }
 
+    /// SMs that are surely co-scheduled together in a group of a split by count: each has at least one whole unit
+    /// (measured on an H200, driver 580).
+    pub(crate) fn coscheduled_by_count(&self, size: u32, fine: bool) -> u32 {
+        let most = if fine { FINE_UNIT } else { self.coscheduled() };
+        most.min(size)
+    }
+
     /// SMs that are surely co-scheduled together in what a split leaves over.
     pub(crate) fn coscheduled_left_over(&self) -> u32 {
         FINE_UNIT.min(self.coscheduled())

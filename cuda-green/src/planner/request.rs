@@ -26,6 +26,9 @@ pub enum SmRequest {
         weight: u32,
     },
     /// All that the others leave. At most one of a list, and not beside a share.
+    ///
+    /// Before 13.1, beside [exact](PartitionRequest::exact) sizes, it may be rounded down to whole units, where
+    /// nothing else meets those.
     Rest,
 }
 
@@ -84,6 +87,19 @@ impl PartitionRequest {
     /// [`SmRequest::Rest`].
     pub fn rest() -> Self {
         SmRequest::Rest.into()
+    }
+
+    /// Whether it takes less than it asks for where units do not work out.
+    pub(crate) fn is_target(&self) -> bool {
+        matches!(self.sms, SmRequest::Target(_) | SmRequest::Percent(_))
+    }
+
+    /// The weight of a share; 0 of all others.
+    pub(super) fn weight(&self) -> u64 {
+        match self.sms {
+            SmRequest::Share { weight, .. } => weight.into(),
+            _ => 0,
+        }
     }
 
     /// Demands that clusters of so many blocks run in it: 2, 4 or 8. Plans that cannot keep that are not

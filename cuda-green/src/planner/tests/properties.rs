@@ -96,12 +96,6 @@ fn check(facts: &DeviceFacts, requests: &[PartitionRequest], plan: &Plan) {
             SmRequest::Rest => {}
         }
     }
-    let shares = requests
-        .iter()
-        .any(|request| matches!(request.sms, SmRequest::Share { .. } | SmRequest::Rest));
-    if shares && !facts.capabilities.structured_split {
-        assert_eq!(plan.left_over, 0, "{plan:?}");
-    }
     if !facts.capabilities.merge {
         assert!(
             plan.partitions
@@ -136,6 +130,12 @@ proptest! {
             prop_assert!(!plans.is_empty());
             for plan in &plans {
                 check(&facts, &requests, plan);
+            }
+            let is_rest = |sms| matches!(sms, SmRequest::Share { .. } | SmRequest::Rest);
+            let shares = requests.iter().any(|request| is_rest(request.sms));
+            let exact = requests.iter().any(|request| request.exact);
+            if shares && !exact && !facts.capabilities.structured_split {
+                prop_assert_eq!(plans[0].left_over, 0, "{:?}", plans[0]);
             }
         }
     }

@@ -6,20 +6,25 @@ use super::*;
 #[test]
 fn a_small_device_needs_an_explicit_word_for_finer_units() {
     let before = facts(20, (12, 0), (13, 0));
-    let quad_requests = before.equal_targets(4);
-    let error = plans(&before, &quad_requests, &by_numbers(before)).unwrap_err();
+    let halves = [PartitionRequest::at_least(10); 2];
+    let error = plans(&before, &halves, &by_numbers(before)).unwrap_err();
     let Error::UnitsTooCoarse { unit: 8, help, .. } = error else {
         panic!("{error}");
     };
     assert!(help.contains("exact"), "{help}");
-    let mut exact = quad_requests;
-    exact[0] = exact[0].exact();
+    let exact = halves.map(PartitionRequest::exact);
     let plan = first(&before, &exact, &by_numbers(before));
     assert_eq!(
         (sizes(&plan), plan.strategy),
-        (vec![4, 4, 4, 8], SplitStrategy::MergedFineUnits)
+        (vec![10, 10], SplitStrategy::MergedFineUnits)
     );
     assert!(plan.partitions.iter().all(|one| one.max_cluster == 2));
+    // Where one of them has whole units, what is left comes in pairs.
+    let plan = quad(before, &by_numbers(before));
+    assert_eq!(
+        (sizes(&plan), plan.strategy),
+        (vec![4, 4, 4, 8], SplitStrategy::Nested)
+    );
     let after = facts(20, (12, 0), (13, 1));
     let plan = quad(after, &by_numbers(after));
     let clusters: Vec<u32> = plan.partitions.iter().map(|one| one.max_cluster).collect();
@@ -156,9 +161,12 @@ fn clusters_that_are_demanded_are_kept_or_refused_with_the_reason() {
         assert_eq!(sizes(&plan), [56, 32, 24, 20], "{driver:?}");
         assert_eq!(plan.partitions[3].max_cluster, 8);
     }
-    // Exact sizes and clusters: from 13.1 on.
+    // Exact sizes and clusters: from 13.1 on, or where one of them has whole units.
     let both = [R::at_least(42).exact().cluster(8), R::rest()];
-    let error = plans(&facts(132, (9, 0), (13, 0)), &both, &h200).unwrap_err();
+    let plan = first(&facts(132, (9, 0), (13, 0)), &both, &h200);
+    assert_eq!((sizes(&plan), plan.left_over), (vec![42, 88], 2));
+    let three = [R::at_least(44).exact().cluster(8); 3];
+    let error = plans(&facts(132, (9, 0), (13, 0)), &three, &h200).unwrap_err();
     let Error::ClusterUnavailable {
         request: 0,
         best: 2,
