@@ -2,14 +2,12 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use cuda_green_sys::CUresult;
-
 use super::{Entry, PartitionMode, SmPartitionManager, layout::Layout};
 use crate::{
     Error, GreenContextConfig, Result,
     device::Claim,
     planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
-    resource::{self, SmResource, Split},
+    resource::{self, SmResource, Split, is_topology_refusal},
 };
 
 impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
@@ -158,15 +156,4 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             total: self.facts.sm_count,
         }
     }
-}
-
-/// Whether the driver refused a split or a merge for what the chip looks like, so that another may work.
-pub(super) fn is_topology_refusal(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Driver {
-            code: CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
-            ..
-        }
-    )
 }

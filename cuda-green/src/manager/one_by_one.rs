@@ -2,13 +2,13 @@
 
 use std::fmt::Debug;
 
-use super::{PartitionMode, SmPartitionManager, layout::Layout, make::is_topology_refusal};
+use super::{PartitionMode, SmPartitionManager, layout::Layout};
 use crate::{
     Error, GreenContext, GreenContextConfig, Result,
     planner::{
         self, Choice, Demands, PartitionRequest, RefusedPlan, SmRequest, SplitCall, SplitStrategy,
     },
-    resource,
+    resource::{self, is_topology_refusal},
 };
 
 impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
