@@ -371,34 +371,6 @@ const ALL_DEVICES: [&str; 10] = [
     "t4", "a100", "rtx4090", "l40s", "h100", "h200", "b200", "rtx5090", "gb10", "quad680",
 ];
 
-fn oracle(device: &CudaDevice) -> Oracle {
-    let properties = device.properties();
-    let total = properties.multiprocessor_count;
-    let facts = DeviceFacts::new(total, properties.compute_capability, *device.capabilities());
-    let all = device.sm_resource().unwrap();
-    let raw = *all.raw_parts().next().unwrap();
-    let count = |size| {
-        let mut groups = 0;
-        // SAFETY: a null result asks for the number alone, and the input is the driver's.
-        let result = unsafe {
-            device.driver().api().cuDevSmResourceSplitByCount(
-                std::ptr::null_mut(),
-                &mut groups,
-                &raw,
-                std::ptr::null_mut(),
-                0,
-                size,
-            )
-        };
-        result.unwrap().ok().unwrap();
-        groups
-    };
-    Oracle {
-        facts,
-        groups: (0..=total).map(count).collect(),
-    }
-}
-
 /// Up to five requests of all kinds that might fit into so many SMs; equal ones among them more often than chance
 /// has it.
 fn any_list(total: u32, with_clusters: bool) -> impl Strategy<Value = Vec<R>> {
@@ -449,7 +421,7 @@ fn run<S: Strategy>(strategy: S, check: impl Fn(S::Value) -> Result<(), TestCase
 #[test]
 fn no_way_of_the_driver_is_better_than_the_plan() {
     on_each(&ALL_DEVICES, |device, profile| {
-        let oracle = oracle(device);
+        let oracle = Oracle::of(device, *device.capabilities());
         let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(device).unwrap();
         let clusters = device.properties().compute_capability.0 >= 9;
         run(any_list(oracle.facts.sm_count, clusters), |list| {
@@ -462,7 +434,7 @@ fn no_way_of_the_driver_is_better_than_the_plan() {
 #[test]
 fn each_pair_and_the_rest() {
     on_each(&["gb10"], |device, profile| {
-        let oracle = oracle(device);
+        let oracle = Oracle::of(device, *device.capabilities());
         let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(device).unwrap();
         for one in 1..oracle.facts.sm_count {
             for other in 1..=oracle.facts.sm_count - one {

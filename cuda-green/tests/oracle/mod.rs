@@ -10,7 +10,10 @@
 //! - units of 2 ignore co-scheduling, for those who ask for exact sizes (12.5);
 //! - a structured split gives any even sizes (13.1).
 
-use cuda_green::planner::{DeviceFacts, PartitionRequest, SmRequest};
+use cuda_green::{
+    Capabilities, CudaDevice,
+    planner::{DeviceFacts, PartitionRequest, SmRequest},
+};
 
 /// What sizes fall short of, in this order: SMs between equal requests, SMs of targets below what whole units give,
 /// SMs that nobody has though one asks for the rest.
@@ -24,6 +27,34 @@ pub struct Oracle {
 }
 
 impl Oracle {
+    /// What a device's driver answers, with what a version of it can do.
+    pub fn of(device: &CudaDevice, capabilities: Capabilities) -> Self {
+        let properties = device.properties();
+        let total = properties.multiprocessor_count;
+        let all = device.sm_resource().unwrap();
+        let raw = all.raw_parts().next().unwrap();
+        let count = |size| {
+            let mut groups = 0;
+            // SAFETY: a null result asks for the number alone, and the input is the driver's.
+            let result = unsafe {
+                device.driver().api().cuDevSmResourceSplitByCount(
+                    std::ptr::null_mut(),
+                    &mut groups,
+                    raw,
+                    std::ptr::null_mut(),
+                    0,
+                    size,
+                )
+            };
+            result.unwrap().ok().unwrap();
+            groups
+        };
+        Self {
+            facts: DeviceFacts::new(total, properties.compute_capability, capabilities),
+            groups: (0..=total).map(count).collect(),
+        }
+    }
+
     /// The best that any way gives; nothing where none meets the list.
     pub fn best(&self, list: &[PartitionRequest]) -> Option<Worth> {
         let asked = list.iter().map(|request| asked(&self.facts, request));
