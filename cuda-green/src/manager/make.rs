@@ -72,7 +72,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 Err(error) => return Err(error),
             }
         }
-        let refusal = refusal.unwrap_or_else(|| self.insufficient(self.facts.sm_count, None));
+        let refusal = refusal.unwrap_or_else(|| {
+            self.insufficient(planner::in_words(requests), self.facts.sm_count, None)
+        });
         Err(planner::of_all_plans(
             &self.facts,
             requests,
@@ -115,7 +117,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             let pieces = layout
                 .find(&planned.parts)
                 .filter(|pieces| layout.sm_count(pieces) == planned.sm_count)
-                .ok_or_else(|| self.insufficient(requested, Some(&layout)))?;
+                .ok_or_else(|| {
+                    self.insufficient(requested.to_string(), requested, Some(&layout))
+                })?;
             let config = config.sized(requested);
             let context = layout.create(&self.device, config, requested, &pieces)?;
             layout.mark_taken(&pieces);
@@ -147,9 +151,16 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         }
     }
 
-    pub(super) fn insufficient(&self, asked: u32, layout: Option<&Layout>) -> Error {
+    /// What was asked, in words and in SMs, beside what there is.
+    pub(super) fn insufficient(
+        &self,
+        requests: String,
+        asked: u32,
+        layout: Option<&Layout>,
+    ) -> Error {
         let (available, stranded) = self.remaining(layout);
         Error::InsufficientSms {
+            requests,
             asked,
             available,
             stranded,

@@ -111,6 +111,7 @@ impl Layout {
             .and_then(|pieces| pieces.first().copied());
         let Some(piece) = remainder else {
             return Err(Error::InsufficientSms {
+                requests: sm_count.to_string(),
                 asked: sm_count,
                 available: 0,
                 stranded: self.stranded(),

@@ -50,7 +50,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             });
         }
         let demands = Demands::of(&self.facts, &[request]).map_err(|error| match error {
-            Error::InsufficientSms { asked, .. } => self.insufficient(asked, layout.as_ref()),
+            Error::InsufficientSms {
+                requests, asked, ..
+            } => self.insufficient(requests, asked, layout.as_ref()),
             other => other,
         })?;
         let (context, pieces) = if self.mode == PartitionMode::Partitioned {
@@ -99,6 +101,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         };
         if asked > available {
             return Err(Error::InsufficientSms {
+                requests: request.to_string(),
                 asked,
                 available,
                 stranded: 0,
@@ -127,12 +130,13 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             };
             return Err(match source.choose_for(request, nominal, 1) {
                 Some(choice) => Error::ClusterUnavailable {
+                    text: request.to_string(),
                     request: 0,
                     asked: request.cluster,
                     best: source.max_cluster(&choice),
                     why: "of what is free, no more is together".into(),
                 },
-                None => self.insufficient(asked, Some(source)),
+                None => self.insufficient(request.to_string(), asked, Some(source)),
             });
         };
         let sm_count = source.size(&choice);
@@ -142,6 +146,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             && sm_count > nominal.max(unit);
         if is_over || !demands.is_exact(0, sm_count) {
             return Err(Error::UnitsTooCoarse {
+                requests: request.to_string(),
                 asked: nominal,
                 unit: self.facts.unit().0,
                 total: self.facts.sm_count,
@@ -155,7 +160,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             }
         };
         if source.sm_count(&pieces) < sm_count {
-            return Err(self.insufficient(sm_count, Some(source)));
+            return Err(self.insufficient(request.to_string(), sm_count, Some(source)));
         }
         let requested = match request.sms {
             SmRequest::Share { .. } | SmRequest::Rest => sm_count,
@@ -217,6 +222,7 @@ pub(super) fn cluster_of_all(
     let best = context.max_cluster_size();
     if request.cluster > best {
         return Err(Error::ClusterUnavailable {
+            text: request.to_string(),
             request: index,
             asked: request.cluster,
             best,

@@ -3,6 +3,7 @@
 use super::{
     DeviceFacts, PartitionRequest, SmRequest,
     facts::{FINE_UNIT, PORTABLE_CLUSTER},
+    in_words,
 };
 use crate::{Error, Result};
 
@@ -33,6 +34,7 @@ impl Demands {
             requested: Vec::new(),
         };
         demands.requested = demands.nominal().ok_or_else(|| Error::InsufficientSms {
+            requests: in_words(requests),
             asked: requests
                 .iter()
                 .map(|request| demands.least(request))
@@ -205,7 +207,7 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
     };
     if requests.is_empty() {
         let reason = "a split needs at least one partition";
-        return invalid("sm_count", "no request".into(), reason);
+        return invalid("requests", "none".into(), reason);
     }
     let mut percents = 0u32;
     for request in requests {
@@ -216,17 +218,16 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
         }
         match request.sms {
             SmRequest::Target(0) | SmRequest::AtLeast(0) => {
-                return invalid("sm_count", "0".into(), "a partition has at least one SM");
+                let reason = "a partition has at least one SM";
+                return invalid("request", request.to_string(), reason);
             }
             SmRequest::Percent(percent @ (0 | 101..)) => {
-                return invalid(
-                    "percent",
-                    percent.to_string(),
-                    "a part of the device is 1 to 100 percent",
-                );
+                let reason = "a part of the device is 1 to 100 percent";
+                return invalid("request", format!("{percent}%"), reason);
             }
             SmRequest::Share { weight: 0, .. } => {
-                return invalid("weight", "0".into(), "a share's weight is at least 1");
+                let reason = "a share's weight is at least 1";
+                return invalid("request", request.to_string(), reason);
             }
             SmRequest::Percent(percent) => percents = percents.saturating_add(percent),
             _ => {}
@@ -234,17 +235,17 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
     }
     if percents > 100 {
         let reason = "all percents together are at most 100";
-        return invalid("percent", format!("{percents} in all"), reason);
+        return invalid("requests", in_words(requests), reason);
     }
     let count = |is: fn(&SmRequest) -> bool| requests.iter().filter(|r| is(&r.sms)).count();
     let rests = count(|sms| *sms == SmRequest::Rest);
     if rests > 1 {
         let reason = "only one partition can have the rest";
-        return invalid("sm_count", format!("{rests} times the rest"), reason);
+        return invalid("requests", in_words(requests), reason);
     }
     if rests == 1 && count(|sms| matches!(sms, SmRequest::Share { .. })) > 0 {
         let reason = "shares take all that is left; give the rest a share of its own";
-        return invalid("sm_count", "the rest beside shares".into(), reason);
+        return invalid("requests", in_words(requests), reason);
     }
     Ok(())
 }

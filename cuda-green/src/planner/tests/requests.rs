@@ -90,12 +90,12 @@ fn requests_that_contradict_are_refused() {
     use PartitionRequest as R;
     let facts = facts(132, (9, 0), (13, 0));
     let cases: [(&str, &[R]); 8] = [
-        ("percent", &[R::percent(0)]),
-        ("percent", &[R::percent(101)]),
-        ("percent", &[R::percent(60), R::percent(41)]),
-        ("weight", &[R::share(8, 0)]),
-        ("sm_count", &[R::rest(), R::rest()]),
-        ("sm_count", &[R::rest(), R::share(8, 1)]),
+        ("request", &[R::percent(0)]),
+        ("request", &[R::percent(101)]),
+        ("requests", &[R::percent(60), R::percent(41)]),
+        ("request", &[R::share(8, 0)]),
+        ("requests", &[R::rest(), R::rest()]),
+        ("requests", &[R::rest(), R::share(8, 1)]),
         ("cluster", &[R::rest().cluster(3)]),
         ("cluster", &[R::rest().cluster(0)]),
     ];
@@ -146,6 +146,7 @@ fn clusters_that_are_demanded_are_kept_or_refused_with_the_reason() {
             asked: 8,
             best: 2,
             why,
+            ..
         } = error
         else {
             panic!("{driver:?}: {error}");
@@ -224,6 +225,62 @@ fn nesting_finds_the_order_that_fits() {
     let two = [PartitionRequest::at_least(66); 2];
     assert!(matches!(
         plans(&facts, &two, &h200),
-        Err(Error::InsufficientSms { asked: 132, .. })
+        Err(Error::UnitsTooCoarse { asked: 132, .. })
     ));
+}
+
+/// What was asked is said by the words that it was asked in.
+#[test]
+fn refusals_are_in_the_requests_words() {
+    use PartitionRequest as R;
+    let said = |driver, requests: &[R]| {
+        let facts = facts(132, (9, 0), driver);
+        plans(&facts, requests, &h200).unwrap_err().to_string()
+    };
+    for (driver, requests, expected) in [
+        (
+            (13, 0),
+            &[R::at_least(132), R::rest()][..],
+            "`132, rest` takes at least 133 SMs, but at most 132 of the device's 132 can be given",
+        ),
+        (
+            (13, 1),
+            &[R::at_least(131), R::at_least(1)],
+            "`131, 1` takes at least 132 of the 132 SMs, which does not work out in units of 2 SMs; ask for a few SMs less",
+        ),
+        (
+            (13, 0),
+            &[R::percent(80), R::share(16, 2), R::target(12)],
+            "`80%, 16+2, up to 12` takes at least 133 SMs, but at most 132 of the device's 132 can be given",
+        ),
+        (
+            (13, 0),
+            &[R::at_least(0)],
+            "request = 0: a partition has at least one SM",
+        ),
+        (
+            (13, 0),
+            &[R::percent(101)],
+            "request = 101%: a part of the device is 1 to 100 percent",
+        ),
+        (
+            (13, 0),
+            &[R::rest(), R::rest()],
+            "requests = rest, rest: only one partition can have the rest",
+        ),
+    ] {
+        assert_eq!(said(driver, requests), expected);
+    }
+    let many = said((13, 0), &[R::at_least(16).cluster(4); 9]);
+    assert!(
+        many.starts_with("`9 × 16 in clusters of 4` takes at least 144"),
+        "{many}"
+    );
+    let cluster = said((13, 0), &[R::at_least(44).exact().cluster(8); 3]);
+    assert!(
+        cluster.starts_with(
+            "`44 exactly in clusters of 8` cannot be: the best plan runs clusters of 2"
+        ),
+        "{cluster}"
+    );
 }
