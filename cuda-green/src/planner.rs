@@ -37,7 +37,6 @@ pub use plan::{Group, Part, Plan, PlannedPartition, RefusedPlan, SplitCall, Spli
 pub(crate) use refusal::of_all_plans;
 pub use request::{PartitionRequest, SmRequest};
 pub(crate) use request::{in_words, without_runs};
-pub(crate) use structured::whole_in_units;
 
 use crate::Result;
 

@@ -240,6 +240,12 @@ fn equal_groups(driver: &Driver) -> Result<()> {
                 manager.destroy_context(id)?;
             }
         }
+        // One by one, too.
+        let first = manager.create_context(0, config(128))?;
+        let rest = manager.create_partition(1, R::rest(), config(1))?;
+        let sets = [sm_ids(&first)?, sm_ids(&rest)?];
+        assert_disjoint(&sets);
+        assert_eq!(sets.map(|set| set.len()), [128, 4], "as of CUDA {version}");
     }
     Ok(())
 }
@@ -257,6 +263,9 @@ fn one_by_one(driver: &Driver) -> Result<()> {
             match manager.create_context(id, config(asked)) {
                 Ok(context) => {
                     assert!(context.sm_count() >= asked);
+                    if version >= CudaVersion::new(13, 1) {
+                        assert_eq!(context.sm_count(), asked.next_multiple_of(2));
+                    }
                     sets.insert(id, sm_ids(&context)?);
                 }
                 Err(Error::InsufficientSms { available, .. }) => assert!(available < asked),

@@ -6,7 +6,8 @@ use super::{PartitionMode, SmPartitionManager, layout::Layout};
 use crate::{
     Error, GreenContext, GreenContextConfig, Result,
     planner::{
-        self, Choice, Demands, PartitionRequest, RefusedPlan, SmRequest, SplitCall, SplitStrategy,
+        self, Choice, Demands, PartitionRequest, Plan, RefusedPlan, SmRequest, SplitCall,
+        SplitStrategy,
     },
     resource::{self, is_topology_refusal},
 };
@@ -29,7 +30,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Contexts created one by one are as disjoint as those of one call. On CUDA 12.4, which cannot merge,
     /// a free part of the device that is too large is split, within a scaffold context where need be, and
     /// parts become whole again when all of them are free. Elsewhere they are made of the units of one split,
-    /// of whole ones on compute capability 9.0 and later.
+    /// of whole ones on compute capability 9.0 and later. From 13.1 on units are cut to the size that was asked, where
+    /// they do not come to it, within a scaffold context over them: such a context takes part in no rebalance, and what
+    /// is left of the units is for small ones. (By the 13.1 header, and on the simulated driver; no such driver was at
+    /// hand.)
     ///
     /// # Errors
     /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`];
@@ -58,7 +62,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let (context, pieces) = if self.mode == PartitionMode::Partitioned {
             let mut source = match layout.take() {
                 Some(source) => source,
-                None => self.units()?,
+                None => self.source(&request)?,
             };
             let made = self.create_from(&mut source, &demands, &request, config);
             match &made {
@@ -158,6 +162,13 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             Choice::SplitOff { piece, sm_count } => {
                 source.divide(&self.device, piece, 1, sm_count)?
             }
+            Choice::CutOut { pieces, sm_count } => {
+                match source.cut_out(&self.device, &pieces, sm_count) {
+                    // The chip does not allow it: more than was asked, then.
+                    Err(error) if is_topology_refusal(&error) && !request.exact => pieces,
+                    cut => cut?,
+                }
+            }
         };
         if source.sm_count(&pieces) < sm_count {
             return Err(self.insufficient(request.to_string(), sm_count, Some(source)));
@@ -171,9 +182,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         Ok((context, pieces))
     }
 
-    /// The split that contexts created one by one draw from: units that merge or, where nothing merges, the
-    /// whole device to be split step by step.
-    fn units(&self) -> Result<Layout> {
+    /// The split that contexts created one by one draw from, for the first of them: units that merge, or larger
+    /// groups where only those come to its size; where nothing merges, the whole device to be split step by step.
+    fn source(&self, first: &PartitionRequest) -> Result<Layout> {
         let claim = self.device.claim()?;
         let all = self.device.sm_resource()?;
         if !self.facts.capabilities.merge {
@@ -181,20 +192,36 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             return Ok(Layout::whole(claim, self.facts, all, units));
         }
         let (unit, fine) = self.facts.unit();
-        let groups = resource::count_groups(self.device.driver(), &all, unit, fine)?;
         let mut refused = Vec::new();
-        if self.facts.capabilities.structured_split
-            && !fine
-            && let Some(units) = planner::whole_in_units(&self.facts, groups)
-        {
-            let (call, strategy) = (SplitCall::Structured(units), SplitStrategy::StructuredUnits);
-            match self.split(&call, &all) {
-                Err(error) if is_topology_refusal(&error) => {
-                    RefusedPlan::note(&mut refused, strategy);
+        let rest = PartitionRequest::rest();
+        // With what it leaves, so that this is in units, too; or alone; or whatever comes to no size here.
+        let lists: [&[PartitionRequest]; 3] = [&[*first, rest], &[*first], &[rest]];
+        for requests in lists.into_iter().filter(|_| !fine) {
+            let count = self.count_groups(&all);
+            let plans = match planner::plans(&self.facts, requests, &count) {
+                Err(error @ (Error::Driver { .. } | Error::Poisoned { .. })) => return Err(error),
+                plans => plans.unwrap_or_default(),
+            };
+            for Plan { strategy, call, .. } in plans {
+                let in_units = matches!(
+                    strategy,
+                    SplitStrategy::StructuredUnits | SplitStrategy::MergedUnits
+                );
+                if !in_units {
+                    continue;
                 }
-                split => return Ok(Layout::of(claim, self.facts, strategy, &call, split?)),
+                match self.split(&call, &all) {
+                    Err(error) if is_topology_refusal(&error) => {
+                        RefusedPlan::note(&mut refused, strategy);
+                    }
+                    split => {
+                        let layout = Layout::of(claim, self.facts, strategy, &call, split?);
+                        return Ok(Layout { refused, ..layout });
+                    }
+                }
             }
         }
+        let groups = resource::count_groups(self.device.driver(), &all, unit, fine)?;
         let strategy = if fine {
             SplitStrategy::MergedFineUnits
         } else {

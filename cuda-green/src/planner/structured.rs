@@ -191,10 +191,3 @@ fn units_of(sm_count: u32, units: u32, unit: u32) -> Option<impl Iterator<Item =
     };
     Some((1..units).map(move |_| group(unit)).chain([group(last)]))
 }
-
-/// Units of the device's own size as one structured split, which gives what a count's remainder would be to
-/// the last of them: there, units and a remainder no longer merge.
-pub(crate) fn whole_in_units(facts: &DeviceFacts, units: u32) -> Option<Vec<Group>> {
-    let unit = facts.coscheduled().max(FINE_UNIT);
-    Some(units_of(facts.sm_count & !1, units, unit)?.collect())
-}

@@ -6,7 +6,12 @@ use super::*;
 
 fn piece(part: Part, area: Area, free: bool) -> Piece {
     let state = if free { State::Free } else { State::Taken };
-    Piece { part, area, state }
+    Piece {
+        part,
+        area,
+        state,
+        within: false,
+    }
 }
 
 proptest! {
@@ -85,6 +90,7 @@ proptest! {
                 let (index, given) = match choice {
                     Choice::Pieces(whole) => (whole[0], pieces[whole[0]].area.sm_count),
                     Choice::SplitOff { piece, sm_count } => (piece, sm_count),
+                    other => panic!("{other:?}"),
                 };
                 prop_assert_eq!(pieces[index].state, State::Free);
                 prop_assert!(given >= asked && given <= pieces[index].area.sm_count);
