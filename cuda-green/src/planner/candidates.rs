@@ -1,5 +1,7 @@
 //! All plans for a list of requests, best first and without those that cannot keep what it demands.
 
+use std::{cell::RefCell, collections::BTreeMap};
+
 use super::{
     Demands, DeviceFacts, Plan, facts::FINE_UNIT, merged, nested, structured, worth::Worth,
 };
@@ -16,10 +18,15 @@ pub(super) fn all(
     count_groups: &GroupCount<'_>,
 ) -> Result<Vec<Plan>> {
     let capabilities = &facts.capabilities;
-    // More groups than there are SMs for them would be no answer, and no sum below reckons with it.
+    let known = RefCell::new(BTreeMap::new());
     let count_groups = &|min: u32, fine: bool| {
-        let most = facts.sm_count / min.max(1);
-        count_groups(min, fine).map(|count| count.min(most))
+        if let Some(count) = known.borrow().get(&(min, fine)) {
+            return Ok(*count);
+        }
+        // More groups than there are SMs for them would be no answer, and no sum below reckons with it.
+        let count = count_groups(min, fine)?.min(facts.sm_count / min.max(1));
+        known.borrow_mut().insert((min, fine), count);
+        Ok(count)
     };
     let mut plans = Vec::new();
     if capabilities.structured_split {

@@ -21,27 +21,36 @@ pub(super) fn plan(
     count_groups: &GroupCount<'_>,
 ) -> Result<Option<Plan>> {
     let units = Supply::of(facts, unit, fine, count_groups)?;
-    let mut supplies = vec![units];
-    if !fine && units.remainder > 0 {
+    let mut best = units.best(facts, demands);
+    let needs_no_other = best.as_ref().is_some_and(|(rank, _)| rank.is_met());
+    if !fine && units.remainder > 0 && !needs_no_other {
         for units in (2..=facts.sm_count / unit).rev() {
-            supplies.push(Supply::of(facts, units * unit, fine, count_groups)?);
+            let larger = Supply::of(facts, units * unit, fine, count_groups)?;
+            let next = larger.best(facts, demands);
+            // The first of those that are as good.
+            best = best.into_iter().chain(next).min_by_key(|(rank, _)| *rank);
         }
     }
-    let assigned = supplies.iter().flat_map(|supply| {
-        let owners = std::iter::once(None).chain(demands.distinct().map(Some));
-        owners.filter_map(move |owner| {
-            let shares = supply.shares(facts, demands, owner)?;
-            // Of the exact ones, no other is of use, however good it is otherwise.
-            let mut sizes = (0..).zip(shares.iter().map(|share| supply.sm_count(*share)));
-            if !sizes.all(|(index, size)| demands.is_exact(index, size)) {
-                return None;
-            }
-            Some((supply.worth(facts, demands, &shares, owner), supply, shares))
-        })
-    });
-    // The first of the best ones.
-    let best = assigned.min_by_key(|(worth, ..)| *worth);
-    Ok(best.map(|(_, supply, shares)| supply.plan(facts, demands, &shares)))
+    Ok(best.map(|(_, plan)| plan))
+}
+
+/// How good a plan of merged groups is; less is better, and what comes first counts first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    worth: Worth,
+    /// Partitions of the remainder alone, which keeps no clusters.
+    without_clusters: usize,
+    /// Whether one has the remainder who does not take the rest, so that it is not there for others.
+    takes_remainder: bool,
+    /// SMs above what was asked.
+    above: u32,
+}
+
+impl Rank {
+    /// Whether groups of another size could do no better: a unit rounds up least.
+    fn is_met(&self) -> bool {
+        self.worth == Worth::default() && self.without_clusters == 0 && !self.takes_remainder
+    }
 }
 
 /// What one split by count gives.
@@ -201,28 +210,32 @@ impl Supply {
         }
     }
 
-    /// How good it is: what the requests see of it first, then clusters, then that the remainder stays whole for
-    /// others, then SMs above what was asked.
-    fn worth(
-        &self,
-        facts: &DeviceFacts,
-        demands: &Demands,
-        shares: &[Share],
-        owner: Option<usize>,
-    ) -> (Worth, usize, bool, u32) {
-        let sizes: Vec<u32> = shares.iter().map(|share| self.sm_count(*share)).collect();
-        let without_clusters = shares.iter().filter(|share| share.groups == 0).count();
-        let counts = sizes.iter().zip(&demands.list);
-        let above = counts.map(|(size, request)| match request.sms {
-            SmRequest::AtLeast(count) => size.saturating_sub(count),
-            _ => 0,
+    /// The best plan of these groups, whoever has the remainder.
+    fn best(&self, facts: &DeviceFacts, demands: &Demands) -> Option<(Rank, Plan)> {
+        let owners = std::iter::once(None).chain(demands.distinct().map(Some));
+        let assigned = owners.filter_map(|owner| {
+            let shares = self.shares(facts, demands, owner)?;
+            let sizes: Vec<u32> = shares.iter().map(|share| self.sm_count(*share)).collect();
+            // Of the exact ones, no other is of use, however good it is otherwise.
+            let mut given = sizes.iter().enumerate();
+            if !given.all(|(index, size)| demands.is_exact(index, *size)) {
+                return None;
+            }
+            let counts = sizes.iter().zip(&demands.list);
+            let above = counts.map(|(size, request)| match request.sms {
+                SmRequest::AtLeast(count) => size.saturating_sub(count),
+                _ => 0,
+            });
+            let rank = Rank {
+                worth: Worth::of(facts, demands, &sizes),
+                without_clusters: shares.iter().filter(|share| share.groups == 0).count(),
+                takes_remainder: owner.is_some() && owner != demands.rest,
+                above: above.sum(),
+            };
+            Some((rank, shares))
         });
-        (
-            Worth::of(facts, demands, &sizes),
-            without_clusters,
-            owner.is_some() && owner != demands.rest,
-            above.sum(),
-        )
+        let (rank, shares) = assigned.min_by_key(|(rank, _)| *rank)?;
+        Some((rank, self.plan(facts, demands, &shares)))
     }
 
     fn plan(&self, facts: &DeviceFacts, demands: &Demands, shares: &[Share]) -> Plan {

@@ -3,7 +3,7 @@
 use super::{Demands, DeviceFacts, PartitionRequest};
 
 /// What a plan's sizes fall short of; less is better, and what comes first counts first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Worth {
     /// SMs by which partitions with equal requests differ at most.
     unequal: u32,
