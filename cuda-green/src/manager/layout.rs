@@ -43,9 +43,7 @@ impl Layout {
         let mut layout = Self::empty(claim, facts, strategy);
         let coscheduled = |index: usize| match call {
             SplitCall::Structured(groups) => groups.get(index).map_or(1, |group| group.coscheduled),
-            SplitCall::ByCount {
-                min_count, fine, ..
-            } => facts.coscheduled_by_count(*min_count, *fine),
+            SplitCall::ByCount { min_count, .. } => facts.coscheduled_by_count(*min_count),
         };
         for (index, group) in split.groups.into_iter().enumerate() {
             let area = Area::fixed(group.sm_count(), coscheduled(index));

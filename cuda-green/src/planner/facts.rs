@@ -65,10 +65,9 @@ impl DeviceFacts {
     }
 
     /// SMs that are surely co-scheduled together in a group of a split by count: each has at least one whole unit
-    /// (measured on an H200, driver 580).
-    pub(crate) fn coscheduled_by_count(&self, size: u32, fine: bool) -> u32 {
-        let most = if fine { FINE_UNIT } else { self.coscheduled() };
-        most.min(size)
+    /// (measured on an H200, driver 580), and groups of 2 are pairs.
+    pub(crate) fn coscheduled_by_count(&self, size: u32) -> u32 {
+        self.coscheduled().min(size)
     }
 
     /// SMs that are surely co-scheduled together in what a split leaves over.

@@ -49,7 +49,7 @@ struct Rank {
 impl Rank {
     /// Whether groups of another size could do no better: a unit rounds up least.
     fn is_met(&self) -> bool {
-        self.worth == Worth::default() && self.without_clusters == 0 && !self.takes_remainder
+        self.worth == Worth::default() && !self.takes_remainder
     }
 }
 
@@ -248,7 +248,7 @@ impl Supply {
                 next += share.groups;
                 let with = share.has_remainder.then_some(Part::Remainder);
                 let coscheduled = if share.groups > 0 {
-                    facts.coscheduled_by_count(self.size, self.fine)
+                    facts.coscheduled_by_count(self.size)
                 } else {
                     facts.coscheduled_left_over().min(self.remainder)
                 };

@@ -99,3 +99,33 @@ proptest! {
         }
     }
 }
+
+/// What was cut out of units merges with nothing, and the smallest that is enough is given.
+#[test]
+fn what_was_cut_out_stands_alone() {
+    let unit = |index| piece(Part::Group(index), Area::fixed(8, 8), true);
+    let cut = |part, sm_count| Piece {
+        within: true,
+        ..piece(part, Area::fixed(sm_count, 2), true)
+    };
+    let pieces = [
+        unit(0),
+        cut(Part::Group(1), 22),
+        cut(Part::Remainder, 6),
+        cut(Part::Remainder, 2),
+    ];
+    let chosen = |asked| choose(&pieces, true, false, asked, |_| true);
+    for (asked, expected) in [(8, Some(0)), (9, Some(1)), (22, Some(1)), (23, None)] {
+        let expected = expected.map(|index| Choice::Pieces(vec![index]));
+        assert_eq!(chosen(asked), expected, "{asked}");
+    }
+    let without_unit = |asked| choose(&pieces[1..], true, false, asked, |_| true);
+    for (asked, expected) in [(2, 2), (3, 1), (7, 0)] {
+        assert_eq!(
+            without_unit(asked),
+            Some(Choice::Pieces(vec![expected])),
+            "{asked}"
+        );
+    }
+    assert_eq!(available(&pieces, true, false), 22);
+}

@@ -70,6 +70,9 @@ fn check(facts: &DeviceFacts, requests: &[PartitionRequest], plan: &Plan) {
             partition.parts.iter().map(size_of).sum::<u32>()
         );
         assert!(partition.sm_count > 0);
+        // From 13.1 on what is left over merges with nothing.
+        let joined = partition.parts.len() > 1 && partition.parts.contains(&Part::Remainder);
+        assert!(!joined || facts.remainder_joins(), "{plan:?}");
         assert!(partition.max_cluster >= request.cluster, "{plan:?}");
         assert!(partition.sm_count >= partition.max_cluster, "{plan:?}");
         let smallest = facts.capabilities.granularity.min.max(request.cluster);

@@ -222,6 +222,22 @@ fn nesting_finds_the_order_that_fits() {
         };
         assert_eq!(plan.strategy, strategy);
     }
+    // Exact sizes of no whole units beside a group that is nobody's, and with the rest in whole units.
+    let exact = PartitionRequest::at_least(30).exact();
+    let plan = first(&facts, &[exact; 2], &h200);
+    assert_eq!((sizes(&plan), plan.left_over), (vec![30, 30], 72), "{plan}");
+    let plan = first(&facts, &[exact, PartitionRequest::rest()], &h200);
+    assert_eq!((sizes(&plan), plan.left_over), (vec![30, 96], 6), "{plan}");
+    // A target below the smallest group has that, so that nothing is idle.
+    let small = PartitionRequest::target(2);
+    let list = [
+        small,
+        small.exact(),
+        small.exact(),
+        PartitionRequest::rest(),
+    ];
+    let plan = first(&facts, &list, &h200);
+    assert_eq!(sizes(&plan), [8, 2, 2, 120], "{plan}");
     let two = [PartitionRequest::at_least(66); 2];
     assert!(matches!(
         plans(&facts, &two, &h200),
@@ -283,4 +299,50 @@ fn refusals_are_in_the_requests_words() {
         ),
         "{cluster}"
     );
+}
+
+/// The largest groups that do, of which each partition has its own; and what is left over only where units miss it.
+#[test]
+fn merged_groups_are_as_large_as_can_be_where_units_do_not_do() {
+    use PartitionRequest as R;
+    let facts = facts(132, (9, 0), (13, 0));
+    let by = |requests: &[R]| {
+        let plan = first(&facts, requests, &h200);
+        let SplitCall::ByCount {
+            groups, min_count, ..
+        } = plan.call
+        else {
+            panic!("{plan:?}");
+        };
+        (plan.strategy, groups, min_count, sizes(&plan))
+    };
+    let merged = SplitStrategy::MergedUnits;
+    for (requests, expected) in [
+        (&[R::percent(25); 4][..], (4, 32, vec![32; 4])),
+        (&[R::percent(50); 2], (2, 64, vec![64; 2])),
+        (&[R::at_least(128)], (1, 128, vec![128])),
+        (&[R::at_least(20)], (15, 8, vec![24])),
+        (&[R::target(4), R::rest()], (15, 8, vec![8, 124])),
+        (
+            &[R::at_least(12).cluster(8), R::at_least(108).cluster(8)],
+            (8, 16, vec![16, 112]),
+        ),
+    ] {
+        let (groups, size, sizes) = expected;
+        assert_eq!(by(requests), (merged, groups, size, sizes), "{requests:?}");
+    }
+    // Where counts round up to more than there is, the largest target is lowered, and units still merge.
+    let a100 = super::facts(108, (8, 0), (13, 0));
+    let counts = [R::at_least(35), R::at_least(35)];
+    for (targets, expected) in [
+        (&[R::target(38)][..], &[36, 36, 36][..]),
+        (&[R::target(24), R::target(14)], &[36, 36, 22, 14]),
+        (&[R::target(20), R::target(18)], &[36, 36, 18, 18]),
+    ] {
+        let plan = first(&a100, &[&counts, targets].concat(), &by_numbers(a100));
+        assert_eq!(
+            (sizes(&plan), plan.strategy),
+            (expected.to_vec(), SplitStrategy::MergedFineUnits)
+        );
+    }
 }
