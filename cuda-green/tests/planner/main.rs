@@ -19,7 +19,8 @@ use proptest::{
 };
 
 use cuda_green::{
-    CudaDevice, Driver, Error, GreenContextConfig, Kernel, Module, SmPartitionManager, kernels,
+    CudaDevice, CudaVersion, Driver, Error, GreenContextConfig, HandOff, Kernel, Module,
+    SmPartitionManager, kernels,
     planner::{PartitionRequest as R, Plan, SplitStrategy},
     sim::{Injection, Sim},
     sys::CUresult,
@@ -354,6 +355,31 @@ fn small_partitions_do_without_a_unit_where_those_run_out() {
         (SplitStrategy::Structured, 15),
         "{plan}"
     );
+}
+
+/// Sizes that units do not come to are not rebalanced, and it is said why the split is that one.
+#[test]
+fn splits_within_splits_say_why_where_units_could_merge() {
+    let device = Driver::simulated(&Sim::new("h200@13.0").unwrap())
+        .unwrap()
+        .device(0)
+        .unwrap();
+    let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device).unwrap();
+    let config = GreenContextConfig::default();
+    let list = [62, 30, 40].map(|sms| (sms, R::at_least(sms), config));
+    manager.create_partitions(&list).unwrap();
+    let status = manager.allocation_status();
+    let reason = status.strategy_reason.unwrap();
+    assert!(
+        reason.ends_with("CUDA 13.0, units that merge do not come to these sizes"),
+        "{reason}"
+    );
+    let refused = manager.shift(Some(62), HandOff::Strict).unwrap_err();
+    assert!(
+        matches!(refused, Error::Unsupported { needs, .. } if needs == CudaVersion::new(13, 1)),
+        "{refused}"
+    );
+    manager.shift(None, HandOff::Strict).unwrap();
 }
 
 /// 2-SM units on demand only: 42 exact of an H200 costs the clusters from 12.5 to 13.0, and nothing after.
