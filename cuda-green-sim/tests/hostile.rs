@@ -112,11 +112,15 @@ thread_local! {
     static LAST: RefCell<Option<Late>> = const { RefCell::new(None) };
 }
 
-struct Late(Sim, Api);
+struct Late {
+    api: Api,
+    /// Kept for its functions.
+    _sim: Sim,
+}
 
 impl Drop for Late {
     fn drop(&mut self) {
-        let Self(_, api) = self;
+        let Self { api, .. } = self;
         let mut context = ptr::null_mut();
         let mut mode = CUstreamCaptureMode_enum(2);
         unsafe {
@@ -140,7 +144,12 @@ fn calls_at_the_end_of_a_thread_are_answered() {
     let (sim, api) = (client.sim.clone(), client.sim.api().unwrap());
     let thread = std::thread::spawn(move || {
         // Destroyed after the simulator's own, which are made later.
-        LAST.with_borrow_mut(|last| *last = Some(Late(sim.clone(), sim.api().unwrap())));
+        LAST.with_borrow_mut(|last| {
+            *last = Some(Late {
+                api: sim.api().unwrap(),
+                _sim: sim.clone(),
+            })
+        });
         let primary = ptr::without_provenance_mut(primary);
         assert_eq!(unsafe { api.cuCtxPushCurrent_v2(primary) }.unwrap(), OK);
     });

@@ -105,12 +105,13 @@ pub enum Error {
     },
     /// Not enough SMs are left.
     #[error(
-        "{asked} SMs were asked for, but at most {available} of the device's {total} can be given{}{}",
-        if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() },
-        if asked <= available { "; rounded to whole units, the sizes come to more" } else { "" }
+        "`{requests}` takes at least {asked} SMs, but at most {available} of the device's {total} can be given{}",
+        if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() }
     )]
     InsufficientSms {
-        /// SMs asked for.
+        /// What was asked, as [`PartitionRequest`](crate::planner::PartitionRequest)s are written.
+        requests: String,
+        /// SMs that this takes at least: one for a rest or a share without a minimum.
         asked: u32,
         /// The most that one new context could get now.
         available: u32,
@@ -121,9 +122,12 @@ pub enum Error {
     },
     /// A split asks for more SMs than there are, or than can be in such groups.
     #[error(
-        "the groups need {asked} SMs, but of the {total} to be split only {available} can be in groups like these"
+        "{total} SMs cannot be split into {groups}: only {available} can be in groups like these{}",
+        if asked <= available { ", so that one of these finds none" } else { "" }
     )]
     UnmetSplit {
+        /// The sizes that were asked for, in order; `all` for as many as there are.
+        groups: String,
         /// SMs of all groups together.
         asked: u32,
         /// SMs that groups of this kind can have.
@@ -171,10 +175,10 @@ pub enum Error {
     #[error("the context is current to this thread; make another one current before it is closed")]
     ContextIsCurrent,
     /// No plan keeps the thread-block cluster that a request demands.
-    #[error(
-        "request {request} demands clusters of {asked} blocks, but the best plan runs clusters of {best} there: {why}"
-    )]
+    #[error("`{text}` cannot be: the best plan runs clusters of {best} there: {why}")]
     ClusterUnavailable {
+        /// The request, as a [`PartitionRequest`](crate::planner::PartitionRequest) is written.
+        text: String,
         /// The request's place in the list, from 0.
         request: usize,
         /// Blocks of the cluster demanded.
@@ -186,9 +190,11 @@ pub enum Error {
     },
     /// The sizes would fit, but not in whole units of the device.
     #[error(
-        "{asked} of {total} SMs were asked for, which does not work out in whole units of {unit} SMs; {help}"
+        "`{requests}` takes at least {asked} of the {total} SMs, which does not work out in units of {unit} SMs; {help}"
     )]
     UnitsTooCoarse {
+        /// What was asked, as [`PartitionRequest`](crate::planner::PartitionRequest)s are written.
+        requests: String,
         /// SMs asked for, in all.
         asked: u32,
         /// SMs of a unit.

@@ -153,6 +153,11 @@ impl Driver {
             requests.push(self.group_request(&group)?);
             asked.push(group);
         }
+        // NVIDIA's page describes a null result beside sizes of 0 only. A driver of 13.3 answers this to it beside
+        // others, by one report (NVIDIA/cuda-python#2765); of the versions before, nothing is known.
+        if result.is_null() && self.speaks(13, 3) && asked.iter().any(|group| group.smCount != 0) {
+            return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+        }
         let parts = structured(&whole.sms, &requests)?;
         if !result.is_null() && parts.groups.iter().any(SmSet::is_empty) {
             return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
