@@ -45,7 +45,7 @@ fn found(device: &CudaDevice) -> anyhow::Result<Value> {
         "hidden_entry_points": hidden(device),
         "total_memory_bytes": device.total_memory(),
         "free_memory_bytes": device.free_memory()?,
-        "min_partition_sms": granularity.min,
+        "min_partition_sms": smallest(device),
         "coscheduled_sms": granularity.multiple,
         "granularity_from_driver": granularity.source == GranularitySource::Driver,
         "features": features::json(device),
@@ -102,7 +102,8 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
     };
     page.line(format!(
         "partitions: at least {} SMs, {} co-scheduled ({source})",
-        granularity.min, granularity.multiple
+        smallest(device),
+        granularity.multiple
     ));
     features::print(device, &mut page);
     page.gap();
@@ -157,6 +158,17 @@ fn hides(device: &CudaDevice) -> Option<String> {
         driver.version(),
         names.join(", ")
     ))
+}
+
+/// SMs of the smallest partition: the structured split makes any even number.
+fn smallest(device: &CudaDevice) -> u32 {
+    let capabilities = device.capabilities();
+    let least = if capabilities.structured_split {
+        2
+    } else {
+        u32::MAX
+    };
+    capabilities.granularity.min.min(least)
 }
 
 /// What is done where there are no partitions, and what would give them.

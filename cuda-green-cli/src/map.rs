@@ -76,6 +76,13 @@ pub fn run(global: &Global, sizes: &Sizes, svg: Option<&Path>) -> anyhow::Result
                 );
             }
         }
+        let sm_counts = verified.contexts.iter().map(|(_, sms)| sms.len() as u32);
+        if device.missing_features().is_none()
+            && let Some(note) = sizes.unequal(&device, &sm_counts.collect::<Vec<_>>())
+        {
+            page.gap();
+            page.hanging("", "", note);
+        }
         if device.missing_features().is_none() && !verified.is_isolated() {
             page.gap();
             page.line(format!(

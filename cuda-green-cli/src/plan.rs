@@ -38,7 +38,12 @@ pub fn run(global: &Global, sizes: &Sizes) -> anyhow::Result<ExitCode> {
             found(&texts, &plan),
         ))?;
     } else {
-        page(&device, &texts, &plan).print()?;
+        let mut page = page(&device, &texts, &plan);
+        let sm_counts = plan.partitions.iter().map(|one| one.sm_count);
+        if let Some(note) = sizes.unequal(&device, &sm_counts.collect::<Vec<_>>()) {
+            page.hanging("", "", note);
+        }
+        page.print()?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,8 @@
 //! Sizes of partitions as people write them: `64`, `25%`, `16+2`, `rest`.
 
-use std::str::FromStr;
+use std::{num::IntErrorKind, str::FromStr};
 
-use cuda_green::planner::PartitionRequest;
+use cuda_green::{CudaDevice, planner::PartitionRequest};
 
 /// What one partition asks for, and how it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,12 @@ impl FromStr for Size {
                 "`{text}` is no size: 64 is SMs, 25% a share, 16+2 a minimum with a weight, rest the rest"
             )
         };
-        let number = |digits: &str| digits.parse::<u32>().map_err(|_| wrong());
+        let number = |digits: &str| {
+            digits.parse::<u32>().map_err(|error| match error.kind() {
+                IntErrorKind::PosOverflow => format!("`{digits}` is more than any GPU has"),
+                _ => wrong(),
+            })
+        };
         let request = if text == "rest" {
             PartitionRequest::rest()
         } else if let Some(percent) = text.strip_suffix('%') {
@@ -69,6 +74,20 @@ impl Sizes {
             (text, if self.exact { request.exact() } else { request })
         };
         sizes.into_iter().map(demanded).collect()
+    }
+
+    /// What is to be said where the four equal ones that nobody asked otherwise than are not equal.
+    pub fn unequal(&self, device: &CudaDevice, sm_counts: &[u32]) -> Option<String> {
+        let quarter = device.properties().multiprocessor_count / 4;
+        let (first, last) = (*sm_counts.first()?, *sm_counts.last()?);
+        let unit = device.capabilities().granularity.min;
+        let by_units = self.sizes.is_empty() && first != quarter & !1;
+        by_units.then(|| {
+            format!(
+                "A quarter would be {quarter} SMs. CUDA {} splits this GPU into whole units of {unit}, so three have {first}, and the last has the {last} that are left.",
+                device.driver().version()
+            )
+        })
     }
 
     /// As they stand on the command line.

@@ -7,3 +7,4 @@ mod exports;
 mod other_forms;
 #[allow(non_snake_case)]
 mod proc_address;
+mod visible;

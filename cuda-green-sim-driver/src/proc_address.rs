@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use cuda_green_sys::{CUresult, CudaVersion};
 
-use crate::{door::door, other_forms};
+use crate::{door::door, exports, other_forms};
 
 /// What is said of a name (`CUdriverProcAddressQueryResult`).
 #[repr(u32)]
@@ -29,10 +29,17 @@ fn find(name: &CStr, version: c_int) -> Result<(*const c_void, Found), CUresult>
             (std::ptr::null(), Found::OlderVersion)
         });
     }
-    if let Some(address) = other_forms::find(name, version) {
+    if door()?.without_device && name == c"cuInit" {
+        return Ok((exports::cuInit as *const c_void, Found::Yes));
+    }
+    // Above its own version it finds nothing, in these forms either.
+    let asked = CudaVersion::from_raw(version);
+    if asked <= own
+        && let Some(address) = other_forms::find(name, version)
+    {
         return Ok((address, Found::Yes));
     }
-    let address = sim.resolve(name, CudaVersion::from_raw(version));
+    let address = sim.resolve(name, asked);
     Ok(if !address.is_null() {
         (address, Found::Yes)
     } else if sim.resolve(name, own).is_null() {
@@ -82,7 +89,7 @@ unsafe extern "C" fn cuGetProcAddress(
     }
 }
 
-/// The form from 12.0 on: success, a null address, and a status that says why (as driver 555 answers).
+/// The form from 12.0 on, which this one library exports whatever version it speaks (driver 470 does not export it): success, a null address, and a status that says why (as driver 555 answers).
 ///
 /// # Safety
 /// The rules of the driver's function of this name.

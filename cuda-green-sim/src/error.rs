@@ -12,6 +12,14 @@ pub enum Error {
         /// The text that was given.
         spec: String,
     },
+    /// A driver of so many devices, or of none, is not simulated.
+    #[error("{count} devices were asked for; a simulated driver has 1 to {most}")]
+    DeviceCount {
+        /// How many were asked for.
+        count: u32,
+        /// How many there can be.
+        most: u32,
+    },
     /// No device of that name is built in.
     #[error("no simulated device is called `{name}`; there are {}", list(.known))]
     UnknownDevice {

@@ -27,6 +27,9 @@ pub(crate) use pools::Pool;
 /// addresses never meet.
 const FIRST_ADDRESS: u64 = 0x000d_0000_0000_0000;
 
+/// Where the addresses end.
+const LAST_ADDRESS: u64 = 1 << 57;
+
 /// Alignment of every allocation, and the step in which memory is accounted for.
 const ALIGNMENT: u64 = 512;
 
@@ -244,6 +247,8 @@ impl Memory {
         self.next = address
             .checked_add(accounted(len)?)
             .and_then(|end| end.checked_add(ALIGNMENT))
+            // No device has so many addresses; beyond them, later sums would wrap.
+            .filter(|end| *end < LAST_ADDRESS)
             .ok_or(full)?;
         Ok(address)
     }

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 
 use cuda_green_sys::CudaVersion;
 
+/// Bytes that all parameters of a kernel may have (CUDA programming guide, from compute capability 7.0 on).
+const MOST_PARAMETER_BYTES: usize = 32_764;
+
 /// A loaded text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ptx {
@@ -73,6 +76,11 @@ pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
                             sizes.push(parameter_size(name, parameter)?);
                         }
                     }
+                }
+                if sizes.iter().sum::<usize>() > MOST_PARAMETER_BYTES {
+                    return Err(format!(
+                        "the parameters of {name} have more than {MOST_PARAMETER_BYTES} bytes"
+                    ));
                 }
                 kernels.insert(name.to_owned(), sizes);
             }
@@ -150,7 +158,14 @@ fn parameter_size(kernel: &str, tokens: &[&str]) -> Result<usize, String> {
             .ok_or_else(wrong)?,
         None => 1,
     };
-    length.checked_mul(element).ok_or_else(wrong)
+    length
+        .checked_mul(element)
+        .filter(|bytes| *bytes <= MOST_PARAMETER_BYTES)
+        .ok_or_else(|| {
+            format!(
+                "a parameter of {kernel} is larger than the {MOST_PARAMETER_BYTES} bytes that a kernel's may have"
+            )
+        })
 }
 
 /// Words and brackets, without comments and strings.
@@ -241,6 +256,9 @@ mod tests {
             ".version 8.0 .target sm_90 }",
             ".version 8.0 .target sm_90 .entry k(.param .u99 a) { }",
             ".version 8.0 .target sm_90 .entry k(u32 a) { }",
+            ".version 8.0 .target sm_90 .entry k(.param .b8 a[38000000000000]) { }",
+            ".version 8.0 .target sm_90 .entry k(.param .b8 a[32765]) { }",
+            ".version 8.0 .target sm_90 .entry k(.param .b8 a[20000], .param .b8 b[20000]) { }",
         ] {
             assert!(parse(text).is_err(), "{text:?}");
         }

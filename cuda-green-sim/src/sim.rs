@@ -51,8 +51,27 @@ impl Sim {
     /// already; [`Error::InvalidInjection`] for a text in the environment variable
     /// [`FAULTS_VARIABLE`](crate::FAULTS_VARIABLE) that is no fault.
     pub fn new(spec: &str) -> Result<Self, Error> {
+        Self::of(Profile::parse(spec)?)
+    }
+
+    /// Makes the driver of a profile as a process sees it that may use only some of its devices, which are all alike.
+    /// `None` where it may use none.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[doc(hidden)] // for the library `libcuda.so.1`
+    pub fn limited(spec: &str, devices: impl FnOnce(u32) -> u32) -> Result<Option<Self>, Error> {
+        let mut profile = Profile::parse(spec)?;
+        profile.device_count = devices(profile.device_count).min(profile.device_count);
+        if profile.device_count == 0 {
+            return Ok(None);
+        }
+        Self::of(profile).map(Some)
+    }
+
+    fn of(profile: Profile) -> Result<Self, Error> {
         let injections = Injection::from_env()?;
-        let driver = Arc::new(Driver::new(Profile::parse(spec)?));
+        let driver = Arc::new(Driver::new(profile));
         for injection in injections {
             driver.inject(injection);
         }

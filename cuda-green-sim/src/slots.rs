@@ -9,7 +9,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -25,6 +25,21 @@ static SLOTS: [RwLock<Option<Arc<Driver>>>; MAX_DRIVERS] =
 
 /// Where the search for a free slot starts.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// The process in which a driver was initialised; 0 before.
+static INITIALISED_IN: AtomicU32 = AtomicU32::new(0);
+
+/// Notes that a driver is initialised.
+pub(crate) fn note_initialised() {
+    INITIALISED_IN.store(std::process::id(), Ordering::Relaxed);
+}
+
+/// Whether this is a forked child of a process that had initialised a driver. CUDA is of no use there, and the locks
+/// may be held by threads that are not there any more, so it is asked before all of them.
+fn was_forked() -> bool {
+    let process = INITIALISED_IN.load(Ordering::Relaxed);
+    process != 0 && process != std::process::id()
+}
 
 /// Puts a driver into a free slot.
 pub(crate) fn take(driver: &Arc<Driver>) -> Result<usize, Error> {
@@ -58,6 +73,9 @@ pub(crate) fn call(
     entry_point: &'static str,
     body: &mut dyn FnMut(&Driver) -> Answer,
 ) -> CUresult {
+    if was_forked() {
+        return CUresult::CUDA_ERROR_NOT_INITIALIZED;
+    }
     let driver = SLOTS[slot]
         .read()
         .unwrap_or_else(PoisonError::into_inner)

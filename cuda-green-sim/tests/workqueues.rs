@@ -77,8 +77,16 @@ fn they_came_with_13_1() {
     client.finish();
     let client = Client::new("h200@13.1");
     assert_eq!(config(&of_device(&client, CONFIG).unwrap()), (0, 8, 0));
-    // One that exists is a context's.
-    assert_eq!(of_device(&client, EXISTING).err(), Some(UNKNOWN_TYPE));
+    // That of the device is what its contexts use by default, and goes into a descriptor beside SMs.
+    let existing = of_device(&client, EXISTING).unwrap();
+    assert_eq!(handle(&existing), handle(&of_primary(&client, EXISTING)));
+    let units = client.split(&client.device_sms(), 2, 0, 8).unwrap().groups;
+    let plain = client.green(&units[..1]).unwrap();
+    let given = client.green(&[units[1], existing]).unwrap();
+    let of = |green| handle(&of_green(&client, green, EXISTING));
+    assert_eq!(of(given), of(plain));
+    assert_eq!(client.destroy(plain), OK);
+    assert_eq!(client.destroy(given), OK);
     client.finish();
 }
 

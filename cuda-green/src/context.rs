@@ -247,6 +247,7 @@ impl GreenContext {
     /// [`Error::ForeignDriver`] for an event of another driver.
     #[doc(alias = "cuGreenCtxRecordEvent")]
     pub fn record_event(&self, event: &Event) -> Result<()> {
+        self.device().check_own("the event", event.device())?;
         let green =
             self.partition_only("an event of all work of a context", "record its streams")?;
         partition::record(self.driver(), green, event)

@@ -250,6 +250,24 @@ impl CudaDevice {
         self.inner.kernels.get_or_make(load)
     }
 
+    /// Refuses what is of another device or driver.
+    ///
+    /// # Errors
+    /// [`Error::ForeignDriver`], [`Error::ForeignDevice`].
+    #[inline]
+    pub(crate) fn check_own(&self, what: &'static str, of: &Self) -> Result<()> {
+        self.driver().check_own(of.driver())?;
+        if self.raw() == of.raw() {
+            Ok(())
+        } else {
+            Err(Error::ForeignDevice {
+                what,
+                device: of.ordinal(),
+                expected: self.ordinal(),
+            })
+        }
+    }
+
     fn api(&self) -> &cuda_green_sys::Api {
         self.driver().api()
     }

@@ -2,6 +2,8 @@
 
 use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 
+use crate::size::{Bytes, Limit};
+
 /// What this crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -103,12 +105,13 @@ pub enum Error {
     },
     /// Not enough SMs are left.
     #[error(
-        "{asked} SMs were asked for, but at most {available} of the device's {total} can be given{}{}",
-        if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() },
-        if asked <= available { "; rounded to whole units, the sizes come to more" } else { "" }
+        "`{requests}` takes at least {asked} SMs, but at most {available} of the device's {total} can be given{}",
+        if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() }
     )]
     InsufficientSms {
-        /// SMs asked for.
+        /// What was asked, as [`PartitionRequest`](crate::planner::PartitionRequest)s are written.
+        requests: String,
+        /// SMs that this takes at least: one for a rest or a share without a minimum.
         asked: u32,
         /// The most that one new context could get now.
         available: u32,
@@ -119,9 +122,12 @@ pub enum Error {
     },
     /// A split asks for more SMs than there are, or than can be in such groups.
     #[error(
-        "the groups need {asked} SMs, but of the {total} to be split only {available} can be in groups like these"
+        "{total} SMs cannot be split into {groups}: only {available} can be in groups like these{}",
+        if asked <= available { ", so that one of these finds none" } else { "" }
     )]
     UnmetSplit {
+        /// The sizes that were asked for, in order; `all` for as many as there are.
+        groups: String,
         /// SMs of all groups together.
         asked: u32,
         /// SMs that groups of this kind can have.
@@ -169,10 +175,10 @@ pub enum Error {
     #[error("the context is current to this thread; make another one current before it is closed")]
     ContextIsCurrent,
     /// No plan keeps the thread-block cluster that a request demands.
-    #[error(
-        "request {request} demands clusters of {asked} blocks, but the best plan runs clusters of {best} there: {why}"
-    )]
+    #[error("`{text}` cannot be: the best plan runs clusters of {best} there: {why}")]
     ClusterUnavailable {
+        /// The request, as a [`PartitionRequest`](crate::planner::PartitionRequest) is written.
+        text: String,
         /// The request's place in the list, from 0.
         request: usize,
         /// Blocks of the cluster demanded.
@@ -184,9 +190,11 @@ pub enum Error {
     },
     /// The sizes would fit, but not in whole units of the device.
     #[error(
-        "{asked} of {total} SMs were asked for, which does not work out in whole units of {unit} SMs; {help}"
+        "`{requests}` takes at least {asked} of the {total} SMs, which does not work out in units of {unit} SMs; {help}"
     )]
     UnitsTooCoarse {
+        /// What was asked, as [`PartitionRequest`](crate::planner::PartitionRequest)s are written.
+        requests: String,
         /// SMs asked for, in all.
         asked: u32,
         /// SMs of a unit.
@@ -261,8 +269,11 @@ pub enum Error {
         "foreign code changed this thread's current context inside a guard; what was current before the guard is current again"
     )]
     ForeignContext,
-    /// The request would exceed the pool's limit, or the device has no more memory.
-    #[error("{asked} bytes were asked for, but {available} of the pool's {limit} are left")]
+    /// The request would exceed a limit: the pool's own, or one that it stands within.
+    #[error(
+        "{} were asked for, but only {} of the limit of {} are left; free buffers, or raise the limit",
+        Bytes(*asked), Bytes(*available), Limit(*limit)
+    )]
     OutOfMemory {
         /// Bytes asked for.
         asked: u64,
@@ -271,15 +282,29 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The limits allow the request, but the device has not so much free memory in one piece.
+    #[error(
+        "{} were asked for, which the limits allow, but of the device's {} only {} are free; other pools, contexts and processes have the rest",
+        Bytes(*asked), Bytes(*total), Bytes(*free)
+    )]
+    DeviceOutOfMemory {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes that were free on the device, as the driver said.
+        free: u64,
+        /// Bytes of the device.
+        total: u64,
+    },
     /// Memory was freed and is not free.
-    #[error("{bytes} bytes were freed, but are still in use; something else holds them")]
+    #[error("{} were freed, but are still in use; something else holds them", Bytes(*bytes))]
     MemoryNotBack {
         /// How many bytes.
         bytes: u64,
     },
     /// A model does not fit, and evicting all that may be evicted would not make it fit.
     #[error(
-        "{name} needs {asked} bytes and a slot; {available} bytes and {free_slots} slots are free, evicting idle models would give {evictable} bytes more, and {held} bytes are pinned or in use"
+        "{name} needs {} and a slot; {} and {free_slots} slots are free, evicting idle models would give {} more, and {} are pinned or in use; none was evicted for it",
+        Bytes(*asked), Bytes(*available), Bytes(*evictable), Bytes(*held)
     )]
     NoRoomForModel {
         /// The model.
@@ -294,6 +319,15 @@ pub enum Error {
         evictable: u64,
         /// Bytes of models that may not.
         held: u64,
+    },
+    /// A load would wait for itself: through the loads of other models that wait for it, or at once.
+    #[error(
+        "loading {} would never end: each of these models is being loaded and waits for the next, and the last for the first; load what a model needs before it",
+        models.join(", ")
+    )]
+    ModelWaitsForItself {
+        /// The models, in the order in which they wait.
+        models: Vec<String>,
     },
     /// No model of this name is loaded.
     #[error("no model {name} is loaded")]
@@ -315,6 +349,16 @@ pub enum Error {
     /// A stream of one device was to work on memory, or run a graph, of another.
     #[error("the stream is of another device than the memory or the graph")]
     ForeignStream,
+    /// Two things of different devices, which only meet within one.
+    #[error("{what} is of device {device}, and what it was to meet is of device {expected}")]
+    ForeignDevice {
+        /// What is of the other device.
+        what: &'static str,
+        /// Its device's ordinal.
+        device: u32,
+        /// The ordinal that it should have.
+        expected: u32,
+    },
     /// A stream, an event or a kernel of one driver was to meet one of another.
     #[error("the event, the kernel or the stream is of another driver than what it was to meet")]
     ForeignDriver,

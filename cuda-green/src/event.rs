@@ -13,6 +13,7 @@ use crate::{CudaDevice, Driver, Error, Result};
 pub struct Event {
     device: CudaDevice,
     raw: CUevent,
+    timed: bool,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
@@ -54,6 +55,7 @@ impl Event {
         Ok(Self {
             device: device.clone(),
             raw,
+            timed: flags == CUevent_flags::CU_EVENT_DEFAULT,
         })
     }
 
@@ -83,10 +85,22 @@ impl Event {
     /// The time between two timed events, both of which are done; about 0.5 µs exact.
     ///
     /// # Errors
-    /// [`Error::Driver`]: not recorded, not timed, or not done yet; [`Error::ForeignDriver`] for an event of
-    /// another driver.
+    /// [`Error::InvalidArgument`] for an event that is not [timed](Self::timed) or was never recorded;
+    /// [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for events of different devices; [`Error::Driver`] with
+    /// `CUDA_ERROR_NOT_READY` where one is not done yet.
     #[doc(alias = "cuEventElapsedTime")]
     pub fn elapsed_since(&self, start: &Event) -> Result<Duration> {
+        let invalid = |reason| Error::InvalidArgument {
+            name: "event",
+            value: "start or end".to_owned(),
+            reason,
+        };
+        if !self.timed || !start.timed {
+            return Err(invalid(
+                "made for ordering alone, it notes no time; make it with `Event::timed`",
+            ));
+        }
+        self.device.check_own("the first event", start.device())?;
         let start = start.raw_for(self.device.driver())?;
         let mut milliseconds = 0.0f32;
         // SAFETY: both events are live, and the pointer is valid for the one number that is written.
@@ -96,7 +110,14 @@ impl Event {
                 .api()
                 .cuEventElapsedTime(&mut milliseconds, start, self.raw)
         };
-        self.device.driver().check("cuEventElapsedTime", result)?;
+        match self.device.driver().check("cuEventElapsedTime", result) {
+            // Both live, are timed and of this device, so this is all that it can mean.
+            Err(Error::Driver {
+                code: CUresult::CUDA_ERROR_INVALID_HANDLE,
+                ..
+            }) => return Err(invalid("it was never recorded")),
+            answer => answer?,
+        }
         Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
     }
 

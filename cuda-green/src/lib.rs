@@ -19,6 +19,7 @@ mod once;
 pub mod planner;
 mod probe;
 mod resource;
+mod size;
 mod stream;
 mod sync;
 

@@ -6,8 +6,11 @@
 //! | driver | a plan is | sizes come in |
 //! |---|---|---|
 //! | 13.1 and later | one structured split, into units that merge or straight into the sizes | 2 SMs |
-//! | 12.5 to 13.0 | units of one split by count, merged; the remainder joins one partition | units of 8 SMs on compute capability 9.0 and later, of 2 before |
+//! | 12.5 to 13.0 | units of one split by count, merged, or larger groups where a topology leaves less over then; the remainder joins one partition; else as on 12.4 | units of 8 SMs on compute capability 9.0 and later, of 2 before |
 //! | 12.4 | equal groups and what they leave; unequal ones by splitting that again, within a context | 2 SMs, the groups in the device's own step |
+//!
+//! So no driver does worse than an older one. Of all plans that meet what was asked, the best is that in which equal
+//! requests are equal, targets are near, and nobody's SMs are few; of those that are as good, the first of this table.
 //!
 //! A partition keeps the device's co-scheduling, and so its thread-block clusters, unless
 //! [`PartitionRequest::exact`] asks for exact sizes where only units that ignore it give them.
@@ -16,12 +19,13 @@ mod candidates;
 mod choose;
 mod demands;
 mod facts;
+mod merged;
 mod nested;
 mod plan;
 mod refusal;
 mod request;
 mod structured;
-mod units;
+mod worth;
 
 pub use candidates::GroupCount;
 pub(crate) use choose::{Choice, Piece, State, available, choose};
@@ -32,16 +36,17 @@ pub(crate) use plan::refusals;
 pub use plan::{Group, Part, Plan, PlannedPartition, RefusedPlan, SplitCall, SplitStrategy};
 pub(crate) use refusal::of_all_plans;
 pub use request::{PartitionRequest, SmRequest};
-pub(crate) use structured::whole_in_units;
+pub(crate) use request::{in_words, without_runs};
 
 use crate::Result;
 
 /// The plans that meet the requests, best first: where the driver refuses one for reasons of topology
 /// (`CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`, 915), the next is to be tried.
 ///
-/// The order: a structured split into units that merge, so that they can change hands later, or straight into
-/// the sizes (13.1); merged units of the device's own size, then fine ones if exact sizes are demanded
-/// (12.5); groups of splits within splits (12.4, and later ones where a demanded cluster needs it).
+/// Best is where equal requests get equal sizes, then where targets are nearest, then where the one with the rest has
+/// all of it. Plans as good as each other stand in this order: a structured split into units that merge, so that they
+/// can change hands later, or straight into the sizes (13.1); merged units of the device's own size, or larger equal
+/// groups, then fine ones if exact sizes are demanded (12.5); groups of splits within splits (12.4).
 ///
 /// # Errors
 /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for requests that contradict each other;

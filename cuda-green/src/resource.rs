@@ -21,7 +21,7 @@ pub use split::{SmParts, SmSizes};
 pub use workqueue::{WorkqueueResource, WorkqueueScope};
 
 pub(crate) use calls::{
-    Owner, Split, count_groups, describe, describe_with, query, split_by_count, split_structured,
-    try_structured,
+    Owner, Split, count_groups, describe, describe_with, is_topology_refusal, query,
+    split_by_count, split_structured, try_structured,
 };
 pub(crate) use origin::sm_fields;

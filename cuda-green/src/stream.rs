@@ -203,9 +203,11 @@ impl Stream {
     /// Records the work so far in an event.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::ForeignDriver`] for an event of another driver.
+    /// [`Error::Driver`]; [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for an event of elsewhere: it is recorded
+    /// on its own device only. Others may wait for it.
     #[doc(alias = "cuEventRecord")]
     pub fn record(&self, event: &Event) -> Result<()> {
+        self.device().check_own("the event", event.device())?;
         let event = event.raw_for(self.driver())?;
         // SAFETY: both are live, as their owners are borrowed, and of this driver.
         let result = unsafe { self.driver().api().cuEventRecord(event, self.raw) };
@@ -215,7 +217,7 @@ impl Stream {
     /// Makes the work to come wait for an event, on the GPU; the host does not wait.
     ///
     /// # Errors
-    /// As [`record`](Self::record).
+    /// [`Error::Driver`]; [`Error::ForeignDriver`] for an event of another driver.
     #[doc(alias = "cuStreamWaitEvent")]
     pub fn wait(&self, event: &Event) -> Result<()> {
         let event = event.raw_for(self.driver())?;

@@ -140,6 +140,23 @@ fn use_it_all(simulator: &Sim) -> Result<()> {
     Ok(())
 }
 
+/// Sizes that units do not come to on an H200, and units that are cut to size from 13.1 on.
+fn use_odd_sizes(simulator: &Sim) -> Result<()> {
+    let device = Driver::simulated(simulator)?.device(0)?;
+    let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device)?;
+    let sizes = [62, 30, 40].map(|sms| (sms, config(sms)));
+    manager.create_contexts(&sizes)?;
+    for (id, _) in sizes {
+        manager.destroy_context(id)?;
+    }
+    for sms in [22, 18, 6] {
+        drop(manager.create_context(sms, config(sms))?);
+    }
+    manager.destroy_context(18)?;
+    drop(manager.create_context(30, config(30))?);
+    Ok(())
+}
+
 /// Splits, contexts of several resources, one within another, workqueues, streams.
 fn use_resources(simulator: &Sim) -> Result<()> {
     let driver = Driver::simulated(simulator)?;
@@ -304,6 +321,13 @@ fn structured() {
 #[test]
 fn newest() {
     each_call_fails_once(use_it_all, "rtx5090@newest", &CODES[..1]);
+}
+
+#[test]
+fn odd_sizes() {
+    for profile in ["h200@13.0", "h200@13.1"] {
+        each_call_fails_once(use_odd_sizes, profile, &CODES);
+    }
 }
 
 #[test]

@@ -356,7 +356,7 @@ fn a_device_that_is_full_makes_idle_models_go() {
     assert!(!slots.contains("first"));
     // Now that one is in use, there is no way.
     let third = slots.get_or_load("third", big, |pool| pool.allocate(most as usize));
-    assert!(matches!(third, Err(Error::NoRoomForModel { held, .. }) if held == most));
+    assert!(matches!(third, Err(Error::DeviceOutOfMemory { asked, .. }) if asked == most));
     drop((third, second));
     slots.evict("second").unwrap();
     assert!(slots.pool().device().free_memory().unwrap() > most);

@@ -346,6 +346,7 @@ fn smaller_groups_than_announced_are_an_error() {
             asked: 32,
             available: 28,
             total: 32,
+            ..
         }) => {}
         other => panic!("{other:?}"),
     }

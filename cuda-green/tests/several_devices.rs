@@ -1,10 +1,12 @@
 //! Several devices of one simulated driver, each partitioned by a manager of its own.
 
-#![allow(clippy::unwrap_used)] // these are tests
+#![allow(clippy::unwrap_used, clippy::panic)] // these are tests
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use cuda_green::{ContextId, Driver, Error, Result, SmPartitionManager, sim::Sim};
+use cuda_green::{
+    ContextId, Driver, Error, Event, GpuMemoryPool, Result, SmPartitionManager, sim::Sim,
+};
 
 #[test]
 fn each_device_has_its_own_partitions() -> Result<()> {
@@ -49,7 +51,7 @@ fn each_device_has_its_own_partitions() -> Result<()> {
     let refused = unsafe { exec.launch(&there) };
     assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
     // Their streams may wait for each other all the same: the driver is one.
-    let event = cuda_green::Event::new(&devices[0])?;
+    let event = Event::new(&devices[0])?;
     here.record(&event)?;
     there.wait(&event)?;
     there.synchronize()?;
@@ -82,5 +84,77 @@ fn a_lost_device_leaves_the_other() -> Result<()> {
     drop(managers);
     drop(driver);
     simulator.assert_no_leaks();
+    Ok(())
+}
+
+/// Things of two devices meet nowhere but where CUDA lets them: a stream may wait for any event.
+#[test]
+fn things_of_two_devices_are_told() -> Result<()> {
+    let driver = Driver::open(&"sim:2xh200@13.0".parse()?)?;
+    let (here, there) = (driver.device(0)?, driver.device(1)?);
+    let managers = [
+        SmPartitionManager::on(&here)?,
+        SmPartitionManager::on(&there)?,
+    ];
+    for manager in &managers {
+        manager.init_quad_partition()?;
+    }
+    let context = managers[0].get_context(ContextId::Dream)?;
+    let (own, foreign) = (Event::timed(&here)?, Event::timed(&there)?);
+    let foreign_stream = managers[1].get_context(ContextId::Dream)?.create_stream()?;
+    let stream = context.create_stream()?;
+    let of_device_1 = |result: Result<()>| {
+        assert!(
+            matches!(
+                result,
+                Err(Error::ForeignDevice {
+                    device: 1,
+                    expected: 0,
+                    ..
+                })
+            ),
+            "{result:?}"
+        );
+    };
+    of_device_1(stream.record(&foreign));
+    of_device_1(context.record_event(&foreign));
+    of_device_1(own.elapsed_since(&foreign).map(drop));
+    let pool = GpuMemoryPool::on(&here, 1 << 20)?;
+    of_device_1(pool.allocate_on(&foreign_stream, 1).map(drop));
+    foreign_stream.record(&foreign)?;
+    stream.wait(&foreign)?;
+    context.wait_event(&foreign)?;
+    let text = stream.record(&foreign).unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "the event is of device 1, and what it was to meet is of device 0"
+    );
+    stream.synchronize()
+}
+
+/// Events that have no time to tell say why.
+#[test]
+fn events_without_a_time_say_why() -> Result<()> {
+    let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    let manager = SmPartitionManager::on(&device)?;
+    manager.init_quad_partition()?;
+    let stream = manager.get_context(ContextId::Dream)?.create_stream()?;
+    let (timed, other, plain) = (
+        Event::timed(&device)?,
+        Event::timed(&device)?,
+        Event::new(&device)?,
+    );
+    let reason = |result: Result<Duration>| match result {
+        Err(Error::InvalidArgument { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert!(reason(timed.elapsed_since(&plain)).contains("Event::timed"));
+    assert_eq!(reason(timed.elapsed_since(&other)), "it was never recorded");
+    for event in [&timed, &other, &plain] {
+        stream.record(event)?;
+    }
+    stream.synchronize()?;
+    assert!(reason(plain.elapsed_since(&timed)).contains("Event::timed"));
+    other.elapsed_since(&timed)?;
     Ok(())
 }

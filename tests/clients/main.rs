@@ -240,9 +240,26 @@ fn without_a_profile_there_is_no_device_and_a_word_why() {
         );
         assert!(text.contains("h200"), "{text}");
         let answer = String::from_utf8_lossy(&output.stdout);
+        // As a driver on a machine without a GPU: it has a version and functions, and no device.
         assert!(
-            answer.contains("error") && !answer.contains("\"init\": 0"),
+            answer.contains("\"error\": null") && answer.contains("\"init\": 100"),
             "{answer}"
+        );
+    }
+}
+
+/// `CUDA_VISIBLE_DEVICES` hides devices, as from a real driver.
+#[test]
+fn devices_are_hidden_where_the_environment_says_so() {
+    let program = Path::new(env!("CARGO_BIN_EXE_driver-matrix"));
+    let library = folder().join("libcuda.so.1");
+    for (visible, init) in [("0", 0), ("1,0", 0), ("", 100), ("-1", 100), ("2", 100)] {
+        let variables = [(PROFILE, "2xh200@13.0"), ("CUDA_VISIBLE_DEVICES", visible)];
+        let report = drivers::ask(program, Some(library.as_os_str()), &variables).unwrap();
+        assert_eq!(
+            (report.error, report.init),
+            (None, Some(init)),
+            "{visible:?}"
         );
     }
 }

@@ -31,6 +31,7 @@ mod libraries;
 mod memory;
 mod merges;
 mod modules;
+mod order;
 mod pointers;
 mod pools;
 mod resources;
@@ -144,6 +145,7 @@ fn cases() -> impl Iterator<Item = Case> {
         captures::CASES,
         beside_captures::CASES,
         libraries::CASES,
+        order::CASES,
         pointers::CASES,
         teardown::CASES,
     ]

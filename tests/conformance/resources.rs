@@ -18,6 +18,11 @@ pub const CASES: &[Case] = &[
     Case::new("split/a_context_s_own", a_contexts_own).rough(),
     Case::new("split/sms_of_the_parts", sms_of_the_parts),
     Case::new("split/wrong_arguments", wrong_arguments).rough(),
+    Case::new(
+        "split/structured_without_a_result",
+        structured_without_a_result,
+    )
+    .since(13, 1),
 ];
 
 fn of_each_type(gpu: &Gpu<'_>, seen: &mut Seen) {
@@ -345,4 +350,33 @@ fn wrong_arguments(gpu: &Gpu<'_>, seen: &mut Seen) {
         ..CUdevResource::default()
     };
     split(seen, "zeroed but for the type", &zeroed, &mut made);
+}
+
+/// What the driver says to sizes, and to as many SMs as there are, where it is given no room for the groups.
+fn structured_without_a_result(gpu: &Gpu<'_>, seen: &mut Seen) {
+    let whole = gpu.whole();
+    for (name, sizes) in [
+        ("size", &[32][..]),
+        ("all", &[0]),
+        ("size and all", &[32, 0]),
+    ] {
+        let group = |sm_count: &u32| CU_DEV_SM_RESOURCE_GROUP_PARAMS {
+            smCount: *sm_count,
+            coscheduledSmCount: 8,
+            ..Default::default()
+        };
+        let mut params: Vec<_> = sizes.iter().map(group).collect();
+        let code = call!(
+            gpu,
+            cuDevSmResourceSplit(
+                ptr::null_mut(),
+                params.len() as u32,
+                &whole,
+                ptr::null_mut(),
+                0,
+                params.as_mut_ptr()
+            )
+        );
+        seen.code(name, code);
+    }
 }

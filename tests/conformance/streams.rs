@@ -15,8 +15,6 @@ pub const CASES: &[Case] = &[
     Case::new("streams/made_in_a_green_context", made_in_green),
     Case::new("streams/whose", whose).since(12, 5),
     Case::new("streams/default_ones", default_ones),
-    Case::new("streams/order_with_the_default_one", default_order),
-    Case::new("streams/destroyed_with_work", destroyed_with_work),
     Case::new("streams/resources", resources).since(13, 1),
     Case::new("streams/without_their_context", without_their_context),
     Case::new("streams/wrong_handles", wrong_handles).rough(),
@@ -167,80 +165,6 @@ fn default_ones(gpu: &Gpu<'_>, seen: &mut Seen) {
     ask("primary");
     gpu.within(context, || ask("green"));
     gpu.without(|| ask("nothing"));
-    gpu.destroy(green);
-}
-
-/// Which streams wait for the default stream of their context, and whom that one waits for, copies among its work. A
-/// kernel of one stream still runs when a later event of another is done, or it does not.
-fn default_order(gpu: &Gpu<'_>, seen: &mut Seen) {
-    const SPIN_NS: u32 = 50_000_000;
-    let green = gpu.quarter();
-    let context = gpu.context(green).unwrap();
-    let (address, default) = (gpu.alloc(64).unwrap(), ptr::null_mut());
-    for (current, top) in [("primary", gpu.primary), ("green", context)] {
-        gpu.within(top, || {
-            let event = gpu.event(2);
-            for flags in [0, NON_BLOCKING] {
-                let mut stream = ptr::null_mut();
-                must(call!(
-                    gpu,
-                    cuStreamCreateWithPriority(&mut stream, flags, 0)
-                ));
-                for warm in [stream, default] {
-                    must(gpu.launch_empty(warm));
-                    must(call!(gpu, cuStreamSynchronize(warm)));
-                }
-                let mut note = |what: &str, first, later: &dyn Fn()| {
-                    must(gpu.launch_spin(first, 1, SPIN_NS));
-                    later();
-                    let name = format!("{current} current, flags {flags}: {what}");
-                    seen.note(name, call!(gpu, cuStreamQuery(first)) == OK);
-                    must(call!(gpu, cuStreamSynchronize(first)));
-                };
-                let record = |second| {
-                    must(call!(gpu, cuEventRecord(event, second)));
-                    must(call!(gpu, cuEventSynchronize(event)));
-                };
-                note("the default one waits for it", stream, &|| record(default));
-                note("it waits for the default one", default, &|| record(stream));
-                note("a copy waits for it", stream, &|| {
-                    let mut host = [0_u8; 64];
-                    let to = host.as_mut_ptr().cast();
-                    must(call!(gpu, cuMemcpyDtoH_v2(to, address, 64)));
-                });
-                gpu.close(stream);
-            }
-            must(call!(gpu, cuEventDestroy_v2(event)));
-        });
-    }
-    must(call!(gpu, cuMemFree_v2(address)));
-    gpu.destroy(green);
-}
-
-/// Whether an event of its context comes after the work of a stream that is gone.
-fn destroyed_with_work(gpu: &Gpu<'_>, seen: &mut Seen) {
-    const SPIN_NS: u32 = 50_000_000;
-    let green = gpu.quarter();
-    let (start, end) = (gpu.event(0), gpu.event(0));
-    let warm = gpu.stream(green);
-    must(gpu.launch_empty(warm));
-    must(call!(gpu, cuStreamSynchronize(warm)));
-    gpu.close(warm);
-    let stream = gpu.stream(green);
-    must(call!(gpu, cuEventRecord(start, stream)));
-    must(gpu.launch_spin(stream, 1, SPIN_NS));
-    seen.code("destroy", call!(gpu, cuStreamDestroy_v2(stream)));
-    seen.code("record", call!(gpu, cuGreenCtxRecordEvent(green, end)));
-    seen.code("wait", call!(gpu, cuEventSynchronize(end)));
-    let mut ms = 0.0;
-    seen.code(
-        "elapsed",
-        call!(gpu, cuEventElapsedTime(&mut ms, start, end)),
-    );
-    seen.note("after its work", ms > 25.0);
-    for event in [start, end] {
-        must(call!(gpu, cuEventDestroy_v2(event)));
-    }
     gpu.destroy(green);
 }
 

@@ -1,5 +1,7 @@
 //! Every parser against every kind of text: the properties, and the texts that are likely to break them.
 
+#![allow(clippy::unwrap_used)] // these are tests
+
 mod properties;
 
 use std::ffi::OsString;
@@ -25,6 +27,17 @@ fn nearly(words: &'static [&'static str]) -> impl Strategy<Value = String> {
         1 => any::<char>().prop_map(String::from),
     ];
     proptest::collection::vec(word, 0..7).prop_map(|words| words.concat())
+}
+
+/// Small numbers, powers of two, and the largest.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => 0_u64..20,
+        2 => (0_u32..8).prop_map(|bits| 1 << bits),
+        2 => 0_u64..300,
+        1 => Just(u64::from(u32::MAX)),
+        1 => any::<u64>(),
+    ]
 }
 
 proptest! {
@@ -71,6 +84,68 @@ proptest! {
         text in nearly(&["h200", "rtx5090", "quad680", "x", "@", "2", "16", "17", "0", "13", "12.4", "13.0", "."]),
     ) {
         properties::profile(&text);
+    }
+
+    #[test]
+    fn faults_that_are_nearly_right(
+        text in nearly(&["cuInit", "cuMemAlloc", "*", "green", "device0", "memory", "mps", "#", "+", "=", "lost", "everywhere", "2", "5ms", "%", "75"]),
+    ) {
+        properties::injection(&text);
+    }
+
+    #[test]
+    fn ptx_that_is_nearly_right(
+        text in nearly(&[".entry ", "k", "(", ")", ".param ", ".b8 ", ".u64 ", "a", "[", "]", "{", "}", " ret;", ",", "4096", "\n"]),
+        plain: String,
+    ) {
+        properties::ptx(&plain);
+        properties::ptx(&format!(".version 8.0\n.target sm_70\n.address_size 64\n{text}"));
+    }
+
+    #[test]
+    fn files_of_profiles_that_are_nearly_right(
+        sms in number(),
+        alignment in proptest::option::of(number()),
+        smallest in proptest::option::of(number()),
+        topology in proptest::option::of(proptest::collection::vec((number(), number()), 0..4)),
+        devices in proptest::option::of(number()),
+        name in "[a-z\u{1b}\n]{1,4}",
+    ) {
+        let line = |name: &str, value: Option<u64>| value.map_or_else(String::new, |value| format!("{name} = {value}\n"));
+        let topology = topology.map_or_else(String::new, |groups| {
+            let groups: Vec<String> = groups.iter().map(|(count, size)| format!("[{count}, {size}]")).collect();
+            format!("topology = [{}]\n", groups.join(", "))
+        });
+        properties::profile_file(&format!(
+            "cuda_version = \"13.1\"\n{}[device]\nname = \"own\"\ndevice_name = {name:?}\ncompute_capability = \"9.0\"\n\
+             sm_count = {sms}\nmemory_mib = 1024\n{}{}{topology}",
+            line("device_count", devices),
+            line("sm_coscheduled_alignment", alignment),
+            line("min_sm_partition_size", smallest),
+        ));
+    }
+}
+
+/// Sums that wrap, groups of odd SMs, and what a terminal would obey.
+#[test]
+fn files_of_profiles_that_were_taken_once() {
+    let file = |device: &str| {
+        format!(
+            "cuda_version = \"13.0\"\n[device]\nname = \"own\"\ncompute_capability = \"9.0\"\nsm_count = 132\nmemory_mib = 1024\n{device}"
+        )
+    };
+    for device in [
+        "topology = [[4294967295, 4294967295], [2, 4294967295], [1, 133]]",
+        "topology = [[44, 3]]",
+        "topology = [[66, 2]]",
+        "device_name = \"a\\u001b[2Jb\"",
+    ] {
+        properties::profile_file(&file(device));
+        let path =
+            std::env::temp_dir().join(format!("cuda-green-wrong-{}.toml", std::process::id()));
+        std::fs::write(&path, file(device)).unwrap();
+        let refused = cuda_green_sim::Sim::new(path.to_str().unwrap());
+        assert!(refused.is_err(), "{device}");
     }
 }
 

@@ -6,10 +6,10 @@
 // clippy's own exception for tests does not reach the functions that they share.
 #![allow(clippy::panic)]
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 
-use cuda_green_sim::Sim;
-use cuda_green_sys::{CudaVersion, DriverSpec, Error};
+use cuda_green_sim::{Injection, Sim};
+use cuda_green_sys::{CUdevResource, CUdevResourceType, CUresult, CudaVersion, DriverSpec, Error};
 
 /// A driver specification is taken to the byte, or refused for a reason that is true.
 pub fn driver_spec(value: &OsStr) {
@@ -83,4 +83,92 @@ pub fn profile(text: &str) {
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
+}
+
+/// A fault's text is refused, or goes to its written form and back.
+pub fn injection(text: &str) {
+    let Ok(injection) = text.parse::<Injection>() else {
+        return;
+    };
+    let written = injection.to_string();
+    assert_eq!(
+        written.parse::<Injection>().ok(),
+        Some(injection),
+        "{text:?}: {written}"
+    );
+}
+
+/// A file of a profile is refused, with a reason, or makes a driver whose device can be split.
+pub fn profile_file(text: &str) {
+    let folder = std::env::temp_dir();
+    let path = folder.join(format!("cuda-green-profile-{}.toml", std::process::id()));
+    std::fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let made = Sim::new(path.to_str().unwrap_or_default());
+    let simulator = match made {
+        Ok(simulator) => simulator,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let device = simulator.profile().device;
+    assert!(!device.device_name.chars().any(char::is_control));
+    if simulator.profile().cuda_version < CudaVersion::new(12, 4) {
+        return;
+    }
+    let Ok(api) = simulator.api() else {
+        panic!("no table of functions: {text:?}");
+    };
+    let (mut whole, mut groups) = (CUdevResource::default(), 0);
+    let sm = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
+    // SAFETY: the outputs are valid, and the input is the driver's own; a null result asks for the number alone.
+    let codes = unsafe {
+        [
+            api.cuInit(0),
+            api.cuDeviceGetDevResource(0, &mut whole, sm),
+            api.cuDevSmResourceSplitByCount(
+                std::ptr::null_mut(),
+                &mut groups,
+                &whole,
+                std::ptr::null_mut(),
+                0,
+                1,
+            ),
+        ]
+    };
+    let good = codes
+        .iter()
+        .all(|code| matches!(code, Ok(CUresult::CUDA_SUCCESS)));
+    assert!(good && groups > 0, "{text}: {codes:?}, {groups} groups");
+}
+
+/// A PTX text loads, or is refused with a code that is for that.
+pub fn ptx(text: &str) {
+    let Ok(text) = CString::new(text) else {
+        return;
+    };
+    let Ok(simulator) = Sim::new("h200@13.0") else {
+        panic!("no simulator");
+    };
+    let Ok(api) = simulator.api() else {
+        panic!("no table of functions");
+    };
+    let (mut context, mut module) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: the outputs are valid, and the text ends with a zero byte.
+    let code = unsafe {
+        let _ = (api.cuInit(0), api.cuDevicePrimaryCtxRetain(&mut context, 0));
+        let _ = api.cuCtxSetCurrent(context);
+        api.cuModuleLoadData(&mut module, text.as_ptr().cast())
+    };
+    let known = [
+        CUresult::CUDA_SUCCESS,
+        CUresult::CUDA_ERROR_INVALID_PTX,
+        CUresult::CUDA_ERROR_INVALID_IMAGE,
+        CUresult::CUDA_ERROR_INVALID_SOURCE,
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+    ];
+    assert!(
+        code.is_ok_and(|code| known.contains(&code)),
+        "{text:?}: {code:?}"
+    );
+    // SAFETY: nothing is current to nobody afterwards.
+    let _ = unsafe { api.cuCtxSetCurrent(std::ptr::null_mut()) };
 }

@@ -4,19 +4,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cuda_green::{
-    CudaVersion, Driver, Error, Result, SmPartitionManager, kernels,
+    Capabilities, CudaVersion, Driver, Error, Result, SmPartitionManager, kernels,
     planner::{PartitionRequest, SmRequest},
 };
 
 use crate::{
     Case,
     support::{
-        assert_disjoint, config, is_partitioned, kernel, largest_cluster, quad, sm_ids, times,
+        assert_disjoint, config, is_partitioned, kernel, largest_cluster,
+        oracle::{self, Oracle},
+        quad, sm_ids, times,
     },
 };
 
 pub const CASES: &[Case] = &[
     ("plans/what_is_planned_is_made", planned_is_made),
+    ("plans/no_way_of_the_driver_is_better", no_way_is_better),
+    ("plans/equal_groups_where_units_do_not_do", equal_groups),
     ("plans/one_by_one_in_a_tree_of_pieces", one_by_one),
     ("plans/clusters_are_kept_one_by_one_too", clusters),
     ("plans/one_context_has_no_plan", no_plan),
@@ -160,6 +164,92 @@ fn planned_is_made(driver: &Driver) -> Result<()> {
     Ok(())
 }
 
+/// A thousand lists on a GPU: by what the driver's own dry runs answer, no way of it is better than the plan.
+fn no_way_is_better(driver: &Driver) -> Result<()> {
+    let device = driver.device(0)?;
+    let has_clusters = device.properties().compute_capability.0 >= 9;
+    for version in versions(driver) {
+        let manager: SmPartitionManager<usize> = SmPartitionManager::as_of(&device, version)?;
+        let capabilities = Capabilities::of(version, device.capabilities().granularity);
+        let oracle = Oracle::of(&device, capabilities);
+        let mut random = Random(67890);
+        for _ in 0..times(driver, 100, 1_000) {
+            let requests = random.requests(oracle.facts.sm_count, has_clusters);
+            let plan = manager.plan(&requests);
+            // Brute force takes too long with more.
+            let best = Some(&requests).filter(|list| list.len() <= 4);
+            let best = best.and_then(|requests| oracle.best(requests));
+            match plan {
+                Ok(plan) => {
+                    let sizes = plan.partitions.iter().map(|one| one.sm_count);
+                    let sizes: Vec<u32> = sizes.collect();
+                    assert!(oracle.meets(&requests, &sizes), "{requests:?}: {plan}");
+                    let worth = oracle::worth(&oracle.facts, &requests, &sizes);
+                    assert!(
+                        best.is_none_or(|best| worth <= best),
+                        "{requests:?}: {worth:?} by {plan}, not {best:?}"
+                    );
+                }
+                Err(error) => assert_eq!(best, None, "{requests:?}: {error}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lists that whole units do not come to on a chip with 15 of 8 and 12 SMs beside: met by larger groups of one split,
+/// or by splits within splits, and run.
+fn equal_groups(driver: &Driver) -> Result<()> {
+    use PartitionRequest as R;
+    let device = driver.device(0)?;
+    if device.properties().multiprocessor_count != 132 {
+        return Ok(());
+    }
+    let lists: [(&[R], [&[u32]; 2]); 6] = [
+        (&[R::percent(25); 4], [&[32; 4], &[32; 4]]),
+        (&[R::percent(50); 2], [&[64; 2], &[66; 2]]),
+        (
+            &[R::at_least(60), R::at_least(60), R::rest()],
+            [&[64, 64, 4], &[60, 60, 12]],
+        ),
+        (&[R::at_least(128), R::rest()], [&[128, 4], &[128, 4]]),
+        (
+            &[R::at_least(62), R::at_least(30), R::at_least(40)],
+            [&[62, 30, 40], &[62, 30, 40]],
+        ),
+        (&[R::at_least(128)], [&[128], &[128]]),
+    ];
+    for version in versions(driver) {
+        let manager: SmPartitionManager<usize> = SmPartitionManager::as_of(&device, version)?;
+        for (list, [in_units, exactly]) in lists {
+            let partitions = list.iter().enumerate();
+            let partitions: Vec<_> = partitions
+                .map(|(id, request)| (id, *request, config(1)))
+                .collect();
+            manager.create_partitions(&partitions)?;
+            let mut sets = Vec::new();
+            for id in 0..list.len() {
+                sets.push(sm_ids(&manager.get_context(id)?)?);
+            }
+            assert_disjoint(&sets);
+            let sizes: Vec<u32> = sets.iter().map(|set| set.len() as u32).collect();
+            let is_structured = version >= CudaVersion::new(13, 1);
+            let expected = if is_structured { exactly } else { in_units };
+            assert_eq!(sizes, expected, "{list:?} as of CUDA {version}");
+            for id in 0..list.len() {
+                manager.destroy_context(id)?;
+            }
+        }
+        // One by one, too.
+        let first = manager.create_context(0, config(128))?;
+        let rest = manager.create_partition(1, R::rest(), config(1))?;
+        let sets = [sm_ids(&first)?, sm_ids(&rest)?];
+        assert_disjoint(&sets);
+        assert_eq!(sets.map(|set| set.len()), [128, 4], "as of CUDA {version}");
+    }
+    Ok(())
+}
+
 /// Contexts come and go one by one: no SM in two of them, none lost, and the whole device again at the end.
 fn one_by_one(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
@@ -173,6 +263,9 @@ fn one_by_one(driver: &Driver) -> Result<()> {
             match manager.create_context(id, config(asked)) {
                 Ok(context) => {
                     assert!(context.sm_count() >= asked);
+                    if version >= CudaVersion::new(13, 1) {
+                        assert_eq!(context.sm_count(), asked.next_multiple_of(2));
+                    }
                     sets.insert(id, sm_ids(&context)?);
                 }
                 Err(Error::InsufficientSms { available, .. }) => assert!(available < asked),

@@ -65,7 +65,12 @@ impl Driver {
         const DEVICE: u32 = 2;
         let state = self.enter()?;
         data.required()?;
-        require((1..=A::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID.0).contains(&attribute.0))?;
+        let newest = if self.speaks(13, 4) {
+            A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL
+        } else {
+            A::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID
+        };
+        require((1..=newest.0).contains(&attribute.0))?;
         let about = self.memory().about(address);
         let about = about.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
         match attribute {
@@ -86,6 +91,8 @@ impl Driver {
             A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL => data.cast().set(about.device as i32),
             A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR => data.cast().set(about.base),
             A::CU_POINTER_ATTRIBUTE_RANGE_SIZE => data.cast().set(about.len as usize),
+            // Nothing is localised (13.4 header).
+            A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => data.cast().set(-1_i32),
             A::CU_POINTER_ATTRIBUTE_MAPPED => data.cast().set(true),
             A::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => data
                 .cast()

@@ -87,6 +87,12 @@ impl Capture {
         matches!(of.lane, Lane::Legacy(_)) && self.streams.values().any(follows)
     }
 
+    /// Whether one of its streams is of this context.
+    pub(super) fn is_in(&self, context: u64) -> bool {
+        let mut streams = self.streams.values();
+        streams.any(|stream| stream.of.context == context)
+    }
+
     pub(super) fn is_of(&self, device: usize) -> bool {
         let mut streams = self.streams.values();
         streams.any(|stream| stream.of.device == device)

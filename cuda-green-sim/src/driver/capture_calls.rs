@@ -24,7 +24,9 @@ thread_local! {
 
 impl Driver {
     fn thread_mode(&self) -> CUstreamCaptureMode {
-        MODES.with_borrow(|modes| modes.get(&self.number).copied().unwrap_or(GLOBAL))
+        let mode = MODES.try_with(|modes| modes.borrow().get(&self.number).copied());
+        // At the end of a thread its mode may be gone.
+        mode.ok().flatten().unwrap_or(GLOBAL)
     }
 
     /// Refuses calls that are not safe beside a capture, and spoils the captures concerned. Whose captures
@@ -63,7 +65,7 @@ impl Driver {
         self.ready()?;
         let new = mode.get()?;
         let old = self.thread_mode();
-        MODES.with_borrow_mut(|modes| modes.insert(self.number, new));
+        let _ = MODES.try_with(|modes| modes.borrow_mut().insert(self.number, new));
         mode.set(old)
     }
 

@@ -18,25 +18,30 @@ thread_local! {
 impl Driver {
     /// The top of the calling thread's stack as it is, living or not; 0 where there is none.
     pub(super) fn current_handle(&self) -> u64 {
-        STACKS.with_borrow(|stacks| {
-            stacks
-                .get(&self.number)
-                .and_then(|stack| stack.last())
-                .copied()
-                .unwrap_or(0)
-        })
+        // At the end of a thread its stacks may be gone, and with them what was current.
+        STACKS
+            .try_with(|stacks| {
+                let stacks = stacks.borrow();
+                stacks.get(&self.number)?.last().copied()
+            })
+            .ok()
+            .flatten()
+            .unwrap_or(0)
     }
 
     /// Works on the calling thread's stack of contexts.
     pub(super) fn with_stack<T>(&self, work: impl FnOnce(&mut Vec<u64>) -> T) -> T {
-        STACKS.with_borrow_mut(|stacks| {
-            let stack = stacks.entry(self.number).or_default();
-            let answer = work(stack);
-            if stack.is_empty() {
-                stacks.remove(&self.number);
-            }
-            answer
-        })
+        // At the end of a thread its stacks may be gone: what is pushed then is current to nobody.
+        let mut stack = STACKS
+            .try_with(|stacks| stacks.borrow_mut().remove(&self.number))
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        let answer = work(&mut stack);
+        if !stack.is_empty() {
+            let _ = STACKS.try_with(|stacks| stacks.borrow_mut().insert(self.number, stack));
+        }
+        answer
     }
 
     /// The calling thread's current context, which must be alive.

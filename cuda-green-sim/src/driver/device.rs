@@ -13,7 +13,10 @@ use super::{
     attributes::{MEASURED, largest},
     require,
 };
-use crate::raw::{Answer, Raw};
+use crate::{
+    raw::{Answer, Raw},
+    slots,
+};
 
 /// Error names and texts as C strings. They must live as long as the process, so each is made once and
 /// kept; there are as many as there are error codes.
@@ -54,6 +57,7 @@ impl Driver {
     pub(crate) fn cuInit(&self, flags: u32) -> Answer {
         require(flags == 0)?;
         self.lock().initialised = true;
+        slots::note_initialised();
         Ok(())
     }
 
@@ -192,6 +196,13 @@ impl Driver {
                     (7, _) => 32,
                     _ => 64,
                 }
+            }
+            // 0 on a machine with one GPU, 1 on one with two (measured on an H200 and an H100, driver 580).
+            A::CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED => i32::from(self.profile.device_count > 1),
+            // One domain is the whole device.
+            A::CU_DEVICE_ATTRIBUTE_LOCALITY_DOMAIN_COUNT if self.speaks(13, 4) => 1,
+            A::CU_DEVICE_ATTRIBUTE_LOCALITY_DOMAIN_MULTIPROCESSOR_COUNT if self.speaks(13, 4) => {
+                self.sm_count() as i32
             }
             A(id) if (1..=largest(self.profile.cuda_version)).contains(&id) => MEASURED
                 .iter()

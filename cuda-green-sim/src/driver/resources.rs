@@ -7,7 +7,7 @@ use cuda_green_sys::{
     CUgreenCtx_st, CUresult, CUstream_st,
 };
 
-use super::{Context, Driver, Kind, State};
+use super::{Context, Driver, Kind, State, state::MOST_PARTS};
 use crate::{
     raw::{Answer, Raw},
     sms::SmSet,
@@ -145,6 +145,12 @@ impl Driver {
         };
         let c = resource.clone();
         let id = self.keep(state, resource);
+        state.parts.push_back(id);
+        if state.parts.len() > MOST_PARTS
+            && let Some(oldest) = state.parts.pop_front()
+        {
+            state.resources.remove(&oldest);
+        }
         self.as_c(id, &c)
     }
 

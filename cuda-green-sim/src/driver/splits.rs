@@ -1,8 +1,8 @@
 //! Both splits of a resource: by count, and the structured one (13.1).
 
 use cuda_green_sys::{
-    CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUdevResource, CUdevSmResourceGroup_flags,
-    CUdevSmResourceSplitByCount_flags, CUresult,
+    CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY, CU_DEV_SM_RESOURCE_GROUP_PARAMS,
+    CUdevResource, CUdevSmResourceGroup_flags, CUdevSmResourceSplitByCount_flags, CUresult,
 };
 
 use super::{
@@ -153,6 +153,11 @@ impl Driver {
             requests.push(self.group_request(&group)?);
             asked.push(group);
         }
+        // NVIDIA's page describes a null result beside sizes of 0 only. A driver of 13.3 answers this to it beside
+        // others, by one report (NVIDIA/cuda-python#2765); of the versions before, nothing is known.
+        if result.is_null() && self.speaks(13, 3) && asked.iter().any(|group| group.smCount != 0) {
+            return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
+        }
         let parts = structured(&whole.sms, &requests)?;
         if !result.is_null() && parts.groups.iter().any(SmSet::is_empty) {
             return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
@@ -189,6 +194,28 @@ impl Driver {
         Ok(())
     }
 
+    /// The flags of a group, and its locality domain. No device here has more than one domain, which is the whole
+    /// device: it can be asked for by its id, and from 13.5 on by the id of any (13.4 and 13.5 headers). Before 13.4
+    /// these are no flags, and the id is one of the reserved words, which are zero.
+    fn locality(&self, params: &CU_DEV_SM_RESOURCE_GROUP_PARAMS) -> Answer {
+        use CUdevSmResourceGroup_flags as Flags;
+        let mut known = Flags::CU_DEV_SM_RESOURCE_GROUP_BACKFILL.0;
+        let by_id = Flags::CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID.0;
+        let supplemental = Flags::CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_SUPPLEMENTAL_SMS.0;
+        if self.speaks(13, 4) {
+            known |= by_id;
+        }
+        if self.speaks(13, 5) {
+            known |= supplemental;
+        }
+        require(params.flags & !known == 0)?;
+        // It modifies the other.
+        require(params.flags & supplemental == 0 || params.flags & by_id != 0)?;
+        let any = self.speaks(13, 5)
+            && params.localityDomainId == CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY as u32;
+        require(params.localityDomainId == 0 || (any && params.flags & by_id != 0))
+    }
+
     /// One group's parameters, checked against the rules that the 13.1 header gives for a valid call.
     fn group_request(
         &self,
@@ -197,11 +224,18 @@ impl Driver {
         let backfill = CUdevSmResourceGroup_flags::CU_DEV_SM_RESOURCE_GROUP_BACKFILL.0;
         let profile = self.profile.device;
         let or_default = |value: u32, default| if value == 0 { default } else { value };
-        let coscheduled = or_default(params.coscheduledSmCount, profile.sm_coscheduled_alignment);
-        let preferred = or_default(params.preferredCoscheduledSmCount, coscheduled);
+        let usual = profile.sm_coscheduled_alignment;
+        // From 13.4 on, no wish is no constraint: any even number of SMs is a group, and discovery takes all there are
+        // (its header). As many as can be are together, as before.
+        let (coscheduled, preferred) = if params.coscheduledSmCount == 0 && self.speaks(13, 4) {
+            (2, or_default(params.preferredCoscheduledSmCount, usual))
+        } else {
+            let coscheduled = or_default(params.coscheduledSmCount, usual);
+            let preferred = or_default(params.preferredCoscheduledSmCount, coscheduled);
+            (coscheduled, preferred)
+        };
         let backfills = params.flags & backfill != 0;
-        // Locality domains (13.4) are not simulated: no built-in device has more than one.
-        require(params.flags & !backfill == 0)?;
+        self.locality(params)?;
         require(params.reserved == [0; 11])?;
         for unit in [coscheduled, preferred] {
             require(unit.is_multiple_of(2) && unit <= profile.max_coscheduled())?;

@@ -1,7 +1,7 @@
 //! What a driver holds: its devices, and every object that lives.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -24,6 +24,10 @@ use crate::{
     MadeAt, Profile,
     timeline::{SmLimits, Timeline},
 };
+
+/// Parts of splits that are kept. A client copies resources as it likes, so there is no telling which it still has;
+/// beyond so many, the oldest are forgotten, and a client that comes with one of them is refused.
+pub(super) const MOST_PARTS: usize = 1 << 16;
 
 /// One device's part of the state.
 pub(super) struct Device {
@@ -89,6 +93,8 @@ pub(super) struct State {
     /// client copies, so there is no telling when the last copy is gone.
     pub(super) descriptors: HashMap<u64, Descriptor>,
     pub(super) resources: HashMap<u64, Arc<Resource>>,
+    /// The parts of splits, the oldest first: see [`MOST_PARTS`].
+    pub(super) parts: VecDeque<u64>,
     /// Objects that the client never destroyed and whose context took them along.
     pub(super) abandoned: Vec<MadeAt>,
     pub(super) timeline: Timeline,
@@ -122,6 +128,7 @@ impl State {
             captures: HashMap::new(),
             descriptors: HashMap::new(),
             resources: HashMap::new(),
+            parts: VecDeque::new(),
             abandoned: Vec::new(),
             timeline: Timeline::new(
                 count,

@@ -22,11 +22,50 @@ pub(super) struct HostBlock {
 // client's business as with a real driver.
 unsafe impl Send for HostBlock {}
 
+/// Whether all of a range is memory of this process that can be read, as far as the system says.
+#[cfg(target_os = "linux")]
+fn is_mapped(address: u64, len: u64) -> bool {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else {
+        return true;
+    };
+    let mut next = address;
+    let end = address.saturating_add(len);
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(range), Some(rights)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let bounds = range.split_once('-').and_then(|(first, last)| {
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            Some((number(first)?, number(last)?))
+        });
+        if let Some((first, last)) = bounds
+            && first <= next
+            && next < last
+            && rights.starts_with('r')
+        {
+            next = last;
+            if next >= end {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_mapped(_: u64, _: u64) -> bool {
+    true
+}
+
 impl Memory {
     /// Takes in memory of the client's own, up to `unregister`. Two registrations must not overlap.
     pub(crate) fn register(&mut self, device: usize, start: NonNull<u8>, len: usize) -> Answer {
         let address = start.as_ptr().expose_provenance() as u64;
-        let end = address.saturating_add(len as u64);
+        let end = address
+            .checked_add(len as u64)
+            .filter(|_| isize::try_from(len).is_ok() && is_mapped(address, len as u64))
+            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
         let before = self.host.range(..end).next_back();
         let over = before.filter(|(base, block)| *base + block.len as u64 > address);
         match over.map(|(_, block)| block.layout) {

@@ -159,14 +159,36 @@ fn device(given: Device) -> Result<DeviceProfile, Wrong> {
     let topology = match &given.topology {
         None => regular(sm_count, if clusters { 16 } else { 2 }),
         Some(topology) => {
-            let sum = topology
-                .get_ref()
+            let groups = topology.get_ref();
+            if groups
+                .iter()
+                .any(|(_, size)| *size == 0 || !size.is_multiple_of(2))
+            {
+                return wrong(
+                    topology,
+                    "SMs come in pairs, so a group has an even number of them, from 2 on",
+                );
+            }
+            // Each number first, so that no sum and no list grows beyond all bounds.
+            let too_many = |(count, size): &(u32, u32)| *count > sm_count || *size > sm_count;
+            if groups.len() as u64 > u64::from(sm_count) || groups.iter().any(too_many) {
+                let reason =
+                    format!("the device has {sm_count} SMs, and a group or their number is larger");
+                return wrong(topology, reason);
+            }
+            if groups
+                .iter()
+                .all(|(count, size)| *count == 0 || *size < alignment)
+            {
+                let reason = format!(
+                    "no group has the {alignment} SMs that are co-scheduled, so that every split would be refused"
+                );
+                return wrong(topology, reason);
+            }
+            let sum: u64 = groups
                 .iter()
                 .map(|(count, size)| u64::from(*count) * u64::from(*size))
-                .sum::<u64>();
-            if topology.get_ref().iter().any(|(_, size)| *size == 0) {
-                return wrong(topology, "a group has at least one SM");
-            }
+                .sum();
             if sum != u64::from(sm_count) {
                 let reason = format!("the groups have {sum} SMs, and the device {sm_count}");
                 return wrong(topology, reason);
@@ -174,6 +196,27 @@ fn device(given: Device) -> Result<DeviceProfile, Wrong> {
             topology.get_ref().clone()
         }
     };
+    let units: u32 = topology
+        .iter()
+        .map(|(count, size)| count * (size / alignment))
+        .sum();
+    if min > sm_count || units == 0 {
+        let reason = format!(
+            "{sm_count} SMs have no room for one partition, which has {min} at least, {alignment} of them co-scheduled"
+        );
+        return wrong(&given.sm_count, reason);
+    }
+    for (what, text) in [
+        ("device_name", given.device_name.as_deref()),
+        ("source", given.source.as_deref()),
+    ] {
+        if text.is_some_and(|text| text.chars().any(char::is_control)) {
+            return Err(Wrong {
+                at: Some(given.name.span().start),
+                reason: format!("{what} has a control character, which a terminal would obey"),
+            });
+        }
+    }
     let leak = |text: String| -> &'static str { String::leak(text) };
     Ok(DeviceProfile {
         device_name: leak(given.device_name.unwrap_or_else(|| name.clone())),
@@ -236,7 +279,7 @@ mod tests {
     #[test]
     fn what_is_left_out_is_as_on_known_devices() {
         let profile = parse(GOOD).ok().unwrap();
-        assert_eq!(profile.to_string(), "2xbig@13.1");
+        assert_eq!(profile.to_string(), "2xbig@13.1 (of a file)");
         let device = profile.device;
         assert_eq!(
             (device.min_sm_partition_size, device.sms().count()),

@@ -10,3 +10,4 @@ mod driver;
 mod kernels;
 mod memory;
 mod partitions;
+mod structured;

@@ -243,6 +243,23 @@ fn structured_splits_refuse_what_the_header_refuses() {
     client.finish();
 }
 
+#[test]
+fn a_dry_run_beside_sizes_is_refused_from_13_3_on() {
+    for (spec, refused) in [
+        ("h200@13.1", None),
+        ("h200@13.3", Some(REFUSED)),
+        ("h200@newest", Some(REFUSED)),
+    ] {
+        let client = Client::new(spec);
+        let device = client.device_sms();
+        let code = |groups: &[_]| client.structured(&device, groups, true).err();
+        assert_eq!(code(&[(32, 8, 0)]), refused, "{spec}");
+        assert_eq!(code(&[(32, 8, 0), (0, 8, 0)]), refused, "{spec}");
+        assert_eq!(code(&[(0, 8, 0)]), None, "{spec}");
+        client.finish();
+    }
+}
+
 /// Largest cluster, and clusters of 2, 4 and 8 that fit at 256 threads a block.
 #[test]
 fn clusters_as_measured() {

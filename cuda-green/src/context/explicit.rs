@@ -140,6 +140,7 @@ impl GreenContext {
         };
         if requested_sms > sm_count {
             return Err(Error::InsufficientSms {
+                requests: requested_sms.to_string(),
                 asked: requested_sms,
                 available: sm_count,
                 stranded: 0,

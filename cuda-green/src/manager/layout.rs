@@ -43,7 +43,7 @@ impl Layout {
         let mut layout = Self::empty(claim, facts, strategy);
         let coscheduled = |index: usize| match call {
             SplitCall::Structured(groups) => groups.get(index).map_or(1, |group| group.coscheduled),
-            SplitCall::ByCount { min_count, .. } => *min_count,
+            SplitCall::ByCount { min_count, .. } => facts.coscheduled_by_count(*min_count),
         };
         for (index, group) in split.groups.into_iter().enumerate() {
             let area = Area::fixed(group.sm_count(), coscheduled(index));
@@ -86,6 +86,7 @@ impl Layout {
             part,
             area,
             state: State::Free,
+            within: false,
         };
         let gone = self
             .pieces
@@ -131,7 +132,8 @@ impl Layout {
                 planner::choose(&self.pieces, self.merges(), self.joins(), asked, |kept| {
                     self.facts.max_cluster(kept) >= cluster
                 });
-            choice.map(|choice| (self.size(&choice), choice))
+            let choice = self.cut_to_size(choice?, asked);
+            Some((self.size(&choice), choice))
         };
         let most = |most: u32| (1..=most).rev().find_map(choose);
         // A cluster takes as many SMs.
@@ -149,11 +151,43 @@ impl Layout {
         Some(choice)
     }
 
+    /// A choice of pieces that are more than was asked, cut to size where the driver can (13.1): SMs come in pairs.
+    fn cut_to_size(&self, choice: Choice, asked: u32) -> Choice {
+        let sm_count = asked.max(1).next_multiple_of(2);
+        match choice {
+            Choice::Pieces(pieces)
+                if self.merges()
+                    && self.facts.capabilities.structured_split
+                    && self.sm_count(&pieces) > sm_count =>
+            {
+                Choice::CutOut { pieces, sm_count }
+            }
+            whole => whole,
+        }
+    }
+
+    /// Whether any of these pieces was cut out of others, so that it merges with none.
+    pub(super) fn are_cut_out(&self, pieces: &[usize]) -> bool {
+        pieces.iter().any(|index| self.pieces[*index].within)
+    }
+
+    /// SMs that are surely co-scheduled together in a group of this size cut out of pieces.
+    pub(super) fn coscheduled_in(&self, pieces: &[usize], sm_count: u32) -> u32 {
+        let kept = pieces
+            .iter()
+            .map(|index| self.pieces[*index].area.coscheduled);
+        let mut coscheduled = kept.max().unwrap_or(1);
+        while coscheduled > sm_count {
+            coscheduled /= 2;
+        }
+        coscheduled
+    }
+
     /// SMs of a choice.
     pub(super) fn size(&self, choice: &Choice) -> u32 {
         match choice {
             Choice::Pieces(pieces) => self.sm_count(pieces),
-            Choice::SplitOff { sm_count, .. } => *sm_count,
+            Choice::CutOut { sm_count, .. } | Choice::SplitOff { sm_count, .. } => *sm_count,
         }
     }
 
@@ -166,6 +200,7 @@ impl Layout {
                     .map(|index| self.pieces[*index].area.coscheduled);
                 kept.max()
             }
+            Choice::CutOut { pieces, sm_count } => Some(self.coscheduled_in(pieces, *sm_count)),
             Choice::SplitOff { piece, sm_count } => {
                 let split = self.pieces[*piece].area.split(1, *sm_count);
                 split.map(|(group, _)| group.coscheduled)

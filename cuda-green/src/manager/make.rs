@@ -2,14 +2,12 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use cuda_green_sys::CUresult;
-
 use super::{Entry, PartitionMode, SmPartitionManager, layout::Layout};
 use crate::{
     Error, GreenContextConfig, Result,
     device::Claim,
     planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
-    resource::{self, SmResource, Split},
+    resource::{self, SmResource, Split, is_topology_refusal},
 };
 
 impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
@@ -75,7 +73,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 Err(error) => return Err(error),
             }
         }
-        let refusal = refusal.unwrap_or_else(|| self.insufficient(self.facts.sm_count, None));
+        let refusal = refusal.unwrap_or_else(|| {
+            self.insufficient(planner::in_words(requests), self.facts.sm_count, None)
+        });
         Err(planner::of_all_plans(
             &self.facts,
             requests,
@@ -118,7 +118,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             let pieces = layout
                 .find(&planned.parts)
                 .filter(|pieces| layout.sm_count(pieces) == planned.sm_count)
-                .ok_or_else(|| self.insufficient(requested, Some(&layout)))?;
+                .ok_or_else(|| {
+                    self.insufficient(requested.to_string(), requested, Some(&layout))
+                })?;
             let config = config.sized(requested);
             let context = layout.create(&self.device, config, requested, &pieces)?;
             layout.mark_taken(&pieces);
@@ -150,24 +152,20 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         }
     }
 
-    pub(super) fn insufficient(&self, asked: u32, layout: Option<&Layout>) -> Error {
+    /// What was asked, in words and in SMs, beside what there is.
+    pub(super) fn insufficient(
+        &self,
+        requests: String,
+        asked: u32,
+        layout: Option<&Layout>,
+    ) -> Error {
         let (available, stranded) = self.remaining(layout);
         Error::InsufficientSms {
+            requests,
             asked,
             available,
             stranded,
             total: self.facts.sm_count,
         }
     }
-}
-
-/// Whether the driver refused a split or a merge for what the chip looks like, so that another may work.
-pub(super) fn is_topology_refusal(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Driver {
-            code: CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
-            ..
-        }
-    )
 }

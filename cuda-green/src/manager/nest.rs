@@ -1,4 +1,5 @@
-//! Splits within pieces, where the driver cannot merge (12.4): a tree of pieces.
+//! Splits within pieces, where the driver cannot merge (12.4), or where units that merge are to be cut to size (13.1): a
+//! tree of pieces.
 //!
 //! The device itself is split directly. A piece is the result of a split, which the driver refuses to split
 //! again (915, measured on an H200, driver 580); but the own resource of a context over it can be split. So
@@ -11,15 +12,15 @@ use super::layout::Layout;
 use crate::{
     CudaDevice, Error, GreenContext, GreenContextConfig, Result,
     device::Claim,
-    planner::{Area, DeviceFacts, Part, Piece, SplitStrategy, State},
+    planner::{Area, DeviceFacts, Group, Part, Piece, SplitStrategy, State},
     resource::{self, SmResource},
 };
 
-/// One piece that is divided.
+/// Pieces that are divided together: one or, where pieces merge, several.
 pub(super) struct Nest {
-    piece: usize,
+    pieces: Vec<usize>,
     parts: Vec<usize>,
-    /// The context over the piece; none where the piece is the device.
+    /// The context over them; none over the device, and what a structured split left, which are split as they are.
     scaffold: Option<GreenContext>,
 }
 
@@ -36,6 +37,7 @@ impl Layout {
             part: Part::Remainder,
             area: Area::device(&facts, units),
             state: State::Free,
+            within: false,
         });
         layout.resources.push(all);
         layout
@@ -58,7 +60,7 @@ impl Layout {
         let (area, resource) = (self.pieces[piece].area, self.resources[piece].clone());
         let is_device = self.nests.is_empty() && piece == 0;
         let scaffold = (!is_device)
-            .then(|| self.create(device, scaffold_config(&area), area.sm_count, &[piece]))
+            .then(|| self.scaffold(device, &[piece]))
             .transpose()?;
         let own = scaffold
             .as_ref()
@@ -96,12 +98,76 @@ impl Layout {
             .collect();
         let rest = rest.and_then(|(area, rest)| self.add_remainder(area, rest));
         self.nests.push(Nest {
-            piece,
+            pieces: vec![piece],
             parts: made.iter().copied().chain(rest).collect(),
             scaffold,
         });
         self.name_strategy();
         Ok(made)
+    }
+
+    /// Cuts a group of this many SMs out of free pieces, together (13.1): what is left of them comes in pairs, and
+    /// merges with nothing. Gives the group.
+    ///
+    /// That a context's own resource, and what a structured split leaves, can be split like this is what the 13.1
+    /// header says; no such driver was at hand.
+    pub(super) fn cut_out(
+        &mut self,
+        device: &CudaDevice,
+        pieces: &[usize],
+        sm_count: u32,
+    ) -> Result<Vec<usize>> {
+        let coscheduled = self.coscheduled_in(pieces, sm_count);
+        let group = Group {
+            sm_count,
+            coscheduled,
+            backfill: true,
+        };
+        let as_it_is = match pieces {
+            [piece] => Some(&self.resources[*piece]).filter(|resource| resource.can_be_split()),
+            _ => None,
+        };
+        let (scaffold, own) = match as_it_is {
+            Some(resource) => (None, resource.clone()),
+            None => {
+                let scaffold = self.scaffold(device, pieces)?;
+                let own = scaffold.sm_resource()?;
+                (Some(scaffold), own)
+            }
+        };
+        let split = resource::split_structured(device.driver(), &own, &[group])?;
+        for piece in pieces {
+            self.pieces[*piece].state = State::Split;
+        }
+        let groups = split.groups.into_iter().map(|group| {
+            let area = Area::fixed(group.sm_count(), coscheduled);
+            self.add_group(area, group)
+        });
+        let made: Vec<usize> = groups.collect();
+        let left_over = self.facts.coscheduled_left_over();
+        let rest = split
+            .remainder
+            .and_then(|rest| self.add_remainder(Area::fixed(rest.sm_count(), left_over), rest));
+        let parts: Vec<usize> = made.iter().copied().chain(rest).collect();
+        for part in &parts {
+            self.pieces[*part].within = true;
+        }
+        self.nests.push(Nest {
+            pieces: pieces.to_vec(),
+            parts,
+            scaffold,
+        });
+        Ok(made)
+    }
+
+    /// A context over pieces that nothing runs in, whose own resource can be split.
+    fn scaffold(&self, device: &CudaDevice, pieces: &[usize]) -> Result<GreenContext> {
+        let sm_count = self.sm_count(pieces);
+        let config = GreenContextConfig {
+            sm_count,
+            ..GreenContextConfig::default()
+        };
+        self.create(device, config, sm_count, pieces)
     }
 
     /// Splits one more group off what the last split left.
@@ -111,6 +177,7 @@ impl Layout {
             .and_then(|pieces| pieces.first().copied());
         let Some(piece) = remainder else {
             return Err(Error::InsufficientSms {
+                requests: sm_count.to_string(),
                 asked: sm_count,
                 available: 0,
                 stranded: self.stranded(),
@@ -153,7 +220,9 @@ impl Layout {
             for part in nest.parts {
                 self.pieces[part].state = State::Gone;
             }
-            self.pieces[nest.piece].state = State::Free;
+            for piece in nest.pieces {
+                self.pieces[piece].state = State::Free;
+            }
             if let Some(scaffold) = nest.scaffold {
                 result = result.and(scaffold.close().map_err(Error::from));
             }
@@ -173,12 +242,5 @@ impl Layout {
                 SplitStrategy::EqualGroups
             };
         }
-    }
-}
-
-fn scaffold_config(area: &Area) -> GreenContextConfig {
-    GreenContextConfig {
-        sm_count: area.sm_count,
-        ..GreenContextConfig::default()
     }
 }

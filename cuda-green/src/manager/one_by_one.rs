@@ -2,13 +2,14 @@
 
 use std::fmt::Debug;
 
-use super::{PartitionMode, SmPartitionManager, layout::Layout, make::is_topology_refusal};
+use super::{PartitionMode, SmPartitionManager, layout::Layout};
 use crate::{
     Error, GreenContext, GreenContextConfig, Result,
     planner::{
-        self, Choice, Demands, PartitionRequest, RefusedPlan, SmRequest, SplitCall, SplitStrategy,
+        self, Choice, Demands, PartitionRequest, Plan, RefusedPlan, SmRequest, SplitCall,
+        SplitStrategy,
     },
-    resource,
+    resource::{self, is_topology_refusal},
 };
 
 impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
@@ -29,7 +30,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Contexts created one by one are as disjoint as those of one call. On CUDA 12.4, which cannot merge,
     /// a free part of the device that is too large is split, within a scaffold context where need be, and
     /// parts become whole again when all of them are free. Elsewhere they are made of the units of one split,
-    /// of whole ones on compute capability 9.0 and later.
+    /// of whole ones on compute capability 9.0 and later. From 13.1 on units are cut to the size that was asked, where
+    /// they do not come to it, within a scaffold context over them: such a context takes part in no rebalance, and what
+    /// is left of the units is for small ones. (By the 13.1 header, and on the simulated driver; no such driver was at
+    /// hand.)
     ///
     /// # Errors
     /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`];
@@ -50,13 +54,15 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             });
         }
         let demands = Demands::of(&self.facts, &[request]).map_err(|error| match error {
-            Error::InsufficientSms { asked, .. } => self.insufficient(asked, layout.as_ref()),
+            Error::InsufficientSms {
+                requests, asked, ..
+            } => self.insufficient(requests, asked, layout.as_ref()),
             other => other,
         })?;
         let (context, pieces) = if self.mode == PartitionMode::Partitioned {
             let mut source = match layout.take() {
                 Some(source) => source,
-                None => self.units()?,
+                None => self.source(&request)?,
             };
             let made = self.create_from(&mut source, &demands, &request, config);
             match &made {
@@ -99,6 +105,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         };
         if asked > available {
             return Err(Error::InsufficientSms {
+                requests: request.to_string(),
                 asked,
                 available,
                 stranded: 0,
@@ -127,12 +134,13 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             };
             return Err(match source.choose_for(request, nominal, 1) {
                 Some(choice) => Error::ClusterUnavailable {
+                    text: request.to_string(),
                     request: 0,
                     asked: request.cluster,
                     best: source.max_cluster(&choice),
                     why: "of what is free, no more is together".into(),
                 },
-                None => self.insufficient(asked, Some(source)),
+                None => self.insufficient(request.to_string(), asked, Some(source)),
             });
         };
         let sm_count = source.size(&choice);
@@ -142,6 +150,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             && sm_count > nominal.max(unit);
         if is_over || !demands.is_exact(0, sm_count) {
             return Err(Error::UnitsTooCoarse {
+                requests: request.to_string(),
                 asked: nominal,
                 unit: self.facts.unit().0,
                 total: self.facts.sm_count,
@@ -153,9 +162,16 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             Choice::SplitOff { piece, sm_count } => {
                 source.divide(&self.device, piece, 1, sm_count)?
             }
+            Choice::CutOut { pieces, sm_count } => {
+                match source.cut_out(&self.device, &pieces, sm_count) {
+                    // The chip does not allow it: more than was asked, then.
+                    Err(error) if is_topology_refusal(&error) && !request.exact => pieces,
+                    cut => cut?,
+                }
+            }
         };
         if source.sm_count(&pieces) < sm_count {
-            return Err(self.insufficient(sm_count, Some(source)));
+            return Err(self.insufficient(request.to_string(), sm_count, Some(source)));
         }
         let requested = match request.sms {
             SmRequest::Share { .. } | SmRequest::Rest => sm_count,
@@ -166,9 +182,9 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         Ok((context, pieces))
     }
 
-    /// The split that contexts created one by one draw from: units that merge or, where nothing merges, the
-    /// whole device to be split step by step.
-    fn units(&self) -> Result<Layout> {
+    /// The split that contexts created one by one draw from, for the first of them: units that merge, or larger
+    /// groups where only those come to its size; where nothing merges, the whole device to be split step by step.
+    fn source(&self, first: &PartitionRequest) -> Result<Layout> {
         let claim = self.device.claim()?;
         self.device.check_mps_allows_splits()?;
         let all = self.device.sm_resource()?;
@@ -177,20 +193,36 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             return Ok(Layout::whole(claim, self.facts, all, units));
         }
         let (unit, fine) = self.facts.unit();
-        let groups = resource::count_groups(self.device.driver(), &all, unit, fine)?;
         let mut refused = Vec::new();
-        if self.facts.capabilities.structured_split
-            && !fine
-            && let Some(units) = planner::whole_in_units(&self.facts, groups)
-        {
-            let (call, strategy) = (SplitCall::Structured(units), SplitStrategy::StructuredUnits);
-            match self.split(&call, &all) {
-                Err(error) if is_topology_refusal(&error) => {
-                    RefusedPlan::note(&mut refused, strategy);
+        let rest = PartitionRequest::rest();
+        // With what it leaves, so that this is in units, too; or alone; or whatever comes to no size here.
+        let lists: [&[PartitionRequest]; 3] = [&[*first, rest], &[*first], &[rest]];
+        for requests in lists.into_iter().filter(|_| !fine) {
+            let count = self.count_groups(&all);
+            let plans = match planner::plans(&self.facts, requests, &count) {
+                Err(error @ (Error::Driver { .. } | Error::Poisoned { .. })) => return Err(error),
+                plans => plans.unwrap_or_default(),
+            };
+            for Plan { strategy, call, .. } in plans {
+                let in_units = matches!(
+                    strategy,
+                    SplitStrategy::StructuredUnits | SplitStrategy::MergedUnits
+                );
+                if !in_units {
+                    continue;
                 }
-                split => return Ok(Layout::of(claim, self.facts, strategy, &call, split?)),
+                match self.split(&call, &all) {
+                    Err(error) if is_topology_refusal(&error) => {
+                        RefusedPlan::note(&mut refused, strategy);
+                    }
+                    split => {
+                        let layout = Layout::of(claim, self.facts, strategy, &call, split?);
+                        return Ok(Layout { refused, ..layout });
+                    }
+                }
             }
         }
+        let groups = resource::count_groups(self.device.driver(), &all, unit, fine)?;
         let strategy = if fine {
             SplitStrategy::MergedFineUnits
         } else {
@@ -218,6 +250,7 @@ pub(super) fn cluster_of_all(
     let best = context.max_cluster_size();
     if request.cluster > best {
         return Err(Error::ClusterUnavailable {
+            text: request.to_string(),
             request: index,
             asked: request.cluster,
             best,

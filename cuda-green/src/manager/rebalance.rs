@@ -177,11 +177,36 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     ) -> Result<Option<&'a Layout>> {
         if let Some(id) = favoured {
             self.get_context(id)?;
+            let is_cut_out = |layout: &Layout| {
+                self.read(|contexts| {
+                    let entry = contexts.iter().find(|entry| entry.id == id);
+                    entry.is_some_and(|entry| layout.are_cut_out(&entry.base))
+                })
+            };
+            if layout.as_ref().is_some_and(is_cut_out) {
+                return Err(Error::IncompatibleResources {
+                    reason: "this one's SMs were cut out of units to its exact size, and merge with no others; `create_partitions` splits the device so that they do",
+                });
+            }
         }
         if self.mode != PartitionMode::Partitioned {
             return Ok(None);
         }
         match layout {
+            Some(layout)
+                if favoured.is_some()
+                    && layout.facts.capabilities.merge
+                    && matches!(
+                        layout.strategy,
+                        SplitStrategy::EqualGroups | SplitStrategy::Nested
+                    ) =>
+            {
+                Err(Error::Unsupported {
+                    what: "rebalancing these sizes, which units that merge do not come to,",
+                    needs: CudaVersion::new(13, 1),
+                    driver: self.device.driver().version(),
+                })
+            }
             Some(layout) if !layout.merges() && favoured.is_some() => Err(Error::Unsupported {
                 what: if matches!(
                     layout.strategy,

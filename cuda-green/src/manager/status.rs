@@ -219,7 +219,11 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
 /// Why the plan in force is this one.
 fn reason(layout: &Layout, driver: CudaVersion) -> String {
     let strategy = layout.strategy;
+    let merges = layout.facts.capabilities.merge;
     let because = match strategy {
+        SplitStrategy::EqualGroups | SplitStrategy::Nested if merges => {
+            "units that merge do not come to these sizes"
+        }
         SplitStrategy::StructuredUnits | SplitStrategy::Structured => "it has the structured split",
         SplitStrategy::MergedUnits => "it merges units of one split",
         SplitStrategy::MergedFineUnits => {

@@ -15,7 +15,7 @@ const SIZE: u64 = 200 << 10;
 fn seat() -> Result<Arc<Seat>> {
     let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
     let core = Arc::new(Core::new(&device, LIMIT)?);
-    Ok(Seat::all(core, &Budget::new(LIMIT))[0].clone())
+    Ok(Seat::all(core, &Budget::new(LIMIT), None)[0].clone())
 }
 
 fn take(seat: &Seat, count: usize) -> Result<Vec<Taken>> {

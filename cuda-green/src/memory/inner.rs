@@ -1,12 +1,12 @@
 //! What all seats of a pool share: its memory and its account, and what concerns all of its threads.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use super::{
     PoolMetrics,
     budget::Account,
     cache::{Cache, Pending},
-    core::Core,
+    core::{Core, lock as lock_std},
     tree::{Purses, lock},
 };
 
@@ -25,14 +25,55 @@ pub(crate) enum Gather {
 pub(crate) struct Inner {
     pub(super) core: Arc<Core>,
     pub(super) account: Account<Cache>,
+    /// The pool that this one's limit is within: what this one counted is counted there.
+    parent: Option<Arc<Inner>>,
+    children: Mutex<Vec<Weak<Inner>>>,
+    /// Counted by children that ended.
+    ended: Mutex<PoolMetrics>,
 }
 
 impl Inner {
+    pub(super) fn new(
+        core: Arc<Core>,
+        account: Account<Cache>,
+        parent: Option<&Arc<Inner>>,
+    ) -> Arc<Self> {
+        let inner = Arc::new(Self {
+            core,
+            account,
+            parent: parent.cloned(),
+            children: Mutex::default(),
+            ended: Mutex::default(),
+        });
+        if let Some(parent) = parent {
+            let mut children = lock_std(&parent.children);
+            children.retain(|child| child.strong_count() > 0);
+            children.push(Arc::downgrade(&inner));
+        }
+        inner
+    }
+
+    /// What this pool and its children counted, those that ended too.
+    fn counted(&self) -> PoolMetrics {
+        let mut counted = *lock_std(&self.ended);
+        for number in 0..self.account.len() {
+            self.account.purse(number).kept.counts.add_to(&mut counted);
+        }
+        let children: Vec<Arc<Inner>> = {
+            let children = lock_std(&self.children);
+            children.iter().filter_map(Weak::upgrade).collect()
+        };
+        for child in children {
+            counted.add_counts(&child.counted());
+        }
+        counted
+    }
+
     pub(super) fn metrics(&self) -> PoolMetrics {
         let mut metrics = PoolMetrics::from(self.account.budget().figures());
+        metrics.add_counts(&self.counted());
         for number in 0..self.account.len() {
             let cache = &self.account.purse(number).kept;
-            cache.counts.add_to(&mut metrics);
             let (cached, pending) = cache.bytes();
             metrics.cached += cached;
             metrics.pending += pending;
@@ -111,6 +152,9 @@ impl Core {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if let Some(parent) = &self.parent {
+            lock_std(&parent.ended).add_counts(&self.counted());
+        }
         self.core.gather_from(self.account.purses(), Gather::All, 0);
     }
 }

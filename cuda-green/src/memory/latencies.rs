@@ -72,18 +72,36 @@ impl Default for Latencies {
     }
 }
 
-/// `12 at 127ns p50, 511ns p99, 4.095µs p99.9`; `none` if there were none.
+/// A time in three digits: `1.05ms`.
+struct Short(Duration);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanoseconds = self.0.as_nanos() as f64;
+        let units = [("s", 1e9), ("ms", 1e6), ("µs", 1e3)];
+        match units.iter().find(|(_, unit)| nanoseconds >= *unit) {
+            None => write!(f, "{nanoseconds}ns"),
+            Some((name, unit)) => {
+                let value = nanoseconds / unit;
+                let digits = match value {
+                    100.0.. => 0,
+                    10.0.. => 1,
+                    _ => 2,
+                };
+                write!(f, "{value:.digits$}{name}")
+            }
+        }
+    }
+}
+
+/// `12 at 127ns p50, 511ns p99, 4.09µs p99.9`; `none` if there were none.
 impl fmt::Display for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.count() == 0 {
             return f.write_str("none");
         }
-        let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| self.percentile(share));
-        write!(
-            f,
-            "{} at {p50:?} p50, {p99:?} p99, {p999:?} p99.9",
-            self.count()
-        )
+        let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| Short(self.percentile(share)));
+        write!(f, "{} at {p50} p50, {p99} p99, {p999} p99.9", self.count())
     }
 }
 
@@ -123,6 +141,21 @@ mod tests {
         latencies.note(Duration::ZERO);
         latencies.note(Duration::MAX);
         assert_eq!(latencies.count(), 1002);
+    }
+
+    #[test]
+    fn times_are_told_in_three_digits() {
+        for (nanoseconds, text) in [
+            (0, "0ns"),
+            (127, "127ns"),
+            (4_095, "4.09µs"),
+            (16_383, "16.4µs"),
+            (131_071, "131µs"),
+            (1_048_575, "1.05ms"),
+            (17_179_869_183, "17.2s"),
+        ] {
+            assert_eq!(Short(Duration::from_nanos(nanoseconds)).to_string(), text);
+        }
     }
 
     #[test]

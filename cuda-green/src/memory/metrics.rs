@@ -77,7 +77,7 @@ pub struct PoolMetrics {
     pub largest_free: u64,
     /// Bytes of freed buffers that streams still use.
     pub pending: u64,
-    /// Allocations that succeeded.
+    /// Allocations that succeeded. This and the counts and times below include those of child pools.
     pub allocations: u64,
     /// Buffers that were freed.
     pub deallocations: u64,
@@ -110,6 +110,18 @@ impl From<Figures> for PoolMetrics {
 }
 
 impl PoolMetrics {
+    /// Adds what another pool counted. Its bytes are no part of that.
+    pub(crate) fn add_counts(&mut self, other: &Self) {
+        self.allocations += other.allocations;
+        self.deallocations += other.deallocations;
+        self.cache_hits += other.cache_hits;
+        self.failures += other.failures;
+        self.spills += other.spills;
+        self.hits.add(&other.hits);
+        self.misses.add(&other.misses);
+        self.frees.add(&other.frees);
+    }
+
     /// The part of the driver's memory that no buffer has use of: rounding, what is cached, what is free.
     pub fn overhead(&self) -> f64 {
         if self.from_driver == 0 {

@@ -102,10 +102,10 @@ impl MemoryPool for MockGpuMemoryPool {
                 left.checked_sub(1)
             });
         if fail.is_ok() {
-            return Err(Error::OutOfMemory {
+            return Err(Error::DeviceOutOfMemory {
                 asked: size as u64,
-                available: self.available(),
-                limit: self.limit(),
+                free: 0,
+                total: self.limit(),
             });
         }
         drop(self.inner.account.take(0, size as u64)?);

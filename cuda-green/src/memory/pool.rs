@@ -8,6 +8,7 @@ use super::{
     budget::Budget,
     cache::Cache,
     core::Core,
+    inner::Inner,
     seat::{Seat, Taken},
     shard::{self, Here},
 };
@@ -60,7 +61,7 @@ impl GpuMemoryPool {
     pub fn on(device: &CudaDevice, limit_bytes: u64) -> Result<Self> {
         check_limit(limit_bytes)?;
         let core = Arc::new(Core::new(device, limit_bytes)?);
-        Ok(Self::make(core, &Budget::new(limit_bytes)))
+        Ok(Self::make(core, &Budget::new(limit_bytes), None))
     }
 
     /// A pool on a device with a limit within a budget: a context's within the device's.
@@ -71,7 +72,7 @@ impl GpuMemoryPool {
         check_limit(limit_bytes)?;
         let tightest = limit_bytes.min(budget.limit());
         let core = Arc::new(Core::new(device, tightest)?);
-        Ok(Self::make(core, &budget.0.child(limit_bytes)))
+        Ok(Self::make(core, &budget.0.child(limit_bytes), None))
     }
 
     /// A pool with a limit within this one's, and from the same memory: a model's within a context's. Limits
@@ -85,6 +86,7 @@ impl GpuMemoryPool {
         Ok(Self::make(
             inner.core.clone(),
             &inner.account.budget().child(limit_bytes),
+            Some(inner),
         ))
     }
 
@@ -97,11 +99,11 @@ impl GpuMemoryPool {
         check_limit(bytes)?;
         let inner = &self.seat.inner;
         let budget = inner.account.budget().reserve(bytes)?;
-        Ok(Self::make(inner.core.clone(), &budget))
+        Ok(Self::make(inner.core.clone(), &budget, Some(inner)))
     }
 
-    fn make(core: Arc<Core>, budget: &Budget<Cache>) -> Self {
-        let all = Seat::all(core, budget);
+    fn make(core: Arc<Core>, budget: &Budget<Cache>, parent: Option<&Arc<Inner>>) -> Self {
+        let all = Seat::all(core, budget, parent);
         Self {
             seat: all[0].clone(),
             all: Some(all),
@@ -134,8 +136,10 @@ impl GpuMemoryPool {
     /// functions, which see to the order; kernels in other streams must wait for this one first.
     ///
     /// # Errors
-    /// As [`GpuMemoryPool::allocate`].
+    /// As [`GpuMemoryPool::allocate`]; [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for a stream of elsewhere,
+    /// [`Error::InvalidArgument`] for one in a capture.
     pub fn allocate_on(&self, stream: &Stream, size: usize) -> Result<GpuBuffer> {
+        self.device().check_own("the stream", stream.device())?;
         stream.outside_captures()?;
         self.take(size, Some(stream))
     }
@@ -259,8 +263,9 @@ impl GpuMemoryPool {
             .watch(self.device(), Arc::new(callback))
     }
 
-    /// Calls back when the level of pressure changes, from the thread whose allocation or free did it, with
-    /// no lock held. A level is entered at its threshold, and left when use has fallen 2 % of the limit below
+    /// Calls back when the level of pressure changes, with no lock held: from the thread whose allocation or free did it,
+    /// or, where another thread is telling of an earlier change, from that one. Changes are told one after another, in
+    /// their order. A level is entered at its threshold, and left when use has fallen 2 % of the limit below
     /// it; bytes that threads have at hand (at most a 1024th of the limit each) count as used here.
     ///
     /// A callback that owns the pool, or a buffer of it, would keep it for ever. A panic of it is caught and

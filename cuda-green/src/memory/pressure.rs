@@ -1,8 +1,9 @@
 //! How full a pool is, in four levels, and who is told when the level changes.
 
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// How far use must fall below a threshold before the level counts as left: this part of the limit.
@@ -65,16 +66,55 @@ pub struct PressureChange {
 
 pub(crate) type Watcher = Arc<dyn Fn(PressureChange) + Send + Sync>;
 
-/// Calls that are due once no lock is held.
+/// Gauges with calls that are due once no lock is held.
 #[must_use]
 #[derive(Default)]
-pub(crate) struct Due(Vec<(Watcher, PressureChange)>);
+pub(crate) struct Due(Vec<Arc<Outbox>>);
 
 impl Due {
-    /// Calls them all. A panic of one goes no further: who calls this has taken or given bytes, and has yet to
-    /// say so to its own caller.
     pub(crate) fn call(self) {
-        for (watcher, change) in self.0 {
+        for outbox in self.0 {
+            outbox.deliver();
+        }
+    }
+}
+
+/// Calls of one gauge's watchers, in the order of the changes.
+///
+/// One thread at a time makes them. A thread that has changed the level meanwhile leaves its call to that one: were
+/// each to make its own, a watcher could hear of the last change first, and stay with a level that is gone. No lock is
+/// held during a call, so a watcher may change the level itself.
+#[derive(Default)]
+pub(crate) struct Outbox(Mutex<Calls>);
+
+#[derive(Default)]
+struct Calls {
+    due: VecDeque<(Watcher, PressureChange)>,
+    /// Whether a thread is making them.
+    in_delivery: bool,
+}
+
+impl Outbox {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes all calls that are due, unless another thread is at it. A panic of one goes no further: who calls this has
+    /// taken or given bytes, and has yet to say so to its own caller.
+    fn deliver(&self) {
+        if std::mem::replace(&mut self.calls().in_delivery, true) {
+            return;
+        }
+        loop {
+            let next = {
+                let mut calls = self.calls();
+                let next = calls.due.pop_front();
+                calls.in_delivery = next.is_some();
+                next
+            };
+            let Some((watcher, change)) = next else {
+                return;
+            };
             if catch_unwind(AssertUnwindSafe(|| watcher(change))).is_err() {
                 log::error!("a callback panicked that was told of {change:?}");
             }
@@ -87,6 +127,7 @@ impl Due {
 pub(crate) struct Gauge {
     told: MemoryPressure,
     watchers: Vec<Watcher>,
+    outbox: Arc<Outbox>,
 }
 
 impl Gauge {
@@ -94,6 +135,7 @@ impl Gauge {
         Self {
             told: MemoryPressure::of(used, limit),
             watchers: Vec::new(),
+            outbox: Arc::default(),
         }
     }
 
@@ -115,16 +157,23 @@ impl Gauge {
             used,
             limit,
         };
+        if self.watchers.is_empty() {
+            return;
+        }
         let calls = self
             .watchers
             .iter()
             .map(|watcher| (watcher.clone(), change));
-        due.0.extend(calls);
+        // Whoever changes the level holds the lock on it, so the calls come in the order of the changes.
+        self.outbox.calls().due.extend(calls);
+        due.0.push(Arc::clone(&self.outbox));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::{
         MemoryPressure::{Critical, High, Low, Medium},
         *,
@@ -146,6 +195,37 @@ mod tests {
             }
         }
         assert_eq!(MemoryPressure::of(0, 0), Critical);
+    }
+
+    /// The first change is told while the second happens on another thread, and the second is told after it.
+    #[test]
+    fn changes_are_told_in_their_order() {
+        let (told, entered) = (Mutex::new(Vec::new()), Arc::new(Barrier::new(2)));
+        let told = Arc::new(told);
+        let gauge = Arc::new(Mutex::new(Gauge::new(0, 100)));
+        let watcher = {
+            let (told, entered) = (Arc::clone(&told), Arc::clone(&entered));
+            move |change: PressureChange| {
+                if change.to == Medium {
+                    entered.wait(); // the second change happens now
+                    entered.wait(); // and its thread has gone on
+                }
+                told.lock().unwrap().push(change.to);
+            }
+        };
+        gauge.lock().unwrap().watch(Arc::new(watcher));
+        let follow = |used| {
+            let mut due = Due::default();
+            gauge.lock().unwrap().follow(used, 100, &mut due);
+            due.call();
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| follow(60));
+            entered.wait();
+            follow(10); // leaves the call to the other thread, and does not wait for it
+            entered.wait();
+        });
+        assert_eq!(*told.lock().unwrap(), [Medium, Low]);
     }
 
     /// From every use to every other, of a thousand: told at 500, 800 and 951 on the way up and at 479,
@@ -171,7 +251,10 @@ mod tests {
                 gauge.watch(Arc::new(|_| ()));
                 let mut due = Due::default();
                 gauge.follow(to, 1000, &mut due);
-                let told = due.0.first().map(|(_, change)| (change.from, change.to));
+                let calls = gauge.outbox.calls();
+                assert_eq!(due.0.len(), calls.due.len());
+                let told = calls.due.front();
+                let told = told.map(|(_, change)| (change.from, change.to));
                 let expected = if to > from {
                     up(to)
                 } else {

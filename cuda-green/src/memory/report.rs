@@ -42,8 +42,8 @@ pub struct MemoryRow {
     pub name: String,
     /// Of a slot, the model's name.
     pub slot: Option<String>,
-    /// How full it is.
-    pub pressure: MemoryPressure,
+    /// How full it is. None of a slot: its bytes are set aside for its model, which has all of them.
+    pub pressure: Option<MemoryPressure>,
     /// Its figures; of a budget only those of the limit.
     pub memory: PoolMetrics,
     /// Of a pool with slots, how they fared; each slot has a row of its own.
@@ -80,10 +80,11 @@ impl MemoryReport {
     }
 
     fn add(&mut self, name: String, slot: Option<String>, memory: PoolMetrics) {
+        let level = MemoryPressure::of(memory.used, memory.limit);
         self.rows.push(MemoryRow {
             name,
+            pressure: slot.is_none().then_some(level),
             slot,
-            pressure: MemoryPressure::of(memory.used, memory.limit),
             memory,
             slots: None,
         });
@@ -128,22 +129,11 @@ impl fmt::Display for MemoryReport {
                 mib(memory.high_water_mark),
                 memory.allocations,
                 memory.failures,
-                format!("{:?}", row.pressure),
+                row.pressure
+                    .map_or_else(|| "-".to_owned(), |level| format!("{level:?}")),
             )?;
             if let Some(slots) = &row.slots {
-                let SlotsStatus {
-                    capacity,
-                    hits,
-                    evictions,
-                    failures,
-                    ..
-                } = slots;
-                write!(
-                    f,
-                    "\n  ({} of {capacity} slots; loads: {}; {hits} hits, {evictions} evictions, {failures} failures)",
-                    slots.slots.len(),
-                    slots.loads,
-                )?;
+                write!(f, "\n  ({slots})")?;
             }
         }
         Ok(())

@@ -62,13 +62,17 @@ enum Way {
 
 impl Seat {
     /// A new pool's seats, one for each shard.
-    pub(super) fn all(core: Arc<Core>, budget: &Budget<Cache>) -> Arc<[Arc<Self>]> {
+    pub(super) fn all(
+        core: Arc<Core>,
+        budget: &Budget<Cache>,
+        parent: Option<&Arc<Inner>>,
+    ) -> Arc<[Arc<Self>]> {
         let shards = shard::count();
         let most = budget.figures().limit / CACHES_SHARE / shards as u64;
         let most = most.clamp(CACHE_BOUNDS.0, CACHE_BOUNDS.1);
         let account = Account::new(budget, (0..shards).map(|_| Cache::new(most)));
         core.join(account.purses());
-        let inner = Arc::new(Inner { core, account });
+        let inner = Inner::new(core, account, parent);
         (0..shards)
             .map(|shard| {
                 let inner = inner.clone();
@@ -179,19 +183,23 @@ impl Seat {
     fn failed(&self, size: u64, error: Error) -> Error {
         let account = &self.inner.account;
         account.give(self.shard, size, |cache| cache.counts.failures += 1);
-        let figures = account.budget().figures();
         match error {
             Error::Driver {
                 code: CUresult::CUDA_ERROR_OUT_OF_MEMORY,
                 ..
             } => {
-                let refused = Refused {
+                let device = &self.inner.core.device;
+                let (free, total) = (device.free_memory().unwrap_or(0), device.total_memory());
+                tell(Happening::DeviceFull {
                     asked: size,
-                    available: figures.available,
-                    limit: figures.limit,
-                };
-                tell(Happening::Refused(refused));
-                refused.into()
+                    free,
+                    total,
+                });
+                Error::DeviceOutOfMemory {
+                    asked: size,
+                    free,
+                    total,
+                }
             }
             error => error,
         }

@@ -3,6 +3,7 @@
 mod load;
 mod state;
 mod status;
+mod waits;
 
 use std::{
     fmt,
@@ -45,6 +46,13 @@ pub struct ModelSlots<M> {
     policy: EvictionPolicy,
     state: Mutex<State<M>>,
     changed: Condvar,
+}
+
+impl<M> ModelSlots<M> {
+    /// A number that no other live slots have.
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
 }
 
 /// A model in use: it is not evicted as long as this is held.

@@ -13,7 +13,7 @@ use super::{
     inner::Gather,
     trace::{Happening, tell},
 };
-use crate::{Error, Result, device::retry_ends};
+use crate::{Error, Result, device::retry_ends, size::Bytes};
 
 /// A thread must come here again for each free block that was taken from it. So that this stays a small part
 /// of all misses, the threads' free blocks are gathered only after so many misses for each block that others
@@ -87,6 +87,11 @@ impl Core {
         let address = allocate_plain(&self.device, to_usize(size)?)?;
         self.heap().given(size);
         self.tell_growth(size);
+        log::warn!(
+            "{} are from outside of the driver's pool, which could not grow",
+            Bytes(size)
+        );
+        tell(Happening::OutsidePool { bytes: size });
         Ok((address, Home::Plain { len: size }))
     }
 

@@ -22,6 +22,16 @@ pub(crate) enum Happening<'a> {
     },
     /// An allocation or a reservation was refused.
     Refused(Refused),
+    /// The limits allowed an allocation, and the device had not so much.
+    DeviceFull {
+        asked: u64,
+        free: u64,
+        total: u64,
+    },
+    /// An allocation came from outside of the driver's pool, which could not grow.
+    OutsidePool {
+        bytes: u64,
+    },
     Loaded {
         model: &'a str,
         bytes: u64,
@@ -59,6 +69,12 @@ pub(crate) fn tell(happening: Happening<'_>) {
             available,
             limit,
         }) => warn!(target: TARGET, asked, available, limit, "refused memory"),
+        Happening::DeviceFull { asked, free, total } => {
+            warn!(target: TARGET, asked, free, total, "the device has too little memory");
+        }
+        Happening::OutsidePool { bytes } => {
+            warn!(target: TARGET, bytes, "the driver's pool could not grow: allocated by cuMemAlloc");
+        }
         Happening::Loaded { model, bytes, took } => {
             info!(target: TARGET, model, bytes, seconds = took.as_secs_f64(), "loaded a model");
         }

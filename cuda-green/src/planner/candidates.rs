@@ -1,6 +1,10 @@
-//! All plans for a list of requests, best first, without those that cannot keep what it demands.
+//! All plans for a list of requests, best first and without those that cannot keep what it demands.
 
-use super::{Demands, DeviceFacts, Plan, facts::FINE_UNIT, nested, structured, units};
+use std::{cell::RefCell, collections::BTreeMap};
+
+use super::{
+    Demands, DeviceFacts, Plan, facts::FINE_UNIT, merged, nested, structured, worth::Worth,
+};
 use crate::Result;
 
 /// The driver's dry run: how many groups of at least this many SMs a split by count would make, with
@@ -14,10 +18,15 @@ pub(super) fn all(
     count_groups: &GroupCount<'_>,
 ) -> Result<Vec<Plan>> {
     let capabilities = &facts.capabilities;
-    // More groups than there are SMs for them would be no answer, and no sum below reckons with it.
+    let known = RefCell::new(BTreeMap::new());
     let count_groups = &|min: u32, fine: bool| {
-        let most = facts.sm_count / min.max(1);
-        count_groups(min, fine).map(|count| count.min(most))
+        if let Some(count) = known.borrow().get(&(min, fine)) {
+            return Ok(*count);
+        }
+        // More groups than there are SMs for them would be no answer, and no sum below reckons with it.
+        let count = count_groups(min, fine)?.min(facts.sm_count / min.max(1));
+        known.borrow_mut().insert((min, fine), count);
+        Ok(count)
     };
     let mut plans = Vec::new();
     if capabilities.structured_split {
@@ -25,21 +34,22 @@ pub(super) fn all(
     }
     if capabilities.merge {
         let (unit, fine) = facts.unit();
-        plans.extend(units::plan(facts, demands, unit, fine, count_groups)?);
+        plans.extend(merged::plan(facts, demands, unit, fine, count_groups)?);
         if unit > FINE_UNIT && demands.list.iter().any(|request| request.exact) {
-            plans.extend(units::plan(facts, demands, FINE_UNIT, true, count_groups)?);
+            plans.extend(merged::plan(facts, demands, FINE_UNIT, true, count_groups)?);
         }
     }
-    // Where units merge, nesting is for clusters that they cannot keep, and for a driver that refuses them.
-    let clusters = demands.list.iter().any(|request| request.cluster > 1);
-    if !capabilities.merge || !plans.is_empty() || clusters {
-        plans.extend(nested::plans(facts, demands, count_groups)?);
-    }
+    plans.extend(nested::plans(facts, demands, count_groups)?);
     plans.retain(|plan| {
         let mut partitions = plan.partitions.iter().zip(&demands.list).enumerate();
         partitions.all(|(index, (partition, request))| {
             partition.max_cluster >= request.cluster && demands.is_exact(index, partition.sm_count)
         })
+    });
+    // Stable: of plans that are as good, the way that comes first above.
+    plans.sort_by_key(|plan| {
+        let sizes = plan.partitions.iter().map(|partition| partition.sm_count);
+        Worth::of(facts, demands, &sizes.collect::<Vec<_>>())
     });
     Ok(plans)
 }

@@ -8,6 +8,8 @@ pub(crate) struct Piece {
     pub(crate) part: Part,
     pub(crate) area: Area,
     pub(crate) state: State,
+    /// Whether it was cut out of other pieces (13.1), so that it merges with none.
+    pub(crate) within: bool,
 }
 
 /// What has become of a piece.
@@ -28,6 +30,13 @@ pub(crate) enum State {
 pub(crate) enum Choice {
     /// These pieces as they are.
     Pieces(Vec<usize>),
+    /// A group of this many SMs, to be cut out of these pieces together (13.1).
+    CutOut {
+        /// The pieces.
+        pieces: Vec<usize>,
+        /// SMs of the group.
+        sm_count: u32,
+    },
     /// A group of this many SMs, to be split off this piece.
     SplitOff {
         /// The piece.
@@ -70,19 +79,22 @@ pub(crate) fn choose(
         .map(Choice::Pieces)
 }
 
-fn free(pieces: &[Piece], remainder: bool) -> impl Iterator<Item = (usize, u32)> {
+/// Free pieces: groups that merge, or those that stand alone.
+fn free(pieces: &[Piece], alone: bool) -> impl Iterator<Item = (usize, u32)> {
     pieces
         .iter()
         .enumerate()
         .filter(move |(_, piece)| {
-            piece.state == State::Free && (piece.part == Part::Remainder) == remainder
+            let stands_alone = piece.within || piece.part == Part::Remainder;
+            piece.state == State::Free && stands_alone == alone
         })
         .map(|(index, piece)| (index, piece.area.sm_count))
 }
 
 fn alone(pieces: &[Piece], asked: u32) -> Option<Vec<usize>> {
     free(pieces, true)
-        .find(|(_, sm_count)| *sm_count >= asked)
+        .filter(|(_, sm_count)| *sm_count >= asked)
+        .min_by_key(|(_, sm_count)| *sm_count)
         .map(|(index, _)| vec![index])
 }
 

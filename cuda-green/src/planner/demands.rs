@@ -3,6 +3,7 @@
 use super::{
     DeviceFacts, PartitionRequest, SmRequest,
     facts::{FINE_UNIT, PORTABLE_CLUSTER},
+    in_words,
 };
 use crate::{Error, Result};
 
@@ -33,6 +34,7 @@ impl Demands {
             requested: Vec::new(),
         };
         demands.requested = demands.nominal().ok_or_else(|| Error::InsufficientSms {
+            requests: in_words(requests),
             asked: requests
                 .iter()
                 .map(|request| demands.least(request))
@@ -61,6 +63,43 @@ impl Demands {
         }
     }
 
+    /// SMs that a request must have, its cluster's among them: what no plan may go below.
+    pub(super) fn floor(&self, index: usize) -> u32 {
+        self.list.get(index).map_or(1, |request| {
+            let least = match request.sms {
+                SmRequest::Target(_) | SmRequest::Percent(_) => 1,
+                _ => self.least(request),
+            };
+            least.max(request.cluster)
+        })
+    }
+
+    /// SMs that no target may exceed: what was asked, but no less than the smallest partition.
+    pub(super) fn most(&self, index: usize, smallest: u32) -> u32 {
+        let asked = self.requested.get(index).copied().unwrap_or(self.total);
+        let cluster = self.list.get(index).map_or(1, |request| request.cluster);
+        asked.max(smallest).max(cluster)
+    }
+
+    /// The first of each kind of request, and the one with the rest.
+    pub(super) fn distinct(&self) -> impl Iterator<Item = usize> {
+        (0..self.list.len()).filter(|index| {
+            let mut before = self.list.iter().take(*index);
+            self.rest == Some(*index) || !before.any(|other| Some(other) == self.list.get(*index))
+        })
+    }
+
+    /// Limits for targets, from one that lowers none downwards: the largest targets are lowered first, and equal
+    /// ones alike.
+    pub(super) fn caps(&self, step: u32) -> impl Iterator<Item = u32> {
+        let targets = self.list.iter().zip(&self.requested);
+        let targets = targets.filter(|(request, _)| request.is_target());
+        let largest = targets.map(|(_, asked)| *asked).max().unwrap_or(0);
+        let step = step.max(1);
+        let lower = (step..largest).rev().filter(move |cap| cap % step == 0);
+        std::iter::once(u32::MAX).chain(lower)
+    }
+
     fn percent(&self, percent: u32) -> u32 {
         let share = u64::from(self.total) * u64::from(percent) / 100;
         u32::try_from(share).unwrap_or(self.total).max(1)
@@ -75,8 +114,9 @@ impl Demands {
 
     /// Each request in SMs where sizes are multiples of `unit` and at least `min`. The one that takes the rest
     /// has what is left of the device; nothing where that is not enough. Without one, rounding may make them
-    /// more than the device. Of `room` SMs at most, shares are made for all but that one.
-    pub(super) fn sizes(&self, unit: u32, min: u32, room: u32) -> Option<Vec<u32>> {
+    /// more than the device. Of `room` SMs at most, shares are made for all but that one. Targets have `cap` SMs at
+    /// most, if that is no less than `min`.
+    pub(super) fn sizes(&self, unit: u32, min: u32, room: u32, cap: u32) -> Option<Vec<u32>> {
         let unit = unit.max(1);
         let floor = |request: &PartitionRequest| {
             let least = min.max(request.cluster);
@@ -87,8 +127,8 @@ impl Demands {
             let down = |count: u32| up(1).max(count / unit * unit);
             match request.sms {
                 SmRequest::AtLeast(count) => up(count),
-                SmRequest::Target(count) => down(count),
-                SmRequest::Percent(percent) => down(self.percent(percent)),
+                SmRequest::Target(count) => down(count.min(cap)),
+                SmRequest::Percent(percent) => down(self.percent(percent).min(cap)),
                 SmRequest::Share { at_least, .. } => up(at_least),
                 SmRequest::Rest => 1,
             }
@@ -113,14 +153,10 @@ impl Demands {
         let taken = sum(&sizes)?;
         let left = self.total.checked_sub(taken)?.checked_sub(rest_least)?;
         let mut room = room.checked_sub(taken)?;
-        let weight = |request: &PartitionRequest| match request.sms {
-            SmRequest::Share { weight, .. } => u64::from(weight),
-            _ => 0,
-        };
-        let all: u64 = self.list.iter().map(weight).sum();
+        let all: u64 = self.list.iter().map(PartitionRequest::weight).sum();
         for (index, (request, size)) in self.list.iter().zip(&mut sizes).enumerate() {
-            if weight(request) > 0 && index != rest {
-                let share = u64::from(left) * weight(request) / all;
+            if request.weight() > 0 && index != rest {
+                let share = u64::from(left) * request.weight() / all;
                 let share = u32::try_from(share).ok()?.min(room);
                 let with_share = (size.saturating_add(share) / unit * unit).max(*size);
                 room -= with_share - *size;
@@ -171,7 +207,7 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
     };
     if requests.is_empty() {
         let reason = "a split needs at least one partition";
-        return invalid("sm_count", "no request".into(), reason);
+        return invalid("requests", "none".into(), reason);
     }
     let mut percents = 0u32;
     for request in requests {
@@ -182,17 +218,16 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
         }
         match request.sms {
             SmRequest::Target(0) | SmRequest::AtLeast(0) => {
-                return invalid("sm_count", "0".into(), "a partition has at least one SM");
+                let reason = "a partition has at least one SM";
+                return invalid("request", request.to_string(), reason);
             }
             SmRequest::Percent(percent @ (0 | 101..)) => {
-                return invalid(
-                    "percent",
-                    percent.to_string(),
-                    "a part of the device is 1 to 100 percent",
-                );
+                let reason = "a part of the device is 1 to 100 percent";
+                return invalid("request", format!("{percent}%"), reason);
             }
             SmRequest::Share { weight: 0, .. } => {
-                return invalid("weight", "0".into(), "a share's weight is at least 1");
+                let reason = "a share's weight is at least 1";
+                return invalid("request", request.to_string(), reason);
             }
             SmRequest::Percent(percent) => percents = percents.saturating_add(percent),
             _ => {}
@@ -200,17 +235,17 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
     }
     if percents > 100 {
         let reason = "all percents together are at most 100";
-        return invalid("percent", format!("{percents} in all"), reason);
+        return invalid("requests", in_words(requests), reason);
     }
     let count = |is: fn(&SmRequest) -> bool| requests.iter().filter(|r| is(&r.sms)).count();
     let rests = count(|sms| *sms == SmRequest::Rest);
     if rests > 1 {
         let reason = "only one partition can have the rest";
-        return invalid("sm_count", format!("{rests} times the rest"), reason);
+        return invalid("requests", in_words(requests), reason);
     }
     if rests == 1 && count(|sms| matches!(sms, SmRequest::Share { .. })) > 0 {
         let reason = "shares take all that is left; give the rest a share of its own";
-        return invalid("sm_count", "the rest beside shares".into(), reason);
+        return invalid("requests", in_words(requests), reason);
     }
     Ok(())
 }

@@ -64,6 +64,12 @@ impl DeviceFacts {
         self.capabilities.granularity.multiple.max(1)
     }
 
+    /// SMs that are surely co-scheduled together in a group of a split by count: each has at least one whole unit
+    /// (measured on an H200, driver 580), and groups of 2 are pairs.
+    pub(crate) fn coscheduled_by_count(&self, size: u32) -> u32 {
+        self.coscheduled().min(size)
+    }
+
     /// SMs that are surely co-scheduled together in what a split leaves over.
     pub(crate) fn coscheduled_left_over(&self) -> u32 {
         FINE_UNIT.min(self.coscheduled())

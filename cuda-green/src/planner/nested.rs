@@ -5,7 +5,7 @@
 //! time: several within a part can come out smaller than was asked (measured on an H200, driver 580).
 
 use super::{
-    Demands, DeviceFacts, GroupCount, Part, Plan, PlannedPartition, SmRequest, SplitCall,
+    Demands, DeviceFacts, GroupCount, Part, PartitionRequest, Plan, PlannedPartition, SplitCall,
     SplitStrategy, facts::FINE_UNIT,
 };
 use crate::Result;
@@ -65,6 +65,15 @@ impl Area {
         }
         let size = at_least.max(self.min).checked_next_multiple_of(self.step)?;
         Some(size.min(self.sm_count))
+    }
+
+    /// SMs of the largest group of at most so many.
+    fn size_within(&self, most: u32) -> Option<u32> {
+        let size = match most.min(self.sm_count) {
+            all if all == self.sm_count => all,
+            most => most.checked_div(self.step)? * self.step,
+        };
+        (self.size_of(size) == Some(size)).then_some(size)
     }
 
     /// One of so many groups of this size, and what they leave: nothing, maybe.
@@ -133,16 +142,19 @@ pub(super) fn plans(
     // Whole units for everyone; else only for those that come from the device itself.
     for (step, min) in [(unit, granularity.min), (unit.min(FINE_UNIT), pairs.min)] {
         let from = plans.len();
-        let Some(sizes) = demands.sizes(step, min, facts.sm_count) else {
-            continue;
-        };
-        for first in firsts(demands, &sizes) {
-            let possible = match device.size_of(first.size) {
-                Some(size) => groups_of(facts, size, count_groups)? >= first.members.len() as u32,
-                None => false,
+        for cap in demands.caps(step) {
+            let Some(sizes) = demands.sizes(step, min, facts.sm_count, cap) else {
+                continue;
             };
-            let plan = possible.then(|| chain(facts, demands, &sizes, &first, device));
-            plans.extend(plan.flatten().filter(|plan| !plans.contains(plan)));
+            for first in firsts(demands, &sizes, &device) {
+                if groups_of(facts, first.size, count_groups)? >= first.groups() {
+                    let plan = chain(facts, demands, &sizes, &first, device);
+                    plans.extend(plan.filter(|plan| !plans.contains(plan)));
+                }
+            }
+            if plans.len() > from {
+                break; // lower targets only make it worse
+            }
         }
         if let Some(new) = plans.get_mut(from..) {
             new.sort_by_key(|plan| plan.nested.len()); // stable: the larger first split goes first
@@ -159,41 +171,79 @@ fn groups_of(facts: &DeviceFacts, size: u32, count_groups: &GroupCount<'_>) -> R
     }
 }
 
-/// The partitions that come from the split of the device: some of one size.
+/// The split of the device.
 struct First {
+    /// SMs of each of its groups.
     size: u32,
+    /// The partitions that have a group each. Where there are none, one group is nobody's: what it leaves comes in
+    /// pairs.
     members: Vec<usize>,
 }
 
-/// All of a size, for each size; and one alone, where there are several. Larger ones first.
-fn firsts(demands: &Demands, sizes: &[u32]) -> Vec<First> {
-    let of = |size: u32| {
-        let same = sizes.iter().enumerate();
-        same.filter(move |(index, other)| **other == size && demands.rest != Some(*index))
-            .map(|(index, _)| index)
-            .collect::<Vec<_>>()
-    };
-    let mut all: Vec<u32> = sizes.to_vec();
-    all.sort_unstable_by(|a, b| b.cmp(a));
-    all.dedup();
-    let all = all.into_iter().map(|size| (size, of(size)));
-    let mut firsts = Vec::new();
-    for (size, members) in all.filter(|(_, members)| !members.is_empty()) {
-        let alone = members.first().copied().filter(|_| members.len() > 1);
-        firsts.push(First { size, members });
-        firsts.extend(alone.map(|index| First {
+impl First {
+    fn groups(&self) -> u32 {
+        self.members.len().max(1) as u32
+    }
+}
+
+/// Every split of the device that makes sense: all partitions of a size, or one alone, larger sizes first; the one
+/// with the rest; nobody.
+fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<First> {
+    let mut firsts: Vec<First> = Vec::new();
+    let mut order: Vec<(usize, u32)> = sizes.iter().copied().enumerate().collect();
+    order.sort_by_key(|(_, size)| std::cmp::Reverse(*size)); // stable
+    for (index, size) in order {
+        let Some(request) = demands.list.get(index) else {
+            continue;
+        };
+        // What rounds down rounds down here, too, but to no less than the smallest group. The rest may, where
+        // nothing else works out.
+        let asked = size;
+        let size = if demands.rest == Some(index) {
+            let least = demands.rest_least();
+            device.size_within(size).filter(|size| *size >= least)
+        } else if request.is_target() {
+            device.size_within(size.max(device.min))
+        } else {
+            device.size_of(size)
+        };
+        let Some(size) = size else {
+            continue;
+        };
+        let joined = firsts.iter_mut().find(|first| {
+            let of = first.members.first().copied().unwrap_or(index);
+            let is_target = demands.list.get(of).map(PartitionRequest::is_target);
+            sizes.get(of) == Some(&asked) && is_target == Some(request.is_target())
+        });
+        match joined.filter(|_| demands.rest != Some(index)) {
+            Some(first) => first.members.push(index),
+            None => firsts.push(First {
+                size,
+                members: vec![index],
+            }),
+        }
+    }
+    let mut all = Vec::new();
+    for first in firsts {
+        let alone = first
+            .members
+            .first()
+            .copied()
+            .filter(|_| first.members.len() > 1);
+        let size = first.size;
+        all.push(first);
+        all.extend(alone.map(|index| First {
             size,
             members: vec![index],
         }));
     }
-    if firsts.is_empty() {
-        // The rest alone: the whole device is one group.
-        firsts.extend(demands.rest.map(|index| First {
-            size: sizes.iter().sum(),
-            members: vec![index],
+    if demands.rest.is_none() {
+        all.extend(device.size_of(1).map(|size| First {
+            size,
+            members: Vec::new(),
         }));
     }
-    firsts
+    all
 }
 
 /// The first split, and one more for each of the others, until what is left is one of them.
@@ -205,19 +255,10 @@ fn chain(
     device: Area,
 ) -> Option<Plan> {
     let mut parts: Vec<Option<(Part, Area)>> = vec![None; sizes.len()];
-    let may_have = |index: usize, size: u32, given: u32| {
-        let rounds_up = demands.list.get(index).is_some_and(|request| {
-            matches!(request.sms, SmRequest::AtLeast(_) | SmRequest::Share { .. })
-        });
-        given == size || (given > size && (rounds_up || demands.rest == Some(index)))
-    };
-    let groups = first.members.len() as u32;
-    let size = device.size_of(first.size)?;
+    let groups = first.groups();
+    let size = first.size;
     let (group, mut left) = device.split(groups, size)?;
     for (group_index, index) in first.members.iter().enumerate() {
-        if !may_have(*index, first.size, size) {
-            return None;
-        }
         *parts.get_mut(*index)? = Some((Part::Group(group_index), group));
     }
     // Those that need clusters take while there are whole units; larger ones before smaller.
@@ -233,7 +274,7 @@ fn chain(
     for (position, index) in others.iter().enumerate() {
         let size = *sizes.get(*index)?;
         let given = left.size_of(size)?;
-        if !may_have(*index, size, given) {
+        if given > size && demands.list.get(*index)?.is_target() {
             return None;
         }
         let part = if given == left.sm_count {
@@ -253,7 +294,7 @@ fn chain(
         *parts.get_mut(*index)? = Some(part);
     }
     if let Some(index) = rest {
-        if left.sm_count < demands.rest_least() {
+        if left.sm_count < demands.rest_least().max(1) {
             return None;
         }
         *parts.get_mut(index)? = Some((Part::Remainder, left));

@@ -12,14 +12,14 @@ pub enum SplitStrategy {
     StructuredUnits,
     /// One structured split with a size for each group (13.1).
     Structured,
-    /// Units of one split by count, merged (12.5).
+    /// Units, or larger groups of one size, of one split by count, merged (12.5).
     MergedUnits,
     /// The same with units that ignore co-scheduling: exact to 2 SMs, but no clusters above 2.
     MergedFineUnits,
-    /// Equal groups of one split by count, and what it leaves (12.4).
+    /// Equal groups of one split by count, and what it leaves (12.4; later ones where units do not come to the sizes).
     EqualGroups,
     /// Groups of splits within splits: each further one divides what the one before left, through a
-    /// scaffold context over that (12.4).
+    /// scaffold context over that (12.4; later ones where units do not come to the sizes).
     Nested,
 }
 

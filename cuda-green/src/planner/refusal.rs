@@ -2,7 +2,7 @@
 
 use super::{
     Demands, DeviceFacts, GroupCount, PartitionRequest, Plan, PlannedPartition, SplitStrategy,
-    candidates::all,
+    candidates::all, facts::FINE_UNIT, in_words,
 };
 use crate::{Error, Result};
 
@@ -24,8 +24,13 @@ pub(super) fn reason(
         }
     }
     let too_coarse = |help| Error::UnitsTooCoarse {
+        requests: in_words(&demands.list),
         asked: demands.requested.iter().sum(),
-        unit: facts.unit().0,
+        unit: if facts.capabilities.structured_split {
+            FINE_UNIT
+        } else {
+            facts.unit().0
+        },
         total: facts.sm_count,
         help,
     };
@@ -51,12 +56,7 @@ pub(super) fn reason(
             "sizes that need not be exact would fit; CUDA 12.5 splits into units of 2, and 13.1 without losing clusters",
         ));
     }
-    Ok(Error::InsufficientSms {
-        asked: demands.requested.iter().sum(),
-        available: facts.sm_count,
-        stranded: 0,
-        total: facts.sm_count,
-    })
+    Ok(too_coarse("ask for a few SMs less"))
 }
 
 /// The error where the driver refused all plans: a demanded cluster, if there are plans without it.
@@ -89,6 +89,7 @@ fn cluster_in_the_way(facts: &DeviceFacts, demands: &Demands, plans: &[Plan]) ->
     let (index, (partition, request)) =
         partitions.find(|(_, (partition, request))| partition.max_cluster < request.cluster)?;
     Some(Error::ClusterUnavailable {
+        text: request.to_string(),
         request: index,
         asked: request.cluster,
         best: partition.max_cluster,

@@ -1,5 +1,7 @@
 //! What partitions ask for.
 
+use std::fmt;
+
 /// How many SMs a partition asks for.
 ///
 /// Sizes come in units: see [the planner](crate::planner). A request rounds to whole units as each variant
@@ -26,6 +28,9 @@ pub enum SmRequest {
         weight: u32,
     },
     /// All that the others leave. At most one of a list, and not beside a share.
+    ///
+    /// Before 13.1, beside [exact](PartitionRequest::exact) sizes, it may be rounded down to whole units, where
+    /// nothing else meets those.
     Rest,
 }
 
@@ -48,6 +53,51 @@ pub struct PartitionRequest {
     pub cluster: u32,
     /// Whether the size must be met to 2 SMs, even at the price of clusters above 2.
     pub exact: bool,
+}
+
+/// As the program `cuda-green` takes it: `64`, `25%`, `16+2` (at least 16 and a share of weight 2), `rest`; of a target
+/// `up to 64`.
+impl fmt::Display for SmRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(count) => write!(f, "{count}"),
+            Self::Target(count) => write!(f, "up to {count}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Share { at_least, weight } => write!(f, "{at_least}+{weight}"),
+            Self::Rest => f.write_str("rest"),
+        }
+    }
+}
+
+/// The SMs, then what else is demanded: `64 exactly in clusters of 8`.
+impl fmt::Display for PartitionRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.sms.fmt(f)?;
+        if self.exact {
+            f.write_str(" exactly")?;
+        }
+        if self.cluster > 1 {
+            write!(f, " in clusters of {}", self.cluster)?;
+        }
+        Ok(())
+    }
+}
+
+/// A list of requests as one text.
+pub(crate) fn in_words(requests: &[PartitionRequest]) -> String {
+    without_runs(requests.iter().map(ToString::to_string)).join(", ")
+}
+
+/// The same texts, where many that follow each other are alike one with their number: `16 × 8`.
+pub(crate) fn without_runs(texts: impl Iterator<Item = String>) -> Vec<String> {
+    const MANY: usize = 5;
+    let texts: Vec<String> = texts.collect();
+    let runs = texts.chunk_by(|one, next| one == next);
+    let shortened = runs.flat_map(|run| match run {
+        [first, ..] if run.len() >= MANY => vec![format!("{} × {first}", run.len())],
+        few => few.to_vec(),
+    });
+    shortened.collect()
 }
 
 impl From<SmRequest> for PartitionRequest {
@@ -84,6 +134,19 @@ impl PartitionRequest {
     /// [`SmRequest::Rest`].
     pub fn rest() -> Self {
         SmRequest::Rest.into()
+    }
+
+    /// Whether it takes less than it asks for where units do not work out.
+    pub(crate) fn is_target(&self) -> bool {
+        matches!(self.sms, SmRequest::Target(_) | SmRequest::Percent(_))
+    }
+
+    /// The weight of a share; 0 of all others.
+    pub(super) fn weight(&self) -> u64 {
+        match self.sms {
+            SmRequest::Share { weight, .. } => weight.into(),
+            _ => 0,
+        }
     }
 
     /// Demands that clusters of so many blocks run in it: 2, 4 or 8. Plans that cannot keep that are not

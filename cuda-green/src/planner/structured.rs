@@ -19,18 +19,18 @@ pub(super) fn plans(
     // With an odd number of SMs, one belongs to no group.
     let rest_least = demands.rest_least().next_multiple_of(FINE_UNIT);
     let room = (facts.sm_count & !1).saturating_sub(rest_least);
-    let Some(sizes) = demands.sizes(FINE_UNIT, FINE_UNIT, room) else {
+    let fitting = |cap| {
+        let sizes = demands.sizes(FINE_UNIT, FINE_UNIT, room, cap)?;
+        let sizes: Vec<u32> = sizes.iter().map(|size| size & !1).collect();
+        let rest = demands.rest.and_then(|rest| sizes.get(rest));
+        let fit = sum(&sizes)? <= facts.sm_count
+            && sizes.iter().all(|size| *size >= FINE_UNIT)
+            && rest.is_none_or(|size| *size >= rest_least);
+        fit.then_some(sizes)
+    };
+    let Some(sizes) = demands.caps(FINE_UNIT).find_map(fitting) else {
         return Ok(Vec::new());
     };
-    let sizes: Vec<u32> = sizes.iter().map(|size| size & !1).collect();
-    let rest = demands.rest.and_then(|rest| sizes.get(rest));
-    if rest.is_some_and(|size| *size < rest_least) {
-        return Ok(Vec::new());
-    }
-    let fit = sum(&sizes).is_some_and(|sum| sum <= facts.sm_count);
-    if !fit || sizes.iter().any(|size| *size < FINE_UNIT) {
-        return Ok(Vec::new());
-    }
     let unit = facts.coscheduled().max(FINE_UNIT);
     let mut plans: Vec<Plan> = Vec::new();
     let mut add = |plan: Option<Plan>| plans.extend(plan.filter(|plan| !plans.contains(plan)));
@@ -45,8 +45,27 @@ pub(super) fn plans(
             }
         }
     }
-    for small_first in [false, true] {
-        add(Some(in_sizes(facts, demands, &sizes, unit, small_first)));
+    // More partitions than the chip has whole units: the smallest that demand no cluster do without one.
+    let mut without: Vec<usize> = (0..sizes.len()).collect();
+    without.sort_by_key(|index| sizes.get(*index).copied());
+    without.retain(|index| {
+        demands
+            .list
+            .get(*index)
+            .is_some_and(|one| one.cluster <= FINE_UNIT)
+    });
+    for pairs in 0..=without.len() {
+        let in_pairs = without.get(..pairs).unwrap_or_default();
+        for small_first in [false, true] {
+            add(Some(in_sizes(
+                facts,
+                demands,
+                &sizes,
+                unit,
+                small_first,
+                in_pairs,
+            )));
+        }
     }
     Ok(plans)
 }
@@ -87,7 +106,7 @@ fn plan(
     Plan::new(facts, strategy, SplitCall::Structured(groups), partitions)
 }
 
-/// A group for each size; a small one is co-scheduled as far as it goes. Small ones come first if said so: each
+/// A group for each size; a small one is co-scheduled as far as it goes, and these in pairs. Small ones come first if said so: each
 /// needs a whole unit, of which a large one beside them needs not all that it would take.
 fn in_sizes(
     facts: &DeviceFacts,
@@ -95,6 +114,7 @@ fn in_sizes(
     sizes: &[u32],
     unit: u32,
     small_first: bool,
+    in_pairs: &[usize],
 ) -> Plan {
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     if small_first {
@@ -104,7 +124,11 @@ fn in_sizes(
     let mut parts = vec![Vec::new(); sizes.len()];
     for index in order {
         if let (Some(&sm_count), Some(parts)) = (sizes.get(index), parts.get_mut(index)) {
-            let mut coscheduled = unit;
+            let mut coscheduled = if in_pairs.contains(&index) {
+                FINE_UNIT
+            } else {
+                unit
+            };
             while coscheduled > sm_count {
                 coscheduled /= 2;
             }
@@ -166,11 +190,4 @@ fn units_of(sm_count: u32, units: u32, unit: u32) -> Option<impl Iterator<Item =
         backfill: sm_count != unit,
     };
     Some((1..units).map(move |_| group(unit)).chain([group(last)]))
-}
-
-/// Units of the device's own size as one structured split, which gives what a count's remainder would be to
-/// the last of them: there, units and a remainder no longer merge.
-pub(crate) fn whole_in_units(facts: &DeviceFacts, units: u32) -> Option<Vec<Group>> {
-    let unit = facts.coscheduled().max(FINE_UNIT);
-    Some(units_of(facts.sm_count & !1, units, unit)?.collect())
 }

@@ -3,14 +3,14 @@
 use cuda_green_sys::{
     CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUcontext, CUdevResource, CUdevResourceDesc,
     CUdevResourceType, CUdevSmResourceGroup_flags, CUdevSmResourceSplitByCount_flags, CUdevice,
-    CUgreenCtx, CUstream,
+    CUgreenCtx, CUresult, CUstream,
 };
 
 use super::{
     origin::{Granularity, SplitId},
     sm::SmResource,
 };
-use crate::{Driver, Result, planner::Group};
+use crate::{Driver, Error, Result, planner::Group};
 
 /// The result of a split: its groups in order, and what is left over.
 pub(crate) struct Split {
@@ -206,8 +206,36 @@ pub(super) fn split_with_params(
     Ok(split(input, groups, remainder, true))
 }
 
-/// The same without splitting: only the sizes in the parameters are filled in.
+/// The sizes that the same would give, in the parameters. The split is made and thrown away, since NVIDIA's page knows
+/// a null result beside sizes of 0 only, and a driver of 13.3 is reported to answer 915 to it beside others
+/// (NVIDIA/cuda-python#2765). A split reserves nothing.
 pub(super) fn sizes_with_params(
+    driver: &Driver,
+    input: &SmResource,
+    params: &mut [CU_DEV_SM_RESOURCE_GROUP_PARAMS],
+) -> Result<()> {
+    let asked = params.to_vec();
+    let finds = |group: &CU_DEV_SM_RESOURCE_GROUP_PARAMS| group.smCount == 0;
+    let made = if asked.iter().all(finds) {
+        found_with_params(driver, input, params)
+    } else {
+        split_with_params(driver, input, params).map(drop)
+    };
+    match made {
+        // A group that finds nothing is refused where the split is made. Older drivers tell it all the same.
+        Err(error) if is_topology_refusal(&error) && asked.iter().any(finds) => {
+            params.copy_from_slice(&asked);
+            found_with_params(driver, input, params).map_err(|_| {
+                params.copy_from_slice(&asked);
+                error
+            })
+        }
+        made => made,
+    }
+}
+
+/// What the driver finds for groups of as many SMs as there are.
+fn found_with_params(
     driver: &Driver,
     input: &SmResource,
     params: &mut [CU_DEV_SM_RESOURCE_GROUP_PARAMS],
@@ -225,6 +253,17 @@ pub(super) fn sizes_with_params(
         )
     };
     driver.check("cuDevSmResourceSplit", result)
+}
+
+/// Whether the driver refused a split or a merge for what the chip looks like, so that another may work.
+pub(crate) fn is_topology_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Driver {
+            code: CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
+            ..
+        }
+    )
 }
 
 /// The descriptor over resources of one split. It lives as long as the process.

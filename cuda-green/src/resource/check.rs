@@ -4,7 +4,7 @@ use super::{
     origin::Granularity,
     request::{PerGroup, SmCount, SmSplit},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, planner::without_runs};
 
 /// What is split, as far as a split depends on it.
 #[derive(Clone, Copy, Debug)]
@@ -96,12 +96,22 @@ pub(super) fn check(input: &Input, split: &SmSplit) -> Result<Vec<Wanted>> {
         .fold(0u32, |sum, group| sum.saturating_add(group.sm_count));
     if asked > input.total {
         return Err(Error::UnmetSplit {
+            groups: in_words(wanted.iter().map(|group| group.sm_count)),
             asked,
             available: input.total,
             total: input.total,
         });
     }
     Ok(wanted)
+}
+
+/// The sizes of groups as one text; 0 stands for as many as there are.
+pub(super) fn in_words(counts: impl IntoIterator<Item = u32>) -> String {
+    let counts = counts.into_iter().map(|count| match count {
+        0 => "all".to_owned(),
+        count => count.to_string(),
+    });
+    without_runs(counts).join(" + ")
 }
 
 fn check_group(input: &Input, group: &Wanted) -> Result<()> {

@@ -7,7 +7,7 @@ use cuda_green_sys::{
 
 use super::{
     calls::{ignore_coscheduling, params},
-    check::{Input, Wanted},
+    check::{Input, Wanted, in_words},
 };
 use crate::{Capabilities, Error, Result};
 
@@ -258,6 +258,7 @@ impl Composing<'_> {
 
     fn unmet<T>(&self, available: u32) -> Result<T> {
         Err(Error::UnmetSplit {
+            groups: in_words(self.wanted.iter().map(|group| group.sm_count)),
             asked: self.wanted.iter().map(|group| group.sm_count).sum(),
             available,
             total: self.input.total,

@@ -217,17 +217,25 @@ impl SmResource {
         Ok(merged)
     }
 
+    /// Whether it can be split as it is: what was asked of a device, a context or a stream, and what a structured split
+    /// left over.
+    pub(crate) fn can_be_split(&self) -> bool {
+        match self.origin {
+            Origin::Query => true,
+            Origin::Split { structured, .. } => {
+                structured && self.first.place == Place::Remainder && self.more.is_empty()
+            }
+        }
+    }
+
     /// Refuses what the driver refuses to split: parts of a split, but for what a structured one left over.
     pub(super) fn check_splittable(&self) -> Result<()> {
-        match self.origin {
-            Origin::Query => Ok(()),
-            Origin::Split {
-                structured: true, ..
-            } if self.first.place == Place::Remainder && self.more.is_empty() => Ok(()),
-            Origin::Split { .. } => Err(Error::SplitAgain {
-                sm_count: self.sm_count(),
-            }),
+        if self.can_be_split() {
+            return Ok(());
         }
+        Err(Error::SplitAgain {
+            sm_count: self.sm_count(),
+        })
     }
 
     /// Of several parts the least, as a context over them reports it (measured on an H200).

@@ -6,7 +6,7 @@ use cuda_green_sys::{CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUresult};
 
 use super::{
     calls::{self, Split},
-    check::{Input, check},
+    check::{Input, check, in_words},
     recipe::{Merged, Recipe},
     request::SmSplit,
     sm::SmResource,
@@ -83,6 +83,7 @@ impl SmResource {
             Ok(parts)
         } else {
             Err(Error::UnmetSplit {
+                groups: in_words(sizes.iter().copied()),
                 asked: sizes.iter().sum(),
                 available: parts.groups.iter().map(SmResource::sm_count).sum(),
                 total: self.sm_count(),
@@ -152,14 +153,7 @@ impl SmResource {
                 code: code @ CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
                 ..
             } => Error::SplitRefused {
-                groups: counts(params)
-                    .iter()
-                    .map(|count| match count {
-                        0 => "all".to_owned(),
-                        count => count.to_string(),
-                    })
-                    .collect::<Vec<_>>()
-                    .join(" + "),
+                groups: in_words(counts(params)),
                 total: self.sm_count(),
                 code,
             },

@@ -169,9 +169,22 @@ fn more_than_there_is_in_such_groups() {
                 asked: said,
                 available: of,
                 total: 132,
+                ..
             }) => assert_eq!((said, of), (asked, available)),
             other => panic!("{split:?}: {other:?}"),
         }
+    }
+    for (split, said) in [
+        (
+            SmSplit::equal(16, 8),
+            "132 SMs cannot be split into 16 × 8: only 120 can be in groups like these",
+        ),
+        (
+            SmSplit::groups([SmCount::Exactly(120), SmCount::All]),
+            "132 SMs cannot be split into 120 + all: only 120 can be in groups like these, so that one of these finds none",
+        ),
+    ] {
+        assert_eq!(recipe((13, 0), &split).unwrap_err().to_string(), said);
     }
     let too_much = SmSplit::groups([100, 40]).backfill(true);
     assert!(matches!(

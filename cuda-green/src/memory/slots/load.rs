@@ -12,6 +12,7 @@ use super::{
     },
     ModelLease, ModelNeeds, ModelSlots,
     state::{Loaded, Slot, State},
+    waits::{Loading, Waiting},
 };
 use crate::{Error, Result};
 
@@ -21,10 +22,14 @@ impl<M> ModelSlots<M> {
     /// says, but none in vain.
     ///
     /// The function runs with no lock held and may be called again after an eviction, if it runs out of
-    /// memory. What it returns must not keep buffers of the pool elsewhere, or its memory never comes back.
+    /// memory. What it returns must not keep buffers of the pool elsewhere, or its memory never comes back. It may
+    /// load other models. Models that were evicted for it do not come back if it fails: look for what can fail by
+    /// itself, a missing file, before.
     ///
     /// # Errors
-    /// [`Error::NoRoomForModel`]; [`Error::InvalidArgument`] for no bytes; those of the function.
+    /// [`Error::NoRoomForModel`]; [`Error::DeviceOutOfMemory`] where the device could not hold the model though all idle
+    /// ones were evicted, and then none is; [`Error::ModelWaitsForItself`] where the function asks for its own model, or
+    /// for one whose load waits for this one; [`Error::InvalidArgument`] for no bytes; those of the function.
     pub fn get_or_load(
         &self,
         name: &str,
@@ -49,6 +54,8 @@ impl<M> ModelSlots<M> {
                         return Ok(ModelLease(loaded));
                     }
                     Some(None) => {
+                        let _waiting = Waiting::begin(self.address(), name)
+                            .map_err(|models| Error::ModelWaitsForItself { models })?;
                         state = self
                             .changed
                             .wait(state)
@@ -58,6 +65,16 @@ impl<M> ModelSlots<M> {
                 }
             }
             start = Instant::now();
+            // Whatever is evicted, the device never has room for it.
+            let total = self.pool.device().total_memory();
+            if needs.bytes > total {
+                state.failures += 1;
+                return Err(Error::DeviceOutOfMemory {
+                    asked: needs.bytes,
+                    free: total,
+                    total,
+                });
+            }
             match self.make_room(&mut state, name, needs.bytes) {
                 Ok(evicted) => evicted,
                 Err(error) => {
@@ -72,9 +89,13 @@ impl<M> ModelSlots<M> {
             name,
             bytes: needs.bytes,
             done: false,
+            loading: Some(Loading::begin(self.address(), name)),
         };
         let pool = loop {
-            drop_models(std::mem::take(&mut evicted))?;
+            // Bytes of an evicted model that somebody still holds are missing below, or they are not needed.
+            if let Err(error) = drop_models(std::mem::take(&mut evicted)) {
+                log::warn!("evicting models for {name}: {error}");
+            }
             match self.pool.reserve(needs.bytes) {
                 Ok(pool) => break pool,
                 // Others took it meanwhile.
@@ -86,10 +107,20 @@ impl<M> ModelSlots<M> {
         };
         let model = loop {
             match load(&pool) {
-                Err(Error::OutOfMemory { asked, .. }) if pool.available() >= asked => {
-                    // It fits the budget, so the device has no more: an idle model has to go.
-                    let evicted = self.evict_one(&mut self.state(), name, needs.bytes)?;
-                    drop_models(vec![evicted])?;
+                Err(error @ Error::DeviceOutOfMemory { asked, free, .. }) => {
+                    // It fits the budget, and the device has no more: an idle model has to go, unless all of them
+                    // together would not be enough.
+                    let evicted = {
+                        let mut state = self.state();
+                        let idle = self.pool.metrics().free_from_driver;
+                        if free.saturating_add(idle).saturating_add(state.evictable()) < asked {
+                            return Err(error);
+                        }
+                        self.evict_one(&mut state, name, needs.bytes)?
+                    };
+                    if let Err(error) = drop_models(vec![evicted]) {
+                        log::warn!("evicting a model for {name}: {error}");
+                    }
                     self.pool.trim()?;
                 }
                 result => break result?,
@@ -211,10 +242,13 @@ struct Claim<'a, M> {
     name: &'a str,
     bytes: u64,
     done: bool,
+    loading: Option<Loading>,
 }
 
 impl<M> Drop for Claim<'_, M> {
     fn drop(&mut self) {
+        // Before others may load it.
+        self.loading = None;
         if !self.done {
             let mut state = self.slots.state();
             state.slots.remove(self.name);

@@ -6,7 +6,12 @@ use super::*;
 
 fn piece(part: Part, area: Area, free: bool) -> Piece {
     let state = if free { State::Free } else { State::Taken };
-    Piece { part, area, state }
+    Piece {
+        part,
+        area,
+        state,
+        within: false,
+    }
 }
 
 proptest! {
@@ -85,6 +90,7 @@ proptest! {
                 let (index, given) = match choice {
                     Choice::Pieces(whole) => (whole[0], pieces[whole[0]].area.sm_count),
                     Choice::SplitOff { piece, sm_count } => (piece, sm_count),
+                    other => panic!("{other:?}"),
                 };
                 prop_assert_eq!(pieces[index].state, State::Free);
                 prop_assert!(given >= asked && given <= pieces[index].area.sm_count);
@@ -92,4 +98,34 @@ proptest! {
             }
         }
     }
+}
+
+/// What was cut out of units merges with nothing, and the smallest that is enough is given.
+#[test]
+fn what_was_cut_out_stands_alone() {
+    let unit = |index| piece(Part::Group(index), Area::fixed(8, 8), true);
+    let cut = |part, sm_count| Piece {
+        within: true,
+        ..piece(part, Area::fixed(sm_count, 2), true)
+    };
+    let pieces = [
+        unit(0),
+        cut(Part::Group(1), 22),
+        cut(Part::Remainder, 6),
+        cut(Part::Remainder, 2),
+    ];
+    let chosen = |asked| choose(&pieces, true, false, asked, |_| true);
+    for (asked, expected) in [(8, Some(0)), (9, Some(1)), (22, Some(1)), (23, None)] {
+        let expected = expected.map(|index| Choice::Pieces(vec![index]));
+        assert_eq!(chosen(asked), expected, "{asked}");
+    }
+    let without_unit = |asked| choose(&pieces[1..], true, false, asked, |_| true);
+    for (asked, expected) in [(2, 2), (3, 1), (7, 0)] {
+        assert_eq!(
+            without_unit(asked),
+            Some(Choice::Pieces(vec![expected])),
+            "{asked}"
+        );
+    }
+    assert_eq!(available(&pieces, true, false), 22);
 }

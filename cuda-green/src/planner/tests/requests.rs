@@ -6,20 +6,25 @@ use super::*;
 #[test]
 fn a_small_device_needs_an_explicit_word_for_finer_units() {
     let before = facts(20, (12, 0), (13, 0));
-    let quad_requests = before.equal_targets(4);
-    let error = plans(&before, &quad_requests, &by_numbers(before)).unwrap_err();
+    let halves = [PartitionRequest::at_least(10); 2];
+    let error = plans(&before, &halves, &by_numbers(before)).unwrap_err();
     let Error::UnitsTooCoarse { unit: 8, help, .. } = error else {
         panic!("{error}");
     };
     assert!(help.contains("exact"), "{help}");
-    let mut exact = quad_requests;
-    exact[0] = exact[0].exact();
+    let exact = halves.map(PartitionRequest::exact);
     let plan = first(&before, &exact, &by_numbers(before));
     assert_eq!(
         (sizes(&plan), plan.strategy),
-        (vec![4, 4, 4, 8], SplitStrategy::MergedFineUnits)
+        (vec![10, 10], SplitStrategy::MergedFineUnits)
     );
     assert!(plan.partitions.iter().all(|one| one.max_cluster == 2));
+    // Where one of them has whole units, what is left comes in pairs.
+    let plan = quad(before, &by_numbers(before));
+    assert_eq!(
+        (sizes(&plan), plan.strategy),
+        (vec![4, 4, 4, 8], SplitStrategy::Nested)
+    );
     let after = facts(20, (12, 0), (13, 1));
     let plan = quad(after, &by_numbers(after));
     let clusters: Vec<u32> = plan.partitions.iter().map(|one| one.max_cluster).collect();
@@ -85,12 +90,12 @@ fn requests_that_contradict_are_refused() {
     use PartitionRequest as R;
     let facts = facts(132, (9, 0), (13, 0));
     let cases: [(&str, &[R]); 8] = [
-        ("percent", &[R::percent(0)]),
-        ("percent", &[R::percent(101)]),
-        ("percent", &[R::percent(60), R::percent(41)]),
-        ("weight", &[R::share(8, 0)]),
-        ("sm_count", &[R::rest(), R::rest()]),
-        ("sm_count", &[R::rest(), R::share(8, 1)]),
+        ("request", &[R::percent(0)]),
+        ("request", &[R::percent(101)]),
+        ("requests", &[R::percent(60), R::percent(41)]),
+        ("request", &[R::share(8, 0)]),
+        ("requests", &[R::rest(), R::rest()]),
+        ("requests", &[R::rest(), R::share(8, 1)]),
         ("cluster", &[R::rest().cluster(3)]),
         ("cluster", &[R::rest().cluster(0)]),
     ];
@@ -141,6 +146,7 @@ fn clusters_that_are_demanded_are_kept_or_refused_with_the_reason() {
             asked: 8,
             best: 2,
             why,
+            ..
         } = error
         else {
             panic!("{driver:?}: {error}");
@@ -156,9 +162,12 @@ fn clusters_that_are_demanded_are_kept_or_refused_with_the_reason() {
         assert_eq!(sizes(&plan), [56, 32, 24, 20], "{driver:?}");
         assert_eq!(plan.partitions[3].max_cluster, 8);
     }
-    // Exact sizes and clusters: from 13.1 on.
+    // Exact sizes and clusters: from 13.1 on, or where one of them has whole units.
     let both = [R::at_least(42).exact().cluster(8), R::rest()];
-    let error = plans(&facts(132, (9, 0), (13, 0)), &both, &h200).unwrap_err();
+    let plan = first(&facts(132, (9, 0), (13, 0)), &both, &h200);
+    assert_eq!((sizes(&plan), plan.left_over), (vec![42, 88], 2));
+    let three = [R::at_least(44).exact().cluster(8); 3];
+    let error = plans(&facts(132, (9, 0), (13, 0)), &three, &h200).unwrap_err();
     let Error::ClusterUnavailable {
         request: 0,
         best: 2,
@@ -213,9 +222,127 @@ fn nesting_finds_the_order_that_fits() {
         };
         assert_eq!(plan.strategy, strategy);
     }
+    // Exact sizes of no whole units beside a group that is nobody's, and with the rest in whole units.
+    let exact = PartitionRequest::at_least(30).exact();
+    let plan = first(&facts, &[exact; 2], &h200);
+    assert_eq!((sizes(&plan), plan.left_over), (vec![30, 30], 72), "{plan}");
+    let plan = first(&facts, &[exact, PartitionRequest::rest()], &h200);
+    assert_eq!((sizes(&plan), plan.left_over), (vec![30, 96], 6), "{plan}");
+    // A target below the smallest group has that, so that nothing is idle.
+    let small = PartitionRequest::target(2);
+    let list = [
+        small,
+        small.exact(),
+        small.exact(),
+        PartitionRequest::rest(),
+    ];
+    let plan = first(&facts, &list, &h200);
+    assert_eq!(sizes(&plan), [8, 2, 2, 120], "{plan}");
     let two = [PartitionRequest::at_least(66); 2];
     assert!(matches!(
         plans(&facts, &two, &h200),
-        Err(Error::InsufficientSms { asked: 132, .. })
+        Err(Error::UnitsTooCoarse { asked: 132, .. })
     ));
+}
+
+/// What was asked is said by the words that it was asked in.
+#[test]
+fn refusals_are_in_the_requests_words() {
+    use PartitionRequest as R;
+    let said = |driver, requests: &[R]| {
+        let facts = facts(132, (9, 0), driver);
+        plans(&facts, requests, &h200).unwrap_err().to_string()
+    };
+    for (driver, requests, expected) in [
+        (
+            (13, 0),
+            &[R::at_least(132), R::rest()][..],
+            "`132, rest` takes at least 133 SMs, but at most 132 of the device's 132 can be given",
+        ),
+        (
+            (13, 1),
+            &[R::at_least(131), R::at_least(1)],
+            "`131, 1` takes at least 132 of the 132 SMs, which does not work out in units of 2 SMs; ask for a few SMs less",
+        ),
+        (
+            (13, 0),
+            &[R::percent(80), R::share(16, 2), R::target(12)],
+            "`80%, 16+2, up to 12` takes at least 133 SMs, but at most 132 of the device's 132 can be given",
+        ),
+        (
+            (13, 0),
+            &[R::at_least(0)],
+            "request = 0: a partition has at least one SM",
+        ),
+        (
+            (13, 0),
+            &[R::percent(101)],
+            "request = 101%: a part of the device is 1 to 100 percent",
+        ),
+        (
+            (13, 0),
+            &[R::rest(), R::rest()],
+            "requests = rest, rest: only one partition can have the rest",
+        ),
+    ] {
+        assert_eq!(said(driver, requests), expected);
+    }
+    let many = said((13, 0), &[R::at_least(16).cluster(4); 9]);
+    assert!(
+        many.starts_with("`9 × 16 in clusters of 4` takes at least 144"),
+        "{many}"
+    );
+    let cluster = said((13, 0), &[R::at_least(44).exact().cluster(8); 3]);
+    assert!(
+        cluster.starts_with(
+            "`44 exactly in clusters of 8` cannot be: the best plan runs clusters of 2"
+        ),
+        "{cluster}"
+    );
+}
+
+/// The largest groups that do, of which each partition has its own; and what is left over only where units miss it.
+#[test]
+fn merged_groups_are_as_large_as_can_be_where_units_do_not_do() {
+    use PartitionRequest as R;
+    let facts = facts(132, (9, 0), (13, 0));
+    let by = |requests: &[R]| {
+        let plan = first(&facts, requests, &h200);
+        let SplitCall::ByCount {
+            groups, min_count, ..
+        } = plan.call
+        else {
+            panic!("{plan:?}");
+        };
+        (plan.strategy, groups, min_count, sizes(&plan))
+    };
+    let merged = SplitStrategy::MergedUnits;
+    for (requests, expected) in [
+        (&[R::percent(25); 4][..], (4, 32, vec![32; 4])),
+        (&[R::percent(50); 2], (2, 64, vec![64; 2])),
+        (&[R::at_least(128)], (1, 128, vec![128])),
+        (&[R::at_least(20)], (15, 8, vec![24])),
+        (&[R::target(4), R::rest()], (15, 8, vec![8, 124])),
+        (
+            &[R::at_least(12).cluster(8), R::at_least(108).cluster(8)],
+            (8, 16, vec![16, 112]),
+        ),
+    ] {
+        let (groups, size, sizes) = expected;
+        assert_eq!(by(requests), (merged, groups, size, sizes), "{requests:?}");
+    }
+    // Where counts round up to more than there is, the largest target is lowered, and units still merge.
+    let a100 = super::facts(108, (8, 0), (13, 0));
+    let counts = [R::at_least(35), R::at_least(35)];
+    for (targets, expected) in [
+        (&[R::target(38)][..], &[36, 36, 36][..]),
+        (&[R::target(24), R::target(14)], &[36, 36, 22, 14]),
+        (&[R::target(20), R::target(18)], &[36, 36, 18, 18]),
+    ] {
+        let plan = first(&a100, &[&counts, targets].concat(), &by_numbers(a100));
+        assert_eq!(
+            (sizes(&plan), plan.strategy),
+            (expected.to_vec(), SplitStrategy::MergedFineUnits)
+        );
+    }
 }

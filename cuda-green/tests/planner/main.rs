@@ -3,14 +3,24 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
+mod brute_force;
+#[path = "../clusters/mod.rs"]
 mod clusters;
+mod one_by_one;
+#[path = "../oracle/mod.rs"]
+mod oracle;
 
 use std::collections::BTreeSet;
 
 use clusters::largest_cluster;
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
 
 use cuda_green::{
-    CudaDevice, Driver, Error, GreenContextConfig, Kernel, Module, SmPartitionManager, kernels,
+    CudaDevice, CudaVersion, Driver, Error, GreenContextConfig, HandOff, Kernel, Module,
+    SmPartitionManager, kernels,
     planner::{PartitionRequest as R, Plan, SplitStrategy},
     sim::{Injection, Sim},
     sys::CUresult,
@@ -285,7 +295,8 @@ fn a_refusal_leads_to_the_next_plan_and_is_told() {
         (
             "h200@13.1",
             "cuDevSmResourceSplit",
-            SplitStrategy::MergedUnits,
+            // There, units no longer merge with what is left over: 12 SMs would be nobody's.
+            SplitStrategy::EqualGroups,
             [8, 8, 8],
         ),
         (
@@ -327,6 +338,50 @@ fn a_refusal_leads_to_the_next_plan_and_is_told() {
     }
 }
 
+/// More partitions than there are whole units: by one structured split all the same, the smallest of them in pairs.
+#[test]
+fn small_partitions_do_without_a_unit_where_those_run_out() {
+    let device = Driver::simulated(&Sim::new("h200@13.1").unwrap())
+        .unwrap()
+        .device(0)
+        .unwrap();
+    let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device).unwrap();
+    let mut list = vec![R::at_least(8); 16];
+    list.push(R::at_least(4));
+    let plan = manager.plan(&list).unwrap();
+    let clusters = plan.partitions.iter().filter(|one| one.max_cluster == 8);
+    assert_eq!(
+        (plan.strategy, clusters.count()),
+        (SplitStrategy::Structured, 15),
+        "{plan}"
+    );
+}
+
+/// Sizes that units do not come to are not rebalanced, and it is said why the split is that one.
+#[test]
+fn splits_within_splits_say_why_where_units_could_merge() {
+    let device = Driver::simulated(&Sim::new("h200@13.0").unwrap())
+        .unwrap()
+        .device(0)
+        .unwrap();
+    let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device).unwrap();
+    let config = GreenContextConfig::default();
+    let list = [62, 30, 40].map(|sms| (sms, R::at_least(sms), config));
+    manager.create_partitions(&list).unwrap();
+    let status = manager.allocation_status();
+    let reason = status.strategy_reason.unwrap();
+    assert!(
+        reason.ends_with("CUDA 13.0, units that merge do not come to these sizes"),
+        "{reason}"
+    );
+    let refused = manager.shift(Some(62), HandOff::Strict).unwrap_err();
+    assert!(
+        matches!(refused, Error::Unsupported { needs, .. } if needs == CudaVersion::new(13, 1)),
+        "{refused}"
+    );
+    manager.shift(None, HandOff::Strict).unwrap();
+}
+
 /// 2-SM units on demand only: 42 exact of an H200 costs the clusters from 12.5 to 13.0, and nothing after.
 #[test]
 fn exact_sizes_say_what_they_cost() {
@@ -334,11 +389,10 @@ fn exact_sizes_say_what_they_cost() {
         let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(device).unwrap();
         let exact = manager.plan(&[R::at_least(42).exact(), R::rest()]);
         if profile == "h200@12.4" {
-            // A group of the device has whole units there, and what it leaves is no other's than the rest's.
-            assert!(
-                matches!(exact, Err(Error::UnitsTooCoarse { .. })),
-                "{exact:?}"
-            );
+            // A group of the device has whole units there, so the rest is rounded to those.
+            let plan = exact.unwrap();
+            let sizes: Vec<u32> = plan.partitions.iter().map(|one| one.sm_count).collect();
+            assert_eq!((sizes, plan.left_over), (vec![42, 88], 2), "{plan}");
             return;
         }
         let plan = exact.unwrap();
@@ -358,4 +412,13 @@ fn exact_sizes_say_what_they_cost() {
             "{profile}: {plain}"
         );
     });
+}
+
+fn run<S: Strategy>(strategy: S, check: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let config = Config {
+        cases: Config::default().cases.min(48), // on each device and version
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new(config).run(&strategy, check).unwrap();
 }

@@ -1,0 +1,82 @@
+//! Loads that wait for each other, of all slots of the process.
+//!
+//! A load runs the caller's function, which may ask for other models and wait for their loads. If that comes round to
+//! itself, all of them wait for ever. Whoever would close such a circle gets an error instead.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread::{self, ThreadId},
+};
+
+/// A model by the address of its slots, which live as long as their loads, and its name.
+type Model = (usize, String);
+
+/// The loads and waits of the process. Few, and looked at only where a load begins or is waited for.
+struct Loads {
+    loaders: BTreeMap<Model, ThreadId>,
+    /// The threads that wait for a load, with the model.
+    waiting: Vec<(ThreadId, Model)>,
+}
+
+static LOADS: Mutex<Loads> = Mutex::new(Loads {
+    loaders: BTreeMap::new(),
+    waiting: Vec::new(),
+});
+
+fn loads() -> MutexGuard<'static, Loads> {
+    LOADS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Notes that this thread loads a model, until it is dropped.
+pub(super) struct Loading(Model);
+
+impl Loading {
+    pub(super) fn begin(slots: usize, name: &str) -> Self {
+        let model = (slots, name.to_owned());
+        loads()
+            .loaders
+            .insert(model.clone(), thread::current().id());
+        Self(model)
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        loads().loaders.remove(&self.0);
+    }
+}
+
+/// Notes that this thread waits for a load, until it is dropped.
+pub(super) struct Waiting(());
+
+impl Waiting {
+    /// # Errors
+    /// The models that would wait for each other, from one that this thread loads on.
+    pub(super) fn begin(slots: usize, name: &str) -> Result<Self, Vec<String>> {
+        let me = thread::current().id();
+        let mut loads = loads();
+        let first = (slots, name.to_owned());
+        let (mut model, mut chain) = (first.clone(), Vec::new());
+        // Each step is another thread, and each thread waits for one load at most.
+        while let Some(loader) = loads.loaders.get(&model).copied() {
+            chain.push(model.1.clone());
+            if loader == me {
+                return Err(chain);
+            }
+            let Some((_, next)) = loads.waiting.iter().find(|(thread, _)| *thread == loader) else {
+                break;
+            };
+            model = next.clone();
+        }
+        loads.waiting.push((me, first));
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let me = thread::current().id();
+        loads().waiting.retain(|(thread, _)| *thread != me);
+    }
+}

@@ -1,0 +1,276 @@
+//! Plans of merged groups (12.5): every partition is some groups of one split by count.
+//!
+//! The groups are units of the device's own size where those do. A chip's topology may allow larger groups that
+//! leave less over (an H200: 15 × 8 + 12, but 4 × 32 + 4), so every size of a group is looked at.
+
+use super::{
+    Demands, DeviceFacts, GroupCount, Part, Plan, PlannedPartition, SmRequest, SplitCall,
+    SplitStrategy, worth::Worth,
+};
+use crate::Result;
+
+/// The best plan of groups of any size that merge; with `fine`, of units that ignore co-scheduling.
+///
+/// Between plans alike, the units come first, since they can change hands later; then larger groups before
+/// smaller ones, since more whole units stay together in them.
+pub(super) fn plan(
+    facts: &DeviceFacts,
+    demands: &Demands,
+    unit: u32,
+    fine: bool,
+    count_groups: &GroupCount<'_>,
+) -> Result<Option<Plan>> {
+    let units = Supply::of(facts, unit, fine, count_groups)?;
+    let mut best = units.best(facts, demands);
+    let needs_no_other = best.as_ref().is_some_and(|(rank, _)| rank.is_met());
+    if !fine && units.remainder > 0 && !needs_no_other {
+        for units in (2..=facts.sm_count / unit).rev() {
+            let larger = Supply::of(facts, units * unit, fine, count_groups)?;
+            let next = larger.best(facts, demands);
+            // The first of those that are as good.
+            best = best.into_iter().chain(next).min_by_key(|(rank, _)| *rank);
+        }
+    }
+    Ok(best.map(|(_, plan)| plan))
+}
+
+/// How good a plan of merged groups is; less is better, and what comes first counts first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    worth: Worth,
+    /// Partitions of the remainder alone, which keeps no clusters.
+    without_clusters: usize,
+    /// Whether one has the remainder who does not take the rest, so that it is not there for others.
+    takes_remainder: bool,
+    /// SMs above what was asked.
+    above: u32,
+}
+
+impl Rank {
+    /// Whether groups of another size could do no better: a unit rounds up least.
+    fn is_met(&self) -> bool {
+        self.worth == Worth::default() && !self.takes_remainder
+    }
+}
+
+/// What one split by count gives.
+#[derive(Clone, Copy, Debug)]
+struct Supply {
+    /// SMs of a group.
+    size: u32,
+    groups: u32,
+    remainder: u32,
+    fine: bool,
+}
+
+/// What one partition gets.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    groups: u32,
+    has_remainder: bool,
+}
+
+impl Supply {
+    fn of(
+        facts: &DeviceFacts,
+        size: u32,
+        fine: bool,
+        count_groups: &GroupCount<'_>,
+    ) -> Result<Self> {
+        let groups = count_groups(size, fine)?;
+        Ok(Self {
+            size,
+            groups,
+            remainder: facts.sm_count.saturating_sub(groups.saturating_mul(size)),
+            fine,
+        })
+    }
+
+    fn sm_count(&self, share: Share) -> u32 {
+        share.groups * self.size
+            + if share.has_remainder {
+                self.remainder
+            } else {
+                0
+            }
+    }
+
+    /// SMs of the smallest partition of its kind.
+    fn smallest(&self, facts: &DeviceFacts) -> u32 {
+        if self.fine { self.size } else { facts.unit().0 }
+    }
+
+    /// Groups for each partition where this one, or nobody, has the remainder. Nothing where they are too few.
+    fn shares(
+        &self,
+        facts: &DeviceFacts,
+        demands: &Demands,
+        owner: Option<usize>,
+    ) -> Option<Vec<Share>> {
+        if owner.is_some() && self.remainder == 0 {
+            return None;
+        }
+        let mut shares: Vec<Share> = (0..demands.list.len())
+            .map(|index| self.least(facts, demands, index, owner == Some(index)))
+            .collect::<Option<_>>()?;
+        let used = |shares: &[Share]| shares.iter().map(|share| share.groups).sum::<u32>();
+        // Targets are lowered, the largest first, and equal ones alike.
+        while used(&shares) > self.groups {
+            let targets = shares.iter().zip(&demands.list);
+            let (share, target) = targets
+                .filter(|(share, request)| request.is_target() && share.groups > 1)
+                .map(|(share, request)| (*share, *request))
+                .max_by_key(|(share, _)| share.groups)?;
+            for (other, request) in shares.iter_mut().zip(&demands.list) {
+                if *request == target && other.groups == share.groups {
+                    other.groups -= 1;
+                }
+            }
+        }
+        let mut spare = self.groups - used(&shares);
+        self.divide_among_shares(facts, demands, &mut shares, &mut spare);
+        if let Some(rest) = demands.rest
+            && (facts.remainder_joins() || owner != Some(rest))
+        {
+            shares.get_mut(rest)?.groups += spare;
+        }
+        Some(shares)
+    }
+
+    /// The fewest groups that a partition can have; of a target, the most.
+    fn least(
+        &self,
+        facts: &DeviceFacts,
+        demands: &Demands,
+        index: usize,
+        has_remainder: bool,
+    ) -> Option<Share> {
+        let request = demands.list.get(index)?;
+        let beside = if has_remainder { self.remainder } else { 0 };
+        let least = demands.floor(index).saturating_sub(beside);
+        // A cluster that what is left over does not keep, or a partition without that, takes a group.
+        let least = least.div_ceil(self.size).max(u32::from(
+            !has_remainder || request.cluster > facts.coscheduled_left_over(),
+        ));
+        let groups = match request.sms {
+            SmRequest::Target(_) | SmRequest::Percent(_) => {
+                let most = demands
+                    .most(index, self.smallest(facts))
+                    .checked_sub(beside)?
+                    / self.size;
+                (most >= least).then_some(most)?
+            }
+            _ => least,
+        };
+        let share = Share {
+            groups,
+            has_remainder,
+        };
+        (!has_remainder || groups == 0 || facts.remainder_joins()).then_some(share)
+    }
+
+    /// Gives the shares by weight, all but the last, their part of what is left, rounded down to groups.
+    fn divide_among_shares(
+        &self,
+        facts: &DeviceFacts,
+        demands: &Demands,
+        shares: &mut [Share],
+        spare: &mut u32,
+    ) {
+        let weight = |index: usize| {
+            demands
+                .list
+                .get(index)
+                .map_or(0, |request| request.weight())
+        };
+        let all: u64 = (0..shares.len()).map(weight).sum();
+        let rest = demands.rest.filter(|_| all > 0);
+        let taken: u32 = shares
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| Some(*index) != rest)
+            .map(|(_, share)| self.sm_count(*share))
+            .sum();
+        let left = facts
+            .sm_count
+            .saturating_sub(taken)
+            .saturating_sub(demands.rest_least());
+        for (index, share) in shares.iter_mut().enumerate() {
+            if weight(index) == 0
+                || Some(index) == rest
+                || (share.has_remainder && !facts.remainder_joins())
+            {
+                continue;
+            }
+            let part = u64::from(left) * weight(index) / all;
+            let more = u32::try_from(part).unwrap_or(left) / self.size;
+            let more = more.min(*spare);
+            share.groups += more;
+            *spare -= more;
+        }
+    }
+
+    /// The best plan of these groups, whoever has the remainder.
+    fn best(&self, facts: &DeviceFacts, demands: &Demands) -> Option<(Rank, Plan)> {
+        let owners = std::iter::once(None).chain(demands.distinct().map(Some));
+        let assigned = owners.filter_map(|owner| {
+            let shares = self.shares(facts, demands, owner)?;
+            let sizes: Vec<u32> = shares.iter().map(|share| self.sm_count(*share)).collect();
+            // Of the exact ones, no other is of use, however good it is otherwise.
+            let mut given = sizes.iter().enumerate();
+            if !given.all(|(index, size)| demands.is_exact(index, *size)) {
+                return None;
+            }
+            let counts = sizes.iter().zip(&demands.list);
+            let above = counts.map(|(size, request)| match request.sms {
+                SmRequest::AtLeast(count) => size.saturating_sub(count),
+                _ => 0,
+            });
+            let rank = Rank {
+                worth: Worth::of(facts, demands, &sizes),
+                without_clusters: shares.iter().filter(|share| share.groups == 0).count(),
+                takes_remainder: owner.is_some() && owner != demands.rest,
+                above: above.sum(),
+            };
+            Some((rank, shares))
+        });
+        let (rank, shares) = assigned.min_by_key(|(rank, _)| *rank)?;
+        Some((rank, self.plan(facts, demands, &shares)))
+    }
+
+    fn plan(&self, facts: &DeviceFacts, demands: &Demands, shares: &[Share]) -> Plan {
+        let mut next = 0;
+        let partitions = shares
+            .iter()
+            .zip(&demands.requested)
+            .map(|(share, &requested)| {
+                let groups = (next..next + share.groups).map(|group| Part::Group(group as usize));
+                next += share.groups;
+                let with = share.has_remainder.then_some(Part::Remainder);
+                let coscheduled = if share.groups > 0 {
+                    facts.coscheduled_by_count(self.size)
+                } else {
+                    facts.coscheduled_left_over().min(self.remainder)
+                };
+                PlannedPartition {
+                    requested,
+                    sm_count: self.sm_count(*share),
+                    parts: groups.chain(with).collect(),
+                    coscheduled,
+                    max_cluster: facts.max_cluster(coscheduled),
+                }
+            })
+            .collect();
+        let strategy = if self.fine {
+            SplitStrategy::MergedFineUnits
+        } else {
+            SplitStrategy::MergedUnits
+        };
+        let call = SplitCall::ByCount {
+            groups: self.groups,
+            min_count: self.size,
+            fine: self.fine,
+        };
+        Plan::new(facts, strategy, call, partitions)
+    }
+}
