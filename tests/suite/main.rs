@@ -59,6 +59,7 @@ const COMPARE_SM_IDS: &[&str] = &[
     "contexts/unequal_sizes_with_nothing_left",
     "graphs/fork_into_other_partitions",
     "graphs/stay_on_the_sms_of_their_capture",
+    "plans/equal_groups_where_units_do_not_do",
     "plans/one_by_one_in_a_tree_of_pieces",
     "plans/what_is_planned_is_made",
     "quad/one_of_many_threads_wins",
