@@ -202,6 +202,40 @@ impl Sim {
         Ok(())
     }
 
+    /// The faults in force that never happened, because their call did not come: what a test should find empty at its
+    /// end, lest it pass without its fault. Those of the environment are among them. Limits of memory and MPS are not:
+    /// they are in force from the injection on.
+    ///
+    /// ```
+    /// use cuda_green_sim::Sim;
+    /// use cuda_green_sys::CUresult;
+    ///
+    /// let sim = Sim::new("h200@13.0")?;
+    /// sim.fail("cuInit", 2, CUresult::CUDA_ERROR_UNKNOWN)?;
+    /// // SAFETY: the function takes no pointer.
+    /// unsafe { sim.api()?.cuInit(0) }?;
+    /// assert_eq!(sim.unfired_injections().len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unfired_injections(&self) -> Vec<Injection> {
+        self.inner.driver.unfired_injections()
+    }
+
+    /// Fails a test in which an injected fault never happened: see [`unfired_injections`](Self::unfired_injections).
+    ///
+    /// # Panics
+    /// Where there is such a fault; the message names each in its text form.
+    #[track_caller]
+    pub fn assert_injections_fired(&self) {
+        let unfired = self.unfired_injections();
+        let texts: Vec<String> = unfired.iter().map(ToString::to_string).collect();
+        assert!(
+            texts.is_empty(),
+            "faults that never happened: {}",
+            texts.join("; ")
+        );
+    }
+
     /// Ends all injected faults. A device that is lost stays lost, and a fault that stays stays.
     pub fn clear_injections(&self) {
         self.inner.driver.clear_injections();

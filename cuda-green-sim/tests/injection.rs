@@ -36,7 +36,9 @@ fn a_call_fails_at_its_turn_and_does_nothing() {
     let third = alloc(&client.api, 512).unwrap();
     assert_eq!(client.sim.live_objects().device_allocations, 2);
     client.sim.fail("cuMemFree_v2", 1, code).unwrap();
+    assert_eq!(client.sim.unfired_injections().len(), 1);
     assert_eq!(free(&client.api, first), code);
+    client.sim.assert_injections_fired();
     assert_eq!(client.sim.live_objects().device_allocations, 2);
     assert_eq!(
         (free(&client.api, first), free(&client.api, third)),

@@ -395,6 +395,7 @@ fn a_workqueue_that_is_refused() {
             Err(Error::Driver { code, .. }) if code == full
         ));
     }
+    simulator.assert_injections_fired();
     simulator.assert_no_leaks();
 }
 
@@ -411,5 +412,6 @@ fn the_end_of_a_module_pops_only_what_it_pushed() {
         .fail("cuCtxPushCurrent", 1, CUresult::CUDA_ERROR_OUT_OF_MEMORY)
         .unwrap();
     drop(module);
+    simulator.assert_injections_fired();
     guard.close().unwrap();
 }

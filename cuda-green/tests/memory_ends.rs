@@ -110,6 +110,7 @@ fn memory_that_the_driver_keeps_is_told() {
     // Once it does as it should, so do the others.
     drop(slots.get_or_load("model", needs(64), load).unwrap());
     assert_eq!(slots.evict("model").unwrap(), 64 << 20);
+    simulator.assert_injections_fired();
 }
 
 /// Everything goes before what it came from: the device, the budget, the manager, the contexts, the pools.

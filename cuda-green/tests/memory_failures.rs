@@ -239,5 +239,6 @@ fn what_cannot_be_fenced_is_waited_for() {
         .fail("cuEventCreate", 1, CUresult::CUDA_ERROR_OUT_OF_MEMORY)
         .unwrap();
     buffer.free_on(&stream).unwrap();
+    simulator.assert_injections_fired();
     assert!(stream.is_done().unwrap());
 }

@@ -134,4 +134,5 @@ fn a_pool_that_ends_during_a_gather_is_gone_at_once() {
         pool.reserve(900 << 10).unwrap();
         trimming.join().unwrap().unwrap();
     });
+    simulator.assert_injections_fired();
 }

@@ -219,6 +219,7 @@ fn the_mock_fails_as_the_device_does() {
         };
         assert_eq!(asked, 1000);
     }
+    simulator.assert_injections_fired();
     simulator.clear_injections();
     assert_eq!(load(&mock).unwrap().len(), load(&pool).unwrap().len());
     assert_eq!((mock.used(), pool.used()), (0, 0));

@@ -111,6 +111,7 @@ fn growing_is_a_moment_to_hear_of_others() {
     let refusal = cuda_green::sim::Injection::fail("cuMemGetInfo_v2", refusal).unwrap();
     simulator.inject(refusal.onwards(1));
     drop(pool.allocate(50 << 20).unwrap());
+    simulator.assert_injections_fired();
     drop(small);
 }
 

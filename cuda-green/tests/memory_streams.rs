@@ -339,6 +339,7 @@ fn fencing_waits_for_nobody() -> Result<()> {
         assert!(!reader.is_finished(), "the fence waited for the reader");
         reader.join().unwrap().unwrap();
     });
+    scene.simulator.assert_injections_fired();
     Ok(())
 }
 

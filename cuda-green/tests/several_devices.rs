@@ -77,6 +77,7 @@ fn a_lost_device_leaves_the_other() -> Result<()> {
     simulator.inject("device1=lost".parse()?);
     let lost = managers[1].get_context(ContextId::Dream)?.create_stream();
     assert!(lost.is_err());
+    simulator.assert_injections_fired();
     managers[0]
         .get_context(ContextId::Dream)?
         .create_stream()?

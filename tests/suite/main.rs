@@ -225,6 +225,9 @@ fn on_simulator(
         let driver = Driver::simulated(&simulator)?;
         case(&driver)?;
     }
+    if let Some(fault) = simulator.unfired_injections().first() {
+        return Err(format!("the fault {fault} never happened").into());
+    }
     let live = simulator.live_objects();
     if live.is_empty() {
         Ok(())

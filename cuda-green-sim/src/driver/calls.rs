@@ -23,6 +23,11 @@ impl Driver {
         self.memory().limit(Fill::Percent(100));
     }
 
+    /// Injections that nothing came of.
+    pub(crate) fn unfired_injections(&self) -> Vec<Injection> {
+        self.injections.unfired()
+    }
+
     pub(crate) fn start_trace(&self) {
         *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
         self.tracing.store(true, Ordering::Release);

@@ -44,6 +44,16 @@ impl Injections {
         self.armed.store(false, Ordering::Release);
     }
 
+    /// Those that no call came to.
+    pub(crate) fn unfired(&self) -> Vec<Injection> {
+        let rules = self.rules();
+        let unfired = rules.iter().filter(|(rule, seen)| *seen < rule.nth);
+        unfired
+            .filter(|(rule, _)| !matches!(rule.effect, Effect::Mps(_)))
+            .map(|(rule, _)| rule.clone())
+            .collect()
+    }
+
     /// Counts a call, and says what is to happen at it. Of several codes, the first injected counts.
     pub(crate) fn at_call(&self, entry_point: &'static str) -> Option<Happening> {
         if !self.armed.load(Ordering::Acquire) {
@@ -103,9 +113,13 @@ mod tests {
         injections.add("cuInit#2=999".parse().unwrap());
         injections.add("*#2+=1".parse().unwrap());
         let code = |name| injections.at_call(name).unwrap().code.map(|code| code.0);
+        assert_eq!(injections.unfired().len(), 2);
         assert_eq!(code("cuInit"), None);
+        assert_eq!(injections.unfired().len(), 2);
         assert_eq!(code("cuDeviceGet"), Some(1));
+        assert_eq!(injections.unfired(), ["cuInit#2=999".parse().unwrap()]);
         assert_eq!(code("cuInit"), Some(999));
+        assert_eq!(injections.unfired(), []);
         assert_eq!(code("cuInit"), Some(1));
         injections.clear();
         assert_eq!(injections.at_call("cuInit"), None);
@@ -122,7 +136,10 @@ mod tests {
                 Some(Happening::default())
             );
         }
+        assert_eq!(injections.unfired().len(), 1);
+        injections.add("mps=75%".parse().unwrap());
         let made: Vec<bool> = (0..3).map(|_| injections.runs_everywhere()).collect();
+        assert_eq!(injections.unfired(), []);
         assert_eq!(made, [false, true, false]);
     }
 }

@@ -334,6 +334,7 @@ fn a_refusal_leads_to_the_next_plan_and_is_told() {
                 assert_eq!((plan.strategy, &plan.refused), (expected, &status.refused));
             }
         }
+        simulator.assert_injections_fired();
         assert!(simulator.live_objects().is_empty());
     }
 }
