@@ -6,11 +6,12 @@ use cuda_green_sys::*;
 
 use crate::{
     Case,
-    gpu::{Gpu, Seen, SmIdsArgs, call, must, say},
+    gpu::{Gpu, Seen, SmIdsArgs, call, count, must, say},
 };
 
 pub const CASES: &[Case] = &[
     Case::new("launch/shapes", shapes),
+    Case::new("launch/cooperative", cooperative),
     Case::new("launch/packed_arguments", packed_arguments),
     Case::new("launch/wrong_arguments", wrong_arguments).rough(),
 ];
@@ -37,6 +38,71 @@ fn launch(gpu: &Gpu<'_>, grid: [u32; 3], block: [u32; 3], shared: u32) -> CUresu
     );
     must(call!(gpu, cuStreamSynchronize(none)));
     code
+}
+
+/// Launches whose blocks must all be on SMs at once: as many as there is room for, and one more.
+fn cooperative(gpu: &Gpu<'_>, seen: &mut Seen) {
+    let green = gpu.quarter();
+    let streams = [("primary", gpu.stream_here()), ("green", gpu.stream(green))];
+    let sms = [count(&gpu.whole()), count(&gpu.resource(green))];
+    let (mut threads_on_sm, mut blocks_on_sm) = (0, 0);
+    use CUdevice_attribute_enum as A;
+    for (value, attribute) in [
+        (
+            &mut threads_on_sm,
+            A::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR,
+        ),
+        (
+            &mut blocks_on_sm,
+            A::CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR,
+        ),
+    ] {
+        must(call!(
+            gpu,
+            cuDeviceGetAttribute(value, attribute, gpu.device)
+        ));
+    }
+    for ((name, stream), sms) in streams.into_iter().zip(sms) {
+        for threads in [32, 64, 512] {
+            let room = sms * (threads_on_sm as u32 / threads).min(blocks_on_sm as u32);
+            for (what, blocks) in [("all", room), ("one more", room + 1), ("many", 8 * room)] {
+                for on in [0, 1] {
+                    let mut attribute = CUlaunchAttribute {
+                        id: CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+                        ..Default::default()
+                    };
+                    attribute.value.cooperative = on;
+                    let config = CUlaunchConfig {
+                        gridDimX: blocks,
+                        gridDimY: 1,
+                        gridDimZ: 1,
+                        blockDimX: threads,
+                        blockDimY: 1,
+                        blockDimZ: 1,
+                        hStream: stream,
+                        attrs: &mut attribute,
+                        numAttrs: 1,
+                        ..Default::default()
+                    };
+                    let mut args = SmIdsArgs::new(0, 0, 0);
+                    let code = call!(
+                        gpu,
+                        cuLaunchKernelEx(
+                            &config,
+                            gpu.sm_ids,
+                            args.pointers().as_mut_ptr(),
+                            ptr::null_mut()
+                        )
+                    );
+                    let name = format!("{name}, {what} of {threads} threads, cooperative {on}");
+                    seen.code(name, code);
+                    must(call!(gpu, cuStreamSynchronize(stream)));
+                }
+            }
+        }
+        gpu.close(stream);
+    }
+    gpu.destroy(green);
 }
 
 fn shapes(gpu: &Gpu<'_>, seen: &mut Seen) {

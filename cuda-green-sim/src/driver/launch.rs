@@ -26,6 +26,8 @@ struct Shape {
     shared_bytes: u32,
     /// Blocks of a cluster in x, y and z, where it asks for clusters.
     cluster: Option<[u32; 3]>,
+    /// Whether all blocks are to be on SMs at once, to wait for each other.
+    cooperative: bool,
 }
 
 impl Shape {
@@ -54,7 +56,7 @@ impl Shape {
     }
 
     fn read(config: &CUlaunchConfig) -> Result<Self, CUresult> {
-        let mut cluster = None;
+        let (mut cluster, mut cooperative) = (None, false);
         // SAFETY: the attributes are part of the configuration that the client's call promises to be
         // valid; `lift` takes over that promise.
         let attributes = unsafe { config.attrs.lift() };
@@ -64,6 +66,9 @@ impl Shape {
                 // SAFETY: every bit pattern is valid for these integers; the id says they were set.
                 let dims = unsafe { attribute.value.clusterDim };
                 cluster = Some([dims.x, dims.y, dims.z]);
+            } else if attribute.id == CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_COOPERATIVE {
+                // SAFETY: as above.
+                cooperative = unsafe { attribute.value.cooperative } != 0;
             }
         }
         Ok(Self {
@@ -71,6 +76,7 @@ impl Shape {
             block: [config.blockDimX, config.blockDimY, config.blockDimZ],
             shared_bytes: config.sharedMemBytes,
             cluster,
+            cooperative,
         })
     }
 }
@@ -96,6 +102,7 @@ impl Driver {
             block: [block_x, block_y, block_z],
             shared_bytes,
             cluster: None,
+            cooperative: false,
         };
         self.launch(function.handle(), &shape, stream.handle(), &params, &extra)
     }
@@ -162,6 +169,9 @@ impl Driver {
             Context::Green(handle) => self.green(state, handle)?.sms.ids(),
             Context::Primary(_) => self.sms().ids(),
         };
+        if shape.cooperative && product(shape.grid) > self.resident_blocks(shape, sm_ids.len()) {
+            return Err(CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
+        }
         let seen_sm_ids = match self.injections.mps() {
             Some(_) => (0..sm_ids.len() as u32).collect(),
             None => sm_ids.clone(),
@@ -223,6 +233,19 @@ impl Driver {
         // None at all is an answer, not an error, though a launch is refused (measured on an H200,
         // driver 580).
         clusters.set(active as i32)
+    }
+
+    /// How many blocks of a launch are on so many SMs at once, by the limits of an SM. That a cooperative launch of more
+    /// answers 720 is the header's word; that the SMs of its green context count there is not measured. Registers are
+    /// not modelled, nor that fewer blocks fit in clusters.
+    fn resident_blocks(&self, shape: &Shape, sms: usize) -> u64 {
+        let profile = self.profile.device;
+        let threads = (shape.threads() as u32).next_multiple_of(32).max(32);
+        // Each block takes 1 KiB of shared memory for itself.
+        let by_shared = profile.shared_per_sm() / shape.shared_bytes.saturating_add(1024);
+        let by_threads = profile.threads_per_sm() / threads;
+        let on_each = profile.blocks_per_sm().min(by_threads).min(by_shared);
+        u64::from(on_each) * sms as u64
     }
 
     /// How many clusters of `size` blocks run at once in a context.

@@ -156,3 +156,55 @@ fn shapes_beyond_all_numbers_are_refused() {
     ok!(client, cuModuleUnload(module));
     client.finish();
 }
+
+/// A cooperative launch fits onto the SMs of its context at once, or is refused; it is no launch then.
+#[test]
+fn cooperative_launches_are_resident_or_refused() {
+    let client = Client::new("h200@13.0");
+    let (module, function) = client.function(c"custom");
+    let split = client.split(&client.device_sms(), 1, 0, 32).unwrap();
+    let green = client.green(&split.groups).unwrap();
+    let stream = client.stream(green);
+    let launch = |stream, blocks, threads, shared, cooperative| {
+        let mut attribute = CUlaunchAttribute {
+            id: CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+            ..Default::default()
+        };
+        attribute.value.cooperative = cooperative;
+        let config = CUlaunchConfig {
+            gridDimX: blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: stream,
+            attrs: &mut attribute,
+            numAttrs: 1,
+        };
+        let mut out = 0_u64;
+        let mut args: [*mut c_void; 1] = [(&raw mut out).cast()];
+        let params = args.as_mut_ptr();
+        call!(
+            client,
+            cuLaunchKernelEx(&config, function, params, ptr::null_mut())
+        )
+    };
+    let too_large = CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+    for (stream, sms) in [(ptr::null_mut(), 132), (stream, 32)] {
+        // By blocks, by threads, by shared memory: 32, 2048 and 228 KiB of them on an SM.
+        for (threads, shared, on_each) in
+            [(32, 0, 32), (100, 0, 16), (1024, 0, 2), (32, 47 << 10, 4)]
+        {
+            let room = sms * on_each;
+            assert_eq!(launch(stream, room, threads, shared, 1), OK);
+            assert_eq!(launch(stream, room + 1, threads, shared, 1), too_large);
+            assert_eq!(launch(stream, room + 1, threads, shared, 0), OK);
+        }
+    }
+    ok!(client, cuStreamDestroy_v2(stream));
+    ok!(client, cuModuleUnload(module));
+    assert_eq!(client.destroy(green), OK);
+    client.finish();
+}
