@@ -38,6 +38,7 @@ mod resources;
 mod streams;
 mod table;
 mod teardown;
+mod two_devices;
 
 use std::{
     collections::BTreeMap,
@@ -148,6 +149,7 @@ fn cases() -> impl Iterator<Item = Case> {
         order::CASES,
         pointers::CASES,
         teardown::CASES,
+        two_devices::CASES,
     ]
     .into_iter()
     .flatten()
@@ -238,7 +240,10 @@ fn system_driver() -> Result<(Driver, Option<String>), String> {
     let profile = cuda_green::sim::profiles()
         .iter()
         .find(|profile| profile.device_name == device.name())
-        .map(|profile| format!("{}@{}", profile.name, driver.version()))
+        .map(|profile| match driver.device_count() {
+            Ok(count) if count > 1 => format!("{count}x{}@{}", profile.name, driver.version()),
+            _ => format!("{}@{}", profile.name, driver.version()),
+        })
         .filter(|spec| Sim::new(spec).is_ok());
     Ok((driver, profile))
 }

@@ -218,6 +218,10 @@ impl Driver {
         milliseconds.required()?;
         let start = self.event(&state, start.handle())?;
         let end = self.event(&state, end.handle())?;
+        // There is no time between two devices' events (CUDA's programming guide, which names no code).
+        if start.device != end.device {
+            return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
+        }
         // Leaves the capture as it is (measured on an H200, driver 580).
         if let Some(at) = start.captured.as_ref().or(end.captured.as_ref()) {
             return Err(state.cannot_ask(at));

@@ -151,6 +151,11 @@ impl Driver {
         let function = self.function(state, handle)?;
         // A stream of one's own needs no current context (measured on an H200, driver 580).
         let context = self.stream_context(state, stream)?;
+        // A module's function is its device's; a library's kernel is one of each device.
+        let of = state.modules.get(&function.module).map(|its| its.device);
+        if of.is_some_and(|of| Ok(of) != state.device_of(context)) {
+            return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
+        }
         require(shape.grid.iter().all(|n| *n > 0) && shape.grid[0] <= i32::MAX as u32)?;
         require(shape.grid[1..].iter().all(|n| *n <= 65_535))?;
         require(

@@ -208,3 +208,43 @@ fn cooperative_launches_are_resident_or_refused() {
     assert_eq!(client.destroy(green), OK);
     client.finish();
 }
+
+/// A module's function runs on its module's device; events of two devices have no time between them.
+#[test]
+fn things_of_two_devices_do_not_meet() {
+    let client = Client::new("2xh200@13.0");
+    let (module, function) = client.function(c"custom");
+    let (mut other, mut event, mut foreign) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+    let mut foreign_stream = ptr::null_mut();
+    ok!(client, cuEventCreate(&mut event, 0));
+    ok!(client, cuEventRecord(event, ptr::null_mut()));
+    ok!(client, cuDevicePrimaryCtxRetain(&mut other, 1));
+    ok!(client, cuCtxPushCurrent_v2(other));
+    ok!(client, cuEventCreate(&mut foreign, 0));
+    ok!(
+        client,
+        cuStreamCreateWithPriority(&mut foreign_stream, 1, 0)
+    );
+    ok!(client, cuEventRecord(foreign, foreign_stream));
+    let refused = CUresult::CUDA_ERROR_INVALID_HANDLE;
+    let mut out = 0_u64;
+    let mut args: [*mut c_void; 1] = [(&raw mut out).cast()];
+    assert_eq!(
+        client.launch(function, 1, foreign_stream, &mut args),
+        refused
+    );
+    assert_eq!(call!(client, cuEventRecord(event, foreign_stream)), refused);
+    let mut ms = 0.0;
+    assert_eq!(
+        call!(client, cuEventElapsedTime(&mut ms, event, foreign)),
+        refused
+    );
+    ok!(client, cuStreamWaitEvent(foreign_stream, event, 0));
+    ok!(client, cuStreamDestroy_v2(foreign_stream));
+    ok!(client, cuEventDestroy_v2(foreign));
+    ok!(client, cuCtxPopCurrent_v2(ptr::null_mut()));
+    ok!(client, cuDevicePrimaryCtxRelease_v2(1));
+    ok!(client, cuEventDestroy_v2(event));
+    ok!(client, cuModuleUnload(module));
+    client.finish();
+}
