@@ -192,19 +192,6 @@ impl SmSet {
         }
         taken
     }
-
-    /// The same SMs in chunks of at most `unit`: what is left of the guarantee when a resource is made
-    /// of units of that size.
-    pub(crate) fn cut(&self, unit: u32) -> Self {
-        let mut cut = Self::default();
-        for chunk in &self.chunks {
-            let mut rest = *chunk;
-            while rest.len > 0 {
-                cut.push(rest.take_front(rest.len.min(unit.max(1))));
-            }
-        }
-        cut
-    }
 }
 
 #[cfg(test)]

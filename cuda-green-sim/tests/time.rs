@@ -270,11 +270,41 @@ fn the_work_of_destroyed_streams_is_waited_for() {
     busy(gpu.stream(0, 0));
     let default = ptr::null_mut();
     assert!(recorded(unsafe { api.cuEventRecord(event, default).unwrap() }) > 9_000);
-    // A destroyed context's work goes on as well.
-    busy(gpu.client.stream(green));
+    // A destroyed context's work goes on as well, that of streams which went with it.
+    gpu.launch(gpu.client.stream(green), 1, 10 * MS);
     assert_eq!(gpu.client.destroy(green), OK);
     let primary = gpu.client.primary;
     assert!(recorded(unsafe { api.cuCtxRecordEvent(primary, event).unwrap() }) > 9_000);
+}
+
+/// A copy from pageable memory is work of the context, though it is not done when its call returns.
+#[test]
+fn the_end_of_a_context_s_work_follows_its_copies() {
+    let gpu = Gpu::new();
+    let api = &gpu.client.api;
+    let [green, other] = gpu.partitions();
+    let (event, bytes) = (gpu.event(), vec![1_u8; 1 << 20]);
+    let address = gpu.client.alloc(bytes.len()).unwrap();
+    let copied = |of, record: &dyn Fn() -> CUresult| {
+        let context = gpu.client.context(of);
+        unsafe {
+            assert_eq!(api.cuCtxPushCurrent_v2(context).unwrap(), OK);
+            let from = bytes.as_ptr().cast();
+            let code = api.cuMemcpyHtoD_v2(address, from, bytes.len());
+            assert_eq!(code.unwrap(), OK);
+            assert_eq!(api.cuCtxPopCurrent_v2(ptr::null_mut()).unwrap(), OK);
+        }
+        gpu.microseconds(|| unsafe {
+            assert_eq!(record(), OK);
+            assert_eq!(api.cuEventSynchronize(event).unwrap(), OK);
+        })
+    };
+    let record = |green| move || unsafe { api.cuGreenCtxRecordEvent(green, event).unwrap() };
+    assert!(copied(green, &record(green)) >= 20);
+    assert!(copied(green, &record(other)) < 20);
+    let primary = gpu.client.primary;
+    let whole = || unsafe { api.cuCtxRecordEvent(primary, event).unwrap() };
+    assert!(copied(green, &whole) >= 20);
 }
 
 /// In a green context no stream waits for the default stream, nor that one for it, whatever flags it was made with.

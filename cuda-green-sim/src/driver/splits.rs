@@ -175,12 +175,12 @@ impl Driver {
             params_out.smCount = group.count();
             params.set_at(index, params_out)?;
             if !result.is_null() {
-                // A unit of 2 carries no more of a guarantee than a pair, wherever it lies.
-                let sms = group.cut(request.preferred);
+                // Its chunks are the units that it was made of: one of 2 carries no more of a guarantee than a pair,
+                // wherever it lies.
                 let origin = Origin::Group(split);
                 result.set_at(
                     index,
-                    part(sms, request.coscheduled, params_out.flags, origin),
+                    part(group, request.coscheduled, params_out.flags, origin),
                 )?;
             }
         }

@@ -173,15 +173,16 @@ fn only_the_rest_of_a_structured_split_is_split_again() {
     let (again, rest) = split(&client, &rest, &[group]).unwrap();
     assert_eq!((count(&again[0]), count(&rest)), (32, 68));
     assert_eq!(split(&client, &groups[0], &[group]).err(), Some(REFUSED));
+    // Not even for a pair, for which there is room.
+    let pair = Params {
+        smCount: 2,
+        coscheduledSmCount: 2,
+        ..Params::default()
+    };
     let by_count = client.split(&client.device_sms(), 3, 0, 32).unwrap();
-    assert_eq!(
-        split(&client, &by_count.rest, &[group]).err(),
-        Some(REFUSED)
-    );
-    assert_eq!(
-        split(&client, &by_count.groups[0], &[group]).err(),
-        Some(REFUSED)
-    );
+    for part in [&by_count.rest, &by_count.groups[0], &groups[0]] {
+        assert_eq!(split(&client, part, &[pair]).err(), Some(REFUSED));
+    }
     client.finish();
 }
 
