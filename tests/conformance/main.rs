@@ -36,6 +36,7 @@ mod pointers;
 mod pools;
 mod resources;
 mod streams;
+mod structured;
 mod table;
 mod teardown;
 mod two_devices;
@@ -148,6 +149,7 @@ fn cases() -> impl Iterator<Item = Case> {
         libraries::CASES,
         order::CASES,
         pointers::CASES,
+        structured::CASES,
         teardown::CASES,
         two_devices::CASES,
     ]
