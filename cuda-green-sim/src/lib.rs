@@ -20,6 +20,7 @@ mod sim;
 mod slots;
 mod sms;
 mod split;
+mod threads;
 mod timeline;
 
 pub use error::Error;

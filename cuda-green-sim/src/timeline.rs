@@ -17,12 +17,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread::ThreadId,
 };
 
 use gpu::Gpu;
 pub(crate) use gpu::SmLimits;
 use order::{LaneState, Op};
+
+use crate::threads::Thread;
 
 /// What the host spends on a launch, and between a kernel's end and the end of the wait for it. Together
 /// the 7.6 us that launch and synchronisation take for an empty kernel (measured on an H200).
@@ -72,7 +73,7 @@ pub(crate) struct GraphNode {
 pub(crate) enum Lane {
     Stream(u64),
     Legacy(u64),
-    PerThread(u64, ThreadId),
+    PerThread(u64, Thread),
 }
 
 /// A lane's place: its device, its context's number, and whether it waits for the legacy default stream.

@@ -6,7 +6,6 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    thread::ThreadId,
 };
 
 use cuda_green_sys::{CUresult, CUstreamCaptureMode};
@@ -14,6 +13,7 @@ use cuda_green_sys::{CUresult, CUstreamCaptureMode};
 use super::{State, actions::Action, graphs::Node};
 use crate::{
     raw::Answer,
+    threads::Thread,
     timeline::{Lane, LaneOf},
 };
 
@@ -25,7 +25,7 @@ pub(super) struct Capture {
     /// The stream in which it began.
     pub(super) origin: Lane,
     pub(super) mode: CUstreamCaptureMode,
-    pub(super) thread: ThreadId,
+    pub(super) thread: Thread,
     pub(super) nodes: Vec<Node>,
     /// Its streams: the origin, and those that waited for events of it.
     streams: HashMap<Lane, Captured>,
@@ -52,7 +52,7 @@ impl Capture {
         Self {
             origin: of.lane,
             mode,
-            thread: std::thread::current().id(),
+            thread: Thread::current(),
             nodes: Vec::new(),
             streams: HashMap::from([(of.lane, Captured { of, last })]),
             invalid: false,

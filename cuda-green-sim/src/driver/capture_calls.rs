@@ -15,6 +15,7 @@ use super::{
 use crate::{
     live::MadeAt,
     raw::{Answer, Raw},
+    threads::Thread,
 };
 
 thread_local! {
@@ -43,7 +44,7 @@ impl Driver {
         if mode == RELAXED {
             return Ok(());
         }
-        let here = std::thread::current().id();
+        let here = Thread::current();
         let concerned = |capture: &Capture| {
             if capture.thread == here {
                 capture.mode != RELAXED
@@ -111,7 +112,7 @@ impl Driver {
         let Some(capture) = state.captures.remove(&number) else {
             return Err(CUresult::CUDA_ERROR_ILLEGAL_STATE);
         };
-        if capture.mode != RELAXED && capture.thread != std::thread::current().id() {
+        if capture.mode != RELAXED && capture.thread != Thread::current() {
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
         }
         if capture.invalid {

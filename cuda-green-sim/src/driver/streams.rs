@@ -8,6 +8,7 @@ use super::{Context, Driver, Kind, State, actions::Action, as_pointer, require};
 use crate::{
     live::MadeAt,
     raw::{Answer, Raw},
+    threads::Thread,
     timeline::{Lane, LaneOf, QUERY_NS},
 };
 
@@ -50,7 +51,7 @@ impl Driver {
         let device = state.device_of(found)?;
         let context = state.context_key(found);
         let (lane, blocking) = match handle {
-            PER_THREAD => (Lane::PerThread(context, std::thread::current().id()), true),
+            PER_THREAD => (Lane::PerThread(context, Thread::current()), true),
             handle if DEFAULT_STREAMS.contains(&handle) => (Lane::Legacy(context), false),
             handle => {
                 let flags = self.stream(state, handle)?.flags;
