@@ -20,7 +20,7 @@ use memory::Memory;
 pub(crate) use partition::{Partition, Seat};
 
 use crate::{
-    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions, device::Claim,
+    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions, device::Lease,
     resource::SmResource,
 };
 
@@ -45,8 +45,6 @@ pub(crate) struct ContextInner {
     pub(crate) partition: Option<Partition>,
     workqueues: Workqueues,
     memory: Arc<Memory>,
-    /// Of a manager's contexts, what keeps other managers from splitting the device anew. Ends last.
-    _claim: Option<Arc<Claim>>,
 }
 
 /// What of the GPU a context has.
@@ -82,24 +80,23 @@ impl GreenContext {
             None,
             Workqueues::shared("it is the context of the whole device"),
             Arc::default(),
-            None,
         ))
     }
 
     /// A context over resources of one split, its workqueues balanced where the driver has that; with the
-    /// memory of another, if it is to take its place.
+    /// memory of another, if it is to take its place. What it is and what comes of it holds the leases.
     pub(crate) fn create(
         device: &CudaDevice,
         config: GreenContextConfig,
         shape: Shape,
         resources: &[SmResource],
-        claim: &Arc<Claim>,
+        leases: Vec<Arc<Lease>>,
         in_place_of: Option<&Self>,
     ) -> Result<Self> {
         // Creating a green context retains the primary one. Doing that first keeps it alive between
         // contexts, so that it is not made and unmade each time.
         device.raw_primary_context()?;
-        let (partition, workqueues) = explicit::balanced(device, resources)?;
+        let (partition, workqueues) = explicit::balanced(device, resources, leases)?;
         let memory = in_place_of.map_or_else(Arc::default, |other| Arc::clone(&other.inner.memory));
         Ok(Self::from_parts(
             device,
@@ -108,7 +105,6 @@ impl GreenContext {
             Some(partition),
             workqueues,
             memory,
-            Some(Arc::clone(claim)),
         ))
     }
 
@@ -119,7 +115,6 @@ impl GreenContext {
         partition: Option<Partition>,
         workqueues: Workqueues,
         memory: Arc<Memory>,
-        claim: Option<Arc<Claim>>,
     ) -> Self {
         Self {
             inner: Arc::new(ContextInner {
@@ -130,7 +125,6 @@ impl GreenContext {
                 partition,
                 workqueues,
                 memory,
-                _claim: claim,
             }),
         }
     }

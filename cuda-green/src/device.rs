@@ -8,7 +8,7 @@ use std::{ffi::c_int, fmt, sync::Arc};
 
 use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute};
 
-pub(crate) use claim::Claim;
+pub(crate) use claim::{Claim, Lease};
 use facts::{attribute, granularity, name};
 use primary::Primary;
 

@@ -206,9 +206,10 @@ pub enum Error {
         /// How many contexts there are.
         contexts: usize,
     },
-    /// Another manager has split the device, so that a further split would overlap with that one.
+    /// Another manager has split the device, or something of an earlier split holds its SMs: a further split would
+    /// overlap with that one.
     #[error(
-        "device {device} is partitioned by another SmPartitionManager of this process, or contexts of one that is gone are still in use; share one manager, since the SMs of two splits overlap"
+        "device {device} is partitioned by another SmPartitionManager of this process, or its SMs are still held by what is left of an earlier partitioning (contexts, streams, SM resources, forgotten guards); share one manager, since the SMs of two splits overlap"
     )]
     PartitionedElsewhere {
         /// The device's ordinal.

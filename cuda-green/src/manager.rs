@@ -246,18 +246,32 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Frees the pieces that no name has, neither as its own nor on loan: what a name had on loan is its
     /// owner's still, and what it had lent is to be given once it is back.
     fn free_unused(&self, layout: &mut Option<Layout>) -> Result<()> {
-        self.read(|contexts| {
+        let Some(split) = layout else {
+            return Ok(());
+        };
+        let (taken, kept) = self.read(|contexts| {
             let taken = contexts
                 .iter()
                 .flat_map(|entry| entry.base.iter().chain(entry.pieces()));
-            let tidied = layout
-                .as_mut()
-                .map_or(Ok(()), |layout| layout.free_all_but(taken));
-            if contexts.is_empty() {
-                *layout = None;
-            }
-            tidied
-        })
+            let generations = contexts.iter().flat_map(|entry| &entry.generations);
+            let kept = generations.flat_map(|generation| &generation.pieces);
+            (
+                taken.copied().collect::<Vec<_>>(),
+                kept.copied().collect::<Vec<_>>(),
+            )
+        });
+        let tidied = split.free_all_but(&taken, &kept);
+        if !split.is_in_use() {
+            *layout = None;
+        }
+        tidied
+    }
+
+    /// The split in force, without what was let go of since the last change.
+    fn tidied(&self, layout: &mut Option<Layout>) {
+        if let Err(error) = self.free_unused(layout) {
+            log::error!("destroying a scaffold context: {error}");
+        }
     }
 
     fn change(&self) -> MutexGuard<'_, Option<Layout>> {

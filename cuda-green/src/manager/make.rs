@@ -40,6 +40,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             self.write(|contexts| *contexts = entries);
             return Ok(());
         }
+        self.tidied(&mut layout);
         let claim = self.device.claim()?;
         let all = self.device.sm_resource()?;
         let execute = |plan: &Plan| self.execute(&claim, plan, &all, contexts);

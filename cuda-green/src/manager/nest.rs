@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::layout::Layout;
 use crate::{
     CudaDevice, Error, GreenContext, GreenContextConfig, Result,
-    device::Claim,
+    device::{Claim, Lease},
     planner::{Area, DeviceFacts, Part, Piece, SplitStrategy, State},
     resource::{self, SmResource},
 };
@@ -38,6 +38,7 @@ impl Layout {
             state: State::Free,
         });
         layout.resources.push(all);
+        layout.leases.push(Lease::within(Arc::clone(&layout.claim)));
         layout
     }
 
@@ -63,7 +64,8 @@ impl Layout {
         let own = scaffold
             .as_ref()
             .map(GreenContext::sm_resource)
-            .transpose()?;
+            .transpose()?
+            .map(|own| own.leased(&[])); // the parts get leases of their own
         let split = resource::split_by_count(
             device.driver(),
             &own.unwrap_or(resource),
@@ -95,9 +97,15 @@ impl Layout {
             .map(|(area, group)| self.add_group(area, group))
             .collect();
         let rest = rest.and_then(|(area, rest)| self.add_remainder(area, rest));
+        let parts: Vec<usize> = made.iter().copied().chain(rest).collect();
+        if let Some(scaffold) = &scaffold {
+            for part in &parts {
+                self.leases[*part] = Lease::within(scaffold.clone());
+            }
+        }
         self.nests.push(Nest {
             piece,
-            parts: made.iter().copied().chain(rest).collect(),
+            parts,
             scaffold,
         });
         self.name_strategy();
@@ -152,6 +160,7 @@ impl Layout {
             let nest = self.nests.remove(index);
             for part in nest.parts {
                 self.pieces[part].state = State::Gone;
+                self.leases[part] = Lease::within(()); // lets go of the scaffold
             }
             self.pieces[nest.piece].state = State::Free;
             if let Some(scaffold) = nest.scaffold {

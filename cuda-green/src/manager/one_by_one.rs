@@ -49,6 +49,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 id: format!("{id:?}"),
             });
         }
+        self.tidied(&mut layout);
         let demands = Demands::of(&self.facts, &[request]).map_err(|error| match error {
             Error::InsufficientSms { asked, .. } => self.insufficient(asked, layout.as_ref()),
             other => other,

@@ -67,6 +67,10 @@ pub struct AllocationStatus<Id = ContextId> {
     pub allocated_sms: u32,
     /// SMs that further contexts could have.
     pub available_sms: u32,
+    /// SMs that no context has in force and nobody can be given yet: what a name had lent to one that is gone, which
+    /// it gets back at the next rebalance, and what is left of destroyed names holds (SM resources that were asked
+    /// of their contexts, contexts made of those, and contexts that could not be destroyed).
+    pub held_sms: u32,
     /// SMs that nobody has and nobody can be given.
     pub stranded_sms: u32,
     /// Why they are stranded.
@@ -112,6 +116,7 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
             total_sms,
             allocated_sms,
             available_sms,
+            held_sms,
             stranded_sms,
             ..
         } = self;
@@ -124,6 +129,9 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
         )?;
         if let Some(reason) = &self.stranded_reason {
             write!(f, " ({reason})")?;
+        }
+        if *held_sms > 0 {
+            write!(f, ", {held_sms} held")?;
         }
         if let PartitionMode::SingleContext { reason } = &self.mode {
             write!(f, "; single-context mode: {reason}")?;
@@ -158,7 +166,8 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
 impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
     /// What has been given to whom.
     pub fn allocation_status(&self) -> AllocationStatus<Id> {
-        let layout = self.change();
+        let mut layout = self.change();
+        self.tidied(&mut layout);
         let (available, stranded) = self.remaining(layout.as_ref());
         let contexts: Vec<ContextStatus<Id>> = self.read(|contexts| {
             contexts
@@ -173,6 +182,8 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
         } else {
             self.facts.sm_count
         };
+        // One context could take at most `available`; several could share this much.
+        let free = layout.as_ref().map_or(available, Layout::free);
         let driver = self.facts.capabilities.driver;
         let green_contexts = self.read(|contexts| kept::kept(contexts));
         AllocationStatus {
@@ -188,14 +199,13 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
             scaffold_contexts: layout.as_ref().map_or(0, Layout::scaffolds),
             total_sms: self.facts.sm_count,
             allocated_sms: allocated,
-            available_sms: match &*layout {
-                // One context could take at most `available`; several could share this much.
-                Some(_) => self
-                    .facts
+            available_sms: free,
+            held_sms: if self.mode == PartitionMode::Partitioned {
+                self.facts
                     .sm_count
-                    .saturating_sub(allocated)
-                    .saturating_sub(stranded),
-                None => available,
+                    .saturating_sub(allocated + free + stranded)
+            } else {
+                0
             },
             stranded_sms: stranded,
             stranded_reason: self.facts.stranded_reason(stranded),
