@@ -51,8 +51,7 @@ use crate::{
 ///
 /// One manager at a time splits a device: while contexts of one are in use, those too that outlived it, another is
 /// refused ([`Error::PartitionedElsewhere`]), since the SMs of two splits overlap. So share one, in an `Arc`. It is
-/// not known what other processes do, what is split by hand ([`SmResource::split`](crate::SmResource::split)), or what
-/// is done through a driver that was opened twice.
+/// not known what other processes do, or what is split by hand ([`SmResource::split`](crate::SmResource::split)).
 ///
 /// Where the driver or the GPU has no green contexts, it works in single-context mode: every id stands
 /// for the whole GPU, [`AllocationStatus::mode`] says so and why, and a warning is logged.
