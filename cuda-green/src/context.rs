@@ -3,6 +3,7 @@
 mod close;
 mod config;
 mod explicit;
+mod followers;
 mod memory;
 mod partition;
 mod seat;
@@ -16,6 +17,7 @@ pub use close::CloseError;
 pub use config::{ContextPriority, GreenContextConfig};
 pub use explicit::WorkqueueIsolation;
 use explicit::Workqueues;
+pub(crate) use followers::{Follower, Followers, Later};
 use memory::Memory;
 pub(crate) use partition::{Partition, Seat};
 
@@ -45,6 +47,7 @@ pub(crate) struct ContextInner {
     pub(crate) partition: Option<Partition>,
     workqueues: Workqueues,
     memory: Arc<Memory>,
+    followers: Followers,
 }
 
 /// What of the GPU a context has.
@@ -125,6 +128,7 @@ impl GreenContext {
                 partition,
                 workqueues,
                 memory,
+                followers: Followers::default(),
             }),
         }
     }
@@ -153,6 +157,10 @@ impl GreenContext {
     /// capability 9.0, which has no clusters.
     pub fn max_cluster_size(&self) -> u32 {
         self.inner.shape.max_cluster
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.inner.shape
     }
 
     /// Whether it has SMs of its own. If not, it stands for the whole GPU (single-context mode).
@@ -301,6 +309,16 @@ impl GreenContext {
             .partition
             .as_ref()
             .map_or(Ok(()), |partition| partition.wait_for(self.driver(), marks))
+    }
+
+    /// Asks this, too, for what it keeps here when the context is to end.
+    pub(crate) fn follow(&self, follower: std::sync::Weak<dyn Follower>) {
+        self.inner.followers.add(follower);
+    }
+
+    /// Lets all that keep something here give it up; whether there was anything. See [`Followers::give_up`].
+    pub(crate) fn give_up(&self, later: &mut Later) -> Result<bool> {
+        self.inner.followers.give_up(self, later)
     }
 
     pub(crate) fn holders(&self) -> usize {

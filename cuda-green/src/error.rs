@@ -236,6 +236,12 @@ pub enum Error {
         /// Their names, and where each is.
         streams: Vec<String>,
     },
+    /// Inside [`PartitionStream::with`](crate::PartitionStream::with), something that waits for rebalances, which wait
+    /// for that.
+    #[error(
+        "inside PartitionStream::with, which holds rebalances off, nothing that waits for one can be done; do it before or after, and order streams of names by an Event"
+    )]
+    InsidePartitionStream,
     /// A guard is active on this thread, which decides what is current until it is dropped.
     #[error("a context guard is active on this thread; drop it first, or use `activate`")]
     GuardActive,

@@ -1,6 +1,6 @@
 //! Containment: which streams of a process are in a partition, and which run on everyone's SMs.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use cuda_green_sys::CUstream;
 
@@ -21,7 +21,7 @@ pub enum StreamHome<Id> {
     WholeDevice,
 }
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Tells where the work of a stream runs, whoever made it.
     ///
     /// One stream that is left in the primary context undoes the isolation of all partitions, as its work
@@ -65,14 +65,17 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             let mut generations = entry.generations.iter().enumerate();
             let (index, _) = generations.find(|(_, made)| made.context.is_made_of(green))?;
             Some(if index == entry.current {
-                StreamHome::Partition(entry.id)
+                StreamHome::Partition(Arc::clone(&entry.id))
             } else {
-                StreamHome::Retired(entry.id)
+                StreamHome::Retired(Arc::clone(&entry.id))
             })
         };
-        Ok(self
-            .read(|contexts| contexts.iter().find_map(home))
-            .unwrap_or(StreamHome::ForeignPartition))
+        let found = self.names.read(|entries| entries.iter().find_map(home));
+        Ok(match found {
+            Some(StreamHome::Partition(id)) => StreamHome::Partition((*id).clone()),
+            Some(StreamHome::Retired(id)) => StreamHome::Retired((*id).clone()),
+            _ => StreamHome::ForeignPartition,
+        })
     }
 
     /// Checks that all of these streams, each with a name for people, are in partitions of this manager.

@@ -10,11 +10,11 @@ use std::fmt::Debug;
 use super::{
     ContextId, Entry, Generation, HandOff, PartitionMode, SmPartitionManager,
     exchange::exchange,
-    generation::{GivenUp, Idle},
     kept::{kept, with_most_seats},
-    layout::Layout,
+    names::{Ids, Retired},
+    position,
 };
-use crate::{Error, GreenContext, Result, planner::SplitStrategy};
+use crate::{Error, GreenContext, Result, context::Later, planner::SplitStrategy};
 use cuda_green_sys::CudaVersion;
 
 /// Who is busy, and so should have more of the GPU.
@@ -92,11 +92,11 @@ impl SmPartitionManager {
     /// As [`rebalance`](Self::rebalance).
     pub fn provision_rebalance(&self) -> Result<usize> {
         self.provision_all(&RebalanceHint::ALL.map(RebalanceHint::favours))?;
-        Ok(self.read(|contexts| kept(contexts)))
+        Ok(self.names.read(kept))
     }
 }
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Gives a context half of what the other, preemptible ones were created with; with none, everyone
     /// gets back what it was created with. As [`rebalance_with`](SmPartitionManager::rebalance_with), for
     /// ids of any kind.
@@ -106,7 +106,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     pub fn shift(&self, favoured: Option<Id>, hand_off: HandOff) -> Result<()> {
         self.with_made(&[favoured], |made| {
             let targets = made.concat(); // one of each entry
-            self.write(|contexts| exchange(contexts, &targets, hand_off))
+            exchange(&self.names, &targets, hand_off)
         })
     }
 
@@ -124,7 +124,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// The same for several shifts together, none of which makes room for another.
     fn provision_all(&self, shifts: &[Option<Id>]) -> Result<()> {
         self.with_made(shifts, |made| {
-            let contexts: Vec<(GreenContext, usize)> = self.read(|contexts| {
+            let contexts: Vec<(GreenContext, usize)> = self.names.read(|contexts| {
                 let entries = contexts.iter().zip(made);
                 entries
                     .flat_map(|(entry, made)| {
@@ -146,65 +146,56 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         shifts: &[Option<Id>],
         action: impl FnOnce(&[Vec<usize>]) -> Result<()>,
     ) -> Result<()> {
+        let places = |ids: &Ids<Id>| {
+            let place = |id: &Option<Id>| id.as_ref().map(|id| position(ids, id)).transpose();
+            shifts.iter().map(place).collect::<Result<Vec<_>>>()
+        };
         loop {
-            let mut layout = self.change();
-            let mut split = None;
-            for favoured in shifts {
-                split = self.rebalanced(&layout, *favoured)?;
-            }
-            let Some(split) = split else {
+            let mut later = Later::new(); // outlives the lock
+            let (_changing, shifts) = self.change_by(places)?;
+            if !self.can_rebalance(&shifts)? {
                 return Ok(());
-            };
-            match self.make(split, shifts)? {
-                Made::All(made) => {
-                    action(&made)?;
-                    // What came back may have been lent by a name that was destroyed meanwhile.
-                    return self.free_unused(&mut layout);
-                }
-                Made::Room(given_up) => {
-                    drop(layout);
-                    drop(given_up);
-                }
+            }
+            if let Some(made) = self.make(&shifts, &mut later)? {
+                action(&made)?;
+                // What came back may have been lent by a name that was destroyed meanwhile.
+                return self.free_unused(&mut self.layout());
             }
         }
     }
 
-    /// The layout, where there is something to rebalance in it.
-    fn rebalanced<'a>(
-        &self,
-        layout: &'a Option<Layout>,
-        favoured: Option<Id>,
-    ) -> Result<Option<&'a Layout>> {
-        if let Some(id) = favoured {
-            self.get_context(id)?;
-        }
+    /// Whether there is something to rebalance.
+    fn can_rebalance(&self, shifts: &[Option<usize>]) -> Result<bool> {
         if self.mode != PartitionMode::Partitioned {
-            return Ok(None);
+            return Ok(false);
         }
-        match layout {
-            Some(layout) if !layout.merges() && favoured.is_some() => Err(Error::Unsupported {
-                what: if matches!(
-                    layout.strategy,
-                    SplitStrategy::EqualGroups | SplitStrategy::Nested
-                ) {
-                    "rebalancing, which merges units of one split,"
-                } else {
-                    "rebalancing this split, whose groups the driver refused to merge,"
-                },
-                needs: CudaVersion::new(12, 5),
-                driver: self.device.driver().version(),
-            }),
-            layout => Ok(layout.as_ref()),
+        let layout = self.layout();
+        match &*layout {
+            Some(layout) if !layout.merges() && shifts.iter().any(Option::is_some) => {
+                Err(Error::Unsupported {
+                    what: if matches!(
+                        layout.strategy,
+                        SplitStrategy::EqualGroups | SplitStrategy::Nested
+                    ) {
+                        "rebalancing, which merges units of one split,"
+                    } else {
+                        "rebalancing this split, whose groups the driver refused to merge,"
+                    },
+                    needs: CudaVersion::new(12, 5),
+                    driver: self.device.driver().version(),
+                })
+            }
+            layout => Ok(layout.is_some()),
         }
     }
 
-    /// The generations of each entry that the shifts put into force; makes those that are missing, which takes
-    /// long, and so while everyone can still read the names. Nobody else changes them: the caller has the
-    /// layout.
-    fn make(&self, layout: &Layout, shifts: &[Option<Id>]) -> Result<Made> {
-        let wanted = self.read(|contexts| wanted(contexts, shifts));
+    /// The generations of each entry that the shifts put into force, every one once; makes those that are missing,
+    /// which takes long, and so while everyone can still look names up. None where there is no room yet: something
+    /// was given up, and once that is dropped, with no lock held, it is to be tried again.
+    fn make(&self, shifts: &[Option<usize>], later: &mut Later) -> Result<Option<Vec<Vec<usize>>>> {
+        let wanted = self.names.read(|contexts| wanted(contexts, shifts));
         let found = || {
-            self.read(|contexts| {
+            self.names.read(|contexts| {
                 let entries = contexts.iter().zip(&wanted);
                 let found = entries.map(|(entry, wanted)| {
                     wanted.iter().map(|pieces| entry.find(pieces)).collect()
@@ -213,24 +204,26 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             })
         };
         if let Some(made) = found() {
-            return Ok(Made::All(made));
+            return Ok(Some(made));
         }
-        while let Some(idle) = self.write(|contexts| self.make_room(contexts, &wanted))? {
-            match idle {
-                Idle::Context(context) => context.close()?,
-                Idle::GivenUp(given_up) => return Ok(Made::Room(given_up)),
+        loop {
+            match self.make_room(&wanted, later)? {
+                Retired::Nothing => break,
+                Retired::Context(context) => context.close()?,
+                Retired::GaveUp => return Ok(None),
             }
         }
+        let layout = self.layout();
         let each = wanted.iter().enumerate();
         let each =
             each.flat_map(|(index, wanted)| wanted.iter().map(move |pieces| (index, pieces)));
         for (index, pieces) in each {
-            let in_place_of = self.read(|contexts| {
+            let in_place_of = self.names.read(|contexts| {
                 let entry = contexts.get(index);
                 let lacks = entry.filter(|entry| entry.find(pieces).is_none());
                 lacks.map(|entry| entry.context().clone())
             });
-            let Some(in_place_of) = in_place_of else {
+            let (Some(in_place_of), Some(layout)) = (in_place_of, &*layout) else {
                 continue;
             };
             let context = layout.sibling(&self.device, &in_place_of, pieces)?;
@@ -241,25 +234,17 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 context,
             };
             drop(in_place_of);
-            self.write(|contexts| {
+            self.names.write(|contexts| {
                 let entry = contexts.get_mut(index);
                 entry.map(|entry| entry.generations.push(generation))
             });
         }
-        Ok(Made::All(found().unwrap_or_default())) // all are there now
+        Ok(Some(found().unwrap_or_default())) // all are there now
     }
 }
 
-/// What came of making generations.
-enum Made {
-    /// All are there: the indices of each entry's, every one once.
-    All(Vec<Vec<usize>>),
-    /// There is no room yet. This has to be dropped with no lock held, and then it is to be tried again.
-    Room(GivenUp),
-}
-
 /// What each entry is to have generations over, so that every one of the shifts is possible.
-fn wanted<Id: Copy + Eq>(contexts: &[Entry<Id>], shifts: &[Option<Id>]) -> Vec<Vec<Vec<usize>>> {
+fn wanted<Id>(contexts: &[Entry<Id>], shifts: &[Option<usize>]) -> Vec<Vec<Vec<usize>>> {
     let mut wanted = vec![Vec::new(); contexts.len()];
     for favoured in shifts {
         for (wanted, pieces) in wanted.iter_mut().zip(pieces_after(contexts, *favoured)) {
@@ -273,13 +258,14 @@ fn wanted<Id: Copy + Eq>(contexts: &[Entry<Id>], shifts: &[Option<Id>]) -> Vec<V
 
 /// The pieces of each entry once one is favoured: half of what each preemptible other was created with,
 /// from its end, goes to that one.
-fn pieces_after<Id: Copy + Eq>(contexts: &[Entry<Id>], favoured: Option<Id>) -> Vec<Vec<usize>> {
+fn pieces_after<Id>(contexts: &[Entry<Id>], favoured: Option<usize>) -> Vec<Vec<usize>> {
     let mut gained = Vec::new();
     let mut after: Vec<Vec<usize>> = contexts
         .iter()
-        .map(|entry| {
-            let gives =
-                favoured.is_some_and(|id| id != entry.id) && entry.context().config().preemptible;
+        .enumerate()
+        .map(|(index, entry)| {
+            let gives = favoured.is_some_and(|favoured| favoured != index)
+                && entry.context().config().preemptible;
             let keep = if gives {
                 entry.base.len().div_ceil(2)
             } else {
@@ -295,7 +281,6 @@ fn pieces_after<Id: Copy + Eq>(contexts: &[Entry<Id>], favoured: Option<Id>) -> 
             units[..kept].iter().chain(odd).copied().collect()
         })
         .collect();
-    let favoured = contexts.iter().position(|entry| Some(entry.id) == favoured);
     if let Some(pieces) = favoured.and_then(|index| after.get_mut(index)) {
         pieces.extend(gained);
         pieces.sort_unstable();

@@ -1,10 +1,11 @@
 //! What a manager has given to whom: values for people and for programs.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, layout::Layout};
 use crate::{
-    ContextPriority, CudaVersion, GreenContext, WorkqueueIsolation,
+    ContextPriority, CudaVersion, GreenContext, GreenContextConfig, WorkqueueIsolation,
+    context::Shape,
     planner::{self, RefusedPlan, SplitStrategy},
 };
 
@@ -163,20 +164,31 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
     }
 }
 
-impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
     /// What has been given to whom.
     pub fn allocation_status(&self) -> AllocationStatus<Id> {
-        let mut layout = self.change();
+        let (status, contexts) = self.status_and_contexts();
+        // Ids are copied with no lock held.
+        let contexts = contexts.into_iter();
+        let contexts = contexts.map(|(id, seen)| ContextStatus::of(Id::clone(&id), seen));
+        AllocationStatus {
+            contexts: contexts.collect(),
+            ..status
+        }
+    }
+
+    /// The status without the contexts, and these.
+    fn status_and_contexts(&self) -> (AllocationStatus<Id>, Vec<(Arc<Id>, Seen)>) {
+        let mut layout = self.layout();
         self.tidied(&mut layout);
         let (available, stranded) = self.remaining(layout.as_ref());
-        let contexts: Vec<ContextStatus<Id>> = self.read(|contexts| {
-            contexts
-                .iter()
-                .map(|entry| ContextStatus::of(entry.id, entry.context()))
-                .collect()
+        let (contexts, green_contexts) = self.names.read(|entries| {
+            let contexts = entries.iter();
+            let contexts = contexts.map(|entry| (Arc::clone(&entry.id), Seen::of(entry.context())));
+            (contexts.collect::<Vec<_>>(), kept::kept(entries))
         });
         let allocated = if self.mode == PartitionMode::Partitioned {
-            contexts.iter().map(|context| context.sm_count).sum()
+            contexts.iter().map(|(_, seen)| seen.shape.sm_count).sum()
         } else if contexts.is_empty() {
             0
         } else {
@@ -185,8 +197,7 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
         // One context could take at most `available`; several could share this much.
         let free = layout.as_ref().map_or(available, Layout::free);
         let driver = self.facts.capabilities.driver;
-        let green_contexts = self.read(|contexts| kept::kept(contexts));
-        AllocationStatus {
+        let status = AllocationStatus {
             simulated: self.device.driver().is_simulated(),
             green_contexts,
             green_context_bytes: green_contexts as u64 * GREEN_CONTEXT_BYTES,
@@ -209,8 +220,9 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
             },
             stranded_sms: stranded,
             stranded_reason: self.facts.stranded_reason(stranded),
-            contexts,
-        }
+            contexts: Vec::new(),
+        };
+        (status, contexts)
     }
 
     /// SMs that one more context could get, and SMs that are stranded.
@@ -219,7 +231,7 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
             Some(layout) => (layout.available(), layout.stranded()),
             None if self.mode == PartitionMode::Partitioned => (self.facts.sm_count, 0),
             None => {
-                let any = self.read(|contexts| !contexts.is_empty());
+                let any = self.names.read(|contexts| !contexts.is_empty());
                 (if any { 0 } else { self.facts.sm_count }, 0)
             }
         }
@@ -242,20 +254,44 @@ fn reason(layout: &Layout, driver: CudaVersion) -> String {
     format!("{strategy}: CUDA {driver}, {why}")
 }
 
+/// What there is to tell of a context, as it was seen under the lock.
+struct Seen {
+    config: GreenContextConfig,
+    shape: Shape,
+    workqueues: WorkqueueIsolation,
+    memory_used: u64,
+}
+
+impl Seen {
+    fn of(context: &GreenContext) -> Self {
+        Self {
+            config: *context.config(),
+            shape: context.shape(),
+            workqueues: context.workqueue_isolation().clone(),
+            memory_used: context.memory_used(),
+        }
+    }
+}
+
 impl<Id> ContextStatus<Id> {
-    fn of(id: Id, context: &GreenContext) -> Self {
-        let config = context.config();
+    fn of(id: Id, seen: Seen) -> Self {
+        let Seen {
+            config,
+            shape,
+            workqueues,
+            memory_used,
+        } = seen;
         Self {
             id,
-            requested_sms: context.requested_sms(),
-            sm_count: context.sm_count(),
-            coscheduled_sms: context.coscheduled_sms(),
-            max_cluster_size: context.max_cluster_size(),
+            requested_sms: shape.requested_sms,
+            sm_count: shape.sm_count,
+            coscheduled_sms: shape.coscheduled,
+            max_cluster_size: shape.max_cluster,
             priority: config.priority,
-            workqueues: context.workqueue_isolation().clone(),
+            workqueues,
             preemptible: config.preemptible,
             memory_limit_bytes: config.memory_limit_bytes,
-            memory_used_bytes: context.memory_used(),
+            memory_used_bytes: memory_used,
         }
     }
 }

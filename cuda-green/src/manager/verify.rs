@@ -1,6 +1,6 @@
 //! Verification: where each partition's blocks really run, measured on the device itself.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use super::{PartitionMode, SmPartitionManager};
 use crate::{GreenContext, GreenContextConfig, Result};
@@ -73,7 +73,7 @@ impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
     }
 }
 
-impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
     /// Runs a small kernel in each context and in the primary one, and says on which SMs each ran.
     ///
     /// Takes a few milliseconds on an idle device, and waits for what runs there otherwise. In
@@ -83,21 +83,22 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver), [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn verify(&self) -> Result<Verification<Id>> {
-        let all = self.read(|contexts| {
+        let all = self.names.read(|contexts| {
             let current = contexts
                 .iter()
-                .map(|entry| (entry.id, entry.context().clone()));
+                .map(|entry| (Arc::clone(&entry.id), entry.context().clone()));
             current.collect::<Vec<_>>()
         });
         let mut contexts: Vec<(Id, BTreeSet<u32>)> = Vec::with_capacity(all.len());
         let mut overlaps = Vec::new();
         let mut miscounted = Vec::new();
         for (id, context) in all {
+            let id = Id::clone(&id);
             let sms: BTreeSet<u32> = context.observed_sm_ids()?.into_iter().collect();
             let (sm_count, observed) = (context.sm_count(), sms.len() as u32);
             if observed != sm_count {
                 miscounted.push(Miscount {
-                    id,
+                    id: id.clone(),
                     sm_count,
                     observed,
                 });
@@ -106,7 +107,7 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
                 let common: BTreeSet<u32> = sms.intersection(theirs).copied().collect();
                 if !common.is_empty() {
                     overlaps.push(Overlap {
-                        between: [*other, id],
+                        between: [other.clone(), id.clone()],
                         sms: common,
                     });
                 }
