@@ -147,8 +147,17 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
-    /// The context is current to this thread, so it was left as it is.
-    #[error("the context is current to this thread; make another one current before it is closed")]
+    /// A stream of the context is in a capture, which recording all work of the context would spoil.
+    #[error(
+        "a stream of the context is in a capture, which would be lost if all work of the context were recorded or made to wait; end the capture first, or rebalance with a relaxed hand-off"
+    )]
+    ContextInCapture,
+    /// The context is current to this thread by foreign code's doing, so it was not closed. A handle that comes back
+    /// with this ([`CloseError::into_parts`](crate::CloseError::into_parts)) is to be kept: where the last one is
+    /// dropped, by `?` too, the context ends, and the thread has no current context then.
+    #[error(
+        "the context is current to this thread, so it was not closed; make another one current first (if its last handle is dropped before, it ends, and the thread has no current context then)"
+    )]
     ContextIsCurrent,
     /// No plan keeps the thread-block cluster that a request demands.
     #[error(
@@ -245,6 +254,11 @@ pub enum Error {
     /// A guard is active on this thread, which decides what is current until it is dropped.
     #[error("a context guard is active on this thread; drop it first, or use `activate`")]
     GuardActive,
+    /// A guard was closed below another one of its thread.
+    #[error(
+        "a context guard that this thread entered later is still active, or was forgotten, so its context is current: close guards in reverse order, and hold none across an `await` (`with_current` takes a closure)"
+    )]
+    GuardNotOnTop,
     /// Foreign code left another context current than the guard had made current.
     #[error(
         "foreign code changed this thread's current context inside a guard; what was current before the guard is current again"

@@ -212,7 +212,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Makes a context current on this thread until the thread sets another, calls
     /// [`unset_current`](Self::unset_current), or ends. It is not destroyed before.
     ///
-    /// A guard is the better way, since it cannot be left behind.
+    /// A guard is the better way, since it cannot be left behind. Either way, the default stream orders nothing then:
+    /// see [`GreenContext::activate`].
     ///
     /// # Errors
     /// [`Error::GuardActive`] inside a guard, which decides what is current; [`Error::NoSuchContext`],

@@ -95,6 +95,26 @@ fn a_forgotten_guard_keeps_its_sms_past_the_manager() {
     }
 }
 
+/// Below it, a guard does not make current what was before, and says so.
+#[test]
+fn a_guard_below_a_forgotten_one_is_told() {
+    let (_simulator, device) = open("h200@13.0");
+    let thread = std::thread::spawn(move || {
+        let manager = quad(&device);
+        let below = manager.activate(ContextId::Dream).unwrap();
+        std::mem::forget(manager.activate(ContextId::Training).unwrap());
+        let closed = below.close();
+        assert!(matches!(closed, Err(Error::GuardNotOnTop)), "{closed:?}");
+        // One above it ends as it should.
+        manager
+            .activate(ContextId::Embedding)
+            .unwrap()
+            .close()
+            .unwrap();
+    });
+    thread.join().unwrap();
+}
+
 /// A retired context with a forgotten guard is in use: it is neither given up nor an error.
 #[test]
 fn a_forgotten_guard_keeps_a_retired_context() {

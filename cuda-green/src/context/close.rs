@@ -7,7 +7,8 @@ use crate::{Error, Result};
 
 /// Why [`GreenContext::close`] did not close a context, with the context where it is as it was.
 ///
-/// As an [`Error`], by `?` too, it lets go of the context, which then ends with the last of its holders.
+/// As an [`Error`], by `?` too, it lets go of the context, which then ends with the last of its holders. Where it is
+/// current to the thread that lets go of it last, that thread has no current context then.
 #[derive(Debug)]
 pub struct CloseError {
     context: Option<GreenContext>,

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use cuda_green_sys::CUstream;
+use cuda_green_sys::{CUstream, CUstream_flags};
 
 use super::{PartitionMode, SmPartitionManager};
 use crate::{Error, Result};
@@ -35,7 +35,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     ///   where it takes a context, [`GreenContext::raw_context`](crate::GreenContext::raw_context).
     /// - Where it uses what is current, call [`set_current`](Self::set_current) at the beginning of each of
     ///   its threads, or [`activate`](Self::activate) around each call. Its default streams are in the
-    ///   partition then. What makes the primary context current by itself, as `cudaSetDevice` does, escapes.
+    ///   partition then, and order nothing: see [`GreenContext::activate`](crate::GreenContext::activate). What
+    ///   makes the primary context current by itself, as `cudaSetDevice` does, escapes.
     /// - Ask for its streams here, or with [`check_streams`](Self::check_streams), and let
     ///   [`verify`](Self::verify) look where work really runs.
     ///
@@ -80,6 +81,9 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
 
     /// Checks that all of these streams, each with a name for people, are in partitions of this manager.
     ///
+    /// It logs a warning for a blocking stream in a partition (`cuStreamCreate` with flags 0): there, it and the
+    /// default stream do not wait for each other, which a program may rest on.
+    ///
     /// # Errors
     /// [`Error::OutsidePartitions`], which names those that are not; as [`stream_home`](Self::stream_home).
     ///
@@ -90,7 +94,14 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         for (name, stream) in streams {
             // SAFETY: the caller's promise is the one asked for.
             match unsafe { self.stream_home(*stream)? } {
-                StreamHome::Partition(_) | StreamHome::Retired(_) => {}
+                StreamHome::Partition(_) | StreamHome::Retired(_) => {
+                    // SAFETY: as above.
+                    if unsafe { self.is_blocking(*stream)? } {
+                        log::warn!(
+                            "the stream {name} is a blocking one in a partition, where it and the default stream do not wait for each other; order them by events"
+                        );
+                    }
+                }
                 StreamHome::ForeignPartition => {
                     outside.push(format!("{name} (a foreign partition)"))
                 }
@@ -102,5 +113,22 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         } else {
             Err(Error::OutsidePartitions { streams: outside })
         }
+    }
+
+    /// Whether a stream was made to wait for the default stream, and that for it. The default streams were not made.
+    ///
+    /// # Safety
+    /// As [`stream_home`](Self::stream_home).
+    unsafe fn is_blocking(&self, stream: CUstream) -> Result<bool> {
+        /// The default stream's other names: `CU_STREAM_LEGACY`, `CU_STREAM_PER_THREAD`.
+        const DEFAULT_STREAMS: usize = 2;
+        if stream as usize <= DEFAULT_STREAMS {
+            return Ok(false);
+        }
+        let (driver, mut flags) = (self.device.driver(), 0);
+        // SAFETY: the caller vouches for the stream; the output is valid for the one number written.
+        let result = unsafe { driver.api().cuStreamGetFlags(stream, &mut flags) };
+        driver.check("cuStreamGetFlags", result)?;
+        Ok(flags & CUstream_flags::CU_STREAM_NON_BLOCKING.0 == 0)
     }
 }

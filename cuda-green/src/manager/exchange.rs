@@ -11,7 +11,9 @@ use crate::{Result, sync::Arc};
 #[non_exhaustive]
 pub enum HandOff {
     /// New work waits on the GPU until all work that was submitted before for the SMs it gets has ended,
-    /// through old handles and in threads that come later too. The host does not wait.
+    /// through old handles and in threads that come later too. The host does not wait. Of contexts that were made
+    /// of a managed context's own resource it knows nothing. It is refused while a stream that this crate made
+    /// in one of those contexts is in a capture; a capture of a stream that foreign code made there is lost.
     #[default]
     Strict,
     /// New work starts at once, and may share SMs with old work until that has ended.

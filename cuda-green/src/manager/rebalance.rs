@@ -67,7 +67,9 @@ impl SmPartitionManager {
     /// # Errors
     /// [`Error::NoSuchContext`] where the hint favours a context that is not there;
     /// [`Error::Unsupported`] before CUDA 12.5, which cannot merge; [`Error::TooManyContexts`] beyond the
-    /// limit; [`Error::Driver`]. All of them leave everything as it was.
+    /// limit; [`Error::ContextInCapture`] where a stream of a context that gives or gets SMs is in a capture, which
+    /// the hand-off would spoil: a [`HandOff::Relaxed`] one does not; [`Error::InsidePartitionStream`];
+    /// [`Error::Driver`]. All of them leave everything as it was.
     pub fn rebalance(&self, hint: RebalanceHint) -> Result<()> {
         self.rebalance_with(hint, HandOff::default())
     }
