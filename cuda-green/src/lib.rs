@@ -33,9 +33,9 @@ pub use event::Event;
 pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
 pub use manager::{
-    AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount, Overlap,
-    PartitionGraph, PartitionMode, PartitionStream, RebalanceHint, SmPartitionManager, StreamHome,
-    Verification,
+    AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount,
+    Overlap, PartitionGraph, PartitionMode, PartitionStream, RebalanceHint, SmPartitionManager,
+    StreamHome, Verification,
 };
 #[cfg(feature = "metrics")]
 pub use memory::MemoryExporter;

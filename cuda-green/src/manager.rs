@@ -9,6 +9,7 @@ mod exchange;
 mod generation;
 mod inside;
 mod kept;
+mod key;
 mod layout;
 mod make;
 mod memory;
@@ -34,6 +35,7 @@ pub use containment::StreamHome;
 pub use exchange::HandOff;
 use generation::{Entry, Generation};
 pub use kept::GREEN_CONTEXT_BYTES;
+pub use key::ContextKey;
 use layout::Layout;
 use names::{Ids, Names, NotEnded};
 pub use partition_graph::PartitionGraph;
@@ -113,7 +115,11 @@ impl SmPartitionManager {
 }
 
 impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
-    /// A manager whose contexts have names of the caller's own kind.
+    /// A manager whose contexts have names of the caller's own kind: numbers, strings of a configuration file, an
+    /// enum of the program's. Of what kind, the first context that is created says, or the type:
+    /// `SmPartitionManager::<String>::with_ids(&device)`.
+    ///
+    /// Nothing is done with ids but to compare, copy, show and drop them; none of it while the manager holds a lock.
     ///
     /// # Errors
     /// None as it is: all that the driver must be asked for, the device has been. A driver that must be asked
@@ -182,9 +188,9 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     ///
     /// # Errors
     /// [`Error::NoSuchContext`].
-    pub fn get_context(&self, id: Id) -> Result<GreenContext> {
+    pub fn get_context(&self, id: impl ContextKey<Id>) -> Result<GreenContext> {
         let context = |entry: &Entry<Id>| entry.context().clone();
-        let found = self.names.find(|own| *own == id, context);
+        let found = self.names.find(|own| id.is(own), context);
         found.ok_or_else(|| no_such_context(&id))
     }
 
@@ -193,9 +199,9 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     ///
     /// # Errors
     /// [`Error::NoSuchContext`], [`Error::InsidePartitionStream`], [`Error::Driver`].
-    pub fn create_stream(&self, id: Id) -> Result<PartitionStream> {
+    pub fn create_stream(&self, id: impl ContextKey<Id>) -> Result<PartitionStream> {
         let slot = |entry: &Entry<Id>| (entry.slot.clone(), entry.context().config().priority);
-        let found = self.names.find(|own| *own == id, slot);
+        let found = self.names.find(|own| id.is(own), slot);
         let (slot, priority) = found.ok_or_else(|| no_such_context(&id))?;
         PartitionStream::new(slot, priority)
     }
@@ -205,7 +211,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     ///
     /// # Errors
     /// [`Error::NoSuchContext`], [`Error::Driver`].
-    pub fn activate(&self, id: Id) -> Result<ContextGuard<'static>> {
+    pub fn activate(&self, id: impl ContextKey<Id>) -> Result<ContextGuard<'static>> {
         ContextGuard::owned(self.get_context(id)?)
     }
 
@@ -219,7 +225,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// [`Error::GuardActive`] inside a guard, which decides what is current; [`Error::NoSuchContext`],
     /// [`Error::Driver`].
     #[doc(alias = "cuCtxSetCurrent")]
-    pub fn set_current(&self, id: Id) -> Result<()> {
+    pub fn set_current(&self, id: impl ContextKey<Id>) -> Result<()> {
         guard::set_current(self.get_context(id)?)
     }
 
@@ -237,7 +243,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// [`Error::NoSuchContext`]; [`Error::ContextInUse`] while a handle, stream or guard of it is left, and
     /// [`Error::ContextIsCurrent`] where foreign code made it current to this thread, which both change
     /// nothing; [`Error::InsidePartitionStream`]; [`Error::Driver`].
-    pub fn destroy_context(&self, id: Id) -> Result<()> {
+    pub fn destroy_context(&self, id: impl ContextKey<Id>) -> Result<()> {
         // These outlive the lock, since both are a client's in part: who hears of the bytes that the end of a pool
         // gives back, and the id, may call the manager.
         let (_id, _pool);
@@ -323,8 +329,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
 }
 
 /// The place of an id.
-fn position<Id: Eq + Debug>(ids: &Ids<Id>, id: &Id) -> Result<usize> {
-    let found = ids.iter().position(|own| **own == *id);
+fn position<Id>(ids: &Ids<Id>, id: &impl ContextKey<Id>) -> Result<usize> {
+    let found = ids.iter().position(|own| id.is(own));
     found.ok_or_else(|| no_such_context(id))
 }
 

@@ -293,9 +293,15 @@ fn ids_may_call_the_manager_whatever_is_done_with_them() {
         drop(manager.create_context(Nosy(4), config).unwrap());
 
         let stream = manager.create_stream(Nosy(1)).unwrap();
-        manager.shift(Some(Nosy(1)), HandOff::Strict).unwrap();
-        manager.provision(Some(Nosy(2))).unwrap();
-        assert!(manager.shift(Some(Nosy(9)), HandOff::Strict).is_err());
+        manager
+            .rebalance_for(Some(&Nosy(1)), HandOff::Strict)
+            .unwrap();
+        manager.provision_rebalance_for(Some(&Nosy(2))).unwrap();
+        assert!(
+            manager
+                .rebalance_for(Some(&Nosy(9)), HandOff::Strict)
+                .is_err()
+        );
         assert!(manager.get_context(Nosy(9)).is_err());
         let raw = stream.with(|stream| Ok(stream.raw())).unwrap();
         // SAFETY: the stream is live.
@@ -319,7 +325,7 @@ fn ids_may_call_the_manager_whatever_is_done_with_them() {
         let in_use = manager.destroy_context(Nosy(1)).unwrap_err();
         assert!(matches!(in_use, Error::ContextInUse { .. }), "{in_use}");
         drop(stream);
-        manager.shift(None, HandOff::Strict).unwrap();
+        manager.rebalance_for(None, HandOff::Strict).unwrap();
         for id in 1..=4 {
             manager.destroy_context(Nosy(id)).unwrap();
         }

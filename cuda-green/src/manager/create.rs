@@ -77,7 +77,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     ///
     /// # fn main() -> cuda_green::Result<()> {
     /// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
-    /// let manager: SmPartitionManager<&str> = SmPartitionManager::with_ids(&device)?;
+    /// let manager = SmPartitionManager::with_ids(&device)?;
     /// let config = GreenContextConfig::default();
     /// manager.create_partitions(&[
     ///     ("serving", PartitionRequest::at_least(60).cluster(8), config),

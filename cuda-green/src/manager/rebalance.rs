@@ -79,7 +79,7 @@ impl SmPartitionManager {
     /// # Errors
     /// As [`rebalance`](Self::rebalance).
     pub fn rebalance_with(&self, hint: RebalanceHint, hand_off: HandOff) -> Result<()> {
-        self.shift(hint.favours(), hand_off)
+        self.rebalance_for(hint.favours().as_ref(), hand_off)
     }
 
     /// Makes the contexts of every hint, so that no rebalance has to, each for as many threads as any context
@@ -93,39 +93,56 @@ impl SmPartitionManager {
     /// # Errors
     /// As [`rebalance`](Self::rebalance).
     pub fn provision_rebalance(&self) -> Result<usize> {
-        self.provision_all(&RebalanceHint::ALL.map(RebalanceHint::favours))?;
+        let favoured = RebalanceHint::ALL.map(RebalanceHint::favours);
+        self.provision_all(&favoured.each_ref().map(Option::as_ref))?;
         Ok(self.names.read(kept))
     }
 }
 
 impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
-    /// Gives a context half of what the other, preemptible ones were created with; with none, everyone
-    /// gets back what it was created with. As [`rebalance_with`](SmPartitionManager::rebalance_with), for
-    /// ids of any kind.
+    /// The same as [`rebalance_with`](SmPartitionManager::rebalance_with) for ids of any kind: gives a context half of
+    /// what the other, preemptible ones were created with; with none, everyone gets back what it was created with.
+    ///
+    /// ```
+    /// use cuda_green::{Driver, GreenContextConfig, HandOff, SmPartitionManager};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// # let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// let manager = SmPartitionManager::with_ids(&device)?;
+    /// let config = GreenContextConfig { sm_count: 32, ..GreenContextConfig::default() };
+    /// manager.create_contexts(&[("serving", config), ("indexing", config)])?;
+    /// manager.provision_rebalance_for(Some(&"serving"))?; // ahead, since making contexts takes long
+    /// manager.rebalance_for(Some(&"serving"), HandOff::Strict)?;
+    /// assert_eq!(manager.get_context("serving")?.sm_count(), 32 + 16);
+    /// manager.rebalance_for(None, HandOff::Strict)?;
+    /// assert_eq!(manager.get_context("serving")?.sm_count(), 32);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`rebalance`](SmPartitionManager::rebalance).
-    pub fn shift(&self, favoured: Option<Id>, hand_off: HandOff) -> Result<()> {
+    pub fn rebalance_for(&self, favoured: Option<&Id>, hand_off: HandOff) -> Result<()> {
         self.with_made(&[favoured], |made| {
             let targets = made.concat(); // one of each entry
             exchange(&self.names, &targets, hand_off)
         })
     }
 
-    /// Makes what a shift would need, and changes nothing.
+    /// Makes the contexts that [`rebalance_for`](Self::rebalance_for) would need, and changes nothing.
     ///
     /// That is for as many threads as any context of the same name can be current to at once: see
     /// [`GreenContext::provision_threads`].
     ///
     /// # Errors
-    /// As [`shift`](Self::shift).
-    pub fn provision(&self, favoured: Option<Id>) -> Result<()> {
+    /// As [`rebalance_for`](Self::rebalance_for).
+    pub fn provision_rebalance_for(&self, favoured: Option<&Id>) -> Result<()> {
         self.provision_all(&[favoured])
     }
 
-    /// The same for several shifts together, none of which makes room for another.
-    fn provision_all(&self, shifts: &[Option<Id>]) -> Result<()> {
-        self.with_made(shifts, |made| {
+    /// The same for several rebalances together, none of which makes room for another.
+    fn provision_all(&self, favoured: &[Option<&Id>]) -> Result<()> {
+        self.with_made(favoured, |made| {
             let contexts: Vec<(GreenContext, usize)> = self.names.read(|contexts| {
                 let entries = contexts.iter().zip(made);
                 entries
@@ -141,24 +158,24 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         })
     }
 
-    /// Does something with the generations that any of the shifts puts into force, once they are all made;
+    /// Does something with the generations that any of the rebalances puts into force, once they are all made;
     /// nothing where there is nothing to rebalance.
     fn with_made(
         &self,
-        shifts: &[Option<Id>],
+        favoured: &[Option<&Id>],
         action: impl FnOnce(&[Vec<usize>]) -> Result<()>,
     ) -> Result<()> {
         let places = |ids: &Ids<Id>| {
-            let place = |id: &Option<Id>| id.as_ref().map(|id| position(ids, id)).transpose();
-            shifts.iter().map(place).collect::<Result<Vec<_>>>()
+            let place = |id: &Option<&Id>| id.map(|id| position(ids, &id)).transpose();
+            favoured.iter().map(place).collect::<Result<Vec<_>>>()
         };
         loop {
             let mut later = Later::new(); // outlives the lock
-            let (_changing, shifts) = self.change_by(places)?;
-            if !self.can_rebalance(&shifts)? {
+            let (_changing, favoured) = self.change_by(places)?;
+            if !self.can_rebalance(&favoured)? {
                 return Ok(());
             }
-            if let Some(made) = self.make(&shifts, &mut later)? {
+            if let Some(made) = self.make(&favoured, &mut later)? {
                 action(&made)?;
                 // What came back may have been lent by a name that was destroyed meanwhile.
                 return self.free_unused(&mut self.layout());
@@ -167,13 +184,13 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     }
 
     /// Whether there is something to rebalance.
-    fn can_rebalance(&self, shifts: &[Option<usize>]) -> Result<bool> {
+    fn can_rebalance(&self, favoured: &[Option<usize>]) -> Result<bool> {
         if self.mode != PartitionMode::Partitioned {
             return Ok(false);
         }
         let layout = self.layout();
         match &*layout {
-            Some(layout) if !layout.merges() && shifts.iter().any(Option::is_some) => {
+            Some(layout) if !layout.merges() && favoured.iter().any(Option::is_some) => {
                 Err(Error::Unsupported {
                     what: if matches!(
                         layout.strategy,
@@ -191,11 +208,15 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         }
     }
 
-    /// The generations of each entry that the shifts put into force, every one once; makes those that are missing,
+    /// The generations of each entry that the rebalances put into force, every one once; makes those that are missing,
     /// which takes long, and so while everyone can still look names up. None where there is no room yet: something
     /// was given up, and once that is dropped, with no lock held, it is to be tried again.
-    fn make(&self, shifts: &[Option<usize>], later: &mut Later) -> Result<Option<Vec<Vec<usize>>>> {
-        let wanted = self.names.read(|contexts| wanted(contexts, shifts));
+    fn make(
+        &self,
+        favoured: &[Option<usize>],
+        later: &mut Later,
+    ) -> Result<Option<Vec<Vec<usize>>>> {
+        let wanted = self.names.read(|contexts| wanted(contexts, favoured));
         let found = || {
             self.names.read(|contexts| {
                 let entries = contexts.iter().zip(&wanted);
@@ -245,10 +266,10 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     }
 }
 
-/// What each entry is to have generations over, so that every one of the shifts is possible.
-fn wanted<Id>(contexts: &[Entry<Id>], shifts: &[Option<usize>]) -> Vec<Vec<Vec<usize>>> {
+/// What each entry is to have generations over, so that every one of the rebalances is possible.
+fn wanted<Id>(contexts: &[Entry<Id>], rebalances: &[Option<usize>]) -> Vec<Vec<Vec<usize>>> {
     let mut wanted = vec![Vec::new(); contexts.len()];
-    for favoured in shifts {
+    for favoured in rebalances {
         for (wanted, pieces) in wanted.iter_mut().zip(pieces_after(contexts, *favoured)) {
             if !wanted.contains(&pieces) {
                 wanted.push(pieces);
