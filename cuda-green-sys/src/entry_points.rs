@@ -255,6 +255,12 @@ macro_rules! entry_points {
             pub fn library(&self) -> Option<&'static Path> {
                 self.library
             }
+
+            /// What tells whether two tables are of one driver: the address of its `cuInit`, which is the same
+            /// however often a library is loaded, and another in each library. Null where there is none.
+            pub fn identity(&self) -> *const c_void {
+                self.cuInit.map_or(std::ptr::null(), |function| function as *const c_void)
+            }
         }
 
         /// Each entry point's C signature as the table states it, for the comparison with the headers.

@@ -25,7 +25,7 @@ fn run() -> Result<()> {
     let device = CudaDevice::init(0)?;
     let burn = Module::load_ptx(&device, kernels::PTX)?.kernel(kernels::BURN)?;
     let config = GreenContextConfig::default();
-    let manager: SmPartitionManager<&str> = SmPartitionManager::with_ids(&device)?;
+    let manager = SmPartitionManager::with_ids(&device)?;
     manager.create_partitions(&[
         ("requests", PartitionRequest::percent(25), config),
         ("background", PartitionRequest::rest(), config),

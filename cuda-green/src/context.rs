@@ -3,10 +3,12 @@
 mod close;
 mod config;
 mod explicit;
+mod followers;
 mod memory;
 mod partition;
 mod seat;
 mod sm_ids;
+mod streams;
 
 use std::{fmt, sync::Arc};
 
@@ -16,11 +18,13 @@ pub use close::CloseError;
 pub use config::{ContextPriority, GreenContextConfig};
 pub use explicit::WorkqueueIsolation;
 use explicit::Workqueues;
+pub(crate) use followers::{Follower, Followers, Later};
 use memory::Memory;
 pub(crate) use partition::{Partition, Seat};
+use streams::Streams;
 
 use crate::{
-    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions, device::Claim,
+    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions, device::Lease,
     resource::SmResource,
 };
 
@@ -45,8 +49,8 @@ pub(crate) struct ContextInner {
     pub(crate) partition: Option<Partition>,
     workqueues: Workqueues,
     memory: Arc<Memory>,
-    /// Of a manager's contexts, what keeps other managers from splitting the device anew. Ends last.
-    _claim: Option<Arc<Claim>>,
+    followers: Followers,
+    pub(crate) streams: Streams,
 }
 
 /// What of the GPU a context has.
@@ -82,24 +86,23 @@ impl GreenContext {
             None,
             Workqueues::shared("it is the context of the whole device"),
             Arc::default(),
-            None,
         ))
     }
 
     /// A context over resources of one split, its workqueues balanced where the driver has that; with the
-    /// memory of another, if it is to take its place.
+    /// memory of another, if it is to take its place. What it is and what comes of it holds the leases.
     pub(crate) fn create(
         device: &CudaDevice,
         config: GreenContextConfig,
         shape: Shape,
         resources: &[SmResource],
-        claim: &Arc<Claim>,
+        leases: Vec<Arc<Lease>>,
         in_place_of: Option<&Self>,
     ) -> Result<Self> {
         // Creating a green context retains the primary one. Doing that first keeps it alive between
         // contexts, so that it is not made and unmade each time.
         device.raw_primary_context()?;
-        let (partition, workqueues) = explicit::balanced(device, resources)?;
+        let (partition, workqueues) = explicit::balanced(device, resources, leases)?;
         let memory = in_place_of.map_or_else(Arc::default, |other| Arc::clone(&other.inner.memory));
         Ok(Self::from_parts(
             device,
@@ -108,7 +111,6 @@ impl GreenContext {
             Some(partition),
             workqueues,
             memory,
-            Some(Arc::clone(claim)),
         ))
     }
 
@@ -119,7 +121,6 @@ impl GreenContext {
         partition: Option<Partition>,
         workqueues: Workqueues,
         memory: Arc<Memory>,
-        claim: Option<Arc<Claim>>,
     ) -> Self {
         Self {
             inner: Arc::new(ContextInner {
@@ -130,7 +131,8 @@ impl GreenContext {
                 partition,
                 workqueues,
                 memory,
-                _claim: claim,
+                followers: Followers::default(),
+                streams: Streams::default(),
             }),
         }
     }
@@ -159,6 +161,10 @@ impl GreenContext {
     /// capability 9.0, which has no clusters.
     pub fn max_cluster_size(&self) -> u32 {
         self.inner.shape.max_cluster
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.inner.shape
     }
 
     /// Whether it has SMs of its own. If not, it stands for the whole GPU (single-context mode).
@@ -206,6 +212,11 @@ impl GreenContext {
     /// For libraries that work in whatever context is current. With streams of
     /// [`create_stream`](Self::create_stream) nothing needs to be current.
     ///
+    /// Inside, the default stream orders nothing: a stream that is made with `cuStreamCreate` and flags 0 in a
+    /// current green context does not wait for the NULL stream, nor does the NULL stream, or a copy that waits, for
+    /// it (measured on an H200, driver 580). Libraries and programs of the CUDA runtime that rest on that order
+    /// read stale data here, without an error: see the guide [by current context](crate::guide::foreign_libraries).
+    ///
     /// Up to CUDA 13.4 a green context may be current to one thread at a time. So it stays with the first
     /// thread that activates it, and other threads get siblings: further green contexts over the very
     /// same SMs. Each costs about 1 ms and 5 MiB of device memory, once, and the driver waits for all work on
@@ -218,6 +229,35 @@ impl GreenContext {
     #[inline]
     pub fn activate(&self) -> Result<ContextGuard<'_>> {
         ContextGuard::borrowed(&self.inner)
+    }
+
+    /// Runs a closure with it current to this thread; then, in a panic too, what was before is current again. As
+    /// [`activate`](Self::activate), with a guard that cannot be forgotten or held across an `await`.
+    ///
+    /// What a future that comes of the closure does, it does later, in whatever is current then.
+    ///
+    /// ```
+    /// # use cuda_green::{ContextId, Driver, SmPartitionManager};
+    /// # fn main() -> cuda_green::Result<()> {
+    /// # let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// # let manager = SmPartitionManager::on(&device)?;
+    /// # manager.init_quad_partition()?;
+    /// # fn library_call() -> u32 { 7 }
+    /// let context = manager.get_context(ContextId::Dream)?;
+    /// let answer = context.with_current(|| library_call())?;
+    /// # assert_eq!(answer, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`activate`](Self::activate), before the closure runs; those of [`ContextGuard::close`] after it,
+    /// and what it gave is dropped then.
+    pub fn with_current<T>(&self, action: impl FnOnce() -> T) -> Result<T> {
+        let guard = self.activate()?;
+        let done = action();
+        guard.close()?;
+        Ok(done)
     }
 
     /// Makes the siblings that so many threads need to have it current at once, so that no thread's first
@@ -244,13 +284,15 @@ impl GreenContext {
     ///
     /// # Errors
     /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, which records streams only;
+    /// [`Error::ContextInCapture`] where one of its streams is in a capture: the driver refuses that, and the
+    /// capture would be lost (measured on an H200, driver 580), as it is where only foreign code knows the stream;
     /// [`Error::ForeignDriver`] for an event of another driver.
     #[doc(alias = "cuGreenCtxRecordEvent")]
     pub fn record_event(&self, event: &Event) -> Result<()> {
         self.device().check_own("the event", event.device())?;
         let green =
             self.partition_only("an event of all work of a context", "record its streams")?;
-        partition::record(self.driver(), green, event)
+        self.outside_captures(|| partition::record(self.driver(), green, event))
     }
 
     /// Makes all later work of this context wait for the event, on the GPU; the host does not wait.
@@ -260,7 +302,7 @@ impl GreenContext {
     #[doc(alias = "cuGreenCtxWaitEvent")]
     pub fn wait_event(&self, event: &Event) -> Result<()> {
         let green = self.partition_only("making a whole context wait", "let its streams wait")?;
-        partition::wait(self.driver(), green, event)
+        self.outside_captures(|| partition::wait(self.driver(), green, event))
     }
 
     /// The raw green context; null in single-context mode. Not to be destroyed by the caller.
@@ -294,20 +336,32 @@ impl GreenContext {
 
     /// Notes the work so far, and gives what marks it; nothing in single-context mode.
     pub(crate) fn mark_work(&self) -> Result<Vec<Arc<Event>>> {
-        self.inner
-            .partition
-            .as_ref()
-            .map_or(Ok(Vec::new()), |partition| {
-                partition.mark_work(self.driver())
-            })
+        match &self.inner.partition {
+            None => Ok(Vec::new()),
+            Some(partition) => self.outside_captures(|| partition.mark_work(self.driver())),
+        }
     }
 
     /// Makes all later work here wait for what another noted.
     pub(crate) fn wait_for_marked(&self, marks: &[Arc<Event>]) -> Result<()> {
-        self.inner
-            .partition
-            .as_ref()
-            .map_or(Ok(()), |partition| partition.wait_for(self.driver(), marks))
+        match &self.inner.partition {
+            None => Ok(()),
+            Some(partition) => self.outside_captures(|| partition.wait_for(self.driver(), marks)),
+        }
+    }
+
+    fn outside_captures<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.inner.streams.outside_captures(self.driver(), action)
+    }
+
+    /// Asks this, too, for what it keeps here when the context is to end.
+    pub(crate) fn follow(&self, follower: std::sync::Weak<dyn Follower>) {
+        self.inner.followers.add(follower);
+    }
+
+    /// Lets all that keep something here give it up; whether there was anything. See [`Followers::give_up`].
+    pub(crate) fn give_up(&self, later: &mut Later) -> Result<bool> {
+        self.inner.followers.give_up(self, later)
     }
 
     pub(crate) fn holders(&self) -> usize {

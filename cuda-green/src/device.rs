@@ -11,7 +11,7 @@ use std::{ffi::c_int, fmt, sync::Arc};
 
 use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute};
 
-pub(crate) use claim::Claim;
+pub(crate) use claim::{Claim, Lease};
 use copy_streams::CopyStreams;
 pub(crate) use ends::retry_ends;
 use facts::{attribute, granularity, name};

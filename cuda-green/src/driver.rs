@@ -5,7 +5,7 @@ mod capture_mode;
 use std::{
     fmt, process,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -19,6 +19,9 @@ use crate::{CudaDevice, Error, Result};
 static INITIALISED_BY: AtomicU32 = AtomicU32::new(0);
 
 /// A loaded CUDA driver. Cheap to clone; all clones are the same driver.
+///
+/// So are all handles of one library, in whatever way and however often it was opened: what is made through one
+/// works with what is made through another, and a device that is split through one is split for all.
 ///
 /// CUDA does not work in a child that a process forks after it has initialised CUDA: there, every call is
 /// [`Error::Forked`]. Start such a child by `exec`, as `std::process::Command` does, or initialise CUDA in the child
@@ -107,18 +110,30 @@ impl Driver {
         source: String,
         #[cfg(feature = "test-utils")] simulator: Option<cuda_green_sim::Sim>,
     ) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                api,
-                source,
-                initialised: AtomicBool::new(false),
-                initialising: Mutex::new(()),
-                fault: OnceLock::new(),
-                simulated_library: OnceLock::new(),
-                #[cfg(feature = "test-utils")]
-                simulator,
-            }),
+        /// Those that live. Few, and looked at only when one is opened.
+        static OPEN: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        // A library is never unloaded, and a simulated driver is held, so that no other has its addresses.
+        let mut live = open.iter().filter_map(Weak::upgrade);
+        let identity = api.identity();
+        if let Some(inner) = live.find(|inner| inner.api.identity() == identity)
+            && !identity.is_null()
+        {
+            return Self { inner };
         }
+        let inner = Arc::new(Inner {
+            api,
+            source,
+            initialised: AtomicBool::new(false),
+            initialising: Mutex::new(()),
+            fault: OnceLock::new(),
+            simulated_library: OnceLock::new(),
+            #[cfg(feature = "test-utils")]
+            simulator,
+        });
+        open.retain(|inner| inner.strong_count() > 0);
+        open.push(Arc::downgrade(&inner));
+        Self { inner }
     }
 
     /// The CUDA version that the driver speaks.
@@ -126,7 +141,7 @@ impl Driver {
         self.inner.api.version()
     }
 
-    /// Where the driver came from: `system`, a path, or `sim:` and a profile.
+    /// Where the driver came from when it was first opened: `system`, a path, or `sim:` and a profile.
     pub fn source(&self) -> &str {
         &self.inner.source
     }

@@ -171,8 +171,17 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
-    /// The context is current to this thread, so it was left as it is.
-    #[error("the context is current to this thread; make another one current before it is closed")]
+    /// A stream of the context is in a capture, which recording all work of the context would spoil.
+    #[error(
+        "a stream of the context is in a capture, which would be lost if all work of the context were recorded or made to wait; end the capture first, or rebalance with a relaxed hand-off"
+    )]
+    ContextInCapture,
+    /// The context is current to this thread by foreign code's doing, so it was not closed. A handle that comes back
+    /// with this ([`CloseError::into_parts`](crate::CloseError::into_parts)) is to be kept: where the last one is
+    /// dropped, by `?` too, the context ends, and the thread has no current context then.
+    #[error(
+        "the context is current to this thread, so it was not closed; make another one current first (if its last handle is dropped before, it ends, and the thread has no current context then)"
+    )]
     ContextIsCurrent,
     /// No plan keeps the thread-block cluster that a request demands.
     #[error("`{text}` cannot be: the best plan runs clusters of {best} there: {why}")]
@@ -232,9 +241,10 @@ pub enum Error {
         /// How many contexts there are.
         contexts: usize,
     },
-    /// Another manager has split the device, so that a further split would overlap with that one.
+    /// Another manager has split the device, or something of an earlier split holds its SMs: a further split would
+    /// overlap with that one.
     #[error(
-        "device {device} is partitioned by another SmPartitionManager of this process, or contexts of one that is gone are still in use; share one manager, since the SMs of two splits overlap"
+        "device {device} is partitioned by another SmPartitionManager of this process, or its SMs are still held by what is left of an earlier partitioning (contexts, streams, SM resources, forgotten guards); share one manager, since the SMs of two splits overlap"
     )]
     PartitionedElsewhere {
         /// The device's ordinal.
@@ -261,9 +271,20 @@ pub enum Error {
         /// Their names, and where each is.
         streams: Vec<String>,
     },
+    /// Inside [`PartitionStream::with`](crate::PartitionStream::with), something that waits for rebalances, which wait
+    /// for that.
+    #[error(
+        "inside PartitionStream::with, which holds rebalances off, nothing that waits for one can be done; do it before or after, and order streams of names by an Event"
+    )]
+    InsidePartitionStream,
     /// A guard is active on this thread, which decides what is current until it is dropped.
     #[error("a context guard is active on this thread; drop it first, or use `activate`")]
     GuardActive,
+    /// A guard was closed below another one of its thread.
+    #[error(
+        "a context guard that this thread entered later is still active, or was forgotten, so its context is current: close guards in reverse order, and hold none across an `await` (`with_current` takes a closure)"
+    )]
+    GuardNotOnTop,
     /// Foreign code left another context current than the guard had made current.
     #[error(
         "foreign code changed this thread's current context inside a guard; what was current before the guard is current again"

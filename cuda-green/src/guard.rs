@@ -14,7 +14,7 @@ use cuda_green_sys::CUcontext;
 pub(crate) use base::{set_current, unset_current};
 use entered::{DEPTH, Entered, ORPHANED, Taken, Trouble};
 
-use crate::{GreenContext, Result, context::ContextInner};
+use crate::{Error, GreenContext, Result, context::ContextInner};
 
 thread_local! {
     /// Guards that were dropped before those above them.
@@ -41,6 +41,17 @@ thread_local! {
 /// // and what was current before is current again
 /// # Ok(())
 /// # }
+/// ```
+///
+/// # Across an `await`
+///
+/// Do not hold one there: use [`GreenContext::with_current`], which takes a closure, or streams, for which nothing
+/// need be current. Where tasks take turns on one thread (`block_on` with `join!`, a `LocalSet`), each would run in
+/// what another made current. [`close`](Self::close) tells where a guard ends below another one; that a task ran
+/// meanwhile and ended its own guard in order, nothing can tell. In `clippy.toml`, this finds it:
+///
+/// ```toml
+/// await-holding-invalid-types = ["cuda_green::ContextGuard"]
 /// ```
 ///
 /// It stays on its thread, so a future that is to be `Send` cannot hold it across an `await`: the rest
@@ -144,9 +155,10 @@ impl<'a> ContextGuard<'a> {
     /// Drops the guard and says whether all was as it should be.
     ///
     /// # Errors
-    /// [`Error::ForeignContext`](crate::Error::ForeignContext) where foreign code had left another context
-    /// current; what was current before the guard is current again all the same.
-    /// [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::ForeignContext`] where foreign code had left another context current; what was current before the
+    /// guard is current again all the same. [`Error::GuardNotOnTop`] where a guard that this thread entered later
+    /// is still there, or was forgotten: the context of that one is current, and stays so until it ends, which
+    /// ends this one. [`Error::Driver`].
     pub fn close(mut self) -> Result<()> {
         match self.entered.end(&self.context) {
             Ok(()) => Ok(()),
@@ -164,7 +176,7 @@ impl<'a> ContextGuard<'a> {
             }
             Trouble::OutOfOrder => {
                 self.wait_for_those_above();
-                Ok(())
+                Err(Error::GuardNotOnTop)
             }
         }
     }
@@ -203,8 +215,10 @@ impl Drop for ContextGuard<'_> {
 impl ContextGuard<'_> {
     #[cold]
     fn drop_in(&mut self, trouble: Trouble) {
-        if let Err(error) = self.end_in(trouble) {
-            log::warn!("dropping a context guard: {error}");
+        match self.end_in(trouble) {
+            // Guards may be dropped in any order; where that was not meant, `close` tells.
+            Ok(()) | Err(Error::GuardNotOnTop) => {}
+            Err(error) => log::warn!("dropping a context guard: {error}"),
         }
     }
 }

@@ -35,9 +35,9 @@ pub use event::Event;
 pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
 pub use manager::{
-    AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount, Overlap,
-    PartitionGraph, PartitionMode, PartitionStream, Probe, RebalanceHint, SmPartitionManager,
-    StreamHome, Verification, VerificationMethod,
+    AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount,
+    Overlap, PartitionGraph, PartitionMode, PartitionStream, Probe, RebalanceHint,
+    SmPartitionManager, StreamHome, Verification, VerificationMethod,
 };
 #[cfg(feature = "metrics")]
 pub use memory::MemoryExporter;

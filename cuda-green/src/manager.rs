@@ -7,10 +7,13 @@ mod containment;
 mod create;
 mod exchange;
 mod generation;
+mod inside;
 mod kept;
+mod key;
 mod layout;
 mod make;
 mod memory;
+mod names;
 mod nest;
 mod one_by_one;
 mod partition_graph;
@@ -23,7 +26,7 @@ mod verify;
 
 use std::{
     fmt::Debug,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
 };
 
 #[cfg(feature = "test-utils")]
@@ -33,7 +36,9 @@ pub use containment::StreamHome;
 pub use exchange::HandOff;
 use generation::{Entry, Generation};
 pub use kept::GREEN_CONTEXT_BYTES;
+pub use key::ContextKey;
 use layout::Layout;
+use names::{Ids, Names, NotEnded};
 pub use partition_graph::PartitionGraph;
 pub use partition_stream::PartitionStream;
 pub use probe::Probe;
@@ -53,8 +58,7 @@ use crate::{
 ///
 /// One manager at a time splits a device: while contexts of one are in use, those too that outlived it, another is
 /// refused ([`Error::PartitionedElsewhere`]), since the SMs of two splits overlap. So share one, in an `Arc`. It is
-/// not known what other processes do, what is split by hand ([`SmResource::split`](crate::SmResource::split)), or what
-/// is done through a driver that was opened twice.
+/// not known what other processes do, or what is split by hand ([`SmResource::split`](crate::SmResource::split)).
 ///
 /// Where the driver or the GPU has no green contexts, it works in single-context mode: every id stands
 /// for the whole GPU, [`AllocationStatus::mode`] says so and why, and a warning is logged.
@@ -81,8 +85,12 @@ pub struct SmPartitionManager<Id = ContextId> {
     facts: DeviceFacts,
     mode: PartitionMode,
     /// Read by every activation, written only for a moment by changes. Dropped before the split.
-    contexts: RwLock<Vec<Entry<Id>>>,
-    /// The split in force. Held through every change, so that changes come one after another.
+    names: Names<Id>,
+    /// Held through every change, so that changes come one after another. Whoever holds it may wait for the GPU, and
+    /// for the users of streams of names; nothing of a client's runs or ends meanwhile but those.
+    changes: Mutex<()>,
+    /// The split in force. Held while it changes, and while contexts are made of it; whoever holds it waits for
+    /// nobody who may want it.
     layout: Mutex<Option<Layout>>,
     /// The limit of [`set_context_limit`](Self::set_context_limit); the greatest number for none.
     most_contexts: AtomicUsize,
@@ -108,8 +116,12 @@ impl SmPartitionManager {
     }
 }
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
-    /// A manager whose contexts have names of the caller's own kind.
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
+    /// A manager whose contexts have names of the caller's own kind: numbers, strings of a configuration file, an
+    /// enum of the program's. Of what kind, the first context that is created says, or the type:
+    /// `SmPartitionManager::<String>::with_ids(&device)`.
+    ///
+    /// Nothing is done with ids but to compare, copy, show and drop them; none of it while the manager holds a lock.
     ///
     /// # Errors
     /// None as it is: all that the driver must be asked for, the device has been. A driver that must be asked
@@ -161,7 +173,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 ..device.facts()
             },
             mode,
-            contexts: RwLock::new(Vec::new()),
+            names: Names::new(),
+            changes: Mutex::new(()),
             layout: Mutex::new(None),
             most_contexts: AtomicUsize::new(usize::MAX),
             memory: None,
@@ -177,25 +190,21 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     ///
     /// # Errors
     /// [`Error::NoSuchContext`].
-    pub fn get_context(&self, id: Id) -> Result<GreenContext> {
-        self.find(id).ok_or_else(|| Error::NoSuchContext {
-            id: format!("{id:?}"),
-        })
+    pub fn get_context(&self, id: impl ContextKey<Id>) -> Result<GreenContext> {
+        let context = |entry: &Entry<Id>| entry.context().clone();
+        let found = self.names.find(|own| id.is(own), context);
+        found.ok_or_else(|| no_such_context(&id))
     }
 
     /// A stream that follows the name: after a rebalance, work goes to the name's new SMs. Its priority is
     /// that of the context's configuration.
     ///
     /// # Errors
-    /// [`Error::NoSuchContext`], [`Error::Driver`].
-    pub fn create_stream(&self, id: Id) -> Result<PartitionStream> {
-        let slot = self.read(|contexts| {
-            let entry = contexts.iter().find(|entry| entry.id == id);
-            entry.map(|entry| (entry.slot.clone(), entry.context().config().priority))
-        });
-        let (slot, priority) = slot.ok_or_else(|| Error::NoSuchContext {
-            id: format!("{id:?}"),
-        })?;
+    /// [`Error::NoSuchContext`], [`Error::InsidePartitionStream`], [`Error::Driver`].
+    pub fn create_stream(&self, id: impl ContextKey<Id>) -> Result<PartitionStream> {
+        let slot = |entry: &Entry<Id>| (entry.slot.clone(), entry.context().config().priority);
+        let found = self.names.find(|own| id.is(own), slot);
+        let (slot, priority) = found.ok_or_else(|| no_such_context(&id))?;
         PartitionStream::new(slot, priority)
     }
 
@@ -204,20 +213,21 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     ///
     /// # Errors
     /// [`Error::NoSuchContext`], [`Error::Driver`].
-    pub fn activate(&self, id: Id) -> Result<ContextGuard<'static>> {
+    pub fn activate(&self, id: impl ContextKey<Id>) -> Result<ContextGuard<'static>> {
         ContextGuard::owned(self.get_context(id)?)
     }
 
     /// Makes a context current on this thread until the thread sets another, calls
     /// [`unset_current`](Self::unset_current), or ends. It is not destroyed before.
     ///
-    /// A guard is the better way, since it cannot be left behind.
+    /// A guard is the better way, since it cannot be left behind. Either way, the default stream orders nothing then:
+    /// see [`GreenContext::activate`].
     ///
     /// # Errors
     /// [`Error::GuardActive`] inside a guard, which decides what is current; [`Error::NoSuchContext`],
     /// [`Error::Driver`].
     #[doc(alias = "cuCtxSetCurrent")]
-    pub fn set_current(&self, id: Id) -> Result<()> {
+    pub fn set_current(&self, id: impl ContextKey<Id>) -> Result<()> {
         guard::set_current(self.get_context(id)?)
     }
 
@@ -234,58 +244,111 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// [`Error::NoSuchContext`]; [`Error::ContextInUse`] while a handle, stream or guard of it is left, and
     /// [`Error::ContextIsCurrent`] where foreign code made it current to this thread, which both change
-    /// nothing; [`Error::Driver`].
-    pub fn destroy_context(&self, id: Id) -> Result<()> {
-        // Outlives the lock, since the end of a pool may tell somebody of its bytes, who may call the manager.
-        let _pool;
-        let mut layout = self.change();
-        let entry = self.write(|contexts| generation::take_out(contexts, id))?;
-        _pool = entry.context().memory_if_made().cloned();
-        let closed = entry.close();
-        closed.and(self.free_unused(&mut layout))
+    /// nothing; [`Error::InsidePartitionStream`]; [`Error::Driver`].
+    pub fn destroy_context(&self, id: impl ContextKey<Id>) -> Result<()> {
+        // These outlive the lock, since both are a client's in part: who hears of the bytes that the end of a pool
+        // gives back, and the id, may call the manager.
+        let (_id, _pool);
+        let holders = {
+            let (_changing, index) = self.change_by(|ids| position(ids, &id))?;
+            match self.names.take_out(index) {
+                Ok(entry) => {
+                    _pool = entry.context().memory_if_made().cloned();
+                    _id = Arc::clone(&entry.id);
+                    let closed = entry.close();
+                    return closed.and(self.free_unused(&mut self.layout()));
+                }
+                Err(NotEnded::InUse(holders)) => holders,
+                Err(NotEnded::Error(error)) => return Err(error),
+            }
+        };
+        Err(Error::ContextInUse {
+            id: format!("{id:?}"),
+            holders,
+        })
     }
 
     /// Frees the pieces that no name has, neither as its own nor on loan: what a name had on loan is its
     /// owner's still, and what it had lent is to be given once it is back.
     fn free_unused(&self, layout: &mut Option<Layout>) -> Result<()> {
-        self.read(|contexts| {
+        let Some(split) = layout else {
+            return Ok(());
+        };
+        let (taken, kept) = self.names.read(|contexts| {
             let taken = contexts
                 .iter()
                 .flat_map(|entry| entry.base.iter().chain(entry.pieces()));
-            let tidied = layout
-                .as_mut()
-                .map_or(Ok(()), |layout| layout.free_all_but(taken));
-            if contexts.is_empty() {
-                *layout = None;
-            }
-            tidied
-        })
+            let generations = contexts.iter().flat_map(|entry| &entry.generations);
+            let kept = generations.flat_map(|generation| &generation.pieces);
+            (
+                taken.copied().collect::<Vec<_>>(),
+                kept.copied().collect::<Vec<_>>(),
+            )
+        });
+        let tidied = split.free_all_but(&taken, &kept);
+        if !split.is_in_use() {
+            *layout = None;
+        }
+        tidied
     }
 
-    fn change(&self) -> MutexGuard<'_, Option<Layout>> {
+    /// The split in force, without what was let go of since the last change.
+    fn tidied(&self, layout: &mut Option<Layout>) {
+        if let Err(error) = self.free_unused(layout) {
+            log::error!("destroying a scaffold context: {error}");
+        }
+    }
+
+    /// Begins a change.
+    ///
+    /// # Errors
+    /// [`Error::InsidePartitionStream`].
+    fn change(&self) -> Result<MutexGuard<'_, ()>> {
+        inside::refuse_inside()?;
+        Ok(self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Begins a change, and gives what was seen among the ids, which stays so until it ends. Looking at ids runs a
+    /// client's code, so it is done with no lock held, and again where the names changed meanwhile.
+    fn change_by<T>(
+        &self,
+        look: impl Fn(&Ids<Id>) -> Result<T>,
+    ) -> Result<(MutexGuard<'_, ()>, T)> {
+        loop {
+            let ids = self.names.ids();
+            let seen = look(&ids)?;
+            let changing = self.change()?;
+            if Arc::ptr_eq(&ids, &self.names.ids()) {
+                return Ok((changing, seen));
+            }
+            drop(changing);
+        }
+    }
+
+    fn layout(&self) -> MutexGuard<'_, Option<Layout>> {
         self.layout.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn read<T>(&self, action: impl FnOnce(&Vec<Entry<Id>>) -> T) -> T {
-        action(&self.contexts.read().unwrap_or_else(PoisonError::into_inner))
+/// The place of an id.
+fn position<Id>(ids: &Ids<Id>, id: &impl ContextKey<Id>) -> Result<usize> {
+    let found = ids.iter().position(|own| id.is(own));
+    found.ok_or_else(|| no_such_context(id))
+}
+
+/// Refuses an id that is there.
+fn refuse_existing<Id: Eq + Debug>(ids: &[Arc<Id>], id: &Id) -> Result<()> {
+    if ids.iter().any(|own| **own == *id) {
+        return Err(Error::ContextExists {
+            id: format!("{id:?}"),
+        });
     }
+    Ok(())
+}
 
-    fn write<T>(&self, action: impl FnOnce(&mut Vec<Entry<Id>>) -> T) -> T {
-        action(
-            &mut self
-                .contexts
-                .write()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
-    }
-
-    fn find(&self, id: Id) -> Option<GreenContext> {
-        self.read(|contexts| {
-            contexts
-                .iter()
-                .find(|entry| entry.id == id)
-                .map(|entry| entry.context().clone())
-        })
+fn no_such_context(id: &impl Debug) -> Error {
+    Error::NoSuchContext {
+        id: format!("{id:?}"),
     }
 }
 

@@ -72,6 +72,7 @@ impl Stream {
                 device.with_primary(create)?;
             }
         }
+        context.inner.streams.add(raw);
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
             context: context.clone(),
@@ -298,6 +299,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.context.inner.streams.remove(self.raw);
         // SAFETY: the stream is live, and this is its end; the driver finishes its work first.
         let result = unsafe { self.driver().api().cuStreamDestroy_v2(self.raw) };
         self.driver().check_in_drop("cuStreamDestroy", result);

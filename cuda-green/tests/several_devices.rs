@@ -8,6 +8,40 @@ use cuda_green::{
     ContextId, Driver, Error, Event, GpuMemoryPool, Result, SmPartitionManager, sim::Sim,
 };
 
+/// A library that is opened twice, by two parts of a program, is one driver: its devices are the same, what is made
+/// through one handle works with what is made through the other, and who splits a device has split it for both.
+#[test]
+fn a_driver_that_is_opened_twice_is_one() -> Result<()> {
+    let simulator = Sim::new("2xh200@13.0")?;
+    let _nothing_is_left = simulator.leak_guard();
+    let (one, other) = (
+        Driver::simulated(&simulator)?,
+        Driver::simulated(&simulator)?,
+    );
+    assert_eq!(one, other);
+    let (here, there) = (one.device(0)?, other.device(0)?);
+    assert_eq!(here, there);
+    let manager = SmPartitionManager::on(&here)?;
+    manager.init_quad_partition()?;
+    let refused = SmPartitionManager::on(&there)?.init_quad_partition();
+    assert!(matches!(
+        refused,
+        Err(Error::PartitionedElsewhere { device: 0 })
+    ));
+    SmPartitionManager::on(&other.device(1)?)?.init_quad_partition()?;
+
+    let stream = manager.get_context(ContextId::Dream)?.create_stream()?;
+    let mut buffer = GpuMemoryPool::on(&there, 1 << 20)?.allocate(1024)?;
+    buffer.fill_on(7, &stream)?;
+    let event = Event::new(&there)?;
+    stream.record(&event)?;
+    event.synchronize()?;
+    let mut bytes = [0; 1024];
+    buffer.copy_to(&mut bytes)?;
+    assert_eq!(bytes, [7; 1024]);
+    Ok(())
+}
+
 #[test]
 fn each_device_has_its_own_partitions() -> Result<()> {
     let driver = Driver::open(&"sim:2xh200@13.0".parse()?)?;

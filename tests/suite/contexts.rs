@@ -1,8 +1,9 @@
 //! Contexts created one by one, their lifetimes, streams, events and kernels.
 
 use cuda_green::{
-    ContextId, ContextPriority, CudaVersion, Driver, Error, Event, GreenContext, LaunchConfig,
-    Module, PartitionMode, Result, SmPartitionManager, kernels, planner::PartitionRequest,
+    ContextId, ContextPriority, CudaVersion, Driver, Error, Event, GreenContext, HandOff,
+    LaunchConfig, Module, PartitionMode, Result, SmPartitionManager, StreamHome, kernels,
+    planner::PartitionRequest,
 };
 
 use crate::{
@@ -400,6 +401,38 @@ fn own_names(driver: &Driver) -> Result<()> {
         .map(|context| context.id)
         .collect();
     assert_eq!(names, ["serving", "indexing"]);
+    drop(manager);
+
+    // Names of a configuration file.
+    let manager = SmPartitionManager::with_ids(&device)?;
+    let configured: Vec<String> = ["serving", "indexing"].map(str::to_owned).into();
+    let list: Vec<_> = configured
+        .iter()
+        .map(|name| (name.clone(), low(8)))
+        .collect();
+    manager.create_contexts(&list)?;
+    for name in &configured {
+        assert!(manager.get_context(name)?.sm_count() >= 8);
+        manager.activate(name.clone())?.close()?;
+    }
+    manager.set_current("indexing")?;
+    manager.unset_current()?;
+    let stream = manager.create_stream("serving")?;
+    // SAFETY: the stream is live.
+    let home = stream.with(|stream| unsafe { manager.stream_home(stream.raw()) })?;
+    if is_partitioned(driver) {
+        assert_eq!(home, StreamHome::Partition("serving".to_owned()));
+    }
+    match manager.rebalance_for(configured.first(), HandOff::Strict) {
+        Err(Error::Unsupported { .. }) => {}
+        result => result?,
+    }
+    drop(stream);
+    let unknown = manager.get_context("training").unwrap_err();
+    assert_eq!(unknown.to_string(), "there is no context \"training\"");
+    manager.destroy_context("serving")?;
+    let left = manager.allocation_status().contexts;
+    assert_eq!(left.first().map(|context| &*context.id), Some("indexing"));
     Ok(())
 }
 

@@ -2,10 +2,12 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::{
         Barrier,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Waker},
 };
 
 use cuda_green::{ContextGuard, ContextId, Driver, Error, RebalanceHint, Result, sys};
@@ -18,6 +20,8 @@ use crate::{
 pub const CASES: &[Case] = &[
     ("guards/restore_in_any_order", any_order),
     ("guards/restore_in_a_panic", in_a_panic),
+    ("guards/tasks_that_take_turns_are_told", taking_turns),
+    ("guards/with_current_takes_a_closure", with_current),
     ("guards/restore_what_foreign_code_changed", foreign_code),
     (
         "guards/restore_a_context_that_was_there_before",
@@ -41,7 +45,13 @@ fn any_order(driver: &Driver) -> Result<()> {
             guards.push(Some(guard));
         }
         for dropped in &order {
-            guards[*dropped].take().unwrap().close()?;
+            // That one ended below another is told.
+            let is_on_top = guards[dropped + 1..].iter().all(Option::is_none);
+            match guards[*dropped].take().unwrap().close() {
+                Ok(()) if is_on_top => {}
+                Err(Error::GuardNotOnTop) if !is_on_top => {}
+                other => panic!("{order:?} at {dropped}: {other:?}"),
+            }
             // Those above the last live one are unwound; what it made current is.
             let top = guards.iter().rposition(Option::is_some);
             let expected = top.map_or(0, |top| {
@@ -59,6 +69,76 @@ fn any_order(driver: &Driver) -> Result<()> {
     for id in ContextId::ALL {
         manager.destroy_context(id)?;
     }
+    Ok(())
+}
+
+/// Two tasks on one thread hold guards while the other one runs: the one that ends below the other's is told so.
+fn taking_turns(driver: &Driver) -> Result<()> {
+    /// Lets another task run once.
+    struct Turn(bool);
+
+    impl Future for Turn {
+        type Output = ();
+
+        fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            if std::mem::replace(&mut self.0, true) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        }
+    }
+
+    let (_, manager) = quad(driver)?;
+    let task = |id| {
+        let manager = &manager;
+        Box::pin(async move {
+            let guard = manager.activate(id)?;
+            Turn(false).await;
+            guard.close()
+        })
+    };
+    let mut tasks = [ContextId::Embedding, ContextId::Dream].map(task);
+    let mut context = Context::from_waker(Waker::noop());
+    let mut run = |task: usize| tasks[task].as_mut().poll(&mut context);
+    assert!(run(0).is_pending() && run(1).is_pending());
+    let first = run(0);
+    assert!(
+        matches!(first, Poll::Ready(Err(Error::GuardNotOnTop))),
+        "{first:?}"
+    );
+    let second = run(1);
+    assert!(matches!(second, Poll::Ready(Ok(()))), "{second:?}");
+    assert_eq!(current(driver), 0);
+    drop(tasks);
+    manager.destroy_context(ContextId::Embedding)?;
+    manager.destroy_context(ContextId::Dream)
+}
+
+fn with_current(driver: &Driver) -> Result<()> {
+    let (_, manager) = quad(driver)?;
+    let dream = manager.get_context(ContextId::Dream)?;
+    let training = manager.get_context(ContextId::Training)?;
+    let outer = dream.with_current(|| {
+        let outer = current(driver);
+        assert_eq!(outer, dream.raw_context().unwrap() as usize);
+        let inner = training.with_current(|| current(driver)).unwrap();
+        assert_eq!(inner, training.raw_context().unwrap() as usize);
+        assert_eq!(current(driver), outer);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            training.with_current(|| std::panic::resume_unwind(Box::new("as intended")))
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(current(driver), outer);
+        // A guard that is left behind inside is told.
+        let mut left = None;
+        let closed = training.with_current(|| left = Some(dream.activate().unwrap()));
+        assert!(matches!(closed, Err(Error::GuardNotOnTop)), "{closed:?}");
+        drop(left);
+        outer
+    })?;
+    assert_ne!(outer, 0);
+    assert_eq!(current(driver), 0);
     Ok(())
 }
 

@@ -5,7 +5,10 @@ pub mod in_flight;
 
 use std::collections::BTreeMap;
 
-use cuda_green::{ContextId, Driver, Error, Event, RebalanceHint, Result, SmPartitionManager};
+use cuda_green::{
+    CaptureMode, ContextId, Driver, Error, Event, HandOff, RebalanceHint, Result,
+    SmPartitionManager,
+};
 
 use crate::{
     Case,
@@ -19,7 +22,48 @@ pub const CASES: &[Case] = &[
     ("rebalance/what_was_handed_out_stays_valid", stays_valid),
     ("rebalance/memory_limits_hold_across_it", memory),
     ("rebalance/what_is_kept_is_counted_and_bounded", bounded),
+    ("rebalance/does_not_spoil_a_capture", beside_a_capture),
 ];
+
+/// A strict hand-off records contexts, which would spoil a capture of a stream there: it is refused, and the capture
+/// goes on. So is what else records the context or makes it wait.
+fn beside_a_capture(driver: &Driver) -> Result<()> {
+    if !rebalances(driver) {
+        return Ok(());
+    }
+    let (device, manager) = quad(driver)?;
+    manager.provision_rebalance()?;
+    let (event, foreign) = (Event::new(&device)?, Event::new(&device)?);
+    let dream = manager.get_context(ContextId::Dream)?;
+    let (stream, joined) = (dream.create_stream()?, dream.create_stream()?);
+    let training = manager.get_context(ContextId::Training)?;
+    let forked = training.create_stream()?;
+    let other = manager.get_context(ContextId::Embedding)?;
+    let spared = |result: Result<()>| {
+        assert!(matches!(result, Err(Error::ContextInCapture)), "{result:?}");
+    };
+    let before = sms(&manager);
+    let graph = stream.capture(CaptureMode::default(), |capture| {
+        spared(manager.rebalance(RebalanceHint::TrainingActive));
+        spared(dream.record_event(&event));
+        spared(dream.wait_event(&event));
+        other.record_event(&event)?;
+        training.record_event(&event)?;
+        capture.fork(&forked)?;
+        spared(training.record_event(&event));
+        capture.join(&forked)?;
+        // One that joins by an event alone, past `fork`.
+        stream.record(&foreign)?;
+        joined.wait(&foreign)?;
+        capture.join(&joined)?;
+        assert_eq!(sms(&manager), before);
+        manager.rebalance_with(RebalanceHint::DreamActive, HandOff::Relaxed)
+    })?;
+    drop(graph.instantiate()?);
+    manager.rebalance(RebalanceHint::TrainingActive)?;
+    dream.record_event(&event)?;
+    event.synchronize()
+}
 
 fn rebalances(driver: &Driver) -> bool {
     driver.version() >= cuda_green::CudaVersion::new(12, 5)

@@ -7,7 +7,8 @@ use crate::{Error, Result};
 
 /// Why [`GreenContext::close`] did not close a context, with the context where it is as it was.
 ///
-/// As an [`Error`], by `?` too, it lets go of the context, which then ends with the last of its holders.
+/// As an [`Error`], by `?` too, it lets go of the context, which then ends with the last of its holders. Where it is
+/// current to the thread that lets go of it last, that thread has no current context then.
 #[derive(Debug)]
 pub struct CloseError {
     context: Option<GreenContext>,
@@ -79,19 +80,44 @@ impl GreenContext {
         if let Some(error) = refused {
             return not_closed(Arc::new(inner), error);
         }
-        inner.destroy().map_err(|error| CloseError {
-            context: None,
-            error,
-        })
+        match inner.destroy() {
+            Ok(()) => Ok(()),
+            Err(error) if inner.partition.is_some() => not_closed(Arc::new(inner), error),
+            Err(error) => Err(CloseError {
+                context: None,
+                error,
+            }),
+        }
     }
 }
 
 impl ContextInner {
-    /// Waits for the work in it and destroys the driver's objects.
+    /// Waits for the work in it and destroys the driver's objects. Where it cannot wait, its SMs are not idle for
+    /// all that is known, and it is as it was.
     fn destroy(&mut self) -> Result<()> {
-        self.partition
-            .take()
-            .map_or(Ok(()), |partition| partition.destroy(&self.device))
+        let Some(partition) = &self.partition else {
+            return Ok(());
+        };
+        if partition.seats.taken() > 0 {
+            log::warn!("a context guard was forgotten: its green context is never destroyed");
+            self.leak();
+            return Ok(());
+        }
+        // Their SMs must be idle when others get them.
+        let idle = partition.synchronize(&self.driver);
+        // After a fault that stays nothing runs, and nothing can be waited for.
+        if idle.is_err() && !self.driver.is_poisoned() {
+            return idle;
+        }
+        let partition = self.partition.take();
+        let destroyed = partition.map_or(Ok(()), |partition| partition.destroy(&self.driver));
+        idle.and(destroyed)
+    }
+
+    fn leak(&mut self) {
+        if let Some(partition) = self.partition.take() {
+            partition.leak(self.device.clone());
+        }
     }
 
     /// Whether it is current to this thread.
@@ -118,6 +144,10 @@ impl Drop for ContextInner {
         }
         if let Err(error) = self.destroy() {
             log::error!("destroying a green context: {error}");
+            // Once more, for what passes: nobody else can.
+            if self.partition.is_some() && self.destroy().is_err() {
+                self.leak();
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use cuda_green_sys::{CUdevResource, CUdevResourceType, CUresult};
 use super::{GreenContext, Partition, Shape};
 use crate::{
     CudaDevice, Error, GreenContextConfig, Result, SmResource, WorkqueueResource, WorkqueueScope,
+    device::Lease,
     resource::{self, Owner},
 };
 
@@ -72,6 +73,7 @@ impl Workqueues {
 pub(super) fn balanced(
     device: &CudaDevice,
     resources: &[SmResource],
+    leases: Vec<Arc<Lease>>,
 ) -> Result<(Partition, Workqueues)> {
     let driver = device.driver();
     let reason = if device.capabilities().workqueues {
@@ -80,7 +82,7 @@ pub(super) fn balanced(
                 .workqueue()?
                 .with_scope(WorkqueueScope::GreenContextBalanced)?;
             let descriptor = resource::describe_with(driver, resources, Some(workqueue.raw()))?;
-            Partition::create(device, descriptor)
+            Partition::create(device, descriptor, leases.clone())
         };
         match with_workqueue() {
             Err(error) if is_refusal(&error) => {
@@ -93,7 +95,7 @@ pub(super) fn balanced(
         "workqueue resources need a driver of CUDA 13.1 or later".to_owned()
     };
     let descriptor = resource::describe(driver, resources)?;
-    let partition = Partition::create(device, descriptor)?;
+    let partition = Partition::create(device, descriptor, leases)?;
     Ok((partition, Workqueues::shared(reason)))
 }
 
@@ -114,6 +116,11 @@ impl GreenContext {
     /// Of the configuration, `sm_count` is the least that the resources must have; 0 takes what there is.
     /// Without a workqueue it has the driver's default, shared with all contexts. Nothing keeps account here
     /// of SMs that other contexts have: that is the [`SmPartitionManager`](crate::SmPartitionManager)'s.
+    ///
+    /// Over SMs of a manager's context ([`sm_resource`](Self::sm_resource)), it shares them with that, by the
+    /// caller's own will, and holds them: when the name is destroyed, the manager gives them to nobody before this
+    /// has ended too. A rebalance, which moves the name to other SMs, leaves it where it is, and no hand-off waits
+    /// for its work.
     ///
     /// # Errors
     /// Those of [`SmResource::merge`]; [`Error::IncompatibleResources`] for a workqueue of another device;
@@ -158,7 +165,7 @@ impl GreenContext {
             slice::from_ref(&sms),
             workqueue.map(WorkqueueResource::raw),
         )?;
-        let partition = Partition::create(device, descriptor)?;
+        let partition = Partition::create(device, descriptor, sms.leases().to_vec())?;
         let coscheduled = sms.best_coscheduled();
         let shape = Shape {
             requested_sms,
@@ -173,11 +180,13 @@ impl GreenContext {
             Some(partition),
             Workqueues::given(workqueue),
             Arc::default(),
-            None,
         ))
     }
 
     /// Its SMs as the driver describes them; they can be split, for contexts within this one.
+    ///
+    /// Of a manager's context, it holds the SMs as a context over them would: see
+    /// [`from_resources`](Self::from_resources).
     ///
     /// # Errors
     /// [`Error::MissingEntryPoint`] before CUDA 12.4; [`Error::Driver`].
@@ -217,7 +226,12 @@ impl GreenContext {
 
     /// What the driver said of its SMs.
     pub(crate) fn describe_sms(&self, raw: CUdevResource) -> SmResource {
-        SmResource::queried(self.device(), raw, Some(self.coscheduled_sms()))
+        let leases = self
+            .inner
+            .partition
+            .as_ref()
+            .map_or(&[][..], Partition::leases);
+        SmResource::queried(self.device(), raw, Some(self.coscheduled_sms())).leased(leases)
     }
 
     fn owner(&self) -> Result<Owner> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cuda_green_sys::{CUcontext, CUdevResourceDesc, CUgreenCtx, CUgreenCtxCreate_flags};
 
 use super::seat::{self, Seats};
-use crate::{CudaDevice, Driver, Event, Result};
+use crate::{CudaDevice, Driver, Event, Result, device::Lease};
 
 /// The driver's objects for one partition.
 pub(crate) struct Partition {
@@ -14,6 +14,9 @@ pub(crate) struct Partition {
     pub(crate) seats: Seats<Handles, Event>,
     /// Whether one context may be current to several threads, so that nobody needs a sibling.
     pub(crate) shared: bool,
+    /// What keeps its SMs from being given to others. Dropped when the contexts are destroyed, and never if they
+    /// are not.
+    leases: Vec<Arc<Lease>>,
 }
 
 /// One of its contexts, which one thread at a time may have current (the contract up to CUDA 13.4).
@@ -87,12 +90,22 @@ impl Handles {
 }
 
 impl Partition {
-    pub(super) fn create(device: &CudaDevice, descriptor: CUdevResourceDesc) -> Result<Self> {
+    pub(super) fn create(
+        device: &CudaDevice,
+        descriptor: CUdevResourceDesc,
+        leases: Vec<Arc<Lease>>,
+    ) -> Result<Self> {
         Ok(Self {
             descriptor,
             seats: Seats::new(Handles::create(device, descriptor)?),
             shared: device.capabilities().shared_current,
+            leases,
         })
+    }
+
+    /// What keeps its SMs from being given to others.
+    pub(super) fn leases(&self) -> &[Arc<Lease>] {
+        &self.leases
     }
 
     /// The green context itself.
@@ -162,23 +175,26 @@ impl Partition {
             .hand_off(marks, |handles, event| handles.wait(driver, event))
     }
 
-    /// Waits for the work in it and destroys the driver's objects.
-    pub(super) fn destroy(self, device: &CudaDevice) -> Result<()> {
-        let driver = device.driver();
-        if self.seats.taken() > 0 {
-            // A guard was forgotten, so some thread still has it current. Destroying it would leave that
-            // thread with a dangling handle; leaking it harms nobody.
-            log::warn!("a context guard was forgotten: its green context is never destroyed");
-            std::mem::forget(device.clone());
-            return Ok(());
-        }
-        // Their SMs must be idle when others get them.
-        let marks = self.mark_work(driver);
-        let idle = marks.and_then(|marks| marks.iter().try_for_each(|event| event.synchronize()));
+    /// Waits for the work in all its contexts.
+    pub(super) fn synchronize(&self, driver: &Driver) -> Result<()> {
+        let _allowed = driver.beside_captures();
+        let marks = self.mark_work(driver)?;
+        marks.iter().try_for_each(|event| event.synchronize())
+    }
+
+    /// Destroys the driver's objects; nothing runs in them any more.
+    pub(super) fn destroy(self, driver: &Driver) -> Result<()> {
         let destroyed = self
             .seats
             .map(|handles| driver.check("cuGreenCtxDestroy", handles.destroy(driver)));
-        destroyed.into_iter().fold(idle, Result::and)
+        destroyed.into_iter().fold(Ok(()), Result::and)
+    }
+
+    /// Leaves the contexts to the end of the process, with their SMs and their device: a thread may have one
+    /// current, to which destroying it would leave a dangling handle, or work may run there still. Leaking harms
+    /// nobody.
+    pub(super) fn leak(self, device: CudaDevice) {
+        std::mem::forget((self, device));
     }
 }
 

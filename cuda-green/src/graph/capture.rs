@@ -12,7 +12,9 @@ use crate::{Error, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result,
 /// the order of another stream is forbidden as well. Copies that wait, loading a module, making a context
 /// and waiting for a context without a captured stream are not (measured on an H200, driver 580, CUDA 13.0).
 ///
-/// The captured streams, their contexts and events recorded in them can be waited for or asked in no mode.
+/// The captured streams, their contexts and events recorded in them can be waited for or asked in no mode. So a
+/// rebalance with a strict hand-off, which records contexts, is refused while a stream of one is in a capture
+/// ([`Error::ContextInCapture`]): the capture goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CaptureMode {
     /// All threads of the process are forbidden those calls. One of them spoils the capture.
@@ -77,8 +79,10 @@ impl Stream {
             values: RefCell::default(),
             events: RefCell::default(),
         };
-        // SAFETY: the stream is live.
-        let result = unsafe { driver.api().cuStreamBeginCapture_v2(self.raw(), mode.raw()) };
+        let result = self.context().inner.streams.begin_capture(|| {
+            // SAFETY: the stream is live.
+            unsafe { driver.api().cuStreamBeginCapture_v2(self.raw(), mode.raw()) }
+        });
         driver
             .check("cuStreamBeginCapture", result)
             .map_err(explained)?;
@@ -144,7 +148,8 @@ impl Capture<'_> {
     pub fn fork(&self, other: &Stream) -> Result<()> {
         self.check_driver(other)?;
         self.contexts.borrow_mut().push(other.context().clone());
-        self.follow(other, self.stream)
+        let streams = &other.context().inner.streams;
+        streams.begin_capture(|| self.follow(other, self.stream))
     }
 
     /// Makes what is captured here from now on follow what was put into a stream that was taken in.

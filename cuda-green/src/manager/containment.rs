@@ -1,8 +1,8 @@
 //! Containment: which streams of a process are in a partition, and which run on everyone's SMs.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
-use cuda_green_sys::CUstream;
+use cuda_green_sys::{CUstream, CUstream_flags};
 
 use super::{PartitionMode, SmPartitionManager};
 use crate::{Error, Result};
@@ -21,7 +21,7 @@ pub enum StreamHome<Id> {
     WholeDevice,
 }
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Tells where the work of a stream runs, whoever made it.
     ///
     /// One stream that is left in the primary context undoes the isolation of all partitions, as its work
@@ -35,7 +35,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     ///   where it takes a context, [`GreenContext::raw_context`](crate::GreenContext::raw_context).
     /// - Where it uses what is current, call [`set_current`](Self::set_current) at the beginning of each of
     ///   its threads, or [`activate`](Self::activate) around each call. Its default streams are in the
-    ///   partition then. What makes the primary context current by itself, as `cudaSetDevice` does, escapes.
+    ///   partition then, and order nothing: see [`GreenContext::activate`](crate::GreenContext::activate). What
+    ///   makes the primary context current by itself, as `cudaSetDevice` does, escapes.
     /// - Ask for its streams here, or with [`check_streams`](Self::check_streams), and let
     ///   [`probe`](Self::probe) look for work that nobody listed.
     ///
@@ -65,17 +66,23 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             let mut generations = entry.generations.iter().enumerate();
             let (index, _) = generations.find(|(_, made)| made.context.is_made_of(green))?;
             Some(if index == entry.current {
-                StreamHome::Partition(entry.id)
+                StreamHome::Partition(Arc::clone(&entry.id))
             } else {
-                StreamHome::Retired(entry.id)
+                StreamHome::Retired(Arc::clone(&entry.id))
             })
         };
-        Ok(self
-            .read(|contexts| contexts.iter().find_map(home))
-            .unwrap_or(StreamHome::ForeignPartition))
+        let found = self.names.read(|entries| entries.iter().find_map(home));
+        Ok(match found {
+            Some(StreamHome::Partition(id)) => StreamHome::Partition((*id).clone()),
+            Some(StreamHome::Retired(id)) => StreamHome::Retired((*id).clone()),
+            _ => StreamHome::ForeignPartition,
+        })
     }
 
     /// Checks that all of these streams, each with a name for people, are in partitions of this manager.
+    ///
+    /// It logs a warning for a blocking stream in a partition (`cuStreamCreate` with flags 0): there, it and the
+    /// default stream do not wait for each other, which a program may rest on.
     ///
     /// # Errors
     /// [`Error::OutsidePartitions`], which names those that are not; as [`stream_home`](Self::stream_home).
@@ -87,7 +94,14 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         for (name, stream) in streams {
             // SAFETY: the caller's promise is the one asked for.
             match unsafe { self.stream_home(*stream)? } {
-                StreamHome::Partition(_) | StreamHome::Retired(_) => {}
+                StreamHome::Partition(_) | StreamHome::Retired(_) => {
+                    // SAFETY: as above.
+                    if unsafe { self.is_blocking(*stream)? } {
+                        log::warn!(
+                            "the stream {name} is a blocking one in a partition, where it and the default stream do not wait for each other; order them by events"
+                        );
+                    }
+                }
                 StreamHome::ForeignPartition => {
                     outside.push(format!("{name} (a foreign partition)"))
                 }
@@ -99,5 +113,22 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         } else {
             Err(Error::OutsidePartitions { streams: outside })
         }
+    }
+
+    /// Whether a stream was made to wait for the default stream, and that for it. The default streams were not made.
+    ///
+    /// # Safety
+    /// As [`stream_home`](Self::stream_home).
+    unsafe fn is_blocking(&self, stream: CUstream) -> Result<bool> {
+        /// The default stream's other names: `CU_STREAM_LEGACY`, `CU_STREAM_PER_THREAD`.
+        const DEFAULT_STREAMS: usize = 2;
+        if stream as usize <= DEFAULT_STREAMS {
+            return Ok(false);
+        }
+        let (driver, mut flags) = (self.device.driver(), 0);
+        // SAFETY: the caller vouches for the stream; the output is valid for the one number written.
+        let result = unsafe { driver.api().cuStreamGetFlags(stream, &mut flags) };
+        driver.check("cuStreamGetFlags", result)?;
+        Ok(flags & CUstream_flags::CU_STREAM_NON_BLOCKING.0 == 0)
     }
 }

@@ -1,6 +1,6 @@
 //! Creating contexts all at once, from a plan for their sizes.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use super::{ContextId, Entry, SmPartitionManager, one_by_one::cluster_of_all};
 use crate::{
@@ -39,11 +39,12 @@ impl SmPartitionManager {
             (ContextId::Training, config(ContextPriority::Medium, true)),
             (ContextId::Reserved, config(ContextPriority::Medium, true)),
         ];
+        let contexts = contexts.map(|(id, config)| (Arc::new(id), config));
         self.partition(&contexts, &self.facts.equal_targets(4))
     }
 }
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Creates several contexts at once, from one split made for their sizes: all or none.
     ///
     /// Each has at least the SMs asked for, and from 13.1 on exactly those, to a multiple of 2. Where one by
@@ -60,7 +61,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             .iter()
             .map(|(_, config)| PartitionRequest::at_least(config.sm_count))
             .collect();
-        self.partition(contexts, &requests)
+        let owned = contexts
+            .iter()
+            .map(|(id, config)| (Arc::new(id.clone()), *config));
+        self.partition(&owned.collect::<Vec<_>>(), &requests)
     }
 
     /// Creates several contexts at once by requests of any kinds, mixed as you like: all or none.
@@ -73,7 +77,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     ///
     /// # fn main() -> cuda_green::Result<()> {
     /// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
-    /// let manager: SmPartitionManager<&str> = SmPartitionManager::with_ids(&device)?;
+    /// let manager = SmPartitionManager::with_ids(&device)?;
     /// let config = GreenContextConfig::default();
     /// manager.create_partitions(&[
     ///     ("serving", PartitionRequest::at_least(60).cluster(8), config),
@@ -103,7 +107,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         let mut requests = Vec::with_capacity(partitions.len());
         for (id, request, config) in partitions {
             config.sized(1).check()?;
-            contexts.push((*id, *config));
+            contexts.push((Arc::new(id.clone()), *config));
             requests.push(*request);
         }
         self.partition(&contexts, &requests)
@@ -112,17 +116,17 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// Single-context mode: every id stands for the whole device.
     pub(super) fn in_one_context(
         &self,
-        contexts: &[(Id, GreenContextConfig)],
+        contexts: &[(Arc<Id>, GreenContextConfig)],
         requests: &[PartitionRequest],
     ) -> Result<Vec<Entry<Id>>> {
         let requested = Demands::of(&self.facts, requests)?.requested;
         let entry =
-            |(index, ((id, config), sm_count)): (usize, (&(Id, GreenContextConfig), u32))| {
+            |(index, ((id, config), sm_count)): (usize, (&(Arc<Id>, GreenContextConfig), u32))| {
                 let context = GreenContext::primary(&self.device, config.sized(sm_count))?;
                 if let Some(request) = requests.get(index) {
                     cluster_of_all(&context, index, request)?;
                 }
-                self.entry(*id, context, Vec::new())
+                self.entry(Arc::clone(id), context, Vec::new())
             };
         contexts
             .iter()

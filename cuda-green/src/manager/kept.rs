@@ -2,13 +2,13 @@
 
 use std::{fmt::Debug, sync::atomic::Ordering};
 
-use super::{Entry, SmPartitionManager, generation::Idle};
-use crate::{Error, GreenContext, Result};
+use super::{Entry, SmPartitionManager, names::Retired};
+use crate::{Error, GreenContext, Result, context::Later};
 
 /// Device memory that a green context takes: 5 MiB (measured on an H200, driver 580).
 pub const GREEN_CONTEXT_BYTES: u64 = 5 << 20;
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Bounds how many green contexts are kept, with [`GREEN_CONTEXT_BYTES`] of device memory each; without
     /// a limit, which is the default, every layout that was ever used is kept for the next time.
     ///
@@ -29,49 +29,49 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// keeps none but the one in force.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::InsidePartitionStream`]; [`Error::Driver`].
     pub fn release_retired(&self) -> Result<usize> {
         let mut released = 0;
         loop {
-            let layout = self.change();
-            match self.write(|contexts| take_idle(contexts, &[]))? {
-                None => return Ok(released),
-                Some(Idle::Context(context)) => {
+            let mut later = Later::new(); // outlives the lock
+            let _changing = self.change()?;
+            match self.names.retire(&[], &mut later)? {
+                Retired::Nothing => return Ok(released),
+                Retired::GaveUp => {}
+                Retired::Context(context) => {
                     released += context.green_contexts();
                     context.close()?;
-                }
-                Some(Idle::GivenUp(given_up)) => {
-                    drop(layout);
-                    drop(given_up);
                 }
             }
         }
     }
 
-    /// The next step to make room for what is missing of the wanted pieces, of each entry; none where there is
+    /// The next step to make room for what is missing of the wanted pieces, of each entry; nothing where there is
     /// room.
     pub(super) fn make_room(
         &self,
-        contexts: &mut [Entry<Id>],
         wanted: &[Vec<Vec<usize>>],
-    ) -> Result<Option<Idle>> {
+        later: &mut Later,
+    ) -> Result<Retired> {
         let limit = self.most_contexts.load(Ordering::Relaxed);
-        let missing = contexts.iter().zip(wanted).map(|(entry, wanted)| {
-            let missing = wanted.iter().filter(|pieces| entry.find(pieces).is_none());
-            // A context that takes another's place is for as many threads.
-            missing.count() * entry.context().green_contexts()
+        let (kept, missing) = self.names.read(|entries| {
+            let missing = entries.iter().zip(wanted).map(|(entry, wanted)| {
+                let missing = wanted.iter().filter(|pieces| entry.find(pieces).is_none());
+                // A context that takes another's place is for as many threads.
+                missing.count() * entry.context().green_contexts()
+            });
+            (kept(entries), missing.sum::<usize>())
         });
-        let missing: usize = missing.sum();
-        if kept(contexts).saturating_add(missing) <= limit {
-            return Ok(None);
+        if kept.saturating_add(missing) <= limit {
+            return Ok(Retired::Nothing);
         }
-        match take_idle(contexts, wanted)? {
-            Some(idle) => Ok(Some(idle)),
-            None => Err(Error::TooManyContexts {
+        match self.names.retire(wanted, later)? {
+            Retired::Nothing => Err(Error::TooManyContexts {
                 limit,
-                kept: kept(contexts),
+                kept,
                 missing,
             }),
+            step => Ok(step),
         }
     }
 }
@@ -93,14 +93,4 @@ pub(super) fn with_most_seats<Id>(entry: &Entry<Id>, generation: usize) -> (Gree
         .map(|generation| generation.context.green_contexts());
     let context = entry.generations[generation].context.clone();
     (context, seats.max().unwrap_or_default())
-}
-
-/// Takes out the oldest context that is not in force, not wanted and not used, or what keeps it in use.
-fn take_idle<Id>(contexts: &mut [Entry<Id>], wanted: &[Vec<Vec<usize>>]) -> Result<Option<Idle>> {
-    for (index, entry) in contexts.iter_mut().enumerate() {
-        if let Some(idle) = entry.take_idle(wanted.get(index).map_or(&[], Vec::as_slice))? {
-            return Ok(Some(idle));
-        }
-    }
-    Ok(None)
 }

@@ -6,7 +6,7 @@ use super::nest::Nest;
 use crate::{
     CudaDevice, GreenContext, GreenContextConfig, Result,
     context::Shape,
-    device::Claim,
+    device::{Claim, Lease},
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
         SplitCall, SplitStrategy, State,
@@ -23,8 +23,10 @@ pub(super) struct Layout {
     pub(super) refused: Vec<RefusedPlan>,
     pub(super) facts: DeviceFacts,
     pub(super) pieces: Vec<Piece>,
-    /// The resource of each piece.
+    /// The resource of each piece, with no hold on it.
     pub(super) resources: Vec<SmResource>,
+    /// The hold on each piece, which contexts over it share: who else has one, has the piece.
+    pub(super) leases: Vec<Arc<Lease>>,
     /// Splits within pieces, an outer one before those within it.
     pub(super) nests: Vec<Nest>,
     /// Groups so far, which name the next.
@@ -64,6 +66,7 @@ impl Layout {
             facts,
             pieces: Vec::new(),
             resources: Vec::new(),
+            leases: Vec::new(),
             nests: Vec::new(),
             groups: 0,
         }
@@ -92,23 +95,17 @@ impl Layout {
             .pieces
             .iter()
             .position(|piece| piece.state == State::Gone);
-        match gone.and_then(|index| {
-            Some((
-                index,
-                self.pieces.get_mut(index)?,
-                self.resources.get_mut(index)?,
-            ))
-        }) {
-            Some((index, old_piece, old_resource)) => {
-                (*old_piece, *old_resource) = (piece, resource);
-                index
-            }
-            None => {
-                self.pieces.push(piece);
-                self.resources.push(resource);
-                self.pieces.len() - 1
-            }
+        let lease = Lease::within(Arc::clone(&self.claim));
+        if let Some(index) = gone {
+            self.pieces[index] = piece;
+            self.resources[index] = resource;
+            self.leases[index] = lease;
+            return index;
         }
+        self.pieces.push(piece);
+        self.resources.push(resource);
+        self.leases.push(lease);
+        self.pieces.len() - 1
     }
 
     pub(super) fn merges(&self) -> bool {
@@ -214,6 +211,14 @@ impl Layout {
         planner::available(&self.pieces, self.merges(), self.joins())
     }
 
+    /// SMs of all free pieces, which several contexts could share.
+    pub(super) fn free(&self) -> u32 {
+        let free = self
+            .leaves()
+            .filter(|(_, piece)| piece.state == State::Free);
+        free.map(|(_, piece)| piece.area.sm_count).sum()
+    }
+
     /// SMs that are in no piece, so that nobody can be given them.
     pub(super) fn stranded(&self) -> u32 {
         let leaves = self.leaves().map(|(_, piece)| piece.area.sm_count);
@@ -229,7 +234,8 @@ impl Layout {
         pieces: &[usize],
     ) -> Result<GreenContext> {
         let (shape, resources) = self.shape(requested_sms, pieces);
-        GreenContext::create(device, config, shape, &resources, &self.claim, None)
+        let leases = self.leases_of(pieces);
+        GreenContext::create(device, config, shape, &resources, leases, None)
     }
 
     /// Creates a context to take another's place: the same configuration and memory, other pieces.
@@ -240,14 +246,13 @@ impl Layout {
         pieces: &[usize],
     ) -> Result<GreenContext> {
         let (shape, resources) = self.shape(of.requested_sms(), pieces);
-        GreenContext::create(
-            device,
-            *of.config(),
-            shape,
-            &resources,
-            &self.claim,
-            Some(of),
-        )
+        let leases = self.leases_of(pieces);
+        GreenContext::create(device, *of.config(), shape, &resources, leases, Some(of))
+    }
+
+    fn leases_of(&self, pieces: &[usize]) -> Vec<Arc<Lease>> {
+        let leases = pieces.iter().map(|index| Arc::clone(&self.leases[*index]));
+        leases.collect()
     }
 
     fn shape(&self, requested_sms: u32, pieces: &[usize]) -> (Shape, Vec<SmResource>) {
@@ -283,20 +288,20 @@ impl Layout {
         }
     }
 
-    /// Frees all pieces but these.
+    /// Frees all pieces but these, and those that are held by more than the contexts which are kept: by a context
+    /// that could not be destroyed, by resources that were asked of one, and by contexts over those. `kept` has the
+    /// pieces of each context that is kept.
     ///
     /// # Errors
     /// The driver's refusal to destroy a scaffold context that nothing needs any more.
-    pub(super) fn free_all_but<'a>(
-        &mut self,
-        taken: impl Iterator<Item = &'a usize>,
-    ) -> Result<()> {
-        for piece in &mut self.pieces {
-            if piece.state == State::Taken {
-                piece.state = State::Free;
+    pub(super) fn free_all_but(&mut self, taken: &[usize], kept: &[usize]) -> Result<()> {
+        for (index, (piece, lease)) in self.pieces.iter_mut().zip(&self.leases).enumerate() {
+            if matches!(piece.state, State::Free | State::Taken) {
+                let known = 1 + kept.iter().filter(|kept| **kept == index).count();
+                let is_taken = taken.contains(&index) || Arc::strong_count(lease) > known;
+                piece.state = if is_taken { State::Taken } else { State::Free };
             }
         }
-        taken.for_each(|index| self.pieces[*index].state = State::Taken);
         self.tidy()
     }
 

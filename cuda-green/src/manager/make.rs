@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::{Entry, PartitionMode, SmPartitionManager, layout::Layout};
+use super::{Entry, PartitionMode, SmPartitionManager, layout::Layout, refuse_existing};
 use crate::{
     Error, GreenContextConfig, Result,
     device::Claim,
@@ -10,34 +10,28 @@ use crate::{
     resource::{self, SmResource, Split, is_topology_refusal},
 };
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
-    /// One split for all of these contexts at once.
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
+    /// One split for all of these contexts at once. The caller's ids outlive the locks, where nothing comes of it.
     pub(super) fn partition(
         &self,
-        contexts: &[(Id, GreenContextConfig)],
+        contexts: &[(Arc<Id>, GreenContextConfig)],
         requests: &[PartitionRequest],
     ) -> Result<()> {
-        for (index, (id, _)) in contexts.iter().enumerate() {
-            if contexts
-                .iter()
-                .take(index)
-                .any(|(earlier, _)| earlier == id)
-            {
-                return Err(Error::ContextExists {
-                    id: format!("{id:?}"),
-                });
-            }
+        let ids: Vec<Arc<Id>> = contexts.iter().map(|(id, _)| Arc::clone(id)).collect();
+        for (index, id) in ids.iter().enumerate() {
+            refuse_existing(&ids[..index], id)?;
         }
-        let mut layout = self.change();
-        let existing = self.read(|contexts| contexts.len());
+        let _changing = self.change()?;
+        let mut layout = self.layout();
+        let existing = self.names.read(<[_]>::len);
         if existing > 0 {
             return Err(Error::AlreadyPartitioned { contexts: existing });
         }
         if self.mode != PartitionMode::Partitioned {
-            let entries = self.in_one_context(contexts, requests)?;
-            self.write(|contexts| *contexts = entries);
+            self.names.add(self.in_one_context(contexts, requests)?);
             return Ok(());
         }
+        self.tidied(&mut layout);
         let claim = self.device.claim()?;
         self.device.check_mps_allows_splits()?;
         let all = self.device.sm_resource()?;
@@ -47,7 +41,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             refused: plan.refused,
             ..new_layout
         });
-        self.write(|contexts| *contexts = entries);
+        self.names.add(entries);
         Ok(())
     }
 
@@ -90,7 +84,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         claim: &Arc<Claim>,
         plan: &Plan,
         all: &SmResource,
-        contexts: &[(Id, GreenContextConfig)],
+        contexts: &[(Arc<Id>, GreenContextConfig)],
     ) -> Result<(Layout, Vec<Entry<Id>>)> {
         let claim = Arc::clone(claim);
         let mut layout = match (&plan.call, plan.strategy) {
@@ -124,7 +118,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             let config = config.sized(requested);
             let context = layout.create(&self.device, config, requested, &pieces)?;
             layout.mark_taken(&pieces);
-            entries.push(self.entry(*id, context, pieces)?);
+            entries.push(self.entry(Arc::clone(id), context, pieces)?);
         }
         Ok((layout, entries))
     }

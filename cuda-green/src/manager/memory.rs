@@ -1,11 +1,11 @@
 //! The memory of a manager's contexts: their limits within one budget, and their figures in one table.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use super::{Entry, SmPartitionManager};
 use crate::{Error, GpuMemoryPool, GreenContext, MemoryBudget, MemoryReport, Result};
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Puts the memory limits of all contexts within one budget, the device's: together they never use more,
     /// whatever their own limits add up to. Models' limits stand within a context's in turn:
     /// [`GpuMemoryPool::child`], [`ModelSlots`](crate::ModelSlots).
@@ -30,7 +30,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// [`Error::AlreadyPartitioned`] where there are contexts.
     pub fn with_memory_budget(mut self, budget: &MemoryBudget) -> Result<Self> {
-        let contexts = self.read(|contexts| contexts.len());
+        let contexts = self.names.read(<[_]>::len);
         if contexts > 0 {
             return Err(Error::AlreadyPartitioned { contexts });
         }
@@ -46,10 +46,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// The memory figures of the budget (`device`) and of each context whose pool was asked for.
     pub fn memory_report(&self) -> MemoryReport {
         // The pools, and not the contexts: a handle of one would keep it from being destroyed.
-        let pools: Vec<(Id, GpuMemoryPool)> = self.read(|contexts| {
+        let pools: Vec<(Arc<Id>, GpuMemoryPool)> = self.names.read(|contexts| {
             let pool = |entry: &Entry<Id>| {
                 let pool = entry.context().memory_if_made()?;
-                Some((entry.id, pool.clone()))
+                Some((Arc::clone(&entry.id), pool.clone()))
             };
             contexts.iter().filter_map(pool).collect()
         });
@@ -65,7 +65,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
     /// A new context under its name, its memory limit within the budget.
     pub(super) fn entry(
         &self,
-        id: Id,
+        id: Arc<Id>,
         context: GreenContext,
         pieces: Vec<usize>,
     ) -> Result<Entry<Id>> {

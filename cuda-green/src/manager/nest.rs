@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::layout::Layout;
 use crate::{
     CudaDevice, Error, GreenContext, GreenContextConfig, Result,
-    device::Claim,
+    device::{Claim, Lease},
     planner::{Area, DeviceFacts, Group, Part, Piece, SplitStrategy, State},
     resource::{self, SmResource},
 };
@@ -40,6 +40,7 @@ impl Layout {
             within: false,
         });
         layout.resources.push(all);
+        layout.leases.push(Lease::within(Arc::clone(&layout.claim)));
         layout
     }
 
@@ -65,7 +66,8 @@ impl Layout {
         let own = scaffold
             .as_ref()
             .map(GreenContext::sm_resource)
-            .transpose()?;
+            .transpose()?
+            .map(|own| own.leased(&[])); // the parts get leases of their own
         let split = resource::split_by_count(
             device.driver(),
             &own.unwrap_or(resource),
@@ -97,11 +99,8 @@ impl Layout {
             .map(|(area, group)| self.add_group(area, group))
             .collect();
         let rest = rest.and_then(|(area, rest)| self.add_remainder(area, rest));
-        self.nests.push(Nest {
-            pieces: vec![piece],
-            parts: made.iter().copied().chain(rest).collect(),
-            scaffold,
-        });
+        let parts: Vec<usize> = made.iter().copied().chain(rest).collect();
+        self.nest(vec![piece], parts, scaffold);
         self.name_strategy();
         Ok(made)
     }
@@ -131,7 +130,7 @@ impl Layout {
             Some(resource) => (None, resource.clone()),
             None => {
                 let scaffold = self.scaffold(device, pieces)?;
-                let own = scaffold.sm_resource()?;
+                let own = scaffold.sm_resource()?.leased(&[]); // the parts get leases of their own
                 (Some(scaffold), own)
             }
         };
@@ -152,12 +151,22 @@ impl Layout {
         for part in &parts {
             self.pieces[*part].within = true;
         }
+        self.nest(pieces.to_vec(), parts, scaffold);
+        Ok(made)
+    }
+
+    /// Notes what pieces were divided into. The parts are to be had as long as the scaffold lives, if there is one.
+    fn nest(&mut self, pieces: Vec<usize>, parts: Vec<usize>, scaffold: Option<GreenContext>) {
+        if let Some(scaffold) = &scaffold {
+            for part in &parts {
+                self.leases[*part] = Lease::within(scaffold.clone());
+            }
+        }
         self.nests.push(Nest {
-            pieces: pieces.to_vec(),
+            pieces,
             parts,
             scaffold,
         });
-        Ok(made)
     }
 
     /// A context over pieces that nothing runs in, whose own resource can be split.
@@ -219,6 +228,7 @@ impl Layout {
             let nest = self.nests.remove(index);
             for part in nest.parts {
                 self.pieces[part].state = State::Gone;
+                self.leases[part] = Lease::within(()); // lets go of the scaffold
             }
             for piece in nest.pieces {
                 self.pieces[piece].state = State::Free;

@@ -1,8 +1,8 @@
 //! Contexts created one by one, out of what is left of the split in force.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
-use super::{PartitionMode, SmPartitionManager, layout::Layout};
+use super::{PartitionMode, SmPartitionManager, layout::Layout, refuse_existing};
 use crate::{
     Error, GreenContext, GreenContextConfig, Result,
     planner::{
@@ -12,7 +12,7 @@ use crate::{
     resource::{self, is_topology_refusal},
 };
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Creates one context with at least the SMs asked for, out of what is left. The simple form of
     /// [`create_partition`](Self::create_partition).
     ///
@@ -47,12 +47,10 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         config: GreenContextConfig,
     ) -> Result<GreenContext> {
         config.sized(1).check()?;
-        let mut layout = self.change();
-        if self.find(id).is_some() {
-            return Err(Error::ContextExists {
-                id: format!("{id:?}"),
-            });
-        }
+        let id = Arc::new(id); // outlives the locks, where nothing comes of it
+        let (_changing, ()) = self.change_by(|ids| refuse_existing(ids, &id))?;
+        let mut layout = self.layout();
+        self.tidied(&mut layout);
         let demands = Demands::of(&self.facts, &[request]).map_err(|error| match error {
             Error::InsufficientSms {
                 requests, asked, ..
@@ -79,8 +77,8 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         } else {
             (self.create_primary(&demands, request, config)?, Vec::new())
         };
-        let entry = self.entry(id, context.clone(), pieces)?;
-        self.write(|contexts| contexts.push(entry));
+        let entry = self.entry(Arc::clone(&id), context.clone(), pieces)?;
+        self.names.add([entry]);
         Ok(context)
     }
 
@@ -91,7 +89,7 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         request: PartitionRequest,
         config: GreenContextConfig,
     ) -> Result<GreenContext> {
-        let promised: u32 = self.read(|contexts| {
+        let promised: u32 = self.names.read(|contexts| {
             contexts
                 .iter()
                 .map(|entry| entry.context().requested_sms())

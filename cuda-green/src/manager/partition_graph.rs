@@ -5,11 +5,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{
-    PartitionStream,
-    generation::{Follower, GivenUp},
+use super::PartitionStream;
+use crate::{
+    Capture, CaptureMode, GraphExec, GreenContext, Result, Stream,
+    context::{Follower, Later},
 };
-use crate::{Capture, CaptureMode, GraphExec, GreenContext, Result, Stream};
 
 type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
 
@@ -46,7 +46,7 @@ type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
 pub struct PartitionGraph {
     record: Box<Record>,
     mode: CaptureMode,
-    /// Shared with the names that it follows, which ask it to give up instantiations.
+    /// Shared with the contexts of its instantiations, which ask it to give those up.
     made: Arc<AllMade>,
 }
 
@@ -63,9 +63,8 @@ impl PartitionGraph {
     /// A graph of what the closure puts into [`Capture::stream`]. It is called once for each context, so it
     /// must do the same each time.
     ///
-    /// It must neither call the manager nor use a [`PartitionStream`], that of the launch included: a rebalance
-    /// waits for it, and those for the rebalance. A stream of another name to [`fork`](Capture::fork) to is to
-    /// be made before.
+    /// It runs inside [`PartitionStream::with`], and what is refused there is refused to it. A stream of another
+    /// name to [`fork`](Capture::fork) to is to be made before.
     pub fn new(record: impl Fn(&Capture<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
         Self::with_mode(CaptureMode::default(), record)
     }
@@ -93,7 +92,7 @@ impl PartitionGraph {
     /// As [`GraphExec::launch`].
     pub unsafe fn launch(&self, stream: &PartitionStream) -> Result<()> {
         stream.with(|of_now| {
-            let exec = self.exec(of_now, Some(stream))?;
+            let exec = self.exec(of_now)?;
             // SAFETY: the caller's promise is the one asked for.
             unsafe { exec.launch(of_now) }
         })
@@ -107,7 +106,7 @@ impl PartitionGraph {
     /// # Safety
     /// As [`GraphExec::launch`].
     pub unsafe fn launch_in(&self, stream: &Stream) -> Result<()> {
-        let exec = self.exec(stream, None)?;
+        let exec = self.exec(stream)?;
         // SAFETY: the caller's promise is the one asked for.
         unsafe { exec.launch(stream) }
     }
@@ -117,7 +116,7 @@ impl PartitionGraph {
     /// # Errors
     /// Those of the closure, and of [`Stream::capture`].
     pub fn prepare(&self, stream: &PartitionStream) -> Result<()> {
-        stream.with(|of_now| self.exec(of_now, Some(stream)).map(drop))
+        stream.with(|of_now| self.exec(of_now).map(drop))
     }
 
     /// How many contexts it was captured for.
@@ -133,8 +132,9 @@ impl PartitionGraph {
         drop(made);
     }
 
-    /// The instantiation for this stream's context, made if there is none; a name then knows whom to ask for it.
-    fn exec(&self, stream: &Stream, of: Option<&PartitionStream>) -> Result<Arc<GraphExec>> {
+    /// The instantiation for this stream's context, made if there is none; the context then knows whom to ask
+    /// for it.
+    fn exec(&self, stream: &Stream) -> Result<Arc<GraphExec>> {
         let find = |made: &[Made]| {
             let made = made.iter().find(|made| made.is_of(stream.context()));
             made.map(|made| Arc::clone(&made.exec))
@@ -155,10 +155,8 @@ impl PartitionGraph {
             exec: Arc::clone(&exec),
         });
         drop(made);
-        if let Some(name) = of {
-            let follower = Arc::downgrade(&self.made);
-            name.also_followed_by(follower);
-        }
+        let follower = Arc::downgrade(&self.made);
+        stream.context().follow(follower);
         Ok(exec)
     }
 }
@@ -176,15 +174,14 @@ impl AllMade {
 }
 
 impl Follower for AllMade {
-    fn give_up(&self, context: &GreenContext) -> Result<GivenUp> {
+    fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
         let mut made = self.lock();
-        let index = made.iter().position(|made| made.is_of(context));
-        let given_up = index.map(|index| made.swap_remove(index));
-        // To be dropped without any lock: that waits for its last launch, and ends what the client had it keep.
-        Ok(given_up
-            .map(|made| Box::new(made) as _)
-            .into_iter()
-            .collect())
+        let Some(index) = made.iter().position(|made| made.is_of(context)) else {
+            return Ok(false);
+        };
+        // Its end waits for its last launch, and ends what the client had it keep.
+        later.push(Box::new(made.swap_remove(index)));
+        Ok(true)
     }
 }
 

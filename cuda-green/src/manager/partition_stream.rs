@@ -1,13 +1,14 @@
 //! Streams that follow a name: what is launched in them runs wherever the name has its SMs at that moment.
 
-use std::{
-    fmt,
-    sync::{PoisonError, Weak},
-};
+use std::{fmt, sync::PoisonError};
 
-use super::generation::{Follower, GivenUp, Slot};
+use super::{
+    generation::Slot,
+    inside::{Inside, refuse_inside},
+};
 use crate::{
     ContextPriority, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, Stream,
+    context::{Follower, Later},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -32,7 +33,7 @@ use crate::{
 /// ```
 pub struct PartitionStream {
     priority: ContextPriority,
-    /// Shared with the slot, which asks it to give up streams.
+    /// Shared with the contexts of its streams, which ask it to give those up.
     streams: std::sync::Arc<Following>,
     /// Dropped after the streams: while they are there, the name is in use by this, whoever counts when.
     slot: Arc<Slot>,
@@ -51,6 +52,7 @@ struct Streams {
 
 impl PartitionStream {
     pub(super) fn new(slot: Arc<Slot>, priority: ContextPriority) -> Result<Self> {
+        refuse_inside()?;
         let context = slot.read().clone();
         let streams = Streams {
             made: vec![context.create_stream_with_priority(priority)?],
@@ -58,8 +60,7 @@ impl PartitionStream {
             last_is_gone: false,
         };
         let streams = std::sync::Arc::new(Following(Mutex::new(streams)));
-        let follower = std::sync::Arc::downgrade(&streams);
-        slot.follow(follower);
+        streams.follow(&context);
         Ok(Self {
             priority,
             streams,
@@ -67,21 +68,23 @@ impl PartitionStream {
         })
     }
 
-    /// Lets the name ask something else, too, for what it keeps in contexts that are to end.
-    pub(super) fn also_followed_by(&self, follower: Weak<dyn Follower>) {
-        self.slot.follow(follower);
-    }
-
-    /// Does something with the stream in force. No rebalance happens meanwhile, so it should be brief,
-    /// and must neither call the manager nor use another stream of a name, this one included: a rebalance that
-    /// waits for this would have those wait for it, for ever. An [`Event`] orders two streams of names.
+    /// Does something with the stream in force. No rebalance happens meanwhile, so it should be brief.
+    ///
+    /// What would wait for a rebalance is refused inside, as that waits for this: to use a stream of a name, this
+    /// one included, or to make one, and whatever changes a manager's contexts. Contexts can be looked up. Nor may
+    /// it wait for another thread that does any of it. An [`Event`] orders two streams of names.
     ///
     /// # Errors
-    /// Those of the action; [`Error::Driver`](crate::Error::Driver).
+    /// Those of the action; [`Error::InsidePartitionStream`](crate::Error::InsidePartitionStream) inside another
+    /// one; [`Error::Driver`](crate::Error::Driver).
     pub fn with<T>(&self, action: impl FnOnce(&Stream) -> Result<T>) -> Result<T> {
+        let _inside = Inside::begin()?;
         let context = self.slot.read();
         let mut streams = self.streams.lock();
-        action(streams.of(&context, self.priority)?)
+        let stream = streams.of(&context, self.priority, |context| {
+            self.streams.follow(context);
+        })?;
+        action(stream)
     }
 
     /// Launches a kernel on the SMs that the name has now.
@@ -135,24 +138,30 @@ impl Following {
     fn lock(&self) -> MutexGuard<'_, Streams> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Has this context ask for its streams when it is to end.
+    fn follow(self: &std::sync::Arc<Self>, context: &GreenContext) {
+        let follower = std::sync::Arc::downgrade(self);
+        context.follow(follower);
+    }
 }
 
 impl Follower for Following {
-    fn give_up(&self, context: &GreenContext) -> Result<GivenUp> {
+    fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
         let mut streams = self.lock();
         let Some(index) = streams
             .made
             .iter()
             .position(|stream| is_of(stream, context))
         else {
-            return Ok(GivenUp::new());
+            return Ok(false);
         };
         if index + 1 == streams.made.len() && !streams.last_is_gone {
             streams.made[index].record(&streams.order)?;
             streams.last_is_gone = true;
         }
-        streams.made.remove(index);
-        Ok(GivenUp::new())
+        later.push(Box::new(streams.made.remove(index)));
+        Ok(true)
     }
 }
 
@@ -161,13 +170,21 @@ fn is_of(stream: &Stream, context: &GreenContext) -> bool {
 }
 
 impl Streams {
-    /// The stream of this context, ordered after the one used last.
-    fn of(&mut self, context: &GreenContext, priority: ContextPriority) -> Result<&Stream> {
+    /// The stream of this context, ordered after the one used last. `made` hears where one was made.
+    fn of(
+        &mut self,
+        context: &GreenContext,
+        priority: ContextPriority,
+        made: impl FnOnce(&GreenContext),
+    ) -> Result<&Stream> {
         let is_last = self.made.last().is_some_and(|last| is_of(last, context));
         if !is_last || self.last_is_gone {
             let stream = match self.made.iter().position(|stream| is_of(stream, context)) {
                 Some(index) => self.made.remove(index),
-                None => context.create_stream_with_priority(priority)?,
+                None => {
+                    made(context);
+                    context.create_stream_with_priority(priority)?
+                }
             };
             if let (Some(last), false) = (self.made.last(), self.last_is_gone) {
                 last.record(&self.order)?;

@@ -9,7 +9,7 @@ use crate::{
     resource,
 };
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// The plan that [`create_partitions`](Self::create_partitions) would follow for these requests on an
     /// unpartitioned device: exact sizes, clusters, SMs left over and stranded and why, and which better
     /// plans the driver refuses. The driver is asked by dry runs; nothing is made.

@@ -31,7 +31,7 @@ impl<Id: fmt::Debug> fmt::Display for Probe<Id> {
     }
 }
 
-impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
     /// Looks for work of others on the SMs of every context that has nothing to do itself: see
     /// [`GreenContext::probe`](crate::GreenContext::probe), which says what that can see and what it cannot.
     ///

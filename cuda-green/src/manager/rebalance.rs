@@ -10,11 +10,11 @@ use std::fmt::Debug;
 use super::{
     ContextId, Entry, Generation, HandOff, PartitionMode, SmPartitionManager,
     exchange::exchange,
-    generation::{GivenUp, Idle},
     kept::{kept, with_most_seats},
-    layout::Layout,
+    names::{Ids, Retired},
+    position,
 };
-use crate::{Error, GreenContext, Result, planner::SplitStrategy};
+use crate::{Error, GreenContext, Result, context::Later, planner::SplitStrategy};
 use cuda_green_sys::CudaVersion;
 
 /// Who is busy, and so should have more of the GPU.
@@ -67,7 +67,9 @@ impl SmPartitionManager {
     /// # Errors
     /// [`Error::NoSuchContext`] where the hint favours a context that is not there;
     /// [`Error::Unsupported`] before CUDA 12.5, which cannot merge; [`Error::TooManyContexts`] beyond the
-    /// limit; [`Error::Driver`]. All of them leave everything as it was.
+    /// limit; [`Error::ContextInCapture`] where a stream of a context that gives or gets SMs is in a capture, which
+    /// the hand-off would spoil: a [`HandOff::Relaxed`] one does not; [`Error::InsidePartitionStream`];
+    /// [`Error::Driver`]. All of them leave everything as it was.
     pub fn rebalance(&self, hint: RebalanceHint) -> Result<()> {
         self.rebalance_with(hint, HandOff::default())
     }
@@ -77,7 +79,7 @@ impl SmPartitionManager {
     /// # Errors
     /// As [`rebalance`](Self::rebalance).
     pub fn rebalance_with(&self, hint: RebalanceHint, hand_off: HandOff) -> Result<()> {
-        self.shift(hint.favours(), hand_off)
+        self.rebalance_for(hint.favours().as_ref(), hand_off)
     }
 
     /// Makes the contexts of every hint, so that no rebalance has to, each for as many threads as any context
@@ -91,40 +93,57 @@ impl SmPartitionManager {
     /// # Errors
     /// As [`rebalance`](Self::rebalance).
     pub fn provision_rebalance(&self) -> Result<usize> {
-        self.provision_all(&RebalanceHint::ALL.map(RebalanceHint::favours))?;
-        Ok(self.read(|contexts| kept(contexts)))
+        let favoured = RebalanceHint::ALL.map(RebalanceHint::favours);
+        self.provision_all(&favoured.each_ref().map(Option::as_ref))?;
+        Ok(self.names.read(kept))
     }
 }
 
-impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
-    /// Gives a context half of what the other, preemptible ones were created with; with none, everyone
-    /// gets back what it was created with. As [`rebalance_with`](SmPartitionManager::rebalance_with), for
-    /// ids of any kind.
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
+    /// The same as [`rebalance_with`](SmPartitionManager::rebalance_with) for ids of any kind: gives a context half of
+    /// what the other, preemptible ones were created with; with none, everyone gets back what it was created with.
+    ///
+    /// ```
+    /// use cuda_green::{Driver, GreenContextConfig, HandOff, SmPartitionManager};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// # let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// let manager = SmPartitionManager::with_ids(&device)?;
+    /// let config = GreenContextConfig { sm_count: 32, ..GreenContextConfig::default() };
+    /// manager.create_contexts(&[("serving", config), ("indexing", config)])?;
+    /// manager.provision_rebalance_for(Some(&"serving"))?; // ahead, since making contexts takes long
+    /// manager.rebalance_for(Some(&"serving"), HandOff::Strict)?;
+    /// assert_eq!(manager.get_context("serving")?.sm_count(), 32 + 16);
+    /// manager.rebalance_for(None, HandOff::Strict)?;
+    /// assert_eq!(manager.get_context("serving")?.sm_count(), 32);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`rebalance`](SmPartitionManager::rebalance).
-    pub fn shift(&self, favoured: Option<Id>, hand_off: HandOff) -> Result<()> {
+    pub fn rebalance_for(&self, favoured: Option<&Id>, hand_off: HandOff) -> Result<()> {
         self.with_made(&[favoured], |made| {
             let targets = made.concat(); // one of each entry
-            self.write(|contexts| exchange(contexts, &targets, hand_off))
+            exchange(&self.names, &targets, hand_off)
         })
     }
 
-    /// Makes what a shift would need, and changes nothing.
+    /// Makes the contexts that [`rebalance_for`](Self::rebalance_for) would need, and changes nothing.
     ///
     /// That is for as many threads as any context of the same name can be current to at once: see
     /// [`GreenContext::provision_threads`].
     ///
     /// # Errors
-    /// As [`shift`](Self::shift).
-    pub fn provision(&self, favoured: Option<Id>) -> Result<()> {
+    /// As [`rebalance_for`](Self::rebalance_for).
+    pub fn provision_rebalance_for(&self, favoured: Option<&Id>) -> Result<()> {
         self.provision_all(&[favoured])
     }
 
-    /// The same for several shifts together, none of which makes room for another.
-    fn provision_all(&self, shifts: &[Option<Id>]) -> Result<()> {
-        self.with_made(shifts, |made| {
-            let contexts: Vec<(GreenContext, usize)> = self.read(|contexts| {
+    /// The same for several rebalances together, none of which makes room for another.
+    fn provision_all(&self, favoured: &[Option<&Id>]) -> Result<()> {
+        self.with_made(favoured, |made| {
+            let contexts: Vec<(GreenContext, usize)> = self.names.read(|contexts| {
                 let entries = contexts.iter().zip(made);
                 entries
                     .flat_map(|(entry, made)| {
@@ -139,97 +158,93 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
         })
     }
 
-    /// Does something with the generations that any of the shifts puts into force, once they are all made;
+    /// Does something with the generations that any of the rebalances puts into force, once they are all made;
     /// nothing where there is nothing to rebalance.
     fn with_made(
         &self,
-        shifts: &[Option<Id>],
+        favoured: &[Option<&Id>],
         action: impl FnOnce(&[Vec<usize>]) -> Result<()>,
     ) -> Result<()> {
+        let places = |ids: &Ids<Id>| {
+            let place = |id: &Option<&Id>| id.map(|id| position(ids, &id)).transpose();
+            favoured.iter().map(place).collect::<Result<Vec<_>>>()
+        };
         loop {
-            let mut layout = self.change();
-            let mut split = None;
-            for favoured in shifts {
-                split = self.rebalanced(&layout, *favoured)?;
-            }
-            let Some(split) = split else {
+            let mut later = Later::new(); // outlives the lock
+            let (_changing, favoured) = self.change_by(places)?;
+            if !self.can_rebalance(&favoured)? {
                 return Ok(());
-            };
-            match self.make(split, shifts)? {
-                Made::All(made) => {
-                    action(&made)?;
-                    // What came back may have been lent by a name that was destroyed meanwhile.
-                    return self.free_unused(&mut layout);
-                }
-                Made::Room(given_up) => {
-                    drop(layout);
-                    drop(given_up);
-                }
+            }
+            if let Some(made) = self.make(&favoured, &mut later)? {
+                action(&made)?;
+                // What came back may have been lent by a name that was destroyed meanwhile.
+                return self.free_unused(&mut self.layout());
             }
         }
     }
 
-    /// The layout, where there is something to rebalance in it.
-    fn rebalanced<'a>(
-        &self,
-        layout: &'a Option<Layout>,
-        favoured: Option<Id>,
-    ) -> Result<Option<&'a Layout>> {
-        if let Some(id) = favoured {
-            self.get_context(id)?;
-            let is_cut_out = |layout: &Layout| {
-                self.read(|contexts| {
-                    let entry = contexts.iter().find(|entry| entry.id == id);
-                    entry.is_some_and(|entry| layout.are_cut_out(&entry.base))
-                })
-            };
-            if layout.as_ref().is_some_and(is_cut_out) {
-                return Err(Error::IncompatibleResources {
-                    reason: "this one's SMs were cut out of units to its exact size, and merge with no others; `create_partitions` splits the device so that they do",
-                });
-            }
-        }
+    /// Whether there is something to rebalance.
+    fn can_rebalance(&self, favoured: &[Option<usize>]) -> Result<bool> {
         if self.mode != PartitionMode::Partitioned {
-            return Ok(None);
+            return Ok(false);
         }
-        match layout {
-            Some(layout)
-                if favoured.is_some()
-                    && layout.facts.capabilities.merge
-                    && matches!(
-                        layout.strategy,
-                        SplitStrategy::EqualGroups | SplitStrategy::Nested
-                    ) =>
-            {
-                Err(Error::Unsupported {
-                    what: "rebalancing these sizes, which units that merge do not come to,",
-                    needs: CudaVersion::new(13, 1),
-                    driver: self.device.driver().version(),
-                })
-            }
-            Some(layout) if !layout.merges() && favoured.is_some() => Err(Error::Unsupported {
-                what: if matches!(
-                    layout.strategy,
-                    SplitStrategy::EqualGroups | SplitStrategy::Nested
-                ) {
-                    "rebalancing, which merges units of one split,"
-                } else {
-                    "rebalancing this split, whose groups the driver refused to merge,"
-                },
-                needs: CudaVersion::new(12, 5),
+        let layout = self.layout();
+        let Some(layout) = &*layout else {
+            return Ok(false);
+        };
+        let favoured: Vec<usize> = favoured.iter().copied().flatten().collect();
+        if favoured.is_empty() {
+            return Ok(true);
+        }
+        let is_cut_out = |entries: &[Entry<Id>]| {
+            let mut favoured = favoured.iter().filter_map(|index| entries.get(*index));
+            favoured.any(|entry| layout.are_cut_out(&entry.base))
+        };
+        if self.names.read(is_cut_out) {
+            return Err(Error::IncompatibleResources {
+                reason: "this one's SMs were cut out of units to its exact size, and merge with no others; `create_partitions` splits the device so that they do",
+            });
+        }
+        let by_count = matches!(
+            layout.strategy,
+            SplitStrategy::EqualGroups | SplitStrategy::Nested
+        );
+        let refusal = match (by_count, layout.facts.capabilities.merge) {
+            (true, true) => Some((
+                "rebalancing these sizes, which units that merge do not come to,",
+                CudaVersion::new(13, 1),
+            )),
+            (true, false) => Some((
+                "rebalancing, which merges units of one split,",
+                CudaVersion::new(12, 5),
+            )),
+            (false, _) if !layout.merges() => Some((
+                "rebalancing this split, whose groups the driver refused to merge,",
+                CudaVersion::new(12, 5),
+            )),
+            (false, _) => None,
+        };
+        match refusal {
+            Some((what, needs)) => Err(Error::Unsupported {
+                what,
+                needs,
                 driver: self.device.driver().version(),
             }),
-            layout => Ok(layout.as_ref()),
+            None => Ok(true),
         }
     }
 
-    /// The generations of each entry that the shifts put into force; makes those that are missing, which takes
-    /// long, and so while everyone can still read the names. Nobody else changes them: the caller has the
-    /// layout.
-    fn make(&self, layout: &Layout, shifts: &[Option<Id>]) -> Result<Made> {
-        let wanted = self.read(|contexts| wanted(contexts, shifts));
+    /// The generations of each entry that the rebalances put into force, every one once; makes those that are missing,
+    /// which takes long, and so while everyone can still look names up. None where there is no room yet: something
+    /// was given up, and once that is dropped, with no lock held, it is to be tried again.
+    fn make(
+        &self,
+        favoured: &[Option<usize>],
+        later: &mut Later,
+    ) -> Result<Option<Vec<Vec<usize>>>> {
+        let wanted = self.names.read(|contexts| wanted(contexts, favoured));
         let found = || {
-            self.read(|contexts| {
+            self.names.read(|contexts| {
                 let entries = contexts.iter().zip(&wanted);
                 let found = entries.map(|(entry, wanted)| {
                     wanted.iter().map(|pieces| entry.find(pieces)).collect()
@@ -238,24 +253,26 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
             })
         };
         if let Some(made) = found() {
-            return Ok(Made::All(made));
+            return Ok(Some(made));
         }
-        while let Some(idle) = self.write(|contexts| self.make_room(contexts, &wanted))? {
-            match idle {
-                Idle::Context(context) => context.close()?,
-                Idle::GivenUp(given_up) => return Ok(Made::Room(given_up)),
+        loop {
+            match self.make_room(&wanted, later)? {
+                Retired::Nothing => break,
+                Retired::Context(context) => context.close()?,
+                Retired::GaveUp => return Ok(None),
             }
         }
+        let layout = self.layout();
         let each = wanted.iter().enumerate();
         let each =
             each.flat_map(|(index, wanted)| wanted.iter().map(move |pieces| (index, pieces)));
         for (index, pieces) in each {
-            let in_place_of = self.read(|contexts| {
+            let in_place_of = self.names.read(|contexts| {
                 let entry = contexts.get(index);
                 let lacks = entry.filter(|entry| entry.find(pieces).is_none());
                 lacks.map(|entry| entry.context().clone())
             });
-            let Some(in_place_of) = in_place_of else {
+            let (Some(in_place_of), Some(layout)) = (in_place_of, &*layout) else {
                 continue;
             };
             let context = layout.sibling(&self.device, &in_place_of, pieces)?;
@@ -266,27 +283,19 @@ impl<Id: Copy + Eq + Debug> SmPartitionManager<Id> {
                 context,
             };
             drop(in_place_of);
-            self.write(|contexts| {
+            self.names.write(|contexts| {
                 let entry = contexts.get_mut(index);
                 entry.map(|entry| entry.generations.push(generation))
             });
         }
-        Ok(Made::All(found().unwrap_or_default())) // all are there now
+        Ok(Some(found().unwrap_or_default())) // all are there now
     }
 }
 
-/// What came of making generations.
-enum Made {
-    /// All are there: the indices of each entry's, every one once.
-    All(Vec<Vec<usize>>),
-    /// There is no room yet. This has to be dropped with no lock held, and then it is to be tried again.
-    Room(GivenUp),
-}
-
-/// What each entry is to have generations over, so that every one of the shifts is possible.
-fn wanted<Id: Copy + Eq>(contexts: &[Entry<Id>], shifts: &[Option<Id>]) -> Vec<Vec<Vec<usize>>> {
+/// What each entry is to have generations over, so that every one of the rebalances is possible.
+fn wanted<Id>(contexts: &[Entry<Id>], rebalances: &[Option<usize>]) -> Vec<Vec<Vec<usize>>> {
     let mut wanted = vec![Vec::new(); contexts.len()];
-    for favoured in shifts {
+    for favoured in rebalances {
         for (wanted, pieces) in wanted.iter_mut().zip(pieces_after(contexts, *favoured)) {
             if !wanted.contains(&pieces) {
                 wanted.push(pieces);
@@ -298,13 +307,14 @@ fn wanted<Id: Copy + Eq>(contexts: &[Entry<Id>], shifts: &[Option<Id>]) -> Vec<V
 
 /// The pieces of each entry once one is favoured: half of what each preemptible other was created with,
 /// from its end, goes to that one.
-fn pieces_after<Id: Copy + Eq>(contexts: &[Entry<Id>], favoured: Option<Id>) -> Vec<Vec<usize>> {
+fn pieces_after<Id>(contexts: &[Entry<Id>], favoured: Option<usize>) -> Vec<Vec<usize>> {
     let mut gained = Vec::new();
     let mut after: Vec<Vec<usize>> = contexts
         .iter()
-        .map(|entry| {
-            let gives =
-                favoured.is_some_and(|id| id != entry.id) && entry.context().config().preemptible;
+        .enumerate()
+        .map(|(index, entry)| {
+            let gives = favoured.is_some_and(|favoured| favoured != index)
+                && entry.context().config().preemptible;
             let keep = if gives {
                 entry.base.len().div_ceil(2)
             } else {
@@ -320,7 +330,6 @@ fn pieces_after<Id: Copy + Eq>(contexts: &[Entry<Id>], favoured: Option<Id>) -> 
             units[..kept].iter().chain(odd).copied().collect()
         })
         .collect();
-    let favoured = contexts.iter().position(|entry| Some(entry.id) == favoured);
     if let Some(pieces) = favoured.and_then(|index| after.get_mut(index)) {
         pieces.extend(gained);
         pieces.sort_unstable();

@@ -1,10 +1,11 @@
 //! What a manager has given to whom: values for people and for programs.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, layout::Layout};
 use crate::{
-    ContextPriority, CudaVersion, GreenContext, WorkqueueIsolation,
+    ContextPriority, CudaVersion, GreenContext, GreenContextConfig, WorkqueueIsolation,
+    context::Shape,
     planner::{self, RefusedPlan, SplitStrategy},
 };
 
@@ -67,6 +68,10 @@ pub struct AllocationStatus<Id = ContextId> {
     pub allocated_sms: u32,
     /// SMs that further contexts could have.
     pub available_sms: u32,
+    /// SMs that no context has in force and nobody can be given yet: what a name had lent to one that is gone, which
+    /// it gets back at the next rebalance, and what is left of destroyed names holds (SM resources that were asked
+    /// of their contexts, contexts made of those, and contexts that could not be destroyed).
+    pub held_sms: u32,
     /// SMs that nobody has and nobody can be given.
     pub stranded_sms: u32,
     /// Why they are stranded.
@@ -112,6 +117,7 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
             total_sms,
             allocated_sms,
             available_sms,
+            held_sms,
             stranded_sms,
             ..
         } = self;
@@ -124,6 +130,9 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
         )?;
         if let Some(reason) = &self.stranded_reason {
             write!(f, " ({reason})")?;
+        }
+        if *held_sms > 0 {
+            write!(f, ", {held_sms} held")?;
         }
         if let PartitionMode::SingleContext { reason } = &self.mode {
             write!(f, "; single-context mode: {reason}")?;
@@ -155,27 +164,40 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
     }
 }
 
-impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
     /// What has been given to whom.
     pub fn allocation_status(&self) -> AllocationStatus<Id> {
-        let layout = self.change();
+        let (status, contexts) = self.status_and_contexts();
+        // Ids are copied with no lock held.
+        let contexts = contexts.into_iter();
+        let contexts = contexts.map(|(id, seen)| ContextStatus::of(Id::clone(&id), seen));
+        AllocationStatus {
+            contexts: contexts.collect(),
+            ..status
+        }
+    }
+
+    /// The status without the contexts, and these.
+    fn status_and_contexts(&self) -> (AllocationStatus<Id>, Vec<(Arc<Id>, Seen)>) {
+        let mut layout = self.layout();
+        self.tidied(&mut layout);
         let (available, stranded) = self.remaining(layout.as_ref());
-        let contexts: Vec<ContextStatus<Id>> = self.read(|contexts| {
-            contexts
-                .iter()
-                .map(|entry| ContextStatus::of(entry.id, entry.context()))
-                .collect()
+        let (contexts, green_contexts) = self.names.read(|entries| {
+            let contexts = entries.iter();
+            let contexts = contexts.map(|entry| (Arc::clone(&entry.id), Seen::of(entry.context())));
+            (contexts.collect::<Vec<_>>(), kept::kept(entries))
         });
         let allocated = if self.mode == PartitionMode::Partitioned {
-            contexts.iter().map(|context| context.sm_count).sum()
+            contexts.iter().map(|(_, seen)| seen.shape.sm_count).sum()
         } else if contexts.is_empty() {
             0
         } else {
             self.facts.sm_count
         };
+        // One context could take at most `available`; several could share this much.
+        let free = layout.as_ref().map_or(available, Layout::free);
         let driver = self.facts.capabilities.driver;
-        let green_contexts = self.read(|contexts| kept::kept(contexts));
-        AllocationStatus {
+        let status = AllocationStatus {
             simulated: self.device.driver().is_simulated(),
             green_contexts,
             green_context_bytes: green_contexts as u64 * GREEN_CONTEXT_BYTES,
@@ -188,19 +210,19 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
             scaffold_contexts: layout.as_ref().map_or(0, Layout::scaffolds),
             total_sms: self.facts.sm_count,
             allocated_sms: allocated,
-            available_sms: match &*layout {
-                // One context could take at most `available`; several could share this much.
-                Some(_) => self
-                    .facts
+            available_sms: free,
+            held_sms: if self.mode == PartitionMode::Partitioned {
+                self.facts
                     .sm_count
-                    .saturating_sub(allocated)
-                    .saturating_sub(stranded),
-                None => available,
+                    .saturating_sub(allocated + free + stranded)
+            } else {
+                0
             },
             stranded_sms: stranded,
             stranded_reason: self.facts.stranded_reason(stranded),
-            contexts,
-        }
+            contexts: Vec::new(),
+        };
+        (status, contexts)
     }
 
     /// SMs that one more context could get, and SMs that are stranded.
@@ -209,7 +231,7 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
             Some(layout) => (layout.available(), layout.stranded()),
             None if self.mode == PartitionMode::Partitioned => (self.facts.sm_count, 0),
             None => {
-                let any = self.read(|contexts| !contexts.is_empty());
+                let any = self.names.read(|contexts| !contexts.is_empty());
                 (if any { 0 } else { self.facts.sm_count }, 0)
             }
         }
@@ -236,20 +258,44 @@ fn reason(layout: &Layout, driver: CudaVersion) -> String {
     format!("{strategy}: CUDA {driver}, {why}")
 }
 
+/// What there is to tell of a context, as it was seen under the lock.
+struct Seen {
+    config: GreenContextConfig,
+    shape: Shape,
+    workqueues: WorkqueueIsolation,
+    memory_used: u64,
+}
+
+impl Seen {
+    fn of(context: &GreenContext) -> Self {
+        Self {
+            config: *context.config(),
+            shape: context.shape(),
+            workqueues: context.workqueue_isolation().clone(),
+            memory_used: context.memory_used(),
+        }
+    }
+}
+
 impl<Id> ContextStatus<Id> {
-    fn of(id: Id, context: &GreenContext) -> Self {
-        let config = context.config();
+    fn of(id: Id, seen: Seen) -> Self {
+        let Seen {
+            config,
+            shape,
+            workqueues,
+            memory_used,
+        } = seen;
         Self {
             id,
-            requested_sms: context.requested_sms(),
-            sm_count: context.sm_count(),
-            coscheduled_sms: context.coscheduled_sms(),
-            max_cluster_size: context.max_cluster_size(),
+            requested_sms: shape.requested_sms,
+            sm_count: shape.sm_count,
+            coscheduled_sms: shape.coscheduled,
+            max_cluster_size: shape.max_cluster,
             priority: config.priority,
-            workqueues: context.workqueue_isolation().clone(),
+            workqueues,
             preemptible: config.preemptible,
             memory_limit_bytes: config.memory_limit_bytes,
-            memory_used_bytes: context.memory_used(),
+            memory_used_bytes: memory_used,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! SM ids tell, except under MPS, which numbers them anew in each context (measured on an H200, driver 580). There,
 //! contexts are shown to be apart by blocks that can only be on the device all at once if no SM is shared.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use super::{PartitionMode, SmPartitionManager};
 use crate::{GreenContext, GreenContextConfig, Result, probe};
@@ -98,7 +98,7 @@ impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
     }
 }
 
-impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
     /// Runs a small kernel in each context and in the primary one, and says on which SMs each ran, and whether any
     /// two contexts share some.
     ///
@@ -133,12 +133,12 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
             let (sm_count, observed) = (context.sm_count(), sms.len() as u32);
             if observed != sm_count {
                 miscounted.push(Miscount {
-                    id: *id,
+                    id: id.clone(),
                     sm_count,
                     observed,
                 });
             }
-            contexts.push((*id, sms));
+            contexts.push((id.clone(), sms));
         }
         let overlaps = match method {
             VerificationMethod::SmIds => common_ids(&contexts),
@@ -163,24 +163,29 @@ impl<Id: Copy + Eq + fmt::Debug> SmPartitionManager<Id> {
 
     /// The contexts in force, with their names.
     pub(super) fn in_force(&self) -> Vec<(Id, GreenContext)> {
-        self.read(|contexts| {
+        let current = self.names.read(|contexts| {
             let current = contexts
                 .iter()
-                .map(|entry| (entry.id, entry.context().clone()));
-            current.collect()
-        })
+                .map(|entry| (Arc::clone(&entry.id), entry.context().clone()));
+            current.collect::<Vec<_>>()
+        });
+        // An id is a client's: it is cloned with no lock held.
+        let current = current
+            .into_iter()
+            .map(|(id, context)| (Id::clone(&id), context));
+        current.collect()
     }
 }
 
 /// Returns the pairs of contexts whose blocks ran on the same SMs.
-fn common_ids<Id: Copy>(contexts: &[(Id, BTreeSet<u32>)]) -> Vec<Overlap<Id>> {
+fn common_ids<Id: Clone>(contexts: &[(Id, BTreeSet<u32>)]) -> Vec<Overlap<Id>> {
     let mut overlaps = Vec::new();
     for (index, (id, sms)) in contexts.iter().enumerate() {
         for (other, theirs) in &contexts[..index] {
             let common: BTreeSet<u32> = sms.intersection(theirs).copied().collect();
             if !common.is_empty() {
                 overlaps.push(Overlap {
-                    between: [*other, *id],
+                    between: [other.clone(), id.clone()],
                     sms: common,
                 });
             }
@@ -191,7 +196,7 @@ fn common_ids<Id: Copy>(contexts: &[(Id, BTreeSet<u32>)]) -> Vec<Overlap<Id>> {
 
 /// Returns the pairs of contexts whose blocks could not be on the device at once. Each is filled as far as it was
 /// seen to reach, which is more than it says where the driver does not keep its word.
-fn not_together<Id: Copy>(
+fn not_together<Id: Clone>(
     contexts: &[(Id, GreenContext)],
     observed: &[(Id, BTreeSet<u32>)],
 ) -> Result<Vec<Overlap<Id>>> {
@@ -209,7 +214,7 @@ fn not_together<Id: Copy>(
         for (earlier, (other, _)) in contexts[..index].iter().enumerate() {
             if !probe::fit_together(&[filled[earlier], filled[index]])? {
                 overlaps.push(Overlap {
-                    between: [*other, *id],
+                    between: [other.clone(), id.clone()],
                     sms: BTreeSet::new(),
                 });
             }

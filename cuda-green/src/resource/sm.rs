@@ -1,11 +1,11 @@
 //! SM resources: how many SMs, and where they are from, which decides what may be done with them.
 
-use std::{fmt, slice};
+use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
 use super::origin::{Granularity, Origin, Place, SplitId, sm_fields};
-use crate::{CudaDevice, Error, Result};
+use crate::{CudaDevice, Error, Result, device::Lease};
 
 /// A set of SMs that the driver described: those of a device, a context or a stream, or parts of a split.
 ///
@@ -36,6 +36,8 @@ pub struct SmResource {
     first: Part,
     /// Further parts of the same split.
     more: Vec<Part>,
+    /// What keeps a manager from giving these SMs to others: of what was split, so the same for all its parts.
+    leases: Vec<Arc<Lease>>,
 }
 
 /// One resource of the driver's.
@@ -80,7 +82,21 @@ impl SmResource {
                 granularity: Granularity::of(&raw, otherwise),
             },
             more: Vec::new(),
+            leases: Vec::new(),
         }
+    }
+
+    /// The same SMs, held by these leases.
+    pub(crate) fn leased(self, leases: &[Arc<Lease>]) -> Self {
+        Self {
+            leases: leases.to_vec(),
+            ..self
+        }
+    }
+
+    /// What holds them.
+    pub(crate) fn leases(&self) -> &[Arc<Lease>] {
+        &self.leases
     }
 
     /// A group of a split of this.
@@ -116,6 +132,7 @@ impl SmResource {
                 granularity: Granularity::of(&raw, otherwise),
             },
             more: Vec::new(),
+            leases: self.leases.clone(),
         }
     }
 

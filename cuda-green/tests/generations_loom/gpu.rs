@@ -5,11 +5,13 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use crate::sync::{self, Arc};
+use crate::{
+    context::{Follower, Followers, Later},
+    sync::{self, Arc},
+};
 
 #[derive(Debug)]
 pub enum Error {
-    NoSuchContext { id: String },
     ContextInUse { id: String, holders: usize },
     ContextIsCurrent,
 }
@@ -46,6 +48,7 @@ pub struct Inner {
     pieces: Vec<usize>,
     /// What all its later work waits for.
     barrier: Mutex<u32>,
+    followers: Followers,
 }
 
 impl Inner {
@@ -99,6 +102,7 @@ impl GreenContext {
             device: device.clone(),
             pieces: pieces.to_vec(),
             barrier: Mutex::new(0),
+            followers: Followers::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -132,6 +136,14 @@ impl GreenContext {
             *lock(&self.inner.barrier) |= *lock(&mark.0);
         }
         Ok(())
+    }
+
+    pub(crate) fn follow(&self, follower: std::sync::Weak<dyn Follower>) {
+        self.inner.followers.add(follower);
+    }
+
+    pub(crate) fn give_up(&self, later: &mut Later) -> Result<bool> {
+        self.inner.followers.give_up(self, later)
     }
 
     pub fn holders(&self) -> usize {

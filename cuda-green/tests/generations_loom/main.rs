@@ -8,10 +8,32 @@
 
 #[path = "../../src/manager/exchange.rs"]
 mod exchange;
+#[path = "../../src/context/followers.rs"]
+mod followers;
 #[path = "../../src/manager/generation.rs"]
 mod generation;
+#[path = "../../src/manager/names.rs"]
+mod names;
 #[path = "../../src/manager/partition_stream.rs"]
 mod partition_stream;
+/// What `src/manager/inside.rs` is to the crate: to loom, a thread is not the system's.
+mod inside {
+    pub(super) struct Inside;
+
+    impl Inside {
+        pub(super) fn begin() -> crate::Result<Self> {
+            Ok(Self)
+        }
+    }
+
+    pub(super) fn refuse_inside() -> crate::Result<()> {
+        Ok(())
+    }
+}
+/// What `src/context.rs` is to the crate.
+mod context {
+    pub(crate) use crate::followers::{Follower, Followers, Later};
+}
 /// What `src/sync.rs` is to the crate.
 mod sync {
     pub(crate) use loom::sync::{
@@ -25,16 +47,18 @@ pub use gpu::{
     Result, Stream,
 };
 
+use context::Later;
 use exchange::{HandOff, exchange};
-use generation::{Entry, Generation, Idle};
+use generation::{Entry, Generation};
 use loom::thread;
+use names::{Names, NotEnded, Retired};
 use partition_stream::PartitionStream;
-use sync::{Arc, Mutex, RwLock};
+use sync::{Arc, Mutex};
 
-/// What `SmPartitionManager` is made of: its two locks, and under them the code that is tested.
+/// What `SmPartitionManager` is made of: its lock of changes, and its names, which are tested.
 struct Manager {
     change: Mutex<()>,
-    contexts: RwLock<Vec<Entry<u8>>>,
+    names: Names<u8>,
 }
 
 impl Manager {
@@ -44,79 +68,80 @@ impl Manager {
         let names: [[&[usize]; 3]; 2] = [[&[0, 1], &[0], &[1]], [&[2], &[1, 2], &[0, 2]]];
         let entries = [0u8, 1].map(|id| {
             let [first, others @ ..] = names[usize::from(id)];
-            let mut entry = Entry::new(id, GreenContext::over(&device, first), first.to_vec());
+            let mut entry = Entry::new(
+                Arc::new(id),
+                GreenContext::over(&device, first),
+                first.to_vec(),
+            );
             entry.generations.extend(others.map(|pieces| Generation {
                 pieces: pieces.to_vec(),
                 context: GreenContext::over(&device, pieces),
             }));
             entry
         });
+        let all = Names::new();
+        all.add(entries);
         Self {
             change: Mutex::new(()),
-            contexts: RwLock::new(entries.into()),
+            names: all,
         }
     }
 
     fn rebalance(&self, target: usize, hand_off: HandOff) {
         let _change = self.change.lock().unwrap();
-        let mut contexts = self.contexts.write().unwrap();
-        let targets = vec![target; contexts.len()];
-        exchange(&mut contexts, &targets, hand_off).unwrap();
+        let targets = vec![target; self.names.ids().len()];
+        exchange(&self.names, &targets, hand_off).unwrap();
     }
 
     fn get(&self, id: u8) -> Option<GreenContext> {
-        let contexts = self.contexts.read().unwrap();
-        let entry = contexts.iter().find(|entry| entry.id == id)?;
-        Some(entry.context().clone())
+        let context = |entry: &Entry<u8>| entry.context().clone();
+        self.names.find(|own| *own == id, context)
     }
 
     fn stream(&self, id: u8) -> Option<PartitionStream> {
-        let slot = {
-            let contexts = self.contexts.read().unwrap();
-            let entry = contexts.iter().find(|entry| entry.id == id)?;
-            entry.slot.clone()
-        };
+        let slot = |entry: &Entry<u8>| entry.slot.clone();
+        let slot = self.names.find(|own| *own == id, slot)?;
         Some(PartitionStream::new(slot, ContextPriority).unwrap())
     }
 
     /// Whether it was destroyed; if not, it was in use.
     fn destroy(&self, id: u8) -> bool {
         let _change = self.change.lock().unwrap();
-        match generation::take_out(&mut self.contexts.write().unwrap(), id) {
+        let index = self.names.ids().iter().position(|own| **own == id);
+        match self.names.take_out(index.unwrap()) {
             // That nobody had it when it was taken out means that nobody can get it any more.
             Ok(entry) => entry.close().map(|()| true).unwrap(),
-            Err(Error::ContextInUse { holders, .. }) => {
+            Err(NotEnded::InUse(holders)) => {
                 assert!(holders > 0);
                 false
             }
-            Err(error) => panic!("{error:?}"),
+            Err(NotEnded::Error(error)) => panic!("{error:?}"),
         }
     }
 
     /// Ends all contexts that are not in force and not used; gives how many.
     fn release(&self) -> usize {
-        let _change = self.change.lock().unwrap();
-        let mut contexts = self.contexts.write().unwrap();
         let mut released = 0;
-        for entry in contexts.iter_mut() {
-            while let Some(idle) = entry.take_idle(&[]).unwrap() {
-                let Idle::Context(context) = idle else {
-                    panic!("only graphs give something up");
-                };
-                context.close().unwrap();
-                released += 1;
+        loop {
+            let mut later = Later::new();
+            let _change = self.change.lock().unwrap();
+            match self.names.retire(&[], &mut later).unwrap() {
+                Retired::Nothing => return released,
+                Retired::GaveUp => {}
+                Retired::Context(context) => {
+                    context.close().unwrap();
+                    released += 1;
+                }
             }
         }
-        released
     }
 
     /// No piece is in two contexts in force.
     fn assert_disjoint(&self) {
-        let contexts = self.contexts.read().unwrap();
-        let mut pieces: Vec<usize> = contexts
-            .iter()
-            .flat_map(|entry| entry.pieces().iter().copied())
-            .collect();
+        let mut pieces: Vec<usize> = self.names.read(|entries| {
+            let pieces = entries.iter().flat_map(|entry| entry.pieces());
+            pieces.copied().collect()
+        });
         let given = pieces.len();
         pieces.sort_unstable();
         pieces.dedup();
@@ -216,6 +241,28 @@ fn a_stream_by_name_keeps_the_name() {
         let destroyed = manager.destroy(0);
         user.join().unwrap();
         assert!(destroyed || manager.destroy(0));
+    });
+}
+
+/// Who uses a stream by name may look names up meanwhile, also while a rebalance waits for that use.
+#[test]
+fn names_are_looked_up_while_a_rebalance_waits() {
+    model(3, || {
+        let manager = Arc::new(Manager::new());
+        let stream = manager.stream(0).unwrap();
+        let user = {
+            let manager = Arc::clone(&manager);
+            thread::spawn(move || {
+                let looked_up = stream.with(|stream| {
+                    stream.submit()?;
+                    Ok(manager.get(1).is_some())
+                });
+                assert!(looked_up.unwrap());
+            })
+        };
+        manager.rebalance(1, HandOff::Strict);
+        user.join().unwrap();
+        manager.release();
     });
 }
 

@@ -375,12 +375,14 @@ fn splits_within_splits_say_why_where_units_could_merge() {
         reason.ends_with("CUDA 13.0, units that merge do not come to these sizes"),
         "{reason}"
     );
-    let refused = manager.shift(Some(62), HandOff::Strict).unwrap_err();
+    let refused = manager
+        .rebalance_for(Some(&62), HandOff::Strict)
+        .unwrap_err();
     assert!(
         matches!(refused, Error::Unsupported { needs, .. } if needs == CudaVersion::new(13, 1)),
         "{refused}"
     );
-    manager.shift(None, HandOff::Strict).unwrap();
+    manager.rebalance_for(None, HandOff::Strict).unwrap();
 }
 
 /// 2-SM units on demand only: 42 exact of an H200 costs the clusters from 12.5 to 13.0, and nothing after.

@@ -105,10 +105,12 @@ fn units_are_cut_to_size_one_by_one() {
         matches!(none, Error::InsufficientSms { available: 0, .. }),
         "{none}"
     );
-    let cut = manager.shift(Some(3), HandOff::Strict).unwrap_err();
+    let cut = manager
+        .rebalance_for(Some(&3), HandOff::Strict)
+        .unwrap_err();
     assert!(matches!(cut, Error::IncompatibleResources { .. }), "{cut}");
-    manager.shift(Some(4), HandOff::Strict).unwrap();
-    manager.shift(None, HandOff::Strict).unwrap();
+    manager.rebalance_for(Some(&4), HandOff::Strict).unwrap();
+    manager.rebalance_for(None, HandOff::Strict).unwrap();
     for id in [3, 6, 5] {
         manager.destroy_context(id).unwrap();
     }

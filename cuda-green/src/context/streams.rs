@@ -1,0 +1,64 @@
+//! The streams of a context, which are asked before all its work is recorded: that spoils a capture.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cuda_green_sys::{CUstream, CUstreamCaptureStatus};
+
+use crate::{Driver, Error, Result};
+
+/// The live streams that this crate made in a context. Of others it knows nothing.
+#[derive(Default)]
+pub(crate) struct Streams(Mutex<Vec<Raw>>);
+
+#[derive(PartialEq, Eq)]
+struct Raw(CUstream);
+
+// SAFETY: the handle is an opaque token that the driver accepts from every thread.
+unsafe impl Send for Raw {}
+
+impl Streams {
+    pub(crate) fn add(&self, stream: CUstream) {
+        self.lock().push(Raw(stream));
+    }
+
+    /// To be called before a stream is destroyed.
+    pub(crate) fn remove(&self, stream: CUstream) {
+        let mut streams = self.lock();
+        if let Some(index) = streams.iter().rposition(|own| own.0 == stream) {
+            streams.swap_remove(index);
+        }
+    }
+
+    /// Begins a capture of one of them, while nobody records the context.
+    pub(crate) fn begin_capture<T>(&self, begin: impl FnOnce() -> T) -> T {
+        let _streams = self.lock();
+        begin()
+    }
+
+    /// Records the context, or makes it wait, where none of its streams is in a capture; the driver refuses it
+    /// otherwise, and the capture is lost (measured on an H200, driver 580).
+    ///
+    /// # Errors
+    /// [`Error::ContextInCapture`].
+    pub(crate) fn outside_captures<T>(
+        &self,
+        driver: &Driver,
+        action: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let streams = self.lock();
+        for stream in &*streams {
+            let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+            // SAFETY: the stream is live, as it is removed before its end; the output is valid.
+            let result = unsafe { driver.api().cuStreamIsCapturing(stream.0, &mut status) };
+            driver.check("cuStreamIsCapturing", result)?;
+            if status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+                return Err(Error::ContextInCapture);
+            }
+        }
+        action()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Raw>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

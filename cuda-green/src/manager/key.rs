@@ -1,0 +1,52 @@
+//! What a context is looked up by.
+
+use std::{fmt::Debug, sync::Arc};
+
+/// What a context of a manager is looked up by: its id, owned or borrowed, and for ids that are strings a `&str`.
+///
+/// ```
+/// use cuda_green::{ContextId, Driver, GreenContextConfig, SmPartitionManager, planner::PartitionRequest};
+///
+/// # fn main() -> cuda_green::Result<()> {
+/// # let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+/// // Names as they come from a configuration file.
+/// let partitions: Vec<(String, u32)> = vec![("serving".into(), 64), ("indexing".into(), 32)];
+/// let manager = SmPartitionManager::with_ids(&device)?;
+/// for (name, sms) in &partitions {
+///     let request = PartitionRequest::at_least(*sms);
+///     manager.create_partition(name.clone(), request, GreenContextConfig::default())?;
+/// }
+/// let (name, _) = &partitions[0];
+/// assert_eq!(manager.get_context(name)?.sm_count(), 64);
+/// assert_eq!(manager.get_context("indexing")?.sm_count(), 32);
+/// # Ok(())
+/// # }
+/// ```
+pub trait ContextKey<Id: ?Sized>: Debug {
+    /// Whether it stands for this id.
+    fn is(&self, id: &Id) -> bool;
+}
+
+impl<Id: Eq + Debug> ContextKey<Id> for Id {
+    fn is(&self, id: &Id) -> bool {
+        self == id
+    }
+}
+
+impl<Id: Eq + Debug> ContextKey<Id> for &Id {
+    fn is(&self, id: &Id) -> bool {
+        *self == id
+    }
+}
+
+macro_rules! by_str {
+    ($($string:ty),+) => {
+        $(impl ContextKey<$string> for &str {
+            fn is(&self, id: &$string) -> bool {
+                **id == **self
+            }
+        })+
+    };
+}
+
+by_str!(String, Box<str>, Arc<str>);
