@@ -12,6 +12,7 @@ mod graph;
 mod guard;
 pub mod guide;
 pub mod kernels;
+mod launch;
 mod manager;
 mod memory;
 mod module;
@@ -32,6 +33,7 @@ pub use error::{Error, Result};
 pub use event::Event;
 pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
+pub use launch::{KernelArg, LaunchConfig};
 pub use manager::{
     AllocationStatus, ContextId, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount, Overlap,
     PartitionGraph, PartitionMode, PartitionStream, RebalanceHint, SmPartitionManager, StreamHome,
@@ -46,7 +48,7 @@ pub use memory::{
 };
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
-pub use module::{Kernel, KernelArg, LaunchConfig, Module};
+pub use module::{Kernel, Module};
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
