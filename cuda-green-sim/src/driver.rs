@@ -21,6 +21,7 @@ mod handles;
 mod host_functions;
 mod launch;
 mod libraries;
+mod links;
 mod live;
 mod memory;
 mod modules;
