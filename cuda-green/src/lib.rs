@@ -48,7 +48,7 @@ pub use memory::{
 };
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
-pub use module::{Kernel, Module};
+pub use module::{ImageKind, Kernel, Module};
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };

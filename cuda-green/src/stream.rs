@@ -1,6 +1,7 @@
 //! Streams: queues of work in a context.
 
 mod launch;
+mod limits;
 mod options;
 
 use std::{
