@@ -7,7 +7,7 @@ use std::{
 
 use cuda_green_sys::{Api, CUresult, CUuuid, CudaVersion, DriverSpec, MissingEntryPoint};
 
-use crate::{CudaDevice, Error, Result};
+use crate::{CudaDevice, Error, Result, completion::Waiter};
 
 /// A loaded CUDA driver. Cheap to clone; all clones are the same driver.
 ///
@@ -33,6 +33,8 @@ struct Inner {
     fault: OnceLock<(&'static str, CUresult)>,
     /// Whether the library is the simulator's, once that was asked.
     simulated_library: OnceLock<bool>,
+    /// Waits for work whose end was asked for as a future.
+    waiter: Waiter,
     #[cfg(feature = "test-utils")]
     simulator: Option<cuda_green_sim::Sim>,
 }
@@ -99,6 +101,7 @@ impl Driver {
                 initialised: Mutex::new(false),
                 fault: OnceLock::new(),
                 simulated_library: OnceLock::new(),
+                waiter: Waiter::default(),
                 #[cfg(feature = "test-utils")]
                 simulator,
             }),
@@ -175,6 +178,10 @@ impl Driver {
     /// The raw entry points, for what this crate does not cover.
     pub fn api(&self) -> &Api {
         &self.inner.api
+    }
+
+    pub(crate) fn waiter(&self) -> &Waiter {
+        &self.inner.waiter
     }
 
     /// Initialises the driver once. A failure is not remembered, since a device may come later.

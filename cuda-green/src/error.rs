@@ -85,6 +85,12 @@ pub enum Error {
         /// The limit that the launch exceeds, where it is known.
         limit: Option<String>,
     },
+    /// The thread that completions need cannot run.
+    #[error("the thread that tells the end of GPU work cannot run: {reason}")]
+    NoThread {
+        /// Why.
+        reason: String,
+    },
     /// A capture came to no graph.
     #[error("the capture failed at {call}: {code}: {reason}")]
     CaptureFailed {

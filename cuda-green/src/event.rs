@@ -1,6 +1,6 @@
 //! Events: points in the work of streams that others can wait for.
 
-use std::{ffi::c_uint, fmt, time::Duration};
+use std::{ffi::c_uint, fmt, sync::Arc, time::Duration};
 
 use cuda_green_sys::{CUevent, CUevent_flags, CUresult};
 
@@ -13,12 +13,24 @@ use crate::{CudaDevice, Driver, Error, Result};
 pub struct Event {
     device: CudaDevice,
     raw: CUevent,
+    /// Shared with a completion that waits for it.
+    owned: Arc<OwnedEvent>,
+}
+
+/// A raw event, destroyed at its end.
+struct OwnedEvent {
+    device: CudaDevice,
+    raw: CUevent,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
 unsafe impl Send for Event {}
 // SAFETY: as above; the driver's event calls are thread-safe.
 unsafe impl Sync for Event {}
+// SAFETY: as for `Event`.
+unsafe impl Send for OwnedEvent {}
+// SAFETY: as for `Event`.
+unsafe impl Sync for OwnedEvent {}
 
 impl Event {
     /// An event for ordering alone, which is the cheap kind.
@@ -51,10 +63,24 @@ impl Event {
             };
             device.driver().check("cuEventCreate", result)
         })?;
+        let owned = Arc::new(OwnedEvent {
+            device: device.clone(),
+            raw,
+        });
         Ok(Self {
             device: device.clone(),
             raw,
+            owned,
         })
+    }
+
+    /// Another holder of the same event.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            device: self.device.clone(),
+            raw: self.raw,
+            owned: Arc::clone(&self.owned),
+        }
     }
 
     /// Whether all work before it is done. An event that was never recorded is.
@@ -130,7 +156,7 @@ pub(crate) fn not_ready_is_false(result: Result<()>) -> Result<bool> {
     }
 }
 
-impl Drop for Event {
+impl Drop for OwnedEvent {
     fn drop(&mut self) {
         // SAFETY: the event is live, and this is its end; the driver lets pending work finish.
         let result = unsafe { self.device.driver().api().cuEventDestroy_v2(self.raw) };

@@ -3,6 +3,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod capabilities;
+mod completion;
 mod context;
 mod device;
 mod driver;
@@ -23,6 +24,7 @@ mod stream;
 mod sync;
 
 pub use capabilities::{Capabilities, Feature, Granularity, GranularitySource};
+pub use completion::Completion;
 pub use context::{
     CloseError, ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation,
 };
@@ -73,6 +75,7 @@ const _: () = {
     send_sync::<Stream>();
     send_sync::<PartitionStream>();
     send_sync::<Event>();
+    send_sync::<Completion>();
     send_sync::<GraphExec>();
     send_sync::<PartitionGraph>();
     send_sync::<Module>();
