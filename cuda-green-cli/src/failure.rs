@@ -93,7 +93,12 @@ fn value(
     situation: Option<&Situation>,
 ) -> Value {
     let code = match cause {
-        Some(Error::Driver { code, .. } | Error::Poisoned { code, .. }) => Some(code),
+        Some(
+            Error::Driver { code, .. }
+            | Error::Poisoned { code, .. }
+            | Error::ImageRefused { code, .. }
+            | Error::LaunchRefused { code, .. },
+        ) => Some(code),
         _ => None,
     };
     json!({

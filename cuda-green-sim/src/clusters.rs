@@ -2,11 +2,10 @@
 
 use crate::sms::Chunk;
 
-/// The largest cluster, up to the portable 8, that fits into a co-scheduled chunk. It need not be a power of
+/// The largest cluster that fits into a co-scheduled chunk. It need not be a power of
 /// two (6 was measured on an H200, driver 580).
 pub(crate) fn largest_cluster(chunks: &[Chunk]) -> u32 {
-    let largest = chunks.iter().map(|chunk| chunk.len).max().unwrap_or(0);
-    largest.min(8)
+    chunks.iter().map(|chunk| chunk.len).max().unwrap_or(0)
 }
 
 /// Clusters of this many blocks that run at once where each SM holds `blocks` of them.

@@ -22,6 +22,7 @@ mod host_functions;
 mod late_copies;
 mod launch;
 mod libraries;
+mod links;
 mod live;
 mod memory;
 mod modules;

@@ -8,6 +8,7 @@ mod driver;
 #[allow(non_snake_case)] // the driver's own names
 mod entry_points;
 mod error;
+mod image;
 mod injection;
 mod kernel;
 mod live;

@@ -231,6 +231,7 @@ values!(
     cuda_green_sys::CUmemPool_attribute,
     cuda_green_sys::CUstreamCaptureMode,
     cuda_green_sys::CUfunction_attribute,
+    cuda_green_sys::CUjitInputType,
     cuda_green_sys::CUpointer_attribute,
     cuda_green_sys::CUmemAllocationGranularity_flags,
     CUhostFn

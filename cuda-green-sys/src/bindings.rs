@@ -19,6 +19,7 @@ pub type CUmemoryPool = *mut CUmemPoolHandle_st;
 pub type CUgraphDeviceNode = *mut CUgraphDeviceUpdatableNode_st;
 pub type CUgreenCtx = *mut CUgreenCtx_st;
 pub type CUuuid = CUuuid_st;
+pub type CUlinkState = *mut CUlinkState_st;
 pub type CUhostFn =
     ::std::option::Option<unsafe extern "C" fn(userData: *mut ::std::os::raw::c_void)>;
 pub type CUaccessPolicyWindow_v1 = CUaccessPolicyWindow_st;
@@ -133,6 +134,14 @@ pub struct CUfunction_attribute_enum(pub ::std::os::raw::c_uint);
 #[repr(transparent)]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
 pub struct CUjit_option_enum(pub ::std::os::raw::c_uint);
+#[repr(transparent)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+pub struct CUjitInputType_enum(pub ::std::os::raw::c_uint);
+#[repr(C)]
+#[derive(Debug)]
+pub struct CUlinkState_st {
+    _unused: [u8; 0],
+}
 #[repr(transparent)]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
 pub struct CUaccessProperty_enum(pub ::std::os::raw::c_uint);
@@ -1252,6 +1261,15 @@ impl CUjit_option_enum {
     pub const CU_JIT_BINARY_LOADER_THREAD_COUNT: CUjit_option_enum = CUjit_option_enum(35);
     pub const CU_JIT_NUM_OPTIONS: CUjit_option_enum = CUjit_option_enum(36);
 }
+impl CUjitInputType_enum {
+    pub const CU_JIT_INPUT_CUBIN: CUjitInputType_enum = CUjitInputType_enum(0);
+    pub const CU_JIT_INPUT_PTX: CUjitInputType_enum = CUjitInputType_enum(1);
+    pub const CU_JIT_INPUT_FATBINARY: CUjitInputType_enum = CUjitInputType_enum(2);
+    pub const CU_JIT_INPUT_OBJECT: CUjitInputType_enum = CUjitInputType_enum(3);
+    pub const CU_JIT_INPUT_LIBRARY: CUjitInputType_enum = CUjitInputType_enum(4);
+    pub const CU_JIT_INPUT_NVVM: CUjitInputType_enum = CUjitInputType_enum(5);
+    pub const CU_JIT_NUM_INPUT_TYPES: CUjitInputType_enum = CUjitInputType_enum(6);
+}
 impl CUaccessProperty_enum {
     pub const CU_ACCESS_PROPERTY_NORMAL: CUaccessProperty_enum = CUaccessProperty_enum(0);
     pub const CU_ACCESS_PROPERTY_STREAMING: CUaccessProperty_enum = CUaccessProperty_enum(1);
@@ -1739,6 +1757,7 @@ pub use self::CUevent_record_flags_enum as CUevent_record_flags;
 pub use self::CUfunction_attribute_enum as CUfunction_attribute;
 pub use self::CUgraphInstantiate_flags_enum as CUgraphInstantiate_flags;
 pub use self::CUjit_option_enum as CUjit_option;
+pub use self::CUjitInputType_enum as CUjitInputType;
 pub use self::CUlaunchAttributeID_enum as CUlaunchAttributeID;
 pub use self::CUlaunchAttributePortableClusterMode_enum as CUlaunchAttributePortableClusterMode;
 pub use self::CUlaunchMemSyncDomain_enum as CUlaunchMemSyncDomain;

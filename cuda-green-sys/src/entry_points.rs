@@ -451,6 +451,10 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     cuModuleUnload(hmod: CUmodule), since (2, 0);
     /// A kernel of a module by its name.
     cuModuleGetFunction(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char), since (2, 0);
+    /// How many kernels a module has.
+    cuModuleGetFunctionCount(count: *mut c_uint, mod_: CUmodule), since (12, 4);
+    /// The kernels of a module, up to `numFunctions` of them.
+    cuModuleEnumerateFunctions(functions: *mut CUfunction, numFunctions: c_uint, mod_: CUmodule), since (12, 4);
     /// The address and the size of a module's global variable; either output may be null.
     cuModuleGetGlobal_v2(dptr: *mut CUdeviceptr, bytes: *mut usize, hmod: CUmodule, name: *const c_char), since (3, 2);
     /// Loads PTX, cubin or fatbin for every context, present and future. It belongs to no context.
@@ -473,6 +477,16 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int), since (9, 0);
     /// The module of a function.
     cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction), since (11, 0);
+    /// The name of a function, as a string that lives as long as its module.
+    cuFuncGetName(name: *mut *const c_char, hfunc: CUfunction), since (12, 3);
+    /// Begins to link: PTX and binaries become one cubin.
+    cuLinkCreate_v2(numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void, stateOut: *mut CUlinkState), since (6, 5);
+    /// Adds an image to what is linked; PTX is compiled.
+    cuLinkAddData_v2(state: CUlinkState, type_: CUjitInputType, data: *mut c_void, size: usize, name: *const c_char, numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void), since (6, 5);
+    /// Ends the linking; the cubin lives as long as the state.
+    cuLinkComplete(state: CUlinkState, cubinOut: *mut *mut c_void, sizeOut: *mut usize), since (5, 5);
+    /// Destroys what `cuLinkCreate_v2` made, the cubin included.
+    cuLinkDestroy(state: CUlinkState), since (5, 5);
     /// Launches a kernel.
     cuLaunchKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void), since (4, 0);
     /// Launches a kernel with attributes, such as a cluster size.

@@ -246,7 +246,7 @@ impl CudaDevice {
 
     /// The crate's own kernels, loaded once per device.
     pub(crate) fn kernels(&self) -> Result<&RawModule> {
-        let load = || RawModule::load(self, kernels::PTX);
+        let load = || RawModule::load_ptx(self, kernels::PTX);
         self.inner.kernels.get_or_make(load)
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use cuda_green_sys::{Api, CUresult, CUuuid, CudaVersion, DriverSpec, MissingEntryPoint};
 
-use crate::{CudaDevice, Error, Result};
+use crate::{CudaDevice, Error, Result, completion::Waiter};
 
 /// The process that was the first to initialise CUDA through this library; 0 before. A forked child finds its
 /// parent's.
@@ -51,6 +51,8 @@ struct Inner {
     fault: OnceLock<(&'static str, CUresult)>,
     /// Whether the library is the simulator's, once that was asked.
     simulated_library: OnceLock<bool>,
+    /// Waits for work whose end was asked for as a future.
+    waiter: Waiter,
     #[cfg(feature = "test-utils")]
     simulator: Option<cuda_green_sim::Sim>,
 }
@@ -128,6 +130,7 @@ impl Driver {
             initialising: Mutex::new(()),
             fault: OnceLock::new(),
             simulated_library: OnceLock::new(),
+            waiter: Waiter::default(),
             #[cfg(feature = "test-utils")]
             simulator,
         });
@@ -206,6 +209,10 @@ impl Driver {
     /// The raw entry points, for what this crate does not cover.
     pub fn api(&self) -> &Api {
         &self.inner.api
+    }
+
+    pub(crate) fn waiter(&self) -> &Waiter {
+        &self.inner.waiter
     }
 
     /// Initialises the driver once. A failure is not remembered, since a device may come later.

@@ -2,7 +2,10 @@
 
 use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 
-use crate::size::{Bytes, Limit};
+use crate::{
+    ImageKind, LaunchConfig,
+    size::{Bytes, Limit},
+};
 
 /// What this crate's functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -46,6 +49,50 @@ pub enum Error {
         call: &'static str,
         /// The driver's code.
         code: CUresult,
+    },
+    /// The driver refused to load an image.
+    #[error(
+        "the driver refused the {image}: {code}{}{log}",
+        if log.is_empty() { "" } else { "\n" }
+    )]
+    ImageRefused {
+        /// What the image is.
+        image: ImageKind,
+        /// The driver's code.
+        code: CUresult,
+        /// What the driver's compiler said, errors first; empty where it said nothing.
+        log: String,
+    },
+    /// A module has no kernel of this name.
+    #[error("the module has no kernel {name}{}", instead(kernels.as_deref()))]
+    NoSuchKernel {
+        /// The name that was asked for.
+        name: String,
+        /// The names of those that it has, where the driver tells (CUDA 12.4).
+        kernels: Option<Vec<String>>,
+    },
+    /// The driver refused a launch.
+    #[error(
+        "{call} refused to launch {kernel} ({config}): {code}{}",
+        limit.as_ref().map_or(String::new(), |limit| format!("; {limit}"))
+    )]
+    LaunchRefused {
+        /// The kernel's name.
+        kernel: String,
+        /// What was asked for.
+        config: Box<LaunchConfig>,
+        /// The C function that refused.
+        call: &'static str,
+        /// The driver's code.
+        code: CUresult,
+        /// The limit that the launch exceeds, where it is known.
+        limit: Option<String>,
+    },
+    /// The thread that completions need cannot run.
+    #[error("the thread that tells the end of GPU work cannot run: {reason}")]
+    NoThread {
+        /// Why.
+        reason: String,
     },
     /// A capture came to no graph.
     #[error("the capture failed at {call}: {code}: {reason}")]
@@ -367,10 +414,8 @@ pub enum Error {
     /// A buffer was given back to a pool that it is not of.
     #[error("the buffer belongs to another pool")]
     ForeignBuffer,
-    /// A stream of one device was to work on memory, or run a graph, of another.
-    #[error("the stream is of another device than the memory or the graph")]
-    ForeignStream,
-    /// Two things of different devices, which only meet within one.
+    /// Two things of different devices, which only meet within one: a stream and a buffer, a kernel, a graph or an
+    /// event.
     #[error("{what} is of device {device}, and what it was to meet is of device {expected}")]
     ForeignDevice {
         /// What is of the other device.
@@ -396,4 +441,21 @@ pub enum Error {
         /// Bytes of the buffer.
         buffer_len: usize,
     },
+}
+
+/// The kernels that a module has in the place of one that it lacks.
+fn instead(kernels: Option<&[String]>) -> String {
+    /// More of them than this are only counted.
+    const TOLD: usize = 10;
+    let Some(kernels) = kernels else {
+        return String::new();
+    };
+    if kernels.is_empty() {
+        return "; it has none".to_owned();
+    }
+    let told = kernels[..kernels.len().min(TOLD)].join(", ");
+    match kernels.len().saturating_sub(TOLD) {
+        0 => format!("; it has {told}"),
+        more => format!("; it has {told} and {more} more"),
+    }
 }

@@ -1,6 +1,6 @@
 //! Events: points in the work of streams that others can wait for.
 
-use std::{ffi::c_uint, fmt, time::Duration};
+use std::{ffi::c_uint, fmt, sync::Arc, time::Duration};
 
 use cuda_green_sys::{CUevent, CUevent_flags, CUresult};
 
@@ -11,15 +11,20 @@ use crate::{CudaDevice, Driver, Error, Result};
 /// It belongs to the device, not to a context, so it may be recorded in one partition and waited for in
 /// another, and may outlive both.
 pub struct Event {
+    /// Shared with a completion that waits for it.
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     device: CudaDevice,
     raw: CUevent,
     timed: bool,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
-unsafe impl Send for Event {}
+unsafe impl Send for Inner {}
 // SAFETY: as above; the driver's event calls are thread-safe.
-unsafe impl Sync for Event {}
+unsafe impl Sync for Inner {}
 
 impl Event {
     /// An event for ordering alone, which is the cheap kind.
@@ -52,11 +57,21 @@ impl Event {
             };
             device.driver().check("cuEventCreate", result)
         })?;
-        Ok(Self {
+        let inner = Inner {
             device: device.clone(),
             raw,
             timed: flags == CUevent_flags::CU_EVENT_DEFAULT,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
         })
+    }
+
+    /// Another holder of the same event.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
     }
 
     /// Whether all work before it is done. An event that was never recorded is.
@@ -66,8 +81,12 @@ impl Event {
     #[doc(alias = "cuEventQuery")]
     pub fn is_done(&self) -> Result<bool> {
         // SAFETY: the event is live.
-        not_ready_is_false(self.device.driver().check("cuEventQuery", unsafe {
-            self.device.driver().api().cuEventQuery(self.raw)
+        not_ready_is_false(self.inner.device.driver().check("cuEventQuery", unsafe {
+            self.inner
+                .device
+                .driver()
+                .api()
+                .cuEventQuery(self.inner.raw)
         }))
     }
 
@@ -78,8 +97,17 @@ impl Event {
     #[doc(alias = "cuEventSynchronize")]
     pub fn synchronize(&self) -> Result<()> {
         // SAFETY: the event is live.
-        let result = unsafe { self.device.driver().api().cuEventSynchronize(self.raw) };
-        self.device.driver().check("cuEventSynchronize", result)
+        let result = unsafe {
+            self.inner
+                .device
+                .driver()
+                .api()
+                .cuEventSynchronize(self.inner.raw)
+        };
+        self.inner
+            .device
+            .driver()
+            .check("cuEventSynchronize", result)
     }
 
     /// The time between two timed events, both of which are done; about 0.5 µs exact.
@@ -95,22 +123,30 @@ impl Event {
             value: "start or end".to_owned(),
             reason,
         };
-        if !self.timed || !start.timed {
+        if !self.inner.timed || !start.inner.timed {
             return Err(invalid(
                 "made for ordering alone, it notes no time; make it with `Event::timed`",
             ));
         }
-        self.device.check_own("the first event", start.device())?;
-        let start = start.raw_for(self.device.driver())?;
+        self.inner
+            .device
+            .check_own("the first event", start.device())?;
+        let start = start.raw_for(self.inner.device.driver())?;
         let mut milliseconds = 0.0f32;
         // SAFETY: both events are live, and the pointer is valid for the one number that is written.
         let result = unsafe {
-            self.device
-                .driver()
-                .api()
-                .cuEventElapsedTime(&mut milliseconds, start, self.raw)
+            self.inner.device.driver().api().cuEventElapsedTime(
+                &mut milliseconds,
+                start,
+                self.inner.raw,
+            )
         };
-        match self.device.driver().check("cuEventElapsedTime", result) {
+        match self
+            .inner
+            .device
+            .driver()
+            .check("cuEventElapsedTime", result)
+        {
             // Both live, are timed and of this device, so this is all that it can mean.
             Err(Error::Driver {
                 code: CUresult::CUDA_ERROR_INVALID_HANDLE,
@@ -123,19 +159,19 @@ impl Event {
 
     /// Its device. It belongs to no context: what it was recorded in last, whoever recorded it knows.
     pub fn device(&self) -> &CudaDevice {
-        &self.device
+        &self.inner.device
     }
 
     /// The raw event, which this object destroys.
     pub fn raw(&self) -> CUevent {
-        self.raw
+        self.inner.raw
     }
 
     /// The same for a call of this driver, if that is its own.
     #[inline]
     pub(crate) fn raw_for(&self, driver: &Driver) -> Result<CUevent> {
-        driver.check_own(self.device.driver())?;
-        Ok(self.raw)
+        driver.check_own(self.inner.device.driver())?;
+        Ok(self.inner.raw)
     }
 }
 
@@ -151,7 +187,7 @@ pub(crate) fn not_ready_is_false(result: Result<()>) -> Result<bool> {
     }
 }
 
-impl Drop for Event {
+impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: the event is live, and this is its end; the driver lets pending work finish.
         let result = unsafe { self.device.driver().api().cuEventDestroy_v2(self.raw) };
@@ -162,7 +198,7 @@ impl Drop for Event {
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Event")
-            .field("raw", &self.raw)
+            .field("raw", &self.inner.raw)
             .finish_non_exhaustive()
     }
 }

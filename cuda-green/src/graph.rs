@@ -16,7 +16,7 @@ use cuda_green_sys::{CUgraph, CUgraphExec};
 
 pub use capture::{Capture, CaptureMode};
 
-use crate::{CudaDevice, Driver, Error, Event, GreenContext, Result, Stream, device::retry_ends};
+use crate::{CudaDevice, Driver, Event, GreenContext, Result, Stream, device::retry_ends};
 
 /// What a graph needs as long as it can be launched.
 pub(crate) struct Kept {
@@ -141,7 +141,7 @@ impl GraphExec {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ForeignStream`] for a stream of another device; [`Error::Driver`], also for an earlier
+    /// [`Error::ForeignDevice`] for a stream of another device; [`Error::Driver`], also for an earlier
     /// fault.
     ///
     /// # Safety
@@ -187,11 +187,8 @@ impl GraphExec {
     }
 
     fn check_stream(&self, stream: &Stream) -> Result<()> {
-        if self.exec.device == *stream.device() {
-            Ok(())
-        } else {
-            Err(Error::ForeignStream)
-        }
+        let device = &self.exec.device;
+        device.check_own("the stream", stream.device())
     }
 
     fn driver(&self) -> &Driver {

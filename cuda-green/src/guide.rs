@@ -12,6 +12,9 @@ pub mod from_one_context {}
 #[doc = include_str!("../guide/foreign_libraries.md")]
 pub mod foreign_libraries {}
 
+#[doc = include_str!("../guide/futures.md")]
+pub mod futures {}
+
 #[doc = include_str!("../guide/testing.md")]
 pub mod testing {}
 

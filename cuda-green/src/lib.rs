@@ -3,6 +3,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod capabilities;
+mod completion;
 mod context;
 mod device;
 mod driver;
@@ -12,6 +13,7 @@ mod graph;
 mod guard;
 pub mod guide;
 pub mod kernels;
+mod launch;
 mod manager;
 mod memory;
 mod module;
@@ -24,6 +26,7 @@ mod stream;
 mod sync;
 
 pub use capabilities::{Capabilities, Feature, Granularity, GranularitySource};
+pub use completion::Completion;
 pub use context::{
     CloseError, ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation,
 };
@@ -34,6 +37,7 @@ pub use error::{Error, Result};
 pub use event::Event;
 pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
+pub use launch::{KernelArg, LaunchConfig};
 pub use manager::{
     AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount,
     Overlap, PartitionGraph, PartitionMode, PartitionStream, Probe, RebalanceHint,
@@ -48,7 +52,7 @@ pub use memory::{
 };
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
-pub use module::{Kernel, KernelArg, LaunchConfig, Module};
+pub use module::{ImageKind, Kernel, Module};
 pub use probe::ContextProbe;
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
@@ -74,6 +78,7 @@ const _: () = {
     send_sync::<Stream>();
     send_sync::<PartitionStream>();
     send_sync::<Event>();
+    send_sync::<Completion>();
     send_sync::<GraphExec>();
     send_sync::<PartitionGraph>();
     send_sync::<Module>();

@@ -1,12 +1,20 @@
-//! Modules, kernels, and the shape of a launch.
+//! Modules and kernels.
+
+mod attributes;
+mod image;
+mod load;
 
 use std::{
-    ffi::{CString, c_void},
+    ffi::{CStr, CString},
     fmt,
     sync::Arc,
 };
 
-use cuda_green_sys::{CUcontext, CUfunction, CUmodule};
+use cuda_green_sys::{CUcontext, CUfunction, CUmodule, CUresult};
+
+use attributes::{Attributes, AttributesByFunction};
+use image::Image;
+pub use image::ImageKind;
 
 use crate::{CudaDevice, Driver, Error, Result};
 
@@ -19,6 +27,7 @@ pub struct Module {
 struct Owned {
     device: CudaDevice,
     raw: RawModule,
+    attributes: AttributesByFunction,
 }
 
 /// A module without its owner: whoever holds it unloads it.
@@ -30,21 +39,17 @@ unsafe impl Send for RawModule {}
 unsafe impl Sync for RawModule {}
 
 impl RawModule {
-    pub(crate) fn load(device: &CudaDevice, ptx: &str) -> Result<Self> {
-        let image = c_string("ptx", ptx)?;
-        let mut raw = std::ptr::null_mut();
-        // Loading needs a current context; the primary one serves all green contexts of the device.
-        device.with_primary(|| {
-            // SAFETY: the image is a C string, which is how PTX is passed; the output is valid.
-            let result = unsafe {
-                device
-                    .driver()
-                    .api()
-                    .cuModuleLoadData(&mut raw, image.as_ptr().cast())
-            };
-            device.driver().check("cuModuleLoadData", result)
-        })?;
-        Ok(Self(raw))
+    pub(crate) fn load_ptx(device: &CudaDevice, ptx: &str) -> Result<Self> {
+        let image = Image::new(ptx.as_bytes())?;
+        // Safe code must not make the driver read a binary: it trusts what is inside.
+        match image.kind {
+            ImageKind::Ptx => load::load(device, &image).map(Self),
+            kind => Err(Error::InvalidArgument {
+                name: "ptx",
+                value: format!("a {kind}"),
+                reason: "binaries are loaded by `Module::load_image`",
+            }),
+        }
     }
 
     pub(crate) fn function(&self, driver: &Driver, name: &str) -> Result<CUfunction> {
@@ -58,6 +63,36 @@ impl RawModule {
         };
         driver.check("cuModuleGetFunction", result)?;
         Ok(function)
+    }
+
+    /// The names of its kernels, in alphabetical order.
+    fn kernel_names(&self, driver: &Driver) -> Result<Vec<String>> {
+        let mut count = 0;
+        // SAFETY: the module is live, the output valid.
+        let result = unsafe { driver.api().cuModuleGetFunctionCount(&mut count, self.0) };
+        driver.check("cuModuleGetFunctionCount", result)?;
+        let mut functions = vec![std::ptr::null_mut(); count as usize];
+        // SAFETY: the module is live, and there is room for that many.
+        let result = unsafe {
+            driver
+                .api()
+                .cuModuleEnumerateFunctions(functions.as_mut_ptr(), count, self.0)
+        };
+        driver.check("cuModuleEnumerateFunctions", result)?;
+        let mut names = Vec::with_capacity(functions.len());
+        for function in functions {
+            let mut name = std::ptr::null();
+            // SAFETY: the function is the module's, which is live; the output is valid.
+            let result = unsafe { driver.api().cuFuncGetName(&mut name, function) };
+            driver.check("cuFuncGetName", result)?;
+            if !name.is_null() {
+                // SAFETY: a string of the driver's that lives as long as the module.
+                let name = unsafe { CStr::from_ptr(name) };
+                names.push(name.to_string_lossy().into_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Unloads it, with the context current that it was loaded in.
@@ -84,31 +119,108 @@ impl RawModule {
 impl Module {
     /// Compiles PTX for the device and loads it.
     ///
+    /// ```
+    /// use cuda_green::{Driver, Error, Module};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// let text = ".version 8.0\n.target sm_90\n.address_size 64\n.entry k() { nonsense; }";
+    /// let Err(Error::ImageRefused { log, .. }) = Module::load_ptx(&device, text) else {
+    ///     unreachable!()
+    /// };
+    /// assert!(log.contains("nonsense"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for text with a NUL inside; [`Error::Driver`] where it does not compile
-    /// or its PTX version is newer than the driver.
-    #[doc(alias = "cuModuleLoadData")]
+    /// [`Error::InvalidArgument`] for text with a NUL inside; [`Error::ImageRefused`], with the compiler's log,
+    /// where it does not compile or its PTX version is newer than the driver; [`Error::Driver`].
+    #[doc(alias = "cuModuleLoadDataEx")]
     pub fn load_ptx(device: &CudaDevice, ptx: &str) -> Result<Self> {
-        let raw = RawModule::load(device, ptx)?;
-        Ok(Self {
+        Ok(Self::of(device, RawModule::load_ptx(device, ptx)?))
+    }
+
+    /// Loads an image of any [kind](ImageKind): PTX, a cubin for the device's compute capability, or a fat
+    /// binary. The first bytes tell which it is; a NUL after text is not needed.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let device: cuda_green::CudaDevice = unimplemented!();
+    /// use cuda_green::Module;
+    ///
+    /// let image = std::fs::read("kernels.fatbin")?; // from `nvcc -fatbin`
+    /// // SAFETY: the file is our own build's.
+    /// let module = unsafe { Module::load_image(&device, &image)? };
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`load_ptx`](Self::load_ptx); [`Error::InvalidArgument`] for a binary that is shorter than its headers
+    /// say; [`Error::ImageRefused`] for one that has no code for this device.
+    ///
+    /// # Safety
+    /// A binary is whole and was made by NVIDIA's tools. The driver gets a pointer without a length and trusts
+    /// what it finds inside; here only the outer headers are checked.
+    #[doc(alias = "cuModuleLoadDataEx")]
+    #[doc(alias = "cubin")]
+    #[doc(alias = "fatbin")]
+    pub unsafe fn load_image(device: &CudaDevice, image: &[u8]) -> Result<Self> {
+        let raw = load::load(device, &Image::new(image)?)?;
+        Ok(Self::of(device, RawModule(raw)))
+    }
+
+    fn of(device: &CudaDevice, raw: RawModule) -> Self {
+        Self {
             inner: Arc::new(Owned {
                 device: device.clone(),
                 raw,
+                attributes: AttributesByFunction::default(),
             }),
-        })
+        }
     }
 
-    /// One of its kernels, by the name of its entry.
+    /// Its device.
+    pub fn device(&self) -> &CudaDevice {
+        &self.inner.device
+    }
+
+    /// One of its kernels, by the name of its entry: the mangled one, where C++ was compiled without
+    /// `extern "C"`.
     ///
     /// # Errors
-    /// [`Error::Driver`] with `CUDA_ERROR_NOT_FOUND` where it has none of that name.
+    /// [`Error::NoSuchKernel`] where it has none of that name, with those that it has; [`Error::Driver`].
     #[doc(alias = "cuModuleGetFunction")]
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
-        let raw = self.inner.raw.function(self.inner.device.driver(), name)?;
+        let driver = self.inner.device.driver();
+        let raw = match self.inner.raw.function(driver, name) {
+            Err(Error::Driver {
+                code: CUresult::CUDA_ERROR_NOT_FOUND,
+                ..
+            }) => {
+                return Err(Error::NoSuchKernel {
+                    name: name.to_owned(),
+                    kernels: self.kernel_names().ok(),
+                });
+            }
+            found => found?,
+        };
         Ok(Kernel {
             module: self.clone(),
             raw,
+            name: name.into(),
+            attributes: self.inner.attributes.of(raw),
         })
+    }
+
+    /// The names of its kernels, in alphabetical order. CUDA 12.4 or later.
+    ///
+    /// # Errors
+    /// [`Error::MissingEntryPoint`] before CUDA 12.4; [`Error::Driver`].
+    #[doc(alias = "cuModuleEnumerateFunctions")]
+    pub fn kernel_names(&self) -> Result<Vec<String>> {
+        self.inner.raw.kernel_names(self.inner.device.driver())
     }
 }
 
@@ -126,6 +238,8 @@ impl Drop for Owned {
 pub struct Kernel {
     module: Module,
     raw: CUfunction,
+    name: Arc<str>,
+    attributes: Arc<Attributes>,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
@@ -134,83 +248,28 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
+    /// Its name in its module.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its module.
+    pub fn module(&self) -> &Module {
+        &self.module
+    }
+
     /// The raw function, valid while this object lives.
     pub fn raw(&self) -> CUfunction {
         self.raw
     }
 
-    /// The same for a call of this driver, if that is its own.
+    /// The same for a call of this device, if that is its own.
     #[inline]
-    pub(crate) fn raw_for(&self, driver: &Driver) -> Result<CUfunction> {
-        driver.check_own(self.module.inner.device.driver())?;
+    pub(crate) fn raw_for(&self, device: &CudaDevice) -> Result<CUfunction> {
+        device.check_own("the kernel", self.module.device())?;
         Ok(self.raw)
     }
 }
-
-/// The shape of a launch.
-///
-/// ```
-/// use cuda_green::LaunchConfig;
-///
-/// let lines = LaunchConfig::linear(512, 256);
-/// let tiles = LaunchConfig::new([64, 8, 1], [16, 16, 1]).shared_bytes(16 << 10);
-/// # let _ = (lines, tiles);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct LaunchConfig {
-    /// Blocks in x, y and z.
-    pub grid: [u32; 3],
-    /// Threads of a block in x, y and z.
-    pub block: [u32; 3],
-    /// Dynamic shared memory of a block in bytes.
-    pub shared_bytes: u32,
-}
-
-impl LaunchConfig {
-    /// So many blocks, each of so many threads, both in x, y and z.
-    pub const fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
-        Self {
-            grid,
-            block,
-            shared_bytes: 0,
-        }
-    }
-
-    /// So many blocks of so many threads, in one dimension.
-    pub const fn linear(blocks: u32, threads: u32) -> Self {
-        Self::new([blocks, 1, 1], [threads, 1, 1])
-    }
-
-    /// The same with so many bytes of dynamic shared memory for each block.
-    #[must_use]
-    pub const fn shared_bytes(self, shared_bytes: u32) -> Self {
-        Self {
-            shared_bytes,
-            ..self
-        }
-    }
-}
-
-/// A value that a kernel can take as an argument.
-///
-/// # Safety
-/// The pointer is valid, while `self` is borrowed, for reading a value of the size and alignment that the
-/// kernel's parameter has.
-pub unsafe trait KernelArg {
-    /// Where the value lies.
-    fn as_ptr(&self) -> *const c_void {
-        std::ptr::from_ref(self).cast()
-    }
-}
-
-macro_rules! kernel_args {
-    ($($ty:ty),+) => {$(
-        // SAFETY: a plain number has the size and alignment of the parameter of the same type.
-        unsafe impl KernelArg for $ty {}
-    )+};
-}
-kernel_args!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
 
 fn c_string(name: &'static str, text: &str) -> Result<CString> {
     CString::new(text).map_err(|error| Error::InvalidArgument {
@@ -231,6 +290,7 @@ impl fmt::Debug for Module {
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kernel")
+            .field("name", &self.name)
             .field("raw", &self.raw)
             .finish_non_exhaustive()
     }

@@ -347,11 +347,11 @@ fn kernels(driver: &Driver) -> Result<()> {
     assert_eq!(sum, blocks, "each block counts itself once");
     assert!(matches!(
         module.kernel("no_such_kernel"),
-        Err(Error::Driver { .. })
+        Err(Error::NoSuchKernel { .. })
     ));
     assert!(matches!(
         Module::load_ptx(&device, "this is no PTX"),
-        Err(Error::Driver { .. })
+        Err(Error::ImageRefused { .. })
     ));
     assert!(matches!(
         Module::load_ptx(&device, "a\0b"),

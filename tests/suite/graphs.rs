@@ -395,8 +395,8 @@ fn foreign(driver: &Driver) -> Result<()> {
     let theirs = others.get_context(ContextId::Embedding)?.create_stream()?;
     // SAFETY: the graph is empty.
     let refused = unsafe { exec.launch(&theirs) };
-    assert!(matches!(refused, Err(Error::ForeignStream)), "{refused:?}");
-    assert!(matches!(exec.upload(&theirs), Err(Error::ForeignStream)));
+    assert!(matches!(refused, Err(Error::ForeignDriver)), "{refused:?}");
+    assert!(matches!(exec.upload(&theirs), Err(Error::ForeignDriver)));
     // SAFETY: the graph is empty.
     unsafe { exec.launch(&stream)? };
     stream.synchronize()

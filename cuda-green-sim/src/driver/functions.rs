@@ -24,12 +24,8 @@ impl Driver {
         let invalid = CUresult::CUDA_ERROR_INVALID_HANDLE;
         let kernel = state.kernels.get(&handle).ok_or(invalid)?;
         let parameters = state.image_of(kernel.library)?.kernels.get(&kernel.name);
-        Ok(Function {
-            module: 0,
-            kernel: Some(handle),
-            name: kernel.name.clone(),
-            parameters: parameters.ok_or(invalid)?.clone(),
-        })
+        let parameters = parameters.ok_or(invalid)?.clone();
+        Ok(Function::of_kernel(handle, &kernel.name, parameters))
     }
 
     /// Dynamic shared memory that a function may be launched with, in bytes.
@@ -198,7 +194,11 @@ impl Driver {
 
 /// What was set of a function or a kernel. What is set of a kernel holds for its functions too, which is not
 /// measured; what is set of a function is not the kernel's (measured on an H200, driver 580).
-fn set_attribute(state: &State, handle: u64, attribute: CUfunction_attribute) -> Option<i32> {
+pub(super) fn set_attribute(
+    state: &State,
+    handle: u64,
+    attribute: CUfunction_attribute,
+) -> Option<i32> {
     let set = |handle| {
         state
             .function_attributes

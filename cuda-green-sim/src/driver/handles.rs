@@ -22,6 +22,7 @@ pub(super) enum Kind {
     Library,
     LibraryKernel,
     Physical,
+    Link,
 }
 
 impl Driver {

@@ -2,11 +2,15 @@
 
 use std::ffi::c_void;
 
-use cuda_green_sys::{CUfunc_st, CUlaunchAttributeID_enum, CUlaunchConfig, CUresult, CUstream_st};
+use cuda_green_sys::{
+    CUfunc_st, CUfunction_attribute, CUlaunchAttributeID_enum, CUlaunchConfig, CUresult,
+    CUstream_st,
+};
 
 use super::{
     Context, Driver, State,
     actions::{Action, KernelLaunch},
+    functions::set_attribute,
     modules::Function,
     require,
 };
@@ -165,7 +169,7 @@ impl Driver {
         if let Some(dims) = shape.cluster {
             let size = shape.cluster_size()?;
             shape.of_whole_clusters(dims)?;
-            if self.active_clusters(state, context, shape, size)? == 0 {
+            if self.active_clusters(state, handle, context, shape, size)? == 0 {
                 return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
             }
         }
@@ -196,7 +200,7 @@ impl Driver {
         })
     }
 
-    /// The largest cluster that fits, up to the portable 8. Below compute capability 9.0 there are no
+    /// The largest cluster that fits, up to the portable 8 or what the function allows. Below compute capability 9.0 there are no
     /// clusters; the code for that is not measured.
     pub(crate) fn cuOccupancyMaxPotentialClusterSize(
         &self,
@@ -216,7 +220,7 @@ impl Driver {
             Context::Primary(_) => largest_cluster(self.profile.device.sms().chunks()),
             Context::Green(handle) => largest_cluster(self.green(&state, handle)?.sms.chunks()),
         };
-        size.set(largest as i32)
+        size.set(largest.min(largest_allowed(&state, function.handle())) as i32)
     }
 
     pub(crate) fn cuOccupancyMaxActiveClusters(
@@ -234,7 +238,7 @@ impl Driver {
         let size = shape.cluster_size()?;
         shape.of_whole_clusters(shape.cluster.unwrap_or([1; 3]))?;
         require(shape.threads() > 0 && shape.threads() <= 1024)?;
-        let active = self.active_clusters(&state, context, &shape, size)?;
+        let active = self.active_clusters(&state, function.handle(), context, &shape, size)?;
         // None at all is an answer, not an error, though a launch is refused (measured on an H200,
         // driver 580).
         clusters.set(active as i32)
@@ -257,6 +261,7 @@ impl Driver {
     fn active_clusters(
         &self,
         state: &State,
+        function: u64,
         context: Context,
         shape: &Shape,
         size: u32,
@@ -265,8 +270,7 @@ impl Driver {
         if size > 1 && !profile.has_clusters() {
             return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
         }
-        // More than the portable 8 needs an attribute of the kernel that is not simulated.
-        if size > 8 {
+        if size > largest_allowed(state, function) {
             return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
         }
         let threads = (shape.threads() as u32).next_multiple_of(32).max(32);
@@ -280,6 +284,16 @@ impl Driver {
             }
             Context::Primary(_) => clusters(profile.sms().chunks(), size, blocks),
         })
+    }
+}
+
+/// The portable 8, or 16 for a function whose attribute allows it (NVIDIA's programming guide of 9.0 and 10.0; how
+/// many of more than 8 fit is not measured).
+fn largest_allowed(state: &State, function: u64) -> u32 {
+    let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+    match set_attribute(state, function, attribute) {
+        Some(1) => 16,
+        _ => 8,
     }
 }
 

@@ -1,7 +1,7 @@
-//! Modules: PTX texts, of which the kernels' names and parameters are read.
+//! Modules: images, of which the kernels' names and parameters are read.
 
 use std::{
-    ffi::{c_char, c_void},
+    ffi::{CStr, CString, c_char, c_void},
     sync::Arc,
 };
 
@@ -9,6 +9,7 @@ use cuda_green_sys::{CUfunc_st, CUjit_option, CUmod_st, CUresult};
 
 use super::{Driver, Kind, State, as_pointer, require};
 use crate::{
+    image,
     live::MadeAt,
     ptx,
     raw::{Answer, Raw},
@@ -28,8 +29,23 @@ pub(super) struct Function {
     /// The library's kernel that it is, where it is one.
     pub(super) kernel: Option<u64>,
     pub(super) name: String,
+    /// The same as a C string, which clients get a pointer to.
+    c_name: Arc<CStr>,
     /// Bytes of each parameter.
     pub(super) parameters: Vec<usize>,
+}
+
+impl Function {
+    /// What a library's kernel is where it stands in the place of a function.
+    pub(super) fn of_kernel(kernel: u64, name: &str, parameters: Vec<usize>) -> Self {
+        Self {
+            module: 0,
+            kernel: Some(kernel),
+            name: name.to_owned(),
+            c_name: c"".into(),
+            parameters,
+        }
+    }
 }
 
 /// Why an image cannot be loaded: the driver's code, and a line for the compiler's log.
@@ -134,11 +150,8 @@ impl Driver {
     /// Reads a PTX text, as far as this driver and its devices can load it.
     pub(super) fn read_image(&self, image: &Raw<c_void>) -> Result<ptx::Ptx, Refusal> {
         let head = image.head(4).map_err(Refusal::plain)?;
-        if is_binary(&head) {
-            return Err(Refusal(
-                CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
-                "only PTX can be loaded: a simulated device has no machine code".to_owned(),
-            ));
+        if head == image::ELF || head == image::FATBIN {
+            return self.read_binary(&head, image);
         }
         let text = image
             .text()
@@ -147,8 +160,12 @@ impl Driver {
             let what = "neither PTX nor a binary".to_owned();
             return Err(Refusal(CUresult::CUDA_ERROR_INVALID_IMAGE, what));
         }
+        self.read_ptx(&text)
+    }
+
+    fn read_ptx(&self, text: &str) -> Result<ptx::Ptx, Refusal> {
         let ptx =
-            ptx::parse(&text).map_err(|text| Refusal(CUresult::CUDA_ERROR_INVALID_PTX, text))?;
+            ptx::parse(text).map_err(|text| Refusal(CUresult::CUDA_ERROR_INVALID_PTX, text))?;
         let newest = ptx::newest_version(self.profile.cuda_version);
         if ptx.version > newest {
             let what = format!(
@@ -166,6 +183,25 @@ impl Driver {
             return Err(Refusal(CUresult::CUDA_ERROR_INVALID_PTX, what));
         }
         Ok(ptx)
+    }
+
+    /// Reads a binary image. Its machine code is for devices of one major compute capability, from its minor
+    /// one on (NVIDIA's programming guide).
+    fn read_binary(&self, head: &[u8], image: &Raw<c_void>) -> Result<ptx::Ptx, Refusal> {
+        let no_binary = |what| Refusal(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU, what);
+        let bytes = image::copy(head, |at, to| image.read_bytes(at, to)).map_err(no_binary)?;
+        let ptx = |text: &str| self.read_ptx(text).map_err(|refusal| refusal.1);
+        let read = image::read(&bytes, ptx).map_err(no_binary)?;
+        let (major, minor) = self.profile.device.compute_capability;
+        let is_text = read.version > (0, 0);
+        if is_text || read.target / 10 == major && read.target % 10 <= minor {
+            return Ok(read);
+        }
+        let what = format!(
+            "machine code for sm_{} does not run on sm_{major}{minor}",
+            read.target
+        );
+        Err(no_binary(what))
     }
 
     pub(super) fn module<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Module, CUresult> {
@@ -207,6 +243,47 @@ impl Driver {
         function.set(as_pointer(found))
     }
 
+    pub(crate) fn cuModuleGetFunctionCount(
+        &self,
+        count: Raw<u32>,
+        module: Raw<CUmod_st>,
+    ) -> Answer {
+        let state = self.enter()?;
+        count.required()?;
+        let found = self.module(&state, module.handle())?;
+        count.set(found.ptx.kernels.len() as u32)
+    }
+
+    /// As many as there is room for; in which order is not known, here by their names.
+    pub(crate) fn cuModuleEnumerateFunctions(
+        &self,
+        functions: Raw<*mut CUfunc_st>,
+        room: u32,
+        module: Raw<CUmod_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        functions.required()?;
+        let ptx = Arc::clone(&self.module(&state, module.handle())?.ptx);
+        for (index, name) in ptx.kernels.keys().take(room as usize).enumerate() {
+            let found = self.function_of(&mut state, module.handle(), name.clone())?;
+            functions.set_at(index, as_pointer(found))?;
+        }
+        Ok(())
+    }
+
+    /// The pointer is good as long as the function's module is loaded.
+    pub(crate) fn cuFuncGetName(
+        &self,
+        name: Raw<*const c_char>,
+        function: Raw<CUfunc_st>,
+    ) -> Answer {
+        let state = self.enter()?;
+        name.required()?;
+        let found = state.functions.get(&function.handle());
+        let found = found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        name.set(found.c_name.as_ptr())
+    }
+
     /// A module's function: that of a library's kernel where the module is a library's (measured on an H200,
     /// driver 580).
     pub(super) fn function_of(
@@ -228,18 +305,15 @@ impl Driver {
             return Ok(*known);
         }
         let new = state.new_handle(self.number, Kind::Function);
+        let c_name = CString::new(name.as_str()).unwrap_or_default();
         let function = Function {
             module,
             kernel,
+            c_name: c_name.into(),
             name,
             parameters,
         };
         state.functions.insert(new, function);
         Ok(new)
     }
-}
-
-/// Whether an image begins like a cubin (ELF) or a fat binary.
-fn is_binary(head: &[u8]) -> bool {
-    head == b"\x7fELF" || head == [0x50, 0xed, 0x55, 0xba] || head == [0xb1, 0x43, 0x62, 0x46]
 }

@@ -16,6 +16,7 @@ use super::{
     green::Green,
     late_copies::LateCopy,
     libraries::{Library, LibraryKernel},
+    links::Link,
     modules::{Function, Module},
     resources::Resource,
     streams::Stream,
@@ -83,6 +84,7 @@ pub(super) struct State {
     pub(super) libraries: HashMap<u64, Library>,
     /// The kernels of libraries.
     pub(super) kernels: HashMap<u64, LibraryKernel>,
+    pub(super) links: HashMap<u64, Link>,
     /// What was set of a function's attributes, by its handle or that of its kernel.
     pub(super) function_attributes: HashMap<(u64, u32), i32>,
     pub(super) graphs: HashMap<u64, Graph>,
@@ -122,6 +124,7 @@ impl State {
             functions: HashMap::new(),
             libraries: HashMap::new(),
             kernels: HashMap::new(),
+            links: HashMap::new(),
             function_attributes: HashMap::new(),
             graphs: HashMap::new(),
             graph_execs: HashMap::new(),

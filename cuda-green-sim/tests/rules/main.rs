@@ -7,6 +7,7 @@
 mod client;
 mod contexts;
 mod driver;
+mod images;
 mod kernels;
 mod memory;
 mod partitions;

@@ -144,9 +144,9 @@ impl Capture<'_> {
     /// context's SMs. It has to be joined again before the capture ends.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::ForeignDriver`] for a stream of another driver.
+    /// [`Error::Driver`]; [`Error::ForeignDriver`] or [`Error::ForeignDevice`] for a stream of another driver or device.
     pub fn fork(&self, other: &Stream) -> Result<()> {
-        self.check_driver(other)?;
+        self.check_device(other)?;
         self.contexts.borrow_mut().push(other.context().clone());
         let streams = &other.context().inner.streams;
         streams.begin_capture(|| self.follow(other, self.stream))
@@ -157,13 +157,13 @@ impl Capture<'_> {
     /// # Errors
     /// As [`fork`](Self::fork).
     pub fn join(&self, other: &Stream) -> Result<()> {
-        self.check_driver(other)?;
+        self.check_device(other)?;
         self.follow(self.stream, other)
     }
 
-    fn check_driver(&self, other: &Stream) -> Result<()> {
-        let driver = self.stream.device().driver();
-        driver.check_own(other.device().driver())
+    fn check_device(&self, other: &Stream) -> Result<()> {
+        let device = self.stream.device();
+        device.check_own("the other stream", other.device())
     }
 
     /// Orders one stream after another within the capture.

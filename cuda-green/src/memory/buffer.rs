@@ -104,7 +104,7 @@ impl GpuBuffer {
     /// that this crate put into streams. Does not wait.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`]; [`Error::ForeignStream`] for a stream of another device;
+    /// [`Error::LengthMismatch`]; [`Error::ForeignDevice`] for a stream of another device;
     /// [`Error::Driver`].
     #[doc(alias = "cuMemcpyHtoDAsync")]
     pub fn copy_from_pinned<T: bytemuck::Pod>(
@@ -167,7 +167,7 @@ impl GpuBuffer {
     /// Sets every byte in a stream, likewise.
     ///
     /// # Errors
-    /// [`Error::ForeignStream`], [`Error::Driver`].
+    /// [`Error::ForeignDevice`], [`Error::Driver`].
     #[doc(alias = "cuMemsetD8Async")]
     pub fn fill_on(&mut self, byte: u8, stream: &Stream) -> Result<()> {
         self.check_device(stream)?;
@@ -268,11 +268,8 @@ impl GpuBuffer {
     }
 
     fn check_device(&self, stream: &Stream) -> Result<()> {
-        if self.pool.device() == stream.device() {
-            Ok(())
-        } else {
-            Err(Error::ForeignStream)
-        }
+        let device = self.pool.device();
+        device.check_own("the stream", stream.device())
     }
 
     fn check_len(&self, len: usize) -> Result<()> {

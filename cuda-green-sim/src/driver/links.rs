@@ -1,0 +1,102 @@
+//! Linking: images become a cubin, which here only tells the kernels.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{c_char, c_void},
+};
+
+use cuda_green_sys::{CUjit_option, CUjitInputType, CUlinkState_st, CUresult};
+
+use super::{Driver, Kind, as_pointer};
+use crate::{
+    image,
+    ptx::Ptx,
+    raw::{Answer, Raw},
+};
+
+/// What was added so far, and the cubin once it was asked for.
+#[derive(Default)]
+pub(super) struct Link {
+    kernels: BTreeMap<String, Vec<usize>>,
+    cubin: Option<Box<[u8]>>,
+}
+
+impl Driver {
+    /// A cubin is for the current context's device, so there must be one.
+    pub(crate) fn cuLinkCreate_v2(
+        &self,
+        num_options: u32,
+        options: Raw<CUjit_option>,
+        _values: Raw<*mut c_void>,
+        link: Raw<*mut CUlinkState_st>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        link.required()?;
+        for index in 0..num_options as usize {
+            options.at(index)?;
+        }
+        self.current(&state)?;
+        let handle = state.new_handle(self.number, Kind::Link);
+        state.links.insert(handle, Link::default());
+        link.set(as_pointer(handle))
+    }
+
+    /// Takes what a module takes. A kernel that is there already is refused; its code is not measured.
+    #[allow(clippy::too_many_arguments)] // the driver's own signature
+    pub(crate) fn cuLinkAddData_v2(
+        &self,
+        link: Raw<CUlinkState_st>,
+        _kind: CUjitInputType,
+        data: Raw<c_void>,
+        _size: usize,
+        _name: Raw<c_char>,
+        num_options: u32,
+        options: Raw<CUjit_option>,
+        values: Raw<*mut c_void>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        data.required()?;
+        let link = state.links.get_mut(&link.handle());
+        let link = link.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        let added = self.read_image(&data);
+        let added = added.map_err(|refusal| refusal.log(num_options, &options, &values))?;
+        if added
+            .kernels
+            .keys()
+            .any(|name| link.kernels.contains_key(name))
+        {
+            return Err(CUresult::CUDA_ERROR_INVALID_IMAGE);
+        }
+        link.kernels.extend(added.kernels);
+        Ok(())
+    }
+
+    pub(crate) fn cuLinkComplete(
+        &self,
+        link: Raw<CUlinkState_st>,
+        cubin: Raw<*mut c_void>,
+        size: Raw<usize>,
+    ) -> Answer {
+        let mut state = self.enter()?;
+        cubin.required()?;
+        let link = state.links.get_mut(&link.handle());
+        let link = link.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        let (major, minor) = self.profile.device.compute_capability;
+        let linked = Ptx {
+            version: (0, 0),
+            target: major * 10 + minor,
+            kernels: link.kernels.clone(),
+        };
+        let made = link
+            .cubin
+            .get_or_insert_with(|| image::write(&linked).into());
+        size.set_if_wanted(made.len());
+        cubin.set(made.as_mut_ptr().cast())
+    }
+
+    pub(crate) fn cuLinkDestroy(&self, link: Raw<CUlinkState_st>) -> Answer {
+        let mut state = self.enter()?;
+        let removed = state.links.remove(&link.handle());
+        removed.map(drop).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)
+    }
+}

@@ -1,0 +1,133 @@
+//! Images other than PTX, and which kernels a module has.
+
+use std::{
+    ffi::{CStr, c_void},
+    ptr,
+};
+
+use crate::client::*;
+use cuda_green_sys::*;
+
+const TWO: &CStr = c".version 7.0\n.target sm_70\n.address_size 64\n\
+    .visible .entry second(.param .u64 a, .param .u32 b) { ret; }\n.visible .entry first() { ret; }\n";
+
+/// A cubin of the device's own, by the driver's linker.
+fn linked(client: &Client, ptx: &CStr) -> Vec<u8> {
+    let none = ptr::null_mut();
+    let mut link = ptr::null_mut();
+    ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut link));
+    ok!(
+        client,
+        cuLinkAddData_v2(
+            link,
+            CUjitInputType::CU_JIT_INPUT_PTX,
+            ptx.as_ptr().cast_mut().cast(),
+            ptx.to_bytes_with_nul().len(),
+            c"two".as_ptr(),
+            0,
+            ptr::null_mut(),
+            ptr::null_mut()
+        )
+    );
+    let (mut cubin, mut size) = (ptr::null_mut(), 0);
+    ok!(client, cuLinkComplete(link, &mut cubin, &mut size));
+    // SAFETY: the driver says how long it is, and it lives as long as the state.
+    let image = unsafe { std::slice::from_raw_parts(cubin.cast::<u8>(), size) }.to_vec();
+    ok!(client, cuLinkDestroy(link));
+    let code = call!(client, cuLinkDestroy(link));
+    assert_eq!(code, CUresult::CUDA_ERROR_INVALID_HANDLE);
+    image
+}
+
+#[test]
+fn a_linked_cubin_loads_and_names_its_kernels() {
+    let client = Client::new("h200@13.0");
+    let image = linked(&client, TWO);
+    assert!(image.starts_with(b"\x7fELF"));
+    let mut module = ptr::null_mut();
+    ok!(client, cuModuleLoadData(&mut module, image.as_ptr().cast()));
+    let mut count = 0;
+    ok!(client, cuModuleGetFunctionCount(&mut count, module));
+    assert_eq!(count, 2);
+    let mut functions = [ptr::null_mut(); 3];
+    ok!(
+        client,
+        cuModuleEnumerateFunctions(functions.as_mut_ptr(), 3, module)
+    );
+    assert!(functions[2].is_null());
+    let names = functions[..2].iter().map(|function| {
+        let mut name = ptr::null();
+        ok!(client, cuFuncGetName(&mut name, *function));
+        // SAFETY: the module is loaded.
+        unsafe { CStr::from_ptr(name) }.to_owned()
+    });
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, [c"first".to_owned(), c"second".to_owned()]);
+    // Its arguments are known, too: too few would be read beyond the array.
+    let (mut a, mut b) = (0_u64, 0_u32);
+    let mut args: [*mut c_void; 2] = [(&raw mut a).cast(), (&raw mut b).cast()];
+    let mut second = ptr::null_mut();
+    ok!(
+        client,
+        cuModuleGetFunction(&mut second, module, c"second".as_ptr())
+    );
+    assert_eq!(client.launch(second, 1, ptr::null_mut(), &mut args), OK);
+    ok!(client, cuModuleUnload(module));
+    client.finish();
+}
+
+#[test]
+fn machine_code_is_for_one_major_capability() {
+    let image = linked(&Client::new("h200@13.0"), TWO);
+    let other = Client::new("rtx5090@13.0");
+    let mut module = ptr::null_mut();
+    let code = call!(other, cuModuleLoadData(&mut module, image.as_ptr().cast()));
+    assert_eq!(code, CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+    other.finish();
+}
+
+/// Clusters of more than 8 blocks need a function that allows them. How many fit is not measured.
+#[test]
+fn large_clusters_are_to_be_allowed() {
+    let client = Client::new("h200@13.0");
+    let (module, function) = client.function(c"custom");
+    let mut attribute = CUlaunchAttribute {
+        id: CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        ..Default::default()
+    };
+    attribute.value.clusterDim = CUlaunchAttributeValue_union__bindgen_ty_1 { x: 16, y: 1, z: 1 };
+    let config = CUlaunchConfig {
+        gridDimX: 16,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: 32,
+        blockDimY: 1,
+        blockDimZ: 1,
+        attrs: &mut attribute,
+        numAttrs: 1,
+        ..Default::default()
+    };
+    let mut address = 0_u64;
+    let mut args: [*mut c_void; 1] = [(&raw mut address).cast()];
+    let mut go = || {
+        let (params, none) = (args.as_mut_ptr(), ptr::null_mut());
+        call!(client, cuLaunchKernelEx(&config, function, params, none))
+    };
+    let largest = || {
+        let mut size = 0;
+        ok!(
+            client,
+            cuOccupancyMaxPotentialClusterSize(&mut size, function, &config)
+        );
+        size
+    };
+    assert_eq!(go(), CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
+    assert_eq!(largest(), 8);
+    let allowed = CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+    ok!(client, cuFuncSetAttribute(function, allowed, 1));
+    assert_eq!(go(), OK);
+    assert_eq!(largest(), 16);
+    ok!(client, cuModuleUnload(module));
+    client.finish();
+}

@@ -1,0 +1,323 @@
+//! Launches of kernels in a stream, and how much of one fits the stream's context.
+
+use std::{
+    ffi::{c_int, c_uint, c_void},
+    ptr,
+};
+
+use cuda_green_sys::{
+    CUfunction, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig, CudaVersion,
+};
+
+use super::limits;
+use crate::{Error, Kernel, KernelArg, LaunchConfig, Result, Stream};
+
+/// The first compute capability with thread-block clusters (NVIDIA's programming guide).
+const CLUSTERS_SINCE: (u32, u32) = (9, 0);
+/// The first CUDA version whose launches have a cluster (its header).
+const CLUSTERS_SINCE_CUDA: CudaVersion = CudaVersion::new(11, 8);
+
+impl Stream {
+    /// Launches a kernel, in clusters or cooperatively where the configuration says so.
+    ///
+    /// ```no_run
+    /// # fn main() -> cuda_green::Result<()> {
+    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) = unimplemented!();
+    /// use cuda_green::LaunchConfig;
+    ///
+    /// let length = 1024u32;
+    /// // SAFETY: the kernel takes a pointer to that many floats and their number.
+    /// unsafe { stream.launch(&kernel, &LaunchConfig::linear(4, 256), &[&buffer.address(), &length])? };
+    /// stream.synchronize()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::LaunchRefused`]: a shape that does not fit the device or the partition, with the limit where it is
+    /// known; [`Error::InvalidArgument`] for clusters on a device without them, [`Error::Unsupported`] on a driver
+    /// without them; [`Error::ForeignDriver`] and [`Error::ForeignDevice`] for a kernel of another driver or
+    /// device; [`Error::Driver`], also for an earlier fault.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, in number, type and order; what they point to is valid for
+    /// what the kernel does with it, until the kernel has ended. So are the kernel's module and every
+    /// buffer: neither may be dropped before.
+    #[doc(alias = "cuLaunchKernel")]
+    #[doc(alias = "cuLaunchKernelEx")]
+    #[doc(alias = "cuLaunchCooperativeKernel")]
+    pub unsafe fn launch(
+        &self,
+        kernel: &Kernel,
+        config: &LaunchConfig,
+        args: &[&dyn KernelArg],
+    ) -> Result<()> {
+        let function = kernel.raw_for(self.device())?;
+        self.check_clusters(config)?;
+        let prepared = kernel.prepare(config);
+        prepared
+            // SAFETY: the caller's promise is the one asked for.
+            .and_then(|()| unsafe { self.launch_raw(function, config, args) })
+            .map_err(|error| limits::explained(self, kernel, config, error))
+    }
+
+    /// # Safety
+    /// As [`Stream::launch`]; the function is live.
+    pub(crate) unsafe fn launch_raw(
+        &self,
+        function: CUfunction,
+        config: &LaunchConfig,
+        args: &[&dyn KernelArg],
+    ) -> Result<()> {
+        /// More arguments than this go through an allocation.
+        const INLINE: usize = 16;
+        let mut inline = [ptr::null_mut::<c_void>(); INLINE];
+        let mut spilled = Vec::new();
+        let pointers = if let Some(slots) = inline.get_mut(..args.len()) {
+            slots
+        } else {
+            spilled.resize(args.len(), ptr::null_mut());
+            spilled.as_mut_slice()
+        };
+        for (slot, arg) in pointers.iter_mut().zip(args) {
+            *slot = arg.as_ptr().cast_mut();
+        }
+        if !config.is_plain() {
+            // SAFETY: the caller vouches for the function and the arguments.
+            return unsafe { self.launch_with_attributes(function, config, pointers) };
+        }
+        let [grid_x, grid_y, grid_z] = config.grid;
+        let [block_x, block_y, block_z] = config.block;
+        // SAFETY: the caller vouches for the arguments; the driver reads them before it returns. The
+        // stream is live. Nothing needs to be current: the stream decides (measured).
+        let result = unsafe {
+            self.driver().api().cuLaunchKernel(
+                function,
+                grid_x,
+                grid_y,
+                grid_z,
+                block_x,
+                block_y,
+                block_z,
+                config.shared_bytes,
+                self.raw,
+                pointers.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        self.driver().check("cuLaunchKernel", result)
+    }
+
+    /// # Safety
+    /// The function is live, and the pointers are to its arguments.
+    unsafe fn launch_with_attributes(
+        &self,
+        function: CUfunction,
+        config: &LaunchConfig,
+        pointers: &mut [*mut c_void],
+    ) -> Result<()> {
+        let mut attributes = attributes(config);
+        let config = self.raw_config(config, &mut attributes);
+        // SAFETY: as in `launch_raw`; the attributes live until the call comes back.
+        let result = unsafe {
+            self.driver().api().cuLaunchKernelEx(
+                &config,
+                function,
+                pointers.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        self.driver().check("cuLaunchKernelEx", result)
+    }
+
+    /// The configuration as the driver takes it, valid as long as the attributes are.
+    fn raw_config(
+        &self,
+        config: &LaunchConfig,
+        attributes: &mut Vec<CUlaunchAttribute>,
+    ) -> CUlaunchConfig {
+        let [grid_x, grid_y, grid_z] = config.grid;
+        let [block_x, block_y, block_z] = config.block;
+        CUlaunchConfig {
+            gridDimX: grid_x,
+            gridDimY: grid_y,
+            gridDimZ: grid_z,
+            blockDimX: block_x,
+            blockDimY: block_y,
+            blockDimZ: block_z,
+            sharedMemBytes: config.shared_bytes,
+            hStream: self.raw,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as c_uint,
+        }
+    }
+
+    /// Refuses clusters where there are none, before the driver is asked: a refused launch spoils a capture.
+    #[inline]
+    fn check_clusters(&self, config: &LaunchConfig) -> Result<()> {
+        match config.cluster {
+            Some(cluster) => self.can_cluster(cluster),
+            None => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn can_cluster(&self, cluster: [u32; 3]) -> Result<()> {
+        let invalid = |reason| Error::InvalidArgument {
+            name: "cluster",
+            value: format!("{}×{}×{}", cluster[0], cluster[1], cluster[2]),
+            reason,
+        };
+        if cluster.contains(&0) {
+            return Err(invalid(
+                "a cluster has at least one block in each dimension",
+            ));
+        }
+        if self.device().properties().compute_capability < CLUSTERS_SINCE {
+            return Err(invalid(
+                "thread-block clusters need compute capability 9.0 or later",
+            ));
+        }
+        if self.driver().version() < CLUSTERS_SINCE_CUDA {
+            return Err(Error::Unsupported {
+                what: "a launch in thread-block clusters",
+                needs: CLUSTERS_SINCE_CUDA,
+                driver: self.driver().version(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The largest cluster, in blocks, that a launch like this can have in the stream's context; 1 where the
+    /// device or the driver has no clusters. At most 8, and up to 16 for a kernel once it was launched or asked
+    /// about with a cluster of more than 8.
+    ///
+    /// A partition of 2-SM units has clusters of 2 (measured on an H200, driver 580): see
+    /// [`PartitionRequest::cluster`](crate::planner::PartitionRequest::cluster).
+    ///
+    /// # Errors
+    /// [`Error::LaunchRefused`] for a shape that no launch can have; [`Error::ForeignDriver`],
+    /// [`Error::ForeignDevice`], [`Error::Driver`].
+    #[doc(alias = "cuOccupancyMaxPotentialClusterSize")]
+    pub fn max_cluster_size(&self, kernel: &Kernel, config: &LaunchConfig) -> Result<u32> {
+        let function = kernel.raw_for(self.device())?;
+        if self.can_cluster([1; 3]).is_err() {
+            return Ok(1);
+        }
+        self.asked(kernel, config, || {
+            // The driver looks for a cluster's size, so it is not told one.
+            let wanted = LaunchConfig {
+                cluster: None,
+                ..*config
+            };
+            let mut attributes = attributes(&wanted);
+            let raw = self.raw_config(&wanted, &mut attributes);
+            let mut size = 0;
+            // SAFETY: the function is live, the output valid, and the attributes live until the end.
+            let result = unsafe {
+                let api = self.driver().api();
+                api.cuOccupancyMaxPotentialClusterSize(&mut size, function, &raw)
+            };
+            self.driver()
+                .check("cuOccupancyMaxPotentialClusterSize", result)?;
+            Ok(u32::try_from(size).unwrap_or(0))
+        })
+    }
+
+    /// How many clusters of the configuration's size can be resident at once in the stream's context; 0 where
+    /// none fits, and the launch would be refused.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    #[doc(alias = "cuOccupancyMaxActiveClusters")]
+    pub fn max_active_clusters(&self, kernel: &Kernel, config: &LaunchConfig) -> Result<u32> {
+        let function = kernel.raw_for(self.device())?;
+        let config = LaunchConfig {
+            cluster: Some(config.cluster.unwrap_or([1; 3])),
+            ..*config
+        };
+        self.check_clusters(&config)?;
+        self.asked(kernel, &config, || {
+            let mut attributes = attributes(&config);
+            let raw = self.raw_config(&config, &mut attributes);
+            let mut clusters = 0;
+            // SAFETY: the function is live, the output valid, and the attributes live until the end.
+            let result = unsafe {
+                let api = self.driver().api();
+                api.cuOccupancyMaxActiveClusters(&mut clusters, function, &raw)
+            };
+            self.driver()
+                .check("cuOccupancyMaxActiveClusters", result)?;
+            Ok(u32::try_from(clusters).unwrap_or(0))
+        })
+    }
+
+    /// How many blocks of this shape can be resident at once on the SMs of the stream's context: the largest grid
+    /// of a cooperative launch. What else runs there is not counted.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    #[doc(alias = "cuOccupancyMaxActiveBlocksPerMultiprocessor")]
+    pub fn max_cooperative_blocks(&self, kernel: &Kernel, config: &LaunchConfig) -> Result<u64> {
+        if config.cluster.is_some() {
+            let clusters = self.max_active_clusters(kernel, config)?;
+            return Ok(u64::from(clusters).saturating_mul(config.cluster_size()));
+        }
+        let function = kernel.raw_for(self.device())?;
+        let blocks = self.asked(kernel, config, || {
+            let threads = c_int::try_from(config.threads()).unwrap_or(c_int::MAX);
+            let mut blocks = 0;
+            // SAFETY: the function is live, the output valid.
+            let result = unsafe {
+                let api = self.driver().api();
+                api.cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                    &mut blocks,
+                    function,
+                    threads,
+                    config.shared_bytes as usize,
+                )
+            };
+            self.driver()
+                .check("cuOccupancyMaxActiveBlocksPerMultiprocessor", result)?;
+            Ok(u64::try_from(blocks).unwrap_or(0))
+        })?;
+        Ok(blocks * u64::from(self.context().sm_count()))
+    }
+
+    /// Asks the driver about a launch, as which the kernel is prepared.
+    fn asked<T>(
+        &self,
+        kernel: &Kernel,
+        config: &LaunchConfig,
+        ask: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        kernel
+            .prepare(config)
+            .and_then(|()| self.device().with_primary(ask))
+            .map_err(|error| limits::by_device(kernel, config, error))
+    }
+}
+
+/// What a configuration asks for beside its shape.
+fn attributes(config: &LaunchConfig) -> Vec<CUlaunchAttribute> {
+    let mut attributes = Vec::with_capacity(2);
+    if let Some([x, y, z]) = config.cluster {
+        let mut attribute = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            ..Default::default()
+        };
+        attribute.value.clusterDim.x = x;
+        attribute.value.clusterDim.y = y;
+        attribute.value.clusterDim.z = z;
+        attributes.push(attribute);
+    }
+    if config.cooperative {
+        let mut attribute = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+            ..Default::default()
+        };
+        attribute.value.cooperative = 1;
+        attributes.push(attribute);
+    }
+    attributes
+}
