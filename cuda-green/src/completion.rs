@@ -1,10 +1,10 @@
 //! The end of work as a future or a callback, without a runtime.
 //!
-//! A thread waits for events: `cuda-green waiter`, one for each driver, which starts at the first completion and
+//! A thread waits for events: `green-waiter`, one for each driver, which starts at the first completion and
 //! ends when there has been nothing to wait for a second long. It asks the driver for the first unfinished event
 //! of each stream, and pauses between two rounds for a sixteenth of the time since something ended or was added,
 //! but at least 10 µs and at most 1 ms. So an end is told late by about 6 % of its own time, and never by much
-//! more than 1 ms. Callbacks run on another thread, `cuda-green callbacks`, one for the process, so that one
+//! more than 1 ms. Callbacks run on another thread, `green-callbacks`, one for the process, so that one
 //! which blocks holds up other callbacks but no future, and may call CUDA.
 //!
 //! Reasons against the driver's own callbacks: a function of `cuLaunchHostFunc` must not call CUDA, is not called
@@ -119,7 +119,7 @@ fn start_callbacks() -> std::io::Result<()> {
             }
         });
     };
-    inbox::spawn("cuda-green callbacks", run)
+    inbox::spawn("green-callbacks", run)
 }
 
 impl Completion {
@@ -137,7 +137,7 @@ impl Completion {
         completion
     }
 
-    /// Calls a function with the result at the end of the work, on the thread `cuda-green callbacks`; soon, where
+    /// Calls a function with the result at the end of the work, on the thread `green-callbacks`; soon, where
     /// the work has ended. It may call CUDA, with no context current, and may block, but other callbacks wait for
     /// it: one that waits for another callback never ends. A panic in it is caught and logged.
     ///

@@ -258,7 +258,7 @@ fn a_callback_may_call_cuda_and_may_panic() {
     let (result, name, event) = ends.recv_timeout(PATIENCE).unwrap();
     std::panic::set_hook(hook);
     assert!(result.is_ok() && event.is_ok());
-    assert_eq!(name.as_deref(), Some("cuda-green callbacks"));
+    assert_eq!(name.as_deref(), Some("green-callbacks"));
     // One that comes after the end is called as well.
     let completion = stream.completion();
     while !format!("{completion:?}").contains("is_done: true") {

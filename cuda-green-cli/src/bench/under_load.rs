@@ -38,8 +38,8 @@ type Prepare = fn(&SmPartitionManager) -> Result<Ready<'_>>;
 
 const CALLS: [(&str, Prepare); 11] = [
     ("create a context", create_context),
-    ("rebalance", rebalance),
-    ("rebalance, provisioned", rebalance_provisioned),
+    ("first rebalance", rebalance),
+    ("first rebalance, provisioned", rebalance_provisioned),
     ("activate on a further thread", activate),
     (
         "activate on a further thread, provisioned",

@@ -6,13 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cuda_green_sys::CUstreamCaptureMode;
-
 use super::{
     State, caught,
     inbox::{self, Inbox},
 };
-use crate::{Driver, Error, Event, Result};
+use crate::{Error, Event, Result};
 
 /// The shortest and the longest pause between two rounds of questions.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
@@ -43,7 +41,7 @@ impl Waiter {
         };
         self.0.send(entry, || {
             let inbox = Arc::clone(&self.0);
-            inbox::spawn("cuda-green waiter", move || run(&inbox))
+            inbox::spawn("green-waiter", move || run(&inbox))
         })
     }
 }
@@ -145,7 +143,7 @@ fn run(inbox: &Inbox<Entry>) {
         };
         if let Some(first) = new.first() {
             let driver = first.event.device().driver();
-            relax(driver);
+            driver.always_beside_captures();
             // A simulated driver's time passes in calls alone: a pause would only make it later.
             pauses = (!driver.is_simulated()).then_some(PAUSES);
             changed = Instant::now();
@@ -156,14 +154,4 @@ fn run(inbox: &Inbox<Entry>) {
         }
     }
     drop(served);
-}
-
-/// Lets this thread ask for events beside captures, whatever their mode, without spoiling them.
-fn relax(driver: &Driver) {
-    let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-    // SAFETY: the pointer is valid for the one mode that is read and written.
-    let result = unsafe { driver.api().cuThreadExchangeStreamCaptureMode(&mut mode) };
-    if let Err(error) = driver.check("cuThreadExchangeStreamCaptureMode", result) {
-        log::debug!("the waiter may spoil captures: {error}");
-    }
 }

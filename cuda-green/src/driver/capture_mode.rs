@@ -30,6 +30,14 @@ impl Driver {
         }
     }
 
+    /// The same for a thread of this crate's own, until the thread ends.
+    pub(crate) fn always_beside_captures(&self) {
+        let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        if !self.exchange_capture_mode(&mut mode) {
+            log::debug!("a thread of this crate's own may spoil captures");
+        }
+    }
+
     fn exchange_capture_mode(&self, mode: &mut CUstreamCaptureMode) -> bool {
         // SAFETY: the pointer is valid for the one mode that is read and written.
         let result = unsafe { self.api().cuThreadExchangeStreamCaptureMode(mode) };
