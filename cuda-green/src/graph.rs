@@ -47,7 +47,7 @@ impl Graph {
     /// capture that goes on elsewhere.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGraphInstantiateWithFlags")]
     pub fn instantiate(&self) -> Result<GraphExec> {
         let driver = self.device.driver();
@@ -141,8 +141,8 @@ impl GraphExec {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ForeignDevice`] for a stream of another device; [`Error::Driver`], also for an earlier
-    /// fault.
+    /// [`Error::ForeignDevice`](crate::Error::ForeignDevice) for a stream of another device;
+    /// [`Error::Driver`](crate::Error::Driver), also for an earlier fault.
     ///
     /// # Safety
     /// What the captured work points to is valid until the launch has ended: device memory, host memory of
@@ -181,7 +181,7 @@ impl GraphExec {
     /// Whether its last launch is done; true where there was none.
     ///
     /// # Errors
-    /// [`Error::Driver`], also for a fault of the work itself.
+    /// [`Error::Driver`](crate::Error::Driver), also for a fault of the work itself.
     pub fn is_done(&self) -> Result<bool> {
         self.exec.done.is_done()
     }
