@@ -112,7 +112,10 @@ impl SmPartitionManager {
     /// # Errors
     /// As [`with_ids`](Self::with_ids).
     pub fn on(device: &CudaDevice) -> Result<Self> {
-        Self::with_ids(device)
+        Ok(Self {
+            names: Names::new(true),
+            ..Self::with_ids(device)?
+        })
     }
 }
 
@@ -173,7 +176,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 ..device.facts()
             },
             mode,
-            names: Names::new(),
+            names: Names::new(false),
             changes: Mutex::new(()),
             layout: Mutex::new(None),
             most_contexts: AtomicUsize::new(usize::MAX),
@@ -274,18 +277,15 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         let Some(split) = layout else {
             return Ok(());
         };
-        let (taken, kept) = self.names.read(|contexts| {
+        self.names.read(|contexts| {
             let taken = contexts
                 .iter()
                 .flat_map(|entry| entry.base.iter().chain(entry.pieces()));
             let generations = contexts.iter().flat_map(|entry| &entry.generations);
             let kept = generations.flat_map(|generation| &generation.pieces);
-            (
-                taken.copied().collect::<Vec<_>>(),
-                kept.copied().collect::<Vec<_>>(),
-            )
+            split.free_all_but(taken, kept);
         });
-        let tidied = split.free_all_but(&taken, &kept);
+        let tidied = split.tidy();
         if !split.is_in_use() {
             *layout = None;
         }

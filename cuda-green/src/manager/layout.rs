@@ -290,19 +290,27 @@ impl Layout {
 
     /// Frees all pieces but these, and those that are held by more than the contexts which are kept: by a context
     /// that could not be destroyed, by resources that were asked of one, and by contexts over those. `kept` has the
-    /// pieces of each context that is kept.
-    ///
-    /// # Errors
-    /// The driver's refusal to destroy a scaffold context that nothing needs any more.
-    pub(super) fn free_all_but(&mut self, taken: &[usize], kept: &[usize]) -> Result<()> {
-        for (index, (piece, lease)) in self.pieces.iter_mut().zip(&self.leases).enumerate() {
+    /// pieces of each context that is kept. What was divided into them stays so until [`tidy`](Self::tidy).
+    pub(super) fn free_all_but<'a>(
+        &mut self,
+        taken: impl Iterator<Item = &'a usize>,
+        kept: impl Iterator<Item = &'a usize>,
+    ) {
+        // Of each piece, the leases that are known of, and whether it is taken.
+        let mut known = vec![(1, false); self.pieces.len()];
+        for index in kept {
+            known[*index].0 += 1;
+        }
+        for index in taken {
+            known[*index].1 = true;
+        }
+        let pieces = self.pieces.iter_mut().zip(&self.leases).zip(known);
+        for ((piece, lease), (leases, taken)) in pieces {
             if matches!(piece.state, State::Free | State::Taken) {
-                let known = 1 + kept.iter().filter(|kept| **kept == index).count();
-                let is_taken = taken.contains(&index) || Arc::strong_count(lease) > known;
+                let is_taken = taken || Arc::strong_count(lease) > leases;
                 piece.state = if is_taken { State::Taken } else { State::Free };
             }
         }
-        self.tidy()
     }
 
     pub(super) fn is_in_use(&self) -> bool {

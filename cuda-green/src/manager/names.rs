@@ -1,7 +1,7 @@
 //! The names of a manager, and what stands behind each.
 //!
-//! Nothing of a client's runs under the lock: ids are compared, shown, copied and dropped outside of it, from a
-//! list of them that is shared.
+//! Nothing of a client's runs under the lock: a client's ids are compared, shown, copied and dropped outside of it, from
+//! a list of them that is shared.
 
 use std::sync::PoisonError;
 
@@ -13,7 +13,11 @@ use crate::{
 };
 
 /// All names of a manager. Changed by whoever holds the manager's lock of changes, and by nobody else.
-pub(super) struct Names<Id>(RwLock<State<Id>>);
+pub(super) struct Names<Id> {
+    state: RwLock<State<Id>>,
+    /// Whether ids are this crate's own, whose comparison calls nobody, so that it may run under the lock.
+    are_own: bool,
+}
 
 struct State<Id> {
     ids: Ids<Id>,
@@ -41,28 +45,32 @@ pub(super) enum Retired {
 }
 
 impl<Id> Names<Id> {
-    pub(super) fn new() -> Self {
-        Self(RwLock::new(State {
-            ids: Arc::default(),
-            entries: Vec::new(),
-        }))
+    /// No names yet; whether their ids are to be this crate's own.
+    pub(super) fn new(are_own: bool) -> Self {
+        Self {
+            state: RwLock::new(State {
+                ids: Arc::default(),
+                entries: Vec::new(),
+            }),
+            are_own,
+        }
     }
 
     /// The ids as they are now.
     pub(super) fn ids(&self) -> Ids<Id> {
-        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&state.ids)
     }
 
     /// Looks at the entries. For a moment: a change waits for it.
     pub(super) fn read<T>(&self, action: impl FnOnce(&[Entry<Id>]) -> T) -> T {
-        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         action(&state.entries)
     }
 
     /// Changes entries. For a moment: whoever looks one up waits for it.
     pub(super) fn write<T>(&self, action: impl FnOnce(&mut [Entry<Id>]) -> T) -> T {
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         action(&mut state.entries)
     }
 
@@ -72,6 +80,10 @@ impl<Id> Names<Id> {
         fits: impl Fn(&Id) -> bool,
         action: impl FnOnce(&Entry<Id>) -> T,
     ) -> Option<T> {
+        if self.are_own {
+            let fits = |entry: &&Entry<Id>| fits(&entry.id);
+            return self.read(|entries| entries.iter().find(fits).map(action));
+        }
         let ids = self.ids();
         let (index, id) = ids.iter().enumerate().find(|(_, id)| fits(id))?;
         self.read(|entries| {
@@ -138,7 +150,7 @@ impl<Id> Names<Id> {
     }
 
     fn change<T>(&self, action: impl FnOnce(&mut Vec<Entry<Id>>) -> T) -> T {
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let done = action(&mut state.entries);
         if state.entries.len() != state.ids.len() {
             let ids = state.entries.iter().map(|entry| Arc::clone(&entry.id));

@@ -176,9 +176,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 return Ok(());
             }
             if let Some(made) = self.make(&favoured, &mut later)? {
-                action(&made)?;
-                // What came back may have been lent by a name that was destroyed meanwhile.
-                return self.free_unused(&mut self.layout());
+                // What came back may be nobody's any more. Whoever looks for free pieces frees it first.
+                return action(&made);
             }
         }
     }
@@ -192,12 +191,12 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         let Some(layout) = &*layout else {
             return Ok(false);
         };
-        let favoured: Vec<usize> = favoured.iter().copied().flatten().collect();
-        if favoured.is_empty() {
+        let favoured = favoured.iter().flatten();
+        if favoured.clone().next().is_none() {
             return Ok(true);
         }
         let is_cut_out = |entries: &[Entry<Id>]| {
-            let mut favoured = favoured.iter().filter_map(|index| entries.get(*index));
+            let mut favoured = favoured.filter_map(|index| entries.get(*index));
             favoured.any(|entry| layout.are_cut_out(&entry.base))
         };
         if self.names.read(is_cut_out) {

@@ -79,7 +79,7 @@ impl Manager {
             }));
             entry
         });
-        let all = Names::new();
+        let all = Names::new(false);
         all.add(entries);
         Self {
             change: Mutex::new(()),
