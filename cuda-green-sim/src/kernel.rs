@@ -52,6 +52,7 @@ pub struct Launch<'a> {
     pub(crate) grid: [u32; 3],
     pub(crate) block: [u32; 3],
     pub(crate) shared_bytes: u32,
+    pub(crate) cluster: [u32; 3],
     pub(crate) sm_ids: &'a [u32],
     pub(crate) args: &'a [Vec<u8>],
     pub(crate) memory: &'a Mutex<Memory>,
@@ -93,6 +94,11 @@ impl Launch<'_> {
     /// Dynamic shared memory of a block, in bytes.
     pub fn shared_bytes(&self) -> u32 {
         self.shared_bytes
+    }
+
+    /// Blocks of a thread-block cluster in x, y and z; 1 in each where the launch is not one in clusters.
+    pub fn cluster(&self) -> [u32; 3] {
+        self.cluster
     }
 
     /// The ids of the SMs that the launch may run on, in ascending order.

@@ -34,7 +34,7 @@ pub(crate) fn newest_version(cuda: CudaVersion) -> (u32, u32) {
 /// Reads a text; the error says what is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
     let tokens = tokens(text);
-    let mut tokens = tokens.iter().map(String::as_str).peekable();
+    let mut tokens = tokens.into_iter().peekable();
     if tokens.next() != Some(".version") {
         return Err("a PTX text begins with .version".to_owned());
     }
@@ -58,7 +58,9 @@ pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
     let mut begins = false;
     while let Some(token) = tokens.next() {
         if begins && depth > 0 {
-            check_instruction(token)?;
+            // In the words of NVIDIA's assembler, which are the log's.
+            check_instruction(token)
+                .map_err(|error| format!("line {}; error: {error}", line_of(text, token)))?;
         }
         // After a label or a predicate the instruction is still to come.
         begins = matches!(token, "{" | "}" | ";")
@@ -169,14 +171,14 @@ fn parameter_size(kernel: &str, tokens: &[&str]) -> Result<usize, String> {
 }
 
 /// Words and brackets, without comments and strings.
-fn tokens(text: &str) -> Vec<String> {
+fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
-    let mut word = String::new();
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        let comment = match (c, rest.peek()) {
+    let mut word = None;
+    let mut rest = text.char_indices().peekable();
+    while let Some((at, c)) = rest.next() {
+        let comment = match (c, rest.peek().map(|(_, next)| *next)) {
             ('/', Some('/')) => {
-                for c in rest.by_ref() {
+                for (_, c) in rest.by_ref() {
                     if c == '\n' {
                         break;
                     }
@@ -186,7 +188,7 @@ fn tokens(text: &str) -> Vec<String> {
             ('/', Some('*')) => {
                 let mut before = ' ';
                 rest.next();
-                for c in rest.by_ref() {
+                for (_, c) in rest.by_ref() {
                     if before == '*' && c == '/' {
                         break;
                     }
@@ -195,7 +197,7 @@ fn tokens(text: &str) -> Vec<String> {
                 true
             }
             ('"', _) => {
-                for c in rest.by_ref() {
+                for (_, c) in rest.by_ref() {
                     if c == '"' {
                         break;
                     }
@@ -204,22 +206,25 @@ fn tokens(text: &str) -> Vec<String> {
             }
             _ => false,
         };
-        let ends = comment || c.is_whitespace() || ",;(){}[]".contains(c);
-        if ends {
-            if !word.is_empty() {
-                tokens.push(std::mem::take(&mut word));
-            }
-            if !comment && !c.is_whitespace() {
-                tokens.push(c.to_string());
-            }
-        } else {
-            word.push(c);
+        if !comment && !c.is_whitespace() && !",;(){}[]".contains(c) {
+            word.get_or_insert(at);
+            continue;
+        }
+        if let Some(start) = word.take() {
+            tokens.push(&text[start..at]);
+        }
+        if !comment && !c.is_whitespace() {
+            tokens.push(&text[at..at + c.len_utf8()]);
         }
     }
-    if !word.is_empty() {
-        tokens.push(word);
-    }
+    tokens.extend(word.map(|start| &text[start..]));
     tokens
+}
+
+/// The number of the line that a token of a text stands in.
+fn line_of(text: &str, token: &str) -> usize {
+    let at = token.as_ptr() as usize - text.as_ptr() as usize;
+    text[..at].matches('\n').count() + 1
 }
 
 #[cfg(test)]
@@ -262,6 +267,14 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_line_of_an_unknown_instruction_is_told() {
+        let text =
+            ".version 8.0\n.target sm_90 /* two\nlines */\n.entry k()\n{\n  // é\n  hello;\n}";
+        let error = parse(text).unwrap_err();
+        assert_eq!(error, "line 7; error: hello is not an instruction of PTX");
     }
 
     proptest! {

@@ -145,8 +145,9 @@ impl Raw<*mut c_void> {
     }
 }
 
-/// A pointer of the client's that is used after the call that brought it: at the launches of a graph. That
-/// the memory stays valid for them is the rule of the calls that are captured.
+/// A pointer of the client's that is used after the call that brought it: at the launches of a graph, and for the log
+/// of what is linked. That the memory stays valid for them is the rule of the calls that are captured, and of the one
+/// that begins to link.
 pub(crate) struct Kept(Raw<c_void>);
 
 // SAFETY: the pointer is only used as the client promised, and the client's promise is for every launch,

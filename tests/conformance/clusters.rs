@@ -13,10 +13,27 @@ pub const CASES: &[Case] = &[
     Case::new("launch/clusters", clusters),
     Case::new("launch/cluster_shapes", cluster_shapes),
     Case::new("launch/clusters_by_threads", clusters_by_threads),
+    Case::new(
+        "launch/clusters_by_shared_memory",
+        clusters_by_shared_memory,
+    ),
+    Case::new("launch/clusters_of_more_than_8", clusters_of_more_than_8),
 ];
 
 /// Occupancy and launch of clusters, as one line.
 fn fits(gpu: &Gpu<'_>, stream: CUstream, cluster: u32, threads: u32, grid: u32) -> String {
+    fits_with(gpu, stream, cluster, threads, grid, 0)
+}
+
+/// The same with dynamic shared memory, in bytes.
+fn fits_with(
+    gpu: &Gpu<'_>,
+    stream: CUstream,
+    cluster: u32,
+    threads: u32,
+    grid: u32,
+    shared: u32,
+) -> String {
     let mut attribute = CUlaunchAttribute {
         id: CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
         ..Default::default()
@@ -31,10 +48,10 @@ fn fits(gpu: &Gpu<'_>, stream: CUstream, cluster: u32, threads: u32, grid: u32) 
         blockDimX: threads,
         blockDimY: 1,
         blockDimZ: 1,
+        sharedMemBytes: shared,
         hStream: stream,
         attrs: &mut attribute,
         numAttrs: 1,
-        ..Default::default()
     };
     let mut fitting = -1;
     let occupancy = call!(
@@ -232,4 +249,93 @@ fn clusters_by_threads(gpu: &Gpu<'_>, seen: &mut Seen) {
         gpu.close(stream);
     }
     gpu.destroy(green);
+}
+
+fn set(gpu: &Gpu<'_>, attribute: CUfunction_attribute, value: i32) -> CUresult {
+    call!(gpu, cuFuncSetAttribute(gpu.sm_ids, attribute, value))
+}
+
+/// How many fit by the shared memory of their blocks, on the whole device and in one unit.
+fn clusters_by_shared_memory(gpu: &Gpu<'_>, seen: &mut Seen) {
+    let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    let limit = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    let mut all = 0;
+    must(call!(
+        gpu,
+        cuDeviceGetAttribute(&mut all, limit, gpu.device)
+    ));
+    let split = gpu.split(&gpu.whole(), 1, 0, 8).unwrap();
+    let green = gpu.green(&split.groups).unwrap();
+    let streams = [("whole", gpu.stream_here()), ("unit", gpu.stream(green))];
+    for (when, allowed) in [("as it is", 48 << 10), ("all allowed", all)] {
+        must(set(gpu, most, allowed));
+        for (name, stream) in streams {
+            for kib in [0, 16, 24, 48, 64, 96, 112, 160, 200, 227, 228] {
+                let sizes =
+                    [1, 2, 4, 8].map(|size| fits_with(gpu, stream, size, 128, 16, kib << 10));
+                seen.note(format!("{when}, {name}, {kib:3} KiB"), sizes.join("; "));
+            }
+        }
+    }
+    for (_, stream) in streams {
+        gpu.close(stream);
+    }
+    gpu.destroy(green);
+}
+
+/// Clusters of more than the portable 8 blocks, by what the function allows, in partitions of each kind.
+fn clusters_of_more_than_8(gpu: &Gpu<'_>, seen: &mut Seen) {
+    let allowed = CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+    let whole = gpu.whole();
+    let mut contexts = Vec::new();
+    for (name, wanted, flags, min) in [
+        ("unit of 8", 1, 0, 8),
+        ("16", 1, 0, 16),
+        ("32", 4, 0, 32),
+        ("32 of pairs", 1, 1, 32),
+        ("64", 1, 0, 64),
+    ] {
+        if let Ok(split) = gpu.split(&whole, wanted, flags, min) {
+            contexts.push((name, gpu.green(&split.groups[..1]).unwrap()));
+        }
+    }
+    // Units merged, where that is possible.
+    if let Ok(split) = gpu.split(&whole, 4, 0, 8)
+        && split.groups.len() == 4
+        && let Ok(green) = gpu.green(&split.groups)
+    {
+        contexts.push(("4 units of 8", green));
+    }
+    let mut streams = vec![("primary", gpu.stream_here())];
+    streams.extend(
+        contexts
+            .iter()
+            .map(|(name, green)| (*name, gpu.stream(*green))),
+    );
+    for (when, value) in [
+        ("as it is", None),
+        ("allowed", Some(1)),
+        ("again not", Some(0)),
+    ] {
+        if let Some(value) = value {
+            seen.code(when, set(gpu, allowed, value));
+        }
+        for (name, stream) in &streams {
+            for threads in [32, 128, 1024] {
+                let note = format!("{when}, {name}, largest of {threads} threads");
+                seen.note(note, largest(gpu, *stream, threads));
+            }
+            for size in [8, 9, 10, 12, 14, 15, 16, 17, 18, 32] {
+                // Grids of whole clusters.
+                let line = fits(gpu, *stream, size, 128, 2 * size);
+                seen.note(format!("{when}, {name}, {size:02}"), line);
+            }
+        }
+    }
+    for (_, stream) in streams {
+        gpu.close(stream);
+    }
+    for (_, green) in contexts {
+        gpu.destroy(green);
+    }
 }

@@ -20,14 +20,18 @@ mod beside_captures;
 mod captures;
 mod clusters;
 mod contexts;
+mod copies;
 mod differences;
 mod driver;
 mod events;
+#[cfg(unix)]
+mod forks;
 mod gpu;
 mod graphs;
 mod images;
 mod launches;
 mod libraries;
+mod links;
 mod memory;
 mod merges;
 mod modules;
@@ -139,8 +143,10 @@ fn cases() -> impl Iterator<Item = Case> {
         streams::CASES,
         events::CASES,
         memory::CASES,
+        copies::CASES,
         pools::CASES,
         modules::CASES,
+        links::CASES,
         launches::CASES,
         clusters::CASES,
         graphs::CASES,
@@ -152,6 +158,8 @@ fn cases() -> impl Iterator<Item = Case> {
         structured::CASES,
         teardown::CASES,
         two_devices::CASES,
+        #[cfg(unix)]
+        forks::CASES,
     ]
     .into_iter()
     .flatten()

@@ -7,13 +7,16 @@
 #![allow(missing_docs)]
 
 mod bad_input;
+mod completions;
 mod containment;
 mod contexts;
 #[cfg(unix)]
 mod forks;
 mod graphs;
 mod guards;
+mod launches;
 mod memory;
+mod modules;
 mod plans;
 mod probe;
 mod quad;
@@ -26,6 +29,7 @@ use std::{
     collections::BTreeMap,
     process::ExitCode,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use cuda_green::{Driver, DriverSpec};
@@ -104,6 +108,9 @@ fn main() -> ExitCode {
             rebalance::in_flight::CASES,
             resources::CASES,
             splits::CASES,
+            launches::CASES,
+            modules::CASES,
+            completions::CASES,
             graphs::CASES,
             #[cfg(unix)]
             forks::CASES,
@@ -228,10 +235,16 @@ fn on_simulator(
     if let Some(fault) = simulator.unfired_injections().first() {
         return Err(format!("the fault {fault} never happened").into());
     }
-    let live = simulator.live_objects();
-    if live.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("left behind: {live}").into())
+    // The thread that waits for completions lets go of its last event a moment after it told its end.
+    let limit = Instant::now() + Duration::from_secs(5);
+    loop {
+        let live = simulator.live_objects();
+        if live.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > limit {
+            return Err(format!("left behind: {live}").into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -2,6 +2,8 @@
 
 #[path = "../../cuda-green/tests/clusters/mod.rs"]
 mod clusters;
+#[path = "../../cuda-green/tests/linked/mod.rs"]
+pub mod linked;
 #[path = "../../cuda-green/tests/oracle/mod.rs"]
 pub mod oracle;
 

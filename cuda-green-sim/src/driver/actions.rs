@@ -60,6 +60,7 @@ pub(super) struct KernelLaunch {
     pub(super) grid: [u32; 3],
     pub(super) block: [u32; 3],
     pub(super) shared_bytes: u32,
+    pub(super) cluster: [u32; 3],
     pub(super) args: Vec<Vec<u8>>,
     pub(super) context: Context,
     /// The SMs of its context: those that it runs on, wherever a graph with it is launched (measured on
@@ -77,6 +78,7 @@ impl KernelLaunch {
             grid: self.grid,
             block: self.block,
             shared_bytes: self.shared_bytes,
+            cluster: self.cluster,
             sm_ids: &self.seen_sm_ids,
             args: &self.args,
             memory: &driver.memory,

@@ -192,6 +192,7 @@ impl Driver {
             grid: shape.grid,
             block: shape.block,
             shared_bytes: shape.shared_bytes,
+            cluster: shape.cluster.unwrap_or([1; 3]),
             args,
             context,
             sm_ids,

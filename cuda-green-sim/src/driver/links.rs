@@ -7,7 +7,7 @@ use std::{
 
 use cuda_green_sys::{CUjit_option, CUjitInputType, CUlinkState_st, CUresult};
 
-use super::{Driver, Kind, as_pointer};
+use super::{Driver, Kind, as_pointer, modules::Log};
 use crate::{
     image,
     ptx::Ptx,
@@ -19,6 +19,7 @@ use crate::{
 pub(super) struct Link {
     kernels: BTreeMap<String, Vec<usize>>,
     cubin: Option<Box<[u8]>>,
+    log: Log,
 }
 
 impl Driver {
@@ -27,21 +28,25 @@ impl Driver {
         &self,
         num_options: u32,
         options: Raw<CUjit_option>,
-        _values: Raw<*mut c_void>,
+        values: Raw<*mut c_void>,
         link: Raw<*mut CUlinkState_st>,
     ) -> Answer {
         let mut state = self.enter()?;
         link.required()?;
-        for index in 0..num_options as usize {
-            options.at(index)?;
-        }
+        let log = Log::read(num_options, &options, &values)?;
         self.current(&state)?;
         let handle = state.new_handle(self.number, Kind::Link);
-        state.links.insert(handle, Link::default());
+        let new = Link {
+            log,
+            ..Link::default()
+        };
+        state.links.insert(handle, new);
         link.set(as_pointer(handle))
     }
 
-    /// Takes what a module takes. A kernel that is there already is refused; its code is not measured.
+    /// Takes what a module takes. A kernel that is there already is refused; its code is not measured. What is wrong
+    /// is told in the image's own log, and where there is none in the link's, which lives as long as the link (its
+    /// header).
     #[allow(clippy::too_many_arguments)] // the driver's own signature
     pub(crate) fn cuLinkAddData_v2(
         &self,
@@ -56,10 +61,12 @@ impl Driver {
     ) -> Answer {
         let mut state = self.enter()?;
         data.required()?;
+        let log = Log::read(num_options, &options, &values)?;
         let link = state.links.get_mut(&link.handle());
         let link = link.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
         let added = self.read_image(&data);
-        let added = added.map_err(|refusal| refusal.log(num_options, &options, &values))?;
+        let log = if log.is_none() { &link.log } else { &log };
+        let added = added.map_err(|refusal| refusal.log(log))?;
         if added
             .kernels
             .keys()

@@ -12,7 +12,7 @@ use crate::{
     image,
     live::MadeAt,
     ptx,
-    raw::{Answer, Raw},
+    raw::{Answer, Kept, Raw},
 };
 
 pub(super) struct Module {
@@ -56,26 +56,33 @@ impl Refusal {
         Self(code, code.to_string())
     }
 
-    /// Writes the line into the log that the options name. Of the others, all tune a compiler that is not
-    /// there.
-    pub(super) fn log(
-        self,
-        num_options: u32,
-        options: &Raw<CUjit_option>,
-        values: &Raw<*mut c_void>,
-    ) -> CUresult {
-        match self.write(num_options, options, values) {
-            Ok(()) => self.0,
-            Err(code) => code,
+    /// Writes the line into a log.
+    pub(super) fn log(self, log: &Log) -> CUresult {
+        if let Some(buffer) = &log.buffer {
+            let text = format!("simulated driver: {}", self.1);
+            let text = &text.as_bytes()[..text.len().min(log.size - 1)];
+            buffer.pointer().write_bytes(0, text);
+            buffer.pointer().write_bytes(text.len(), &[0]);
         }
+        self.0
     }
+}
 
-    fn write(
-        &self,
+/// Where the compiler's errors go.
+#[derive(Default)]
+pub(super) struct Log {
+    /// None where there is no room.
+    buffer: Option<Kept>,
+    size: usize,
+}
+
+impl Log {
+    /// The log that options name. Of the others, all tune a compiler that is not there.
+    pub(super) fn read(
         num_options: u32,
         options: &Raw<CUjit_option>,
         values: &Raw<*mut c_void>,
-    ) -> Answer {
+    ) -> Result<Self, CUresult> {
         let mut buffer = None;
         let mut size = 0;
         for index in 0..num_options as usize {
@@ -88,13 +95,15 @@ impl Refusal {
                 _ => {}
             }
         }
-        if let Some(buffer) = buffer.filter(|buffer| !buffer.is_null() && size > 0) {
-            let text = format!("simulated driver: {}", self.1);
-            let text = &text.as_bytes()[..text.len().min(size - 1)];
-            buffer.write_bytes(0, text);
-            buffer.write_bytes(text.len(), &[0]);
-        }
-        Ok(())
+        let buffer = buffer.filter(|buffer| !buffer.is_null() && size > 0);
+        Ok(Self {
+            buffer: buffer.map(Raw::keep),
+            size,
+        })
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.buffer.is_none()
     }
 }
 
@@ -116,11 +125,9 @@ impl Driver {
         values: Raw<*mut c_void>,
     ) -> Answer {
         // What is wrong with the options is told before the image is looked at.
-        for index in 0..num_options as usize {
-            options.at(index)?;
-        }
+        let log = Log::read(num_options, &options, &values)?;
         self.load(&module, &image)
-            .map_err(|refusal| refusal.log(num_options, &options, &values))
+            .map_err(|refusal| refusal.log(&log))
     }
 
     fn load(&self, module: &Raw<*mut CUmod_st>, image: &Raw<c_void>) -> Result<(), Refusal> {
