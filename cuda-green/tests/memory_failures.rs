@@ -13,8 +13,8 @@ use std::{
 };
 
 use cuda_green::{
-    Driver, GpuMemoryPool, GreenContext, GreenContextConfig, LaunchConfig, MemoryBudget,
-    ModelNeeds, ModelSlots, Module, Result, kernels,
+    Driver, Error, GpuMemoryPool, GreenContext, GreenContextConfig, Kernel, LaunchConfig,
+    MemoryBudget, ModelNeeds, ModelSlots, Module, Result, Stream, kernels,
     sim::{BlockCost, Injection, Sim},
     sys::CUresult,
 };
@@ -218,27 +218,71 @@ fn on_a_device_without_pools() {
 #[test]
 fn what_cannot_be_fenced_is_waited_for() {
     let simulator = Sim::new("h200@13.0").unwrap();
-    simulator.register_kernel_cost(kernels::BURN, |_| BlockCost::idle(Duration::from_secs(1)));
-    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
-    let config = GreenContextConfig {
-        sm_count: 1,
-        ..GreenContextConfig::default()
-    };
-    let context = GreenContext::primary(&device, config).unwrap();
-    let stream = context.create_stream().unwrap();
-    let buffer = GpuMemoryPool::on(&device, 1 << 20)
-        .and_then(|pool| pool.allocate(1000))
-        .unwrap();
-    let kernel = Module::load_ptx(&device, kernels::PTX).unwrap();
-    let kernel = kernel.kernel(kernels::BURN).unwrap();
-    let (shape, address) = (LaunchConfig::linear(1, 32), buffer.address());
-    // SAFETY: a simulated kernel without a body touches nothing.
-    unsafe { stream.launch(&kernel, &shape, &[&address, &0u32]).unwrap() };
-    assert!(!stream.is_done().unwrap());
+    let scene = Busy::new(&simulator);
+    let buffer = scene.pool.allocate(1000).unwrap();
+    scene.busy();
     simulator
         .fail("cuEventCreate", 1, CUresult::CUDA_ERROR_OUT_OF_MEMORY)
         .unwrap();
-    buffer.free_on(&stream).unwrap();
+    buffer.free_on(&scene.stream).unwrap();
     simulator.assert_injections_fired();
-    assert!(stream.is_done().unwrap());
+    assert!(scene.stream.is_done().unwrap());
+}
+
+/// Both buffers of a copy stay fenced where the fence of one fails: neither is looked at or handed out too early.
+#[test]
+fn a_copy_whose_fences_fail_is_in_use_until_its_end() {
+    for calls in [1, 2] {
+        let simulator = Sim::new("h200@13.0").unwrap();
+        let scene = Busy::new(&simulator);
+        let mut pinned = scene.pool.allocate_pinned::<u8>(100).unwrap();
+        let mut buffer = scene.pool.allocate(100).unwrap();
+        scene.busy();
+        for entry_point in ["cuEventRecord", "cuStreamSynchronize"] {
+            let code = CUresult::CUDA_ERROR_INVALID_VALUE;
+            for nth in 1..=calls {
+                simulator.fail(entry_point, nth, code).unwrap();
+            }
+        }
+        let copied = buffer.copy_from_pinned(&pinned, &scene.stream);
+        assert!(copied.is_err());
+        simulator.assert_injections_fired();
+        match pinned.as_mut_slice() {
+            Ok(_) => assert!(scene.stream.is_done().unwrap()),
+            Err(error) => assert!(matches!(error, Error::EndUnknown), "{error}"),
+        }
+        scene.stream.synchronize().unwrap();
+    }
+}
+
+/// A stream with a second's work in it.
+struct Busy {
+    pool: GpuMemoryPool,
+    stream: Stream,
+    kernel: Kernel,
+}
+
+impl Busy {
+    fn new(simulator: &Sim) -> Self {
+        simulator.register_kernel_cost(kernels::BURN, |_| BlockCost::idle(Duration::from_secs(1)));
+        let device = Driver::simulated(simulator).unwrap().device(0).unwrap();
+        let config = GreenContextConfig {
+            sm_count: 1,
+            ..GreenContextConfig::default()
+        };
+        let context = GreenContext::primary(&device, config).unwrap();
+        let module = Module::load_ptx(&device, kernels::PTX).unwrap();
+        Self {
+            pool: GpuMemoryPool::on(&device, 512 << 20).unwrap(),
+            stream: context.create_stream().unwrap(),
+            kernel: module.kernel(kernels::BURN).unwrap(),
+        }
+    }
+
+    fn busy(&self) {
+        let shape = LaunchConfig::linear(1, 32);
+        // SAFETY: a simulated kernel without a body touches nothing.
+        unsafe { self.stream.launch(&self.kernel, &shape, &[&0u64, &0u32]) }.unwrap();
+        assert!(!self.stream.is_done().unwrap());
+    }
 }
