@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // these are tests
 
+use std::{sync::Arc, time::Duration};
+
 use cuda_green::{
-    CaptureMode, ContextId, Driver, Event, LaunchConfig, Module, Result, SmPartitionManager,
-    Stream, kernels, sim::Sim,
+    CaptureMode, ContextId, Driver, Error, Event, LaunchConfig, Module, Result, SmPartitionManager,
+    Stream, kernels,
+    sim::{BlockCost, Sim},
+    sys::CUresult,
 };
 
 /// A stream of each of two partitions, whose contexts nobody else has.
@@ -66,5 +70,63 @@ fn a_graph_keeps_the_contexts_of_joined_streams() -> Result<()> {
     assert_eq!(contexts(), 2);
     drop(graph);
     assert_eq!(contexts(), 1);
+    Ok(())
+}
+
+/// A launch whose end can neither be recorded nor waited for runs all the same: what the graph keeps is not given up
+/// under it.
+#[test]
+fn a_graph_whose_end_is_unknown_keeps_what_it_has() -> Result<()> {
+    let simulator = Sim::new("h200@13.0")?;
+    simulator.register_kernel_cost(kernels::BURN, |_| BlockCost::idle(Duration::from_millis(5)));
+    let [stream, _other] = streams_of_two_partitions(&simulator)?;
+    let kernel = Module::load_ptx(stream.device(), kernels::PTX)?.kernel(kernels::BURN)?;
+    let shape = LaunchConfig::linear(1, 32);
+    let instantiate = |kept: Arc<()>| {
+        let graph = stream.capture(CaptureMode::default(), |capture| {
+            capture.keep(kept);
+            // SAFETY: the kernel takes an address and a number, and writes nothing.
+            unsafe { capture.launch(&kernel, &shape, &[&0u64, &1u32]) }
+        })?;
+        graph.instantiate()
+    };
+    let refuse = |calls: &[&str]| {
+        for entry_point in calls {
+            let code = CUresult::CUDA_ERROR_INVALID_VALUE;
+            simulator.fail(entry_point, 1, code).unwrap();
+        }
+    };
+    // Waited for where it cannot be recorded.
+    let kept = Arc::new(());
+    let exec = instantiate(kept.clone())?;
+    refuse(&["cuEventRecord"]);
+    // SAFETY: the graph keeps its kernel.
+    unsafe { exec.launch(&stream)? };
+    simulator.assert_injections_fired();
+    assert!(stream.is_done()? && exec.is_done()?);
+
+    refuse(&["cuEventRecord", "cuStreamSynchronize"]);
+    // SAFETY: as above.
+    let refused = unsafe { exec.launch(&stream) };
+    simulator.assert_injections_fired();
+    assert!(refused.is_err() && !stream.is_done()?);
+    assert!(matches!(exec.is_done(), Err(Error::EndUnknown)));
+    // The next launch comes after it, and its end is known.
+    // SAFETY: as above.
+    unsafe { exec.launch(&stream)? };
+    assert!(!exec.is_done()?);
+    drop(exec);
+    assert!(stream.is_done()?);
+    assert_eq!(Arc::strong_count(&kept), 1);
+
+    let exec = instantiate(kept.clone())?;
+    refuse(&["cuEventRecord", "cuStreamSynchronize"]);
+    // SAFETY: as above.
+    assert!(unsafe { exec.launch(&stream) }.is_err());
+    let execs = simulator.live_objects().graph_execs;
+    drop(exec);
+    assert!(!stream.is_done()?);
+    assert_eq!(Arc::strong_count(&kept), 2, "the graph runs");
+    assert_eq!(simulator.live_objects().graph_execs, execs);
     Ok(())
 }
