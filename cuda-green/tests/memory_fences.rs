@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // helpers of tests
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use cuda_green::{
     CaptureMode, CudaDevice, Driver, Error, Event, GpuBuffer, GpuMemoryPool, GreenContext,
@@ -235,9 +235,9 @@ impl Ledger {
         let numbers: Vec<u64> = self.uses.keys().copied().collect();
         for number in numbers {
             let one = &self.uses[&number];
-            let is_there = one.range.pinned || is_allocated(driver, one.range.start);
+            let is_there = is_allocated(driver, one.range.start);
             if !one.end.is_done().unwrap() {
-                assert!(is_there, "given back to the driver in use: {one:?}");
+                assert!(is_there, "given back in use: {one:?}");
                 continue;
             }
             for before in one.after.iter().filter_map(|before| self.uses.get(before)) {
@@ -284,8 +284,7 @@ fn pinned(device: &CudaDevice) -> (PinnedBuffer<u8>, Range) {
 }
 
 impl World {
-    fn new() -> Self {
-        let simulator = Sim::new("h200@13.0").unwrap();
+    fn new(simulator: Sim) -> Self {
         simulator.register_kernel_cost(kernels::BURN, |launch| {
             BlockCost::idle(Duration::from_micros(launch.arg_u32(1).unwrap().into()))
         });
@@ -495,15 +494,11 @@ impl World {
             What::DropPinned => {
                 let (next, at) = pinned(&self.device);
                 let old = std::mem::replace(&mut self.pinned, next);
-                let range = std::mem::replace(&mut self.pinned_at, at);
-                let live = simulator.live_objects().host_allocations;
+                self.pinned_at = at;
                 let _ = call!({
                     drop(old);
                     Ok(())
                 });
-                if simulator.live_objects().host_allocations < live {
-                    self.ledger.assert_free(range, None, "unpinned in use");
-                }
             }
             What::Trim { pool } => {
                 if let Some(pool) = (!self.pools.is_empty()).then(|| pool.get(&self.pools)) {
@@ -566,13 +561,17 @@ proptest! {
 
     #[test]
     fn nothing_is_handed_out_or_given_back_in_use(steps in steps()) {
-        let mut world = World::new();
+        /// What nobody can know the end of is kept for good, and its driver with it: so those cases share one.
+        static WITH_FAULTS: OnceLock<Sim> = OnceLock::new();
+        let new = || Sim::new("h200@13.0").unwrap();
+        let has_faults = steps.iter().any(|step| step.fault.is_some());
+        let simulator = if has_faults { WITH_FAULTS.get_or_init(new).clone() } else { new() };
+        let mut world = World::new(simulator.clone());
         for step in &steps {
             world.step(step);
         }
-        let simulator = world.simulator.clone();
         drop(world);
-        if steps.iter().all(|step| step.fault.is_none()) {
+        if !has_faults {
             simulator.assert_no_leaks();
         }
     }
