@@ -428,9 +428,9 @@ pub enum Error {
     /// A stream, an event or a kernel of one driver was to meet one of another.
     #[error("the event, the kernel or the stream is of another driver than what it was to meet")]
     ForeignDriver,
-    /// The end of a stream's use of memory can neither be recorded nor waited for, so the memory is kept.
+    /// The end of a stream's use of memory or a graph can neither be recorded nor waited for, so that is kept.
     #[error(
-        "it cannot be known when a stream is done with this memory, so it is kept and not used again; the first error of the stream says why"
+        "it cannot be known when a stream is done with this memory or this graph, so it is kept and not used again; the first error of the stream says why"
     )]
     EndUnknown,
     /// Source and destination of a copy differ in length.

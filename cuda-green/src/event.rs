@@ -110,6 +110,12 @@ impl Event {
             .check("cuEventSynchronize", result)
     }
 
+    /// Waits, on the crate's own account, for an event of the crate's own: beside captures too.
+    pub(crate) fn wait_beside_captures(&self) -> Result<()> {
+        let _allowed = self.inner.device.driver().beside_captures();
+        self.synchronize()
+    }
+
     /// The time between two timed events, both of which are done; about 0.5 µs exact.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use cuda_green_sys::{CUgraph, CUgraphExec};
 
 pub use capture::{Capture, CaptureMode};
 
-use crate::{CudaDevice, Driver, Event, GreenContext, Result, Stream, device::retry_ends};
+use crate::{CudaDevice, Driver, Error, Event, GreenContext, Result, Stream, device::retry_ends};
 
 /// What a graph needs as long as it can be launched.
 pub(crate) struct Kept {
@@ -66,7 +66,10 @@ impl Graph {
         })?;
         let exec = Exec {
             device: self.device.clone(),
-            raw: Mutex::new(RawExec(raw)),
+            raw: Mutex::new(RawExec {
+                raw,
+                end_is_unknown: false,
+            }),
             done,
             _kept: Arc::clone(&self.kept),
         };
@@ -90,7 +93,11 @@ impl Drop for Graph {
     }
 }
 
-struct RawExec(CUgraphExec);
+struct RawExec {
+    raw: CUgraphExec,
+    /// Whether it runs and nobody can tell until when.
+    end_is_unknown: bool,
+}
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread, one at a time; it lies in
 // a mutex.
@@ -141,8 +148,9 @@ impl GraphExec {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ForeignDevice`](crate::Error::ForeignDevice) for a stream of another device;
-    /// [`Error::Driver`](crate::Error::Driver), also for an earlier fault.
+    /// [`Error::ForeignDevice`] for a stream of another device; [`Error::Driver`], also for an earlier
+    /// fault. Where it runs and its end can neither be recorded nor waited for, what it keeps is kept for as long as
+    /// no later launch succeeds.
     ///
     /// # Safety
     /// What the captured work points to is valid until the launch has ended: device memory, host memory of
@@ -152,17 +160,21 @@ impl GraphExec {
     pub unsafe fn launch(&self, stream: &Stream) -> Result<()> {
         self.check_stream(stream)?;
         let driver = self.driver();
-        let raw = self.exec.lock();
+        let mut exec = self.exec.lock();
         // SAFETY: both are live, and the lock keeps other threads out; the caller vouches for what the
         // nodes use.
-        let result = unsafe { driver.api().cuGraphLaunch(raw.0, stream.raw()) };
+        let result = unsafe { driver.api().cuGraphLaunch(exec.raw, stream.raw()) };
         driver.check("cuGraphLaunch", result)?;
-        stream.record(&self.exec.done).inspect_err(|_| {
-            // It runs, and its end is not known: so it is waited for here.
-            if let Err(error) = stream.wait_beside_captures() {
-                log::error!("waiting for a graph whose end could not be recorded: {error}");
-            }
-        })
+        // It runs. Where its end cannot be recorded, it is waited for here.
+        let known = stream.record(&self.exec.done).or_else(|error| {
+            stream.wait_beside_captures().map_err(|refusal| {
+                log::error!("waiting for a graph whose end could not be recorded: {refusal}");
+                error
+            })
+        });
+        // Launches run one after another, so the end of this one is that of those before.
+        exec.end_is_unknown = known.is_err();
+        known
     }
 
     /// Brings it to the device ahead of its first launch, which is faster then.
@@ -174,15 +186,19 @@ impl GraphExec {
         self.check_stream(stream)?;
         let raw = self.exec.lock();
         // SAFETY: both are live, and the lock keeps other threads out.
-        let result = unsafe { self.driver().api().cuGraphUpload(raw.0, stream.raw()) };
+        let result = unsafe { self.driver().api().cuGraphUpload(raw.raw, stream.raw()) };
         self.driver().check("cuGraphUpload", result)
     }
 
     /// Whether its last launch is done; true where there was none.
     ///
     /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver), also for a fault of the work itself.
+    /// [`Error::Driver`], also for a fault of the work itself; [`Error::EndUnknown`] after a launch whose end the driver
+    /// neither recorded nor waited for, until one succeeds.
     pub fn is_done(&self) -> Result<bool> {
+        // The event is the graph's own.
+        let _allowed = self.driver().beside_captures();
+        self.exec.lock().known_end()?;
         self.exec.done.is_done()
     }
 
@@ -196,6 +212,15 @@ impl GraphExec {
     }
 }
 
+impl RawExec {
+    fn known_end(&self) -> Result<()> {
+        if self.end_is_unknown {
+            return Err(Error::EndUnknown);
+        }
+        Ok(())
+    }
+}
+
 impl Exec {
     fn lock(&self) -> MutexGuard<'_, RawExec> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner)
@@ -203,10 +228,12 @@ impl Exec {
 
     /// Waits for its last launch, and destroys it.
     fn end(&self) -> Result<()> {
+        let exec = self.lock();
+        exec.known_end()?;
         self.done.synchronize()?;
         let driver = self.device.driver();
         // SAFETY: it is live and idle, and this is its end, which is not tried again after it succeeded.
-        let result = unsafe { driver.api().cuGraphExecDestroy(self.lock().0) };
+        let result = unsafe { driver.api().cuGraphExecDestroy(exec.raw) };
         driver.check("cuGraphExecDestroy", result)
     }
 }

@@ -30,6 +30,7 @@ mod mock;
 mod pinned;
 mod pool;
 mod pressure;
+mod remains;
 mod report;
 mod seat;
 mod shard;

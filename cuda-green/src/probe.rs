@@ -96,6 +96,7 @@ impl GreenContext {
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).
     pub fn probe(&self) -> Result<ContextProbe> {
+        let _allowed = self.device().driver().beside_captures();
         for mark in self.mark_work()? {
             if !mark.is_done()? {
                 return Ok(ContextProbe::InUse);

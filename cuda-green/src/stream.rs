@@ -138,6 +138,9 @@ impl Stream {
 
     /// Makes the work to come wait for an event, on the GPU; the host does not wait.
     ///
+    /// An event that was recorded in a capture takes the stream into that capture. Its graph does not keep this
+    /// stream's context then, as [`Capture::fork`](crate::Capture::fork) does.
+    ///
     /// # Errors
     /// [`Error::Driver`]; [`Error::ForeignDriver`] for an event of another driver.
     #[doc(alias = "cuStreamWaitEvent")]

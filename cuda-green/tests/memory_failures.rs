@@ -8,13 +8,13 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use cuda_green::{
-    Driver, GpuMemoryPool, GreenContext, GreenContextConfig, LaunchConfig, MemoryBudget,
-    ModelNeeds, ModelSlots, Module, Result, kernels,
+    Driver, Error, GpuMemoryPool, GreenContext, GreenContextConfig, Kernel, LaunchConfig,
+    MemoryBudget, ModelNeeds, ModelSlots, Module, Result, Stream, kernels,
     sim::{BlockCost, Injection, Sim},
     sys::CUresult,
 };
@@ -86,15 +86,12 @@ fn use_memory(simulator: &Sim) -> Result<()> {
     stream.synchronize()
 }
 
-/// What a call gives back, and keeps when it fails. A slab that the driver keeps is one allocation.
+/// What a call gives back, and keeps when it fails. What pools have is given back once more.
 fn gives_back(entry_point: &str) -> &'static [&'static str] {
     match entry_point {
         "cuDevicePrimaryCtxRelease_v2" => &["primary retain"],
         "cuStreamDestroy_v2" => &["stream"],
         "cuEventDestroy_v2" => &["event"],
-        // A pool lives as long as what came from it.
-        "cuMemFree_v2" | "cuMemFreeAsync" => &["device allocation", "pool"],
-        "cuMemPoolDestroy" => &["pool"],
         "cuMemFreeHost" => &["pinned host allocation"],
         // Freeing pinned memory needs a context, and cannot be done without.
         "cuCtxPushCurrent_v2" => &["pinned host allocation"],
@@ -132,18 +129,10 @@ fn run(
         // refuses no more, what was put off is done.
         simulator.clear_injections();
         let again = use_memory(&simulator);
-        let left = |kind| {
-            simulator
-                .live_objects()
-                .objects
-                .iter()
-                .any(|one| one.kind == kind)
-        };
-        if left("pinned host allocation") {
-            return Some(format!(
-                "pinned memory is lost: {}",
-                simulator.live_objects()
-            ));
+        let live = simulator.live_objects();
+        let lost = ["pinned host allocation", "device allocation", "pool"];
+        if live.objects.iter().any(|one| lost.contains(&one.kind)) {
+            return Some(format!("memory is lost: {live}"));
         }
         return again
             .err()
@@ -162,10 +151,14 @@ fn run(
         .map(|error| format!("the next try fails: {error}"))
 }
 
-fn each_call_fails(profile: &str, pools: bool) {
-    // What was put off is tried again by whichever thread comes first, and the test looks at what is left then.
+/// What was put off is tried again by whichever thread comes first, and a test looks at what is left then.
+fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn each_call_fails(profile: &str, pools: bool) {
+    let _alone = alone();
     let simulator = simulator(profile, pools);
     simulator.start_trace();
     use_memory(&simulator).unwrap();
@@ -218,27 +211,212 @@ fn on_a_device_without_pools() {
 #[test]
 fn what_cannot_be_fenced_is_waited_for() {
     let simulator = Sim::new("h200@13.0").unwrap();
-    simulator.register_kernel_cost(kernels::BURN, |_| BlockCost::idle(Duration::from_secs(1)));
-    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
-    let config = GreenContextConfig {
-        sm_count: 1,
-        ..GreenContextConfig::default()
-    };
-    let context = GreenContext::primary(&device, config).unwrap();
-    let stream = context.create_stream().unwrap();
-    let buffer = GpuMemoryPool::on(&device, 1 << 20)
-        .and_then(|pool| pool.allocate(1000))
-        .unwrap();
-    let kernel = Module::load_ptx(&device, kernels::PTX).unwrap();
-    let kernel = kernel.kernel(kernels::BURN).unwrap();
-    let (shape, address) = (LaunchConfig::linear(1, 32), buffer.address());
-    // SAFETY: a simulated kernel without a body touches nothing.
-    unsafe { stream.launch(&kernel, &shape, &[&address, &0u32]).unwrap() };
-    assert!(!stream.is_done().unwrap());
+    let scene = Busy::new(&simulator);
+    let buffer = scene.pool.allocate(1000).unwrap();
+    scene.busy();
     simulator
         .fail("cuEventCreate", 1, CUresult::CUDA_ERROR_OUT_OF_MEMORY)
         .unwrap();
-    buffer.free_on(&stream).unwrap();
+    buffer.free_on(&scene.stream).unwrap();
     simulator.assert_injections_fired();
-    assert!(stream.is_done().unwrap());
+    assert!(scene.stream.is_done().unwrap());
+}
+
+/// Both buffers of a copy stay fenced where the fence of one fails: neither is looked at or handed out too early.
+#[test]
+fn a_copy_whose_fences_fail_is_in_use_until_its_end() {
+    for calls in [1, 2] {
+        let simulator = Sim::new("h200@13.0").unwrap();
+        let scene = Busy::new(&simulator);
+        let mut pinned = scene.pool.allocate_pinned::<u8>(100).unwrap();
+        let mut buffer = scene.pool.allocate(100).unwrap();
+        scene.busy();
+        for entry_point in ["cuEventRecord", "cuStreamSynchronize"] {
+            let code = CUresult::CUDA_ERROR_INVALID_VALUE;
+            for nth in 1..=calls {
+                simulator.fail(entry_point, nth, code).unwrap();
+            }
+        }
+        let copied = buffer.copy_from_pinned(&pinned, &scene.stream);
+        assert!(copied.is_err());
+        simulator.assert_injections_fired();
+        match pinned.as_mut_slice() {
+            Ok(_) => assert!(scene.stream.is_done().unwrap()),
+            Err(error) => assert!(matches!(error, Error::EndUnknown), "{error}"),
+        }
+        scene.stream.synchronize().unwrap();
+    }
+}
+
+/// A stream with a second's work in it.
+struct Busy {
+    pool: GpuMemoryPool,
+    stream: Stream,
+    kernel: Kernel,
+}
+
+impl Busy {
+    fn new(simulator: &Sim) -> Self {
+        simulator.register_kernel_cost(kernels::BURN, |_| BlockCost::idle(Duration::from_secs(1)));
+        let device = Driver::simulated(simulator).unwrap().device(0).unwrap();
+        let config = GreenContextConfig {
+            sm_count: 1,
+            ..GreenContextConfig::default()
+        };
+        let context = GreenContext::primary(&device, config).unwrap();
+        let module = Module::load_ptx(&device, kernels::PTX).unwrap();
+        Self {
+            pool: GpuMemoryPool::on(&device, 512 << 20).unwrap(),
+            stream: context.create_stream().unwrap(),
+            kernel: module.kernel(kernels::BURN).unwrap(),
+        }
+    }
+
+    fn busy(&self) {
+        let shape = LaunchConfig::linear(1, 32);
+        // SAFETY: a simulated kernel without a body touches nothing.
+        unsafe { self.stream.launch(&self.kernel, &shape, &[&0u64, &0u32]) }.unwrap();
+        assert!(!self.stream.is_done().unwrap());
+    }
+}
+
+/// A pool's end is put off where a stream may still use some of its memory and cannot be waited for.
+#[test]
+fn a_pool_ends_after_the_last_use_of_its_memory() {
+    let _alone = alone();
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let Busy {
+        pool,
+        stream,
+        kernel,
+    } = Busy::new(&simulator);
+    for refused in [
+        "cuEventSynchronize",
+        "cuMemFreeAsync",
+        "cuStreamSynchronize",
+        "cuMemPoolDestroy",
+    ] {
+        let fresh = GpuMemoryPool::on(pool.device(), 512 << 20).unwrap();
+        let scene = Busy {
+            pool: fresh,
+            stream: stream.context().create_stream().unwrap(),
+            kernel: kernel.clone(),
+        };
+        let before = simulator.live_objects();
+        let (small, large) = (
+            scene.pool.allocate(1000).unwrap(),
+            scene.pool.allocate(50 * MIB).unwrap(),
+        );
+        scene.busy();
+        small.free_on(&scene.stream).unwrap();
+        large.free_on(&scene.stream).unwrap();
+        let Busy {
+            pool: ending,
+            stream: worker,
+            ..
+        } = scene;
+        let code = CUresult::CUDA_ERROR_INVALID_VALUE;
+        simulator.inject(Injection::fail(refused, code).unwrap().onwards(1));
+        drop(ending);
+        simulator.clear_injections();
+        let live = simulator.live_objects();
+        assert_eq!(live.pools, before.pools, "{refused}: {live}");
+        if refused == "cuEventSynchronize" {
+            assert!(!worker.is_done().unwrap());
+            assert_eq!(
+                live.device_allocations,
+                before.device_allocations + 2,
+                "{live}"
+            );
+        }
+        // What was put off is tried again by whoever does something slow.
+        pool.trim().unwrap();
+        let live = simulator.live_objects();
+        assert_eq!(
+            (live.pools, live.device_allocations),
+            (before.pools - 1, before.device_allocations),
+            "{refused}: {live}"
+        );
+        assert!(worker.is_done().unwrap(), "{refused}");
+    }
+    drop((pool, stream, kernel));
+    simulator.assert_no_leaks();
+}
+
+/// An allocation that can neither be waited for nor freed is freed later.
+#[test]
+fn an_allocation_that_the_driver_does_not_take_back_is_not_forgotten() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    for trimmed in [false, true] {
+        let pool = GpuMemoryPool::on(&device, 512 << 20).unwrap();
+        for entry_point in ["cuStreamSynchronize", "cuMemFreeAsync"] {
+            simulator
+                .fail(entry_point, 1, CUresult::CUDA_ERROR_INVALID_VALUE)
+                .unwrap();
+        }
+        assert!(pool.allocate(50 * MIB).is_err());
+        simulator.assert_injections_fired();
+        assert_eq!(simulator.live_objects().device_allocations, 1);
+        if trimmed {
+            pool.trim().unwrap();
+            assert_eq!(simulator.live_objects().device_allocations, 0);
+        }
+        drop(pool.allocate(50 * MIB).unwrap());
+        drop(pool);
+        assert_eq!(simulator.live_objects().device_allocations, 0);
+    }
+    drop(device);
+    simulator.assert_no_leaks();
+}
+
+/// A copy that waits, where the driver refuses to wait and to ask. Pageable memory is not used after the driver's call,
+/// so an error comes back; pinned memory may be.
+#[test]
+fn a_copy_to_pinned_memory_is_waited_for_whatever_is_refused() {
+    let _alone = alone();
+    let simulator = Sim::new("h200@13.0").unwrap();
+    {
+        let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+        let pool = GpuMemoryPool::on(&device, 64 << 20).unwrap();
+        let buffer = pool.allocate(MIB).unwrap();
+        buffer.fill(1).unwrap();
+        let refuse = |count| {
+            for entry_point in ["cuStreamSynchronize", "cuStreamQuery"] {
+                for nth in 1..=count {
+                    simulator
+                        .fail(entry_point, nth, CUresult::CUDA_ERROR_INVALID_VALUE)
+                        .unwrap();
+                }
+            }
+        };
+        // Where it can be asked about, it has ended.
+        simulator
+            .fail("cuStreamSynchronize", 1, CUresult::CUDA_ERROR_INVALID_VALUE)
+            .unwrap();
+        buffer.copy_to(&mut [0; 1000]).unwrap();
+        simulator.assert_injections_fired();
+        let mut pinned = pool.allocate_pinned::<u8>(1000).unwrap();
+        refuse(20);
+        buffer.copy_to(pinned.as_mut_slice().unwrap()).unwrap();
+        simulator.assert_injections_fired();
+        assert_eq!(pinned.as_slice().unwrap(), [1; 1000]);
+
+        let streams = simulator.live_objects().streams;
+        refuse(20);
+        assert!(buffer.copy_to(&mut [0; 1000]).is_err());
+        assert_eq!(
+            simulator.live_objects().streams,
+            streams,
+            "kept, as a copy may be in it"
+        );
+        simulator.clear_injections();
+        // Not in the same stream.
+        buffer.copy_to(&mut [0; 1000]).unwrap();
+        assert_eq!(simulator.live_objects().streams, streams + 1);
+        // What was put off is done by whoever does something slow.
+        pool.trim().unwrap();
+        assert_eq!(simulator.live_objects().streams, streams);
+    }
+    simulator.assert_no_leaks();
 }

@@ -1,30 +1,45 @@
 //! Streams for copies that the caller waits for, lent to one copy at a time.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    ffi::c_void,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use cuda_green_sys::{CUstream, CUstream_flags};
+use cuda_green_sys::{CUpointer_attribute, CUresult, CUstream, CUstream_flags};
 
 use super::CudaDevice;
-use crate::{Driver, Event, Result};
+use crate::{Driver, Error, Event, Result, event::not_ready_is_false};
+
+/// After so many refusals to wait and to ask, a copy counts as unfinished.
+const TRIES: u32 = 3;
+/// Between a refusal to wait and the next try.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// The streams that no copy uses now. There are as many as copies ever ran at once.
 #[derive(Default)]
-pub(super) struct CopyStreams(Mutex<Vec<Idle>>);
+pub(super) struct CopyStreams(Mutex<Vec<CopyStream>>);
 
-struct Idle(CUstream);
+#[derive(Clone, Copy)]
+struct CopyStream(CUstream);
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
-unsafe impl Send for Idle {}
+unsafe impl Send for CopyStream {}
 
 impl CudaDevice {
-    /// Runs something that puts work into a stream, and waits for that work, beside captures too. Where it cannot be
-    /// waited for, `unfinished` gets an event at its end, or none where that cannot be recorded either.
+    /// Runs something that puts a copy into a stream, and waits for it, beside captures too. `host` is the host memory
+    /// that it reads or writes, if any. Where it cannot be waited for, `unfinished` gets an event at its end, or none
+    /// where that cannot be recorded either.
+    ///
+    /// Pageable memory is not used any more when the driver's call returns: the driver stages it. Pinned memory is, so
+    /// with that a copy is waited for until it has ended or the device is lost, whatever the driver refuses.
     ///
     /// The stream is non-blocking and in the primary context. A default stream would not do: on an H200, a
     /// synchronous copy of pageable memory returns before its end, and streams that are non-blocking, as all of this
     /// crate's are, do not wait for it. It would also spoil the captures of blocking streams.
     pub(crate) fn in_copy_stream(
         &self,
+        host: Option<*const c_void>,
         work: impl FnOnce(CUstream) -> Result<()>,
         unfinished: impl FnOnce(Option<Event>),
     ) -> Result<()> {
@@ -33,27 +48,81 @@ impl CudaDevice {
             Some(stream) => stream,
             None => self.create_copy_stream()?,
         };
-        let begun = work(stream);
+        let begun = work(stream.0);
         // Also after an error: part of the work may have begun.
-        // SAFETY: the stream is live, and nobody else's now.
-        let result = unsafe { self.api().cuStreamSynchronize(stream) };
-        let ended = self.driver().check("cuStreamSynchronize", result);
-        if ended.is_err() {
-            unfinished(self.record_end(stream).ok());
+        match self.wait_for_copy(stream, host.filter(|_| begun.is_ok())) {
+            Ok(()) => {
+                self.inner.copy_streams.push(stream);
+                begun
+            }
+            Err(error) => {
+                unfinished(self.record_end(stream).ok());
+                // No other copy would know that it waits for this one.
+                let device = self.clone();
+                self.end("a stream of copies", move || {
+                    device.synchronize_copy(stream)?;
+                    // SAFETY: the stream is live and idle, and this is its end, which is not tried again after it
+                    // succeeded.
+                    let result = unsafe { device.api().cuStreamDestroy_v2(stream.0) };
+                    device.driver().check("cuStreamDestroy", result)
+                });
+                begun.and(Err(error))
+            }
         }
-        self.inner.copy_streams.push(stream);
-        begun.and(ended)
     }
 
-    fn record_end(&self, stream: CUstream) -> Result<Event> {
+    fn wait_for_copy(&self, stream: CopyStream, host: Option<*const c_void>) -> Result<()> {
+        let mut refusals = 0;
+        loop {
+            let Err(error) = self.synchronize_copy(stream) else {
+                return Ok(());
+            };
+            if is_lost(&error) {
+                return Err(error);
+            }
+            // SAFETY: the stream is live.
+            let result = unsafe { self.api().cuStreamQuery(stream.0) };
+            match not_ready_is_false(self.driver().check("cuStreamQuery", result)) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(_) => refusals += 1,
+            }
+            if refusals >= TRIES && !host.is_some_and(|host| self.may_be_pinned(host)) {
+                return Err(error);
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn synchronize_copy(&self, stream: CopyStream) -> Result<()> {
+        // SAFETY: the stream is live.
+        let result = unsafe { self.api().cuStreamSynchronize(stream.0) };
+        self.driver().check("cuStreamSynchronize", result)
+    }
+
+    /// Whether the driver knows the host memory, as it does what is pinned.
+    fn may_be_pinned(&self, host: *const c_void) -> bool {
+        let mut kind = 0u32;
+        // SAFETY: this attribute is a 32-bit number; any address may be asked about.
+        let result = unsafe {
+            self.api().cuPointerGetAttribute(
+                std::ptr::from_mut(&mut kind).cast(),
+                CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+                host.addr() as u64,
+            )
+        };
+        !matches!(result, Ok(CUresult::CUDA_ERROR_INVALID_VALUE))
+    }
+
+    fn record_end(&self, stream: CopyStream) -> Result<Event> {
         let event = Event::new(self)?;
         // SAFETY: both are live, and of this driver.
-        let result = unsafe { self.api().cuEventRecord(event.raw(), stream) };
+        let result = unsafe { self.api().cuEventRecord(event.raw(), stream.0) };
         self.driver().check("cuEventRecord", result)?;
         Ok(event)
     }
 
-    fn create_copy_stream(&self) -> Result<CUstream> {
+    fn create_copy_stream(&self) -> Result<CopyStream> {
         let mut stream = std::ptr::null_mut();
         self.with_primary(|| {
             let flags = CUstream_flags::CU_STREAM_NON_BLOCKING.0;
@@ -61,24 +130,42 @@ impl CudaDevice {
             let result = unsafe { self.api().cuStreamCreateWithPriority(&mut stream, flags, 0) };
             self.driver().check("cuStreamCreateWithPriority", result)
         })?;
-        Ok(stream)
+        Ok(CopyStream(stream))
+    }
+}
+
+/// Whether an error says that nothing runs on the device any more, or in the stream's context.
+fn is_lost(error: &Error) -> bool {
+    match error {
+        Error::Poisoned { .. } | Error::Forked { .. } => true,
+        Error::Driver { code, .. } => matches!(
+            *code,
+            CUresult::CUDA_ERROR_NOT_INITIALIZED
+                | CUresult::CUDA_ERROR_DEINITIALIZED
+                | CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
+                | CUresult::CUDA_ERROR_NO_DEVICE
+                | CUresult::CUDA_ERROR_INVALID_CONTEXT
+                | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+                | CUresult::CUDA_ERROR_INVALID_HANDLE
+        ),
+        _ => false,
     }
 }
 
 impl CopyStreams {
-    fn pop(&self) -> Option<CUstream> {
+    fn pop(&self) -> Option<CopyStream> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.pop().map(|Idle(stream)| stream)
+        idle.pop()
     }
 
-    fn push(&self, stream: CUstream) {
+    fn push(&self, stream: CopyStream) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(Idle(stream));
+        idle.push(stream);
     }
 
     /// Destroys the streams, at the device's end.
     pub(super) fn destroy(&self, driver: &Driver) {
-        while let Some(stream) = self.pop() {
+        while let Some(CopyStream(stream)) = self.pop() {
             // SAFETY: the stream is live and idle, and this is its end.
             let result = unsafe { driver.api().cuStreamDestroy_v2(stream) };
             driver.check_in_drop("cuStreamDestroy", result);

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::CudaDevice;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Waits for what still uses a thing, and frees it. Owns the thing, which goes with it once it has succeeded.
 type End = Box<dyn FnMut() -> Result<()> + Send>;
@@ -27,7 +27,7 @@ impl CudaDevice {
             }
             Err(error) => {
                 log::error!("the end of {what} is put off: {error}");
-                put_off(self.clone(), end);
+                put_off(self.clone(), end, &error);
             }
         }
     }
@@ -43,13 +43,19 @@ pub(crate) fn retry_ends() {
     // What ends may be a client's, and its end may call anything: no lock is held meanwhile.
     let ends = std::mem::take(&mut *PUT_OFF.lock().unwrap_or_else(PoisonError::into_inner));
     for (device, mut end) in ends {
-        if device.try_end(&mut end).is_err() && !device.driver().is_poisoned() {
-            put_off(device, end);
+        if let Err(error) = device.try_end(&mut end)
+            && !device.driver().is_poisoned()
+        {
+            put_off(device, end, &error);
         }
     }
 }
 
-fn put_off(device: CudaDevice, end: End) {
+fn put_off(device: CudaDevice, end: End, error: &Error) {
+    if matches!(error, Error::EndUnknown) {
+        // It will not be known later either: the thing stays as it is, and its device with it.
+        return std::mem::forget((device, end));
+    }
     let mut ends = PUT_OFF.lock().unwrap_or_else(PoisonError::into_inner);
     ends.push((device, end));
 }

@@ -40,6 +40,11 @@ impl CaptureMode {
 ///
 /// Everything that is put into [`stream`](Self::stream) meanwhile is captured, by foreign libraries through
 /// its raw handle too.
+///
+/// The graph keeps the contexts of the streams that it knows of: its own, and those of [`fork`](Self::fork) and
+/// [`join`](Self::join). A stream of another partition that comes in and goes out by events alone
+/// ([`Stream::record`], [`Stream::wait`]) it does not know of: [`keep`](Self::keep) that stream's
+/// [context](Stream::context), which must not end before the graph's last launch.
 pub struct Capture<'s> {
     stream: &'s Stream,
     contexts: RefCell<Vec<GreenContext>>,
@@ -147,7 +152,7 @@ impl Capture<'_> {
     /// [`Error::Driver`]; [`Error::ForeignDriver`] or [`Error::ForeignDevice`] for a stream of another driver or device.
     pub fn fork(&self, other: &Stream) -> Result<()> {
         self.check_device(other)?;
-        self.contexts.borrow_mut().push(other.context().clone());
+        self.keep_context(other.context());
         let streams = &other.context().inner.streams;
         streams.begin_capture(|| self.follow(other, self.stream))
     }
@@ -158,7 +163,19 @@ impl Capture<'_> {
     /// As [`fork`](Self::fork).
     pub fn join(&self, other: &Stream) -> Result<()> {
         self.check_device(other)?;
+        // It may have come in by an event of the client's, and not by `fork`.
+        self.keep_context(other.context());
         self.follow(self.stream, other)
+    }
+
+    fn keep_context(&self, context: &GreenContext) {
+        let mut contexts = self.contexts.borrow_mut();
+        if !contexts
+            .iter()
+            .any(|kept| Arc::ptr_eq(&kept.inner, &context.inner))
+        {
+            contexts.push(context.clone());
+        }
     }
 
     fn check_device(&self, other: &Stream) -> Result<()> {

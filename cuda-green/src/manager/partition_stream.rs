@@ -120,7 +120,8 @@ impl PartitionStream {
         self.with(|stream| stream.wait(event))
     }
 
-    /// Waits for all work in it, whatever SMs it runs on. Does not hold off a rebalance.
+    /// Waits for all work in it, whatever SMs it runs on. Does not hold off a rebalance, and spoils no capture of
+    /// another stream.
     ///
     /// # Errors
     /// As [`Stream::synchronize`].
@@ -130,7 +131,7 @@ impl PartitionStream {
             stream.record(&event)?;
             Ok(event)
         })?;
-        event.synchronize()
+        event.wait_beside_captures()
     }
 }
 

@@ -3,27 +3,36 @@
 //! With an explicit stream, the calls of stream-ordered pools need no current context (measured on an H200,
 //! driver 580); plain allocation does.
 
+use std::sync::Mutex;
+
 use cuda_green_sys::{
     CUdeviceptr, CUmemAllocationType, CUmemLocation, CUmemLocationType, CUmemPool_attribute,
     CUmemPoolProps, CUmemoryPool, CUresult, CUstream, CUstream_flags, CudaVersion,
 };
 
+use super::core::lock;
 use crate::{CudaDevice, Error, Result};
 
 pub(crate) enum Backing {
-    /// A stream-ordered pool, and the stream on which it is used.
-    Ordered {
-        pool: CUmemoryPool,
-        stream: CUstream,
-    },
+    /// A stream-ordered pool.
+    Ordered(Ordered),
     /// `cuMemAlloc` and `cuMemFree`.
     Plain,
 }
 
+/// A stream-ordered pool of the driver's, and the stream on which it is used.
+pub(crate) struct Ordered {
+    pool: CUmemoryPool,
+    /// Null before it is made, and after its end.
+    stream: CUstream,
+    /// Allocations that nobody has and that the driver refused to free: they are freed with the next ones.
+    owed: Mutex<Vec<CUdeviceptr>>,
+}
+
 // SAFETY: the handles are opaque tokens that the driver accepts from every thread.
-unsafe impl Send for Backing {}
+unsafe impl Send for Ordered {}
 // SAFETY: as above; the driver's pool and stream calls are thread-safe.
-unsafe impl Sync for Backing {}
+unsafe impl Sync for Ordered {}
 
 impl Backing {
     pub(crate) fn create(device: &CudaDevice, limit: u64) -> Result<Self> {
@@ -53,21 +62,66 @@ impl Backing {
             }) => return Ok(Self::Plain),
             Err(error) => return Err(error),
         }
-        let mut backing = Self::Ordered {
+        let mut ordered = Ordered {
             pool,
             stream: std::ptr::null_mut(),
+            owed: Mutex::default(),
         };
-        match backing.prepare(device, pool) {
-            Ok(()) => Ok(backing),
+        match ordered.prepare(device) {
+            Ok(()) => Ok(Self::Ordered(ordered)),
             Err(error) => {
-                backing.destroy(device);
+                let of = device.clone();
+                device.end("a pool of the driver's", move || ordered.destroy(&of));
                 Err(error)
             }
         }
     }
 
+    /// Allocates, and waits until the memory may be used in every stream.
+    pub(crate) fn allocate(&self, device: &CudaDevice, size: usize) -> Result<CUdeviceptr> {
+        match self {
+            Self::Ordered(ordered) => ordered.allocate(device, size),
+            Self::Plain => allocate_plain(device, size),
+        }
+    }
+
+    /// Frees what [`Backing::allocate`] gave, and what no stream uses any more.
+    pub(crate) fn free(&self, device: &CudaDevice, address: CUdeviceptr) -> Result<()> {
+        match self {
+            Self::Ordered(ordered) => ordered.free(device, address),
+            Self::Plain => free_plain(device, address),
+        }
+    }
+
+    /// Waits until what was freed is back in the driver's pool, and makes the pool give back all it can.
+    pub(crate) fn trim(&self, device: &CudaDevice) -> Result<()> {
+        match self {
+            Self::Ordered(ordered) => ordered.trim(device),
+            Self::Plain => Ok(()),
+        }
+    }
+
+    /// Bytes that the driver counts as given out by its pool; none where there is no pool.
+    pub(crate) fn used(&self, device: &CudaDevice) -> Result<Option<u64>> {
+        match self {
+            Self::Ordered(ordered) => ordered.used(device).map(Some),
+            Self::Plain => Ok(None),
+        }
+    }
+
+    /// Ends the driver's pool, from which all must have been freed. After an error it is to be called again.
+    pub(crate) fn destroy(&mut self, device: &CudaDevice) -> Result<()> {
+        match self {
+            Self::Ordered(ordered) => ordered.destroy(device),
+            Self::Plain => Ok(()),
+        }
+    }
+}
+
+impl Ordered {
     /// Keeps freed memory in the pool, and makes the stream that it is used on.
-    fn prepare(&mut self, device: &CudaDevice, pool: CUmemoryPool) -> Result<()> {
+    fn prepare(&mut self, device: &CudaDevice) -> Result<()> {
+        let pool = self.pool;
         let driver = device.driver();
         let mut threshold = u64::MAX;
         let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
@@ -91,113 +145,98 @@ impl Backing {
             };
             driver.check("cuStreamCreateWithPriority", result)
         })?;
-        *self = Self::Ordered { pool, stream };
+        self.stream = stream;
         Ok(())
     }
 
-    /// Allocates, and waits until the memory may be used in every stream.
-    pub(crate) fn allocate(&self, device: &CudaDevice, size: usize) -> Result<CUdeviceptr> {
+    fn allocate(&self, device: &CudaDevice, size: usize) -> Result<CUdeviceptr> {
         let driver = device.driver();
         let _allowed = driver.beside_captures();
         let mut address = 0;
-        match *self {
-            Self::Ordered { pool, stream } => {
-                // SAFETY: pool and stream are live, the output is valid.
-                let result = unsafe {
-                    driver
-                        .api()
-                        .cuMemAllocFromPoolAsync(&mut address, size, pool, stream)
-                };
-                driver.check("cuMemAllocFromPoolAsync", result)?;
-                // The memory may be used in any stream once this one has come to the allocation.
-                // SAFETY: the stream is live.
-                let result = unsafe { driver.api().cuStreamSynchronize(stream) };
-                if let Err(error) = driver.check("cuStreamSynchronize", result) {
-                    driver.check_in_drop("cuMemFreeAsync", {
-                        // SAFETY: allocated above, and known to nobody else.
-                        unsafe { driver.api().cuMemFreeAsync(address, stream) }
-                    });
-                    return Err(error);
-                }
+        // SAFETY: pool and stream are live, the output is valid.
+        let result = unsafe {
+            driver
+                .api()
+                .cuMemAllocFromPoolAsync(&mut address, size, self.pool, self.stream)
+        };
+        driver.check("cuMemAllocFromPoolAsync", result)?;
+        // The memory may be used in any stream once this one has come to the allocation.
+        if let Err(error) = self.wait(device) {
+            if let Err(refusal) = self.free(device, address) {
+                log::error!("{size} bytes are to be freed later: {refusal}");
+                lock(&self.owed).push(address);
             }
-            Self::Plain => return allocate_plain(device, size),
+            return Err(error);
         }
         Ok(address)
     }
 
-    /// Frees what [`Backing::allocate`] gave, and what no stream uses any more.
-    pub(crate) fn free(&self, device: &CudaDevice, address: CUdeviceptr) -> Result<()> {
+    fn free(&self, device: &CudaDevice, address: CUdeviceptr) -> Result<()> {
         let driver = device.driver();
         let _allowed = driver.beside_captures();
-        match *self {
-            Self::Ordered { stream, .. } => {
-                // SAFETY: the address is of this pool, and its buffer ends here.
-                let result = unsafe { driver.api().cuMemFreeAsync(address, stream) };
-                driver.check("cuMemFreeAsync", result)
-            }
-            Self::Plain => free_plain(device, address),
-        }
+        // SAFETY: the address is of this pool, and nobody has it any more. It is freed in the order of the stream that
+        // it was allocated in.
+        let result = unsafe { driver.api().cuMemFreeAsync(address, self.stream) };
+        driver.check("cuMemFreeAsync", result)
     }
 
-    /// Waits until what was freed is back in the driver's pool, and makes the pool give back all it can.
-    pub(crate) fn trim(&self, device: &CudaDevice) -> Result<()> {
-        let Self::Ordered { pool, stream } = *self else {
-            return Ok(());
-        };
+    /// Frees what the driver refused to free before.
+    fn free_owed(&self, device: &CudaDevice) -> Result<()> {
+        let mut owed = lock(&self.owed);
+        while let Some(address) = owed.last() {
+            self.free(device, *address)?;
+            owed.pop();
+        }
+        Ok(())
+    }
+
+    fn wait(&self, device: &CudaDevice) -> Result<()> {
+        let driver = device.driver();
+        // SAFETY: the stream is live.
+        let result = unsafe { driver.api().cuStreamSynchronize(self.stream) };
+        driver.check("cuStreamSynchronize", result)
+    }
+
+    fn trim(&self, device: &CudaDevice) -> Result<()> {
         let driver = device.driver();
         let _allowed = driver.beside_captures();
-        // SAFETY: the stream is live.
-        let result = unsafe { driver.api().cuStreamSynchronize(stream) };
-        driver.check("cuStreamSynchronize", result)?;
+        self.free_owed(device)?;
+        self.wait(device)?;
         // SAFETY: the pool is live.
-        let result = unsafe { driver.api().cuMemPoolTrimTo(pool, 0) };
+        let result = unsafe { driver.api().cuMemPoolTrimTo(self.pool, 0) };
         driver.check("cuMemPoolTrimTo", result)
     }
 
-    /// Bytes that the driver counts as given out by its pool; none where there is no pool.
-    pub(crate) fn used(&self, device: &CudaDevice) -> Result<Option<u64>> {
-        let Self::Ordered { pool, .. } = *self else {
-            return Ok(None);
-        };
+    fn used(&self, device: &CudaDevice) -> Result<u64> {
         let mut bytes = 0u64;
         // SAFETY: the pool is live, and this attribute is a 64-bit number.
         let result = unsafe {
             device.driver().api().cuMemPoolGetAttribute(
-                pool,
+                self.pool,
                 CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT,
                 std::ptr::from_mut(&mut bytes).cast(),
             )
         };
         device.driver().check("cuMemPoolGetAttribute", result)?;
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 
-    pub(crate) fn destroy(&self, device: &CudaDevice) {
-        let Self::Ordered { pool, stream } = *self else {
-            return;
-        };
+    fn destroy(&mut self, device: &CudaDevice) -> Result<()> {
         let driver = device.driver();
         let _allowed = driver.beside_captures();
-        if !stream.is_null() {
-            // SAFETY: both are live, and this is their end. Frees that are still queued must have run
-            // before the stream goes, or the pool would keep their memory.
-            let results = unsafe {
-                [
-                    (
-                        "cuStreamSynchronize",
-                        driver.api().cuStreamSynchronize(stream),
-                    ),
-                    ("cuStreamDestroy", driver.api().cuStreamDestroy_v2(stream)),
-                ]
-            };
-            for (call, result) in results {
-                driver.check_in_drop(call, result);
-            }
+        if !self.stream.is_null() {
+            self.free_owed(device)?;
+            // Frees that are still queued must have run before the stream goes, or the pool would keep their memory.
+            self.wait(device)?;
+            // SAFETY: the stream is live, and this is its end.
+            let result = unsafe { driver.api().cuStreamDestroy_v2(self.stream) };
+            driver.check("cuStreamDestroy", result)?;
+            self.stream = std::ptr::null_mut();
         }
-        // SAFETY: the pool is live, and all that came from it was freed before.
-        driver.check_in_drop("cuMemPoolDestroy", unsafe {
-            driver.api().cuMemPoolDestroy(pool)
-        });
+        // SAFETY: the pool is live, and all that came from it was freed before; this is its end, which is not tried
+        // again after it succeeded.
+        let result = unsafe { driver.api().cuMemPoolDestroy(self.pool) };
+        driver.check("cuMemPoolDestroy", result)
     }
 }
 

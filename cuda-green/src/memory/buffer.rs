@@ -1,6 +1,6 @@
 //! Buffers: memory of a pool, which gets it back when they are dropped.
 
-use std::fmt;
+use std::{ffi::c_void, fmt};
 
 use cuda_green_sys::{CUdeviceptr, CUstream};
 
@@ -194,7 +194,8 @@ impl GpuBuffer {
     #[doc(alias = "cuMemcpyHtoD")]
     pub fn copy_from(&self, source: &[u8]) -> Result<()> {
         self.check_len(source.len())?;
-        self.copy("cuMemcpyHtoDAsync", |api, stream| {
+        let host = Some(source.as_ptr().cast());
+        self.copy(host, "cuMemcpyHtoDAsync", |api, stream| {
             // SAFETY: the buffer has room for the source's length, and the copy is waited for.
             unsafe {
                 api.cuMemcpyHtoDAsync_v2(self.address, source.as_ptr().cast(), source.len(), stream)
@@ -209,8 +210,9 @@ impl GpuBuffer {
     #[doc(alias = "cuMemcpyDtoH")]
     pub fn copy_to(&self, destination: &mut [u8]) -> Result<()> {
         self.check_len(destination.len())?;
-        let (pointer, len) = (destination.as_mut_ptr().cast(), destination.len());
-        self.copy("cuMemcpyDtoHAsync", |api, stream| {
+        let (pointer, len) = (destination.as_mut_ptr().cast::<c_void>(), destination.len());
+        let host = Some(pointer.cast_const());
+        self.copy(host, "cuMemcpyDtoHAsync", |api, stream| {
             // SAFETY: the destination has that length, and so has the buffer at least; the copy is waited for.
             unsafe { api.cuMemcpyDtoHAsync_v2(pointer, self.address, len, stream) }
         })
@@ -222,16 +224,17 @@ impl GpuBuffer {
     /// [`Error::Driver`].
     #[doc(alias = "cuMemsetD8")]
     pub fn fill(&self, byte: u8) -> Result<()> {
-        self.copy("cuMemsetD8Async", |api, stream| {
+        self.copy(None, "cuMemsetD8Async", |api, stream| {
             // SAFETY: the buffer has that length, and is waited for.
             unsafe { api.cuMemsetD8Async(self.address, byte, self.len, stream) }
         })
     }
 
     /// Runs a call in a stream that nobody else uses meanwhile, after all uses of the buffer that are known, and
-    /// waits for its end.
+    /// waits for its end. The host memory that it uses, if any, is no more in use after it, errors included.
     fn copy(
         &self,
+        host: Option<*const c_void>,
         name: &'static str,
         call: impl FnOnce(
             &cuda_green_sys::Api,
@@ -244,6 +247,7 @@ impl GpuBuffer {
         let device = self.pool.device();
         self.fences.wait(device)?;
         device.in_copy_stream(
+            host,
             |stream| {
                 let driver = device.driver();
                 driver.check(name, call(driver.api(), stream))

@@ -13,6 +13,7 @@ use super::{
     depot::Depot,
     heap::{Heap, Idle},
     inner::Gather,
+    remains::Remains,
     trace::{Happening, tell},
     tree::Purses,
     whole_device::WholeDevice,
@@ -249,14 +250,13 @@ impl Drop for Core {
         // Every buffer holds it, and every cache was emptied when its pool went: all is idle now, but for what could
         // not be waited for.
         self.merge(self.depot.drain());
-        let unsettled = std::mem::take(&mut *lock(&self.unsettled));
-        self.take_home_ended(unsettled, Gather::All);
-        self.give_back_idle();
-        let left = self.heap().from_driver;
-        if left > 0 {
-            log::error!("{left} bytes of a memory pool were lost");
-        }
-        self.backing.destroy(&self.device);
+        let mut remains = Remains {
+            device: self.device.clone(),
+            backing: std::mem::replace(&mut self.backing, Backing::Plain),
+            heap: std::mem::take(&mut *self.heap()),
+            pending: std::mem::take(&mut *lock(&self.unsettled)),
+        };
+        self.device.end("a memory pool", move || remains.end());
     }
 }
 

@@ -66,7 +66,8 @@ impl Fences {
     }
 
     /// Lets the stream wait for the other streams' uses, runs something that puts work into it, and fences
-    /// what it did. An error means that nothing was put into the stream, or that it has ended again.
+    /// what it did. An error means that nothing was put into the stream, that it is fenced all the same or has ended
+    /// again, or that the memory is not used again.
     pub(crate) fn around(&self, stream: &Stream, work: impl FnOnce() -> Result<()>) -> Result<()> {
         stream.outside_captures()?;
         self.fence(stream, true, work)
@@ -102,21 +103,23 @@ impl Fences {
                 fences.len() - 1
             }
         };
-        work()?;
+        let worked = work();
+        // After an error, too: the work of a copy is within the fences of both its buffers, and those of one may fail.
         let fence = &mut fences[index];
         let recorded = match &fence.event {
             Some(event) => stream.record(event),
             None => Err(Error::EndUnknown),
         };
         fence.recorded += 1;
-        recorded.or_else(|error| {
+        let fenced = recorded.or_else(|error| {
             if stream.wait_beside_captures().is_err() {
                 // Neither known nor waited for: the memory is not used again.
                 fence.event = None;
                 return Err(error);
             }
             Ok(())
-        })
+        });
+        worked.and(fenced)
     }
 
     /// Notes the end of work in a stream that no other buffer meets: an event, or none where it cannot be known.

@@ -50,6 +50,7 @@ impl Filler {
 
     /// Fills the context once, and returns how much longer than `stay` that took, or than its time what came before.
     pub(super) fn round(&self, stay: Duration) -> Result<Duration> {
+        let _allowed = self.stream.device().driver().beside_captures();
         let mut lead = LEAD;
         loop {
             let begun = Instant::now();
@@ -86,6 +87,7 @@ impl Filler {
 
     /// Waits for the end, and returns start and end since an earlier event.
     pub(super) fn wait_since(&self, origin: &Event) -> Result<(Duration, Duration)> {
+        let _allowed = self.stream.device().driver().beside_captures();
         self.end.synchronize()?;
         Ok((
             self.start.elapsed_since(origin)?,

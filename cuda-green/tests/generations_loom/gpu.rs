@@ -228,7 +228,7 @@ impl Event {
         Ok(Self(Mutex::new(0)))
     }
 
-    pub fn synchronize(&self) -> Result<()> {
+    pub fn wait_beside_captures(&self) -> Result<()> {
         Ok(())
     }
 }
