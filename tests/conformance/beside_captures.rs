@@ -40,6 +40,7 @@ struct Scene<'a> {
     address: CUdeviceptr,
     exec: CUgraphExec,
     graph: CUgraph,
+    pool: CUmemoryPool,
     left: RefCell<Vec<Left>>,
 }
 
@@ -182,14 +183,21 @@ const CALLS: &[(&str, Call)] = &[
         s.keep(code, Left::Pinned(pointer))
     }),
     ("create a pool", |s| {
-        let mut props = CUmemPoolProps {
-            allocType: CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED,
-            ..CUmemPoolProps::default()
-        };
-        props.location.type_ = CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE;
         let mut pool = ptr::null_mut();
-        let code = call!(s.gpu, cuMemPoolCreate(&mut pool, &props));
+        let code = call!(s.gpu, cuMemPoolCreate(&mut pool, &of_the_device()));
         s.keep(code, Left::Pool(pool))
+    }),
+    ("ask a pool", |s| {
+        let attribute = CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_USED_MEM_CURRENT;
+        let mut bytes = 0_u64;
+        let value = (&raw mut bytes).cast();
+        call!(s.gpu, cuMemPoolGetAttribute(s.pool, attribute, value))
+    }),
+    ("set a pool's threshold", |s| {
+        let attribute = CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let mut bytes = 0_u64;
+        let value = (&raw mut bytes).cast();
+        call!(s.gpu, cuMemPoolSetAttribute(s.pool, attribute, value))
     }),
     ("ask for free memory", |s| {
         call!(s.gpu, cuMemGetInfo_v2(&mut 0, &mut 0))
@@ -253,6 +261,21 @@ const CALLS: &[(&str, Call)] = &[
     }),
 ];
 
+fn of_the_device() -> CUmemPoolProps {
+    let mut props = CUmemPoolProps {
+        allocType: CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED,
+        ..CUmemPoolProps::default()
+    };
+    props.location.type_ = CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE;
+    props
+}
+
+fn pool(gpu: &Gpu<'_>) -> CUmemoryPool {
+    let mut pool = ptr::null_mut();
+    must(call!(gpu, cuMemPoolCreate(&mut pool, &of_the_device())));
+    pool
+}
+
 /// Runs something with all that the calls need; each name gets a stream of its own.
 fn with_scene(gpu: &Gpu<'_>, run: impl FnOnce(&mut Scene<'_>)) {
     let [green, other] = gpu.quarters();
@@ -277,9 +300,11 @@ fn with_scene(gpu: &Gpu<'_>, run: impl FnOnce(&mut Scene<'_>)) {
         address: gpu.alloc(64).unwrap(),
         exec,
         graph,
+        pool: pool(gpu),
         left: RefCell::default(),
     };
     run(&mut scene);
+    must(call!(gpu, cuMemPoolDestroy(scene.pool)));
     must(call!(gpu, cuMemFree_v2(scene.address)));
     gpu.close(scene.beside);
     must(call!(gpu, cuGraphExecDestroy(exec)));
@@ -378,6 +403,9 @@ const FREED: &[&str] = &[
     "an event",
     "a stream",
     "an instantiated graph",
+    "a graph",
+    "a module",
+    "a green context",
 ];
 
 /// Frees beside a capture of each mode, by its own thread: in that thread's usual mode, or in the relaxed one.
@@ -391,13 +419,15 @@ fn frees(gpu: &Gpu<'_>, seen: &mut Seen, relaxed: bool) {
                 let memory = gpu.alloc(64).unwrap();
                 let mut pinned = ptr::null_mut();
                 must(call!(gpu, cuMemHostAlloc(&mut pinned, 64, 0)));
-                let mut props = CUmemPoolProps {
-                    allocType: CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED,
-                    ..CUmemPoolProps::default()
-                };
-                props.location.type_ = CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE;
-                let mut pool = ptr::null_mut();
-                must(call!(gpu, cuMemPoolCreate(&mut pool, &props)));
+                let pool = pool(gpu);
+                let mut graph = ptr::null_mut();
+                must(call!(gpu, cuGraphCreate(&mut graph, 0)));
+                let mut module = ptr::null_mut();
+                must(call!(
+                    gpu,
+                    cuModuleLoadData(&mut module, PTX.as_ptr().cast())
+                ));
+                let green = gpu.green(&[gpu.resource(scene.other)]).unwrap();
                 let event = gpu.event(0);
                 let stream = gpu.stream(scene.other);
                 let mut exec = ptr::null_mut();
@@ -424,6 +454,9 @@ fn frees(gpu: &Gpu<'_>, seen: &mut Seen, relaxed: bool) {
                     "a pool" => call!(gpu, cuMemPoolDestroy(pool)),
                     "an event" => call!(gpu, cuEventDestroy_v2(event)),
                     "a stream" => call!(gpu, cuStreamDestroy_v2(stream)),
+                    "a graph" => call!(gpu, cuGraphDestroy(graph)),
+                    "a module" => call!(gpu, cuModuleUnload(module)),
+                    "a green context" => call!(gpu, cuGreenCtxDestroy(green)),
                     _ => call!(gpu, cuGraphExecDestroy(exec)),
                 };
                 let code = free(what);

@@ -94,6 +94,7 @@ impl Driver {
 
     pub(crate) fn cuGraphExecDestroy(&self, exec: Raw<CUgraphExec_st>) -> Answer {
         let mut state = self.enter()?;
+        self.safe_in_captures(&mut state)?;
         let removed = state.graph_execs.remove(&exec.handle());
         removed.map(drop).ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
     }

@@ -54,7 +54,8 @@ impl Driver {
     }
 
     pub(crate) fn cuMemPoolDestroy(&self, pool: Raw<CUmemPoolHandle_st>) -> Answer {
-        self.ready()?;
+        let mut state = self.enter()?;
+        self.safe_in_captures(&mut state)?;
         let mut memory = self.memory();
         self.pool(&mut memory, pool.handle())?;
         memory.destroy_pool(pool.handle())
@@ -67,7 +68,8 @@ impl Driver {
         value: &Raw<c_void>,
         work: impl FnOnce(&mut Pool) -> Answer,
     ) -> Answer {
-        self.ready()?;
+        let mut state = self.enter()?;
+        self.safe_in_captures(&mut state)?;
         value.required()?;
         work(self.pool(&mut self.memory(), pool.handle())?)
     }

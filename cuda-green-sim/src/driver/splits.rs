@@ -15,11 +15,13 @@ use crate::{
     split::{EqualSplit, Granularity, GroupRequest, structured},
 };
 
+/// Groups need not be of whole units.
+const IGNORE: u32 =
+    CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING.0;
+
 impl Driver {
     /// What a split by count of a resource keeps to with these flags.
     fn granularity(&self, whole: &Resource, flags: u32) -> Result<Granularity, CUresult> {
-        let ignore =
-            CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING.0;
         let clusters =
             CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_MAX_POTENTIAL_CLUSTER_SIZE
                 .0;
@@ -39,13 +41,13 @@ impl Driver {
             joined: false,
         };
         // Bits beyond these two are not looked at (measured on an H200, driver 580).
-        let flags = flags & (ignore | clusters);
+        let flags = flags & (IGNORE | clusters);
         if flags == 0 {
             Ok(usual)
         } else if !self.speaks(12, 5) {
             // The 12.4 header names no flag. What a 12.4 driver does with one is not measured.
             Err(CUresult::CUDA_ERROR_INVALID_VALUE)
-        } else if flags == ignore {
+        } else if flags == IGNORE {
             Ok(Granularity {
                 unit: 2,
                 smallest: 2,
@@ -88,15 +90,27 @@ impl Driver {
         // SAFETY: every bit pattern is valid for these integers, and the struct is whole.
         let count = unsafe { input.__bindgen_anon_1.sm }.smCount;
         let granularity = self.granularity(&whole, flags)?;
-        if whole.origin != Origin::Query || whole.reported != count || self.is_limited_by_mps() {
+        if whole.origin != Origin::Query || whole.reported != count {
             return Err(refused);
+        }
+        let is_limited = self.is_limited_by_mps() && whole.root.is_none();
+        if is_limited && flags & IGNORE == 0 {
+            return if result.is_null() {
+                nb_groups.set(0)
+            } else {
+                Err(refused)
+            };
         }
         let plan = EqualSplit::plan(&whole.sms, min_count, granularity)?;
         if result.is_null() {
             return nb_groups.set(plan.groups);
         }
         require(wanted > 0)?;
-        let parts = plan.make(&whole.sms, wanted);
+        let parts = if is_limited {
+            plan.make(&self.profile.device.sms(), wanted)
+        } else {
+            plan.make(&whole.sms, wanted)
+        };
         // Groups of whole units are co-scheduled, whatever they were taken from (measured on an H200, driver
         // 580, where a group of 8 of a remainder reports 8 and 8).
         let usual = self.profile.device.sm_coscheduled_alignment;

@@ -5,6 +5,54 @@ use std::{ffi::c_void, ptr};
 use crate::client::*;
 use cuda_green_sys::*;
 
+/// What MPS leaves of an H200 with an active thread percentage is in no whole units, and what is left beside other groups
+/// is counted from the whole device.
+#[test]
+fn splits_under_a_percentage_of_mps_as_measured() {
+    for (percent, sms, by_flags) in [
+        (
+            75,
+            98,
+            [(0, 8, 0), (2, 8, 0), (1, 2, 49), (1, 8, 12), (1, 64, 1)],
+        ),
+        (
+            50,
+            66,
+            [(0, 8, 0), (2, 8, 0), (1, 2, 33), (1, 8, 8), (1, 64, 1)],
+        ),
+    ] {
+        let client = Client::new("h200@13.0");
+        client
+            .sim
+            .inject(format!("mps={percent}%").parse().unwrap());
+        let device = client.device_sms();
+        assert_eq!(count(&device), sms);
+        for (flags, min_count, groups) in by_flags {
+            let mut possible = 1;
+            let code = unsafe {
+                client.api.cuDevSmResourceSplitByCount(
+                    ptr::null_mut(),
+                    &mut possible,
+                    &device,
+                    ptr::null_mut(),
+                    flags,
+                    min_count,
+                )
+            };
+            assert_eq!((code.unwrap(), possible), (OK, groups));
+            let split = client.split(&device, 1, flags, min_count);
+            if groups == 0 {
+                assert_eq!(split.err(), Some(REFUSED));
+            } else {
+                let split = split.unwrap();
+                assert_eq!(count(&split.groups[0]), min_count);
+                assert_eq!(count(&split.rest), 132 - min_count);
+            }
+        }
+        client.finish();
+    }
+}
+
 /// Sizes, groups and remainder of splits by count on the H200.
 #[test]
 fn split_by_count_as_measured() {

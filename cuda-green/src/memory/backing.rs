@@ -209,6 +209,7 @@ impl Ordered {
 
     fn used(&self, device: &CudaDevice) -> Result<u64> {
         let mut bytes = 0u64;
+        let _allowed = device.driver().beside_captures();
         // SAFETY: the pool is live, and this attribute is a 64-bit number.
         let result = unsafe {
             device.driver().api().cuMemPoolGetAttribute(
