@@ -74,7 +74,7 @@ pub(crate) fn call(
     body: &mut dyn FnMut(&Driver) -> Answer,
 ) -> CUresult {
     if was_forked() {
-        return CUresult::CUDA_ERROR_NOT_INITIALIZED;
+        return call_in_a_child(slot, entry_point, body);
     }
     let driver = SLOTS[slot]
         .read()
@@ -83,12 +83,34 @@ pub(crate) fn call(
     let Some(driver) = driver else {
         return CUresult::CUDA_ERROR_DEINITIALIZED;
     };
-    match catch_unwind(AssertUnwindSafe(|| {
+    without_panic(|| {
         driver.begin_call(entry_point)?;
         body(&driver)
-    })) {
+    })
+}
+
+fn without_panic(call: impl FnOnce() -> Answer) -> CUresult {
+    match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => CUresult::CUDA_SUCCESS,
         Ok(Err(code)) => code,
         Err(_) => CUresult::CUDA_ERROR_UNKNOWN,
+    }
+}
+
+/// What a forked child can call still, since none of it needs the driver to be initialised. On an H200 (driver 580)
+/// `cuThreadExchangeStreamCaptureMode` works there, too; here it would need a lock.
+const WORK_IN_A_CHILD: [&str; 3] = ["cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"];
+
+/// Runs one call in a forked child. It waits for no lock, which a thread of the parent's may have held.
+fn call_in_a_child(
+    slot: usize,
+    entry_point: &str,
+    body: &mut dyn FnMut(&Driver) -> Answer,
+) -> CUresult {
+    let works = WORK_IN_A_CHILD.contains(&entry_point);
+    let driver = SLOTS[slot].try_read().ok().filter(|_| works);
+    match driver.as_deref() {
+        Some(Some(driver)) => without_panic(|| body(driver)),
+        _ => CUresult::CUDA_ERROR_NOT_INITIALIZED,
     }
 }

@@ -48,6 +48,10 @@ fn the_error_of_a_forked_child_says_that_it_was_forked() {
     let pool = GpuMemoryPool::on(&device, 1 << 20).unwrap();
     for (call, said) in [
         (
+            "cuInit", // of one that is opened in the child
+            in_a_child(|| Driver::open(&spec)?.device_count().map(drop)),
+        ),
+        (
             "cuDeviceGetCount",
             in_a_child(|| driver.device_count().map(drop)),
         ),

@@ -21,6 +21,10 @@ const BESIDE_OTHERS: &str =
 /// Nothing is compiled.
 const REGISTERS: &str = "how many registers a kernel has is not known without compiling it";
 
+/// It answers in a child, too.
+const LOCKED: &str =
+    "the simulator takes a lock for it, which a thread of the parent may have held";
+
 /// Case, note (or its beginning, before a `*`), reason.
 const KNOWN: &[(&str, &str, &str)] = &[
     // `cuDeviceGetName` with a length of 0.
@@ -38,6 +42,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
     // `cuThreadExchangeStreamCaptureMode` with null.
     ("captures/threads", "ended", DIES),
     ("stack/destroyed_while_current", "ended", DIES_AT_TIMES),
+    (
+        "forks/calls_of_a_child",
+        "cuThreadExchangeStreamCaptureMode",
+        LOCKED,
+    ),
     (
         "graphs/across_contexts",
         "primary's part ran on all",

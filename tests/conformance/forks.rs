@@ -63,6 +63,12 @@ fn calls(gpu: &Gpu<'_>, seen: &mut Seen) {
             cuGetErrorString(CUresult::CUDA_ERROR_INVALID_VALUE, text)
         )
     });
+    each("cuThreadExchangeStreamCaptureMode", &|| {
+        call!(
+            gpu,
+            cuThreadExchangeStreamCaptureMode(&mut CUstreamCaptureMode_enum(2))
+        )
+    });
     each("cuInit", &|| call!(gpu, cuInit(0)));
     each("cuInit of wrong flags", &|| call!(gpu, cuInit(1)));
     each("cuDeviceGetCount", &|| call!(gpu, cuDeviceGetCount(&mut 0)));
