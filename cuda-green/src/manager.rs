@@ -10,6 +10,7 @@ mod generation;
 mod inside;
 mod kept;
 mod key;
+mod label;
 mod layout;
 mod make;
 mod memory;
@@ -37,6 +38,7 @@ pub use exchange::HandOff;
 use generation::{Entry, Generation};
 pub use kept::GREEN_CONTEXT_BYTES;
 pub use key::ContextKey;
+use label::label;
 use layout::Layout;
 use names::{Ids, Names, NotEnded};
 pub use partition_graph::PartitionGraph;
@@ -266,7 +268,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             }
         };
         Err(Error::ContextInUse {
-            id: format!("{id:?}"),
+            id: label(&id),
             holders,
         })
     }
@@ -339,17 +341,13 @@ fn position<Id>(ids: &Ids<Id>, id: &impl ContextKey<Id>) -> Result<usize> {
 /// Refuses an id that is there.
 fn refuse_existing<Id: Eq + Debug>(ids: &[Arc<Id>], id: &Id) -> Result<()> {
     if ids.iter().any(|own| **own == *id) {
-        return Err(Error::ContextExists {
-            id: format!("{id:?}"),
-        });
+        return Err(Error::ContextExists { id: label(id) });
     }
     Ok(())
 }
 
 fn no_such_context(id: &impl Debug) -> Error {
-    Error::NoSuchContext {
-        id: format!("{id:?}"),
-    }
+    Error::NoSuchContext { id: label(id) }
 }
 
 impl<Id: Debug> Debug for SmPartitionManager<Id> {

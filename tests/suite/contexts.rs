@@ -429,7 +429,7 @@ fn own_names(driver: &Driver) -> Result<()> {
     }
     drop(stream);
     let unknown = manager.get_context("training").unwrap_err();
-    assert_eq!(unknown.to_string(), "there is no context \"training\"");
+    assert_eq!(unknown.to_string(), "there is no context training");
     manager.destroy_context("serving")?;
     let left = manager.allocation_status().contexts;
     assert_eq!(left.first().map(|context| &*context.id), Some("indexing"));

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::{Entry, SmPartitionManager};
+use super::{Entry, SmPartitionManager, label};
 use crate::{Error, GpuMemoryPool, GreenContext, MemoryBudget, MemoryReport, Result};
 
 impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
@@ -58,7 +58,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             report = report.with_budget("device", budget);
         }
         pools.iter().fold(report, |report, (id, pool)| {
-            report.with_pool(format!("{id:?}"), pool)
+            report.with_pool(label(id), pool)
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::SmPartitionManager;
+use super::{SmPartitionManager, label};
 use crate::{ContextProbe, Result};
 
 /// The result of [`SmPartitionManager::probe`].
@@ -25,7 +25,7 @@ impl<Id: fmt::Debug> fmt::Display for Probe<Id> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (id, probe)) in self.contexts.iter().enumerate() {
             let gap = if index == 0 { "" } else { "\n" };
-            write!(f, "{gap}{id:?}: {probe}")?;
+            write!(f, "{gap}{}: {probe}", label(id))?;
         }
         Ok(())
     }

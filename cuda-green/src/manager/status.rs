@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, layout::Layout};
+use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, label, layout::Layout};
 use crate::{
     ContextPriority, CudaVersion, GreenContext, GreenContextConfig, WorkqueueIsolation,
     context::Shape,
@@ -154,7 +154,8 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
             } = context;
             write!(
                 f,
-                "\n  {id:?}: {sm_count} SMs ({requested_sms} asked), priority {priority:?}"
+                "\n  {}: {sm_count} SMs ({requested_sms} asked), priority {priority:?}",
+                label(id)
             )?;
             if *max_cluster_size > 1 {
                 write!(f, ", clusters of {max_cluster_size}")?;

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use super::{PartitionMode, SmPartitionManager};
+use super::{PartitionMode, SmPartitionManager, label};
 use crate::{GreenContext, GreenContextConfig, Result, probe};
 
 /// What [`SmPartitionManager::verify`] found.
@@ -67,17 +67,17 @@ impl<Id> Verification<Id> {
 impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (id, sms) in &self.contexts {
-            writeln!(f, "{id:?} runs on {} SMs", sms.len())?;
+            writeln!(f, "{} runs on {} SMs", label(id), sms.len())?;
         }
         for Overlap { between, sms } in &self.overlaps {
-            let [one, other] = between;
+            let [one, other] = between.each_ref().map(label);
             match self.method {
                 VerificationMethod::SmIds => {
-                    writeln!(f, "{one:?} and {other:?} share {} SMs", sms.len())?;
+                    writeln!(f, "{one} and {other} share {} SMs", sms.len())?;
                 }
                 VerificationMethod::Residency => writeln!(
                     f,
-                    "{one:?} and {other:?} share SMs, or somebody else keeps them busy: their blocks were never \
+                    "{one} and {other} share SMs, or somebody else keeps them busy: their blocks were never \
                      there at once"
                 )?,
             }
@@ -88,7 +88,7 @@ impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
                 sm_count,
                 observed,
             } = miscount;
-            writeln!(f, "{id:?} has {sm_count} SMs, but ran on {observed}")?;
+            writeln!(f, "{} has {sm_count} SMs, but ran on {observed}", label(id))?;
         }
         write!(
             f,
