@@ -129,7 +129,7 @@ fn many_rebalances(shell: &Shell) -> Result<()> {
     .context("a rebalance lost or gave away something")
 }
 
-/// The matrix, the parsers and the suite with AddressSanitizer, which needs a nightly compiler.
+/// The matrix, the parsers, the suite and random calls with AddressSanitizer, which needs a nightly compiler.
 fn address_sanitizer(shell: &Shell) -> Result<Option<String>> {
     if !is_there(cmd!(shell, "rustup run nightly rustc --version")) {
         return Ok(Some(
@@ -141,12 +141,14 @@ fn address_sanitizer(shell: &Shell) -> Result<Option<String>> {
     let target = rustc.lines().find_map(|line| line.strip_prefix("host: "));
     let target = target.context("rustc does not tell its host")?;
     let _flags = shell.push_env("RUSTFLAGS", "-Zsanitizer=address");
-    // The suite forgets guards on purpose.
-    let _options = shell.push_env("ASAN_OPTIONS", "detect_leaks=0");
+    // The suite forgets guards on purpose, and random calls ask for more memory than there is.
+    let options = "detect_leaks=0:allocator_may_return_null=1";
+    let _options = shell.push_env("ASAN_OPTIONS", options);
+    let _cases = shell.push_env("PROPTEST_CASES", "2000");
     cmd!(
         shell,
         "rustup run nightly cargo test --package driver-matrix --test drivers --test parsers --test suite
-         --target {target} --target-dir target/asan"
+         --package cuda-green-sim --test random_calls --target {target} --target-dir target/asan"
     )
     .run()
     .context("AddressSanitizer found an error, or a test failed with it")?;

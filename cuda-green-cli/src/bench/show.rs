@@ -80,9 +80,7 @@ impl Show<'_> {
         {
             let kept = read::<F>(from)?;
             let file = OutputFile::open(svg)?;
-            let quick = kept.command.split(' ').any(|word| word == "--quick");
-            let caveat = caveat(kept.simulated, quick);
-            file.write(&picture(&kept.device, caveat, &kept.figures)?)?;
+            file.write(&kept.picture()?)?;
             return out::print(&format!("{}\n", wrote(svg)));
         }
         let file = drawing.svg.as_deref().map(OutputFile::open).transpose()?;
@@ -158,13 +156,24 @@ fn caveat(simulated: bool, quick: bool) -> Option<&'static str> {
 fn read<F: Drawn>(path: &Path) -> anyhow::Result<Kept<F>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| {
+    parse(&text).with_context(|| {
         format!(
             "{} has no figures that `bench {} --json` gave",
             path.display(),
             F::COMMAND
         )
     })
+}
+
+fn parse<F: Drawn>(text: &str) -> serde_json::Result<Kept<F>> {
+    serde_json::from_str(text)
+}
+
+impl<F: Drawn> Kept<F> {
+    fn picture(&self) -> anyhow::Result<String> {
+        let quick = self.command.split(' ').any(|word| word == "--quick");
+        picture(&self.device, caveat(self.simulated, quick), &self.figures)
+    }
 }
 
 fn picture<F: Drawn>(device: &str, caveat: Option<&str>, figures: &F) -> anyhow::Result<String> {
@@ -176,3 +185,6 @@ fn picture<F: Drawn>(device: &str, caveat: Option<&str>, figures: &F) -> anyhow:
         curves: &figures.curves(),
     })
 }
+
+#[cfg(test)]
+mod tests;
