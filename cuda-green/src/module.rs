@@ -97,6 +97,7 @@ impl RawModule {
 
     /// Unloads it, with the context current that it was loaded in.
     pub(crate) fn unload(&self, driver: &Driver, context: CUcontext) {
+        let _allowed = driver.beside_captures();
         // SAFETY: the caller holds the context.
         let pushed = unsafe { driver.api().cuCtxPushCurrent_v2(context) };
         let pushed = driver.check("cuCtxPushCurrent", pushed);

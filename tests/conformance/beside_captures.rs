@@ -226,6 +226,21 @@ const CALLS: &[(&str, Call)] = &[
         let name = c"cuda_green_burn".as_ptr();
         call!(s.gpu, cuModuleGetFunction(&mut function, s.module, name))
     }),
+    ("set a function's attribute", |s| {
+        let function = s.gpu.function(s.module, c"cuda_green_burn").unwrap();
+        let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        call!(s.gpu, cuFuncSetAttribute(function, attribute, 64 << 10))
+    }),
+    ("how many blocks fit", |s| {
+        let function = s.gpu.function(s.module, c"cuda_green_burn").unwrap();
+        call!(
+            s.gpu,
+            cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut 0, function, 32, 0)
+        )
+    }),
+    ("count a module's functions", |s| {
+        call!(s.gpu, cuModuleGetFunctionCount(&mut 0, s.module))
+    }),
     ("split the device", |s| {
         let whole = s.gpu.whole();
         s.gpu.split(&whole, 1, 0, 16).err().unwrap_or(OK)

@@ -21,6 +21,9 @@ const BESIDE_OTHERS: &str =
 /// Nothing is compiled.
 const REGISTERS: &str = "how many registers a kernel has is not known without compiling it";
 
+/// `.visible` is not read.
+const VISIBLE: &str = "the simulator's kernels are all visible, so that two of a name are refused";
+
 /// It answers in a child, too.
 const LOCKED: &str =
     "the simulator takes a lock for it, which a thread of the parent may have held";
@@ -47,6 +50,9 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "cuThreadExchangeStreamCaptureMode",
         LOCKED,
     ),
+    ("forks/calls_of_a_child", "cuEventQuery", LOCKED),
+    ("forks/calls_of_a_child", "cuInit of wrong flags", DIES),
+    ("links/one_kernel_twice", "not visible: *", VISIBLE),
     (
         "graphs/across_contexts",
         "primary's part ran on all",

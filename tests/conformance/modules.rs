@@ -161,7 +161,7 @@ pub fn names(gpu: &Gpu<'_>, module: CUmodule) -> Result<Vec<String>, CUresult> {
     functions.map(|function| name_of(gpu, function)).collect()
 }
 
-/// How many functions modules have, in which order, and with less and more room than that.
+/// How many functions modules have, which, and with less and more room than that.
 fn enumerated(gpu: &Gpu<'_>, seen: &mut Seen) {
     for (what, kernels) in [
         ("none", ""),
@@ -191,8 +191,14 @@ fn enumerated(gpu: &Gpu<'_>, seen: &mut Seen) {
             }
             let found = enumerate(gpu, module, room).map(|functions| {
                 let there = functions.into_iter().filter(|function| !function.is_null());
-                let all: Vec<_> = there.map(|each| name_of(gpu, each).unwrap()).collect();
-                all.join(" ")
+                let mut all: Vec<_> = there.map(|each| name_of(gpu, each).unwrap()).collect();
+                // An H200 (driver 580) gives "dog ape zebra cat", which is in no order that is said anywhere.
+                all.sort();
+                if room < count {
+                    all.len().to_string()
+                } else {
+                    all.join(" ")
+                }
             });
             seen.note(name, found.unwrap_or_else(say));
         }
@@ -209,7 +215,10 @@ fn enumerated(gpu: &Gpu<'_>, seen: &mut Seen) {
             let found = gpu.without(|| names(gpu, module));
             seen.note(
                 "without a context",
-                found.map_or_else(say, |all| all.join(" ")),
+                found.map_or_else(say, |mut all| {
+                    all.sort();
+                    all.join(" ")
+                }),
             );
         }
         must(call!(gpu, cuModuleUnload(module)));

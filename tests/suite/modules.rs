@@ -1,7 +1,8 @@
 //! Modules: a binary of the driver's own making, and what an image or a name that is wrong is told.
 
 use cuda_green::{
-    ContextId, Driver, Error, GpuMemoryPool, ImageKind, LaunchConfig, Module, Result, kernels,
+    CaptureMode, ContextId, Driver, Error, GpuMemoryPool, ImageKind, LaunchConfig, Module, Result,
+    kernels,
 };
 
 use crate::{
@@ -13,6 +14,7 @@ pub const CASES: &[Case] = &[
     ("modules/a_cubin_runs", binary),
     ("modules/a_wrong_text_is_told_by_its_line", wrong_text),
     ("modules/a_missing_kernel_is_told_with_those_there", missing),
+    ("modules/an_end_spoils_no_capture", end_beside_a_capture),
 ];
 
 /// What the driver's linker makes of PTX loads as a binary, and its kernels do what those of the text do.
@@ -79,6 +81,21 @@ fn missing(driver: &Driver) -> Result<()> {
     }
     for name in there {
         assert_eq!(module.kernel(name)?.name(), name);
+    }
+    Ok(())
+}
+
+/// A driver that is asked to unload a module in a capture refuses, and the capture is lost, unless it is asked in the
+/// relaxed mode.
+fn end_beside_a_capture(driver: &Driver) -> Result<()> {
+    let (device, manager) = quad(driver)?;
+    let stream = manager.get_context(ContextId::Dream)?.create_stream()?;
+    for mode in [CaptureMode::Global, CaptureMode::ThreadLocal] {
+        let module = Module::load_ptx(&device, kernels::PTX)?;
+        stream.capture(mode, move |_| {
+            drop(module);
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -33,8 +33,8 @@ impl Driver {
     /// Refuses calls that are not safe beside a capture, and spoils the captures concerned. Whose captures
     /// those are is in the 13.5 header (`cuThreadExchangeStreamCaptureMode`) and measured on an H200 (driver
     /// 580), as is which calls they are: those that allocate or free, make a pool, ask it or end it, instantiate a
-    /// graph or end an instantiation, or ask or wait for an event or a stream. Copies that wait, modules, green
-    /// contexts and waiting for another context are not among them. Registered host memory and virtual memory are taken for such, and
+    /// graph or end an instantiation, unload a module, or ask or wait for an event or a stream. Copies that wait,
+    /// loading modules, green contexts and waiting for another context are not among them. Registered host memory and virtual memory are taken for such, and
     /// that is not measured.
     pub(super) fn safe_in_captures(&self, state: &mut State) -> Answer {
         if state.captures.is_empty() {

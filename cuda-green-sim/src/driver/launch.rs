@@ -169,7 +169,8 @@ impl Driver {
         if let Some(dims) = shape.cluster {
             let size = shape.cluster_size()?;
             shape.of_whole_clusters(dims)?;
-            if self.active_clusters(state, handle, context, shape, size)? == 0 {
+            let too_large = size > MOST_IN_A_CLUSTER;
+            if too_large || self.active_clusters(state, handle, context, shape, size)? == 0 {
                 return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
             }
         }
@@ -221,7 +222,12 @@ impl Driver {
             Context::Primary(_) => largest_cluster(self.profile.device.sms().chunks()),
             Context::Green(handle) => largest_cluster(self.green(&state, handle)?.sms.chunks()),
         };
-        size.set(largest.min(largest_allowed(&state, function.handle())) as i32)
+        let most = if allows_larger_clusters(&state, function.handle()) {
+            MOST_IN_A_CLUSTER
+        } else {
+            PORTABLE_CLUSTER
+        };
+        size.set(largest.min(most) as i32)
     }
 
     pub(crate) fn cuOccupancyMaxActiveClusters(
@@ -271,8 +277,11 @@ impl Driver {
         if size > 1 && !profile.has_clusters() {
             return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
         }
-        if size > largest_allowed(state, function) {
+        if size > PORTABLE_CLUSTER && !allows_larger_clusters(state, function) {
             return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
+        }
+        if shape.shared_bytes > self.dynamic_shared(state, function) {
+            return Ok(0);
         }
         let threads = (shape.threads() as u32).next_multiple_of(32).max(32);
         let by_threads = profile.threads_per_sm() / threads;
@@ -288,14 +297,15 @@ impl Driver {
     }
 }
 
-/// The portable 8, or 16 for a function whose attribute allows it (NVIDIA's programming guide of 9.0 and 10.0; how
-/// many of more than 8 fit is not measured).
-fn largest_allowed(state: &State, function: u64) -> u32 {
+/// Blocks of a cluster that every device with clusters has (NVIDIA's programming guide of 9.0 and 10.0).
+const PORTABLE_CLUSTER: u32 = 8;
+/// The most for a function whose attribute allows more; of even larger ones it is told how many would fit, but none is
+/// launched (measured on an H200, driver 580).
+const MOST_IN_A_CLUSTER: u32 = 16;
+
+fn allows_larger_clusters(state: &State, function: u64) -> bool {
     let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
-    match set_attribute(state, function, attribute) {
-        Some(1) => 16,
-        _ => 8,
-    }
+    set_attribute(state, function, attribute) == Some(1)
 }
 
 /// Of three sides; the most that there is where that does not hold it.

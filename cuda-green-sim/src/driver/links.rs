@@ -7,7 +7,7 @@ use std::{
 
 use cuda_green_sys::{CUjit_option, CUjitInputType, CUlinkState_st, CUresult};
 
-use super::{Driver, Kind, as_pointer, modules::Log};
+use super::{Driver, Kind, as_pointer, modules::Log, require};
 use crate::{
     image,
     ptx::Ptx,
@@ -44,14 +44,13 @@ impl Driver {
         link.set(as_pointer(handle))
     }
 
-    /// Takes what a module takes. A kernel that is there already is refused; its code is not measured. What is wrong
-    /// is told in the image's own log, and where there is none in the link's, which lives as long as the link (its
-    /// header).
+    /// Takes what a module takes, until the cubin is made. A kernel that is there already is refused; an image has no log
+    /// of its own, and what is wrong is told in the link's (measured on an H200, driver 580).
     #[allow(clippy::too_many_arguments)] // the driver's own signature
     pub(crate) fn cuLinkAddData_v2(
         &self,
         link: Raw<CUlinkState_st>,
-        _kind: CUjitInputType,
+        kind: CUjitInputType,
         data: Raw<c_void>,
         _size: usize,
         _name: Raw<c_char>,
@@ -64,20 +63,22 @@ impl Driver {
         let log = Log::read(num_options, &options, &values)?;
         let link = state.links.get_mut(&link.handle());
         let link = link.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        require(kind.0 <= CUjitInputType::CU_JIT_INPUT_NVVM.0)?;
+        require(log.is_none() && link.cubin.is_none())?;
         let added = self.read_image(&data);
-        let log = if log.is_none() { &link.log } else { &log };
-        let added = added.map_err(|refusal| refusal.log(log))?;
+        let added = added.map_err(|refusal| refusal.log(&link.log))?;
         if added
             .kernels
             .keys()
             .any(|name| link.kernels.contains_key(name))
         {
-            return Err(CUresult::CUDA_ERROR_INVALID_IMAGE);
+            return Err(CUresult::CUDA_ERROR_INVALID_SOURCE);
         }
         link.kernels.extend(added.kernels);
         Ok(())
     }
 
+    /// Makes the cubin, once (a second time is refused, measured on an H200, driver 580).
     pub(crate) fn cuLinkComplete(
         &self,
         link: Raw<CUlinkState_st>,
@@ -88,15 +89,16 @@ impl Driver {
         cubin.required()?;
         let link = state.links.get_mut(&link.handle());
         let link = link.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        if link.cubin.is_some() {
+            return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
+        }
         let (major, minor) = self.profile.device.compute_capability;
         let linked = Ptx {
             version: (0, 0),
             target: major * 10 + minor,
             kernels: link.kernels.clone(),
         };
-        let made = link
-            .cubin
-            .get_or_insert_with(|| image::write(&linked).into());
+        let made = link.cubin.insert(image::write(&linked).into());
         size.set_if_wanted(made.len());
         cubin.set(made.as_mut_ptr().cast())
     }

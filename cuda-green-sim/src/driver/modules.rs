@@ -222,6 +222,7 @@ impl Driver {
 
     pub(crate) fn cuModuleUnload(&self, module: Raw<CUmod_st>) -> Answer {
         let mut state = self.enter()?;
+        self.safe_in_captures(&mut state)?;
         let handle = module.handle();
         if self.module(&state, handle)?.library.is_some() {
             // It is the library's. The code is not measured.
@@ -286,6 +287,7 @@ impl Driver {
     ) -> Answer {
         let state = self.enter()?;
         name.required()?;
+        function.required()?;
         let found = state.functions.get(&function.handle());
         let found = found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
         name.set(found.c_name.as_ptr())
