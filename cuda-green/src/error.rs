@@ -4,7 +4,7 @@ use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 
 use crate::{
     ImageKind, LaunchConfig,
-    size::{Bytes, Limit},
+    size::{Bytes, Free, Left, Were},
 };
 
 /// What this crate's functions return.
@@ -339,8 +339,8 @@ pub enum Error {
     ForeignContext,
     /// The request would exceed a limit: the pool's own, or one that it stands within.
     #[error(
-        "{} were asked for, but only {} of the limit of {} are left; free buffers, or raise the limit",
-        Bytes(*asked), Bytes(*available), Limit(*limit)
+        "{} asked for, but only {}; free buffers, or {}",
+        Were(*asked), Left { available: *available, limit: *limit }, if *limit == u64::MAX { "ask for less" } else { "raise the limit" }
     )]
     OutOfMemory {
         /// Bytes asked for.
@@ -352,27 +352,28 @@ pub enum Error {
     },
     /// The limits allow the request, but the device has not so much free memory in one piece.
     #[error(
-        "{} were asked for, which the limits allow, but of the device's {} only {} are free; other pools, contexts and processes have the rest",
-        Bytes(*asked), Bytes(*total), Bytes(*free)
+        "{} asked for, which the limits allow, but {}; other pools, contexts and processes have the rest",
+        Were(*asked), Free { free: *free, total: *total }
     )]
     DeviceOutOfMemory {
         /// Bytes asked for.
         asked: u64,
-        /// Bytes that were free on the device, as the driver said.
-        free: u64,
+        /// Bytes that were free on the device, as the driver said; none where it did not say.
+        free: Option<u64>,
         /// Bytes of the device.
         total: u64,
     },
     /// Memory was freed and is not free.
-    #[error("{} were freed, but are still in use; something else holds them", Bytes(*bytes))]
+    #[error("{} freed, but something else still holds that memory", Were(*bytes))]
     MemoryNotBack {
         /// How many bytes.
         bytes: u64,
     },
     /// A model does not fit, and evicting all that may be evicted would not make it fit.
     #[error(
-        "{name} needs {} and a slot; {} and {free_slots} slots are free, evicting idle models would give {} more, and {} are pinned or in use; none was evicted for it",
-        Bytes(*asked), Bytes(*available), Bytes(*evictable), Bytes(*held)
+        "{name} needs {} and a slot; {} and {free_slots} slots are free, evicting idle models would give {} more, and {} are pinned or in use; {} evicted for it",
+        Bytes(*asked), Bytes(*available), Bytes(*evictable), Bytes(*held),
+        match evicted { 0 => "none was".to_owned(), 1 => "one was".to_owned(), count => format!("{count} were") }
     )]
     NoRoomForModel {
         /// The model.
@@ -387,6 +388,8 @@ pub enum Error {
         evictable: u64,
         /// Bytes of models that may not.
         held: u64,
+        /// Models that were evicted for it before, whose room others took meanwhile.
+        evicted: usize,
     },
     /// A load would wait for itself: through the loads of other models that wait for it, or at once.
     #[error(

@@ -23,20 +23,56 @@ impl fmt::Display for Bytes {
                 "{:.2} {name} ({bytes} bytes)",
                 bytes as f64 / *unit as f64
             ),
+            None if bytes == 1 => f.write_str("1 byte"),
             None => write!(f, "{bytes} bytes"),
         }
     }
 }
 
-/// A limit in bytes, of which the greatest number is none.
-pub(crate) struct Limit(pub(crate) u64);
+/// What is left, and of which limit, where there is one.
+pub(crate) struct Left {
+    pub(crate) available: u64,
+    pub(crate) limit: u64,
+}
 
-impl fmt::Display for Limit {
+impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            u64::MAX => f.write_str("no limit"),
-            bytes => Bytes(bytes).fmt(f),
+        Bytes(self.available).fmt(f)?;
+        if self.limit < u64::MAX {
+            write!(f, " of the limit of {}", Bytes(self.limit))?;
         }
+        f.write_str(if self.available == 1 {
+            " is left"
+        } else {
+            " are left"
+        })
+    }
+}
+
+/// How much of a device is free, if it is known.
+pub(crate) struct Free {
+    pub(crate) free: Option<u64>,
+    pub(crate) total: u64,
+}
+
+impl fmt::Display for Free {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = Bytes(self.total);
+        match self.free {
+            Some(1) => write!(f, "of the device's {total} only 1 byte is free"),
+            Some(free) => write!(f, "of the device's {total} only {} are free", Bytes(free)),
+            None => write!(f, "less of the device's {total} is free"),
+        }
+    }
+}
+
+/// Bytes with their verb: `1 byte was`, `2 KiB (2048 bytes) were`.
+pub(crate) struct Were(pub(crate) u64);
+
+impl fmt::Display for Were {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.0 == 1 { "was" } else { "were" };
+        write!(f, "{} {verb}", Bytes(self.0))
     }
 }
 
@@ -56,7 +92,14 @@ mod tests {
         ] {
             assert_eq!(Bytes(bytes).to_string(), text);
         }
-        assert_eq!(Limit(u64::MAX).to_string(), "no limit");
-        assert_eq!(Limit(1).to_string(), "1 bytes");
+        assert_eq!(Were(1).to_string(), "1 byte was");
+        assert_eq!(Were(0).to_string(), "0 bytes were");
+        let left = |available, limit| Left { available, limit }.to_string();
+        assert_eq!(left(1, 512), "1 byte of the limit of 512 bytes is left");
+        assert_eq!(left(10, u64::MAX), "10 bytes are left");
+        let free = |free| Free { free, total: 1024 }.to_string();
+        let total = "of the device's 1 KiB (1024 bytes)";
+        assert_eq!(free(Some(0)), format!("{total} only 0 bytes are free"));
+        assert_eq!(free(None), format!("less {total} is free"));
     }
 }

@@ -109,6 +109,14 @@ impl Backing {
         }
     }
 
+    /// Bytes of the driver's pool that nothing has, and which the device does not count as free.
+    pub(crate) fn spare(&self, device: &CudaDevice) -> Result<u64> {
+        match self {
+            Self::Ordered(ordered) => ordered.spare(device),
+            Self::Plain => Ok(0),
+        }
+    }
+
     /// Ends the driver's pool, from which all must have been freed. After an error it is to be called again.
     pub(crate) fn destroy(&mut self, device: &CudaDevice) -> Result<()> {
         match self {
@@ -208,13 +216,29 @@ impl Ordered {
     }
 
     fn used(&self, device: &CudaDevice) -> Result<u64> {
+        self.figure(
+            device,
+            CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT,
+        )
+    }
+
+    fn spare(&self, device: &CudaDevice) -> Result<u64> {
+        let reserved = self.figure(
+            device,
+            CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT,
+        )?;
+        Ok(reserved.saturating_sub(self.used(device)?))
+    }
+
+    /// One of the attributes that are bytes.
+    fn figure(&self, device: &CudaDevice, which: CUmemPool_attribute) -> Result<u64> {
         let mut bytes = 0u64;
         let _allowed = device.driver().beside_captures();
         // SAFETY: the pool is live, and this attribute is a 64-bit number.
         let result = unsafe {
             device.driver().api().cuMemPoolGetAttribute(
                 self.pool,
-                CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT,
+                which,
                 std::ptr::from_mut(&mut bytes).cast(),
             )
         };

@@ -15,7 +15,7 @@ use super::{
     inner::Gather,
     remains::Remains,
     trace::{Happening, tell},
-    tree::Purses,
+    tree::{Purses, lock as lock_purse},
     whole_device::WholeDevice,
 };
 use crate::{CudaDevice, Error, Result, device::retry_ends};
@@ -166,15 +166,34 @@ impl Core {
         unsettled.iter().map(|pending| pending.home.bytes()).sum()
     }
 
+    /// Bytes from the driver that no buffer has, those in the driver's pool counted in.
+    pub(super) fn idle(&self) -> Result<u64> {
+        let members = self.members();
+        let purses = members.iter().flat_map(|purses| purses.iter());
+        let cached: u64 = purses
+            .map(|purse| {
+                let (free, pending) = lock_purse(&purse.0).kept.bytes();
+                free + pending
+            })
+            .sum();
+        let spare = self.backing.spare(&self.device)?;
+        let heap = self.heap();
+        let free = heap.free().0 + heap.large_free();
+        Ok(cached + self.unsettled() + self.depot.bytes() + free + spare)
+    }
+
+    /// The pools' purses, no lock held: a pool may end meanwhile, and its purses then go with the last of these.
+    fn members(&self) -> Vec<Arc<Purses<Cache>>> {
+        let members = lock(&self.members);
+        members.iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// Puts memory of every thread, and what is between them, into the heap. Tells how many free blocks that
     /// were, but for those that the threads of a shard had.
     pub(super) fn gather(&self, what: Gather, shard: usize) -> u64 {
         let unsettled = std::mem::take(&mut *lock(&self.unsettled));
         self.take_home_ended(unsettled, what);
-        let members: Vec<Arc<Purses<Cache>>> = {
-            let members = lock(&self.members);
-            members.iter().filter_map(Weak::upgrade).collect()
-        };
+        let members = self.members();
         let gathered = members
             .iter()
             .map(|purses| self.gather_from(purses, what, shard));

@@ -104,8 +104,12 @@ impl MemoryPool for MockGpuMemoryPool {
         if fail.is_ok() {
             return Err(Error::DeviceOutOfMemory {
                 asked: size as u64,
-                free: 0,
-                total: self.limit(),
+                free: Some(0),
+                // Of a device that is not there, all that is known is that it is full.
+                total: match self.limit() {
+                    u64::MAX => self.used(),
+                    limit => limit,
+                },
             });
         }
         drop(self.inner.account.take(0, size as u64)?);

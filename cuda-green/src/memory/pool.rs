@@ -284,6 +284,12 @@ impl GpuMemoryPool {
         &self.core().device
     }
 
+    /// Bytes from the driver that no buffer has, in all pools that share this one's memory. Streams may still use
+    /// some.
+    pub(super) fn idle(&self) -> Result<u64> {
+        self.core().idle()
+    }
+
     fn core(&self) -> &Core {
         &self.seat.inner.core
     }

@@ -189,7 +189,7 @@ impl Seat {
                 ..
             } => {
                 let device = &self.inner.core.device;
-                let (free, total) = (device.free_memory().unwrap_or(0), device.total_memory());
+                let (free, total) = (device.free_memory().ok(), device.total_memory());
                 tell(Happening::DeviceFull {
                     asked: size,
                     free,

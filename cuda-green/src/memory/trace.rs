@@ -25,7 +25,8 @@ pub(crate) enum Happening<'a> {
     /// The limits allowed an allocation, and the device had not so much.
     DeviceFull {
         asked: u64,
-        free: u64,
+        /// None where the driver did not say.
+        free: Option<u64>,
         total: u64,
     },
     /// An allocation came from outside of the driver's pool, which could not grow.

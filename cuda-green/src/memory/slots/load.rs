@@ -19,7 +19,8 @@ use crate::{Error, Result};
 impl<M> ModelSlots<M> {
     /// The model, loaded if it is not there. If several threads ask for it, one loads it and the others wait;
     /// should that fail, the next of them tries. Where room is short, idle models are evicted as the policy
-    /// says, but none in vain.
+    /// says, but none where all of them would not make enough: neither in the budget, nor on the device for all that
+    /// the model is still to allocate by its needs.
     ///
     /// The function runs with no lock held and may be called again after an eviction, if it runs out of
     /// memory. What it returns must not keep buffers of the pool elsewhere, or its memory never comes back. It may
@@ -28,7 +29,7 @@ impl<M> ModelSlots<M> {
     ///
     /// # Errors
     /// [`Error::NoRoomForModel`]; [`Error::DeviceOutOfMemory`] where the device could not hold the model though all idle
-    /// ones were evicted, and then none is; [`Error::ModelWaitsForItself`] where the function asks for its own model, or
+    /// ones were evicted; [`Error::ModelWaitsForItself`] where the function asks for its own model, or
     /// for one whose load waits for this one; [`Error::InvalidArgument`] for no bytes; those of the function.
     pub fn get_or_load(
         &self,
@@ -71,7 +72,7 @@ impl<M> ModelSlots<M> {
                 state.failures += 1;
                 return Err(Error::DeviceOutOfMemory {
                     asked: needs.bytes,
-                    free: total,
+                    free: self.pool.device().free_memory().ok(),
                     total,
                 });
             }
@@ -83,6 +84,7 @@ impl<M> ModelSlots<M> {
                 }
             }
         };
+        let mut evictions = evicted.len();
         // From here on the slot is this thread's, and goes again unless it is filled.
         let mut claim = Claim {
             slots: self,
@@ -100,24 +102,25 @@ impl<M> ModelSlots<M> {
                 Ok(pool) => break pool,
                 // Others took it meanwhile.
                 Err(Error::OutOfMemory { .. }) => {
-                    evicted = self.evict_for(&mut self.state(), name, needs.bytes)?;
+                    evicted = self.evict_for(&mut self.state(), name, needs.bytes, evictions)?;
+                    evictions += evicted.len();
                 }
                 Err(error) => return Err(error),
             }
         };
         let model = loop {
             match load(&pool) {
-                Err(error @ Error::DeviceOutOfMemory { asked, free, .. }) => {
+                Err(error @ Error::DeviceOutOfMemory { .. }) => {
                     // It fits the budget, and the device has no more: an idle model has to go, unless all of them
-                    // together would not be enough.
+                    // together would not be enough for what it has not allocated yet.
                     let evicted = {
                         let mut state = self.state();
-                        let idle = self.pool.metrics().free_from_driver;
-                        if free.saturating_add(idle).saturating_add(state.evictable()) < asked {
+                        if self.check_device(&state, pool.available()).is_err() {
                             return Err(error);
                         }
-                        self.evict_one(&mut state, name, needs.bytes)?
+                        self.evict_one(&mut state, name, needs.bytes, evictions)?
                     };
+                    evictions += 1;
                     if let Err(error) = drop_models(vec![evicted]) {
                         log::warn!("evicting a model for {name}: {error}");
                     }
@@ -158,10 +161,11 @@ impl<M> ModelSlots<M> {
         name: &str,
         bytes: u64,
     ) -> Result<Vec<Arc<Loaded<M>>>> {
-        let mut evicted = self.evict_for(state, name, bytes)?;
+        let mut evicted = self.evict_for(state, name, bytes, 0)?;
         // Full only if none was evicted, so a refusal here has evicted none.
         if state.slots.len() >= self.capacity {
-            evicted.push(self.evict_one(state, name, bytes)?);
+            self.check_device(state, bytes)?;
+            evicted.push(self.evict_one(state, name, bytes, 0)?);
         }
         let slot = Slot {
             needs: ModelNeeds { bytes, priority: 0 },
@@ -173,16 +177,21 @@ impl<M> ModelSlots<M> {
         Ok(evicted)
     }
 
-    /// Takes out as many idle models as make room for so many bytes, or none if that is not possible.
+    /// Takes out as many idle models as make room for so many bytes, or none if that is not possible. `before` is how many
+    /// went for this load already.
     fn evict_for(
         &self,
         state: &mut State<M>,
         name: &str,
         bytes: u64,
+        before: usize,
     ) -> Result<Vec<Arc<Loaded<M>>>> {
         let mut missing = bytes.saturating_sub(self.pool.available());
         if state.evictable() < missing {
-            return Err(self.no_room(state, name, bytes));
+            return Err(self.no_room(state, name, bytes, before));
+        }
+        if missing > 0 {
+            self.check_device(state, bytes)?;
         }
         let mut evicted = Vec::new();
         while missing > 0 {
@@ -195,15 +204,38 @@ impl<M> ModelSlots<M> {
         Ok(evicted)
     }
 
-    fn evict_one(&self, state: &mut State<M>, name: &str, bytes: u64) -> Result<Arc<Loaded<M>>> {
+    fn evict_one(
+        &self,
+        state: &mut State<M>,
+        name: &str,
+        bytes: u64,
+        before: usize,
+    ) -> Result<Arc<Loaded<M>>> {
         let victim = state.victim(self.policy, 0);
         victim
             .and_then(|(victim, _)| state.take(&victim))
-            .ok_or_else(|| self.no_room(state, name, bytes))
+            .ok_or_else(|| self.no_room(state, name, bytes, before))
+    }
+
+    /// Refuses where the device would not have so many bytes though all idle models were evicted.
+    fn check_device(&self, state: &State<M>, bytes: u64) -> Result<()> {
+        let device = self.pool.device();
+        let free = device.free_memory()?;
+        let most = free
+            .saturating_add(self.pool.idle()?)
+            .saturating_add(state.evictable_on_device());
+        if most >= bytes {
+            return Ok(());
+        }
+        Err(Error::DeviceOutOfMemory {
+            asked: bytes,
+            free: Some(free),
+            total: device.total_memory(),
+        })
     }
 
     #[cold]
-    fn no_room(&self, state: &State<M>, name: &str, asked: u64) -> Error {
+    fn no_room(&self, state: &State<M>, name: &str, asked: u64, evicted: usize) -> Error {
         let evictable = state.evictable();
         let others = state.slots.iter().filter(|(other, _)| *other != name);
         let all: u64 = others.map(|(_, slot)| slot.needs.bytes).sum();
@@ -214,6 +246,7 @@ impl<M> ModelSlots<M> {
             free_slots: self.capacity.saturating_sub(state.slots.len()),
             evictable,
             held: all - evictable,
+            evicted,
         }
     }
 }

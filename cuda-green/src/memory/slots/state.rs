@@ -21,7 +21,8 @@ pub enum EvictionPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ModelNeeds {
-    /// Bytes, at most: they are taken from the budget while it is loaded.
+    /// Bytes, at most: they are taken from the budget while it is loaded. Others are evicted for it only where the
+    /// device can have room for all of them, so a model that says far more than it takes is refused too early.
     pub bytes: u64,
     /// Higher stays longer under [`EvictionPolicy::LowestPriority`].
     pub priority: i32,
@@ -89,6 +90,12 @@ impl<M> State<M> {
 
     pub(super) fn evictable(&self) -> u64 {
         self.idle().map(|(_, slot)| slot.needs.bytes).sum()
+    }
+
+    /// Bytes of the device that idle models have, which may be less than they need at most.
+    pub(super) fn evictable_on_device(&self) -> u64 {
+        let loaded = self.idle().filter_map(|(_, slot)| slot.loaded.as_ref());
+        loaded.map(|loaded| loaded.pool.used()).sum()
     }
 
     /// The next to go, and its bytes.

@@ -6,17 +6,36 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    thread::{self, ThreadId},
 };
 
 /// A model by the address of its slots, which live as long as their loads, and its name.
 type Model = (usize, String);
 
+/// A number that no other living thread has. Not the standard library's: asking for that panics in a thread that is
+/// ending, in the destructors of a C library's keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Thread(usize);
+
+impl Thread {
+    fn current() -> Self {
+        thread_local! {
+            // Without a destructor, so it is there until the thread's end.
+            static PLACE: u8 = const { 0 };
+        }
+        // Some platforms have none at the very end: what loads then, is taken for one thread.
+        Self(
+            PLACE
+                .try_with(|place| std::ptr::from_ref(place).addr())
+                .unwrap_or(0),
+        )
+    }
+}
+
 /// The loads and waits of the process. Few, and looked at only where a load begins or is waited for.
 struct Loads {
-    loaders: BTreeMap<Model, ThreadId>,
+    loaders: BTreeMap<Model, Thread>,
     /// The threads that wait for a load, with the model.
-    waiting: Vec<(ThreadId, Model)>,
+    waiting: Vec<(Thread, Model)>,
 }
 
 static LOADS: Mutex<Loads> = Mutex::new(Loads {
@@ -34,9 +53,7 @@ pub(super) struct Loading(Model);
 impl Loading {
     pub(super) fn begin(slots: usize, name: &str) -> Self {
         let model = (slots, name.to_owned());
-        loads()
-            .loaders
-            .insert(model.clone(), thread::current().id());
+        loads().loaders.insert(model.clone(), Thread::current());
         Self(model)
     }
 }
@@ -54,7 +71,7 @@ impl Waiting {
     /// # Errors
     /// The models that would wait for each other, from one that this thread loads on.
     pub(super) fn begin(slots: usize, name: &str) -> Result<Self, Vec<String>> {
-        let me = thread::current().id();
+        let me = Thread::current();
         let mut loads = loads();
         let first = (slots, name.to_owned());
         let (mut model, mut chain) = (first.clone(), Vec::new());
@@ -76,7 +93,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let me = thread::current().id();
+        let me = Thread::current();
         loads().waiting.retain(|(thread, _)| *thread != me);
     }
 }
