@@ -1,4 +1,4 @@
-//! The README's tables are those of the evidence. `BLESS=1` writes them.
+//! The tables of the README, and of the documentation, are those of the evidence. `BLESS=1` writes them.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
@@ -8,6 +8,10 @@ use driver_matrix::skip;
 use serde_json::Value;
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+const PRIORITIES: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/cuda-green/src/context/config.rs"
+);
 
 fn figures(name: &str) -> Value {
     let path = format!("{}/evidence/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -61,6 +65,30 @@ fn isolation() -> String {
         );
     }
     table
+}
+
+/// What a priority does and what a partition does, as `ContextPriority` has it.
+fn priorities() -> String {
+    let figures = figures("isolation");
+    let p99 = |set_up: &str, flood: Option<&str>| {
+        let mut rows = figures.as_array().unwrap().iter();
+        let row = rows.find(|row| row["set_up"] == set_up && row["flood"].as_str() == flood);
+        thousands(row.unwrap()["p99_us"].as_f64().unwrap().round() as u64)
+    };
+    let mut table = "/// | p99 of the request, in µs | flood of long blocks | flood of short blocks |\n/// |---|---|---|\n".to_owned();
+    for (name, set_up) in [
+        ("two plain streams", "two plain streams"),
+        (
+            "high- and low-priority streams",
+            "high- and low-priority streams",
+        ),
+        ("two partitions", "flood in another partition"),
+    ] {
+        let [long, short] = ["long blocks", "short blocks"].map(|flood| p99(set_up, Some(flood)));
+        table += &format!("/// | {name} | {long} | {short} |\n");
+    }
+    let alone = p99("alone, in a partition", None);
+    table + &format!("/// | the partition alone | {alone} | {alone} |\n/// ")
 }
 
 /// The row of a list in which a field has this value.
@@ -275,27 +303,33 @@ fn thousands(number: u64) -> String {
 
 #[test]
 fn the_tables_are_those_of_the_evidence() {
-    let mut readme = fs::read_to_string(README).unwrap();
-    for (name, table) in [
+    let tables = [
         ("isolation", isolation()),
         ("host_cost", host_cost()),
         ("under_load", under_load()),
         ("memory", memory()),
-    ] {
-        let begin = readme.find(&format!("<!-- {name}:")).unwrap();
-        let from = begin + readme[begin..].find("-->\n").unwrap() + 4;
-        let to = from + readme[from..].find("<!-- end -->").unwrap();
+    ];
+    check_or_write(README, &tables);
+    check_or_write(PRIORITIES, &[("priorities", priorities())]);
+}
+
+fn check_or_write(path: &str, tables: &[(&str, String)]) {
+    let mut text = fs::read_to_string(path).unwrap();
+    for (name, table) in tables {
+        let begin = text.find(&format!("<!-- {name}:")).unwrap();
+        let from = begin + text[begin..].find("-->\n").unwrap() + 4;
+        let to = from + text[from..].find("<!-- end -->").unwrap();
         if skip::bless() {
-            readme.replace_range(from..to, &table);
+            text.replace_range(from..to, table);
         } else {
             assert_eq!(
-                readme[from..to],
-                table,
+                text[from..to],
+                *table,
                 "run `BLESS=1 cargo test --test readme`"
             );
         }
     }
     if skip::bless() {
-        fs::write(README, readme).unwrap();
+        fs::write(path, text).unwrap();
     }
 }

@@ -24,7 +24,9 @@ pub(crate) use partition::{Partition, Seat};
 use streams::Streams;
 
 use crate::{
-    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions, device::Lease,
+    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions,
+    device::Lease,
+    events::{PartitionEvent, emit},
     resource::SmResource,
 };
 
@@ -122,6 +124,12 @@ impl GreenContext {
         workqueues: Workqueues,
         memory: Arc<Memory>,
     ) -> Self {
+        if partition.is_some() {
+            emit(|| PartitionEvent::ContextCreated {
+                device: device.ordinal(),
+                sms: shape.sm_count,
+            });
+        }
         Self {
             inner: Arc::new(ContextInner {
                 driver: device.driver().clone(),

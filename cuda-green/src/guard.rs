@@ -88,7 +88,7 @@ thread_local! {
 /// # Cost
 ///
 /// Three calls of the driver: one to see what is current, a push and a pop. On an H200 a push and a pop take
-/// 32 ns (`evidence/activate.json`), and the question 11 ns more. It cannot be saved: code that sets another
+/// 32 ns (`evidence/activate.json`), and the question 12 ns more. It cannot be saved: code that sets another
 /// context inside the guard, and code that pops the guard's and leaves what was below, may leave the very
 /// same stack behind, and only what was seen at the beginning tells what is to be restored.
 #[must_use = "the context stops being current when the guard is dropped"]

@@ -15,6 +15,9 @@ pub mod foreign_libraries {}
 #[doc = include_str!("../guide/futures.md")]
 pub mod futures {}
 
+#[doc = include_str!("../guide/observing.md")]
+pub mod observing {}
+
 #[doc = include_str!("../guide/testing.md")]
 pub mod testing {}
 

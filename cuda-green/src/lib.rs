@@ -9,6 +9,7 @@ mod device;
 mod driver;
 mod error;
 mod event;
+mod events;
 mod graph;
 mod guard;
 pub mod guide;
@@ -38,6 +39,8 @@ pub use event::Event;
 pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
 pub use launch::{KernelArg, LaunchConfig};
+#[cfg(feature = "metrics")]
+pub use manager::PartitionExporter;
 pub use manager::{
     AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount,
     Overlap, PartitionGraph, PartitionMode, PartitionStream, Probe, RebalanceHint,

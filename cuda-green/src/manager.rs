@@ -6,6 +6,8 @@
 mod containment;
 mod create;
 mod exchange;
+#[cfg(feature = "metrics")]
+mod export;
 mod generation;
 mod inside;
 mod kept;
@@ -16,6 +18,7 @@ mod make;
 mod memory;
 mod names;
 mod nest;
+mod observe;
 mod one_by_one;
 mod partition_graph;
 mod partition_stream;
@@ -35,12 +38,17 @@ use cuda_green_sys::CudaVersion;
 
 pub use containment::StreamHome;
 pub use exchange::HandOff;
+#[cfg(feature = "metrics")]
+pub use export::PartitionExporter;
 use generation::{Entry, Generation};
 pub use kept::GREEN_CONTEXT_BYTES;
 pub use key::ContextKey;
 use label::label;
 use layout::Layout;
 use names::{Ids, Names, NotEnded};
+#[cfg(feature = "metrics")]
+use observe::Figures;
+use observe::Operation;
 pub use partition_graph::PartitionGraph;
 pub use partition_stream::PartitionStream;
 pub use probe::Probe;
@@ -49,7 +57,9 @@ pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
 pub use verify::{Miscount, Overlap, Verification, VerificationMethod};
 
 use crate::{
-    Capabilities, ContextGuard, CudaDevice, Error, GreenContext, MemoryBudget, Result, guard,
+    Capabilities, ContextGuard, CudaDevice, Error, GreenContext, MemoryBudget, Result,
+    events::{self, PartitionEvent, emit},
+    guard,
     planner::DeviceFacts,
 };
 
@@ -98,6 +108,15 @@ pub struct SmPartitionManager<Id = ContextId> {
     most_contexts: AtomicUsize,
     /// What the contexts' memory limits stand within.
     memory: Option<MemoryBudget>,
+    #[cfg(feature = "metrics")]
+    figures: Figures,
+}
+
+/// The time of a change, in which no other begins.
+struct Changing<'a> {
+    _lock: MutexGuard<'a, ()>,
+    /// Dropped after the lock: who hears of the change may call the manager.
+    _events: events::Held,
 }
 
 impl SmPartitionManager {
@@ -166,6 +185,10 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                     "{}: single-context mode, nothing is isolated: {reason}",
                     device.name()
                 );
+                emit(|| PartitionEvent::SingleContext {
+                    device: device.ordinal(),
+                    reason: reason.to_owned(),
+                });
                 PartitionMode::SingleContext {
                     reason: reason.to_owned(),
                 }
@@ -183,6 +206,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             layout: Mutex::new(None),
             most_contexts: AtomicUsize::new(usize::MAX),
             memory: None,
+            #[cfg(feature = "metrics")]
+            figures: Figures::default(),
         }
     }
 
@@ -251,11 +276,22 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// [`Error::ContextIsCurrent`] where foreign code made it current to this thread, which both change
     /// nothing; [`Error::InsidePartitionStream`]; [`Error::Driver`].
     pub fn destroy_context(&self, id: impl ContextKey<Id>) -> Result<()> {
+        let destroyed = self.noting(Operation::Destroy, self.destroy(&id));
+        if destroyed.is_ok() {
+            emit(|| PartitionEvent::PartitionDestroyed {
+                device: self.device.ordinal(),
+                partition: label(&id),
+            });
+        }
+        destroyed
+    }
+
+    fn destroy(&self, id: &impl ContextKey<Id>) -> Result<()> {
         // These outlive the lock, since both are a client's in part: who hears of the bytes that the end of a pool
         // gives back, and the id, may call the manager.
         let (_id, _pool);
         let holders = {
-            let (_changing, index) = self.change_by(|ids| position(ids, &id))?;
+            let (_changing, index) = self.change_by(|ids| position(ids, id))?;
             match self.names.take_out(index) {
                 Ok(entry) => {
                     _pool = entry.context().memory_if_made().cloned();
@@ -268,7 +304,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             }
         };
         Err(Error::ContextInUse {
-            id: label(&id),
+            id: label(id),
             holders,
         })
     }
@@ -305,17 +341,18 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     ///
     /// # Errors
     /// [`Error::InsidePartitionStream`].
-    fn change(&self) -> Result<MutexGuard<'_, ()>> {
+    fn change(&self) -> Result<Changing<'_>> {
         inside::refuse_inside()?;
-        Ok(self.changes.lock().unwrap_or_else(PoisonError::into_inner))
+        let events = events::hold();
+        Ok(Changing {
+            _lock: self.changes.lock().unwrap_or_else(PoisonError::into_inner),
+            _events: events,
+        })
     }
 
     /// Begins a change, and gives what was seen among the ids, which stays so until it ends. Looking at ids runs a
     /// client's code, so it is done with no lock held, and again where the names changed meanwhile.
-    fn change_by<T>(
-        &self,
-        look: impl Fn(&Ids<Id>) -> Result<T>,
-    ) -> Result<(MutexGuard<'_, ()>, T)> {
+    fn change_by<T>(&self, look: impl Fn(&Ids<Id>) -> Result<T>) -> Result<(Changing<'_>, T)> {
         loop {
             let ids = self.names.ids();
             let seen = look(&ids)?;

@@ -2,18 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // helpers of tests
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, atomic::Ordering},
-};
-
 use cuda_green::{
     ContextId, Driver, MemoryBudget, MemoryExporter, MemoryReport, SmPartitionManager, sim::Sim,
 };
 
 mod models;
+mod recorder;
 
 use models::{MIB, needs, slots};
+use recorder::{Recorder, documented};
+
+const POOL: [(&str, &str); 1] = [("name", "embedding")];
+const SECOND: [(&str, &str); 2] = [("name", "embedding"), ("slot", "second")];
 
 #[test]
 fn a_report_is_a_table_and_json() {
@@ -91,115 +91,6 @@ fn a_manager_reports_its_contexts_under_their_budget() {
     );
 }
 
-type Key = (String, Vec<(String, String)>);
-
-/// A recorder that keeps what it is given.
-#[derive(Default)]
-struct Recorder(Mutex<Kept>);
-
-#[derive(Default)]
-struct Kept {
-    counters: BTreeMap<Key, Arc<std::sync::atomic::AtomicU64>>,
-    gauges: BTreeMap<Key, Arc<std::sync::atomic::AtomicU64>>,
-    histograms: BTreeMap<Key, Arc<Samples>>,
-}
-
-#[derive(Default)]
-struct Samples(Mutex<Vec<f64>>);
-
-impl metrics::HistogramFn for Samples {
-    fn record(&self, value: f64) {
-        self.0.lock().unwrap().push(value);
-    }
-}
-
-fn key(key: &metrics::Key) -> Key {
-    let labels = key
-        .labels()
-        .map(|label| (label.key().into(), label.value().into()));
-    (key.name().into(), labels.collect())
-}
-
-impl metrics::Recorder for Recorder {
-    fn describe_counter(
-        &self,
-        _: metrics::KeyName,
-        _: Option<metrics::Unit>,
-        _: metrics::SharedString,
-    ) {
-    }
-    fn describe_gauge(
-        &self,
-        _: metrics::KeyName,
-        _: Option<metrics::Unit>,
-        _: metrics::SharedString,
-    ) {
-    }
-    fn describe_histogram(
-        &self,
-        _: metrics::KeyName,
-        _: Option<metrics::Unit>,
-        _: metrics::SharedString,
-    ) {
-    }
-    fn register_counter(&self, name: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
-        metrics::Counter::from_arc(
-            self.0
-                .lock()
-                .unwrap()
-                .counters
-                .entry(key(name))
-                .or_default()
-                .clone(),
-        )
-    }
-    fn register_gauge(&self, name: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
-        metrics::Gauge::from_arc(
-            self.0
-                .lock()
-                .unwrap()
-                .gauges
-                .entry(key(name))
-                .or_default()
-                .clone(),
-        )
-    }
-    fn register_histogram(
-        &self,
-        name: &metrics::Key,
-        _: &metrics::Metadata<'_>,
-    ) -> metrics::Histogram {
-        metrics::Histogram::from_arc(
-            self.0
-                .lock()
-                .unwrap()
-                .histograms
-                .entry(key(name))
-                .or_default()
-                .clone(),
-        )
-    }
-}
-
-impl Recorder {
-    fn gauge(&self, name: &str, slot: Option<&str>) -> f64 {
-        f64::from_bits(self.0.lock().unwrap().gauges[&Self::key(name, slot)].load(Ordering::SeqCst))
-    }
-    fn counter(&self, name: &str, slot: Option<&str>) -> u64 {
-        self.0.lock().unwrap().counters[&Self::key(name, slot)].load(Ordering::SeqCst)
-    }
-    fn samples(&self, name: &str, slot: Option<&str>) -> Vec<f64> {
-        let kept = self.0.lock().unwrap();
-        let samples = kept.histograms[&Self::key(name, slot)].0.lock().unwrap();
-        samples.clone()
-    }
-    fn key(name: &str, slot: Option<&str>) -> Key {
-        let mut labels = vec![("name".to_owned(), "embedding".to_owned())];
-        labels.extend(slot.map(|slot| ("slot".to_owned(), slot.to_owned())));
-        (format!("cuda_green_{name}"), labels)
-    }
-}
-
 /// Twice, so that what is told as an increase must be no more than that.
 #[test]
 fn the_metrics_facade_hears_the_figures() {
@@ -212,14 +103,17 @@ fn the_metrics_facade_hears_the_figures() {
         });
     };
     export();
-    assert_eq!(recorder.gauge("memory_used_bytes", None), 60.0 * MIB as f64);
-    assert_eq!(recorder.gauge("memory_used_bytes", Some("second")), 1e6);
-    assert_eq!(recorder.counter("memory_allocations", Some("second")), 1);
-    assert_eq!(recorder.counter("model_evictions", None), 1);
-    assert_eq!(recorder.samples("model_loads_seconds", None).len(), 2);
+    assert_eq!(
+        recorder.gauge("memory_used_bytes", &POOL),
+        60.0 * MIB as f64
+    );
+    assert_eq!(recorder.gauge("memory_used_bytes", &SECOND), 1e6);
+    assert_eq!(recorder.counter("memory_allocations_total", &SECOND), 1);
+    assert_eq!(recorder.counter("model_evictions_total", &POOL), 1);
+    assert_eq!(recorder.samples("model_loads_seconds", &POOL).len(), 2);
     export();
     assert_eq!(
-        recorder.samples("model_loads_seconds", None).len(),
+        recorder.samples("model_loads_seconds", &POOL).len(),
         2,
         "nothing is new"
     );
@@ -229,12 +123,15 @@ fn the_metrics_facade_hears_the_figures() {
     }
     export();
     let metrics = slots.pool().metrics();
-    assert_eq!(recorder.gauge("memory_used_bytes", None), (61 * MIB) as f64);
     assert_eq!(
-        recorder.counter("memory_allocations", None),
+        recorder.gauge("memory_used_bytes", &POOL),
+        (61 * MIB) as f64
+    );
+    assert_eq!(
+        recorder.counter("memory_allocations_total", &POOL),
         metrics.allocations
     );
-    let hits = recorder.samples("memory_hits_seconds", None);
+    let hits = recorder.samples("memory_hits_seconds", &POOL);
     assert_eq!(hits.len() as u64, metrics.hits.count());
     assert!(
         (9..=11).contains(&hits.len()),
@@ -242,7 +139,7 @@ fn the_metrics_facade_hears_the_figures() {
         hits.len()
     );
     assert_eq!(
-        recorder.samples("memory_frees_seconds", None).len() as u64,
+        recorder.samples("memory_frees_seconds", &POOL).len() as u64,
         metrics.frees.count()
     );
     assert!(hits.iter().all(|seconds| (1e-9..10.0).contains(seconds)));
@@ -254,14 +151,17 @@ fn the_metrics_facade_hears_the_figures() {
         three?.pop().ok_or(cuda_green::Error::ForeignBuffer)
     });
     drop(again.unwrap());
-    let before = recorder
-        .samples("memory_misses_seconds", Some("second"))
-        .len();
+    let before = recorder.samples("memory_misses_seconds", &SECOND).len();
     export();
-    assert!(
-        recorder
-            .samples("memory_misses_seconds", Some("second"))
-            .len()
-            > before
+    assert!(recorder.samples("memory_misses_seconds", &SECOND).len() > before);
+    // Rows of slots have one label more.
+    let told = recorder.table();
+    let told = told
+        .iter()
+        .filter(|row| row.contains("`slot`") || row.contains("`cuda_green_model_"));
+    assert_eq!(
+        told.cloned().collect::<std::collections::BTreeSet<_>>(),
+        documented("cuda_green_m"),
+        "the guide's table has what is told, and nothing else"
     );
 }

@@ -168,6 +168,7 @@ fn the_documents_are_found() {
     for path in [
         "README.md",
         "CONTRIBUTING.md",
+        "cuda-green/guide/observing.md",
         "cuda-green/guide/testing.md",
     ] {
         assert!(prose().any(|document| document.path == path), "{path}");

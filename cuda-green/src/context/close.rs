@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use super::{ContextInner, GreenContext};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    events::{PartitionEvent, emit},
+};
 
 /// Why [`GreenContext::close`] did not close a context, with the context where it is as it was.
 ///
@@ -100,7 +103,7 @@ impl ContextInner {
         };
         if partition.seats.taken() > 0 {
             log::warn!("a context guard was forgotten: its green context is never destroyed");
-            self.leak();
+            self.leak("a guard was forgotten");
             return Ok(());
         }
         // Their SMs must be idle when others get them.
@@ -110,12 +113,26 @@ impl ContextInner {
             return idle;
         }
         let partition = self.partition.take();
-        let destroyed = partition.map_or(Ok(()), |partition| partition.destroy(&self.driver));
+        let destroyed = partition.map_or(Ok(()), |partition| {
+            let green_contexts = partition.seats.count();
+            partition.destroy(&self.driver)?;
+            emit(|| PartitionEvent::ContextDestroyed {
+                device: self.device.ordinal(),
+                sms: self.shape.sm_count,
+                green_contexts,
+            });
+            Ok(())
+        });
         idle.and(destroyed)
     }
 
-    fn leak(&mut self) {
+    fn leak(&mut self, reason: &'static str) {
         if let Some(partition) = self.partition.take() {
+            emit(|| PartitionEvent::ContextKept {
+                device: self.device.ordinal(),
+                sms: self.shape.sm_count,
+                reason,
+            });
             partition.leak(self.device.clone());
         }
     }
@@ -146,7 +163,7 @@ impl Drop for ContextInner {
             log::error!("destroying a green context: {error}");
             // Once more, for what passes: nobody else can.
             if self.partition.is_some() && self.destroy().is_err() {
-                self.leak();
+                self.leak("its work cannot be waited for");
             }
         }
     }

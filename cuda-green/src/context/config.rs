@@ -14,12 +14,14 @@ use crate::{Error, Result};
 /// all. Measured on an H200 (driver of CUDA 13.0; `evidence/isolation.json`), a request of one kernel beside a
 /// flood from another stream:
 ///
+/// <!-- priorities: written by `BLESS=1 cargo test --test readme` from evidence/isolation.json -->
 /// | p99 of the request, in µs | flood of long blocks | flood of short blocks |
 /// |---|---|---|
-/// | two plain streams | 9,592 | 14,272 |
-/// | high and low priority | 9,589 | 124 |
-/// | two partitions | 248 | 245 |
-/// | the partition alone | 245 | 245 |
+/// | two plain streams | 9,590 | 14,276 |
+/// | high- and low-priority streams | 9,590 | 127 |
+/// | two partitions | 247 | 246 |
+/// | the partition alone | 247 | 247 |
+/// <!-- end -->
 ///
 /// # What CUDA does not do
 /// - No block that runs is ever stopped for another: where blocks are long, a priority changes nothing.

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use cuda_green_sys::{CUcontext, CUdevResourceDesc, CUgreenCtx, CUgreenCtxCreate_flags};
 
 use super::seat::{self, Seats};
-use crate::{CudaDevice, Driver, Event, Result, device::Lease};
+use crate::{
+    CudaDevice, Driver, Event, Result,
+    device::Lease,
+    events::{self, PartitionEvent, emit},
+};
 
 /// The driver's objects for one partition.
 pub(crate) struct Partition {
@@ -134,6 +138,7 @@ impl Partition {
     /// A sibling for this thread: an idle one, or a new one over the same SMs.
     #[cold]
     pub(crate) fn sibling(&self, device: &CudaDevice, thread: usize) -> Result<Arc<Seat>> {
+        let _events = events::hold(); // until the seats can be looked at again
         let make = |awaited: &[_]| self.make_sibling(device, awaited);
         self.seats.sibling(thread, make)
     }
@@ -143,6 +148,7 @@ impl Partition {
         if self.shared {
             return Ok(());
         }
+        let _events = events::hold(); // as above
         let make = |awaited: &[_]| self.make_sibling(device, awaited);
         self.seats.provide(threads, make)
     }
@@ -157,6 +163,9 @@ impl Partition {
             driver.check_in_drop("cuGreenCtxDestroy", handles.destroy(driver));
             return Err(error);
         }
+        emit(|| PartitionEvent::SiblingCreated {
+            device: device.ordinal(),
+        });
         Ok(handles)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::{ContextId, Entry, SmPartitionManager, one_by_one::cluster_of_all};
+use super::{ContextId, Entry, SmPartitionManager, observe::Operation, one_by_one::cluster_of_all};
 use crate::{
     ContextPriority, GreenContext, GreenContextConfig, Result,
     planner::{Demands, PartitionRequest},
@@ -55,7 +55,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// As [`create_partitions`](Self::create_partitions).
     pub fn create_contexts(&self, contexts: &[(Id, GreenContextConfig)]) -> Result<()> {
         for (_, config) in contexts {
-            config.check()?;
+            self.noting(Operation::Create, config.check())?;
         }
         let requests: Vec<PartitionRequest> = contexts
             .iter()
@@ -106,7 +106,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         let mut contexts = Vec::with_capacity(partitions.len());
         let mut requests = Vec::with_capacity(partitions.len());
         for (id, request, config) in partitions {
-            config.sized(1).check()?;
+            self.noting(Operation::Create, config.sized(1).check())?;
             contexts.push((Arc::new(id.clone()), *config));
             requests.push(*request);
         }

@@ -20,6 +20,17 @@ pub enum HandOff {
     Relaxed,
 }
 
+impl HandOff {
+    /// Its name in metrics and events.
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Relaxed => "relaxed",
+        }
+    }
+}
+
 /// Puts other generations into force, all at once for everyone who follows a name: of each entry, that of this
 /// index. Waits for whoever uses a stream of a name that changes; names can be looked up meanwhile.
 pub(super) fn exchange<Id>(names: &Names<Id>, targets: &[usize], hand_off: HandOff) -> Result<()> {

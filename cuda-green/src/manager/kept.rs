@@ -2,8 +2,12 @@
 
 use std::{fmt::Debug, sync::atomic::Ordering};
 
-use super::{Entry, SmPartitionManager, names::Retired};
-use crate::{Error, GreenContext, Result, context::Later};
+use super::{Entry, SmPartitionManager, names::Retired, observe::Operation};
+use crate::{
+    Error, GreenContext, Result,
+    context::Later,
+    events::{PartitionEvent, emit},
+};
 
 /// Device memory that a green context takes: 5 MiB (measured on an H200, driver 580).
 pub const GREEN_CONTEXT_BYTES: u64 = 5 << 20;
@@ -31,6 +35,10 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// [`Error::InsidePartitionStream`]; [`Error::Driver`].
     pub fn release_retired(&self) -> Result<usize> {
+        self.noting(Operation::Release, self.release())
+    }
+
+    fn release(&self) -> Result<usize> {
         let mut released = 0;
         loop {
             let mut later = Later::new(); // outlives the lock
@@ -40,10 +48,19 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 Retired::GaveUp => {}
                 Retired::Context(context) => {
                     released += context.green_contexts();
-                    context.close()?;
+                    self.end_retired(context)?;
                 }
             }
         }
+    }
+
+    /// Ends a context that is not in force.
+    pub(super) fn end_retired(&self, context: GreenContext) -> Result<()> {
+        emit(|| PartitionEvent::ContextRetired {
+            device: self.device.ordinal(),
+            sms: context.sm_count(),
+        });
+        Ok(context.close()?)
     }
 
     /// The next step to make room for what is missing of the wanted pieces, of each entry; nothing where there is

@@ -2,10 +2,13 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::{Entry, PartitionMode, SmPartitionManager, layout::Layout, refuse_existing};
+use super::{
+    Entry, PartitionMode, SmPartitionManager, layout::Layout, observe::Operation, refuse_existing,
+};
 use crate::{
     Error, GreenContextConfig, Result,
     device::Claim,
+    events::{PartitionEvent, emit},
     planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
     resource::{self, SmResource, Split, is_topology_refusal},
 };
@@ -13,6 +16,17 @@ use crate::{
 impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// One split for all of these contexts at once. The caller's ids outlive the locks, where nothing comes of it.
     pub(super) fn partition(
+        &self,
+        contexts: &[(Arc<Id>, GreenContextConfig)],
+        requests: &[PartitionRequest],
+    ) -> Result<()> {
+        let made = self.partition_at_once(contexts, requests);
+        self.noting(Operation::Create, made)?;
+        self.note_partitions();
+        Ok(())
+    }
+
+    fn partition_at_once(
         &self,
         contexts: &[(Arc<Id>, GreenContextConfig)],
         requests: &[PartitionRequest],
@@ -61,6 +75,11 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 Ok(done) => return Ok((Plan { refused, ..plan }, done)),
                 Err(error) if is_topology_refusal(&error) => {
                     log::info!("{} was refused: {error}", plan.strategy);
+                    emit(|| PartitionEvent::PlanRefused {
+                        device: self.device.ordinal(),
+                        strategy: plan.strategy,
+                        error: error.to_string(),
+                    });
                     RefusedPlan::note(&mut refused, plan.strategy);
                     refusal = Some(error);
                 }

@@ -2,9 +2,12 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::{PartitionMode, SmPartitionManager, layout::Layout, refuse_existing};
+use super::{
+    PartitionMode, SmPartitionManager, label, layout::Layout, observe::Operation, refuse_existing,
+};
 use crate::{
     Error, GreenContext, GreenContextConfig, Result,
+    events::{PartitionEvent, emit},
     planner::{
         self, Choice, Demands, PartitionRequest, Plan, RefusedPlan, SmRequest, SplitCall,
         SplitStrategy,
@@ -20,7 +23,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`],
     /// [`Error::Driver`]. Nothing is left behind then.
     pub fn create_context(&self, id: Id, config: GreenContextConfig) -> Result<GreenContext> {
-        config.check()?;
+        self.noting(Operation::Create, config.check())?;
         self.create_partition(id, PartitionRequest::at_least(config.sm_count), config)
     }
 
@@ -46,9 +49,25 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         request: PartitionRequest,
         config: GreenContextConfig,
     ) -> Result<GreenContext> {
-        config.sized(1).check()?;
         let id = Arc::new(id); // outlives the locks, where nothing comes of it
-        let (_changing, ()) = self.change_by(|ids| refuse_existing(ids, &id))?;
+        let made = self.create_one(&id, request, config);
+        let context = self.noting(Operation::Create, made)?;
+        emit(|| PartitionEvent::PartitionCreated {
+            device: self.device.ordinal(),
+            partition: label(&*id),
+            sms: context.sm_count(),
+        });
+        Ok(context)
+    }
+
+    fn create_one(
+        &self,
+        id: &Arc<Id>,
+        request: PartitionRequest,
+        config: GreenContextConfig,
+    ) -> Result<GreenContext> {
+        config.sized(1).check()?;
+        let (_changing, ()) = self.change_by(|ids| refuse_existing(ids, id))?;
         let mut layout = self.layout();
         self.tidied(&mut layout);
         let demands = Demands::of(&self.facts, &[request]).map_err(|error| match error {
@@ -77,7 +96,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         } else {
             (self.create_primary(&demands, request, config)?, Vec::new())
         };
-        let entry = self.entry(Arc::clone(&id), context.clone(), pieces)?;
+        let entry = self.entry(Arc::clone(id), context.clone(), pieces)?;
         self.names.add([entry]);
         Ok(context)
     }
@@ -211,6 +230,11 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 }
                 match self.split(&call, &all) {
                     Err(error) if is_topology_refusal(&error) => {
+                        emit(|| PartitionEvent::PlanRefused {
+                            device: self.device.ordinal(),
+                            strategy,
+                            error: error.to_string(),
+                        });
                         RefusedPlan::note(&mut refused, strategy);
                     }
                     split => {

@@ -12,6 +12,7 @@ use super::{
     exchange::exchange,
     kept::{kept, with_most_seats},
     names::{Ids, Retired},
+    observe::{Operation, Stopwatch},
     position,
 };
 use crate::{Error, GreenContext, Result, context::Later, planner::SplitStrategy};
@@ -123,10 +124,15 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// As [`rebalance`](SmPartitionManager::rebalance).
     pub fn rebalance_for(&self, favoured: Option<&Id>, hand_off: HandOff) -> Result<()> {
-        self.with_made(&[favoured], |made| {
+        let begun = Stopwatch::start();
+        let rebalanced = self.with_made(&[favoured], |made| {
             let targets = made.concat(); // one of each entry
             exchange(&self.names, &targets, hand_off)
-        })
+        });
+        if let Some(made) = self.noting(Operation::Rebalance, rebalanced)? {
+            self.note_rebalance(favoured, hand_off, made, &begun);
+        }
+        Ok(())
     }
 
     /// Makes the contexts that [`rebalance_for`](Self::rebalance_for) would need, and changes nothing.
@@ -142,7 +148,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
 
     /// The same for several rebalances together, none of which makes room for another.
     fn provision_all(&self, favoured: &[Option<&Id>]) -> Result<()> {
-        self.with_made(favoured, |made| {
+        let provided = self.with_made(favoured, |made| {
             let contexts: Vec<(GreenContext, usize)> = self.names.read(|contexts| {
                 let entries = contexts.iter().zip(made);
                 entries
@@ -155,16 +161,17 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 context.provision_threads(seats)?;
             }
             Ok(())
-        })
+        });
+        self.noting(Operation::Provision, provided).map(drop)
     }
 
     /// Does something with the generations that any of the rebalances puts into force, once they are all made;
-    /// nothing where there is nothing to rebalance.
+    /// nothing where there is nothing to rebalance. Returns how many had to be made.
     fn with_made(
         &self,
         favoured: &[Option<&Id>],
         action: impl FnOnce(&[Vec<usize>]) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Option<usize>> {
         let places = |ids: &Ids<Id>| {
             let place = |id: &Option<&Id>| id.map(|id| position(ids, &id)).transpose();
             favoured.iter().map(place).collect::<Result<Vec<_>>>()
@@ -173,11 +180,11 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             let mut later = Later::new(); // outlives the lock
             let (_changing, favoured) = self.change_by(places)?;
             if !self.can_rebalance(&favoured)? {
-                return Ok(());
+                return Ok(None);
             }
-            if let Some(made) = self.make(&favoured, &mut later)? {
+            if let Some((made, new)) = self.make(&favoured, &mut later)? {
                 // What came back may be nobody's any more. Whoever looks for free pieces frees it first.
-                return action(&made);
+                return action(&made).map(|()| Some(new));
             }
         }
     }
@@ -233,14 +240,15 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         }
     }
 
-    /// The generations of each entry that the rebalances put into force, every one once; makes those that are missing,
+    /// The generations of each entry that the rebalances put into force, every one once, and how many of them are new;
+    /// makes those that are missing,
     /// which takes long, and so while everyone can still look names up. None where there is no room yet: something
     /// was given up, and once that is dropped, with no lock held, it is to be tried again.
     fn make(
         &self,
         favoured: &[Option<usize>],
         later: &mut Later,
-    ) -> Result<Option<Vec<Vec<usize>>>> {
+    ) -> Result<Option<(Vec<Vec<usize>>, usize)>> {
         let wanted = self.names.read(|contexts| wanted(contexts, favoured));
         let found = || {
             self.names.read(|contexts| {
@@ -252,15 +260,16 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             })
         };
         if let Some(made) = found() {
-            return Ok(Some(made));
+            return Ok(Some((made, 0)));
         }
         loop {
             match self.make_room(&wanted, later)? {
                 Retired::Nothing => break,
-                Retired::Context(context) => context.close()?,
+                Retired::Context(context) => self.end_retired(context)?,
                 Retired::GaveUp => return Ok(None),
             }
         }
+        let mut new = 0;
         let layout = self.layout();
         let each = wanted.iter().enumerate();
         let each =
@@ -282,12 +291,13 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 context,
             };
             drop(in_place_of);
+            new += 1;
             self.names.write(|contexts| {
                 let entry = contexts.get_mut(index);
                 entry.map(|entry| entry.generations.push(generation))
             });
         }
-        Ok(Some(found().unwrap_or_default())) // all are there now
+        Ok(Some((found().unwrap_or_default(), new))) // all are there now
     }
 }
 

@@ -6,6 +6,7 @@ use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, label, layout::Layout
 use crate::{
     ContextPriority, CudaVersion, GreenContext, GreenContextConfig, WorkqueueIsolation,
     context::Shape,
+    events,
     planner::{self, RefusedPlan, SplitStrategy},
 };
 
@@ -180,6 +181,7 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
 
     /// The status without the contexts, and these.
     fn status_and_contexts(&self) -> (AllocationStatus<Id>, Vec<(Arc<Id>, Seen)>) {
+        let _events = events::hold(); // until the lock is free
         let mut layout = self.layout();
         self.tidied(&mut layout);
         let (available, stranded) = self.remaining(layout.as_ref());

@@ -10,17 +10,7 @@ use super::{Latencies, MemoryReport, MemoryRow};
 ///
 /// Nothing is recorded while memory is allocated and freed, so there it costs nothing: call
 /// [`MemoryExporter::export`] as often as the figures are looked at. Every metric has the label `name`, that
-/// of the row, and a slot's `slot`:
-///
-/// - gauges `cuda_green_memory_limit_bytes`, `..._used_bytes`, `..._available_bytes`, `..._reserved_bytes`,
-///   `..._high_water_mark_bytes`, `..._from_driver_bytes`, `..._from_driver_high_bytes`, `..._cached_bytes`,
-///   `..._free_from_driver_bytes`, `..._largest_free_bytes`, `..._pending_bytes`;
-/// - counters `cuda_green_memory_allocations`, `..._deallocations`, `..._cache_hits`, `..._failures`,
-///   `..._spills`;
-/// - histograms `cuda_green_memory_hits_seconds` (one in 64), `..._misses_seconds`, `..._frees_seconds` (one
-///   in 64), in powers of two;
-/// - of slots, counters `cuda_green_model_hits`, `cuda_green_model_evictions`, `cuda_green_model_failures`,
-///   and the histogram `cuda_green_model_loads_seconds`.
+/// of the row, and a slot's `slot`. The guide on [observing](crate::guide::observing) has a table of all of them.
 #[derive(Debug, Default)]
 pub struct MemoryExporter {
     /// What each histogram had when it was last put out, since the facade takes only what came after.
@@ -37,7 +27,7 @@ impl MemoryExporter {
                 if name.ends_with("_bytes") {
                     gauge!(name, labels.clone()).set(value as f64);
                 } else {
-                    counter!(name, labels.clone()).absolute(value);
+                    counter!(name + "_total", labels.clone()).absolute(value);
                 }
             }
             for (name, latencies) in row.memory.latencies() {
@@ -45,9 +35,9 @@ impl MemoryExporter {
             }
             let Some(slots) = &row.slots else { continue };
             for (name, value) in [
-                ("cuda_green_model_hits", slots.hits),
-                ("cuda_green_model_evictions", slots.evictions),
-                ("cuda_green_model_failures", slots.failures),
+                ("cuda_green_model_hits_total", slots.hits),
+                ("cuda_green_model_evictions_total", slots.evictions),
+                ("cuda_green_model_failures_total", slots.failures),
             ] {
                 counter!(name, labels.clone()).absolute(value);
             }
@@ -61,10 +51,8 @@ impl MemoryExporter {
         // A slot that was loaded anew counts from the start again.
         let news = latencies.since(&before);
         let histogram = histogram!(format!("cuda_green_{of}_{name}_seconds"), labels(row));
-        for (below, count) in news.buckets() {
-            // The middle of the bucket, which goes from half of it to it.
-            let seconds = below.as_secs_f64() * 0.75;
-            histogram.record_many(seconds, usize::try_from(count).unwrap_or(usize::MAX));
+        for (seconds, count) in news.middles() {
+            histogram.record_many(seconds, count);
         }
     }
 }

@@ -36,6 +36,16 @@ impl Latencies {
         later
     }
 
+    /// Each bucket's middle in seconds, and how many were in it.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn middles(&self) -> impl Iterator<Item = (f64, usize)> + '_ {
+        // A bucket goes from half of its end to that.
+        self.buckets().map(|(below, count)| {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            (below.as_secs_f64() * 0.75, count)
+        })
+    }
+
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

@@ -1,0 +1,231 @@
+//! Events of partitions and their contexts, for the `tracing` facade; nothing at all without the feature.
+//!
+//! A subscriber is a client's and may call the manager, so none hears of anything while a lock is held that such a
+//! call takes: [`hold`] keeps the events of a change until its locks are free.
+
+#[cfg(feature = "tracing")]
+use std::cell::RefCell;
+use std::time::Duration;
+
+use crate::{HandOff, planner::SplitStrategy};
+
+/// Something worth an event. `device` is the ordinal, `sms` what the context has.
+#[cfg_attr(not(feature = "tracing"), allow(dead_code))] // nobody reads them
+pub(crate) enum PartitionEvent {
+    /// The device was partitioned by a plan.
+    Partitioned {
+        device: u32,
+        strategy: Option<SplitStrategy>,
+        partitions: String,
+    },
+    /// One partition was created of what was left.
+    PartitionCreated {
+        device: u32,
+        partition: String,
+        sms: u32,
+    },
+    PartitionDestroyed {
+        device: u32,
+        partition: String,
+    },
+    /// The driver refused a better plan than the one that follows.
+    PlanRefused {
+        device: u32,
+        strategy: SplitStrategy,
+        error: String,
+    },
+    /// The manager refused what it was asked for.
+    Refused {
+        device: u32,
+        operation: &'static str,
+        kind: &'static str,
+        error: String,
+    },
+    Rebalanced {
+        device: u32,
+        favoured: Option<String>,
+        hand_off: HandOff,
+        made: usize,
+        took: Duration,
+    },
+    /// Every id stands for the whole device.
+    SingleContext {
+        device: u32,
+        reason: String,
+    },
+    ContextCreated {
+        device: u32,
+        sms: u32,
+    },
+    /// A further green context over the SMs of another, for a further thread.
+    SiblingCreated {
+        device: u32,
+    },
+    /// A context that is not in force is given up.
+    ContextRetired {
+        device: u32,
+        sms: u32,
+    },
+    ContextDestroyed {
+        device: u32,
+        sms: u32,
+        green_contexts: usize,
+    },
+    /// A context stays to the end of the process, since it cannot be destroyed.
+    ContextKept {
+        device: u32,
+        sms: u32,
+        reason: &'static str,
+    },
+}
+
+/// Keeps the events of this thread back until it is dropped.
+#[must_use]
+pub(crate) struct Held(());
+
+#[cfg(not(feature = "tracing"))]
+mod off {
+    use super::{Held, PartitionEvent};
+
+    #[inline]
+    pub(crate) fn emit(_: impl FnOnce() -> PartitionEvent) {}
+
+    #[inline]
+    pub(crate) fn hold() -> Held {
+        Held(())
+    }
+}
+#[cfg(not(feature = "tracing"))]
+pub(crate) use off::{emit, hold};
+
+#[cfg(feature = "tracing")]
+#[derive(Default)]
+struct Queue {
+    holds: usize,
+    events: Vec<PartitionEvent>,
+}
+
+#[cfg(feature = "tracing")]
+thread_local! {
+    static QUEUE: RefCell<Queue> = RefCell::default();
+}
+
+/// Puts an event out, when this thread holds none back any more. It is only made where somebody listens.
+#[cfg(feature = "tracing")]
+pub(crate) fn emit(event: impl FnOnce() -> PartitionEvent) {
+    use tracing::level_filters::LevelFilter;
+
+    if LevelFilter::current() == LevelFilter::OFF {
+        return;
+    }
+    let mut event = Some(event());
+    // At the end of a thread its queue may be gone, and nobody holds anything back then.
+    let _ = QUEUE.try_with(|queue| {
+        let mut queue = queue.borrow_mut();
+        if queue.holds > 0 {
+            queue.events.extend(event.take());
+        }
+    });
+    if let Some(event) = event {
+        event.put_out();
+    }
+}
+
+/// Keeps the events of this thread back until the last hold is dropped. To be called before a lock is taken.
+#[cfg(feature = "tracing")]
+pub(crate) fn hold() -> Held {
+    let _ = QUEUE.try_with(|queue| queue.borrow_mut().holds += 1);
+    Held(())
+}
+
+#[cfg(feature = "tracing")]
+impl Drop for Held {
+    fn drop(&mut self) {
+        let events = QUEUE.try_with(|queue| {
+            let mut queue = queue.borrow_mut();
+            queue.holds -= 1;
+            if queue.holds > 0 {
+                return Vec::new();
+            }
+            std::mem::take(&mut queue.events)
+        });
+        let events = events.unwrap_or_default();
+        events.into_iter().for_each(PartitionEvent::put_out);
+    }
+}
+
+#[cfg(feature = "tracing")]
+impl PartitionEvent {
+    /// Puts it out as an event of the target `cuda_green::partitions`.
+    fn put_out(self) {
+        use tracing::{debug, info, warn};
+
+        const TARGET: &str = "cuda_green::partitions";
+        match self {
+            Self::Partitioned {
+                device,
+                strategy,
+                partitions,
+            } => {
+                let strategy = strategy.map(tracing::field::display);
+                info!(target: TARGET, device, strategy, partitions, "partitioned the device");
+            }
+            Self::PartitionCreated {
+                device,
+                partition,
+                sms,
+            } => info!(target: TARGET, device, partition, sms, "created a partition"),
+            Self::PartitionDestroyed { device, partition } => {
+                info!(target: TARGET, device, partition, "destroyed a partition");
+            }
+            Self::PlanRefused {
+                device,
+                strategy,
+                error,
+            } => {
+                info!(target: TARGET, device, %strategy, error, "the driver refused a better plan");
+            }
+            Self::Refused {
+                device,
+                operation,
+                kind,
+                error,
+            } => warn!(target: TARGET, device, operation, kind, error, "refused"),
+            Self::Rebalanced {
+                device,
+                favoured,
+                hand_off,
+                made,
+                took,
+            } => {
+                let (hand_off, seconds) = (hand_off.label(), took.as_secs_f64());
+                info!(
+                    target: TARGET, device, favoured, hand_off, made_contexts = made, seconds,
+                    "rebalanced"
+                );
+            }
+            Self::SingleContext { device, reason } => {
+                warn!(target: TARGET, device, reason, "single-context mode: nothing is isolated");
+            }
+            Self::ContextCreated { device, sms } => {
+                debug!(target: TARGET, device, sms, "created a green context");
+            }
+            Self::SiblingCreated { device } => {
+                debug!(target: TARGET, device, "created a sibling for a further thread");
+            }
+            Self::ContextRetired { device, sms } => {
+                debug!(target: TARGET, device, sms, "gave up a context that is not in force");
+            }
+            Self::ContextDestroyed {
+                device,
+                sms,
+                green_contexts,
+            } => debug!(target: TARGET, device, sms, green_contexts, "destroyed a context"),
+            Self::ContextKept {
+                device,
+                sms,
+                reason,
+            } => warn!(target: TARGET, device, sms, reason, "a context is kept for good"),
+        }
+    }
+}

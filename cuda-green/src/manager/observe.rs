@@ -1,0 +1,163 @@
+//! What a manager notes of itself: figures for the `metrics` facade, events for `tracing`. Nothing is kept without the
+//! features.
+
+use std::{fmt::Debug, time::Duration};
+
+use super::{HandOff, SmPartitionManager, label};
+use crate::{
+    Error, Result,
+    events::{PartitionEvent, emit},
+};
+
+/// What a manager can be asked to change.
+#[derive(Clone, Copy)]
+pub(super) enum Operation {
+    Create,
+    Destroy,
+    Rebalance,
+    Provision,
+    Release,
+}
+
+/// What a manager counted since it was made.
+#[cfg(feature = "metrics")]
+#[derive(Default)]
+pub(super) struct Figures(std::sync::Mutex<Counted>);
+
+#[cfg(feature = "metrics")]
+#[derive(Clone, Default)]
+pub(super) struct Counted {
+    /// By hand-off: strict, relaxed.
+    pub(super) rebalances: [u64; 2],
+    /// Rebalances that had to make contexts.
+    pub(super) with_new_contexts: u64,
+    pub(super) took: crate::Latencies,
+    /// By operation and kind.
+    pub(super) refusals: std::collections::BTreeMap<(&'static str, &'static str), u64>,
+}
+
+#[cfg(feature = "metrics")]
+impl Figures {
+    pub(super) fn counted(&self) -> std::sync::MutexGuard<'_, Counted> {
+        let counted = self.0.lock();
+        counted.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The time since something began, where anybody wants to know.
+pub(super) struct Stopwatch(
+    #[cfg(any(feature = "metrics", feature = "tracing"))] std::time::Instant,
+);
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        Self(
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            std::time::Instant::now(),
+        )
+    }
+
+    fn elapsed(&self) -> Duration {
+        #[cfg(any(feature = "metrics", feature = "tracing"))]
+        return self.0.elapsed();
+        #[cfg(not(any(feature = "metrics", feature = "tracing")))]
+        return Duration::ZERO;
+    }
+}
+
+impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
+    /// Notes a refusal, if this is one. No lock is held.
+    pub(super) fn noting<T>(&self, operation: Operation, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            #[cfg(feature = "metrics")]
+            {
+                let key = (operation.label(), kind(error));
+                *self.figures.counted().refusals.entry(key).or_default() += 1;
+            }
+            emit(|| PartitionEvent::Refused {
+                device: self.device.ordinal(),
+                operation: operation.label(),
+                kind: kind(error),
+                error: error.to_string(),
+            });
+        }
+        result
+    }
+
+    /// Notes a rebalance that was done. No lock is held.
+    pub(super) fn note_rebalance(
+        &self,
+        favoured: Option<&Id>,
+        hand_off: HandOff,
+        made: usize,
+        since: &Stopwatch,
+    ) {
+        let took = since.elapsed();
+        #[cfg(feature = "metrics")]
+        {
+            let mut counted = self.figures.counted();
+            counted.rebalances[hand_off as usize] += 1;
+            counted.with_new_contexts += u64::from(made > 0);
+            counted.took.note(took);
+        }
+        emit(|| PartitionEvent::Rebalanced {
+            device: self.device.ordinal(),
+            favoured: favoured.map(label),
+            hand_off,
+            made,
+            took,
+        });
+    }
+
+    /// Tells of the partitions that a plan made. No lock is held.
+    pub(super) fn note_partitions(&self) {
+        emit(|| {
+            let status = self.allocation_status();
+            let contexts = status.contexts.iter();
+            let partitions = contexts.map(|one| format!("{}: {}", label(&one.id), one.sm_count));
+            PartitionEvent::Partitioned {
+                device: self.device.ordinal(),
+                strategy: status.strategy,
+                partitions: partitions.collect::<Vec<_>>().join(", "),
+            }
+        });
+    }
+}
+
+impl Operation {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Destroy => "destroy",
+            Self::Rebalance => "rebalance",
+            Self::Provision => "provision",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// The kind of a refusal, as labels and events have it.
+fn kind(error: &Error) -> &'static str {
+    match error {
+        Error::AlreadyPartitioned { .. } => "already_partitioned",
+        Error::ClusterUnavailable { .. } => "cluster_unavailable",
+        Error::ContextExists { .. } => "context_exists",
+        Error::ContextInCapture => "context_in_capture",
+        Error::ContextInUse { .. } => "context_in_use",
+        Error::ContextIsCurrent => "context_is_current",
+        Error::Driver { .. } | Error::Poisoned { .. } => "driver",
+        Error::IncompatibleResources { .. } => "incompatible_resources",
+        Error::InsidePartitionStream => "inside_partition_stream",
+        Error::InsufficientSms { .. } => "insufficient_sms",
+        Error::InvalidArgument { .. } => "invalid_argument",
+        Error::LimitedByMps { .. } => "limited_by_mps",
+        Error::NoSuchContext { .. } => "no_such_context",
+        Error::PartitionedElsewhere { .. } => "partitioned_elsewhere",
+        Error::SplitRefused { .. } => "split_refused",
+        Error::TooManyContexts { .. } => "too_many_contexts",
+        Error::UnitsTooCoarse { .. } => "units_too_coarse",
+        Error::UnmetSplit { .. } => "unmet_split",
+        Error::Unsupported { .. } | Error::MissingEntryPoint(_) => "unsupported",
+        _ => "other",
+    }
+}
