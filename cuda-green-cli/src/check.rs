@@ -64,8 +64,9 @@ pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
     let device = global.device()?;
     let mut findings = partitions(&device)?;
     // A simulated driver does not heed which devices are to be visible.
-    let simulated = device.driver().is_simulated();
-    let heeded = |name: &str| !simulated || name != "CUDA_VISIBLE_DEVICES";
+    // A simulator in this process does not heed it; one that stands in for libcuda does.
+    let in_process = device.driver().simulator().is_some();
+    let heeded = |name: &str| !in_process || name != "CUDA_VISIBLE_DEVICES";
     let value = |name: &str| env::var(name).ok().filter(|_| heeded(name));
     findings.extend(surroundings::environment(value));
     findings.extend(surroundings::device(&device));

@@ -89,7 +89,7 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
         gib(device.total_memory())
     ));
     if let Ok(visible) = env::var("CUDA_VISIBLE_DEVICES")
-        && !device.driver().is_simulated()
+        && device.driver().simulator().is_none()
     {
         page.line(format!(
             "CUDA_VISIBLE_DEVICES={} chooses and orders the devices",

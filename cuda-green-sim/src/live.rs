@@ -60,6 +60,8 @@ pub struct LiveObjects {
     pub modules: usize,
     /// Libraries.
     pub libraries: usize,
+    /// Links, which `cuLinkCreate` begins.
+    pub links: usize,
     /// Graphs.
     pub graphs: usize,
     /// Instantiated graphs.
@@ -91,6 +93,7 @@ pub(crate) const STREAM: &str = "stream";
 pub(crate) const EVENT: &str = "event";
 pub(crate) const MODULE: &str = "module";
 pub(crate) const LIBRARY: &str = "library";
+pub(crate) const LINK: &str = "link";
 pub(crate) const GRAPH: &str = "graph";
 pub(crate) const GRAPH_EXEC: &str = "instantiated graph";
 pub(crate) const ALLOCATION: &str = "device allocation";
@@ -116,6 +119,7 @@ impl LiveObjects {
             events: count(EVENT),
             modules: count(MODULE),
             libraries: count(LIBRARY),
+            links: count(LINK),
             graphs: count(GRAPH),
             graph_execs: count(GRAPH_EXEC),
             device_allocations: count(ALLOCATION),
@@ -135,7 +139,7 @@ impl LiveObjects {
         self.counts().iter().all(|(count, _)| *count == 0) && self.device_bytes == 0
     }
 
-    fn counts(&self) -> [(usize, &'static str); 15] {
+    fn counts(&self) -> [(usize, &'static str); 16] {
         [
             (self.primary_retains, RETAIN),
             (self.green_contexts, GREEN),
@@ -143,6 +147,7 @@ impl LiveObjects {
             (self.events, EVENT),
             (self.modules, MODULE),
             (self.libraries, LIBRARY),
+            (self.links, LINK),
             (self.graphs, GRAPH),
             (self.graph_execs, GRAPH_EXEC),
             (self.device_allocations, ALLOCATION),

@@ -10,16 +10,17 @@ use cuda_green_sys::{CUjit_option, CUjitInputType, CUlinkState_st, CUresult};
 use super::{Driver, Kind, as_pointer, modules::Log, require};
 use crate::{
     image,
+    live::MadeAt,
     ptx::Ptx,
     raw::{Answer, Raw},
 };
 
 /// What was added so far, and the cubin once it was asked for.
-#[derive(Default)]
 pub(super) struct Link {
     kernels: BTreeMap<String, Vec<usize>>,
     cubin: Option<Box<[u8]>>,
     log: Log,
+    pub(super) made_at: MadeAt,
 }
 
 impl Driver {
@@ -37,8 +38,10 @@ impl Driver {
         self.current(&state)?;
         let handle = state.new_handle(self.number, Kind::Link);
         let new = Link {
+            kernels: BTreeMap::new(),
+            cubin: None,
             log,
-            ..Link::default()
+            made_at: MadeAt::now(),
         };
         state.links.insert(handle, new);
         link.set(as_pointer(handle))

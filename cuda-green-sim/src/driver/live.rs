@@ -31,6 +31,10 @@ impl Driver {
             &mut state.libraries.values().map(|library| library.made_at),
         );
         add(
+            live::LINK,
+            &mut state.links.values().map(|link| link.made_at),
+        );
+        add(
             live::GRAPH,
             &mut state.graphs.values().map(|graph| graph.made_at),
         );

@@ -33,10 +33,93 @@ fn linked(client: &Client, ptx: &CStr) -> Vec<u8> {
     ok!(client, cuLinkComplete(link, &mut cubin, &mut size));
     // SAFETY: the driver says how long it is, and it lives as long as the state.
     let image = unsafe { std::slice::from_raw_parts(cubin.cast::<u8>(), size) }.to_vec();
+    assert_eq!(client.sim.live_objects().links, 1);
     ok!(client, cuLinkDestroy(link));
-    let code = call!(client, cuLinkDestroy(link));
-    assert_eq!(code, CUresult::CUDA_ERROR_INVALID_HANDLE);
+    assert_eq!(client.sim.live_objects().links, 0);
     image
+}
+
+#[test]
+fn a_link_that_is_gone_is_of_no_use() {
+    let client = Client::new("h200@13.0");
+    let (none, mut link) = (ptr::null_mut(), ptr::null_mut());
+    ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut link));
+    let told = client.sim.live_objects().to_string();
+    assert!(told.contains("1 link (cuLinkCreate_v2 at call"), "{told}");
+    ok!(client, cuLinkDestroy(link));
+    let invalid = CUresult::CUDA_ERROR_INVALID_HANDLE;
+    assert_eq!(call!(client, cuLinkDestroy(link)), invalid);
+    let (mut cubin, mut size) = (ptr::null_mut(), 0);
+    let code = call!(client, cuLinkComplete(link, &mut cubin, &mut size));
+    assert_eq!(code, invalid);
+    let (kind, data) = (
+        CUjitInputType::CU_JIT_INPUT_PTX,
+        TWO.as_ptr().cast_mut().cast(),
+    );
+    let (len, name) = (TWO.to_bytes_with_nul().len(), c"two".as_ptr());
+    let code = call!(
+        client,
+        cuLinkAddData_v2(link, kind, data, len, name, 0, none, ptr::null_mut())
+    );
+    assert_eq!(code, invalid);
+    // Another has another handle.
+    let mut next = ptr::null_mut();
+    ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut next));
+    assert_ne!(next, link);
+    ok!(client, cuLinkDestroy(next));
+    client.finish();
+}
+
+/// The log that a link is given is that of each image without one of its own.
+#[test]
+fn a_links_log_tells_what_an_image_has_wrong() {
+    let client = Client::new("h200@13.0");
+    let mut logs = [[0_u8; 128]; 2];
+    let mut options = [
+        CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+        CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+    ];
+    let options = options.as_mut_ptr();
+    let size = ptr::without_provenance_mut::<c_void>(128);
+    let [of_link, of_image] = &mut logs;
+    let mut values = [
+        [of_link.as_mut_ptr().cast(), size],
+        [of_image.as_mut_ptr().cast(), size],
+    ];
+    let mut link = ptr::null_mut();
+    ok!(
+        client,
+        cuLinkCreate_v2(2, options, values[0].as_mut_ptr(), &mut link)
+    );
+    let text = c".version 7.0\n.target sm_70\n.address_size 64\n.entry k() {\n nonsense; }";
+    let len = text.to_bytes_with_nul().len();
+    let kind = CUjitInputType::CU_JIT_INPUT_PTX;
+    let mut add = |count| {
+        let (data, name) = (text.as_ptr().cast_mut().cast(), c"k".as_ptr());
+        let values = values[1].as_mut_ptr();
+        let code = call!(
+            client,
+            cuLinkAddData_v2(link, kind, data, len, name, count, options, values)
+        );
+        assert_eq!(code, CUresult::CUDA_ERROR_INVALID_PTX);
+        // SAFETY: the driver wrote text into them, and ended it.
+        let told = logs
+            .each_ref()
+            .map(|log| unsafe { CStr::from_ptr(log.as_ptr().cast()) });
+        told.map(|text| text.to_string_lossy().into_owned())
+    };
+    let [of_link, of_image] = add(2);
+    assert!(
+        of_link.is_empty() && of_image.contains("line 5"),
+        "{of_link}, {of_image}"
+    );
+    let [of_link, again] = add(0);
+    assert!(
+        of_link.contains("line 5; error: nonsense") && again == of_image,
+        "{of_link}"
+    );
+    ok!(client, cuLinkDestroy(link));
+    client.finish();
 }
 
 #[test]
