@@ -101,23 +101,19 @@ fn a_links_log_tells_what_an_image_has_wrong() {
             client,
             cuLinkAddData_v2(link, kind, data, len, name, count, options, values)
         );
-        assert_eq!(code, CUresult::CUDA_ERROR_INVALID_PTX);
         // SAFETY: the driver wrote text into them, and ended it.
         let told = logs
             .each_ref()
             .map(|log| unsafe { CStr::from_ptr(log.as_ptr().cast()) });
-        told.map(|text| text.to_string_lossy().into_owned())
+        (code, told.map(|text| text.to_string_lossy().into_owned()))
     };
-    let [of_link, of_image] = add(2);
-    assert!(
-        of_link.is_empty() && of_image.contains("line 5"),
-        "{of_link}, {of_image}"
-    );
-    let [of_link, again] = add(0);
-    assert!(
-        of_link.contains("line 5; error: nonsense") && again == of_image,
-        "{of_link}"
-    );
+    // An image has no log of its own (measured on an H200, driver 580).
+    let nothing = [String::new(), String::new()];
+    assert_eq!(add(2), (CUresult::CUDA_ERROR_INVALID_VALUE, nothing));
+    let (code, [of_link, of_image]) = add(0);
+    assert_eq!(code, CUresult::CUDA_ERROR_INVALID_PTX);
+    assert!(of_link.contains("line 5; error: nonsense"), "{of_link}");
+    assert_eq!(of_image, "");
     ok!(client, cuLinkDestroy(link));
     client.finish();
 }
