@@ -420,3 +420,23 @@ fn a_copy_to_pinned_memory_is_waited_for_whatever_is_refused() {
     }
     simulator.assert_no_leaks();
 }
+
+/// Memory under a copy of which nothing tells the end is not used again.
+#[test]
+fn memory_under_a_copy_of_unknown_end_is_kept() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    let pool = GpuMemoryPool::on(&device, 64 << 20).unwrap();
+    let buffer = pool.allocate(MIB).unwrap();
+    let address = buffer.address();
+    for entry_point in ["cuStreamSynchronize", "cuStreamQuery", "cuEventRecord"] {
+        let refusal = Injection::fail(entry_point, CUresult::CUDA_ERROR_INVALID_VALUE);
+        simulator.inject(refusal.unwrap().onwards(1));
+    }
+    assert!(buffer.fill(2).is_err());
+    simulator.clear_injections();
+    assert!(matches!(buffer.copy_to(&mut [0]), Err(Error::EndUnknown)));
+    drop(buffer);
+    assert_ne!(pool.allocate(MIB).unwrap().address(), address);
+    assert_eq!(pool.metrics().pending, MIB as u64);
+}

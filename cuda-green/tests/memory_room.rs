@@ -258,6 +258,25 @@ fn nothing_is_evicted_for_the_budget_where_the_device_is_short() {
     }
 }
 
+/// Drivers' pools grow in steps: what one has more than it gave counts as room, as it is once a model has gone.
+#[test]
+fn room_in_the_drivers_pool_counts() {
+    const MIB: usize = 1 << 20;
+    let slots = slots(1 << 40, 4);
+    let load = |pool: &GpuMemoryPool| pool.allocate(40 * MIB);
+    slots.get_or_load("a", needs(40 << 20), load).unwrap();
+    let device = slots.pool().device().clone();
+    let others = GpuMemoryPool::on(&device, u64::MAX).unwrap();
+    let free = device.free_memory().unwrap() as usize / (32 * MIB) * (32 * MIB);
+    let _taken = others.allocate(free - 64 * MIB).unwrap();
+    let left = device.free_memory().unwrap() as usize / (32 * MIB) * (32 * MIB);
+    // More than what is free and what the idle model has, and no more than the steps of both.
+    let wanted = left + 60 * MIB;
+    let load = |pool: &GpuMemoryPool| pool.allocate(wanted);
+    slots.get_or_load("b", needs(wanted as u64), load).unwrap();
+    assert!(!slots.contains("a"));
+}
+
 /// Others take the room that was made: the error says that models went for it.
 #[test]
 fn what_was_evicted_for_a_load_that_fails_is_told() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cuda_green::{
     CaptureMode, CudaDevice, Driver, Error, Event, GpuMemoryPool, GreenContext, GreenContextConfig,
     Kernel, LaunchConfig, Module, Result, Stream,
-    sim::{BlockCost, Sim},
+    sim::{BlockCost, Injection, Sim},
 };
 
 const MIB: usize = 1 << 20;
@@ -353,6 +353,62 @@ fn the_drivers_own_allocation_is_waited_for() -> Result<()> {
     assert!(
         at("cuMemAllocFromPoolAsync") < at("cuStreamSynchronize"),
         "{calls:?}"
+    );
+    Ok(())
+}
+
+/// A use that is noted while another thread waits for the earlier ones is not taken for one of those.
+#[test]
+fn a_use_that_comes_after_the_wait_is_not_forgotten() -> Result<()> {
+    let scene = Scene::new()?;
+    let stream = scene.stream()?;
+    let pool = GpuMemoryPool::on(&scene.device, 64 * MIB as u64)?;
+    let mut buffer = pool.allocate(MIB)?;
+    let address = buffer.address();
+    buffer.fill_on(1, &stream)?;
+    // The second is the end of the wait: what was waited for is forgotten after it.
+    let slow = Injection::slow("cuThreadExchangeStreamCaptureMode", Duration::from_secs(1));
+    scene.simulator.inject(slow.unwrap().at(2));
+    let waiting = &buffer;
+    std::thread::scope(|scope| -> Result<()> {
+        let reader = scope.spawn(|| waiting.copy_to(&mut [0; 16]));
+        std::thread::sleep(Duration::from_millis(200)); // the reader is past its wait then
+        scene.busy(&stream, Duration::from_secs(100))?;
+        waiting.fence_on(&stream)?;
+        assert!(!reader.is_finished());
+        reader.join().unwrap()
+    })?;
+    scene.simulator.assert_injections_fired();
+    drop(buffer);
+    assert!(!stream.is_done()?);
+    assert_ne!(pool.allocate(MIB)?.address(), address);
+    Ok(())
+}
+
+/// What the crate allows its own calls beside a capture, it does not allow the client's after them.
+#[test]
+fn the_clients_own_calls_are_forbidden_as_before() -> Result<()> {
+    let scene = Scene::new()?;
+    let (stream, other) = (scene.stream()?, scene.stream()?);
+    let pool = GpuMemoryPool::on(&scene.device, 64 * MIB as u64)?;
+    let captured = stream.capture(CaptureMode::ThreadLocal, |_| {
+        let mut buffer = pool.allocate(MIB)?;
+        buffer.fill(1)?;
+        buffer.fill_on(2, &other)?;
+        buffer.copy_to(&mut [0; 16])?;
+        drop(buffer);
+        pool.trim()?;
+        other.synchronize()
+    });
+    assert!(
+        matches!(
+            captured,
+            Err(Error::CaptureFailed {
+                call: "cuStreamSynchronize",
+                ..
+            })
+        ),
+        "{captured:?}"
     );
     Ok(())
 }

@@ -11,8 +11,8 @@ use std::{
 /// A model by the address of its slots, which live as long as their loads, and its name.
 type Model = (usize, String);
 
-/// A number that no other living thread has. Not the standard library's: asking for that panics in a thread that is
-/// ending, in the destructors of a C library's keys.
+/// A number that no other living thread has. Not the standard library's: asking for that may panic in a thread that
+/// is ending, in the destructors of a C library's keys (it does not any more with Rust 1.95).
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Thread(usize);
 
