@@ -181,7 +181,7 @@ impl GraphExec {
     /// Whether its last launch is done; true where there was none.
     ///
     /// # Errors
-    /// [`Error::Driver`], also for a fault of the work itself.
+    /// [`Error::Driver`](crate::Error::Driver), also for a fault of the work itself.
     pub fn is_done(&self) -> Result<bool> {
         self.exec.done.is_done()
     }
