@@ -89,3 +89,19 @@ fn contexts_are_provisioned_for_as_many_threads_as_any_of_their_name() {
         assert_eq!(training().provision_threads(0).unwrap(), 3, "{hint:?}");
     }
 }
+
+/// A sibling that comes after a strict hand-off waits for what that made its context wait for. By the calls: creating
+/// a green context waits for the device anyway (seen on an H200, driver 580), which the driver does not promise.
+#[test]
+fn a_later_sibling_waits_for_what_the_hand_off_did() {
+    let (simulator, _device, manager) = quad();
+    manager.rebalance(RebalanceHint::TrainingActive).unwrap();
+    let training = manager.get_context(ContextId::Training).unwrap();
+    simulator.start_trace();
+    assert_eq!(training.provision_threads(2).unwrap(), 2);
+    let trace = simulator.take_trace();
+    let calls = trace.iter().map(|call| call.entry_point);
+    let waits = calls.filter(|call| *call == "cuGreenCtxWaitEvent").count();
+    // Training's own context before, and those that gave.
+    assert_eq!(waits, 3);
+}
