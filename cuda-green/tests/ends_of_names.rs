@@ -9,8 +9,10 @@ use std::{
 };
 
 use cuda_green::{
-    ContextId, Driver, Error, GpuMemoryPool, GreenContext, GreenContextConfig, MemoryBudget,
-    MemoryPressure, PartitionGraph, RebalanceHint, SmPartitionManager,
+    ContextId, Driver, Error, Event, GpuMemoryPool, GreenContext, GreenContextConfig, LaunchConfig,
+    MemoryBudget, MemoryPressure, Module, PartitionGraph, RebalanceHint, SmPartitionManager,
+    Stream, kernels,
+    sim::{BlockCost, Sim},
 };
 
 /// What it had lent can be given to others once it is back, whatever rebalance brings it back.
@@ -200,5 +202,87 @@ fn who_hears_of_the_end_of_a_pool_may_call_the_manager() {
         manager.destroy_context(ContextId::Dream).unwrap();
         assert_eq!(heard.try_recv(), Ok(MemoryPressure::Low));
         drop(held);
+    });
+}
+
+/// A name that is created over SMs that another had on loan comes after what that one's old handles left there: the
+/// driver creates no green context before (seen on an H200, driver 580).
+#[test]
+fn a_new_name_comes_after_the_work_of_contexts_that_had_its_sms() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    simulator.register_kernel(kernels::BURN, |_| {});
+    simulator.register_kernel_cost(kernels::BURN, |launch| {
+        let long = launch.block_count() > 1;
+        BlockCost::idle(Duration::from_millis(if long { 100 } else { 1 }))
+    });
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    let manager = SmPartitionManager::on(&device).unwrap();
+    manager.init_quad_partition().unwrap();
+    manager.rebalance(RebalanceHint::EmbeddingHeavy).unwrap();
+    let old = manager.get_context(ContextId::Embedding).unwrap();
+    let old = old.create_stream().unwrap();
+    manager.rebalance(RebalanceHint::Balanced).unwrap();
+    manager.destroy_context(ContextId::Dream).unwrap();
+
+    let module = Module::load_ptx(&device, kernels::PTX).unwrap();
+    let kernel = module.kernel(kernels::BURN).unwrap();
+    let launch = |stream: &Stream, blocks| {
+        let shape = LaunchConfig::linear(blocks, 32);
+        // SAFETY: the kernel takes an address and a number, and as a simulated one it looks at neither.
+        unsafe { stream.launch(&kernel, &shape, &[&0u64, &0u32]).unwrap() };
+    };
+    launch(&old, 80);
+    let old_work = Event::new(&device).unwrap();
+    old.record(&old_work).unwrap();
+
+    let config = GreenContextConfig {
+        sm_count: 32,
+        ..GreenContextConfig::default()
+    };
+    assert!(!old_work.is_done().unwrap());
+    let new = manager.create_context(ContextId::Dream, config).unwrap();
+    let new = new.create_stream().unwrap();
+    launch(&new, 1);
+    new.synchronize().unwrap();
+    assert!(
+        old_work.is_done().unwrap(),
+        "the SMs were still the old work's"
+    );
+}
+
+/// A guard that was forgotten on another thread holds nothing, and its context is current there still: neither a name
+/// nor a retired context ends then, and nothing is lost by trying.
+#[test]
+fn a_guard_forgotten_on_another_thread_keeps_names_and_retired_contexts() {
+    let driver = Driver::open(&"sim:h200@13.0".parse().unwrap()).unwrap();
+    let manager = SmPartitionManager::on(&driver.device(0).unwrap()).unwrap();
+    manager.init_quad_partition().unwrap();
+    let (forgotten, wait) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    let manager = &manager;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let dream = manager.get_context(ContextId::Dream).unwrap();
+            std::mem::forget(dream.activate().unwrap());
+            drop(dream);
+            forgotten.send(()).unwrap();
+            let _ = ended.recv();
+        });
+        wait.recv().unwrap();
+        for _ in 0..2 {
+            let refused = manager.destroy_context(ContextId::Dream).unwrap_err();
+            let Error::ContextInUse { id, holders } = refused else {
+                panic!("{refused}");
+            };
+            assert_eq!((&*id, holders), ("Dream", 1));
+            manager.get_context(ContextId::Dream).unwrap();
+        }
+        manager.rebalance(RebalanceHint::TrainingActive).unwrap();
+        // Dream's stays; those of Training and Reserved go.
+        for released in [2, 0] {
+            assert_eq!(manager.release_retired().unwrap(), released);
+            assert_eq!(manager.allocation_status().green_contexts, 5);
+        }
+        drop(end);
     });
 }

@@ -133,7 +133,7 @@ impl ContextInner {
                 sms: self.shape.sm_count,
                 reason,
             });
-            partition.leak(self.device.clone());
+            partition.leak();
         }
     }
 

@@ -202,8 +202,8 @@ impl Partition {
     /// Leaves the contexts to the end of the process, with their SMs and their device: a thread may have one
     /// current, to which destroying it would leave a dangling handle, or work may run there still. Leaking harms
     /// nobody.
-    pub(super) fn leak(self, device: CudaDevice) {
-        std::mem::forget((self, device));
+    pub(super) fn leak(self) {
+        std::mem::forget(self); // with the events of its contexts, which hold the device
     }
 }
 

@@ -38,6 +38,11 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// is left of the units is for small ones. (By the 13.1 header, and on the simulated driver; no such driver was at
     /// hand.)
     ///
+    /// Another name's context may have had some of the SMs in an earlier rebalance. What its old handles submitted
+    /// there has ended when this returns, since the driver waits for all work on the device when it creates a green
+    /// context (seen on an H200, driver 580; no contract of the driver's). What they submit there later shares the
+    /// SMs: drop them, and call [`release_retired`](Self::release_retired), before names are created over such SMs.
+    ///
     /// # Errors
     /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`];
     /// [`Error::ClusterUnavailable`] where only SMs are left that do not run the cluster demanded, and

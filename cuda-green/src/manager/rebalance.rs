@@ -56,7 +56,8 @@ impl SmPartitionManager {
     /// Every preemptible context gives up to half of the SMs that it was created with, in whole pieces of
     /// the split. One that is not preemptible never has fewer than that. Contexts that were handed out
     /// before, their streams and guards, stay valid and stay where they are: after a rebalance, get the
-    /// context again, or use a [`PartitionStream`](crate::PartitionStream), which follows the name.
+    /// context again, or use a [`PartitionStream`](crate::PartitionStream), which follows the name. What an old handle
+    /// submits after the rebalance shares SMs with whoever has them then, a name that is created later too.
     ///
     /// The contexts for a hint are made when it is first used, about 1 ms and 5 MiB of device memory each, and
     /// the driver waits for all work on the device meanwhile (seen on an H200, driver 580).
