@@ -63,7 +63,6 @@ impl Finding {
 pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
     let device = global.device()?;
     let mut findings = partitions(&device)?;
-    // A simulated driver does not heed which devices are to be visible.
     // A simulator in this process does not heed it; one that stands in for libcuda does.
     let in_process = device.driver().simulator().is_some();
     let heeded = |name: &str| !in_process || name != "CUDA_VISIBLE_DEVICES";

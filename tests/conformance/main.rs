@@ -68,6 +68,8 @@ pub struct Case {
     name: &'static str,
     /// The CUDA version that it needs, major and minor.
     since: (u16, u8),
+    /// How many devices it needs.
+    devices: u32,
     /// Whether it breaks the driver's rules, or leaves something behind, to see what comes of it.
     rough: bool,
     run: fn(&Gpu<'_>, &mut Seen),
@@ -78,6 +80,7 @@ impl Case {
         Self {
             name,
             since: (12, 4),
+            devices: 1,
             rough: false,
             run,
         }
@@ -88,6 +91,11 @@ impl Case {
             since: (major, minor),
             ..self
         }
+    }
+
+    /// A machine with fewer has no trial of it, and no notes.
+    const fn devices(self, devices: u32) -> Self {
+        Self { devices, ..self }
     }
 
     const fn rough(self) -> Self {
@@ -118,6 +126,7 @@ const PROFILES: &[&str] = &[
     "rtx5090@12.8",
     "b200@12.9",
     "h200@13.0",
+    "2xh200@13.0",
     "h200@13.1",
     "rtx5090@13.1",
     "quad680@13.3",
@@ -127,6 +136,29 @@ const PROFILES: &[&str] = &[
 
 /// The real driver of which there are notes, and the simulated one that must agree with them.
 const RECORDED: (&str, &str) = ("evidence/conformance-h200.json", "h200@13.0");
+
+/// The simulated driver for notes of a machine with one device, or with more where a case that needs them is among them.
+fn recorded_profile(record: &Record) -> String {
+    let devices = cases()
+        .filter(|case| notes_of(record, *case).is_some())
+        .map(|case| case.devices)
+        .max();
+    match devices {
+        Some(devices) if devices > 1 => format!("{devices}x{}", RECORDED.1),
+        _ => RECORDED.1.to_owned(),
+    }
+}
+
+/// The notes of a case that was run. Of one for several devices, older records say that it was not.
+fn notes_of(record: &Record, case: Case) -> Option<&Notes> {
+    let notes = record.get(case.name)?;
+    (case.devices == 1 || !notes.contains_key("needs")).then_some(notes)
+}
+
+/// How many devices a simulated driver has.
+fn devices_of(profile: &str) -> u32 {
+    Sim::new(profile).map_or(0, |simulator| simulator.profile().device_count)
+}
 
 /// The driver that stands in the system's place.
 const DRIVER: &str = "CUDA_GREEN_CONFORMANCE_DRIVER";
@@ -184,7 +216,9 @@ fn main() -> ExitCode {
         Ok(steps::all_among(PROFILES)?)
     })];
     for profile in PROFILES {
-        trials.extend(cases().map(|case| {
+        let devices = devices_of(profile);
+        let possible = cases().filter(|case| case.devices <= devices);
+        trials.extend(possible.map(|case| {
             Trial::test(format!("{profile}/{}", case.name), move || {
                 repeats(profile, case)
             })
@@ -192,13 +226,14 @@ fn main() -> ExitCode {
     }
     match recorded() {
         Ok(record) => trials.extend(cases().filter_map(|case| {
-            let Some(notes) = record.get(case.name).cloned() else {
+            let profile = recorded_profile(&record);
+            let Some(notes) = notes_of(&record, case).cloned() else {
                 let what = format!("conformance of {} with a recorded driver", case.name);
                 skip::note(&format!("{what}: it was not run on a GPU yet"));
                 return None;
             };
             Some(Trial::test(format!("recorded/{}", case.name), move || {
-                compare(case, &notes, &simulated(RECORDED.1, case)?)
+                compare(case, &notes, &simulated(&profile, case)?)
             }))
         })),
         Err(reason) => skip::note(&format!("conformance with a recorded driver: {reason}")),
@@ -206,9 +241,17 @@ fn main() -> ExitCode {
     let seen: Arc<Mutex<Record>> = Arc::default();
     let system = system_driver();
     match &system {
-        Ok((_, profile)) => trials.extend(cases().map(|case| {
+        Ok((driver, profile)) => trials.extend(cases().filter_map(|case| {
+            let devices = driver.device_count().unwrap_or(0);
+            if case.devices > devices {
+                let (name, needed) = (case.name, case.devices);
+                skip::note(&format!(
+                    "conformance of {name} on a real GPU: it needs {needed} devices, and {devices} are there"
+                ));
+                return None;
+            }
             let (profile, seen) = (profile.clone(), Arc::clone(&seen));
-            Trial::test(format!("system/{}", case.name), move || {
+            Some(Trial::test(format!("system/{}", case.name), move || {
                 let notes = real(case);
                 seen.lock()
                     .unwrap()
@@ -217,7 +260,7 @@ fn main() -> ExitCode {
                     return Ok(()); // a device that nobody simulates: its notes are all there is
                 };
                 compare(case, &notes, &simulated(&profile, case)?)
-            })
+            }))
         })),
         Err(reason)
             if std::env::var_os("CUDA_GREEN_REQUIRE_GPU").is_some_and(|value| value == "1") =>

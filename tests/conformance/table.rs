@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::{Case, PROFILES, RECORDED, Record, compare, differences, repeats, simulated};
+use crate::{
+    Case, PROFILES, RECORDED, Record, compare, differences, notes_of, recorded_profile, repeats,
+    simulated,
+};
 use cuda_green::sim::Sim;
 
 /// Ask for the table in place of the tests.
@@ -37,7 +40,7 @@ pub fn table(
     let _ = writeln!(
         text,
         "\n{count} cases. On a simulated driver `ok` is: two runs note the same and leave nothing behind; `-`: \
-         its CUDA version lacks what the case is about. Against the real one, `n agree`: so many notes of \
+         its CUDA version or its number of devices lacks what the case is about. Against the real one, `n agree`: so many notes of \
          {} are those of the simulated {}.",
         RECORDED.0, RECORDED.1
     );
@@ -50,6 +53,7 @@ pub fn table(
 fn on_profile(profile: &str, case: Case) -> &'static str {
     match Sim::new(profile) {
         Ok(simulator) if !case.is_for(simulator.profile().cuda_version) => "-",
+        Ok(simulator) if case.devices > simulator.profile().device_count => "-",
         Ok(_) if repeats(profile, case).is_ok() => OK,
         _ => "FAILS",
     }
@@ -60,10 +64,11 @@ fn on_hardware(case: Case, recorded: Option<&Record>) -> (String, bool) {
     let Some(recorded) = recorded else {
         return ("not run".to_owned(), true);
     };
-    let Some(notes) = recorded.get(case.name) else {
-        return ("not run yet".to_owned(), false);
+    let Some(notes) = notes_of(recorded, case) else {
+        // The machine of the notes may have one device.
+        return ("not run yet".to_owned(), case.devices > 1);
     };
-    let simulated = match simulated(RECORDED.1, case) {
+    let simulated = match simulated(&recorded_profile(recorded), case) {
         Ok(notes) => notes,
         Err(_) => return ("FAILS".to_owned(), false),
     };

@@ -210,3 +210,95 @@ fn large_clusters_are_to_be_allowed() {
     ok!(client, cuModuleUnload(module));
     client.finish();
 }
+
+#[test]
+fn one_kernel_is_linked_once() {
+    let client = Client::new("h200@13.0");
+    let (none, mut link) = (ptr::null_mut(), ptr::null_mut());
+    ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut link));
+    for expected in [OK, CUresult::CUDA_ERROR_INVALID_IMAGE] {
+        let (kind, data) = (
+            CUjitInputType::CU_JIT_INPUT_PTX,
+            TWO.as_ptr().cast_mut().cast(),
+        );
+        let (len, name) = (TWO.to_bytes_with_nul().len(), c"two".as_ptr());
+        let code = call!(
+            client,
+            cuLinkAddData_v2(link, kind, data, len, name, 0, none, ptr::null_mut())
+        );
+        assert_eq!(code, expected);
+    }
+    ok!(client, cuLinkDestroy(link));
+    client.finish();
+}
+
+#[test]
+fn functions_are_enumerated_as_far_as_there_is_room() {
+    let client = Client::new("h200@13.0");
+    let mut module = ptr::null_mut();
+    ok!(client, cuModuleLoadData(&mut module, TWO.as_ptr().cast()));
+    let mut functions = [ptr::null_mut(); 2];
+    let to = functions.as_mut_ptr();
+    ok!(client, cuModuleEnumerateFunctions(to, 1, module));
+    assert!(!functions[0].is_null() && functions[1].is_null());
+    ok!(client, cuModuleUnload(module));
+    client.finish();
+}
+
+/// Machine code is for its minor compute capability and later ones of the same major one.
+#[test]
+fn a_cubin_is_for_later_minor_capabilities() {
+    let load = |of: &str, on: &str| {
+        let image = linked(&Client::new(of), TWO);
+        let (client, mut module) = (Client::new(on), ptr::null_mut());
+        call!(client, cuModuleLoadData(&mut module, image.as_ptr().cast()))
+    };
+    assert_eq!(load("a100@12.8", "rtx4090@12.8"), OK);
+    assert_eq!(
+        load("rtx4090@12.8", "a100@12.8"),
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+    );
+}
+
+/// A kernel sees the cluster that its launch asks for; more than 8 blocks as long as its attribute allows them.
+#[test]
+fn clusters_are_told_and_allowed() {
+    let client = Client::new("h200@13.0");
+    client.sim.register_kernel("first", |launch| {
+        assert_eq!(launch.cluster(), [16, 1, 1]);
+    });
+    let (mut module, mut function) = (ptr::null_mut(), ptr::null_mut());
+    ok!(client, cuModuleLoadData(&mut module, TWO.as_ptr().cast()));
+    let name = c"first".as_ptr();
+    ok!(client, cuModuleGetFunction(&mut function, module, name));
+    let mut attribute = CUlaunchAttribute {
+        id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        ..Default::default()
+    };
+    attribute.value.clusterDim.x = 16;
+    attribute.value.clusterDim.y = 1;
+    attribute.value.clusterDim.z = 1;
+    let config = CUlaunchConfig {
+        gridDimX: 16,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: 32,
+        blockDimY: 1,
+        blockDimZ: 1,
+        attrs: &mut attribute,
+        numAttrs: 1,
+        ..Default::default()
+    };
+    let allowed = CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+    let refused = CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE;
+    for (value, expected) in [(0, refused), (1, OK), (0, refused)] {
+        ok!(client, cuFuncSetAttribute(function, allowed, value));
+        let (none, nothing) = (ptr::null_mut(), ptr::null_mut());
+        let code = call!(client, cuLaunchKernelEx(&config, function, none, nothing));
+        assert_eq!(code, expected, "{value}");
+    }
+    // What the kernel asserts is a fault here.
+    ok!(client, cuCtxSynchronize());
+    ok!(client, cuModuleUnload(module));
+    client.finish();
+}
