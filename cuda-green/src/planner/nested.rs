@@ -5,8 +5,8 @@
 //! time: several within a part can come out smaller than was asked (measured on an H200, driver 580).
 
 use super::{
-    Demands, DeviceFacts, GroupCount, Part, PartitionRequest, Plan, PlannedPartition, SplitCall,
-    SplitStrategy, facts::FINE_UNIT,
+    Demands, DeviceFacts, GroupCount, Part, PartitionRequest, Plan, PlannedPartition, SmRequest,
+    SplitCall, SplitStrategy, facts::FINE_UNIT,
 };
 use crate::Result;
 
@@ -213,7 +213,9 @@ fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<First> {
         let joined = firsts.iter_mut().find(|first| {
             let of = first.members.first().copied().unwrap_or(index);
             let is_target = demands.list.get(of).map(PartitionRequest::is_target);
-            sizes.get(of) == Some(&asked) && is_target == Some(request.is_target())
+            sizes.get(of) == Some(&asked)
+                && is_target == Some(request.is_target())
+                && first.size == size // that with the rest may be smaller
         });
         match joined.filter(|_| demands.rest != Some(index)) {
             Some(first) => first.members.push(index),
@@ -274,12 +276,17 @@ fn chain(
     for (position, index) in others.iter().enumerate() {
         let size = *sizes.get(*index)?;
         let given = left.size_of(size)?;
-        if given > size && demands.list.get(*index)?.is_target() {
+        let request = demands.list.get(*index)?;
+        if given > size && request.is_target() {
             return None;
         }
-        let part = if given == left.sm_count {
+        // Where the one with the rest has a group, the last has what is left, unless its size is said or its share.
+        let is_last = position + 1 == others.len() && rest.is_none();
+        let is_at_least = matches!(request.sms, SmRequest::AtLeast(_)) && !request.exact;
+        let has_rest = is_last && is_at_least && demands.rest.is_some();
+        let part = if given == left.sm_count || has_rest {
             // All that is left: only the last can have it.
-            if position + 1 < others.len() || rest.is_some() {
+            if !is_last {
                 return None;
             }
             let all = left;

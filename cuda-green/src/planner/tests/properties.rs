@@ -153,3 +153,21 @@ proptest! {
         }
     }
 }
+
+/// The rest may be rounded down where nothing else works out; one of the same size that is not the rest may not.
+#[test]
+fn nobody_is_rounded_down_with_the_rest() {
+    use PartitionRequest as R;
+    let facts = facts(494, (9, 0), (12, 4));
+    let requests = [
+        R::rest(),
+        R::percent(60),
+        R::at_least(17),
+        R::target(48),
+        R::at_least(37),
+        R::at_least(55),
+    ];
+    for plan in plans(&facts, &requests, &by_numbers(facts)).unwrap() {
+        check(&facts, &requests, &plan);
+    }
+}
