@@ -47,7 +47,7 @@ impl Graph {
     /// capture that goes on elsewhere.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGraphInstantiateWithFlags")]
     pub fn instantiate(&self) -> Result<GraphExec> {
         let driver = self.device.driver();
@@ -141,7 +141,7 @@ impl GraphExec {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ForeignDevice`] for a stream of another device; [`Error::Driver`], also for an earlier
+    /// [`Error::ForeignDevice`](crate::Error::ForeignDevice) for a stream of another device; [`Error::Driver`](crate::Error::Driver), also for an earlier
     /// fault.
     ///
     /// # Safety
