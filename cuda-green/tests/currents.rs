@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 use cuda_green::{
-    ContextId, Driver, Error, GreenContext, GreenContextConfig, SmPartitionManager, sim::Sim,
+    ContextId, Driver, Error, GreenContext, GreenContextConfig, RebalanceHint, SmPartitionManager,
+    sim::Sim,
 };
 
 fn managers(profile: &str) -> (Sim, Driver, Vec<SmPartitionManager>) {
@@ -74,4 +75,52 @@ fn a_context_whose_guard_was_forgotten_is_not_closed() {
         "{error}"
     );
     context.unwrap().create_stream().unwrap();
+}
+
+/// Destroyed, it would stay current as a dangling handle.
+#[test]
+fn a_context_that_ends_while_it_is_current_leaves_none() {
+    let (_simulator, driver, managers) = managers("h200@13.0");
+    drop(managers);
+    let all = driver.device(0).unwrap().sm_resource().unwrap();
+    let config = GreenContextConfig::default();
+    let context = GreenContext::from_resources(&[all], None, config).unwrap();
+    // SAFETY: the context is live.
+    let set = unsafe { driver.api().cuCtxSetCurrent(context.raw_context().unwrap()) };
+    set.unwrap().ok().unwrap();
+    drop(context);
+    assert!(current(&driver).is_null());
+}
+
+/// A wait that fails once is tried again at a context's end, as nobody else can.
+#[test]
+fn a_context_that_is_dropped_is_waited_for_twice() {
+    let (simulator, driver, managers) = managers("h200@13.0");
+    drop(managers);
+    let all = driver.device(0).unwrap().sm_resource().unwrap();
+    let config = GreenContextConfig::default();
+    let context = GreenContext::from_resources(&[all], None, config).unwrap();
+    let code = cuda_green::CUresult::CUDA_ERROR_UNKNOWN;
+    simulator.fail("cuEventSynchronize", 1, code).unwrap();
+    drop(context);
+    simulator.assert_injections_fired();
+    assert_eq!(simulator.live_objects().green_contexts, 0);
+}
+
+/// The limit of a name's memory holds over all contexts that it has had.
+#[test]
+fn contexts_of_one_name_share_its_memory() {
+    let (_simulator, _driver, managers) = managers("h200@13.0");
+    let used = || {
+        let context = managers[0].get_context(ContextId::Training).unwrap();
+        context.memory_used()
+    };
+    let training = managers[0].get_context(ContextId::Training).unwrap();
+    let buffer = training.memory().unwrap().allocate(1 << 20).unwrap();
+    managers[0]
+        .rebalance(RebalanceHint::TrainingActive)
+        .unwrap();
+    assert_eq!(used(), 1 << 20);
+    drop(buffer);
+    assert_eq!(used(), 0);
 }
