@@ -254,17 +254,6 @@ impl Driver {
         }
     }
 
-    /// Refuses in a forked child, before the driver is asked.
-    ///
-    /// # Errors
-    /// [`Error::Forked`], as if the driver had answered it.
-    pub(crate) fn outside_forks(&self, call: &'static str) -> Result<()> {
-        if was_forked() {
-            return Err(Error::Forked { call });
-        }
-        Ok(())
-    }
-
     /// Turns a call's two layers of result into one, and remembers the first fault that stays.
     #[inline]
     pub(crate) fn check(

@@ -13,6 +13,8 @@ pub const CASES: &[Case] = &[("forks/a_child_is_told_that_it_was_forked", forked
 fn forked(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
     let pool = GpuMemoryPool::on(&device, 1 << 20)?;
+    // The parent is at work, and goes on with it.
+    let buffer = pool.allocate(4096)?;
     if driver.is_simulated() {
         // Beside other simulated drivers' threads, a child could find a lock of theirs taken for good. The same is
         // tested with a simulated driver by `cuda-green/tests/forked.rs`, where no other thread is.
@@ -27,8 +29,11 @@ fn forked(driver: &Driver) -> Result<()> {
         let said = in_a_child(call);
         assert!(said.starts_with("Forked"), "{what}: {said}");
     }
-    // The parent goes on.
-    pool.allocate(4096).map(drop)
+    buffer.fill(7)?;
+    let mut bytes = [0; 4096];
+    buffer.copy_to(&mut bytes)?;
+    assert_eq!(bytes, [7; 4096]);
+    pool.allocate(8192).map(drop)
 }
 
 /// What a call says in a child, which ends without a word if that takes longer than ten seconds.

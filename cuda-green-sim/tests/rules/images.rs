@@ -216,7 +216,7 @@ fn one_kernel_is_linked_once() {
     let client = Client::new("h200@13.0");
     let (none, mut link) = (ptr::null_mut(), ptr::null_mut());
     ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut link));
-    for expected in [OK, CUresult::CUDA_ERROR_INVALID_IMAGE] {
+    for expected in [OK, CUresult::CUDA_ERROR_INVALID_SOURCE] {
         let (kind, data) = (
             CUjitInputType::CU_JIT_INPUT_PTX,
             TWO.as_ptr().cast_mut().cast(),

@@ -85,9 +85,6 @@ impl CudaDevice {
     }
 
     fn retain(&self) -> Result<Primary> {
-        // A child that asks for it harms its parent, whose later allocations answer 999 where it had given its own
-        // primary context back before the fork (measured on an H200, driver 580).
-        self.driver().outside_forks("cuDevicePrimaryCtxRetain")?;
         let mut context = std::ptr::null_mut();
         // SAFETY: the pointer is valid for the one handle that is written.
         let result = unsafe {
