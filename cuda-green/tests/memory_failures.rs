@@ -210,6 +210,7 @@ fn on_a_device_without_pools() {
 /// A buffer that is freed on a stream whose work cannot be fenced is freed after that work all the same.
 #[test]
 fn what_cannot_be_fenced_is_waited_for() {
+    let _alone = alone();
     let simulator = Sim::new("h200@13.0").unwrap();
     let scene = Busy::new(&simulator);
     let buffer = scene.pool.allocate(1000).unwrap();
@@ -225,6 +226,7 @@ fn what_cannot_be_fenced_is_waited_for() {
 /// Both buffers of a copy stay fenced where the fence of one fails: neither is looked at or handed out too early.
 #[test]
 fn a_copy_whose_fences_fail_is_in_use_until_its_end() {
+    let _alone = alone();
     for calls in [1, 2] {
         let simulator = Sim::new("h200@13.0").unwrap();
         let scene = Busy::new(&simulator);
@@ -346,6 +348,7 @@ fn a_pool_ends_after_the_last_use_of_its_memory() {
 /// An allocation that can neither be waited for nor freed is freed later.
 #[test]
 fn an_allocation_that_the_driver_does_not_take_back_is_not_forgotten() {
+    let _alone = alone();
     let simulator = Sim::new("h200@13.0").unwrap();
     let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
     for trimmed in [false, true] {
@@ -424,6 +427,7 @@ fn a_copy_to_pinned_memory_is_waited_for_whatever_is_refused() {
 /// Memory under a copy of which nothing tells the end is not used again.
 #[test]
 fn memory_under_a_copy_of_unknown_end_is_kept() {
+    let _alone = alone();
     let simulator = Sim::new("h200@13.0").unwrap();
     let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
     let pool = GpuMemoryPool::on(&device, 64 << 20).unwrap();
