@@ -3,13 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
+mod ends;
+
 use std::{
     cell::Cell,
     fmt,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
-        mpsc,
     },
     time::Duration,
 };
@@ -18,26 +19,13 @@ use cuda_green::{
     CaptureMode, ContextId, Driver, Error, GreenContextConfig, HandOff, PartitionGraph,
     RebalanceHint, Result, SmPartitionManager, planner::PartitionRequest,
 };
+use ends::ends;
 
 fn quad() -> Arc<SmPartitionManager> {
     let driver = Driver::open(&"sim:h200@13.0".parse().unwrap()).unwrap();
     let manager = SmPartitionManager::on(&driver.device(0).unwrap()).unwrap();
     manager.init_quad_partition().unwrap();
     Arc::new(manager)
-}
-
-/// Runs something that would wait for itself for ever if a lock were held that it asks for.
-fn ends(action: impl FnOnce() + Send + 'static) {
-    let (told, ended) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        action();
-        told.send(()).unwrap();
-    });
-    // Far longer than it takes: only who waits for ever waits as long.
-    match ended.recv_timeout(Duration::from_secs(60)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it waits for itself"),
-        _ => thread.join().unwrap(),
-    }
 }
 
 fn inside<T: fmt::Debug>(result: Result<T>) {

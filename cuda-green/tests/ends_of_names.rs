@@ -3,17 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
-use std::{
-    sync::{Arc, Mutex, mpsc},
-    time::Duration,
-};
+mod ends;
+
+use std::sync::{Arc, Mutex, mpsc};
 
 use cuda_green::{
-    ContextId, Driver, Error, Event, GpuMemoryPool, GreenContext, GreenContextConfig, LaunchConfig,
-    MemoryBudget, MemoryPressure, Module, PartitionGraph, RebalanceHint, SmPartitionManager,
-    Stream, kernels,
-    sim::{BlockCost, Sim},
+    ContextId, Driver, Error, GpuMemoryPool, GreenContext, GreenContextConfig, MemoryBudget,
+    MemoryPressure, PartitionGraph, RebalanceHint, SmPartitionManager,
 };
+use ends::ends;
 
 /// What it had lent can be given to others once it is back, whatever rebalance brings it back.
 #[test]
@@ -114,20 +112,6 @@ fn what_is_current_is_not_closed_while_another_thread_lets_go() {
     context.close().unwrap();
 }
 
-/// Runs something that would wait for itself for ever if a lock were held that it asks for.
-fn ends(action: impl FnOnce() + Send + 'static) {
-    let (told, ended) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        action();
-        told.send(()).unwrap();
-    });
-    // Far longer than it takes: only who waits for ever waits as long.
-    match ended.recv_timeout(Duration::from_secs(60)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it waits for itself"),
-        _ => thread.join().unwrap(),
-    }
-}
-
 /// Asks a manager for all that takes its locks, when it is dropped.
 struct Asks(Arc<SmPartitionManager>);
 
@@ -203,51 +187,6 @@ fn who_hears_of_the_end_of_a_pool_may_call_the_manager() {
         assert_eq!(heard.try_recv(), Ok(MemoryPressure::Low));
         drop(held);
     });
-}
-
-/// A name that is created over SMs that another had on loan comes after what that one's old handles left there: the
-/// driver creates no green context before (seen on an H200, driver 580).
-#[test]
-fn a_new_name_comes_after_the_work_of_contexts_that_had_its_sms() {
-    let simulator = Sim::new("h200@13.0").unwrap();
-    simulator.register_kernel(kernels::BURN, |_| {});
-    simulator.register_kernel_cost(kernels::BURN, |launch| {
-        let long = launch.block_count() > 1;
-        BlockCost::idle(Duration::from_millis(if long { 100 } else { 1 }))
-    });
-    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
-    let manager = SmPartitionManager::on(&device).unwrap();
-    manager.init_quad_partition().unwrap();
-    manager.rebalance(RebalanceHint::EmbeddingHeavy).unwrap();
-    let old = manager.get_context(ContextId::Embedding).unwrap();
-    let old = old.create_stream().unwrap();
-    manager.rebalance(RebalanceHint::Balanced).unwrap();
-    manager.destroy_context(ContextId::Dream).unwrap();
-
-    let module = Module::load_ptx(&device, kernels::PTX).unwrap();
-    let kernel = module.kernel(kernels::BURN).unwrap();
-    let launch = |stream: &Stream, blocks| {
-        let shape = LaunchConfig::linear(blocks, 32);
-        // SAFETY: the kernel takes an address and a number, and as a simulated one it looks at neither.
-        unsafe { stream.launch(&kernel, &shape, &[&0u64, &0u32]).unwrap() };
-    };
-    launch(&old, 80);
-    let old_work = Event::new(&device).unwrap();
-    old.record(&old_work).unwrap();
-
-    let config = GreenContextConfig {
-        sm_count: 32,
-        ..GreenContextConfig::default()
-    };
-    assert!(!old_work.is_done().unwrap());
-    let new = manager.create_context(ContextId::Dream, config).unwrap();
-    let new = new.create_stream().unwrap();
-    launch(&new, 1);
-    new.synchronize().unwrap();
-    assert!(
-        old_work.is_done().unwrap(),
-        "the SMs were still the old work's"
-    );
 }
 
 /// A guard that was forgotten on another thread holds nothing, and its context is current there still: neither a name

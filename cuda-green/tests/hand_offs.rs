@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use cuda_green::{
-    ContextId, CudaDevice, Driver, Event, HandOff, LaunchConfig, Module, RebalanceHint,
-    SmPartitionManager, Stream, kernels,
+    ContextId, CudaDevice, Driver, Event, GreenContextConfig, HandOff, Kernel, LaunchConfig,
+    Module, RebalanceHint, SmPartitionManager, Stream, kernels,
     sim::{BlockCost, Sim},
 };
 
@@ -23,23 +23,28 @@ fn quad() -> (Sim, CudaDevice, SmPartitionManager) {
     (simulator, device, manager)
 }
 
+fn burn(device: &CudaDevice) -> Kernel {
+    let module = Module::load_ptx(device, kernels::PTX).unwrap();
+    module.kernel(kernels::BURN).unwrap()
+}
+
+fn launch(kernel: &Kernel, stream: &Stream, blocks: u32) {
+    let shape = LaunchConfig::linear(blocks, 32);
+    // SAFETY: the kernel takes an address and a number, and as a simulated one it looks at neither.
+    unsafe { stream.launch(kernel, &shape, &[&0u64, &0u32]).unwrap() };
+}
+
 /// A strict hand-off makes new work wait for the old on its SMs, and a relaxed one does not; the host never waits.
 #[test]
 fn only_a_strict_hand_off_waits() {
     for (hand_off, waits) in [(HandOff::Strict, true), (HandOff::Relaxed, false)] {
         let (_simulator, device, manager) = quad();
-        let kernel = Module::load_ptx(&device, kernels::PTX).unwrap();
-        let kernel = kernel.kernel(kernels::BURN).unwrap();
-        let launch = |stream: &Stream, blocks| {
-            let shape = LaunchConfig::linear(blocks, 32);
-            // SAFETY: the kernel takes an address and a number, and as a simulated one it looks at neither.
-            unsafe { stream.launch(&kernel, &shape, &[&0u64, &0u32]).unwrap() };
-        };
+        let kernel = burn(&device);
         manager.provision_rebalance().unwrap(); // making contexts waits for all work
         let old = manager.get_context(ContextId::Dream).unwrap();
         let old = old.create_stream().unwrap();
         let old_work = Event::new(&device).unwrap();
-        launch(&old, 32);
+        launch(&kernel, &old, 32);
         old.record(&old_work).unwrap();
         manager
             .rebalance_with(RebalanceHint::TrainingActive, hand_off)
@@ -47,10 +52,41 @@ fn only_a_strict_hand_off_waits() {
         let new = manager.get_context(ContextId::Training).unwrap();
         let new = new.create_stream().unwrap();
         assert!(!old_work.is_done().unwrap(), "the host does not wait");
-        launch(&new, 1);
+        launch(&kernel, &new, 1);
         new.synchronize().unwrap();
         assert_eq!(old_work.is_done().unwrap(), waits, "{hand_off:?}");
     }
+}
+
+/// A name that is created over SMs that another had on loan comes after what that one's old handles left there: the
+/// driver creates no green context before (seen on an H200, driver 580).
+#[test]
+fn a_new_name_comes_after_the_work_of_contexts_that_had_its_sms() {
+    let (_simulator, device, manager) = quad();
+    manager.rebalance(RebalanceHint::EmbeddingHeavy).unwrap();
+    let old = manager.get_context(ContextId::Embedding).unwrap();
+    let old = old.create_stream().unwrap();
+    manager.rebalance(RebalanceHint::Balanced).unwrap();
+    manager.destroy_context(ContextId::Dream).unwrap();
+
+    let kernel = burn(&device);
+    launch(&kernel, &old, 80);
+    let old_work = Event::new(&device).unwrap();
+    old.record(&old_work).unwrap();
+
+    let config = GreenContextConfig {
+        sm_count: 32,
+        ..GreenContextConfig::default()
+    };
+    assert!(!old_work.is_done().unwrap());
+    let new = manager.create_context(ContextId::Dream, config).unwrap();
+    let new = new.create_stream().unwrap();
+    launch(&kernel, &new, 1);
+    new.synchronize().unwrap();
+    assert!(
+        old_work.is_done().unwrap(),
+        "the SMs were still the old work's"
+    );
 }
 
 /// Where a rebalance needs room, what it is to put into force is not what makes room.

@@ -4,51 +4,16 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // helpers of tests
 
 mod models;
-
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-};
+mod subscriber;
 
 use cuda_green::sim::Sim;
 use models::{needs, slots};
-
-/// A subscriber that writes the events of a target down.
-#[derive(Clone, Default)]
-struct Subscriber(Arc<Mutex<Vec<String>>>);
-
-struct Fields(String);
-
-impl tracing::field::Visit for Fields {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
-        if field.name() != "seconds" {
-            self.0 += &format!(" {field}={value:?}");
-        }
-    }
-}
-
-impl tracing::Subscriber for Subscriber {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "cuda_green::memory"
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut fields = Fields(event.metadata().level().to_string());
-        event.record(&mut fields);
-        self.0.lock().unwrap().push(fields.0);
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
+use subscriber::Subscriber;
 
 #[test]
 fn the_tracing_facade_hears_what_happens() {
     let simulator = Sim::new("h200@13.0").unwrap();
-    let subscriber = Subscriber::default();
+    let subscriber = Subscriber::new("cuda_green::memory", || {});
     tracing::subscriber::with_default(subscriber.clone(), || {
         let slots = slots(&simulator);
         assert!(slots.pool().allocate(100 << 20).is_err());
@@ -58,7 +23,7 @@ fn the_tracing_facade_hears_what_happens() {
         assert!(failed.is_err());
         slots.evict("second").unwrap();
     });
-    let heard = subscriber.0.lock().unwrap().clone();
+    let heard = subscriber.heard();
     let expected = [
         "DEBUG message=took memory from the driver bytes=1048576 from_driver=1048576",
         "INFO message=loaded a model model=\"first\" bytes=62914560",

@@ -3,9 +3,10 @@
 
 #![allow(clippy::unwrap_used, missing_docs)] // helpers of tests
 
+mod subscriber;
+
 use std::{
     collections::BTreeSet,
-    fmt,
     sync::{Arc, Mutex},
 };
 
@@ -13,54 +14,16 @@ use cuda_green::{
     ContextId, Driver, GreenContextConfig, HandOff, RebalanceHint, SmPartitionManager,
     planner::PartitionRequest, sim::Sim, sys::CUresult,
 };
+use subscriber::Subscriber;
 
 /// The names of all events that were heard.
 static NAMES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// A subscriber that writes the events of a target down, and does something at each.
-#[derive(Clone)]
-struct Subscriber {
-    heard: Arc<Mutex<Vec<String>>>,
-    at_each: Arc<dyn Fn() + Send + Sync>,
-}
-
-struct Fields(String);
-
-impl tracing::field::Visit for Fields {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
-        if field.name() != "seconds" {
-            self.0 += &format!(" {field}={value:?}");
-        }
-    }
-}
-
-impl tracing::Subscriber for Subscriber {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "cuda_green::partitions"
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut fields = Fields(event.metadata().level().to_string());
-        event.record(&mut fields);
-        self.heard.lock().unwrap().push(fields.0);
-        (self.at_each)();
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 /// What is heard of an action, without a message's other words.
 fn heard(at_each: impl Fn() + Send + Sync + 'static, action: impl FnOnce()) -> Vec<String> {
-    let subscriber = Subscriber {
-        heard: Arc::default(),
-        at_each: Arc::new(at_each),
-    };
+    let subscriber = Subscriber::new("cuda_green::partitions", at_each);
     tracing::subscriber::with_default(subscriber.clone(), action);
-    let heard = subscriber.heard.lock().unwrap().clone();
+    let heard = subscriber.heard();
     let names = heard.iter().filter_map(|event| {
         let (_, from_name) = event.split_once("message=")?;
         let (name, _) = from_name.split_once(" device=")?;

@@ -251,17 +251,22 @@ impl Driver {
         clusters.set(active as i32)
     }
 
-    /// How many blocks of a launch are on so many SMs at once, by the limits of an SM. That a cooperative launch of more
-    /// answers 720 is the header's word; that the SMs of its green context count there is not measured. Registers are
-    /// not modelled, nor that fewer blocks fit in clusters.
+    /// How many blocks of a launch are on so many SMs at once, by the limits of an SM. A cooperative launch of more
+    /// answers 720, and the SMs of its green context count there (an H200, driver 580, in the suite's
+    /// `launches/all_blocks_meet_at_a_barrier`). Registers are not modelled, nor that fewer blocks fit in clusters.
     fn resident_blocks(&self, shape: &Shape, sms: usize) -> u64 {
+        let on_each = self.blocks_on_an_sm(shape, self.profile.device.blocks_per_sm());
+        u64::from(on_each) * sms as u64
+    }
+
+    /// How many blocks of a launch an SM has room for, at most so many.
+    fn blocks_on_an_sm(&self, shape: &Shape, most: u32) -> u32 {
         let profile = self.profile.device;
         let threads = (shape.threads() as u32).next_multiple_of(32).max(32);
+        let by_threads = profile.threads_per_sm() / threads;
         // Each block takes 1 KiB of shared memory for itself.
         let by_shared = profile.shared_per_sm() / shape.shared_bytes.saturating_add(1024);
-        let by_threads = profile.threads_per_sm() / threads;
-        let on_each = profile.blocks_per_sm().min(by_threads).min(by_shared);
-        u64::from(on_each) * sms as u64
+        most.min(by_threads).min(by_shared)
     }
 
     /// How many clusters of `size` blocks run at once in a context.
@@ -283,11 +288,7 @@ impl Driver {
         if shape.shared_bytes > self.dynamic_shared(state, function) {
             return Ok(0);
         }
-        let threads = (shape.threads() as u32).next_multiple_of(32).max(32);
-        let by_threads = profile.threads_per_sm() / threads;
-        // Each block takes 1 KiB of shared memory for itself.
-        let by_shared = profile.shared_per_sm() / (shape.shared_bytes.saturating_add(1024));
-        let blocks = CLUSTER_BLOCKS_PER_SM.min(by_threads).min(by_shared);
+        let blocks = self.blocks_on_an_sm(shape, CLUSTER_BLOCKS_PER_SM);
         Ok(match context {
             Context::Green(handle) => {
                 clusters(self.green(state, handle)?.sms.chunks(), size, blocks)

@@ -79,6 +79,27 @@ impl Client {
         calls::whole(&self.api, 0).unwrap()
     }
 
+    /// How many groups of so many SMs a split would have, asked only.
+    pub fn possible(
+        &self,
+        of: &CUdevResource,
+        flags: u32,
+        min_count: u32,
+    ) -> Result<u32, CUresult> {
+        let (nothing, mut groups) = (ptr::null_mut(), u32::MAX);
+        let code = unsafe {
+            self.api.cuDevSmResourceSplitByCount(
+                nothing,
+                &mut groups,
+                of,
+                nothing,
+                flags,
+                min_count,
+            )
+        };
+        code.unwrap().ok().map(|()| groups)
+    }
+
     pub fn split(
         &self,
         input: &CUdevResource,

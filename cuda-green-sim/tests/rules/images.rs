@@ -11,12 +11,10 @@ use cuda_green_sys::*;
 const TWO: &CStr = c".version 7.0\n.target sm_70\n.address_size 64\n\
     .visible .entry second(.param .u64 a, .param .u32 b) { ret; }\n.visible .entry first() { ret; }\n";
 
-/// A cubin of the device's own, by the driver's linker.
-fn linked(client: &Client, ptx: &CStr) -> Vec<u8> {
-    let none = ptr::null_mut();
-    let mut link = ptr::null_mut();
-    ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut link));
-    ok!(
+/// What a link answers to one more text.
+fn add(client: &Client, link: CUlinkState, ptx: &CStr) -> CUresult {
+    let (options, values) = (ptr::null_mut(), ptr::null_mut());
+    call!(
         client,
         cuLinkAddData_v2(
             link,
@@ -25,10 +23,18 @@ fn linked(client: &Client, ptx: &CStr) -> Vec<u8> {
             ptx.to_bytes_with_nul().len(),
             c"two".as_ptr(),
             0,
-            ptr::null_mut(),
-            ptr::null_mut()
+            options,
+            values
         )
-    );
+    )
+}
+
+/// A cubin of the device's own, by the driver's linker.
+fn linked(client: &Client, ptx: &CStr) -> Vec<u8> {
+    let none = ptr::null_mut();
+    let mut link = ptr::null_mut();
+    ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut link));
+    assert_eq!(add(client, link, ptx), OK);
     let (mut cubin, mut size) = (ptr::null_mut(), 0);
     ok!(client, cuLinkComplete(link, &mut cubin, &mut size));
     // SAFETY: the driver says how long it is, and it lives as long as the state.
@@ -52,16 +58,7 @@ fn a_link_that_is_gone_is_of_no_use() {
     let (mut cubin, mut size) = (ptr::null_mut(), 0);
     let code = call!(client, cuLinkComplete(link, &mut cubin, &mut size));
     assert_eq!(code, invalid);
-    let (kind, data) = (
-        CUjitInputType::CU_JIT_INPUT_PTX,
-        TWO.as_ptr().cast_mut().cast(),
-    );
-    let (len, name) = (TWO.to_bytes_with_nul().len(), c"two".as_ptr());
-    let code = call!(
-        client,
-        cuLinkAddData_v2(link, kind, data, len, name, 0, none, ptr::null_mut())
-    );
-    assert_eq!(code, invalid);
+    assert_eq!(add(&client, link, TWO), invalid);
     // Another has another handle.
     let mut next = ptr::null_mut();
     ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut next));
@@ -217,16 +214,7 @@ fn one_kernel_is_linked_once() {
     let (none, mut link) = (ptr::null_mut(), ptr::null_mut());
     ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut link));
     for expected in [OK, CUresult::CUDA_ERROR_INVALID_SOURCE] {
-        let (kind, data) = (
-            CUjitInputType::CU_JIT_INPUT_PTX,
-            TWO.as_ptr().cast_mut().cast(),
-        );
-        let (len, name) = (TWO.to_bytes_with_nul().len(), c"two".as_ptr());
-        let code = call!(
-            client,
-            cuLinkAddData_v2(link, kind, data, len, name, 0, none, ptr::null_mut())
-        );
-        assert_eq!(code, expected);
+        assert_eq!(add(&client, link, TWO), expected);
     }
     ok!(client, cuLinkDestroy(link));
     client.finish();

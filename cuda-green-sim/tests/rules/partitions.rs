@@ -28,18 +28,7 @@ fn splits_under_a_percentage_of_mps_as_measured() {
         let device = client.device_sms();
         assert_eq!(count(&device), sms);
         for (flags, min_count, groups) in by_flags {
-            let mut possible = 1;
-            let code = unsafe {
-                client.api.cuDevSmResourceSplitByCount(
-                    ptr::null_mut(),
-                    &mut possible,
-                    &device,
-                    ptr::null_mut(),
-                    flags,
-                    min_count,
-                )
-            };
-            assert_eq!((code.unwrap(), possible), (OK, groups));
+            assert_eq!(client.possible(&device, flags, min_count), Ok(groups));
             let split = client.split(&device, 1, flags, min_count);
             if groups == 0 {
                 assert_eq!(split.err(), Some(REFUSED));
@@ -73,18 +62,7 @@ fn split_by_count_as_measured() {
         (0, 0, 15, 8, 12),
         (2, 1, 66, 2, 0),
     ] {
-        let mut possible = 0;
-        let code = unsafe {
-            client.api.cuDevSmResourceSplitByCount(
-                ptr::null_mut(),
-                &mut possible,
-                &device,
-                ptr::null_mut(),
-                flags,
-                min_count,
-            )
-        };
-        assert_eq!((code.unwrap(), possible), (OK, groups));
+        assert_eq!(client.possible(&device, flags, min_count), Ok(groups));
         let split = client.split(&device, 100, flags, min_count).unwrap();
         assert_eq!(split.groups.len() as u32, groups);
         for group in &split.groups {
