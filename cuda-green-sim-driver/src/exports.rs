@@ -17,9 +17,6 @@ macro_rules! exports {
         #[allow(clippy::too_many_arguments)]
         pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> CUresult {
             match door() {
-                Ok(door) if door.without_device && stringify!($name) == "cuInit" => {
-                    CUresult::CUDA_ERROR_NO_DEVICE
-                }
                 // SAFETY: the caller keeps the rules of the driver's function.
                 Ok(door) => unsafe { door.api.$name($($arg),*) }
                     // A real driver of that version does not export the symbol at all.

@@ -7,4 +7,3 @@ mod exports;
 mod other_forms;
 #[allow(non_snake_case)]
 mod proc_address;
-mod visible;

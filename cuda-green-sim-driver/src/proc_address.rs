@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use cuda_green_sys::{CUresult, CudaVersion};
 
-use crate::{door::door, exports, other_forms};
+use crate::{door::door, other_forms};
 
 /// What is said of a name (`CUdriverProcAddressQueryResult`).
 #[repr(u32)]
@@ -28,9 +28,6 @@ fn find(name: &CStr, version: c_int) -> Result<(*const c_void, Found), CUresult>
         } else {
             (std::ptr::null(), Found::OlderVersion)
         });
-    }
-    if door()?.without_device && name == c"cuInit" {
-        return Ok((exports::cuInit as *const c_void, Found::Yes));
     }
     // Above its own version it finds nothing, in these forms either.
     let asked = CudaVersion::from_raw(version);

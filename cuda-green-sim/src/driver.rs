@@ -52,6 +52,7 @@ use crate::{
     kernel::{Cost, Kernel, built_in, built_in_costs},
     memory::Memory,
     raw::Answer,
+    visible,
 };
 
 use handles::{Kind, as_pointer};
@@ -63,6 +64,8 @@ static NUMBERS: AtomicU64 = AtomicU64::new(1);
 /// A simulated driver.
 pub(crate) struct Driver {
     pub(crate) profile: Profile,
+    /// The ordinal that each device has where none is hidden, or what `cuInit` answers instead.
+    visible: Result<Vec<u32>, CUresult>,
     number: u64,
     state: Mutex<State>,
     /// Locked after `state` where both are needed; by itself while a kernel runs.
@@ -81,7 +84,18 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(profile: Profile) -> Self {
+    /// Makes the driver of a profile, of whose devices the process may use those that `list` names
+    /// (`CUDA_VISIBLE_DEVICES`), all without one.
+    pub(crate) fn new(mut profile: Profile, list: Option<&str>) -> Self {
+        let all = 0..profile.device_count;
+        let visible = match list {
+            Some(list) => {
+                let uuids: Vec<_> = all.map(|ordinal| profile.uuid(ordinal)).collect();
+                visible::devices(list, &uuids)
+            }
+            None => Ok(all.collect()),
+        };
+        profile.device_count = visible.as_ref().map_or(0, Vec::len) as u32;
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let count = profile.device_count as usize;
         Self {
@@ -95,6 +109,7 @@ impl Driver {
             calls: AtomicU64::new(0),
             tracing: AtomicBool::new(false),
             trace: Mutex::new(None),
+            visible,
             profile,
         }
     }

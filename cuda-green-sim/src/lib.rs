@@ -23,6 +23,7 @@ mod sms;
 mod split;
 mod threads;
 mod timeline;
+mod visible;
 
 pub use error::Error;
 pub use injection::{FAULTS_VARIABLE, Injection};

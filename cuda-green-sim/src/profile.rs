@@ -91,6 +91,17 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Returns the UUID of one of its devices. No real device has it: it begins with the letters `GREENSIM`.
+    pub(crate) fn uuid(&self, ordinal: u32) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let text = b"GREENSIM".iter().chain(self.device.name.as_bytes());
+        for (to, from) in bytes[..15].iter_mut().zip(text) {
+            *to = *from;
+        }
+        bytes[15] = ordinal as u8;
+        bytes
+    }
+
     /// Reads `<device>@<version>` or `<count>x<device>@<version>`, where the version is `<major>.<minor>` or
     /// `newest`, or the file of a path that ends with `.toml`.
     pub(crate) fn parse(spec: &str) -> Result<Self, Error> {

@@ -51,27 +51,22 @@ impl Sim {
     /// already; [`Error::InvalidInjection`] for a text in the environment variable
     /// [`FAULTS_VARIABLE`](crate::FAULTS_VARIABLE) that is no fault.
     pub fn new(spec: &str) -> Result<Self, Error> {
-        Self::of(Profile::parse(spec)?)
+        Self::of(Profile::parse(spec)?, None)
     }
 
-    /// Makes the driver of a profile as a process sees it that may use only some of its devices, which are all alike.
-    /// `None` where it may use none.
+    /// Makes the driver of a profile as a process sees it whose environment has this list of visible devices
+    /// (`CUDA_VISIBLE_DEVICES`). Its `cuInit` fails where the list names none, or one twice.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    #[doc(hidden)] // for the library `libcuda.so.1`
-    pub fn limited(spec: &str, devices: impl FnOnce(u32) -> u32) -> Result<Option<Self>, Error> {
-        let mut profile = Profile::parse(spec)?;
-        profile.device_count = devices(profile.device_count).min(profile.device_count);
-        if profile.device_count == 0 {
-            return Ok(None);
-        }
-        Self::of(profile).map(Some)
+    #[doc(hidden)] // for the library `libcuda.so.1`, and the conformance suite
+    pub fn with_visible(spec: &str, list: Option<&str>) -> Result<Self, Error> {
+        Self::of(Profile::parse(spec)?, list)
     }
 
-    fn of(profile: Profile) -> Result<Self, Error> {
+    fn of(profile: Profile, visible: Option<&str>) -> Result<Self, Error> {
         let injections = Injection::from_env()?;
-        let driver = Arc::new(Driver::new(profile));
+        let driver = Arc::new(Driver::new(profile, visible));
         for injection in injections {
             driver.inject(injection);
         }

@@ -253,7 +253,7 @@ fn without_a_profile_there_is_no_device_and_a_word_why() {
 fn devices_are_hidden_where_the_environment_says_so() {
     let program = Path::new(env!("CARGO_BIN_EXE_driver-matrix"));
     let library = folder().join("libcuda.so.1");
-    for (visible, init) in [("0", 0), ("1,0", 0), ("", 100), ("-1", 100), ("2", 100)] {
+    for (visible, init) in [("0", 0), ("1,0", 0), ("0,0", 101), ("", 100), ("2", 100)] {
         let variables = [(PROFILE, "2xh200@13.0"), ("CUDA_VISIBLE_DEVICES", visible)];
         let report = drivers::ask(program, Some(library.as_os_str()), &variables).unwrap();
         assert_eq!(

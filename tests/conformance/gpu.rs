@@ -73,6 +73,8 @@ impl Seen {
 /// A driver under test.
 pub struct Gpu<'a> {
     pub api: &'a Api,
+    /// The simulated driver's profile, or none of a real driver.
+    pub profile: Option<&'a str>,
     pub device: CUdevice,
     pub primary: CUcontext,
     module: CUmodule,
@@ -114,8 +116,11 @@ impl SmIdsArgs {
 }
 
 impl<'a> Gpu<'a> {
-    pub fn new(api: &'a Api) -> Self {
-        let mut gpu = Self::bare(api);
+    pub fn new(api: &'a Api, profile: Option<&'a str>) -> Self {
+        let mut gpu = Self {
+            profile,
+            ..Self::bare(api)
+        };
         must(call!(gpu, cuInit(0)));
         must(call!(gpu, cuDeviceGet(&mut gpu.device, 0)));
         must(call!(
@@ -138,6 +143,7 @@ impl<'a> Gpu<'a> {
     pub fn bare(api: &'a Api) -> Self {
         Self {
             api,
+            profile: None,
             device: 0,
             primary: ptr::null_mut(),
             module: ptr::null_mut(),

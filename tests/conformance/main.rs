@@ -44,6 +44,7 @@ mod structured;
 mod table;
 mod teardown;
 mod two_devices;
+mod visible;
 
 use std::{
     collections::BTreeMap,
@@ -190,6 +191,7 @@ fn cases() -> impl Iterator<Item = Case> {
         structured::CASES,
         teardown::CASES,
         two_devices::CASES,
+        visible::CASES,
         #[cfg(unix)]
         forks::CASES,
     ]
@@ -199,6 +201,9 @@ fn cases() -> impl Iterator<Item = Case> {
 }
 
 fn main() -> ExitCode {
+    if std::env::var_os(visible::CHILD).is_some() {
+        return visible::child();
+    }
     if let Some(name) = std::env::var_os(ALONE) {
         return run_alone(&name.to_string_lossy());
     }
@@ -311,12 +316,12 @@ fn recorded() -> Result<Record, String> {
 }
 
 /// Runs a case, to its end or to a panic, which becomes a note.
-fn observe(api: &Api, case: Case, seen: &mut Seen) {
+fn observe(api: &Api, profile: Option<&str>, case: Case, seen: &mut Seen) {
     if !case.is_for(api.version()) {
         seen.note("needs", format!("CUDA {}.{}", case.since.0, case.since.1));
         return;
     }
-    let gpu = Gpu::new(api);
+    let gpu = Gpu::new(api, profile);
     let ended = catch_unwind(AssertUnwindSafe(|| (case.run)(&gpu, seen)));
     match ended {
         Ok(()) if !case.rough => gpu.end(),
@@ -341,7 +346,7 @@ fn simulated(profile: &str, case: Case) -> Result<Notes, Failed> {
     let simulator = Sim::new(profile)?;
     let api = simulator.api()?;
     let mut seen = Seen::default();
-    observe(&api, case, &mut seen);
+    observe(&api, Some(profile), case, &mut seen);
     let mut live = simulator.live_objects();
     // Streams that their context took along, which some cases are about.
     live.abandoned = 0;
@@ -452,6 +457,6 @@ fn run_alone(name: &str) -> ExitCode {
         aloud: true,
         ..Seen::default()
     };
-    observe(driver.api(), case, &mut seen);
+    observe(driver.api(), None, case, &mut seen);
     ExitCode::SUCCESS
 }

@@ -2,7 +2,7 @@
 
 use cuda_green::CUresult;
 
-use super::gpu::{files, mismatch, no_gpu, same_version};
+use super::gpu::{files, invalid_device, mismatch, no_gpu, same_version};
 use crate::situation::Situation;
 
 /// What a code of the driver asks for.
@@ -13,7 +13,8 @@ pub(super) fn of_code(code: CUresult, situation: &Situation) -> Vec<String> {
     };
     let one = |text: String| vec![text];
     match code {
-        CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_INVALID_DEVICE => no_gpu(situation),
+        CUresult::CUDA_ERROR_NO_DEVICE => no_gpu(situation),
+        CUresult::CUDA_ERROR_INVALID_DEVICE => invalid_device(situation),
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => one(
             "`nvidia-smi` lists the processes that hold the device's memory.".into(),
         ),

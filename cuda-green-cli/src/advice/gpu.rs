@@ -53,6 +53,21 @@ fn no_kernel_module(situation: &Situation) -> Vec<String> {
     }]
 }
 
+/// `cuInit` answered that a device is invalid, which is how the driver refuses a list that names one twice.
+pub(super) fn invalid_device(situation: &Situation) -> Vec<String> {
+    let twice = situation.variable("CUDA_VISIBLE_DEVICES").filter(|list| {
+        let entries: Vec<&str> = list.split(',').map(str::trim).collect();
+        (1..entries.len()).any(|index| entries[..index].contains(&entries[index]))
+    });
+    match twice {
+        Some(list) => vec![format!(
+            "CUDA_VISIBLE_DEVICES is `{list}`, which names a device twice; the driver then refuses all of \
+             them. Name each once."
+        )],
+        None => no_gpu(situation),
+    }
+}
+
 /// Whether `CUDA_VISIBLE_DEVICES` hides devices.
 fn visible_devices(situation: &Situation) -> Option<String> {
     let value = situation.variable("CUDA_VISIBLE_DEVICES")?;

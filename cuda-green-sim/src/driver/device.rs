@@ -56,6 +56,7 @@ fn error_text(error: CUresult, name: bool) -> Option<*const c_char> {
 impl Driver {
     pub(crate) fn cuInit(&self, flags: u32) -> Answer {
         require(flags == 0)?;
+        self.visible.as_ref().map_err(|code| *code)?;
         self.lock().initialised = true;
         slots::note_initialised();
         Ok(())
@@ -107,19 +108,14 @@ impl Driver {
         Ok(())
     }
 
-    /// A UUID that no real device has: it begins with the letters `GREENSIM`.
     pub(crate) fn cuDeviceGetUuid_v2(&self, uuid: Raw<CUuuid>, dev: i32) -> Answer {
         self.ready_despite_fault()?;
         let device = self.device(dev)?;
-        let mut bytes = [0; 16];
-        let text = b"GREENSIM"
-            .iter()
-            .chain(self.profile.device.name.as_bytes());
-        for (to, from) in bytes[..15].iter_mut().zip(text) {
-            *to = *from as c_char;
-        }
-        bytes[15] = device as c_char;
-        uuid.set(CUuuid { bytes })
+        let visible = self.visible.as_ref().map_err(|code| *code)?;
+        let bytes = self.profile.uuid(visible[device]);
+        uuid.set(CUuuid {
+            bytes: bytes.map(|byte| byte as c_char),
+        })
     }
 
     pub(crate) fn cuDeviceTotalMem_v2(&self, bytes: Raw<usize>, dev: i32) -> Answer {

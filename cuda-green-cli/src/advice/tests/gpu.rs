@@ -144,6 +144,11 @@ fn hidden_devices_are_told_from_wrong_ones() {
             &["names no device"],
         );
     }
+    let invalid = code(CUresult::CUDA_ERROR_INVALID_DEVICE);
+    let twice = with(healthy(), &[("CUDA_VISIBLE_DEVICES", "0, 1,0")]);
+    says(&invalid, &twice, &["names a device twice"], &["dmesg"]);
+    let once = with(healthy(), &[("CUDA_VISIBLE_DEVICES", "0,1")]);
+    says(&invalid, &once, &["only these are seen"], &["twice"]);
     let error = Error::NoSuchDevice { asked: 1, count: 1 };
     says(
         &error,
