@@ -28,7 +28,12 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::{Driver, Error, Event, Result, Stream};
+use crate::{
+    driver::Driver,
+    error::{Error, Result},
+    event::Event,
+    stream::Stream,
+};
 use inbox::Inbox;
 pub(crate) use waiter::Waiter;
 

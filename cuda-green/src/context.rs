@@ -24,10 +24,14 @@ pub(crate) use partition::{Partition, Seat};
 use streams::Streams;
 
 use crate::{
-    ContextGuard, CudaDevice, Driver, Error, Event, Result, Stream, StreamOptions,
-    device::Lease,
+    device::{CudaDevice, Lease},
+    driver::Driver,
+    error::{Error, Result},
+    event::Event,
     events::{PartitionEvent, emit},
+    guard::ContextGuard,
     resource::SmResource,
+    stream::{Stream, StreamOptions},
 };
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.

@@ -18,7 +18,10 @@ use facts::{attribute, granularity, name};
 use primary::Primary;
 
 use crate::{
-    Capabilities, Driver, Error, Granularity, Result, kernels,
+    capabilities::{Capabilities, Granularity},
+    driver::Driver,
+    error::{Error, Result},
+    kernels,
     module::RawModule,
     once::Once,
     planner::DeviceFacts,

@@ -12,7 +12,11 @@ use std::{
 
 use cuda_green_sys::{Api, CUresult, CUuuid, CudaVersion, DriverSpec, MissingEntryPoint};
 
-use crate::{CudaDevice, Error, Result, completion::Waiter};
+use crate::{
+    completion::Waiter,
+    device::CudaDevice,
+    error::{Error, Result},
+};
 
 /// The process that was the first to initialise CUDA through this library; 0 before. A forked child finds its
 /// parent's.

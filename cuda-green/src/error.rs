@@ -3,7 +3,8 @@
 use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 
 use crate::{
-    ImageKind, LaunchConfig,
+    launch::LaunchConfig,
+    module::ImageKind,
     size::{Bytes, Free, Left, Were},
 };
 

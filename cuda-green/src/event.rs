@@ -4,7 +4,11 @@ use std::{ffi::c_uint, fmt, sync::Arc, time::Duration};
 
 use cuda_green_sys::{CUevent, CUevent_flags, CUresult};
 
-use crate::{CudaDevice, Driver, Error, Result};
+use crate::{
+    device::CudaDevice,
+    driver::Driver,
+    error::{Error, Result},
+};
 
 /// A point in the work of a stream or a green context.
 ///

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use crate::{HandOff, planner::SplitStrategy};
+use crate::{manager::HandOff, planner::SplitStrategy};
 
 /// Something worth an event. `device` is the ordinal, `sms` what the context has.
 #[cfg_attr(not(feature = "tracing"), allow(dead_code))] // nobody reads them

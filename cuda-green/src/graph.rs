@@ -16,7 +16,14 @@ use cuda_green_sys::{CUgraph, CUgraphExec};
 
 pub use capture::{Capture, CaptureMode};
 
-use crate::{CudaDevice, Driver, Error, Event, GreenContext, Result, Stream, device::retry_ends};
+use crate::{
+    context::GreenContext,
+    device::{CudaDevice, retry_ends},
+    driver::Driver,
+    error::{Error, Result},
+    event::Event,
+    stream::Stream,
+};
 
 /// What a graph needs as long as it can be launched.
 pub(crate) struct Kept {

@@ -16,7 +16,11 @@ use attributes::{Attributes, AttributesByFunction};
 use image::Image;
 pub use image::ImageKind;
 
-use crate::{CudaDevice, Driver, Error, Result};
+use crate::{
+    device::CudaDevice,
+    driver::Driver,
+    error::{Error, Result},
+};
 
 /// Loaded code. One module serves every partition of its device: a kernel runs where its stream is.
 #[derive(Clone)]

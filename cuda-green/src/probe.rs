@@ -9,7 +9,7 @@ mod filler;
 
 use std::{fmt, time::Duration};
 
-use crate::{Event, GreenContext, Result};
+use crate::{context::GreenContext, error::Result, event::Event};
 
 use filler::Filler;
 

@@ -15,9 +15,12 @@ use cuda_green_sys::{CUdevResourceType, CUstream, CUstream_flags, CUstreamCaptur
 pub use options::{StreamOptions, StreamPriority};
 
 use crate::{
-    CudaDevice, Driver, Error, Event, GreenContext, Result, SmResource,
-    event::not_ready_is_false,
-    resource::{Owner, query},
+    context::GreenContext,
+    device::CudaDevice,
+    driver::Driver,
+    error::{Error, Result},
+    event::{Event, not_ready_is_false},
+    resource::{Owner, SmResource, query},
 };
 
 /// A queue of work that runs in order, on the SMs of its context only.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How long the thread stays when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);

@@ -10,7 +10,10 @@ use super::{
     State, caught,
     inbox::{self, Inbox},
 };
-use crate::{Error, Event, Result};
+use crate::{
+    error::{Error, Result},
+    event::Event,
+};
 
 /// The shortest and the longest pause between two rounds of questions.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));

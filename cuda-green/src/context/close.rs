@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{ContextInner, GreenContext};
 use crate::{
-    Error, Result,
+    error::{Error, Result},
     events::{PartitionEvent, emit},
 };
 

@@ -1,6 +1,6 @@
 //! What a context is to have: its size, priority, memory limit.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How important a context's work is.
 ///

@@ -6,9 +6,10 @@ use cuda_green_sys::{CUdevResource, CUdevResourceType, CUresult};
 
 use super::{GreenContext, Partition, Shape};
 use crate::{
-    CudaDevice, Error, GreenContextConfig, Result, SmResource, WorkqueueResource, WorkqueueScope,
-    device::Lease,
-    resource::{self, Owner},
+    context::GreenContextConfig,
+    device::{CudaDevice, Lease},
+    error::{Error, Result},
+    resource::{self, Owner, SmResource, WorkqueueResource, WorkqueueScope},
 };
 
 /// Whether a context's work can wait behind another context's in a workqueue that both use.

@@ -3,7 +3,8 @@
 use std::sync::{PoisonError, Weak};
 
 use crate::{
-    GreenContext, Result,
+    context::GreenContext,
+    error::Result,
     sync::{Mutex, MutexGuard},
 };
 

@@ -3,7 +3,11 @@
 use std::sync::OnceLock;
 
 use super::GreenContext;
-use crate::{Error, GpuMemoryPool, MemoryBudget, Result, once::Once};
+use crate::{
+    error::{Error, Result},
+    memory::{GpuMemoryPool, MemoryBudget},
+    once::Once,
+};
 
 /// Contexts that take each other's place under one name share it, so that the name's limit holds over all
 /// of them.

@@ -6,8 +6,10 @@ use cuda_green_sys::{CUcontext, CUdevResourceDesc, CUgreenCtx, CUgreenCtxCreate_
 
 use super::seat::{self, Seats};
 use crate::{
-    CudaDevice, Driver, Event, Result,
-    device::Lease,
+    device::{CudaDevice, Lease},
+    driver::Driver,
+    error::Result,
+    event::Event,
     events::{self, PartitionEvent, emit},
 };
 

@@ -1,7 +1,7 @@
 //! Where a context's blocks run, measured on the device itself.
 
 use super::GreenContext;
-use crate::{GpuMemoryPool, LaunchConfig, Result, kernels};
+use crate::{error::Result, kernels, launch::LaunchConfig, memory::GpuMemoryPool};
 
 impl GreenContext {
     /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a

@@ -4,7 +4,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuda_green_sys::{CUstream, CUstreamCaptureStatus};
 
-use crate::{Driver, Error, Result};
+use crate::{
+    driver::Driver,
+    error::{Error, Result},
+};
 
 /// The live streams that this crate made in a context. Of others it knows nothing.
 #[derive(Default)]

@@ -9,7 +9,11 @@ use std::{
 use cuda_green_sys::{CUpointer_attribute, CUresult, CUstream, CUstream_flags};
 
 use super::CudaDevice;
-use crate::{Driver, Error, Event, Result, event::not_ready_is_false};
+use crate::{
+    driver::Driver,
+    error::{Error, Result},
+    event::{Event, not_ready_is_false},
+};
 
 /// After so many refusals to wait and to ask, a copy counts as unfinished.
 const TRIES: u32 = 3;

@@ -5,7 +5,8 @@ use std::ffi::{CStr, c_int};
 use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute, CUresult};
 
 use crate::{
-    Driver, Error, Result,
+    driver::Driver,
+    error::{Error, Result},
     resource::{Owner, query, sm_fields},
 };
 

@@ -3,7 +3,10 @@
 use cuda_green_sys::CUresult;
 
 use super::CudaDevice;
-use crate::{Error, Result, resource};
+use crate::{
+    error::{Error, Result},
+    resource,
+};
 
 /// The environment variable of MPS's clients that limits their SMs.
 const PERCENTAGE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";

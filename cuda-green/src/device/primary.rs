@@ -5,7 +5,7 @@ use std::{ffi::c_int, ops::RangeInclusive};
 use cuda_green_sys::CUcontext;
 
 use super::CudaDevice;
-use crate::{ContextPriority, Driver, Result};
+use crate::{context::ContextPriority, driver::Driver, error::Result};
 
 /// A retain of the primary context.
 pub(super) struct Primary {

@@ -5,7 +5,14 @@ use std::{any::Any, cell::RefCell, sync::Arc};
 use cuda_green_sys::{CUgraph, CUresult, CUstreamCaptureMode};
 
 use super::{Graph, Kept};
-use crate::{Error, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, Stream};
+use crate::{
+    context::GreenContext,
+    error::{Error, Result},
+    event::Event,
+    launch::{KernelArg, LaunchConfig},
+    module::Kernel,
+    stream::Stream,
+};
 
 /// What is forbidden while a capture goes on: to allocate, to free or to make a pool, to instantiate a graph,
 /// and to ask or wait for a stream or an event, those of elsewhere too. Allocating from a driver's pool in

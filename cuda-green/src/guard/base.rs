@@ -5,7 +5,11 @@ use std::{cell::RefCell, sync::Arc};
 use cuda_green_sys::CUcontext;
 
 use super::entered::{DEPTH, Taken};
-use crate::{CudaDevice, Error, GreenContext, Result, context::ContextInner};
+use crate::{
+    context::{ContextInner, GreenContext},
+    device::CudaDevice,
+    error::{Error, Result},
+};
 
 thread_local! {
     /// What `set_current` made current on this thread.

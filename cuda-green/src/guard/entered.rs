@@ -5,8 +5,9 @@ use std::{cell::Cell, sync::Arc};
 use cuda_green_sys::{CUcontext, CUresult, MissingEntryPoint};
 
 use crate::{
-    Driver, Error, Result,
     context::{ContextInner, Seat},
+    driver::Driver,
+    error::{Error, Result},
 };
 
 thread_local! {

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use cuda_green_sys::{CUstream, CUstream_flags};
 
 use super::{PartitionMode, SmPartitionManager};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Where the work of a stream runs: see [`SmPartitionManager::stream_home`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,8 @@ use std::{fmt::Debug, sync::Arc};
 
 use super::{ContextId, Entry, SmPartitionManager, observe::Operation, one_by_one::cluster_of_all};
 use crate::{
-    ContextPriority, GreenContext, GreenContextConfig, Result,
+    context::{ContextPriority, GreenContext, GreenContextConfig},
+    error::Result,
     planner::{Demands, PartitionRequest},
 };
 

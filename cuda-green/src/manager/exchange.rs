@@ -4,7 +4,7 @@ use super::{
     generation::{Entry, Generation, Slot},
     names::Names,
 };
-use crate::{Result, sync::Arc};
+use crate::{error::Result, sync::Arc};
 
 /// What happens between the old work on an SM and the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

@@ -3,7 +3,8 @@
 use std::sync::PoisonError;
 
 use crate::{
-    Error, GreenContext, Result,
+    context::GreenContext,
+    error::{Error, Result},
     sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 

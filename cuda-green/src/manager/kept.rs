@@ -4,8 +4,8 @@ use std::{fmt::Debug, sync::atomic::Ordering};
 
 use super::{Entry, SmPartitionManager, names::Retired, observe::Operation};
 use crate::{
-    Error, GreenContext, Result,
-    context::Later,
+    context::{GreenContext, Later},
+    error::{Error, Result},
     events::{PartitionEvent, emit},
 };
 

@@ -6,8 +6,9 @@ use super::{
     Entry, PartitionMode, SmPartitionManager, layout::Layout, observe::Operation, refuse_existing,
 };
 use crate::{
-    Error, GreenContextConfig, Result,
+    context::GreenContextConfig,
     device::Claim,
+    error::{Error, Result},
     events::{PartitionEvent, emit},
     planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
     resource::{self, SmResource, Split, is_topology_refusal},

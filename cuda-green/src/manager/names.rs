@@ -7,8 +7,8 @@ use std::sync::PoisonError;
 
 use super::generation::Entry;
 use crate::{
-    Error, GreenContext, Result,
-    context::Later,
+    context::{GreenContext, Later},
+    error::{Error, Result},
     sync::{Arc, RwLock},
 };
 

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use super::layout::Layout;
 use crate::{
-    CudaDevice, Error, GreenContext, GreenContextConfig, Result,
-    device::{Claim, Lease},
+    context::{GreenContext, GreenContextConfig},
+    device::{Claim, CudaDevice, Lease},
+    error::{Error, Result},
     planner::{Area, DeviceFacts, Group, Part, Piece, SplitStrategy, State},
     resource::{self, SmResource},
 };

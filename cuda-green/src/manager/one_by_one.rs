@@ -6,7 +6,8 @@ use super::{
     PartitionMode, SmPartitionManager, label, layout::Layout, observe::Operation, refuse_existing,
 };
 use crate::{
-    Error, GreenContext, GreenContextConfig, Result,
+    context::{GreenContext, GreenContextConfig},
+    error::{Error, Result},
     events::{PartitionEvent, emit},
     planner::{
         self, Choice, Demands, PartitionRequest, Plan, RefusedPlan, SmRequest, SplitCall,

@@ -7,8 +7,12 @@ use super::{
     inside::{Inside, refuse_inside},
 };
 use crate::{
-    ContextPriority, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, Stream,
-    context::{Follower, Later},
+    context::{ContextPriority, Follower, GreenContext, Later},
+    error::Result,
+    event::Event,
+    launch::{KernelArg, LaunchConfig},
+    module::Kernel,
+    stream::Stream,
     sync::{Arc, Mutex, MutexGuard},
 };
 

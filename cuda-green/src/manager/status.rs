@@ -2,10 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
+use cuda_green_sys::CudaVersion;
+
 use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, label, layout::Layout};
 use crate::{
-    ContextPriority, CudaVersion, GreenContext, GreenContextConfig, WorkqueueIsolation,
-    context::Shape,
+    context::{ContextPriority, GreenContext, GreenContextConfig, Shape, WorkqueueIsolation},
     events,
     planner::{self, RefusedPlan, SplitStrategy},
 };

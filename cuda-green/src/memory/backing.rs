@@ -11,7 +11,10 @@ use cuda_green_sys::{
 };
 
 use super::core::lock;
-use crate::{CudaDevice, Error, Result};
+use crate::{
+    device::CudaDevice,
+    error::{Error, Result},
+};
 
 pub(crate) enum Backing {
     /// A stream-ordered pool.

@@ -5,7 +5,10 @@ use std::{ffi::c_void, fmt};
 use cuda_green_sys::{CUdeviceptr, CUstream};
 
 use super::{GpuMemoryPool, PinnedBuffer, TypedBuffer, cache::Home, fence::Fences, seat::Taken};
-use crate::{Error, Result, Stream};
+use crate::{
+    error::{Error, Result},
+    stream::Stream,
+};
 
 /// Bytes on the device. Keeps its pool alive, and gives the memory back when dropped.
 ///

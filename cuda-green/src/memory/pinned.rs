@@ -5,7 +5,10 @@ use std::{fmt, marker::PhantomData, ptr::NonNull};
 use bytemuck::Pod;
 
 use super::fence::Fences;
-use crate::{CudaDevice, Error, Result, device::retry_ends};
+use crate::{
+    device::{CudaDevice, retry_ends},
+    error::{Error, Result},
+};
 
 /// The flag of `cuMemHostAlloc` that makes the memory pinned for every context.
 const PORTABLE: u32 = 1;

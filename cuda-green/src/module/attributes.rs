@@ -12,7 +12,7 @@ use std::{
 use cuda_green_sys::{CUfunction, CUfunction_attribute};
 
 use super::Kernel;
-use crate::{LaunchConfig, Result};
+use crate::{error::Result, launch::LaunchConfig};
 
 /// Dynamic shared memory that every function may be launched with, in bytes (NVIDIA's programming guide).
 const SHARED: u32 = 48 << 10;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The kind of an image, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

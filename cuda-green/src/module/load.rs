@@ -5,7 +5,10 @@ use std::ffi::c_void;
 use cuda_green_sys::{CUjit_option, CUmodule, CUresult};
 
 use super::image::{Image, ImageKind};
-use crate::{CudaDevice, Error, Result};
+use crate::{
+    device::CudaDevice,
+    error::{Error, Result},
+};
 
 /// Bytes of each log. The compiler cuts off what is longer.
 const LOG: usize = 8192;

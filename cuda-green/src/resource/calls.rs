@@ -10,7 +10,11 @@ use super::{
     origin::{Granularity, SplitId},
     sm::SmResource,
 };
-use crate::{Driver, Error, Result, planner::Group};
+use crate::{
+    driver::Driver,
+    error::{Error, Result},
+    planner::Group,
+};
 
 /// The result of a split: its groups in order, and what is left over.
 pub(crate) struct Split {

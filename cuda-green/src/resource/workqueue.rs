@@ -8,7 +8,11 @@ use cuda_green_sys::{
 };
 
 use super::calls::{Owner, query};
-use crate::{CudaDevice, Error, GreenContext, Result};
+use crate::{
+    context::GreenContext,
+    device::CudaDevice,
+    error::{Error, Result},
+};
 
 /// Through what a context's work goes to the GPU. CUDA 13.1; proven against the real header and the simulated
 /// driver.

@@ -10,7 +10,12 @@ use cuda_green_sys::{
 };
 
 use super::limits;
-use crate::{Error, Kernel, KernelArg, LaunchConfig, Result, Stream};
+use crate::{
+    error::{Error, Result},
+    launch::{KernelArg, LaunchConfig},
+    module::Kernel,
+    stream::Stream,
+};
 
 /// The first compute capability with thread-block clusters (NVIDIA's programming guide).
 const CLUSTERS_SINCE: (u32, u32) = (9, 0);

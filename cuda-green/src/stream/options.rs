@@ -2,7 +2,10 @@
 
 use std::ffi::c_int;
 
-use crate::{ContextPriority, Error, GreenContext, Result};
+use crate::{
+    context::{ContextPriority, GreenContext},
+    error::{Error, Result},
+};
 
 /// What a stream is to be like; by default non-blocking, with the priority of its context.
 ///

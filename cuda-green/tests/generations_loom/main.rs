@@ -30,9 +30,27 @@ mod inside {
         Ok(())
     }
 }
-/// What `src/context.rs` is to the crate.
+/// What the rooms of these names are to the crate.
 mod context {
-    pub(crate) use crate::followers::{Follower, Followers, Later};
+    pub(crate) use crate::{
+        followers::{Follower, Followers, Later},
+        gpu::{ContextPriority, GreenContext},
+    };
+}
+mod error {
+    pub(crate) use crate::gpu::{Error, Result};
+}
+mod event {
+    pub(crate) use crate::gpu::Event;
+}
+mod launch {
+    pub(crate) use crate::gpu::{KernelArg, LaunchConfig};
+}
+mod module {
+    pub(crate) use crate::gpu::Kernel;
+}
+mod stream {
+    pub(crate) use crate::gpu::Stream;
 }
 /// What `src/sync.rs` is to the crate.
 mod sync {
@@ -42,10 +60,7 @@ mod sync {
 }
 mod gpu;
 
-pub use gpu::{
-    ContextPriority, CudaDevice, Error, Event, GreenContext, Kernel, KernelArg, LaunchConfig,
-    Result, Stream,
-};
+use gpu::{ContextPriority, CudaDevice, GreenContext, Result, Stream};
 
 use context::Later;
 use exchange::{HandOff, exchange};
