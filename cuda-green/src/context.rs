@@ -15,7 +15,7 @@ use std::{fmt, sync::Arc};
 use cuda_green_sys::{CUcontext, CUgreenCtx};
 
 pub use close::CloseError;
-pub use config::{ContextPriority, GreenContextConfig};
+pub use config::GreenContextConfig;
 pub use explicit::WorkqueueIsolation;
 use explicit::Workqueues;
 pub(crate) use followers::{Follower, Followers, Later};
@@ -24,7 +24,7 @@ pub(crate) use partition::{Partition, Seat};
 use streams::Streams;
 
 use crate::{
-    device::{CudaDevice, Lease},
+    device::{ContextPriority, CudaDevice, Lease},
     driver::Driver,
     error::{Error, Result},
     event::Event,

@@ -4,28 +4,30 @@ mod claim;
 mod copy_streams;
 mod ends;
 mod facts;
-mod mps;
+mod load;
 mod primary;
+mod priority;
+mod raw_module;
 
 use std::{ffi::c_int, fmt, sync::Arc};
 
-use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute};
+use cuda_green_sys::{CUdevice, CUdevice_attribute};
 
 pub(crate) use claim::{Claim, Lease};
 use copy_streams::CopyStreams;
 pub(crate) use ends::retry_ends;
 use facts::{attribute, granularity, name};
 use primary::Primary;
+pub use priority::ContextPriority;
+pub(crate) use raw_module::RawModule;
 
 use crate::{
     capabilities::{Capabilities, Granularity},
     driver::Driver,
     error::{Error, Result},
     kernels,
-    module::RawModule,
     once::Once,
     planner::DeviceFacts,
-    resource::{Owner, SmResource, WorkqueueResource, query},
 };
 
 /// The facts of a device that do not change.
@@ -186,6 +188,14 @@ impl CudaDevice {
         self.inner.no_green_contexts.as_deref()
     }
 
+    /// Returns whether the process uses the device through MPS, the server that lets processes share a GPU.
+    ///
+    /// Under MPS the ids of SMs are numbered anew in each context (measured on an H200, driver 580), and other
+    /// processes can run at the same time. Drivers that do not know the attribute answer `false`.
+    pub fn is_under_mps(&self) -> bool {
+        self.inner.under_mps
+    }
+
     /// Free memory in bytes, as the driver sees it now, other processes counted in.
     ///
     /// # Errors
@@ -226,27 +236,6 @@ impl CudaDevice {
         self.inner.handle
     }
 
-    /// All SMs of the device, as the driver describes them.
-    ///
-    /// # Errors
-    /// [`Error::MissingEntryPoint`] before CUDA 12.4; [`Error::Driver`].
-    #[doc(alias = "cuDeviceGetDevResource")]
-    pub fn sm_resource(&self) -> Result<SmResource> {
-        let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-        let raw = query(self.driver(), Owner::Device(self.raw()), kind)?;
-        Ok(SmResource::queried(self, raw, None))
-    }
-
-    /// How the device's workqueues are configured, from which configurations for contexts are made. CUDA 13.1;
-    /// proven against the real header and the simulated driver.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] before CUDA 13.1; [`Error::Driver`].
-    #[doc(alias = "cuDeviceGetDevResource")]
-    pub fn workqueue(&self) -> Result<WorkqueueResource> {
-        WorkqueueResource::config_of(self, Owner::Device(self.raw()))
-    }
-
     /// The crate's own kernels, loaded once per device.
     pub(crate) fn kernels(&self) -> Result<&RawModule> {
         let load = || RawModule::load_ptx(self, kernels::PTX);
@@ -273,6 +262,16 @@ impl CudaDevice {
 
     fn api(&self) -> &cuda_green_sys::Api {
         self.driver().api()
+    }
+}
+
+impl Driver {
+    /// The device of this ordinal.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`], [`Error::NoSuchDevice`], [`Error::Driver`].
+    pub fn device(&self, ordinal: u32) -> Result<CudaDevice> {
+        CudaDevice::on(self, ordinal)
     }
 }
 

@@ -1,6 +1,9 @@
 //! A loaded driver: where it came from, what it speaks, and every call's way to a typed error.
 
 mod capture_mode;
+mod inbox;
+mod resources;
+mod waiter;
 
 use std::{
     fmt, process,
@@ -12,11 +15,11 @@ use std::{
 
 use cuda_green_sys::{Api, CUresult, CUuuid, CudaVersion, DriverSpec, MissingEntryPoint};
 
-use crate::{
-    completion::Waiter,
-    device::CudaDevice,
-    error::{Error, Result},
-};
+pub(crate) use inbox::{Inbox, caught, spawn};
+pub(crate) use resources::{ResourceOwner, query_resource, sm_fields};
+pub(crate) use waiter::{Pending, Waiter};
+
+use crate::error::{Error, Result};
 
 /// The process that was the first to initialise CUDA through this library; 0 before. A forked child finds its
 /// parent's.
@@ -200,14 +203,6 @@ impl Driver {
             self.api().cuDeviceGetCount(&mut count)
         })?;
         Ok(u32::try_from(count).unwrap_or(0))
-    }
-
-    /// The device of this ordinal.
-    ///
-    /// # Errors
-    /// [`Error::NoGpu`], [`Error::NoSuchDevice`], [`Error::Driver`].
-    pub fn device(&self, ordinal: u32) -> Result<CudaDevice> {
-        CudaDevice::on(self, ordinal)
     }
 
     /// The raw entry points, for what this crate does not cover.

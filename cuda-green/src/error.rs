@@ -3,8 +3,8 @@
 use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 
 use crate::{
+    image::{BrokenImage, ImageKind},
     launch::LaunchConfig,
-    module::ImageKind,
     size::{Bytes, Free, Left, Were},
 };
 
@@ -445,6 +445,36 @@ pub enum Error {
         /// Bytes of the buffer.
         buffer_len: usize,
     },
+}
+
+/// `NOT_READY` is an answer, not a failure.
+pub(crate) fn not_ready_is_false(result: Result<()>) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Error::Driver {
+            code: CUresult::CUDA_ERROR_NOT_READY,
+            ..
+        }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl From<BrokenImage> for Error {
+    fn from(image: BrokenImage) -> Self {
+        match image {
+            BrokenImage::Truncated { kind, len } => Self::InvalidArgument {
+                name: "image",
+                value: format!("a {kind} of {len} bytes"),
+                reason: "its headers tell of more bytes than these: it is cut off or damaged",
+            },
+            BrokenImage::Nul { at } => Self::InvalidArgument {
+                name: "ptx",
+                value: format!("text with a NUL at {at}"),
+                reason: "the driver takes C strings; a binary begins with the letters of ELF or the number \
+                         0xba55ed50",
+            },
+        }
+    }
 }
 
 /// The kernels that a module has in the place of one that it lacks.

@@ -2,12 +2,12 @@
 
 use std::{ffi::c_uint, fmt, sync::Arc, time::Duration};
 
-use cuda_green_sys::{CUevent, CUevent_flags, CUresult};
+use cuda_green_sys::{CUevent, CUevent_flags, CUresult, CUstream};
 
 use crate::{
     device::CudaDevice,
     driver::Driver,
-    error::{Error, Result},
+    error::{Error, Result, not_ready_is_false},
 };
 
 /// A point in the work of a stream or a green context.
@@ -69,6 +69,15 @@ impl Event {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Returns an event at the end of what a stream of the device has been given.
+    pub(crate) fn at_end_of(device: &CudaDevice, stream: CUstream) -> Result<Self> {
+        let event = Self::new(device)?;
+        // SAFETY: both are live, and of this device.
+        let result = unsafe { device.driver().api().cuEventRecord(event.raw(), stream) };
+        device.driver().check("cuEventRecord", result)?;
+        Ok(event)
     }
 
     /// Another holder of the same event.
@@ -182,18 +191,6 @@ impl Event {
     pub(crate) fn raw_for(&self, driver: &Driver) -> Result<CUevent> {
         driver.check_own(self.inner.device.driver())?;
         Ok(self.inner.raw)
-    }
-}
-
-/// `NOT_READY` is an answer, not a failure.
-pub(crate) fn not_ready_is_false(result: Result<()>) -> Result<bool> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(Error::Driver {
-            code: CUresult::CUDA_ERROR_NOT_READY,
-            ..
-        }) => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

@@ -13,6 +13,7 @@ mod events;
 mod graph;
 mod guard;
 pub mod guide;
+mod image;
 pub mod kernels;
 mod launch;
 mod manager;
@@ -28,16 +29,15 @@ mod sync;
 
 pub use capabilities::{Capabilities, Feature, Granularity, GranularitySource};
 pub use completion::Completion;
-pub use context::{
-    CloseError, ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation,
-};
+pub use context::{CloseError, GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use cuda_green_sys::{self as sys, CUresult, CudaVersion, DRIVER_VARIABLE, DriverSpec};
-pub use device::{CudaDevice, CudaDeviceProperties};
+pub use device::{ContextPriority, CudaDevice, CudaDeviceProperties};
 pub use driver::Driver;
 pub use error::{Error, Result};
 pub use event::Event;
 pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
+pub use image::ImageKind;
 pub use launch::{KernelArg, LaunchConfig};
 #[cfg(feature = "metrics")]
 pub use manager::PartitionExporter;
@@ -55,7 +55,7 @@ pub use memory::{
 };
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
-pub use module::{ImageKind, Kernel, Module};
+pub use module::{Kernel, Module};
 pub use probe::ContextProbe;
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,

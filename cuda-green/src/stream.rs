@@ -17,10 +17,10 @@ pub use options::{StreamOptions, StreamPriority};
 use crate::{
     context::GreenContext,
     device::CudaDevice,
-    driver::Driver,
-    error::{Error, Result},
-    event::{Event, not_ready_is_false},
-    resource::{Owner, SmResource, query},
+    driver::{Driver, ResourceOwner, query_resource},
+    error::{Error, Result, not_ready_is_false},
+    event::Event,
+    resource::SmResource,
 };
 
 /// A queue of work that runs in order, on the SMs of its context only.
@@ -104,7 +104,7 @@ impl Stream {
             return self.context.sm_resource();
         }
         let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-        let raw = query(self.driver(), Owner::Stream(self.raw), kind)?;
+        let raw = query_resource(self.driver(), ResourceOwner::Stream(self.raw), kind)?;
         Ok(self.context.describe_sms(raw))
     }
 

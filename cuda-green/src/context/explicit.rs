@@ -8,8 +8,9 @@ use super::{GreenContext, Partition, Shape};
 use crate::{
     context::GreenContextConfig,
     device::{CudaDevice, Lease},
+    driver::{ResourceOwner, query_resource},
     error::{Error, Result},
-    resource::{self, Owner, SmResource, WorkqueueResource, WorkqueueScope},
+    resource::{self, SmResource, WorkqueueResource, WorkqueueScope},
 };
 
 /// Whether a context's work can wait behind another context's in a workqueue that both use.
@@ -195,7 +196,7 @@ impl GreenContext {
     #[doc(alias = "cuCtxGetDevResource")]
     pub fn sm_resource(&self) -> Result<SmResource> {
         let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-        let raw = resource::query(self.driver(), self.owner()?, kind)?;
+        let raw = query_resource(self.driver(), self.owner()?, kind)?;
         Ok(self.describe_sms(raw))
     }
 
@@ -215,7 +216,8 @@ impl GreenContext {
     /// [`Error::Unsupported`] before CUDA 13.1; [`Error::Driver`].
     #[doc(alias = "CU_DEV_RESOURCE_TYPE_WORKQUEUE")]
     pub fn existing_workqueue(&self) -> Result<WorkqueueResource> {
-        WorkqueueResource::existing_of(self, self.owner()?)
+        let context = Arc::clone(&self.inner);
+        WorkqueueResource::existing_of(self.device(), self.owner()?, context)
     }
 
     /// Whether it shares workqueues with other contexts. A manager's contexts ask for their own from CUDA 13.1
@@ -235,10 +237,10 @@ impl GreenContext {
         SmResource::queried(self.device(), raw, Some(self.coscheduled_sms())).leased(leases)
     }
 
-    fn owner(&self) -> Result<Owner> {
+    fn owner(&self) -> Result<ResourceOwner> {
         Ok(match &self.inner.partition {
-            Some(partition) => Owner::Green(partition.green()),
-            None => Owner::Context(self.raw_context()?),
+            Some(partition) => ResourceOwner::Green(partition.green()),
+            None => ResourceOwner::Context(self.raw_context()?),
         })
     }
 }

@@ -11,8 +11,7 @@ use cuda_green_sys::{CUpointer_attribute, CUresult, CUstream, CUstream_flags};
 use super::CudaDevice;
 use crate::{
     driver::Driver,
-    error::{Error, Result},
-    event::{Event, not_ready_is_false},
+    error::{Error, Result, not_ready_is_false},
 };
 
 /// After so many refusals to wait and to ask, a copy counts as unfinished.
@@ -32,8 +31,7 @@ unsafe impl Send for CopyStream {}
 
 impl CudaDevice {
     /// Runs something that puts a copy into a stream, and waits for it, beside captures too. `host` is the host memory
-    /// that it reads or writes, if any. Where it cannot be waited for, `unfinished` gets an event at its end, or none
-    /// where that cannot be recorded either.
+    /// that it reads or writes, if any. Where it cannot be waited for, `unfinished` gets the stream, to record its end.
     ///
     /// Pageable memory is not used any more when the driver's call returns: the driver stages it. Pinned memory is, so
     /// with that a copy is waited for until it has ended or the device is lost, whatever the driver refuses.
@@ -45,7 +43,7 @@ impl CudaDevice {
         &self,
         host: Option<*const c_void>,
         work: impl FnOnce(CUstream) -> Result<()>,
-        unfinished: impl FnOnce(Option<Event>),
+        unfinished: impl FnOnce(CUstream),
     ) -> Result<()> {
         let _allowed = self.driver().beside_captures();
         let stream = match self.inner.copy_streams.pop() {
@@ -60,7 +58,7 @@ impl CudaDevice {
                 begun
             }
             Err(error) => {
-                unfinished(self.record_end(stream).ok());
+                unfinished(stream.0);
                 // No other copy would know that it waits for this one.
                 let device = self.clone();
                 self.end("a stream of copies", move || {
@@ -116,14 +114,6 @@ impl CudaDevice {
             )
         };
         !matches!(result, Ok(CUresult::CUDA_ERROR_INVALID_VALUE))
-    }
-
-    fn record_end(&self, stream: CopyStream) -> Result<Event> {
-        let event = Event::new(self)?;
-        // SAFETY: both are live, and of this driver.
-        let result = unsafe { self.api().cuEventRecord(event.raw(), stream.0) };
-        self.driver().check("cuEventRecord", result)?;
-        Ok(event)
     }
 
     fn create_copy_stream(&self) -> Result<CopyStream> {

@@ -5,9 +5,8 @@ use std::ffi::{CStr, c_int};
 use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute, CUresult};
 
 use crate::{
-    driver::Driver,
+    driver::{Driver, ResourceOwner, query_resource, sm_fields},
     error::{Error, Result},
-    resource::{Owner, query, sm_fields},
 };
 
 pub(super) fn attribute(
@@ -38,7 +37,7 @@ pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {
 /// The granularity that the driver reports, or as the inner error why the device has no green contexts.
 pub(super) fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u32, u32), String>> {
     let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-    match query(driver, Owner::Device(device), kind) {
+    match query_resource(driver, ResourceOwner::Device(device), kind) {
         Ok(resource) => {
             let sms = sm_fields(&resource);
             Ok(Ok((sms.minSmPartitionSize, sms.smCoscheduledAlignment)))

@@ -4,8 +4,9 @@ use std::{ffi::c_int, ops::RangeInclusive};
 
 use cuda_green_sys::CUcontext;
 
+use super::ContextPriority;
 use super::CudaDevice;
-use crate::{context::ContextPriority, driver::Driver, error::Result};
+use crate::{driver::Driver, error::Result};
 
 /// A retain of the primary context.
 pub(super) struct Primary {

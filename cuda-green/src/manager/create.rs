@@ -4,7 +4,8 @@ use std::{fmt::Debug, sync::Arc};
 
 use super::{ContextId, Entry, SmPartitionManager, observe::Operation, one_by_one::cluster_of_all};
 use crate::{
-    context::{ContextPriority, GreenContext, GreenContextConfig},
+    context::{GreenContext, GreenContextConfig},
+    device::ContextPriority,
     error::Result,
     planner::{Demands, PartitionRequest},
 };

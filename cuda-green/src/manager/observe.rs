@@ -103,7 +103,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         emit(|| PartitionEvent::Rebalanced {
             device: self.device.ordinal(),
             favoured: favoured.map(label),
-            hand_off,
+            hand_off: hand_off.label(),
             made,
             took,
         });

@@ -7,7 +7,8 @@ use super::{
     inside::{Inside, refuse_inside},
 };
 use crate::{
-    context::{ContextPriority, Follower, GreenContext, Later},
+    context::{Follower, GreenContext, Later},
+    device::ContextPriority,
     error::Result,
     event::Event,
     launch::{KernelArg, LaunchConfig},

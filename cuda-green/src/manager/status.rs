@@ -6,7 +6,8 @@ use cuda_green_sys::CudaVersion;
 
 use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, label, layout::Layout};
 use crate::{
-    context::{ContextPriority, GreenContext, GreenContextConfig, Shape, WorkqueueIsolation},
+    context::{GreenContext, GreenContextConfig, Shape, WorkqueueIsolation},
+    device::ContextPriority,
     events,
     planner::{self, RefusedPlan, SplitStrategy},
 };

@@ -7,6 +7,7 @@ use cuda_green_sys::{CUdeviceptr, CUstream};
 use super::{GpuMemoryPool, PinnedBuffer, TypedBuffer, cache::Home, fence::Fences, seat::Taken};
 use crate::{
     error::{Error, Result},
+    event::Event,
     stream::Stream,
 };
 
@@ -255,7 +256,7 @@ impl GpuBuffer {
                 let driver = device.driver();
                 driver.check(name, call(driver.api(), stream))
             },
-            |end| self.fences.add(end),
+            |stream| self.fences.add(Event::at_end_of(device, stream).ok()),
         )
     }
 

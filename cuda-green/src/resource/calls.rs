@@ -1,9 +1,8 @@
-//! The driver calls about resources: query, count, split, describe. Nothing is decided here.
+//! The driver calls about resources: count, split, describe. Nothing is decided here.
 
 use cuda_green_sys::{
-    CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUcontext, CUdevResource, CUdevResourceDesc,
-    CUdevResourceType, CUdevSmResourceGroup_flags, CUdevSmResourceSplitByCount_flags, CUdevice,
-    CUgreenCtx, CUresult, CUstream,
+    CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUdevResource, CUdevResourceDesc, CUdevSmResourceGroup_flags,
+    CUdevSmResourceSplitByCount_flags, CUresult,
 };
 
 use super::{
@@ -20,49 +19,6 @@ use crate::{
 pub(crate) struct Split {
     pub(crate) groups: Vec<SmResource>,
     pub(crate) remainder: Option<SmResource>,
-}
-
-/// What a resource is asked of.
-#[derive(Clone, Copy)]
-pub(crate) enum Owner {
-    Device(CUdevice),
-    Context(CUcontext),
-    Green(CUgreenCtx),
-    Stream(CUstream),
-}
-
-/// A resource of one type, as the driver describes it. The owner must be live.
-pub(crate) fn query(
-    driver: &Driver,
-    owner: Owner,
-    kind: CUdevResourceType,
-) -> Result<CUdevResource> {
-    let mut resource = CUdevResource::default();
-    let to = &mut resource;
-    let api = driver.api();
-    // SAFETY: the resource is zeroed and valid for the one that is written; the callers hold the owner.
-    let (call, result) = unsafe {
-        match owner {
-            Owner::Device(device) => (
-                "cuDeviceGetDevResource",
-                api.cuDeviceGetDevResource(device, to, kind),
-            ),
-            Owner::Context(context) => (
-                "cuCtxGetDevResource",
-                api.cuCtxGetDevResource(context, to, kind),
-            ),
-            Owner::Green(green) => (
-                "cuGreenCtxGetDevResource",
-                api.cuGreenCtxGetDevResource(green, to, kind),
-            ),
-            Owner::Stream(stream) => (
-                "cuStreamGetDevResource",
-                api.cuStreamGetDevResource(stream, to, kind),
-            ),
-        }
-    };
-    driver.check(call, result)?;
-    Ok(resource)
 }
 
 /// How many groups of `min_count` the driver would make; asks without splitting.

@@ -4,9 +4,10 @@ use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
-use super::origin::{Granularity, Origin, Place, SplitId, sm_fields};
+use super::origin::{Granularity, Origin, Place, SplitId};
 use crate::{
     device::{CudaDevice, Lease},
+    driver::sm_fields,
     error::{Error, Result},
 };
 

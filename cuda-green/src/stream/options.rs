@@ -3,7 +3,8 @@
 use std::ffi::c_int;
 
 use crate::{
-    context::{ContextPriority, GreenContext},
+    context::GreenContext,
+    device::ContextPriority,
     error::{Error, Result},
 };
 

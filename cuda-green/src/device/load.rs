@@ -4,10 +4,10 @@ use std::ffi::c_void;
 
 use cuda_green_sys::{CUjit_option, CUmodule, CUresult};
 
-use super::image::{Image, ImageKind};
+use super::CudaDevice;
 use crate::{
-    device::CudaDevice,
     error::{Error, Result},
+    image::{Image, ImageKind},
 };
 
 /// Bytes of each log. The compiler cuts off what is longer.
