@@ -17,11 +17,11 @@ use cuda_green_sys::{CUgraph, CUgraphExec};
 pub use capture::{Capture, CaptureMode};
 
 use crate::{
-    context::GreenContext,
     device::{CudaDevice, retry_ends},
     driver::Driver,
     error::{Error, Result},
     event::Event,
+    partition::GreenContext,
     stream::Stream,
 };
 

@@ -15,8 +15,8 @@ pub(crate) use base::{set_current, unset_current};
 use entered::{DEPTH, Entered, ORPHANED, Taken, Trouble};
 
 use crate::{
-    context::{ContextInner, GreenContext},
     error::{Error, Result},
+    partition::{ContextInner, GreenContext},
 };
 
 thread_local! {

@@ -20,6 +20,7 @@ mod manager;
 mod memory;
 mod module;
 mod once;
+mod partition;
 pub mod planner;
 mod probe;
 mod resource;
@@ -29,7 +30,7 @@ mod sync;
 
 pub use capabilities::{Capabilities, Feature, Granularity, GranularitySource};
 pub use completion::Completion;
-pub use context::{CloseError, GreenContext, GreenContextConfig, WorkqueueIsolation};
+pub use context::CloseError;
 pub use cuda_green_sys::{self as sys, CUresult, CudaVersion, DRIVER_VARIABLE, DriverSpec};
 pub use device::{ContextPriority, CudaDevice, CudaDeviceProperties};
 pub use driver::Driver;
@@ -56,6 +57,7 @@ pub use memory::{
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
 pub use module::{Kernel, Module};
+pub use partition::{GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use probe::ContextProbe;
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,

@@ -58,12 +58,12 @@ pub use verify::{Miscount, Overlap, Verification, VerificationMethod};
 
 use crate::{
     capabilities::Capabilities,
-    context::GreenContext,
     device::CudaDevice,
     error::{Error, Result},
     events::{self, PartitionEvent, emit},
     guard::{self, ContextGuard},
     memory::MemoryBudget,
+    partition::GreenContext,
     planner::DeviceFacts,
 };
 

@@ -15,11 +15,11 @@ use cuda_green_sys::{CUdevResourceType, CUstream, CUstream_flags, CUstreamCaptur
 pub use options::{StreamOptions, StreamPriority};
 
 use crate::{
-    context::GreenContext,
     device::CudaDevice,
     driver::{Driver, ResourceOwner, query_resource},
     error::{Error, Result, not_ready_is_false},
     event::Event,
+    partition::GreenContext,
     resource::SmResource,
 };
 

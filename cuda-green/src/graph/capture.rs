@@ -6,11 +6,11 @@ use cuda_green_sys::{CUgraph, CUresult, CUstreamCaptureMode};
 
 use super::{Graph, Kept};
 use crate::{
-    context::GreenContext,
     error::{Error, Result},
     event::Event,
     launch::{KernelArg, LaunchConfig},
     module::Kernel,
+    partition::GreenContext,
     stream::Stream,
 };
 

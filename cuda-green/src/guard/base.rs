@@ -6,9 +6,9 @@ use cuda_green_sys::CUcontext;
 
 use super::entered::{DEPTH, Taken};
 use crate::{
-    context::{ContextInner, GreenContext},
     device::CudaDevice,
     error::{Error, Result},
+    partition::{ContextInner, GreenContext},
 };
 
 thread_local! {

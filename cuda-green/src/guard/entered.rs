@@ -5,9 +5,9 @@ use std::{cell::Cell, sync::Arc};
 use cuda_green_sys::{CUcontext, CUresult, MissingEntryPoint};
 
 use crate::{
-    context::{ContextInner, Seat},
     driver::Driver,
     error::{Error, Result},
+    partition::{ContextInner, Seat},
 };
 
 thread_local! {

@@ -3,8 +3,8 @@
 use std::sync::PoisonError;
 
 use crate::{
-    context::GreenContext,
     error::{Error, Result},
+    partition::GreenContext,
     sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 

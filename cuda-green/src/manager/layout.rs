@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::nest::Nest;
 use crate::{
-    context::{GreenContext, GreenContextConfig, Shape},
     device::{Claim, CudaDevice, Lease},
     error::Result,
+    partition::{GreenContext, GreenContextConfig, Shape},
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
         SplitCall, SplitStrategy, State,

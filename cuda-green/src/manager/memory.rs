@@ -4,9 +4,9 @@ use std::{fmt::Debug, sync::Arc};
 
 use super::{Entry, SmPartitionManager, label};
 use crate::{
-    context::GreenContext,
     error::{Error, Result},
     memory::{GpuMemoryPool, MemoryBudget, MemoryReport},
+    partition::GreenContext,
 };
 
 impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {

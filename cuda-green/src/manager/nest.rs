@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use super::layout::Layout;
 use crate::{
-    context::{GreenContext, GreenContextConfig},
     device::{Claim, CudaDevice, Lease},
     error::{Error, Result},
+    partition::{GreenContext, GreenContextConfig},
     planner::{Area, DeviceFacts, Group, Part, Piece, SplitStrategy, State},
     resource::{self, SmResource},
 };

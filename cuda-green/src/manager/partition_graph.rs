@@ -7,9 +7,9 @@ use std::{
 
 use super::PartitionStream;
 use crate::{
-    context::{Follower, GreenContext, Later},
     error::Result,
     graph::{Capture, CaptureMode, GraphExec},
+    partition::{Follower, GreenContext, Later},
     stream::Stream,
 };
 

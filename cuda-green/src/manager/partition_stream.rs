@@ -7,12 +7,12 @@ use super::{
     inside::{Inside, refuse_inside},
 };
 use crate::{
-    context::{Follower, GreenContext, Later},
     device::ContextPriority,
     error::Result,
     event::Event,
     launch::{KernelArg, LaunchConfig},
     module::Kernel,
+    partition::{Follower, GreenContext, Later},
     stream::Stream,
     sync::{Arc, Mutex, MutexGuard},
 };

@@ -16,8 +16,8 @@ use super::{
     position,
 };
 use crate::{
-    context::{GreenContext, Later},
     error::{Error, Result},
+    partition::{GreenContext, Later},
     planner::SplitStrategy,
 };
 use cuda_green_sys::CudaVersion;

@@ -6,9 +6,9 @@ use cuda_green_sys::CudaVersion;
 
 use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, label, layout::Layout};
 use crate::{
-    context::{GreenContext, GreenContextConfig, Shape, WorkqueueIsolation},
     device::ContextPriority,
     events,
+    partition::{GreenContext, GreenContextConfig, Shape, WorkqueueIsolation},
     planner::{self, RefusedPlan, SplitStrategy},
 };
 

@@ -7,8 +7,8 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use super::{PartitionMode, SmPartitionManager, label};
 use crate::{
-    context::{GreenContext, GreenContextConfig},
     error::Result,
+    partition::{GreenContext, GreenContextConfig},
     probe,
 };
 

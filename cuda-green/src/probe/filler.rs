@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use cuda_green_sys::{CUdevice_attribute, CUfunction};
 
 use crate::{
-    context::GreenContext,
     error::{Error, Result},
     event::Event,
     kernels,
     launch::LaunchConfig,
+    partition::GreenContext,
     stream::Stream,
 };
 

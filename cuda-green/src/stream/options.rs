@@ -3,9 +3,9 @@
 use std::ffi::c_int;
 
 use crate::{
-    context::GreenContext,
     device::ContextPriority,
     error::{Error, Result},
+    partition::GreenContext,
 };
 
 /// What a stream is to be like; by default non-blocking, with the priority of its context.

@@ -8,7 +8,7 @@
 
 #[path = "../../src/manager/exchange.rs"]
 mod exchange;
-#[path = "../../src/context/followers.rs"]
+#[path = "../../src/partition/followers.rs"]
 mod followers;
 #[path = "../../src/manager/generation.rs"]
 mod generation;
@@ -31,11 +31,14 @@ mod inside {
     }
 }
 /// What the rooms of these names are to the crate.
-mod context {
+mod partition {
     pub(crate) use crate::{
         followers::{Follower, Followers, Later},
-        gpu::{ContextPriority, GreenContext},
+        gpu::GreenContext,
     };
+}
+mod device {
+    pub(crate) use crate::gpu::ContextPriority;
 }
 mod error {
     pub(crate) use crate::gpu::{Error, Result};
@@ -62,11 +65,11 @@ mod gpu;
 
 use gpu::{ContextPriority, CudaDevice, GreenContext, Result, Stream};
 
-use context::Later;
 use exchange::{HandOff, exchange};
 use generation::{Entry, Generation};
 use loom::thread;
 use names::{Names, NotEnded, Retired};
+use partition::Later;
 use partition_stream::PartitionStream;
 use sync::{Arc, Mutex};
 

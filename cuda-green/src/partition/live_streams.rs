@@ -11,7 +11,7 @@ use crate::{
 
 /// The live streams that this crate made in a context. Of others it knows nothing.
 #[derive(Default)]
-pub(crate) struct Streams(Mutex<Vec<Raw>>);
+pub(crate) struct LiveStreams(Mutex<Vec<Raw>>);
 
 #[derive(PartialEq, Eq)]
 struct Raw(CUstream);
@@ -19,7 +19,7 @@ struct Raw(CUstream);
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
 unsafe impl Send for Raw {}
 
-impl Streams {
+impl LiveStreams {
     pub(crate) fn add(&self, stream: CUstream) {
         self.lock().push(Raw(stream));
     }

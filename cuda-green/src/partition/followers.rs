@@ -3,8 +3,8 @@
 use std::sync::{PoisonError, Weak};
 
 use crate::{
-    context::GreenContext,
     error::Result,
+    partition::GreenContext,
     sync::{Mutex, MutexGuard},
 };
 
