@@ -23,7 +23,7 @@ pub(crate) use raw_module::RawModule;
 
 use crate::{
     capabilities::{Capabilities, Granularity},
-    driver::Driver,
+    driver::{Driver, log_failure},
     error::{Error, Result},
     kernels,
     once::Once,
@@ -89,11 +89,9 @@ impl CudaDevice {
                 count,
             });
         }
-        let api = driver.api();
         let mut handle = 0;
         // SAFETY: the pointer is valid for the one handle that is written.
-        let result = unsafe { api.cuDeviceGet(&mut handle, device_id as c_int) };
-        driver.check("cuDeviceGet", result)?;
+        unsafe { driver.cuDeviceGet(&mut handle, device_id as c_int) }?;
 
         let attribute = |which| {
             let value = attribute(driver, handle, which)?;
@@ -105,8 +103,7 @@ impl CudaDevice {
         );
         let mut total_memory = 0;
         // SAFETY: the pointer is valid for the one number that is written.
-        let result = unsafe { api.cuDeviceTotalMem_v2(&mut total_memory, handle) };
-        driver.check("cuDeviceTotalMem", result)?;
+        unsafe { driver.cuDeviceTotalMem_v2(&mut total_memory, handle) }?;
         let properties = CudaDeviceProperties {
             compute_capability,
             total_memory: total_memory as u64,
@@ -205,8 +202,7 @@ impl CudaDevice {
         let (mut free, mut total) = (0, 0);
         self.with_primary(|| {
             // SAFETY: both pointers are valid for the one number each that is written.
-            let result = unsafe { self.api().cuMemGetInfo_v2(&mut free, &mut total) };
-            self.driver().check("cuMemGetInfo", result)
+            unsafe { self.driver().cuMemGetInfo_v2(&mut free, &mut total) }
         })?;
         Ok(free as u64)
     }
@@ -259,10 +255,6 @@ impl CudaDevice {
             })
         }
     }
-
-    fn api(&self) -> &cuda_green_sys::Api {
-        self.driver().api()
-    }
 }
 
 impl Driver {
@@ -283,9 +275,7 @@ impl Drop for Inner {
         self.copy_streams.destroy(&self.driver);
         if self.primary.get().is_some() {
             // SAFETY: everything made in the primary context holds this device, so nothing is left.
-            let result = unsafe { self.driver.api().cuDevicePrimaryCtxRelease_v2(self.handle) };
-            self.driver
-                .check_in_drop("cuDevicePrimaryCtxRelease", result);
+            log_failure(unsafe { self.driver.cuDevicePrimaryCtxRelease_v2(self.handle) });
         }
     }
 }

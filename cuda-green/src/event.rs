@@ -6,7 +6,7 @@ use cuda_green_sys::{CUevent, CUevent_flags, CUresult, CUstream};
 
 use crate::{
     device::CudaDevice,
-    driver::Driver,
+    driver::{Driver, log_failure},
     error::{Error, Result, not_ready_is_false},
 };
 
@@ -53,13 +53,7 @@ impl Event {
         // Creating an event needs a current context (measured: error 201 without); using one does not.
         device.with_primary(|| {
             // SAFETY: the pointer is valid for the one handle that is written.
-            let result = unsafe {
-                device
-                    .driver()
-                    .api()
-                    .cuEventCreate(&mut raw, flags.0 as c_uint)
-            };
-            device.driver().check("cuEventCreate", result)
+            unsafe { device.driver().cuEventCreate(&mut raw, flags.0 as c_uint) }
         })?;
         let inner = Inner {
             device: device.clone(),
@@ -75,8 +69,7 @@ impl Event {
     pub(crate) fn at_end_of(device: &CudaDevice, stream: CUstream) -> Result<Self> {
         let event = Self::new(device)?;
         // SAFETY: both are live, and of this device.
-        let result = unsafe { device.driver().api().cuEventRecord(event.raw(), stream) };
-        device.driver().check("cuEventRecord", result)?;
+        unsafe { device.driver().cuEventRecord(event.raw(), stream) }?;
         Ok(event)
     }
 
@@ -94,13 +87,7 @@ impl Event {
     #[doc(alias = "cuEventQuery")]
     pub fn is_done(&self) -> Result<bool> {
         // SAFETY: the event is live.
-        not_ready_is_false(self.inner.device.driver().check("cuEventQuery", unsafe {
-            self.inner
-                .device
-                .driver()
-                .api()
-                .cuEventQuery(self.inner.raw)
-        }))
+        not_ready_is_false(unsafe { self.inner.device.driver().cuEventQuery(self.inner.raw) })
     }
 
     /// Waits until all work before it is done.
@@ -110,17 +97,12 @@ impl Event {
     #[doc(alias = "cuEventSynchronize")]
     pub fn synchronize(&self) -> Result<()> {
         // SAFETY: the event is live.
-        let result = unsafe {
+        unsafe {
             self.inner
                 .device
                 .driver()
-                .api()
                 .cuEventSynchronize(self.inner.raw)
-        };
-        self.inner
-            .device
-            .driver()
-            .check("cuEventSynchronize", result)
+        }
     }
 
     /// Waits, on the crate's own account, for an event of the crate's own: beside captures too.
@@ -153,19 +135,11 @@ impl Event {
         let start = start.raw_for(self.inner.device.driver())?;
         let mut milliseconds = 0.0f32;
         // SAFETY: both events are live, and the pointer is valid for the one number that is written.
-        let result = unsafe {
-            self.inner.device.driver().api().cuEventElapsedTime(
-                &mut milliseconds,
-                start,
-                self.inner.raw,
-            )
+        let elapsed = unsafe {
+            let driver = self.inner.device.driver();
+            driver.cuEventElapsedTime(&mut milliseconds, start, self.inner.raw)
         };
-        match self
-            .inner
-            .device
-            .driver()
-            .check("cuEventElapsedTime", result)
-        {
+        match elapsed {
             // Both live, are timed and of this device, so this is all that it can mean.
             Err(Error::Driver {
                 code: CUresult::CUDA_ERROR_INVALID_HANDLE,
@@ -197,8 +171,7 @@ impl Event {
 impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: the event is live, and this is its end; the driver lets pending work finish.
-        let result = unsafe { self.device.driver().api().cuEventDestroy_v2(self.raw) };
-        self.device.driver().check_in_drop("cuEventDestroy", result);
+        log_failure(unsafe { self.device.driver().cuEventDestroy_v2(self.raw) });
     }
 }
 

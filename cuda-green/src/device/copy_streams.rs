@@ -10,7 +10,7 @@ use cuda_green_sys::{CUpointer_attribute, CUresult, CUstream, CUstream_flags};
 
 use super::CudaDevice;
 use crate::{
-    driver::Driver,
+    driver::{Driver, log_failure},
     error::{Error, Result, not_ready_is_false},
 };
 
@@ -65,8 +65,7 @@ impl CudaDevice {
                     device.synchronize_copy(stream)?;
                     // SAFETY: the stream is live and idle, and this is its end, which is not tried again after it
                     // succeeded.
-                    let result = unsafe { device.api().cuStreamDestroy_v2(stream.0) };
-                    device.driver().check("cuStreamDestroy", result)
+                    unsafe { device.driver().cuStreamDestroy_v2(stream.0) }
                 });
                 begun.and(Err(error))
             }
@@ -83,8 +82,8 @@ impl CudaDevice {
                 return Err(error);
             }
             // SAFETY: the stream is live.
-            let result = unsafe { self.api().cuStreamQuery(stream.0) };
-            match not_ready_is_false(self.driver().check("cuStreamQuery", result)) {
+            let asked = unsafe { self.driver().cuStreamQuery(stream.0) };
+            match not_ready_is_false(asked) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(_) => refusals += 1,
@@ -98,8 +97,7 @@ impl CudaDevice {
 
     fn synchronize_copy(&self, stream: CopyStream) -> Result<()> {
         // SAFETY: the stream is live.
-        let result = unsafe { self.api().cuStreamSynchronize(stream.0) };
-        self.driver().check("cuStreamSynchronize", result)
+        unsafe { self.driver().cuStreamSynchronize(stream.0) }
     }
 
     /// Whether the driver knows the host memory, as it does what is pinned.
@@ -107,7 +105,7 @@ impl CudaDevice {
         let mut kind = 0u32;
         // SAFETY: this attribute is a 32-bit number; any address may be asked about.
         let result = unsafe {
-            self.api().cuPointerGetAttribute(
+            self.driver().api().cuPointerGetAttribute(
                 std::ptr::from_mut(&mut kind).cast(),
                 CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
                 host.addr() as u64,
@@ -121,8 +119,10 @@ impl CudaDevice {
         self.with_primary(|| {
             let flags = CUstream_flags::CU_STREAM_NON_BLOCKING.0;
             // SAFETY: the output is valid, and the stream's context is current.
-            let result = unsafe { self.api().cuStreamCreateWithPriority(&mut stream, flags, 0) };
-            self.driver().check("cuStreamCreateWithPriority", result)
+            unsafe {
+                self.driver()
+                    .cuStreamCreateWithPriority(&mut stream, flags, 0)
+            }
         })?;
         Ok(CopyStream(stream))
     }
@@ -161,8 +161,7 @@ impl CopyStreams {
     pub(super) fn destroy(&self, driver: &Driver) {
         while let Some(CopyStream(stream)) = self.pop() {
             // SAFETY: the stream is live and idle, and this is its end.
-            let result = unsafe { driver.api().cuStreamDestroy_v2(stream) };
-            driver.check_in_drop("cuStreamDestroy", result);
+            log_failure(unsafe { driver.cuStreamDestroy_v2(stream) });
         }
     }
 }

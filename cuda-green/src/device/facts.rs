@@ -16,20 +16,14 @@ pub(super) fn attribute(
 ) -> Result<c_int> {
     let mut value = 0;
     // SAFETY: the pointer is valid for the one integer that is written.
-    let result = unsafe { driver.api().cuDeviceGetAttribute(&mut value, which, device) };
-    driver.check("cuDeviceGetAttribute", result)?;
+    unsafe { driver.cuDeviceGetAttribute(&mut value, which, device) }?;
     Ok(value)
 }
 
 pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {
     let mut name = [0u8; 256];
     // SAFETY: the buffer is as long as said, and the driver ends what it writes with a NUL.
-    let result = unsafe {
-        driver
-            .api()
-            .cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device)
-    };
-    driver.check("cuDeviceGetName", result)?;
+    unsafe { driver.cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device) }?;
     let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
     Ok(name.to_string_lossy().into_owned())
 }

@@ -6,7 +6,7 @@ use cuda_green_sys::{CUcontext, CUfunction, CUmodule};
 
 use super::{CudaDevice, load};
 use crate::{
-    driver::Driver,
+    driver::{Driver, log_failure},
     error::{Error, Result},
     image::{Image, ImageKind},
 };
@@ -43,12 +43,7 @@ impl RawModule {
         let name = c_string("kernel", name)?;
         let mut function = std::ptr::null_mut();
         // SAFETY: the module is live, the name a C string, the output valid.
-        let result = unsafe {
-            driver
-                .api()
-                .cuModuleGetFunction(&mut function, self.0, name.as_ptr())
-        };
-        driver.check("cuModuleGetFunction", result)?;
+        unsafe { driver.cuModuleGetFunction(&mut function, self.0, name.as_ptr()) }?;
         Ok(function)
     }
 
@@ -56,22 +51,15 @@ impl RawModule {
     pub(crate) fn kernel_names(&self, driver: &Driver) -> Result<Vec<String>> {
         let mut count = 0;
         // SAFETY: the module is live, the output valid.
-        let result = unsafe { driver.api().cuModuleGetFunctionCount(&mut count, self.0) };
-        driver.check("cuModuleGetFunctionCount", result)?;
+        unsafe { driver.cuModuleGetFunctionCount(&mut count, self.0) }?;
         let mut functions = vec![std::ptr::null_mut(); count as usize];
         // SAFETY: the module is live, and there is room for that many.
-        let result = unsafe {
-            driver
-                .api()
-                .cuModuleEnumerateFunctions(functions.as_mut_ptr(), count, self.0)
-        };
-        driver.check("cuModuleEnumerateFunctions", result)?;
+        unsafe { driver.cuModuleEnumerateFunctions(functions.as_mut_ptr(), count, self.0) }?;
         let mut names = Vec::with_capacity(functions.len());
         for function in functions {
             let mut name = std::ptr::null();
             // SAFETY: the function is the module's, which is live; the output is valid.
-            let result = unsafe { driver.api().cuFuncGetName(&mut name, function) };
-            driver.check("cuFuncGetName", result)?;
+            unsafe { driver.cuFuncGetName(&mut name, function) }?;
             if !name.is_null() {
                 // SAFETY: a string of the driver's that lives as long as the module.
                 let name = unsafe { CStr::from_ptr(name) };
@@ -86,21 +74,16 @@ impl RawModule {
     pub(crate) fn unload(&self, driver: &Driver, context: CUcontext) {
         let _allowed = driver.beside_captures();
         // SAFETY: the caller holds the context.
-        let pushed = unsafe { driver.api().cuCtxPushCurrent_v2(context) };
-        let pushed = driver.check("cuCtxPushCurrent", pushed);
+        let pushed = unsafe { driver.cuCtxPushCurrent_v2(context) };
         // SAFETY: the caller gives up the module.
-        driver.check_in_drop("cuModuleUnload", unsafe {
-            driver.api().cuModuleUnload(self.0)
-        });
+        log_failure(unsafe { driver.cuModuleUnload(self.0) });
         if let Err(error) = pushed {
             log::error!("unloading a module: {error}");
             return; // what is current is another's
         }
         let mut popped = std::ptr::null_mut();
         // SAFETY: the output is valid.
-        driver.check_in_drop("cuCtxPopCurrent", unsafe {
-            driver.api().cuCtxPopCurrent_v2(&mut popped)
-        });
+        log_failure(unsafe { driver.cuCtxPopCurrent_v2(&mut popped) });
     }
 }
 

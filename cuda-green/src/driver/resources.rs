@@ -24,29 +24,15 @@ pub(crate) fn query_resource(
 ) -> Result<CUdevResource> {
     let mut resource = CUdevResource::default();
     let to = &mut resource;
-    let api = driver.api();
     // SAFETY: the resource is zeroed and valid for the one that is written; the callers hold the owner.
-    let (call, result) = unsafe {
+    unsafe {
         match owner {
-            ResourceOwner::Device(device) => (
-                "cuDeviceGetDevResource",
-                api.cuDeviceGetDevResource(device, to, kind),
-            ),
-            ResourceOwner::Context(context) => (
-                "cuCtxGetDevResource",
-                api.cuCtxGetDevResource(context, to, kind),
-            ),
-            ResourceOwner::Green(green) => (
-                "cuGreenCtxGetDevResource",
-                api.cuGreenCtxGetDevResource(green, to, kind),
-            ),
-            ResourceOwner::Stream(stream) => (
-                "cuStreamGetDevResource",
-                api.cuStreamGetDevResource(stream, to, kind),
-            ),
+            ResourceOwner::Device(device) => driver.cuDeviceGetDevResource(device, to, kind),
+            ResourceOwner::Context(context) => driver.cuCtxGetDevResource(context, to, kind),
+            ResourceOwner::Green(green) => driver.cuGreenCtxGetDevResource(green, to, kind),
+            ResourceOwner::Stream(stream) => driver.cuStreamGetDevResource(stream, to, kind),
         }
-    };
-    driver.check(call, result)?;
+    }?;
     Ok(resource)
 }
 

@@ -70,6 +70,5 @@ impl Drop for Base {
 
 fn set(device: &CudaDevice, context: CUcontext) -> Result<()> {
     // SAFETY: the caller holds the object whose context this is, or it is null.
-    let result = unsafe { device.driver().api().cuCtxSetCurrent(context) };
-    device.driver().check("cuCtxSetCurrent", result)
+    unsafe { device.driver().cuCtxSetCurrent(context) }
 }

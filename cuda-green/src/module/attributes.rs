@@ -83,13 +83,11 @@ impl Kernel {
         let mut value = 0;
         device.with_primary(|| {
             // SAFETY: the function is live, the output valid.
-            let result = unsafe {
+            unsafe {
                 device
                     .driver()
-                    .api()
                     .cuFuncGetAttribute(&mut value, attribute, self.raw)
-            };
-            device.driver().check("cuFuncGetAttribute", result)
+            }
         })?;
         Ok(value)
     }
@@ -98,13 +96,11 @@ impl Kernel {
         let device = self.module.device();
         device.with_primary(|| {
             // SAFETY: the function is live.
-            let result = unsafe {
+            unsafe {
                 device
                     .driver()
-                    .api()
                     .cuFuncSetAttribute(self.raw, attribute, value)
-            };
-            device.driver().check("cuFuncSetAttribute", result)
+            }
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::green_context::ContextInner;
 use crate::{
+    driver::log_failure,
     error::Result,
     events::{PartitionEvent, emit},
 };
@@ -56,8 +57,7 @@ impl ContextInner {
         };
         let mut current = std::ptr::null_mut();
         // SAFETY: the pointer is valid for the one handle that is written.
-        let result = unsafe { self.driver.api().cuCtxGetCurrent(&mut current) };
-        self.driver.check("cuCtxGetCurrent", result)?;
+        unsafe { self.driver.cuCtxGetCurrent(&mut current) }?;
         Ok(partition.has_context(current))
     }
 }
@@ -68,8 +68,7 @@ impl Drop for ContextInner {
             // Foreign code made it current. Destroyed, it would stay so as a dangling handle (measured): no
             // context is better. One whose guard was forgotten is not destroyed at all.
             // SAFETY: null is allowed.
-            let result = unsafe { self.driver.api().cuCtxSetCurrent(std::ptr::null_mut()) };
-            self.driver.check_in_drop("cuCtxSetCurrent", result);
+            log_failure(unsafe { self.driver.cuCtxSetCurrent(std::ptr::null_mut()) });
         }
         if let Err(error) = self.destroy() {
             log::error!("destroying a green context: {error}");

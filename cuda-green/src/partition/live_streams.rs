@@ -52,8 +52,7 @@ impl LiveStreams {
         for stream in &*streams {
             let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
             // SAFETY: the stream is live, as it is removed before its end; the output is valid.
-            let result = unsafe { driver.api().cuStreamIsCapturing(stream.0, &mut status) };
-            driver.check("cuStreamIsCapturing", result)?;
+            unsafe { driver.cuStreamIsCapturing(stream.0, &mut status) }?;
             if status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
                 return Err(Error::ContextInCapture);
             }
