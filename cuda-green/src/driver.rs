@@ -230,10 +230,7 @@ impl Driver {
         }
         // SAFETY: the function takes no pointer, and 0 is the only flag there is.
         match unsafe { self.cuInit(0) } {
-            Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_NO_DEVICE,
-                ..
-            }) => Err(Error::NoGpu {
+            Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NO_DEVICE) => Err(Error::NoGpu {
                 source_name: self.source().to_owned(),
                 driver: self.version(),
             }),

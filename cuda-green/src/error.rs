@@ -1,5 +1,7 @@
 //! The one error type of the crate.
 
+use std::fmt;
+
 use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why something could not be done: what was asked, what there is, and what would help.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No driver could be loaded.
@@ -447,14 +449,53 @@ pub enum Error {
     },
 }
 
-/// `NOT_READY` is an answer, not a failure.
+impl Error {
+    /// Returns the driver's code, where the driver or its absence is the reason.
+    ///
+    /// ```
+    /// use cuda_green::{CUresult, Driver};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// let newer = cuda_green::sys::CUdevice_attribute(10_000);
+    /// let error = device.attribute(newer).unwrap_err();
+    /// assert_eq!(error.code(), Some(CUresult::CUDA_ERROR_INVALID_VALUE));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn code(&self) -> Option<CUresult> {
+        match self {
+            Self::Driver { code, .. }
+            | Self::Poisoned { code, .. }
+            | Self::ImageRefused { code, .. }
+            | Self::LaunchRefused { code, .. }
+            | Self::CaptureFailed { code, .. }
+            | Self::SplitRefused { code, .. } => Some(*code),
+            Self::NoGpu { .. } => Some(CUresult::CUDA_ERROR_NO_DEVICE),
+            Self::Forked { .. } => Some(CUresult::CUDA_ERROR_NOT_INITIALIZED),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the driver refused this one call, with this code. After a fault that stays, no code is of one
+    /// call.
+    pub(crate) fn is_refusal(&self, code: CUresult) -> bool {
+        matches!(self, Self::Driver { code: own, .. } if *own == code)
+    }
+}
+
+/// Says what `Display` says, so that `unwrap` prints it.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Turns the code `NOT_READY`, which is an answer and no failure, into `false`.
 pub(crate) fn not_ready_is_false(result: Result<()>) -> Result<bool> {
     match result {
         Ok(()) => Ok(true),
-        Err(Error::Driver {
-            code: CUresult::CUDA_ERROR_NOT_READY,
-            ..
-        }) => Ok(false),
+        Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NOT_READY) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -141,10 +141,9 @@ impl Event {
         };
         match elapsed {
             // Both live, are timed and of this device, so this is all that it can mean.
-            Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_INVALID_HANDLE,
-                ..
-            }) => return Err(invalid("it was never recorded")),
+            Err(error) if error.is_refusal(CUresult::CUDA_ERROR_INVALID_HANDLE) => {
+                return Err(invalid("it was never recorded"));
+            }
             answer => answer?,
         }
         Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())

@@ -105,10 +105,7 @@ impl Module {
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
         let driver = self.inner.device.driver();
         let raw = match self.inner.raw.function(driver, name) {
-            Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_NOT_FOUND,
-                ..
-            }) => {
+            Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NOT_FOUND) => {
                 return Err(Error::NoSuchKernel {
                     name: name.to_owned(),
                     kernels: self.kernel_names().ok(),

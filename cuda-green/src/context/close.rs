@@ -11,7 +11,6 @@ use crate::{
 ///
 /// As an [`Error`], by `?` too, it lets go of the context, which then ends with the last of its holders. Where it is
 /// current to the thread that lets go of it last, that thread has no current context then.
-#[derive(Debug)]
 pub struct CloseError {
     context: Option<GreenContext>,
     error: Error,
@@ -32,6 +31,13 @@ impl CloseError {
 impl fmt::Display for CloseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
+    }
+}
+
+/// Says what `Display` says.
+impl fmt::Debug for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

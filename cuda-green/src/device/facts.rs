@@ -45,10 +45,7 @@ pub(super) fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u
         // The version has it: the error names what hides it.
         Err(Error::MissingEntryPoint(missing)) => Ok(Err(missing.to_string())),
         // A driver that has the call may still refuse the device: old architectures, some virtual GPUs.
-        Err(Error::Driver {
-            code: CUresult::CUDA_ERROR_NOT_SUPPORTED,
-            ..
-        }) => Ok(Err(
+        Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NOT_SUPPORTED) => Ok(Err(
             "the driver says that this device does not support green contexts".to_owned(),
         )),
         Err(error) => Err(error),
