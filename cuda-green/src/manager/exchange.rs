@@ -22,7 +22,6 @@ pub enum HandOff {
 
 impl HandOff {
     /// Its name in metrics and events.
-    #[cfg(any(feature = "metrics", feature = "tracing"))]
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Strict => "strict",
