@@ -23,7 +23,7 @@ impl GreenContext {
     /// left in it. What runs here runs on the SMs of every partition too.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a configuration that can never work; [`Error::Driver`].
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a configuration that can never work; [`Error::Driver`](crate::Error::Driver).
     pub fn primary(device: &CudaDevice, config: GreenContextConfig) -> Result<Self> {
         config.check()?;
         device.raw_primary_context()?;
@@ -75,7 +75,7 @@ impl GreenContext {
     /// The calling thread's current context plays no part and is left alone.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream(&self) -> Result<Stream> {
         self.create_stream_with(&StreamOptions::default())
@@ -84,7 +84,7 @@ impl GreenContext {
     /// The same with a priority of its own.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     pub fn create_stream_with_priority(&self, priority: ContextPriority) -> Result<Stream> {
         self.create_stream_with(&StreamOptions::default().priority(priority))
     }
@@ -93,8 +93,8 @@ impl GreenContext {
     /// the context is current to this thread for as long as that takes, and then what was before.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a stream that is not non-blocking, which green contexts do not have, and
-    /// for a priority that the device does not offer; [`Error::Driver`].
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a stream that is not non-blocking, which green contexts do not have, and
+    /// for a priority that the device does not offer; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream_with(&self, options: &StreamOptions) -> Result<Stream> {
         Stream::create(self, options)
@@ -117,7 +117,7 @@ impl GreenContext {
     /// here at once. [`provision_threads`](Self::provision_threads) makes them ahead.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuCtxPushCurrent")]
     #[inline]
     pub fn activate(&self) -> Result<ContextGuard<'_>> {

@@ -50,7 +50,7 @@ impl Module {
         Ok(Self::of(device, RawModule::load_ptx(device, ptx)?))
     }
 
-    /// Loads an image of any [kind](ImageKind): PTX, a cubin for the device's compute capability, or a fat
+    /// Loads an image of any [kind](crate::ImageKind): PTX, a cubin for the device's compute capability, or a fat
     /// binary. The first bytes tell which it is; a NUL after text is not needed.
     ///
     /// ```no_run
