@@ -8,7 +8,7 @@ mod handles;
 mod live_streams;
 mod memory_slot;
 mod resources;
-mod thread_seats;
+mod thread_contexts;
 mod workqueues;
 
 pub use config::GreenContextConfig;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cuda_green_sys::{CUcontext, CUdevResourceDesc, CUgreenCtx, CUgreenCtxCreate_flags};
 
-use super::thread_seats::{self, Seats};
+use super::thread_contexts::{self, Seats};
 use crate::{
     device::{CudaDevice, Lease},
     driver::{Driver, log_failure},
@@ -26,7 +26,7 @@ pub(crate) struct Partition {
 }
 
 /// One of its contexts, which one thread at a time may have current (the contract up to CUDA 13.4).
-pub(crate) type Seat = thread_seats::Seat<Handles>;
+pub(crate) type Seat = thread_contexts::Seat<Handles>;
 
 /// A green context as the driver knows it.
 pub(crate) struct Handles {
