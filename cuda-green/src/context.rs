@@ -23,7 +23,7 @@ impl GreenContext {
     /// primary context. Its work runs on the SMs of every partition too.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a configuration that can never work; [`Error::Driver`].
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a configuration that can never work; [`Error::Driver`](crate::Error::Driver).
     pub fn primary(device: &CudaDevice, config: GreenContextConfig) -> Result<Self> {
         config.check()?;
         device.raw_primary_context()?;
@@ -76,7 +76,7 @@ impl GreenContext {
     /// The calling thread's current context does not matter and is not changed.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream(&self) -> Result<Stream> {
         self.create_stream_with(&StreamOptions::default())
@@ -85,7 +85,7 @@ impl GreenContext {
     /// Creates a non-blocking stream in the context, with this priority.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     pub fn create_stream_with_priority(&self, priority: ContextPriority) -> Result<Stream> {
         self.create_stream_with(&StreamOptions::default().priority(priority))
     }
@@ -95,8 +95,8 @@ impl GreenContext {
     /// 12.4 the context is current to this thread during the call.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a blocking stream, which green contexts do not have, and
-    /// for a priority that the device does not offer; [`Error::Driver`].
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a blocking stream, which green contexts do not have, and
+    /// for a priority that the device does not offer; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream_with(&self, options: &StreamOptions) -> Result<Stream> {
         Stream::create(self, options)
@@ -119,7 +119,7 @@ impl GreenContext {
     /// less the first. [`provision_threads`](Self::provision_threads) creates them in advance.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuCtxPushCurrent")]
     #[inline]
     pub fn activate(&self) -> Result<ContextGuard<'_>> {

@@ -280,7 +280,7 @@ impl Drop for DeviceInner {
     }
 }
 
-/// Two handles are equal if they are of the same device of the same driver.
+/// Two handles are equal if they refer to the same device of the same driver.
 impl PartialEq for CudaDevice {
     fn eq(&self, other: &Self) -> bool {
         self.driver() == other.driver() && self.raw() == other.raw()

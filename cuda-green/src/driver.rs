@@ -318,7 +318,7 @@ fn was_forked() -> bool {
     initialiser != 0 && initialiser != process::id()
 }
 
-/// Two handles are equal if they are of the same driver. Objects of different drivers cannot be used together.
+/// Two handles are equal if they refer to the same driver. Objects of different drivers cannot be used together.
 impl PartialEq for Driver {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)

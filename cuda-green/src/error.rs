@@ -42,7 +42,7 @@ pub enum Error {
     NoSuchDevice {
         /// The ordinal that was asked for.
         asked: u32,
-        /// How many devices there are.
+        /// The number of devices.
         count: u32,
     },
     /// The driver refused a call.
@@ -148,7 +148,7 @@ pub enum Error {
     InvalidArgument {
         /// The argument or field.
         name: &'static str,
-        /// Its value.
+        /// The value.
         value: String,
         /// The reason why the value is not allowed.
         reason: &'static str,
@@ -430,7 +430,7 @@ pub enum Error {
     ForeignDevice {
         /// The object of the other device.
         what: &'static str,
-        /// Its device's ordinal.
+        /// The ordinal of that device.
         device: u32,
         /// The ordinal of the device that it should belong to.
         expected: u32,

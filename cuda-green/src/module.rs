@@ -50,7 +50,7 @@ impl Module {
         Ok(Self::from_raw(device, RawModule::load_ptx(device, ptx)?))
     }
 
-    /// Loads an image of any [kind](ImageKind): PTX, a cubin for the device's compute capability, or a fat
+    /// Loads an image of any [kind](crate::ImageKind): PTX, a cubin for the device's compute capability, or a fat
     /// binary. The kind is read from the first bytes. Text needs no NUL at its end.
     ///
     /// ```no_run

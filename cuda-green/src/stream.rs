@@ -178,7 +178,8 @@ impl Stream {
         self.synchronize()
     }
 
-    /// Returns whether the stream is part of a capture. The driver knows this whoever took the stream into it.
+    /// Returns whether the stream is part of a capture. The driver reports this also if foreign code took the
+    /// stream into it.
     pub(crate) fn is_captured(&self) -> Result<bool> {
         let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         // SAFETY: the stream is live, and the output valid.

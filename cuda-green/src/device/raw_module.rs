@@ -79,7 +79,7 @@ impl RawModule {
         let _allowed = driver.beside_captures();
         // SAFETY: the caller holds the context.
         let pushed = unsafe { driver.cuCtxPushCurrent_v2(context) };
-        // SAFETY: the caller gives up the module.
+        // SAFETY: the caller does not use the module again.
         log_failure(unsafe { driver.cuModuleUnload(self.0) });
         if let Err(error) = pushed {
             log::error!("unloading a module: {error}");

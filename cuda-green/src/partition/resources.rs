@@ -18,7 +18,7 @@ impl GreenContext {
     /// [`from_resources`](Self::from_resources).
     ///
     /// # Errors
-    /// [`Error::MissingEntryPoint`] before CUDA 12.4; [`Error::Driver`].
+    /// [`Error::MissingEntryPoint`](crate::Error::MissingEntryPoint) before CUDA 12.4; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxGetDevResource")]
     #[doc(alias = "cuCtxGetDevResource")]
     pub fn sm_resource(&self) -> Result<SmResource> {
@@ -31,7 +31,7 @@ impl GreenContext {
     /// simulated driver.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] before CUDA 13.1; [`Error::Driver`].
+    /// [`Error::Unsupported`](crate::Error::Unsupported) before CUDA 13.1; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxGetDevResource")]
     pub fn workqueue(&self) -> Result<WorkqueueResource> {
         WorkqueueResource::config_of(self.device(), self.owner()?)
@@ -42,7 +42,7 @@ impl GreenContext {
     /// header and the simulated driver.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] before CUDA 13.1; [`Error::Driver`].
+    /// [`Error::Unsupported`](crate::Error::Unsupported) before CUDA 13.1; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "CU_DEV_RESOURCE_TYPE_WORKQUEUE")]
     pub fn existing_workqueue(&self) -> Result<WorkqueueResource> {
         let context = Arc::clone(&self.inner);

@@ -11,7 +11,8 @@ use crate::{
     resource::{self, SmResource, WorkqueueResource, WorkqueueScope},
 };
 
-/// Whether a context's work can wait behind another context's in a workqueue that both use.
+/// The isolation of a context's workqueues, which decides whether its work can wait behind another context's work in a
+/// workqueue that both use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkqueueIsolation {
