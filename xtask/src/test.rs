@@ -46,7 +46,7 @@ pub fn run() -> Result<()> {
     // What needs features that nothing else in the workspace has.
     cmd!(
         shell,
-        "cargo test --package cuda-green --all-features --test memory_export --test memory_tracing"
+        "cargo test --package cuda-green --all-features --test facades"
     )
     .run()?;
     {
