@@ -16,21 +16,20 @@
 //! driver 580). With a simulated driver, whose time passes in calls alone, it does not pause, and its questions
 //! spend virtual time: 1 µs each.
 
-mod inbox;
-mod waiter;
-
 use std::{
     fmt,
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-use crate::{Driver, Error, Event, Result, Stream};
-use inbox::Inbox;
-pub(crate) use waiter::Waiter;
+use crate::{
+    driver::{Inbox, Pending, caught, spawn},
+    error::{Error, Result},
+    event::Event,
+    stream::Stream,
+};
 
 /// The end of some work, from [`Stream::completion`] or [`Event::completion`]: a future, or what a callback can
 /// be given to with [`on_done`](Self::on_done).
@@ -104,13 +103,6 @@ impl State {
     }
 }
 
-/// Runs what is another's; a panic in it is logged.
-fn caught(what: &str, run: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(run)).is_err() {
-        log::error!("{what} panicked at the end of GPU work");
-    }
-}
-
 fn start_callbacks() -> std::io::Result<()> {
     let run = || {
         CALLBACKS.serve(|jobs| {
@@ -119,7 +111,7 @@ fn start_callbacks() -> std::io::Result<()> {
             }
         });
     };
-    inbox::spawn("green-callbacks", run)
+    spawn("green-callbacks", run)
 }
 
 impl Completion {
@@ -256,7 +248,7 @@ impl Stream {
     #[doc(alias = "cuLaunchHostFunc")]
     pub fn completion(&self) -> Completion {
         match self.recorded_end() {
-            Ok(event) => waited_for(self.device().driver(), event, Some(self.serial())),
+            Ok(event) => waited_for(event, Some(self.serial())),
             Err(error) => Completion::ended(Err(error)),
         }
     }
@@ -283,17 +275,58 @@ impl Event {
     /// [`is_done`](Self::is_done), one that was recorded in a capture cannot be asked, and the capture is spoilt
     /// by it.
     pub fn completion(&self) -> Completion {
-        waited_for(self.device().driver(), self.share(), None)
+        waited_for(self.share(), None)
     }
 }
 
 /// Hands an event to the waiter. Of one stream's, each is done after those before it.
-fn waited_for(driver: &Driver, event: Event, stream: Option<u64>) -> Completion {
+fn waited_for(event: Event, stream: Option<u64>) -> Completion {
     let completion = Completion::new();
     let state = Arc::clone(&completion.state);
-    match driver.waiter().wait_for(event, stream, state) {
+    let driver = event.device().driver().clone();
+    match driver
+        .waiter()
+        .wait_for(stream, Box::new(Awaited { event, state }))
+    {
         Ok(()) => completion,
         Err(error) => Completion::ended(Err(error)),
+    }
+}
+
+/// An event whose end somebody is to be told.
+struct Awaited {
+    event: Event,
+    state: Arc<State>,
+}
+
+impl Pending for Awaited {
+    fn prepare(&self) -> bool {
+        let driver = self.event.device().driver();
+        driver.always_beside_captures();
+        // A simulated driver's time passes in calls alone: a pause would only make it later.
+        !driver.is_simulated()
+    }
+
+    fn is_over(&self) -> bool {
+        let is_wanted = Arc::strong_count(&self.state) > 1 || self.state.has_callback();
+        if !is_wanted {
+            return true;
+        }
+        match self.event.is_done() {
+            Ok(false) => return false,
+            Ok(true) => self.state.finish(Ok(())),
+            Err(error) => self.state.finish(Err(error)),
+        }
+        true
+    }
+}
+
+impl Drop for Awaited {
+    /// Tells where it was dropped before its end. After its end this changes nothing.
+    fn drop(&mut self) {
+        self.state.finish(Err(Error::NoThread {
+            reason: "it ended before the work did".to_owned(),
+        }));
     }
 }
 

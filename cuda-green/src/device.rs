@@ -4,25 +4,30 @@ mod claim;
 mod copy_streams;
 mod ends;
 mod facts;
-mod mps;
+mod load;
 mod primary;
+mod priority;
+mod raw_module;
 
 use std::{ffi::c_int, fmt, sync::Arc};
 
-use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute};
+use cuda_green_sys::{CUdevice, CUdevice_attribute};
 
 pub(crate) use claim::{Claim, Lease};
 use copy_streams::CopyStreams;
 pub(crate) use ends::retry_ends;
 use facts::{attribute, granularity, name};
 use primary::Primary;
+pub use priority::ContextPriority;
+pub(crate) use raw_module::RawModule;
 
 use crate::{
-    Capabilities, Driver, Error, Granularity, Result, kernels,
-    module::RawModule,
+    capabilities::{Capabilities, Granularity},
+    driver::{Driver, log_failure},
+    error::{Error, Result},
+    kernels,
     once::Once,
     planner::DeviceFacts,
-    resource::{Owner, SmResource, WorkqueueResource, query},
 };
 
 /// The facts of a device that do not change.
@@ -84,11 +89,9 @@ impl CudaDevice {
                 count,
             });
         }
-        let api = driver.api();
         let mut handle = 0;
         // SAFETY: the pointer is valid for the one handle that is written.
-        let result = unsafe { api.cuDeviceGet(&mut handle, device_id as c_int) };
-        driver.check("cuDeviceGet", result)?;
+        unsafe { driver.cuDeviceGet(&mut handle, device_id as c_int) }?;
 
         let attribute = |which| {
             let value = attribute(driver, handle, which)?;
@@ -100,8 +103,7 @@ impl CudaDevice {
         );
         let mut total_memory = 0;
         // SAFETY: the pointer is valid for the one number that is written.
-        let result = unsafe { api.cuDeviceTotalMem_v2(&mut total_memory, handle) };
-        driver.check("cuDeviceTotalMem", result)?;
+        unsafe { driver.cuDeviceTotalMem_v2(&mut total_memory, handle) }?;
         let properties = CudaDeviceProperties {
             compute_capability,
             total_memory: total_memory as u64,
@@ -183,6 +185,14 @@ impl CudaDevice {
         self.inner.no_green_contexts.as_deref()
     }
 
+    /// Returns whether the process uses the device through MPS, the server that lets processes share a GPU.
+    ///
+    /// Under MPS the ids of SMs are numbered anew in each context (measured on an H200, driver 580), and other
+    /// processes can run at the same time. Drivers that do not know the attribute answer `false`.
+    pub fn is_under_mps(&self) -> bool {
+        self.inner.under_mps
+    }
+
     /// Free memory in bytes, as the driver sees it now, other processes counted in.
     ///
     /// # Errors
@@ -192,8 +202,7 @@ impl CudaDevice {
         let (mut free, mut total) = (0, 0);
         self.with_primary(|| {
             // SAFETY: both pointers are valid for the one number each that is written.
-            let result = unsafe { self.api().cuMemGetInfo_v2(&mut free, &mut total) };
-            self.driver().check("cuMemGetInfo", result)
+            unsafe { self.driver().cuMemGetInfo_v2(&mut free, &mut total) }
         })?;
         Ok(free as u64)
     }
@@ -223,27 +232,6 @@ impl CudaDevice {
         self.inner.handle
     }
 
-    /// All SMs of the device, as the driver describes them.
-    ///
-    /// # Errors
-    /// [`Error::MissingEntryPoint`] before CUDA 12.4; [`Error::Driver`].
-    #[doc(alias = "cuDeviceGetDevResource")]
-    pub fn sm_resource(&self) -> Result<SmResource> {
-        let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-        let raw = query(self.driver(), Owner::Device(self.raw()), kind)?;
-        Ok(SmResource::queried(self, raw, None))
-    }
-
-    /// How the device's workqueues are configured, from which configurations for contexts are made. CUDA 13.1;
-    /// proven against the real header and the simulated driver.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] before CUDA 13.1; [`Error::Driver`].
-    #[doc(alias = "cuDeviceGetDevResource")]
-    pub fn workqueue(&self) -> Result<WorkqueueResource> {
-        WorkqueueResource::config_of(self, Owner::Device(self.raw()))
-    }
-
     /// The crate's own kernels, loaded once per device.
     pub(crate) fn kernels(&self) -> Result<&RawModule> {
         let load = || RawModule::load_ptx(self, kernels::PTX);
@@ -267,9 +255,15 @@ impl CudaDevice {
             })
         }
     }
+}
 
-    fn api(&self) -> &cuda_green_sys::Api {
-        self.driver().api()
+impl Driver {
+    /// The device of this ordinal.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`], [`Error::NoSuchDevice`], [`Error::Driver`].
+    pub fn device(&self, ordinal: u32) -> Result<CudaDevice> {
+        CudaDevice::on(self, ordinal)
     }
 }
 
@@ -281,9 +275,7 @@ impl Drop for Inner {
         self.copy_streams.destroy(&self.driver);
         if self.primary.get().is_some() {
             // SAFETY: everything made in the primary context holds this device, so nothing is left.
-            let result = unsafe { self.driver.api().cuDevicePrimaryCtxRelease_v2(self.handle) };
-            self.driver
-                .check_in_drop("cuDevicePrimaryCtxRelease", result);
+            log_failure(unsafe { self.driver.cuDevicePrimaryCtxRelease_v2(self.handle) });
         }
     }
 }

@@ -1,6 +1,10 @@
 //! A loaded driver: where it came from, what it speaks, and every call's way to a typed error.
 
+mod calls;
 mod capture_mode;
+mod inbox;
+mod resources;
+mod waiter;
 
 use std::{
     fmt, process,
@@ -12,7 +16,12 @@ use std::{
 
 use cuda_green_sys::{Api, CUresult, CUuuid, CudaVersion, DriverSpec, MissingEntryPoint};
 
-use crate::{CudaDevice, Error, Result, completion::Waiter};
+pub(crate) use calls::{log_failure, name};
+pub(crate) use inbox::{Inbox, caught, spawn};
+pub(crate) use resources::{ResourceOwner, query_resource, sm_fields};
+pub(crate) use waiter::{Pending, Waiter};
+
+use crate::error::{Error, Result};
 
 /// The process that was the first to initialise CUDA through this library; 0 before. A forked child finds its
 /// parent's.
@@ -192,18 +201,8 @@ impl Driver {
         self.init()?;
         let mut count = 0;
         // SAFETY: the pointer is valid for the one integer that is written.
-        self.check("cuDeviceGetCount", unsafe {
-            self.api().cuDeviceGetCount(&mut count)
-        })?;
+        unsafe { self.cuDeviceGetCount(&mut count) }?;
         Ok(u32::try_from(count).unwrap_or(0))
-    }
-
-    /// The device of this ordinal.
-    ///
-    /// # Errors
-    /// [`Error::NoGpu`], [`Error::NoSuchDevice`], [`Error::Driver`].
-    pub fn device(&self, ordinal: u32) -> Result<CudaDevice> {
-        CudaDevice::on(self, ordinal)
     }
 
     /// The raw entry points, for what this crate does not cover.
@@ -230,11 +229,8 @@ impl Driver {
             return Ok(());
         }
         // SAFETY: the function takes no pointer, and 0 is the only flag there is.
-        match self.check("cuInit", unsafe { self.api().cuInit(0) }) {
-            Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_NO_DEVICE,
-                ..
-            }) => Err(Error::NoGpu {
+        match unsafe { self.cuInit(0) } {
+            Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NO_DEVICE) => Err(Error::NoGpu {
                 source_name: self.source().to_owned(),
                 driver: self.version(),
             }),
@@ -273,17 +269,6 @@ impl Driver {
     #[inline]
     pub(crate) fn is_poisoned(&self) -> bool {
         self.inner.fault.get().is_some()
-    }
-
-    /// [`check`](Self::check) for a destructor, which can only leave a trace.
-    pub(crate) fn check_in_drop(
-        &self,
-        call: &'static str,
-        result: std::result::Result<CUresult, MissingEntryPoint>,
-    ) {
-        if let Err(error) = self.check(call, result) {
-            log::error!("in a destructor: {error}");
-        }
     }
 
     /// Refuses what is of another driver: its handles mean nothing to this one, which may follow them as

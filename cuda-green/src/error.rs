@@ -1,9 +1,12 @@
 //! The one error type of the crate.
 
+use std::fmt;
+
 use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 
 use crate::{
-    ImageKind, LaunchConfig,
+    image::{BrokenImage, ImageKind},
+    launch::LaunchConfig,
     size::{Bytes, Free, Left, Were},
 };
 
@@ -11,7 +14,7 @@ use crate::{
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why something could not be done: what was asked, what there is, and what would help.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No driver could be loaded.
@@ -444,6 +447,75 @@ pub enum Error {
         /// Bytes of the buffer.
         buffer_len: usize,
     },
+}
+
+impl Error {
+    /// Returns the driver's code, where the driver or its absence is the reason.
+    ///
+    /// ```
+    /// use cuda_green::{CUresult, Driver};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// let newer = cuda_green::sys::CUdevice_attribute(10_000);
+    /// let error = device.attribute(newer).unwrap_err();
+    /// assert_eq!(error.code(), Some(CUresult::CUDA_ERROR_INVALID_VALUE));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn code(&self) -> Option<CUresult> {
+        match self {
+            Self::Driver { code, .. }
+            | Self::Poisoned { code, .. }
+            | Self::ImageRefused { code, .. }
+            | Self::LaunchRefused { code, .. }
+            | Self::CaptureFailed { code, .. }
+            | Self::SplitRefused { code, .. } => Some(*code),
+            Self::NoGpu { .. } => Some(CUresult::CUDA_ERROR_NO_DEVICE),
+            Self::Forked { .. } => Some(CUresult::CUDA_ERROR_NOT_INITIALIZED),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the driver refused this one call, with this code. After a fault that stays, no code is of one
+    /// call.
+    pub(crate) fn is_refusal(&self, code: CUresult) -> bool {
+        matches!(self, Self::Driver { code: own, .. } if *own == code)
+    }
+}
+
+/// Says what `Display` says, so that `unwrap` prints it.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Turns the code `NOT_READY`, which is an answer and no failure, into `false`.
+pub(crate) fn not_ready_is_false(result: Result<()>) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NOT_READY) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl From<BrokenImage> for Error {
+    fn from(image: BrokenImage) -> Self {
+        match image {
+            BrokenImage::Truncated { kind, len } => Self::InvalidArgument {
+                name: "image",
+                value: format!("a {kind} of {len} bytes"),
+                reason: "its headers tell of more bytes than these: it is cut off or damaged",
+            },
+            BrokenImage::Nul { at } => Self::InvalidArgument {
+                name: "ptx",
+                value: format!("text with a NUL at {at}"),
+                reason: "the driver takes C strings; a binary begins with the letters of ELF or the number \
+                         0xba55ed50",
+            },
+        }
+    }
 }
 
 /// The kernels that a module has in the place of one that it lacks.

@@ -2,9 +2,13 @@
 
 use std::{ffi::c_uint, fmt, sync::Arc, time::Duration};
 
-use cuda_green_sys::{CUevent, CUevent_flags, CUresult};
+use cuda_green_sys::{CUevent, CUevent_flags, CUresult, CUstream};
 
-use crate::{CudaDevice, Driver, Error, Result};
+use crate::{
+    device::CudaDevice,
+    driver::{Driver, log_failure},
+    error::{Error, Result, not_ready_is_false},
+};
 
 /// A point in the work of a stream or a green context.
 ///
@@ -49,13 +53,7 @@ impl Event {
         // Creating an event needs a current context (measured: error 201 without); using one does not.
         device.with_primary(|| {
             // SAFETY: the pointer is valid for the one handle that is written.
-            let result = unsafe {
-                device
-                    .driver()
-                    .api()
-                    .cuEventCreate(&mut raw, flags.0 as c_uint)
-            };
-            device.driver().check("cuEventCreate", result)
+            unsafe { device.driver().cuEventCreate(&mut raw, flags.0 as c_uint) }
         })?;
         let inner = Inner {
             device: device.clone(),
@@ -65,6 +63,14 @@ impl Event {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Returns an event at the end of what a stream of the device has been given.
+    pub(crate) fn at_end_of(device: &CudaDevice, stream: CUstream) -> Result<Self> {
+        let event = Self::new(device)?;
+        // SAFETY: both are live, and of this device.
+        unsafe { device.driver().cuEventRecord(event.raw(), stream) }?;
+        Ok(event)
     }
 
     /// Another holder of the same event.
@@ -81,13 +87,7 @@ impl Event {
     #[doc(alias = "cuEventQuery")]
     pub fn is_done(&self) -> Result<bool> {
         // SAFETY: the event is live.
-        not_ready_is_false(self.inner.device.driver().check("cuEventQuery", unsafe {
-            self.inner
-                .device
-                .driver()
-                .api()
-                .cuEventQuery(self.inner.raw)
-        }))
+        not_ready_is_false(unsafe { self.inner.device.driver().cuEventQuery(self.inner.raw) })
     }
 
     /// Waits until all work before it is done.
@@ -97,17 +97,12 @@ impl Event {
     #[doc(alias = "cuEventSynchronize")]
     pub fn synchronize(&self) -> Result<()> {
         // SAFETY: the event is live.
-        let result = unsafe {
+        unsafe {
             self.inner
                 .device
                 .driver()
-                .api()
                 .cuEventSynchronize(self.inner.raw)
-        };
-        self.inner
-            .device
-            .driver()
-            .check("cuEventSynchronize", result)
+        }
     }
 
     /// Waits, on the crate's own account, for an event of the crate's own: beside captures too.
@@ -140,24 +135,15 @@ impl Event {
         let start = start.raw_for(self.inner.device.driver())?;
         let mut milliseconds = 0.0f32;
         // SAFETY: both events are live, and the pointer is valid for the one number that is written.
-        let result = unsafe {
-            self.inner.device.driver().api().cuEventElapsedTime(
-                &mut milliseconds,
-                start,
-                self.inner.raw,
-            )
+        let elapsed = unsafe {
+            let driver = self.inner.device.driver();
+            driver.cuEventElapsedTime(&mut milliseconds, start, self.inner.raw)
         };
-        match self
-            .inner
-            .device
-            .driver()
-            .check("cuEventElapsedTime", result)
-        {
+        match elapsed {
             // Both live, are timed and of this device, so this is all that it can mean.
-            Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_INVALID_HANDLE,
-                ..
-            }) => return Err(invalid("it was never recorded")),
+            Err(error) if error.is_refusal(CUresult::CUDA_ERROR_INVALID_HANDLE) => {
+                return Err(invalid("it was never recorded"));
+            }
             answer => answer?,
         }
         Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
@@ -181,23 +167,10 @@ impl Event {
     }
 }
 
-/// `NOT_READY` is an answer, not a failure.
-pub(crate) fn not_ready_is_false(result: Result<()>) -> Result<bool> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(Error::Driver {
-            code: CUresult::CUDA_ERROR_NOT_READY,
-            ..
-        }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: the event is live, and this is its end; the driver lets pending work finish.
-        let result = unsafe { self.device.driver().api().cuEventDestroy_v2(self.raw) };
-        self.device.driver().check_in_drop("cuEventDestroy", result);
+        log_failure(unsafe { self.device.driver().cuEventDestroy_v2(self.raw) });
     }
 }
 

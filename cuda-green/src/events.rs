@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use crate::{HandOff, planner::SplitStrategy};
+use crate::planner::SplitStrategy;
 
 /// Something worth an event. `device` is the ordinal, `sms` what the context has.
 #[cfg_attr(not(feature = "tracing"), allow(dead_code))] // nobody reads them
@@ -44,7 +44,7 @@ pub(crate) enum PartitionEvent {
     Rebalanced {
         device: u32,
         favoured: Option<String>,
-        hand_off: HandOff,
+        hand_off: &'static str,
         made: usize,
         took: Duration,
     },
@@ -198,7 +198,7 @@ impl PartitionEvent {
                 made,
                 took,
             } => {
-                let (hand_off, seconds) = (hand_off.label(), took.as_secs_f64());
+                let seconds = took.as_secs_f64();
                 info!(
                     target: TARGET, device, favoured, hand_off, made_contexts = made, seconds,
                     "rebalanced"

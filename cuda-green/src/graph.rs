@@ -16,7 +16,14 @@ use cuda_green_sys::{CUgraph, CUgraphExec};
 
 pub use capture::{Capture, CaptureMode};
 
-use crate::{CudaDevice, Driver, Error, Event, GreenContext, Result, Stream, device::retry_ends};
+use crate::{
+    device::{CudaDevice, retry_ends},
+    driver::{Driver, log_failure},
+    error::{Error, Result},
+    event::Event,
+    partition::GreenContext,
+    stream::Stream,
+};
 
 /// What a graph needs as long as it can be launched.
 pub(crate) struct Kept {
@@ -57,12 +64,7 @@ impl Graph {
         let mut raw = std::ptr::null_mut();
         self.device.with_primary(|| {
             // SAFETY: the graph is live and nobody else's meanwhile, the output valid; 0 is no flag.
-            let result = unsafe {
-                driver
-                    .api()
-                    .cuGraphInstantiateWithFlags(&mut raw, self.raw, 0)
-            };
-            driver.check("cuGraphInstantiate", result)
+            unsafe { driver.cuGraphInstantiateWithFlags(&mut raw, self.raw, 0) }
         })?;
         let exec = Exec {
             device: self.device.clone(),
@@ -88,8 +90,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         let driver = self.device.driver();
         // SAFETY: the graph is live, and this is its end; instantiations stay.
-        let result = unsafe { driver.api().cuGraphDestroy(self.raw) };
-        driver.check_in_drop("cuGraphDestroy", result);
+        log_failure(unsafe { driver.cuGraphDestroy(self.raw) });
     }
 }
 
@@ -163,8 +164,7 @@ impl GraphExec {
         let mut exec = self.exec.lock();
         // SAFETY: both are live, and the lock keeps other threads out; the caller vouches for what the
         // nodes use.
-        let result = unsafe { driver.api().cuGraphLaunch(exec.raw, stream.raw()) };
-        driver.check("cuGraphLaunch", result)?;
+        unsafe { driver.cuGraphLaunch(exec.raw, stream.raw()) }?;
         // It runs. Where its end cannot be recorded, it is waited for here.
         let known = stream.record(&self.exec.done).or_else(|error| {
             stream.wait_beside_captures().map_err(|refusal| {
@@ -186,8 +186,7 @@ impl GraphExec {
         self.check_stream(stream)?;
         let raw = self.exec.lock();
         // SAFETY: both are live, and the lock keeps other threads out.
-        let result = unsafe { self.driver().api().cuGraphUpload(raw.raw, stream.raw()) };
-        self.driver().check("cuGraphUpload", result)
+        unsafe { self.driver().cuGraphUpload(raw.raw, stream.raw()) }
     }
 
     /// Whether its last launch is done; true where there was none.
@@ -233,8 +232,7 @@ impl Exec {
         self.done.synchronize()?;
         let driver = self.device.driver();
         // SAFETY: it is live and idle, and this is its end, which is not tried again after it succeeded.
-        let result = unsafe { driver.api().cuGraphExecDestroy(exec.raw) };
-        driver.check("cuGraphExecDestroy", result)
+        unsafe { driver.cuGraphExecDestroy(exec.raw) }
     }
 }
 

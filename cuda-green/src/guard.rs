@@ -14,7 +14,10 @@ use cuda_green_sys::CUcontext;
 pub(crate) use base::{set_current, unset_current};
 use entered::{DEPTH, Entered, ORPHANED, Taken, Trouble};
 
-use crate::{Error, GreenContext, Result, context::ContextInner};
+use crate::{
+    error::{Error, Result},
+    partition::{ContextInner, GreenContext},
+};
 
 thread_local! {
     /// Guards that were dropped before those above them.

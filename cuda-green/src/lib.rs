@@ -1,3 +1,24 @@
+//! Guaranteed shares of an NVIDIA GPU: disjoint partitions of its SMs, through CUDA green contexts.
+//!
+//! Start with these five:
+//!
+//! - [`SmPartitionManager`] splits a device into named partitions, resizes them while work runs, and reports on them.
+//! - [`GreenContext`] is one partition: it creates streams and has a memory pool.
+//! - [`Stream`] takes the work: [`launch`](Stream::launch) runs a kernel on the partition's SMs.
+//! - [`Module`] loads PTX or a cubin, whose [`Kernel`]s streams launch.
+//! - [`GpuMemoryPool`] gives [`GpuBuffer`]s under a limit that is exact to the byte.
+//!
+//! | for | see |
+//! |---|---|
+//! | drivers and devices | [`Driver`], [`CudaDevice`], [`Capabilities`], [`Error`] |
+//! | sizes of partitions | [`planner::PartitionRequest`], [`planner::Plan`], [`GreenContextConfig`] |
+//! | splits by hand | [`SmResource`], [`SmSplit`], [`WorkqueueResource`] |
+//! | streams that follow a name through rebalances | [`PartitionStream`], [`PartitionGraph`], [`HandOff`] |
+//! | order and ends of work | [`Event`], [`Completion`], [`Graph`] |
+//! | libraries that use the current context | [`ContextGuard`], [`guide::foreign_libraries`] |
+//! | memory | [`MemoryBudget`], [`PinnedBuffer`], [`TypedBuffer`], [`ModelSlots`], [`MemoryReport`] |
+//! | checks | [`Verification`], [`StreamHome`], [`Probe`] |
+#![doc = ""]
 #![doc = include_str!("../README.md")]
 // On docs.rs, what needs a feature says so.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -13,12 +34,14 @@ mod events;
 mod graph;
 mod guard;
 pub mod guide;
+mod image;
 pub mod kernels;
 mod launch;
 mod manager;
 mod memory;
 mod module;
 mod once;
+mod partition;
 pub mod planner;
 mod probe;
 mod resource;
@@ -28,16 +51,15 @@ mod sync;
 
 pub use capabilities::{Capabilities, Feature, Granularity, GranularitySource};
 pub use completion::Completion;
-pub use context::{
-    CloseError, ContextPriority, GreenContext, GreenContextConfig, WorkqueueIsolation,
-};
+pub use context::CloseError;
 pub use cuda_green_sys::{self as sys, CUresult, CudaVersion, DRIVER_VARIABLE, DriverSpec};
-pub use device::{CudaDevice, CudaDeviceProperties};
+pub use device::{ContextPriority, CudaDevice, CudaDeviceProperties};
 pub use driver::Driver;
 pub use error::{Error, Result};
 pub use event::Event;
 pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
+pub use image::ImageKind;
 pub use launch::{KernelArg, LaunchConfig};
 #[cfg(feature = "metrics")]
 pub use manager::PartitionExporter;
@@ -55,7 +77,8 @@ pub use memory::{
 };
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
-pub use module::{ImageKind, Kernel, Module};
+pub use module::{Kernel, Module};
+pub use partition::{GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use probe::ContextProbe;
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,

@@ -57,9 +57,13 @@ pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
 pub use verify::{Miscount, Overlap, Verification, VerificationMethod};
 
 use crate::{
-    Capabilities, ContextGuard, CudaDevice, Error, GreenContext, MemoryBudget, Result,
+    capabilities::Capabilities,
+    device::CudaDevice,
+    error::{Error, Result},
     events::{self, PartitionEvent, emit},
-    guard,
+    guard::{self, ContextGuard},
+    memory::MemoryBudget,
+    partition::GreenContext,
     planner::DeviceFacts,
 };
 

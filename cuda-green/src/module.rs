@@ -1,22 +1,17 @@
 //! Modules and kernels.
 
 mod attributes;
-mod image;
-mod load;
 
-use std::{
-    ffi::{CStr, CString},
-    fmt,
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
-use cuda_green_sys::{CUcontext, CUfunction, CUmodule, CUresult};
+use cuda_green_sys::{CUfunction, CUresult};
 
 use attributes::{Attributes, AttributesByFunction};
-use image::Image;
-pub use image::ImageKind;
 
-use crate::{CudaDevice, Driver, Error, Result};
+use crate::{
+    device::{CudaDevice, RawModule},
+    error::{Error, Result},
+};
 
 /// Loaded code. One module serves every partition of its device: a kernel runs where its stream is.
 #[derive(Clone)]
@@ -28,93 +23,6 @@ struct Owned {
     device: CudaDevice,
     raw: RawModule,
     attributes: AttributesByFunction,
-}
-
-/// A module without its owner: whoever holds it unloads it.
-pub(crate) struct RawModule(CUmodule);
-
-// SAFETY: the handle is an opaque token that the driver accepts from every thread.
-unsafe impl Send for RawModule {}
-// SAFETY: as above; reading kernels from a module is thread-safe.
-unsafe impl Sync for RawModule {}
-
-impl RawModule {
-    pub(crate) fn load_ptx(device: &CudaDevice, ptx: &str) -> Result<Self> {
-        let image = Image::new(ptx.as_bytes())?;
-        // Safe code must not make the driver read a binary: it trusts what is inside.
-        match image.kind {
-            ImageKind::Ptx => load::load(device, &image).map(Self),
-            kind => Err(Error::InvalidArgument {
-                name: "ptx",
-                value: format!("a {kind}"),
-                reason: "binaries are loaded by `Module::load_image`",
-            }),
-        }
-    }
-
-    pub(crate) fn function(&self, driver: &Driver, name: &str) -> Result<CUfunction> {
-        let name = c_string("kernel", name)?;
-        let mut function = std::ptr::null_mut();
-        // SAFETY: the module is live, the name a C string, the output valid.
-        let result = unsafe {
-            driver
-                .api()
-                .cuModuleGetFunction(&mut function, self.0, name.as_ptr())
-        };
-        driver.check("cuModuleGetFunction", result)?;
-        Ok(function)
-    }
-
-    /// The names of its kernels, in alphabetical order.
-    fn kernel_names(&self, driver: &Driver) -> Result<Vec<String>> {
-        let mut count = 0;
-        // SAFETY: the module is live, the output valid.
-        let result = unsafe { driver.api().cuModuleGetFunctionCount(&mut count, self.0) };
-        driver.check("cuModuleGetFunctionCount", result)?;
-        let mut functions = vec![std::ptr::null_mut(); count as usize];
-        // SAFETY: the module is live, and there is room for that many.
-        let result = unsafe {
-            driver
-                .api()
-                .cuModuleEnumerateFunctions(functions.as_mut_ptr(), count, self.0)
-        };
-        driver.check("cuModuleEnumerateFunctions", result)?;
-        let mut names = Vec::with_capacity(functions.len());
-        for function in functions {
-            let mut name = std::ptr::null();
-            // SAFETY: the function is the module's, which is live; the output is valid.
-            let result = unsafe { driver.api().cuFuncGetName(&mut name, function) };
-            driver.check("cuFuncGetName", result)?;
-            if !name.is_null() {
-                // SAFETY: a string of the driver's that lives as long as the module.
-                let name = unsafe { CStr::from_ptr(name) };
-                names.push(name.to_string_lossy().into_owned());
-            }
-        }
-        names.sort_unstable();
-        Ok(names)
-    }
-
-    /// Unloads it, with the context current that it was loaded in.
-    pub(crate) fn unload(&self, driver: &Driver, context: CUcontext) {
-        let _allowed = driver.beside_captures();
-        // SAFETY: the caller holds the context.
-        let pushed = unsafe { driver.api().cuCtxPushCurrent_v2(context) };
-        let pushed = driver.check("cuCtxPushCurrent", pushed);
-        // SAFETY: the caller gives up the module.
-        driver.check_in_drop("cuModuleUnload", unsafe {
-            driver.api().cuModuleUnload(self.0)
-        });
-        if let Err(error) = pushed {
-            log::error!("unloading a module: {error}");
-            return; // what is current is another's
-        }
-        let mut popped = std::ptr::null_mut();
-        // SAFETY: the output is valid.
-        driver.check_in_drop("cuCtxPopCurrent", unsafe {
-            driver.api().cuCtxPopCurrent_v2(&mut popped)
-        });
-    }
 }
 
 impl Module {
@@ -142,7 +50,7 @@ impl Module {
         Ok(Self::of(device, RawModule::load_ptx(device, ptx)?))
     }
 
-    /// Loads an image of any [kind](ImageKind): PTX, a cubin for the device's compute capability, or a fat
+    /// Loads an image of any [kind](crate::ImageKind): PTX, a cubin for the device's compute capability, or a fat
     /// binary. The first bytes tell which it is; a NUL after text is not needed.
     ///
     /// ```no_run
@@ -168,8 +76,9 @@ impl Module {
     #[doc(alias = "cubin")]
     #[doc(alias = "fatbin")]
     pub unsafe fn load_image(device: &CudaDevice, image: &[u8]) -> Result<Self> {
-        let raw = load::load(device, &Image::new(image)?)?;
-        Ok(Self::of(device, RawModule(raw)))
+        // SAFETY: the caller's promise is the one asked for.
+        let raw = unsafe { RawModule::load_image(device, image)? };
+        Ok(Self::of(device, raw))
     }
 
     fn of(device: &CudaDevice, raw: RawModule) -> Self {
@@ -196,10 +105,7 @@ impl Module {
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
         let driver = self.inner.device.driver();
         let raw = match self.inner.raw.function(driver, name) {
-            Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_NOT_FOUND,
-                ..
-            }) => {
+            Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NOT_FOUND) => {
                 return Err(Error::NoSuchKernel {
                     name: name.to_owned(),
                     kernels: self.kernel_names().ok(),
@@ -270,14 +176,6 @@ impl Kernel {
         device.check_own("the kernel", self.module.device())?;
         Ok(self.raw)
     }
-}
-
-fn c_string(name: &'static str, text: &str) -> Result<CString> {
-    CString::new(text).map_err(|error| Error::InvalidArgument {
-        name,
-        value: format!("text with a NUL at {}", error.nul_position()),
-        reason: "the driver takes C strings",
-    })
 }
 
 impl fmt::Debug for Module {

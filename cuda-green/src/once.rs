@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::Result;
+use crate::error::Result;
 
 /// Made at most once, by one thread while the others wait; a failure is not kept, so the next asks again.
 pub(crate) struct Once<T> {

@@ -38,7 +38,7 @@ pub(crate) use refusal::of_all_plans;
 pub use request::{PartitionRequest, SmRequest};
 pub(crate) use request::{in_words, without_runs};
 
-use crate::Result;
+use crate::error::Result;
 
 /// The plans that meet the requests, best first: where the driver refuses one for reasons of topology
 /// (`CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`, 915), the next is to be tried.

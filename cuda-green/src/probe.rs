@@ -6,10 +6,11 @@
 //! are there at once, the SMs belong to nobody else at that moment; if some come late, something else was there.
 
 mod filler;
+mod sm_ids;
 
 use std::{fmt, time::Duration};
 
-use crate::{Event, GreenContext, Result};
+use crate::{error::Result, event::Event, partition::GreenContext};
 
 use filler::Filler;
 

@@ -6,6 +6,8 @@
 
 mod calls;
 mod check;
+mod mps;
+mod of_device;
 mod origin;
 mod recipe;
 mod request;
@@ -21,7 +23,6 @@ pub use split::{SmParts, SmSizes};
 pub use workqueue::{WorkqueueResource, WorkqueueScope};
 
 pub(crate) use calls::{
-    Owner, Split, count_groups, describe, describe_with, is_topology_refusal, query,
-    split_by_count, split_structured, try_structured,
+    Split, count_groups, describe, describe_with, is_topology_refusal, split_by_count,
+    split_structured, try_structured,
 };
-pub(crate) use origin::sm_fields;

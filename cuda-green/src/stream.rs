@@ -15,9 +15,12 @@ use cuda_green_sys::{CUdevResourceType, CUstream, CUstream_flags, CUstreamCaptur
 pub use options::{StreamOptions, StreamPriority};
 
 use crate::{
-    CudaDevice, Driver, Error, Event, GreenContext, Result, SmResource,
-    event::not_ready_is_false,
-    resource::{Owner, query},
+    device::CudaDevice,
+    driver::{Driver, ResourceOwner, log_failure, query_resource},
+    error::{Error, Result, not_ready_is_false},
+    event::Event,
+    partition::GreenContext,
+    resource::SmResource,
 };
 
 /// A queue of work that runs in order, on the SMs of its context only.
@@ -44,21 +47,11 @@ impl Stream {
         let mut raw = std::ptr::null_mut();
         if context.is_partitioned() && device.capabilities().direct_streams {
             // SAFETY: the output is valid, and the context is live.
-            let result = unsafe {
-                driver
-                    .api()
-                    .cuGreenCtxStreamCreate(&mut raw, context.raw(), flags, priority)
-            };
-            driver.check("cuGreenCtxStreamCreate", result)?;
+            unsafe { driver.cuGreenCtxStreamCreate(&mut raw, context.raw(), flags, priority) }?;
         } else {
             let mut create = || {
                 // SAFETY: the output is valid, and the stream's context is current.
-                let result = unsafe {
-                    driver
-                        .api()
-                        .cuStreamCreateWithPriority(&mut raw, flags, priority)
-                };
-                driver.check("cuStreamCreateWithPriority", result)
+                unsafe { driver.cuStreamCreateWithPriority(&mut raw, flags, priority) }
             };
             if context.is_partitioned() {
                 // On 12.4 a stream is of the green context that is current when it is made. The guard
@@ -101,7 +94,7 @@ impl Stream {
             return self.context.sm_resource();
         }
         let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-        let raw = query(self.driver(), Owner::Stream(self.raw), kind)?;
+        let raw = query_resource(self.driver(), ResourceOwner::Stream(self.raw), kind)?;
         Ok(self.context.describe_sms(raw))
     }
 
@@ -113,12 +106,7 @@ impl Stream {
     pub fn priority(&self) -> Result<c_int> {
         let mut priority = 0;
         // SAFETY: the stream is live, and the pointer valid for the one integer that is written.
-        let result = unsafe {
-            self.driver()
-                .api()
-                .cuStreamGetPriority(self.raw, &mut priority)
-        };
-        self.driver().check("cuStreamGetPriority", result)?;
+        unsafe { self.driver().cuStreamGetPriority(self.raw, &mut priority) }?;
         Ok(priority)
     }
 
@@ -132,8 +120,7 @@ impl Stream {
         self.device().check_own("the event", event.device())?;
         let event = event.raw_for(self.driver())?;
         // SAFETY: both are live, as their owners are borrowed, and of this driver.
-        let result = unsafe { self.driver().api().cuEventRecord(event, self.raw) };
-        self.driver().check("cuEventRecord", result)
+        unsafe { self.driver().cuEventRecord(event, self.raw) }
     }
 
     /// Makes the work to come wait for an event, on the GPU; the host does not wait.
@@ -147,8 +134,7 @@ impl Stream {
     pub fn wait(&self, event: &Event) -> Result<()> {
         let event = event.raw_for(self.driver())?;
         // SAFETY: both are live, as their owners are borrowed, and of this driver; 0 is the only flag.
-        let result = unsafe { self.driver().api().cuStreamWaitEvent(self.raw, event, 0) };
-        self.driver().check("cuStreamWaitEvent", result)
+        unsafe { self.driver().cuStreamWaitEvent(self.raw, event, 0) }
     }
 
     /// Waits for all work in it.
@@ -158,8 +144,7 @@ impl Stream {
     #[doc(alias = "cuStreamSynchronize")]
     pub fn synchronize(&self) -> Result<()> {
         // SAFETY: the stream is live.
-        let result = unsafe { self.driver().api().cuStreamSynchronize(self.raw) };
-        self.driver().check("cuStreamSynchronize", result)
+        unsafe { self.driver().cuStreamSynchronize(self.raw) }
     }
 
     /// Whether all work in it is done.
@@ -169,8 +154,7 @@ impl Stream {
     #[doc(alias = "cuStreamQuery")]
     pub fn is_done(&self) -> Result<bool> {
         // SAFETY: the stream is live.
-        let result = unsafe { self.driver().api().cuStreamQuery(self.raw) };
-        not_ready_is_false(self.driver().check("cuStreamQuery", result))
+        not_ready_is_false(unsafe { self.driver().cuStreamQuery(self.raw) })
     }
 
     /// The raw stream, for [other libraries](crate::guide::foreign_libraries): it belongs to this object, must not be
@@ -194,12 +178,7 @@ impl Stream {
     pub(crate) fn is_captured(&self) -> Result<bool> {
         let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         // SAFETY: the stream is live, and the output valid.
-        let result = unsafe {
-            self.driver()
-                .api()
-                .cuStreamIsCapturing(self.raw, &mut status)
-        };
-        self.driver().check("cuStreamIsCapturing", result)?;
+        unsafe { self.driver().cuStreamIsCapturing(self.raw, &mut status) }?;
         Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
@@ -225,8 +204,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.context.inner.streams.remove(self.raw);
         // SAFETY: the stream is live, and this is its end; the driver finishes its work first.
-        let result = unsafe { self.driver().api().cuStreamDestroy_v2(self.raw) };
-        self.driver().check_in_drop("cuStreamDestroy", result);
+        log_failure(unsafe { self.driver().cuStreamDestroy_v2(self.raw) });
     }
 }
 

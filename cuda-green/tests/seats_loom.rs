@@ -3,7 +3,7 @@
 
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
-#[path = "../src/context/seat.rs"]
+#[path = "../src/partition/thread_seats.rs"]
 mod seat;
 /// What `src/sync.rs` is to the crate.
 mod sync {

@@ -2,16 +2,25 @@
 
 use std::sync::OnceLock;
 
-use super::GreenContext;
-use crate::{Error, GpuMemoryPool, MemoryBudget, Result, once::Once};
+use crate::{
+    error::{Error, Result},
+    memory::{GpuMemoryPool, MemoryBudget},
+    once::Once,
+    partition::{GreenContext, MemorySlot},
+};
 
-/// Contexts that take each other's place under one name share it, so that the name's limit holds over all
-/// of them.
+/// The pool of a context, or of all contexts that take each other's place under one name.
 #[derive(Default)]
 pub(super) struct Memory {
     pool: Once<GpuMemoryPool>,
     /// What the pool's limit is to stand within.
     budget: OnceLock<MemoryBudget>,
+}
+
+impl Memory {
+    pub(super) fn slot() -> MemorySlot {
+        MemorySlot::new(Self::default())
+    }
 }
 
 impl GreenContext {
@@ -20,7 +29,7 @@ impl GreenContext {
     /// # Errors
     /// Those of [`GpuMemoryPool::on`].
     pub fn memory(&self) -> Result<&GpuMemoryPool> {
-        let memory = &self.inner.memory;
+        let memory = self.memory_slot();
         memory.pool.get_or_make(|| {
             let limit = self.config().memory_limit_bytes;
             match memory.budget.get() {
@@ -37,7 +46,7 @@ impl GreenContext {
 
     /// Its memory pool, if it was ever asked for.
     pub(crate) fn memory_if_made(&self) -> Option<&GpuMemoryPool> {
-        self.inner.memory.pool.get()
+        self.memory_slot().pool.get()
     }
 
     /// Puts the limit of its memory pool within a budget, before the pool is first asked for. A manager does
@@ -46,7 +55,7 @@ impl GreenContext {
     /// # Errors
     /// [`Error::InvalidArgument`] where the pool has been made, or a budget has been given, already.
     pub fn set_memory_budget(&self, budget: &MemoryBudget) -> Result<()> {
-        let memory = &self.inner.memory;
+        let memory = self.memory_slot();
         let set = || memory.budget.set(budget.clone()).is_ok();
         if memory.pool.before_made(set) == Some(true) {
             return Ok(());
@@ -56,5 +65,12 @@ impl GreenContext {
             value: format!("{budget:?}"),
             reason: "the context's memory pool has its place already",
         })
+    }
+
+    fn memory_slot(&self) -> &Memory {
+        match self.inner.memory.get() {
+            Some(memory) => memory,
+            None => unreachable!("every context is made by this room, with a slot of this type"),
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use cuda_green_sys::CUdevice;
 
 use super::CudaDevice;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The right to split a device: the SMs of two splits overlap, and neither would know.
 pub(crate) struct Claim;

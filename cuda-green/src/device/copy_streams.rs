@@ -9,7 +9,10 @@ use std::{
 use cuda_green_sys::{CUpointer_attribute, CUresult, CUstream, CUstream_flags};
 
 use super::CudaDevice;
-use crate::{Driver, Error, Event, Result, event::not_ready_is_false};
+use crate::{
+    driver::{Driver, log_failure},
+    error::{Error, Result, not_ready_is_false},
+};
 
 /// After so many refusals to wait and to ask, a copy counts as unfinished.
 const TRIES: u32 = 3;
@@ -28,8 +31,7 @@ unsafe impl Send for CopyStream {}
 
 impl CudaDevice {
     /// Runs something that puts a copy into a stream, and waits for it, beside captures too. `host` is the host memory
-    /// that it reads or writes, if any. Where it cannot be waited for, `unfinished` gets an event at its end, or none
-    /// where that cannot be recorded either.
+    /// that it reads or writes, if any. Where it cannot be waited for, `unfinished` gets the stream, to record its end.
     ///
     /// Pageable memory is not used any more when the driver's call returns: the driver stages it. Pinned memory is, so
     /// with that a copy is waited for until it has ended or the device is lost, whatever the driver refuses.
@@ -41,7 +43,7 @@ impl CudaDevice {
         &self,
         host: Option<*const c_void>,
         work: impl FnOnce(CUstream) -> Result<()>,
-        unfinished: impl FnOnce(Option<Event>),
+        unfinished: impl FnOnce(CUstream),
     ) -> Result<()> {
         let _allowed = self.driver().beside_captures();
         let stream = match self.inner.copy_streams.pop() {
@@ -56,15 +58,14 @@ impl CudaDevice {
                 begun
             }
             Err(error) => {
-                unfinished(self.record_end(stream).ok());
+                unfinished(stream.0);
                 // No other copy would know that it waits for this one.
                 let device = self.clone();
                 self.end("a stream of copies", move || {
                     device.synchronize_copy(stream)?;
                     // SAFETY: the stream is live and idle, and this is its end, which is not tried again after it
                     // succeeded.
-                    let result = unsafe { device.api().cuStreamDestroy_v2(stream.0) };
-                    device.driver().check("cuStreamDestroy", result)
+                    unsafe { device.driver().cuStreamDestroy_v2(stream.0) }
                 });
                 begun.and(Err(error))
             }
@@ -81,8 +82,8 @@ impl CudaDevice {
                 return Err(error);
             }
             // SAFETY: the stream is live.
-            let result = unsafe { self.api().cuStreamQuery(stream.0) };
-            match not_ready_is_false(self.driver().check("cuStreamQuery", result)) {
+            let asked = unsafe { self.driver().cuStreamQuery(stream.0) };
+            match not_ready_is_false(asked) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(_) => refusals += 1,
@@ -96,8 +97,7 @@ impl CudaDevice {
 
     fn synchronize_copy(&self, stream: CopyStream) -> Result<()> {
         // SAFETY: the stream is live.
-        let result = unsafe { self.api().cuStreamSynchronize(stream.0) };
-        self.driver().check("cuStreamSynchronize", result)
+        unsafe { self.driver().cuStreamSynchronize(stream.0) }
     }
 
     /// Whether the driver knows the host memory, as it does what is pinned.
@@ -105,7 +105,7 @@ impl CudaDevice {
         let mut kind = 0u32;
         // SAFETY: this attribute is a 32-bit number; any address may be asked about.
         let result = unsafe {
-            self.api().cuPointerGetAttribute(
+            self.driver().api().cuPointerGetAttribute(
                 std::ptr::from_mut(&mut kind).cast(),
                 CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
                 host.addr() as u64,
@@ -114,21 +114,15 @@ impl CudaDevice {
         !matches!(result, Ok(CUresult::CUDA_ERROR_INVALID_VALUE))
     }
 
-    fn record_end(&self, stream: CopyStream) -> Result<Event> {
-        let event = Event::new(self)?;
-        // SAFETY: both are live, and of this driver.
-        let result = unsafe { self.api().cuEventRecord(event.raw(), stream.0) };
-        self.driver().check("cuEventRecord", result)?;
-        Ok(event)
-    }
-
     fn create_copy_stream(&self) -> Result<CopyStream> {
         let mut stream = std::ptr::null_mut();
         self.with_primary(|| {
             let flags = CUstream_flags::CU_STREAM_NON_BLOCKING.0;
             // SAFETY: the output is valid, and the stream's context is current.
-            let result = unsafe { self.api().cuStreamCreateWithPriority(&mut stream, flags, 0) };
-            self.driver().check("cuStreamCreateWithPriority", result)
+            unsafe {
+                self.driver()
+                    .cuStreamCreateWithPriority(&mut stream, flags, 0)
+            }
         })?;
         Ok(CopyStream(stream))
     }
@@ -167,8 +161,7 @@ impl CopyStreams {
     pub(super) fn destroy(&self, driver: &Driver) {
         while let Some(CopyStream(stream)) = self.pop() {
             // SAFETY: the stream is live and idle, and this is its end.
-            let result = unsafe { driver.api().cuStreamDestroy_v2(stream) };
-            driver.check_in_drop("cuStreamDestroy", result);
+            log_failure(unsafe { driver.cuStreamDestroy_v2(stream) });
         }
     }
 }

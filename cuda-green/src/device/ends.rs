@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::CudaDevice;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Waits for what still uses a thing, and frees it. Owns the thing, which goes with it once it has succeeded.
 type End = Box<dyn FnMut() -> Result<()> + Send>;

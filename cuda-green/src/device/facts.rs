@@ -5,8 +5,8 @@ use std::ffi::{CStr, c_int};
 use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute, CUresult};
 
 use crate::{
-    Driver, Error, Result,
-    resource::{Owner, query, sm_fields},
+    driver::{Driver, ResourceOwner, query_resource, sm_fields},
+    error::{Error, Result},
 };
 
 pub(super) fn attribute(
@@ -16,20 +16,14 @@ pub(super) fn attribute(
 ) -> Result<c_int> {
     let mut value = 0;
     // SAFETY: the pointer is valid for the one integer that is written.
-    let result = unsafe { driver.api().cuDeviceGetAttribute(&mut value, which, device) };
-    driver.check("cuDeviceGetAttribute", result)?;
+    unsafe { driver.cuDeviceGetAttribute(&mut value, which, device) }?;
     Ok(value)
 }
 
 pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {
     let mut name = [0u8; 256];
     // SAFETY: the buffer is as long as said, and the driver ends what it writes with a NUL.
-    let result = unsafe {
-        driver
-            .api()
-            .cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device)
-    };
-    driver.check("cuDeviceGetName", result)?;
+    unsafe { driver.cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device) }?;
     let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
     Ok(name.to_string_lossy().into_owned())
 }
@@ -37,7 +31,7 @@ pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {
 /// The granularity that the driver reports, or as the inner error why the device has no green contexts.
 pub(super) fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u32, u32), String>> {
     let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
-    match query(driver, Owner::Device(device), kind) {
+    match query_resource(driver, ResourceOwner::Device(device), kind) {
         Ok(resource) => {
             let sms = sm_fields(&resource);
             Ok(Ok((sms.minSmPartitionSize, sms.smCoscheduledAlignment)))
@@ -51,10 +45,7 @@ pub(super) fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u
         // The version has it: the error names what hides it.
         Err(Error::MissingEntryPoint(missing)) => Ok(Err(missing.to_string())),
         // A driver that has the call may still refuse the device: old architectures, some virtual GPUs.
-        Err(Error::Driver {
-            code: CUresult::CUDA_ERROR_NOT_SUPPORTED,
-            ..
-        }) => Ok(Err(
+        Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NOT_SUPPORTED) => Ok(Err(
             "the driver says that this device does not support green contexts".to_owned(),
         )),
         Err(error) => Err(error),

@@ -4,8 +4,12 @@ use std::{ffi::c_int, ops::RangeInclusive};
 
 use cuda_green_sys::CUcontext;
 
+use super::ContextPriority;
 use super::CudaDevice;
-use crate::{ContextPriority, Driver, Result};
+use crate::{
+    driver::{Driver, log_failure},
+    error::Result,
+};
 
 /// A retain of the primary context.
 pub(super) struct Primary {
@@ -69,13 +73,11 @@ impl CudaDevice {
             fn drop(&mut self) {
                 let mut popped = std::ptr::null_mut();
                 // SAFETY: the pointer is valid for the one handle that is written.
-                let result = unsafe { self.0.api().cuCtxPopCurrent_v2(&mut popped) };
-                self.0.check_in_drop("cuCtxPopCurrent", result);
+                log_failure(unsafe { self.0.cuCtxPopCurrent_v2(&mut popped) });
             }
         }
         // SAFETY: the caller holds the object whose context this is.
-        let result = unsafe { self.api().cuCtxPushCurrent_v2(context) };
-        self.driver().check("cuCtxPushCurrent", result)?;
+        unsafe { self.driver().cuCtxPushCurrent_v2(context) }?;
         let _pushed = Pushed(self.driver());
         action()
     }
@@ -87,19 +89,17 @@ impl CudaDevice {
     fn retain(&self) -> Result<Primary> {
         let mut context = std::ptr::null_mut();
         // SAFETY: the pointer is valid for the one handle that is written.
-        let result = unsafe {
-            self.api()
+        unsafe {
+            self.driver()
                 .cuDevicePrimaryCtxRetain(&mut context, self.raw())
-        };
-        self.driver().check("cuDevicePrimaryCtxRetain", result)?;
+        }?;
         let (mut least, mut greatest) = (0, 0);
         let range = self.with_current(context, || {
             // SAFETY: both pointers are valid for the one integer each that is written.
-            let result = unsafe {
-                self.api()
+            unsafe {
+                self.driver()
                     .cuCtxGetStreamPriorityRange(&mut least, &mut greatest)
-            };
-            self.driver().check("cuCtxGetStreamPriorityRange", result)
+            }
         });
         match range {
             Ok(()) => Ok(Primary {
@@ -108,9 +108,7 @@ impl CudaDevice {
             }),
             Err(error) => {
                 // SAFETY: this gives back the retain above, which nothing else knows of.
-                let result = unsafe { self.api().cuDevicePrimaryCtxRelease_v2(self.raw()) };
-                self.driver()
-                    .check_in_drop("cuDevicePrimaryCtxRelease", result);
+                log_failure(unsafe { self.driver().cuDevicePrimaryCtxRelease_v2(self.raw()) });
                 Err(error)
             }
         }

@@ -5,7 +5,15 @@ use std::{any::Any, cell::RefCell, sync::Arc};
 use cuda_green_sys::{CUgraph, CUresult, CUstreamCaptureMode};
 
 use super::{Graph, Kept};
-use crate::{Error, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, Stream};
+use crate::{
+    driver::log_failure,
+    error::{Error, Result},
+    event::Event,
+    launch::{KernelArg, LaunchConfig},
+    module::Kernel,
+    partition::GreenContext,
+    stream::Stream,
+};
 
 /// What is forbidden while a capture goes on: to allocate, to free or to make a pool, to instantiate a graph,
 /// and to ask or wait for a stream or an event, those of elsewhere too. Allocating from a driver's pool in
@@ -84,13 +92,11 @@ impl Stream {
             values: RefCell::default(),
             events: RefCell::default(),
         };
-        let result = self.context().inner.streams.begin_capture(|| {
+        let begun = self.context().inner.streams.begin_capture(|| {
             // SAFETY: the stream is live.
-            unsafe { driver.api().cuStreamBeginCapture_v2(self.raw(), mode.raw()) }
+            unsafe { driver.cuStreamBeginCapture_v2(self.raw(), mode.raw()) }
         });
-        driver
-            .check("cuStreamBeginCapture", result)
-            .map_err(explained)?;
+        begun.map_err(explained)?;
         let ending = Ending(self);
         let recorded = record(&capture);
         let ended = ending.end();
@@ -206,8 +212,7 @@ impl Ending<'_> {
         let driver = self.0.device().driver();
         let mut graph = std::ptr::null_mut();
         // SAFETY: the stream is live, and the output valid.
-        let result = unsafe { driver.api().cuStreamEndCapture(self.0.raw(), &mut graph) };
-        driver.check("cuStreamEndCapture", result)?;
+        unsafe { driver.cuStreamEndCapture(self.0.raw(), &mut graph) }?;
         Ok(graph)
     }
 }
@@ -219,8 +224,7 @@ impl Drop for Ending<'_> {
             Ok(graph) => {
                 let driver = self.0.device().driver();
                 // SAFETY: the graph was made just now, and nobody else has it.
-                let result = unsafe { driver.api().cuGraphDestroy(graph) };
-                driver.check_in_drop("cuGraphDestroy", result);
+                log_failure(unsafe { driver.cuGraphDestroy(graph) });
             }
             Err(error) => log::debug!("ending a capture in a panic: {error}"),
         }

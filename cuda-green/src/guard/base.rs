@@ -5,7 +5,11 @@ use std::{cell::RefCell, sync::Arc};
 use cuda_green_sys::CUcontext;
 
 use super::entered::{DEPTH, Taken};
-use crate::{CudaDevice, Error, GreenContext, Result, context::ContextInner};
+use crate::{
+    device::CudaDevice,
+    error::{Error, Result},
+    partition::{ContextInner, GreenContext},
+};
 
 thread_local! {
     /// What `set_current` made current on this thread.
@@ -66,6 +70,5 @@ impl Drop for Base {
 
 fn set(device: &CudaDevice, context: CUcontext) -> Result<()> {
     // SAFETY: the caller holds the object whose context this is, or it is null.
-    let result = unsafe { device.driver().api().cuCtxSetCurrent(context) };
-    device.driver().check("cuCtxSetCurrent", result)
+    unsafe { device.driver().cuCtxSetCurrent(context) }
 }

@@ -5,8 +5,9 @@ use std::{cell::Cell, sync::Arc};
 use cuda_green_sys::{CUcontext, CUresult, MissingEntryPoint};
 
 use crate::{
-    Driver, Error, Result,
-    context::{ContextInner, Seat},
+    driver::{Driver, name},
+    error::{Error, Result},
+    partition::{ContextInner, Seat},
 };
 
 thread_local! {
@@ -70,14 +71,14 @@ impl Entered {
         // SAFETY: the pointer is valid for the one handle that is written.
         let answer = unsafe { driver.api().cuCtxGetCurrent(&mut previous) };
         if !is_success(&answer) {
-            return Err(Refusal::Call("cuCtxGetCurrent", answer));
+            return Err(Refusal::Call(name::cuCtxGetCurrent, answer));
         }
         let (seat, current) = Taken::take(context).map_err(Refusal::Seat)?;
         // SAFETY: the context is live: the seat is ours, and the guard keeps it.
         let answer = unsafe { driver.api().cuCtxPushCurrent_v2(current) };
         if !is_success(&answer) {
             seat.leave(context);
-            return Err(Refusal::Call("cuCtxPushCurrent", answer));
+            return Err(Refusal::Call(name::cuCtxPushCurrent_v2, answer));
         }
         let depth = DEPTH.get() + 1;
         DEPTH.set(depth);
@@ -132,7 +133,7 @@ impl Entered {
             // Foreign code popped all there was.
             Ok(CUresult::CUDA_ERROR_INVALID_CONTEXT) => self.change.repair(driver, None),
             answer => driver
-                .check("cuCtxPopCurrent", answer)
+                .check(name::cuCtxPopCurrent_v2, answer)
                 .and_then(|()| self.change.repair(driver, Some(popped))),
         };
         self.seat.leave(context);
@@ -175,13 +176,11 @@ impl Change {
         // Ours is gone: it was popped by foreign code. Put back what we took off in looking for it.
         while let Some(context) = above.pop() {
             // SAFETY: this was on the stack a moment ago, so it is as live as it was then.
-            let result = unsafe { driver.api().cuCtxPushCurrent_v2(context) };
-            driver.check("cuCtxPushCurrent", result)?;
+            unsafe { driver.cuCtxPushCurrent_v2(context) }?;
         }
         if current(driver)? != self.previous {
             // SAFETY: this was current when the guard began; null is allowed.
-            let result = unsafe { driver.api().cuCtxSetCurrent(self.previous) };
-            driver.check("cuCtxSetCurrent", result)?;
+            unsafe { driver.cuCtxSetCurrent(self.previous) }?;
         }
         Err(Error::ForeignContext)
     }
@@ -227,16 +226,14 @@ impl Taken {
 fn current(driver: &Driver) -> Result<CUcontext> {
     let mut context = std::ptr::null_mut();
     // SAFETY: the pointer is valid for the one handle that is written.
-    let result = unsafe { driver.api().cuCtxGetCurrent(&mut context) };
-    driver.check("cuCtxGetCurrent", result)?;
+    unsafe { driver.cuCtxGetCurrent(&mut context) }?;
     Ok(context)
 }
 
 fn pop(driver: &Driver) -> Result<CUcontext> {
     let mut popped = std::ptr::null_mut();
     // SAFETY: the pointer is valid for the one handle that is written.
-    let result = unsafe { driver.api().cuCtxPopCurrent_v2(&mut popped) };
-    driver.check("cuCtxPopCurrent", result)?;
+    unsafe { driver.cuCtxPopCurrent_v2(&mut popped) }?;
     Ok(popped)
 }
 

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use cuda_green_sys::{CUstream, CUstream_flags};
 
 use super::{PartitionMode, SmPartitionManager};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Where the work of a stream runs: see [`SmPartitionManager::stream_home`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,8 +57,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         }
         let (driver, mut green) = (self.device.driver(), std::ptr::null_mut());
         // SAFETY: the caller vouches for the stream; the output is valid for the one handle written.
-        let result = unsafe { driver.api().cuStreamGetGreenCtx(stream, &mut green) };
-        driver.check("cuStreamGetGreenCtx", result)?;
+        unsafe { driver.cuStreamGetGreenCtx(stream, &mut green) }?;
         if green.is_null() {
             return Ok(StreamHome::WholeDevice);
         }
@@ -127,8 +126,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         }
         let (driver, mut flags) = (self.device.driver(), 0);
         // SAFETY: the caller vouches for the stream; the output is valid for the one number written.
-        let result = unsafe { driver.api().cuStreamGetFlags(stream, &mut flags) };
-        driver.check("cuStreamGetFlags", result)?;
+        unsafe { driver.cuStreamGetFlags(stream, &mut flags) }?;
         Ok(flags & CUstream_flags::CU_STREAM_NON_BLOCKING.0 == 0)
     }
 }

@@ -4,7 +4,9 @@ use std::{fmt::Debug, sync::Arc};
 
 use super::{ContextId, Entry, SmPartitionManager, observe::Operation, one_by_one::cluster_of_all};
 use crate::{
-    ContextPriority, GreenContext, GreenContextConfig, Result,
+    device::ContextPriority,
+    error::Result,
+    partition::{GreenContext, GreenContextConfig},
     planner::{Demands, PartitionRequest},
 };
 

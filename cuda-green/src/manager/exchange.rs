@@ -4,7 +4,7 @@ use super::{
     generation::{Entry, Generation, Slot},
     names::Names,
 };
-use crate::{Result, sync::Arc};
+use crate::{error::Result, sync::Arc};
 
 /// What happens between the old work on an SM and the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -22,7 +22,6 @@ pub enum HandOff {
 
 impl HandOff {
     /// Its name in metrics and events.
-    #[cfg(any(feature = "metrics", feature = "tracing"))]
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Strict => "strict",

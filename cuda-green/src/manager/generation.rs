@@ -3,7 +3,8 @@
 use std::sync::PoisonError;
 
 use crate::{
-    Error, GreenContext, Result,
+    error::{Error, Result},
+    partition::GreenContext,
     sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 

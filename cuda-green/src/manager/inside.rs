@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, marker::PhantomData};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };

@@ -4,9 +4,9 @@ use std::{fmt::Debug, sync::atomic::Ordering};
 
 use super::{Entry, SmPartitionManager, names::Retired, observe::Operation};
 use crate::{
-    Error, GreenContext, Result,
-    context::Later,
+    error::{Error, Result},
     events::{PartitionEvent, emit},
+    partition::{GreenContext, Later},
 };
 
 /// Device memory that a green context takes: 5 MiB (measured on an H200, driver 580).

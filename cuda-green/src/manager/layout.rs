@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::nest::Nest;
 use crate::{
-    CudaDevice, GreenContext, GreenContextConfig, Result,
-    context::Shape,
-    device::{Claim, Lease},
+    device::{Claim, CudaDevice, Lease},
+    error::Result,
+    partition::{GreenContext, GreenContextConfig, Shape},
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
         SplitCall, SplitStrategy, State,

@@ -6,9 +6,10 @@ use super::{
     Entry, PartitionMode, SmPartitionManager, layout::Layout, observe::Operation, refuse_existing,
 };
 use crate::{
-    Error, GreenContextConfig, Result,
     device::Claim,
+    error::{Error, Result},
     events::{PartitionEvent, emit},
+    partition::GreenContextConfig,
     planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
     resource::{self, SmResource, Split, is_topology_refusal},
 };

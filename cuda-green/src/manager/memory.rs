@@ -3,7 +3,11 @@
 use std::{fmt::Debug, sync::Arc};
 
 use super::{Entry, SmPartitionManager, label};
-use crate::{Error, GpuMemoryPool, GreenContext, MemoryBudget, MemoryReport, Result};
+use crate::{
+    error::{Error, Result},
+    memory::{GpuMemoryPool, MemoryBudget, MemoryReport},
+    partition::GreenContext,
+};
 
 impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Puts the memory limits of all contexts within one budget, the device's: together they never use more,

@@ -7,8 +7,8 @@ use std::sync::PoisonError;
 
 use super::generation::Entry;
 use crate::{
-    Error, GreenContext, Result,
-    context::Later,
+    error::{Error, Result},
+    partition::{GreenContext, Later},
     sync::{Arc, RwLock},
 };
 

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use super::layout::Layout;
 use crate::{
-    CudaDevice, Error, GreenContext, GreenContextConfig, Result,
-    device::{Claim, Lease},
+    device::{Claim, CudaDevice, Lease},
+    error::{Error, Result},
+    partition::{GreenContext, GreenContextConfig},
     planner::{Area, DeviceFacts, Group, Part, Piece, SplitStrategy, State},
     resource::{self, SmResource},
 };

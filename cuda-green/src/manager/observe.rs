@@ -5,7 +5,7 @@ use std::{fmt::Debug, time::Duration};
 
 use super::{HandOff, SmPartitionManager, label};
 use crate::{
-    Error, Result,
+    error::{Error, Result},
     events::{PartitionEvent, emit},
 };
 
@@ -31,7 +31,7 @@ pub(super) struct Counted {
     pub(super) rebalances: [u64; 2],
     /// Rebalances that had to make contexts.
     pub(super) with_new_contexts: u64,
-    pub(super) took: crate::Latencies,
+    pub(super) took: crate::memory::Latencies,
     /// By operation and kind.
     pub(super) refusals: std::collections::BTreeMap<(&'static str, &'static str), u64>,
 }
@@ -103,7 +103,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         emit(|| PartitionEvent::Rebalanced {
             device: self.device.ordinal(),
             favoured: favoured.map(label),
-            hand_off,
+            hand_off: hand_off.label(),
             made,
             took,
         });

@@ -6,8 +6,9 @@ use super::{
     PartitionMode, SmPartitionManager, label, layout::Layout, observe::Operation, refuse_existing,
 };
 use crate::{
-    Error, GreenContext, GreenContextConfig, Result,
+    error::{Error, Result},
     events::{PartitionEvent, emit},
+    partition::{GreenContext, GreenContextConfig},
     planner::{
         self, Choice, Demands, PartitionRequest, Plan, RefusedPlan, SmRequest, SplitCall,
         SplitStrategy,

@@ -7,8 +7,10 @@ use std::{
 
 use super::PartitionStream;
 use crate::{
-    Capture, CaptureMode, GraphExec, GreenContext, Result, Stream,
-    context::{Follower, Later},
+    error::Result,
+    graph::{Capture, CaptureMode, GraphExec},
+    partition::{Follower, GreenContext, Later},
+    stream::Stream,
 };
 
 type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;

@@ -7,8 +7,13 @@ use super::{
     inside::{Inside, refuse_inside},
 };
 use crate::{
-    ContextPriority, Event, GreenContext, Kernel, KernelArg, LaunchConfig, Result, Stream,
-    context::{Follower, Later},
+    device::ContextPriority,
+    error::Result,
+    event::Event,
+    launch::{KernelArg, LaunchConfig},
+    module::Kernel,
+    partition::{Follower, GreenContext, Later},
+    stream::Stream,
     sync::{Arc, Mutex, MutexGuard},
 };
 

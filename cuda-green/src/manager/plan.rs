@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use super::{PartitionMode, SmPartitionManager};
 use crate::{
-    Error, Result,
+    error::{Error, Result},
     planner::{PartitionRequest, Plan, SplitCall},
     resource,
 };

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{SmPartitionManager, label};
-use crate::{ContextProbe, Result};
+use crate::{error::Result, probe::ContextProbe};
 
 /// The result of [`SmPartitionManager::probe`].
 #[derive(Clone, Debug, PartialEq, Eq)]

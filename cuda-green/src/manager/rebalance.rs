@@ -15,7 +15,11 @@ use super::{
     observe::{Operation, Stopwatch},
     position,
 };
-use crate::{Error, GreenContext, Result, context::Later, planner::SplitStrategy};
+use crate::{
+    error::{Error, Result},
+    partition::{GreenContext, Later},
+    planner::SplitStrategy,
+};
 use cuda_green_sys::CudaVersion;
 
 /// Who is busy, and so should have more of the GPU.

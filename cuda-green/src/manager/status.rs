@@ -2,11 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
+use cuda_green_sys::CudaVersion;
+
 use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, label, layout::Layout};
 use crate::{
-    ContextPriority, CudaVersion, GreenContext, GreenContextConfig, WorkqueueIsolation,
-    context::Shape,
+    device::ContextPriority,
     events,
+    partition::{GreenContext, GreenContextConfig, Shape, WorkqueueIsolation},
     planner::{self, RefusedPlan, SplitStrategy},
 };
 

@@ -6,7 +6,11 @@
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use super::{PartitionMode, SmPartitionManager, label};
-use crate::{GreenContext, GreenContextConfig, Result, probe};
+use crate::{
+    error::Result,
+    partition::{GreenContext, GreenContextConfig},
+    probe,
+};
 
 /// What [`SmPartitionManager::verify`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,10 @@ use cuda_green_sys::{
 };
 
 use super::core::lock;
-use crate::{CudaDevice, Error, Result};
+use crate::{
+    device::CudaDevice,
+    error::{Error, Result},
+};
 
 pub(crate) enum Backing {
     /// A stream-ordered pool.
@@ -51,8 +54,7 @@ impl Backing {
         };
         let mut pool = std::ptr::null_mut();
         // SAFETY: the properties were zeroed but for what is set; the output is valid.
-        let result = unsafe { driver.api().cuMemPoolCreate(&mut pool, &properties) };
-        match driver.check("cuMemPoolCreate", result) {
+        match unsafe { driver.cuMemPoolCreate(&mut pool, &properties) } {
             Ok(()) => {}
             // Some devices and platforms have no pools although the driver has the call.
             Err(Error::MissingEntryPoint(_))
@@ -134,24 +136,14 @@ impl Ordered {
         let mut threshold = u64::MAX;
         let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         // SAFETY: the pool is live, and this attribute is a 64-bit number.
-        let result = unsafe {
-            driver.api().cuMemPoolSetAttribute(
-                pool,
-                attribute,
-                std::ptr::from_mut(&mut threshold).cast(),
-            )
-        };
-        driver.check("cuMemPoolSetAttribute", result)?;
+        unsafe {
+            driver.cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut threshold).cast())
+        }?;
         let mut stream = std::ptr::null_mut();
         device.with_primary(|| {
             let flags = CUstream_flags::CU_STREAM_NON_BLOCKING.0;
             // SAFETY: the output is valid, and the stream's context is current.
-            let result = unsafe {
-                driver
-                    .api()
-                    .cuStreamCreateWithPriority(&mut stream, flags, 0)
-            };
-            driver.check("cuStreamCreateWithPriority", result)
+            unsafe { driver.cuStreamCreateWithPriority(&mut stream, flags, 0) }
         })?;
         self.stream = stream;
         Ok(())
@@ -162,12 +154,7 @@ impl Ordered {
         let _allowed = driver.beside_captures();
         let mut address = 0;
         // SAFETY: pool and stream are live, the output is valid.
-        let result = unsafe {
-            driver
-                .api()
-                .cuMemAllocFromPoolAsync(&mut address, size, self.pool, self.stream)
-        };
-        driver.check("cuMemAllocFromPoolAsync", result)?;
+        unsafe { driver.cuMemAllocFromPoolAsync(&mut address, size, self.pool, self.stream) }?;
         // The memory may be used in any stream once this one has come to the allocation.
         if let Err(error) = self.wait(device) {
             if let Err(refusal) = self.free(device, address) {
@@ -184,8 +171,7 @@ impl Ordered {
         let _allowed = driver.beside_captures();
         // SAFETY: the address is of this pool, and nobody has it any more. It is freed in the order of the stream that
         // it was allocated in.
-        let result = unsafe { driver.api().cuMemFreeAsync(address, self.stream) };
-        driver.check("cuMemFreeAsync", result)
+        unsafe { driver.cuMemFreeAsync(address, self.stream) }
     }
 
     /// Frees what the driver refused to free before.
@@ -201,8 +187,7 @@ impl Ordered {
     fn wait(&self, device: &CudaDevice) -> Result<()> {
         let driver = device.driver();
         // SAFETY: the stream is live.
-        let result = unsafe { driver.api().cuStreamSynchronize(self.stream) };
-        driver.check("cuStreamSynchronize", result)
+        unsafe { driver.cuStreamSynchronize(self.stream) }
     }
 
     fn trim(&self, device: &CudaDevice) -> Result<()> {
@@ -211,8 +196,7 @@ impl Ordered {
         self.free_owed(device)?;
         self.wait(device)?;
         // SAFETY: the pool is live.
-        let result = unsafe { driver.api().cuMemPoolTrimTo(self.pool, 0) };
-        driver.check("cuMemPoolTrimTo", result)
+        unsafe { driver.cuMemPoolTrimTo(self.pool, 0) }
     }
 
     fn used(&self, device: &CudaDevice) -> Result<u64> {
@@ -235,14 +219,13 @@ impl Ordered {
         let mut bytes = 0u64;
         let _allowed = device.driver().beside_captures();
         // SAFETY: the pool is live, and this attribute is a 64-bit number.
-        let result = unsafe {
-            device.driver().api().cuMemPoolGetAttribute(
+        unsafe {
+            device.driver().cuMemPoolGetAttribute(
                 self.pool,
                 which,
                 std::ptr::from_mut(&mut bytes).cast(),
             )
-        };
-        device.driver().check("cuMemPoolGetAttribute", result)?;
+        }?;
         Ok(bytes)
     }
 
@@ -254,14 +237,12 @@ impl Ordered {
             // Frees that are still queued must have run before the stream goes, or the pool would keep their memory.
             self.wait(device)?;
             // SAFETY: the stream is live, and this is its end.
-            let result = unsafe { driver.api().cuStreamDestroy_v2(self.stream) };
-            driver.check("cuStreamDestroy", result)?;
+            unsafe { driver.cuStreamDestroy_v2(self.stream) }?;
             self.stream = std::ptr::null_mut();
         }
         // SAFETY: the pool is live, and all that came from it was freed before; this is its end, which is not tried
         // again after it succeeded.
-        let result = unsafe { driver.api().cuMemPoolDestroy(self.pool) };
-        driver.check("cuMemPoolDestroy", result)
+        unsafe { driver.cuMemPoolDestroy(self.pool) }
     }
 }
 
@@ -271,8 +252,7 @@ pub(crate) fn allocate_plain(device: &CudaDevice, size: usize) -> Result<CUdevic
     let _allowed = device.driver().beside_captures();
     device.with_primary(|| {
         // SAFETY: the output is valid, and a context of the device is current.
-        let result = unsafe { device.driver().api().cuMemAlloc_v2(&mut address, size) };
-        device.driver().check("cuMemAlloc", result)
+        unsafe { device.driver().cuMemAlloc_v2(&mut address, size) }
     })?;
     Ok(address)
 }
@@ -281,8 +261,7 @@ pub(crate) fn free_plain(device: &CudaDevice, address: CUdeviceptr) -> Result<()
     let _allowed = device.driver().beside_captures();
     // SAFETY: the address is of `cuMemAlloc`, and its only owner gives it up. No context needs to be
     // current for this (measured on an H200, driver 580).
-    let result = unsafe { device.driver().api().cuMemFree_v2(address) };
-    device.driver().check("cuMemFree", result)
+    unsafe { device.driver().cuMemFree_v2(address) }
 }
 
 /// The driver's own limit for a pool, as a backstop behind the exact one; 0 is none.

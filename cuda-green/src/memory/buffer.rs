@@ -5,7 +5,12 @@ use std::{ffi::c_void, fmt};
 use cuda_green_sys::{CUdeviceptr, CUstream};
 
 use super::{GpuMemoryPool, PinnedBuffer, TypedBuffer, cache::Home, fence::Fences, seat::Taken};
-use crate::{Error, Result, Stream};
+use crate::{
+    driver::Driver,
+    error::{Error, Result},
+    event::Event,
+    stream::Stream,
+};
 
 /// Bytes on the device. Keeps its pool alive, and gives the memory back when dropped.
 ///
@@ -120,15 +125,14 @@ impl GpuBuffer {
             self.fences.around(stream, || {
                 // SAFETY: the buffer has room for the source's length, and both are fenced: neither is
                 // freed or used anew before the stream has done this.
-                let result = unsafe {
-                    device.driver().api().cuMemcpyHtoDAsync_v2(
+                unsafe {
+                    device.driver().cuMemcpyHtoDAsync_v2(
                         self.address,
                         source.as_ptr().cast(),
                         bytes,
                         stream.raw(),
                     )
-                };
-                device.driver().check("cuMemcpyHtoDAsync", result)
+                }
             })
         })
     }
@@ -151,15 +155,14 @@ impl GpuBuffer {
         destination.fences().around(stream, || {
             self.fences.around(stream, || {
                 // SAFETY: the buffer has at least the destination's length, and both are fenced.
-                let result = unsafe {
-                    device.driver().api().cuMemcpyDtoHAsync_v2(
+                unsafe {
+                    device.driver().cuMemcpyDtoHAsync_v2(
                         to.cast(),
                         self.address,
                         bytes,
                         stream.raw(),
                     )
-                };
-                device.driver().check("cuMemcpyDtoHAsync", result)
+                }
             })
         })
     }
@@ -174,13 +177,11 @@ impl GpuBuffer {
         let device = self.pool.device();
         self.fences.around(stream, || {
             // SAFETY: the buffer has that length, and is fenced.
-            let result = unsafe {
+            unsafe {
                 device
                     .driver()
-                    .api()
                     .cuMemsetD8Async(self.address, byte, self.len, stream.raw())
-            };
-            device.driver().check("cuMemsetD8Async", result)
+            }
         })
     }
 
@@ -195,10 +196,15 @@ impl GpuBuffer {
     pub fn copy_from(&self, source: &[u8]) -> Result<()> {
         self.check_len(source.len())?;
         let host = Some(source.as_ptr().cast());
-        self.copy(host, "cuMemcpyHtoDAsync", |api, stream| {
+        self.copy(host, |driver, stream| {
             // SAFETY: the buffer has room for the source's length, and the copy is waited for.
             unsafe {
-                api.cuMemcpyHtoDAsync_v2(self.address, source.as_ptr().cast(), source.len(), stream)
+                driver.cuMemcpyHtoDAsync_v2(
+                    self.address,
+                    source.as_ptr().cast(),
+                    source.len(),
+                    stream,
+                )
             }
         })
     }
@@ -212,9 +218,9 @@ impl GpuBuffer {
         self.check_len(destination.len())?;
         let (pointer, len) = (destination.as_mut_ptr().cast::<c_void>(), destination.len());
         let host = Some(pointer.cast_const());
-        self.copy(host, "cuMemcpyDtoHAsync", |api, stream| {
+        self.copy(host, |driver, stream| {
             // SAFETY: the destination has that length, and so has the buffer at least; the copy is waited for.
-            unsafe { api.cuMemcpyDtoHAsync_v2(pointer, self.address, len, stream) }
+            unsafe { driver.cuMemcpyDtoHAsync_v2(pointer, self.address, len, stream) }
         })
     }
 
@@ -224,9 +230,9 @@ impl GpuBuffer {
     /// [`Error::Driver`].
     #[doc(alias = "cuMemsetD8")]
     pub fn fill(&self, byte: u8) -> Result<()> {
-        self.copy(None, "cuMemsetD8Async", |api, stream| {
+        self.copy(None, |driver, stream| {
             // SAFETY: the buffer has that length, and is waited for.
-            unsafe { api.cuMemsetD8Async(self.address, byte, self.len, stream) }
+            unsafe { driver.cuMemsetD8Async(self.address, byte, self.len, stream) }
         })
     }
 
@@ -235,24 +241,14 @@ impl GpuBuffer {
     fn copy(
         &self,
         host: Option<*const c_void>,
-        name: &'static str,
-        call: impl FnOnce(
-            &cuda_green_sys::Api,
-            CUstream,
-        ) -> std::result::Result<
-            cuda_green_sys::CUresult,
-            cuda_green_sys::MissingEntryPoint,
-        >,
+        call: impl FnOnce(&Driver, CUstream) -> Result<()>,
     ) -> Result<()> {
         let device = self.pool.device();
         self.fences.wait(device)?;
         device.in_copy_stream(
             host,
-            |stream| {
-                let driver = device.driver();
-                driver.check(name, call(driver.api(), stream))
-            },
-            |end| self.fences.add(end),
+            |stream| call(device.driver(), stream),
+            |stream| self.fences.add(Event::at_end_of(device, stream).ok()),
         )
     }
 

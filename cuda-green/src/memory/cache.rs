@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{classes::class_bytes, fence::Fence, metrics::Counts};
-use crate::{Driver, Result, Stream};
+use crate::{driver::Driver, error::Result, stream::Stream};
 
 /// Blocks that streams still use are looked through once there are more than this many.
 const PATIENCE: usize = 32;

@@ -18,7 +18,10 @@ use super::{
     tree::{Purses, lock as lock_purse},
     whole_device::WholeDevice,
 };
-use crate::{CudaDevice, Error, Result, device::retry_ends};
+use crate::{
+    device::{CudaDevice, retry_ends},
+    error::{Error, Result},
+};
 
 const MIB: u64 = 1 << 20;
 

@@ -7,7 +7,7 @@ use super::{
     core::{Core, largest_block},
     seat::{Seat, Taken},
 };
-use crate::{Driver, Result};
+use crate::{driver::Driver, error::Result};
 
 const LIMIT: u64 = 64 << 20;
 const SIZE: u64 = 200 << 10;

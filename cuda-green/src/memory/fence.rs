@@ -2,7 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{CudaDevice, Error, Event, Result, Stream};
+use crate::{
+    device::CudaDevice,
+    error::{Error, Result},
+    event::Event,
+    stream::Stream,
+};
 
 /// A point in a stream's work after which that stream uses the memory no more.
 pub(crate) struct Fence {

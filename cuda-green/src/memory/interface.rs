@@ -1,7 +1,7 @@
 //! What every memory pool can do, for programs that are tested without a GPU.
 
 use super::{GpuBuffer, GpuMemoryPool, MemoryPressure};
-use crate::Result;
+use crate::error::Result;
 
 /// A pool of memory under a limit: [`GpuMemoryPool`], or with the feature `test-utils` a mock of it.
 ///

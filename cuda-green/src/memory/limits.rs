@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{MemoryPressure, PoolMetrics, PressureChange, budget::Budget, cache::Cache};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A limit in bytes that stands over those of several pools: a device's budget over its contexts'. Cheap to
 /// clone; all clones are the same budget.

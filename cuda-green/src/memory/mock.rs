@@ -12,7 +12,7 @@ use super::{
     MemoryBuffer, MemoryPool, MemoryPressure,
     budget::{Account, Budget},
 };
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// [`GpuMemoryPool`](super::GpuMemoryPool) for tests, without a driver, simulated or not. What is never
 /// written takes no memory, so that limits of many GiB cost nothing.

@@ -5,7 +5,10 @@ use std::{fmt, marker::PhantomData, ptr::NonNull};
 use bytemuck::Pod;
 
 use super::fence::Fences;
-use crate::{CudaDevice, Error, Result, device::retry_ends};
+use crate::{
+    device::{CudaDevice, retry_ends},
+    error::{Error, Result},
+};
 
 /// The flag of `cuMemHostAlloc` that makes the memory pinned for every context.
 const PORTABLE: u32 = 1;
@@ -55,10 +58,12 @@ impl<T: Pod> PinnedBuffer<T> {
         let _allowed = device.driver().beside_captures();
         retry_ends();
         device.with_primary(|| {
-            let api = device.driver().api();
             // SAFETY: the output is valid, and a context is current.
-            let result = unsafe { api.cuMemHostAlloc(&mut pointer, bytes, PORTABLE) };
-            device.driver().check("cuMemHostAlloc", result)
+            unsafe {
+                device
+                    .driver()
+                    .cuMemHostAlloc(&mut pointer, bytes, PORTABLE)
+            }
         })?;
         let start = NonNull::new(pointer.cast::<T>())
             .filter(|start| start.is_aligned())
@@ -138,11 +143,9 @@ impl<T: Pod> Drop for PinnedBuffer<T> {
             let Memory(start) = &memory;
             fences.wait(&device)?;
             device.with_primary(|| {
-                let api = device.driver().api();
                 // SAFETY: the memory is of `cuMemHostAlloc`, and this is its end, which is not tried again after it
                 // succeeded.
-                let result = unsafe { api.cuMemFreeHost(*start) };
-                device.driver().check("cuMemFreeHost", result)
+                unsafe { device.driver().cuMemFreeHost(*start) }
             })
         });
     }

@@ -12,7 +12,12 @@ use super::{
     seat::{Seat, Taken},
     shard::{self, Here},
 };
-use crate::{CudaDevice, Driver, Error, Result, Stream};
+use crate::{
+    device::CudaDevice,
+    driver::Driver,
+    error::{Error, Result},
+    stream::Stream,
+};
 
 /// A pool of device memory with a limit in bytes. Cheap to clone; all clones are the same pool.
 ///

@@ -6,7 +6,10 @@ use super::{
     classes::class_bytes,
     heap::Heap,
 };
-use crate::{CudaDevice, Error, Result};
+use crate::{
+    device::CudaDevice,
+    error::{Error, Result},
+};
 
 /// What a family of pools leaves behind. All of it is free, but for what could not be waited for before.
 pub(super) struct Remains {

@@ -19,7 +19,10 @@ use super::{
     trace::{Happening, tell},
     tree::{Purse, Refused},
 };
-use crate::{Error, Result, Stream};
+use crate::{
+    error::{Error, Result},
+    stream::Stream,
+};
 
 /// Threads keep in free blocks at most an eighth of the limit, all of them together; each within these
 /// bounds.

@@ -17,7 +17,7 @@ use state::{Loaded, Slot, State};
 pub use status::{SlotStatus, SlotsStatus};
 
 use super::{GpuMemoryPool, PoolMetrics};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Named models in one memory pool, in a bounded number of slots.
 ///

@@ -13,7 +13,11 @@ use super::{
     inner::Gather,
     trace::{Happening, tell},
 };
-use crate::{Error, Result, device::retry_ends, size::Bytes};
+use crate::{
+    device::retry_ends,
+    error::{Error, Result},
+    size::Bytes,
+};
 
 /// A thread must come here again for each free block that was taken from it. So that this stays a small part
 /// of all misses, the threads' free blocks are gathered only after so many misses for each block that others

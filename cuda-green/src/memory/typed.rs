@@ -6,7 +6,10 @@ use bytemuck::Pod;
 use cuda_green_sys::CUdeviceptr;
 
 use super::{GpuBuffer, PinnedBuffer};
-use crate::{Error, Result, Stream};
+use crate::{
+    error::{Error, Result},
+    stream::Stream,
+};
 
 /// Values of one type on the device: a [`GpuBuffer`] whose size and alignment were checked for it.
 pub struct TypedBuffer<T> {

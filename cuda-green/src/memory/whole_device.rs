@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::pressure::{Due, Gauge, Watcher};
-use crate::{CudaDevice, Result};
+use crate::{device::CudaDevice, error::Result};
 
 /// A device's memory as the driver last told it.
 #[derive(Default)]

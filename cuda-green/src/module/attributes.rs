@@ -12,7 +12,7 @@ use std::{
 use cuda_green_sys::{CUfunction, CUfunction_attribute};
 
 use super::Kernel;
-use crate::{LaunchConfig, Result};
+use crate::{error::Result, launch::LaunchConfig};
 
 /// Dynamic shared memory that every function may be launched with, in bytes (NVIDIA's programming guide).
 const SHARED: u32 = 48 << 10;
@@ -83,13 +83,11 @@ impl Kernel {
         let mut value = 0;
         device.with_primary(|| {
             // SAFETY: the function is live, the output valid.
-            let result = unsafe {
+            unsafe {
                 device
                     .driver()
-                    .api()
                     .cuFuncGetAttribute(&mut value, attribute, self.raw)
-            };
-            device.driver().check("cuFuncGetAttribute", result)
+            }
         })?;
         Ok(value)
     }
@@ -98,13 +96,11 @@ impl Kernel {
         let device = self.module.device();
         device.with_primary(|| {
             // SAFETY: the function is live.
-            let result = unsafe {
+            unsafe {
                 device
                     .driver()
-                    .api()
                     .cuFuncSetAttribute(self.raw, attribute, value)
-            };
-            device.driver().check("cuFuncSetAttribute", result)
+            }
         })
     }
 }

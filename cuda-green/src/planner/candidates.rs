@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 use super::{
     Demands, DeviceFacts, Plan, facts::FINE_UNIT, merged, nested, structured, worth::Worth,
 };
-use crate::Result;
+use crate::error::Result;
 
 /// The driver's dry run: how many groups of at least this many SMs a split by count would make, with
 /// co-scheduling ignored or not.

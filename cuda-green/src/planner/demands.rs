@@ -5,7 +5,7 @@ use super::{
     facts::{FINE_UNIT, PORTABLE_CLUSTER},
     in_words,
 };
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A list of requests that can be met as far as plain numbers go.
 #[derive(Clone, Debug)]

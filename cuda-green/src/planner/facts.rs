@@ -1,7 +1,7 @@
 //! What the planner must know of a device, and what follows from it.
 
 use super::{PartitionRequest, SmRequest};
-use crate::Capabilities;
+use crate::capabilities::Capabilities;
 
 /// What the planner must know of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use super::{
     Demands, DeviceFacts, GroupCount, Part, Plan, PlannedPartition, SmRequest, SplitCall,
     SplitStrategy, worth::Worth,
 };
-use crate::Result;
+use crate::error::Result;
 
 /// The best plan of groups of any size that merge; with `fine`, of units that ignore co-scheduling.
 ///

@@ -8,7 +8,7 @@ use super::{
     Demands, DeviceFacts, GroupCount, Part, PartitionRequest, Plan, PlannedPartition, SmRequest,
     SplitCall, SplitStrategy, facts::FINE_UNIT,
 };
-use crate::Result;
+use crate::error::Result;
 
 /// A set of SMs, as far as one can know what a split of it gives.
 ///

@@ -4,7 +4,7 @@ use super::{
     Demands, DeviceFacts, GroupCount, PartitionRequest, Plan, PlannedPartition, SplitStrategy,
     candidates::all, facts::FINE_UNIT, in_words,
 };
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The error for requests that no plan meets.
 pub(super) fn reason(

@@ -4,7 +4,7 @@ use super::{
     Demands, DeviceFacts, Group, GroupCount, Part, Plan, PlannedPartition, SplitCall,
     SplitStrategy, demands::sum, facts::FINE_UNIT,
 };
-use crate::Result;
+use crate::error::Result;
 
 /// So many units a structured split may lose to groups that need a few SMs beside whole units.
 const MOST_UNITS_LOST: u32 = 3;

@@ -2,7 +2,12 @@
 //! the quad.
 
 use super::*;
-use crate::{Capabilities, CudaVersion, Error, Granularity, Result};
+use cuda_green_sys::CudaVersion;
+
+use crate::{
+    capabilities::{Capabilities, Granularity},
+    error::{Error, Result},
+};
 
 fn facts(sm_count: u32, compute_capability: (u32, u32), driver: (u16, u8)) -> DeviceFacts {
     let granularity = Granularity::of(compute_capability, None);

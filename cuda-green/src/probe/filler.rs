@@ -4,7 +4,14 @@ use std::time::{Duration, Instant};
 
 use cuda_green_sys::{CUdevice_attribute, CUfunction};
 
-use crate::{Error, Event, GreenContext, LaunchConfig, Result, Stream, kernels};
+use crate::{
+    error::{Error, Result},
+    event::Event,
+    kernels,
+    launch::LaunchConfig,
+    partition::GreenContext,
+    stream::Stream,
+};
 
 /// Time that the kernel before each round takes, so that the whole round is queued before it starts. Doubled
 /// where the host was slower.

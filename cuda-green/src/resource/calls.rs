@@ -1,64 +1,24 @@
-//! The driver calls about resources: query, count, split, describe. Nothing is decided here.
+//! The driver calls about resources: count, split, describe. Nothing is decided here.
 
 use cuda_green_sys::{
-    CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUcontext, CUdevResource, CUdevResourceDesc,
-    CUdevResourceType, CUdevSmResourceGroup_flags, CUdevSmResourceSplitByCount_flags, CUdevice,
-    CUgreenCtx, CUresult, CUstream,
+    CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUdevResource, CUdevResourceDesc, CUdevSmResourceGroup_flags,
+    CUdevSmResourceSplitByCount_flags, CUresult,
 };
 
 use super::{
     origin::{Granularity, SplitId},
     sm::SmResource,
 };
-use crate::{Driver, Error, Result, planner::Group};
+use crate::{
+    driver::Driver,
+    error::{Error, Result},
+    planner::Group,
+};
 
 /// The result of a split: its groups in order, and what is left over.
 pub(crate) struct Split {
     pub(crate) groups: Vec<SmResource>,
     pub(crate) remainder: Option<SmResource>,
-}
-
-/// What a resource is asked of.
-#[derive(Clone, Copy)]
-pub(crate) enum Owner {
-    Device(CUdevice),
-    Context(CUcontext),
-    Green(CUgreenCtx),
-    Stream(CUstream),
-}
-
-/// A resource of one type, as the driver describes it. The owner must be live.
-pub(crate) fn query(
-    driver: &Driver,
-    owner: Owner,
-    kind: CUdevResourceType,
-) -> Result<CUdevResource> {
-    let mut resource = CUdevResource::default();
-    let to = &mut resource;
-    let api = driver.api();
-    // SAFETY: the resource is zeroed and valid for the one that is written; the callers hold the owner.
-    let (call, result) = unsafe {
-        match owner {
-            Owner::Device(device) => (
-                "cuDeviceGetDevResource",
-                api.cuDeviceGetDevResource(device, to, kind),
-            ),
-            Owner::Context(context) => (
-                "cuCtxGetDevResource",
-                api.cuCtxGetDevResource(context, to, kind),
-            ),
-            Owner::Green(green) => (
-                "cuGreenCtxGetDevResource",
-                api.cuGreenCtxGetDevResource(green, to, kind),
-            ),
-            Owner::Stream(stream) => (
-                "cuStreamGetDevResource",
-                api.cuStreamGetDevResource(stream, to, kind),
-            ),
-        }
-    };
-    driver.check(call, result)?;
-    Ok(resource)
 }
 
 /// How many groups of `min_count` the driver would make; asks without splitting.
@@ -79,8 +39,8 @@ pub(super) fn count_groups_with(
 ) -> Result<u32> {
     let mut groups = 0;
     // SAFETY: a null result asks for the number alone; the input is a driver's resource.
-    let result = unsafe {
-        driver.api().cuDevSmResourceSplitByCount(
+    unsafe {
+        driver.cuDevSmResourceSplitByCount(
             std::ptr::null_mut(),
             &mut groups,
             input.first_raw(),
@@ -88,8 +48,7 @@ pub(super) fn count_groups_with(
             flags,
             min_count,
         )
-    };
-    driver.check("cuDevSmResourceSplitByCount", result)?;
+    }?;
     Ok(groups)
 }
 
@@ -116,8 +75,8 @@ pub(super) fn split_by_count_with(
     let mut made = groups;
     // SAFETY: `results` has room for the `made` groups that the driver may write, all zeroed; so is
     // the remainder; the input is a driver's resource.
-    let result = unsafe {
-        driver.api().cuDevSmResourceSplitByCount(
+    unsafe {
+        driver.cuDevSmResourceSplitByCount(
             results.as_mut_ptr(),
             &mut made,
             input.first_raw(),
@@ -125,8 +84,7 @@ pub(super) fn split_by_count_with(
             flags,
             min_count,
         )
-    };
-    driver.check("cuDevSmResourceSplitByCount", result)?;
+    }?;
     results.truncate(made as usize);
     let of_groups = if flags & ignore_coscheduling() == 0 {
         input.granularity()
@@ -190,8 +148,8 @@ pub(super) fn split_with_params(
     let mut remainder = CUdevResource::default();
     // SAFETY: `results` and `params` both have the number of elements said, all zeroed but for what
     // is asked; the input is a driver's resource.
-    let result = unsafe {
-        driver.api().cuDevSmResourceSplit(
+    unsafe {
+        driver.cuDevSmResourceSplit(
             results.as_mut_ptr(),
             params.len() as u32,
             input.first_raw(),
@@ -199,8 +157,7 @@ pub(super) fn split_with_params(
             0,
             params.as_mut_ptr(),
         )
-    };
-    driver.check("cuDevSmResourceSplit", result)?;
+    }?;
     // From 13.1 on the driver says of each group what is co-scheduled in it.
     let groups = results.into_iter().map(|raw| (raw, input.granularity()));
     Ok(split(input, groups, remainder, true))
@@ -242,8 +199,8 @@ fn found_with_params(
 ) -> Result<()> {
     // SAFETY: a null result asks for the sizes alone, and the remainder may be null; `params` has the number
     // of elements said; the input is a driver's resource.
-    let result = unsafe {
-        driver.api().cuDevSmResourceSplit(
+    unsafe {
+        driver.cuDevSmResourceSplit(
             std::ptr::null_mut(),
             params.len() as u32,
             input.first_raw(),
@@ -251,8 +208,7 @@ fn found_with_params(
             0,
             params.as_mut_ptr(),
         )
-    };
-    driver.check("cuDevSmResourceSplit", result)
+    }
 }
 
 /// Whether the driver refused a split or a merge for what the chip looks like, so that another may work.
@@ -281,12 +237,9 @@ pub(crate) fn describe_with(
     let mut raw: Vec<CUdevResource> = sms.chain(workqueue).copied().collect();
     let mut descriptor = std::ptr::null_mut();
     // SAFETY: the array has the length said and holds a driver's resources; the output is valid.
-    let result = unsafe {
-        driver
-            .api()
-            .cuDevResourceGenerateDesc(&mut descriptor, raw.as_mut_ptr(), raw.len() as u32)
-    };
-    driver.check("cuDevResourceGenerateDesc", result)?;
+    unsafe {
+        driver.cuDevResourceGenerateDesc(&mut descriptor, raw.as_mut_ptr(), raw.len() as u32)
+    }?;
     Ok(descriptor)
 }
 

@@ -4,7 +4,10 @@ use super::{
     origin::Granularity,
     request::{PerGroup, SmCount, SmSplit},
 };
-use crate::{Error, Result, planner::without_runs};
+use crate::{
+    error::{Error, Result},
+    planner::without_runs,
+};
 
 /// What is split, as far as a split depends on it.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cuda_green_sys::{CUdevResource, CUdevSmResource};
 
+use crate::driver::sm_fields;
+
 /// Which part of a split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -58,11 +60,4 @@ impl Granularity {
             otherwise
         }
     }
-}
-
-/// The fields of an SM resource.
-pub(crate) fn sm_fields(raw: &CUdevResource) -> CUdevSmResource {
-    // SAFETY: the callers have resources that were zeroed and then filled by the driver, if at all, and all
-    // fields of every kind are plain integers.
-    unsafe { raw.__bindgen_anon_1.sm }
 }

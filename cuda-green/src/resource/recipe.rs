@@ -9,7 +9,10 @@ use super::{
     calls::{ignore_coscheduling, params},
     check::{Input, Wanted, in_words},
 };
-use crate::{Capabilities, Error, Result};
+use crate::{
+    capabilities::Capabilities,
+    error::{Error, Result},
+};
 
 /// The call that makes a split.
 #[derive(Clone, Debug)]

@@ -4,8 +4,12 @@ use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
-use super::origin::{Granularity, Origin, Place, SplitId, sm_fields};
-use crate::{CudaDevice, Error, Result, device::Lease};
+use super::origin::{Granularity, Origin, Place, SplitId};
+use crate::{
+    device::{CudaDevice, Lease},
+    driver::sm_fields,
+    error::{Error, Result},
+};
 
 /// A set of SMs that the driver described: those of a device, a context or a stream, or parts of a split.
 ///

@@ -11,7 +11,7 @@ use super::{
     request::SmSplit,
     sm::SmResource,
 };
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// What a split gave: disjoint resources, which may be merged with each other and with nothing else.
 #[derive(Clone, Debug)]

@@ -10,7 +10,10 @@ use super::{
     recipe::{Merged, Recipe},
     request::{SmCount, SmSplit},
 };
-use crate::{Capabilities, Error, Result};
+use crate::{
+    capabilities::Capabilities,
+    error::{Error, Result},
+};
 
 /// An H200 as it was measured: 15 units of 8 and 12 SMs beside them, or 66 pairs.
 const H200: Input = Input {
@@ -30,7 +33,7 @@ fn groups_of_h200(size: u32, flags: u32) -> Result<u32> {
 }
 
 fn capabilities(major: u16, minor: u8) -> Capabilities {
-    let granularity = crate::Granularity::of((9, 0), Some((8, 8)));
+    let granularity = crate::capabilities::Granularity::of((9, 0), Some((8, 8)));
     Capabilities::of(CudaVersion::new(major, minor), granularity)
 }
 

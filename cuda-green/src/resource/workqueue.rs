@@ -1,14 +1,17 @@
 //! Workqueue resources: what carries work from streams to the GPU, and who shares it (CUDA 13.1).
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use cuda_green_sys::{
     CUdevResource, CUdevResourceType, CUdevWorkqueueConfigResource, CUdevWorkqueueConfigScope,
     CudaVersion,
 };
 
-use super::calls::{Owner, query};
-use crate::{CudaDevice, Error, GreenContext, Result};
+use crate::{
+    device::CudaDevice,
+    driver::{ResourceOwner, query_resource},
+    error::{Error, Result},
+};
 
 /// Through what a context's work goes to the GPU. CUDA 13.1; proven against the real header and the simulated
 /// driver.
@@ -17,8 +20,8 @@ use crate::{CudaDevice, Error, GreenContext, Result};
 /// SMs are disjoint. A context that is created with a workqueue that is balanced among green contexts shares
 /// none with other such contexts, as far as there are enough (the 13.1 header).
 ///
-/// It is either a configuration, from [`CudaDevice::workqueue`] or [`GreenContext::workqueue`], which a
-/// context created with it makes real; or one that exists, from [`GreenContext::existing_workqueue`], to be
+/// It is either a configuration, from [`CudaDevice::workqueue`] or [`GreenContext::workqueue`](crate::GreenContext::workqueue), which a
+/// context created with it makes real; or one that exists, from [`GreenContext::existing_workqueue`](crate::GreenContext::existing_workqueue), to be
 /// shared with its context on purpose.
 ///
 /// ```
@@ -41,9 +44,8 @@ use crate::{CudaDevice, Error, GreenContext, Result};
 pub struct WorkqueueResource {
     device: CudaDevice,
     raw: CUdevResource,
-    /// The context that an existing one is of: it is held, since what becomes of the workqueue without it is
-    /// not documented.
-    of: Option<GreenContext>,
+    /// Keeps the context of an existing one alive: the fate of the workqueue without it is not documented.
+    context: Option<Arc<dyn Send + Sync>>,
 }
 
 /// Who shares a context's workqueues (`CUdevWorkqueueConfigScope`).
@@ -64,7 +66,7 @@ unsafe impl Sync for WorkqueueResource {}
 
 impl WorkqueueResource {
     /// The configuration that a device or a context has.
-    pub(crate) fn config_of(device: &CudaDevice, owner: Owner) -> Result<Self> {
+    pub(crate) fn config_of(device: &CudaDevice, owner: ResourceOwner) -> Result<Self> {
         Self::ask(
             device,
             owner,
@@ -72,16 +74,20 @@ impl WorkqueueResource {
         )
     }
 
-    /// The workqueue of a context that exists.
-    pub(crate) fn existing_of(context: &GreenContext, owner: Owner) -> Result<Self> {
+    /// The workqueue of a context that exists, which it keeps alive.
+    pub(crate) fn existing_of(
+        device: &CudaDevice,
+        owner: ResourceOwner,
+        context: Arc<dyn Send + Sync>,
+    ) -> Result<Self> {
         let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE;
         Ok(Self {
-            of: Some(context.clone()),
-            ..Self::ask(context.device(), owner, kind)?
+            context: Some(context),
+            ..Self::ask(device, owner, kind)?
         })
     }
 
-    fn ask(device: &CudaDevice, owner: Owner, kind: CUdevResourceType) -> Result<Self> {
+    fn ask(device: &CudaDevice, owner: ResourceOwner, kind: CUdevResourceType) -> Result<Self> {
         // Drivers before 13.1 do not know the types; one of 13.0 ends the process where such a resource is
         // described to it (measured on an H200, driver 580).
         if !device.capabilities().workqueues {
@@ -93,8 +99,8 @@ impl WorkqueueResource {
         }
         Ok(Self {
             device: device.clone(),
-            raw: query(device.driver(), owner, kind)?,
-            of: None,
+            raw: query_resource(device.driver(), owner, kind)?,
+            context: None,
         })
     }
 
@@ -105,7 +111,7 @@ impl WorkqueueResource {
 
     /// Whether it is one that exists, rather than the configuration of one to be made.
     pub fn is_existing(&self) -> bool {
-        self.of.is_some()
+        self.context.is_some()
     }
 
     /// Who shares it; none for one that exists, and for a scope newer than this crate.

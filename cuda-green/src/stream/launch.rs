@@ -10,7 +10,12 @@ use cuda_green_sys::{
 };
 
 use super::limits;
-use crate::{Error, Kernel, KernelArg, LaunchConfig, Result, Stream};
+use crate::{
+    error::{Error, Result},
+    launch::{KernelArg, LaunchConfig},
+    module::Kernel,
+    stream::Stream,
+};
 
 /// The first compute capability with thread-block clusters (NVIDIA's programming guide).
 const CLUSTERS_SINCE: (u32, u32) = (9, 0);
@@ -90,8 +95,8 @@ impl Stream {
         let [block_x, block_y, block_z] = config.block;
         // SAFETY: the caller vouches for the arguments; the driver reads them before it returns. The
         // stream is live. Nothing needs to be current: the stream decides (measured).
-        let result = unsafe {
-            self.driver().api().cuLaunchKernel(
+        unsafe {
+            self.driver().cuLaunchKernel(
                 function,
                 grid_x,
                 grid_y,
@@ -104,8 +109,7 @@ impl Stream {
                 pointers.as_mut_ptr(),
                 ptr::null_mut(),
             )
-        };
-        self.driver().check("cuLaunchKernel", result)
+        }
     }
 
     /// # Safety
@@ -119,15 +123,14 @@ impl Stream {
         let mut attributes = attributes(config);
         let config = self.raw_config(config, &mut attributes);
         // SAFETY: as in `launch_raw`; the attributes live until the call comes back.
-        let result = unsafe {
-            self.driver().api().cuLaunchKernelEx(
+        unsafe {
+            self.driver().cuLaunchKernelEx(
                 &config,
                 function,
                 pointers.as_mut_ptr(),
                 ptr::null_mut(),
             )
-        };
-        self.driver().check("cuLaunchKernelEx", result)
+        }
     }
 
     /// The configuration as the driver takes it, valid as long as the attributes are.
@@ -214,12 +217,10 @@ impl Stream {
             let raw = self.raw_config(&wanted, &mut attributes);
             let mut size = 0;
             // SAFETY: the function is live, the output valid, and the attributes live until the end.
-            let result = unsafe {
-                let api = self.driver().api();
-                api.cuOccupancyMaxPotentialClusterSize(&mut size, function, &raw)
-            };
-            self.driver()
-                .check("cuOccupancyMaxPotentialClusterSize", result)?;
+            unsafe {
+                self.driver()
+                    .cuOccupancyMaxPotentialClusterSize(&mut size, function, &raw)
+            }?;
             Ok(u32::try_from(size).unwrap_or(0))
         })
     }
@@ -242,12 +243,10 @@ impl Stream {
             let raw = self.raw_config(&config, &mut attributes);
             let mut clusters = 0;
             // SAFETY: the function is live, the output valid, and the attributes live until the end.
-            let result = unsafe {
-                let api = self.driver().api();
-                api.cuOccupancyMaxActiveClusters(&mut clusters, function, &raw)
-            };
-            self.driver()
-                .check("cuOccupancyMaxActiveClusters", result)?;
+            unsafe {
+                self.driver()
+                    .cuOccupancyMaxActiveClusters(&mut clusters, function, &raw)
+            }?;
             Ok(u32::try_from(clusters).unwrap_or(0))
         })
     }
@@ -268,17 +267,14 @@ impl Stream {
             let threads = c_int::try_from(config.threads()).unwrap_or(c_int::MAX);
             let mut blocks = 0;
             // SAFETY: the function is live, the output valid.
-            let result = unsafe {
-                let api = self.driver().api();
-                api.cuOccupancyMaxActiveBlocksPerMultiprocessor(
+            unsafe {
+                self.driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(
                     &mut blocks,
                     function,
                     threads,
                     config.shared_bytes as usize,
                 )
-            };
-            self.driver()
-                .check("cuOccupancyMaxActiveBlocksPerMultiprocessor", result)?;
+            }?;
             Ok(u64::try_from(blocks).unwrap_or(0))
         })?;
         Ok(blocks * u64::from(self.context().sm_count()))

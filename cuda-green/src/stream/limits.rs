@@ -2,7 +2,7 @@
 
 use cuda_green_sys::{CUdevice_attribute as D, CUfunction_attribute as F};
 
-use crate::{Error, Kernel, LaunchConfig, Stream};
+use crate::{error::Error, launch::LaunchConfig, module::Kernel, stream::Stream};
 
 /// A launch's refusal with the kernel's name, the shape, and the limit where it is known.
 #[cold]

@@ -2,7 +2,11 @@
 
 use std::ffi::c_int;
 
-use crate::{ContextPriority, Error, GreenContext, Result};
+use crate::{
+    device::ContextPriority,
+    error::{Error, Result},
+    partition::GreenContext,
+};
 
 /// What a stream is to be like; by default non-blocking, with the priority of its context.
 ///

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use crate::{
-    context::{Follower, Followers, Later},
+    partition::{Follower, Followers, Later},
     sync::{self, Arc},
 };
 

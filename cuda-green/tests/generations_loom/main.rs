@@ -8,7 +8,7 @@
 
 #[path = "../../src/manager/exchange.rs"]
 mod exchange;
-#[path = "../../src/context/followers.rs"]
+#[path = "../../src/partition/followers.rs"]
 mod followers;
 #[path = "../../src/manager/generation.rs"]
 mod generation;
@@ -30,9 +30,30 @@ mod inside {
         Ok(())
     }
 }
-/// What `src/context.rs` is to the crate.
-mod context {
-    pub(crate) use crate::followers::{Follower, Followers, Later};
+/// What the rooms of these names are to the crate.
+mod partition {
+    pub(crate) use crate::{
+        followers::{Follower, Followers, Later},
+        gpu::GreenContext,
+    };
+}
+mod device {
+    pub(crate) use crate::gpu::ContextPriority;
+}
+mod error {
+    pub(crate) use crate::gpu::{Error, Result};
+}
+mod event {
+    pub(crate) use crate::gpu::Event;
+}
+mod launch {
+    pub(crate) use crate::gpu::{KernelArg, LaunchConfig};
+}
+mod module {
+    pub(crate) use crate::gpu::Kernel;
+}
+mod stream {
+    pub(crate) use crate::gpu::Stream;
 }
 /// What `src/sync.rs` is to the crate.
 mod sync {
@@ -42,16 +63,13 @@ mod sync {
 }
 mod gpu;
 
-pub use gpu::{
-    ContextPriority, CudaDevice, Error, Event, GreenContext, Kernel, KernelArg, LaunchConfig,
-    Result, Stream,
-};
+use gpu::{ContextPriority, CudaDevice, GreenContext, Result, Stream};
 
-use context::Later;
 use exchange::{HandOff, exchange};
 use generation::{Entry, Generation};
 use loom::thread;
 use names::{Names, NotEnded, Retired};
+use partition::Later;
 use partition_stream::PartitionStream;
 use sync::{Arc, Mutex};
 

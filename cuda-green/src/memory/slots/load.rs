@@ -14,7 +14,7 @@ use super::{
     state::{Loaded, Slot, State},
     waits::{Loading, Waiting},
 };
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 impl<M> ModelSlots<M> {
     /// The model, loaded if it is not there. If several threads ask for it, one loads it and the others wait;

@@ -1,4 +1,4 @@
-//! The thread that waits for events.
+//! The thread that waits for what runs on the GPU, by asking again and again.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -6,16 +6,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    State, caught,
-    inbox::{self, Inbox},
-};
-use crate::{Error, Event, Result};
+use super::inbox::{Inbox, caught, spawn};
+use crate::error::Result;
 
 /// The shortest and the longest pause between two rounds of questions.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
 /// This part of the time that has passed is paused for.
 const PART: u32 = 16;
+
+/// Something that ends some day. Dropped before its end, where the thread could not start or panicked, it says so
+/// itself.
+pub(crate) trait Pending: Send {
+    /// Prepares the waiter's thread for [`is_over`](Self::is_over). Returns whether to pause between questions.
+    fn prepare(&self) -> bool;
+
+    /// Returns whether it has ended, having told so, or whether its end interests no one any more.
+    fn is_over(&self) -> bool;
+}
 
 /// A driver's waiter. Its thread holds the driver only as long as it waits for something.
 pub(crate) struct Waiter(Arc<Inbox<Entry>>);
@@ -27,62 +34,23 @@ impl Default for Waiter {
 }
 
 impl Waiter {
-    /// Waits for an event; those with the same number are done in the order in which they come.
-    pub(super) fn wait_for(
-        &self,
-        event: Event,
-        stream: Option<u64>,
-        state: Arc<State>,
-    ) -> Result<()> {
-        let entry = Entry {
-            event,
-            stream,
-            state,
-        };
-        self.0.send(entry, || {
+    /// Waits for something. Those of one stream, by its number, end in the order in which they come.
+    pub(crate) fn wait_for(&self, stream: Option<u64>, pending: Box<dyn Pending>) -> Result<()> {
+        self.0.send(Entry { stream, pending }, || {
             let inbox = Arc::clone(&self.0);
-            inbox::spawn("green-waiter", move || run(&inbox))
+            spawn("green-waiter", move || run(&inbox))
         })
     }
 }
 
 struct Entry {
-    event: Event,
     stream: Option<u64>,
-    state: Arc<State>,
+    pending: Box<dyn Pending>,
 }
 
 impl Entry {
-    /// Whether anybody wants to know of its end.
-    fn is_wanted(&self) -> bool {
-        Arc::strong_count(&self.state) > 1 || self.state.has_callback()
-    }
-
-    /// Whether it is over: done, failed, or of no interest any more.
     fn is_over(&self) -> bool {
-        if !self.is_wanted() {
-            return true;
-        }
-        match self.event.is_done() {
-            Ok(false) => false,
-            Ok(true) => {
-                self.state.finish(Ok(()));
-                true
-            }
-            Err(error) => {
-                self.state.finish(Err(error));
-                true
-            }
-        }
-    }
-}
-
-impl Drop for Entry {
-    /// One that is dropped before its end, as its thread could not start or panicked, says so.
-    fn drop(&mut self) {
-        self.state.finish(Err(Error::NoThread {
-            reason: "it ended before the work did".to_owned(),
-        }));
+        self.pending.is_over()
     }
 }
 
@@ -142,10 +110,7 @@ fn run(inbox: &Inbox<Entry>) {
             })
         };
         if let Some(first) = new.first() {
-            let driver = first.event.device().driver();
-            driver.always_beside_captures();
-            // A simulated driver's time passes in calls alone: a pause would only make it later.
-            pauses = (!driver.is_simulated()).then_some(PAUSES);
+            pauses = first.pending.prepare().then_some(PAUSES);
             changed = Instant::now();
         }
         waiting.add(new);

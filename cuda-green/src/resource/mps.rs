@@ -1,22 +1,17 @@
-//! MPS, the server through which processes share a GPU: whether it is in use, and whether it forbids partitions.
+//! Limits of MPS, the server through which processes share a GPU, that forbid splits.
 
 use cuda_green_sys::CUresult;
 
-use super::CudaDevice;
-use crate::{Error, Result, resource};
+use super::count_groups;
+use crate::{
+    device::CudaDevice,
+    error::{Error, Result},
+};
 
 /// The environment variable of MPS's clients that limits their SMs.
 const PERCENTAGE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
 
 impl CudaDevice {
-    /// Returns whether the process uses the device through MPS, the server that lets processes share a GPU.
-    ///
-    /// Under MPS the ids of SMs are numbered anew in each context (measured on an H200, driver 580), and other
-    /// processes can run at the same time. Drivers that do not know the attribute answer `false`.
-    pub fn is_under_mps(&self) -> bool {
-        self.inner.under_mps
-    }
-
     /// Refuses splits where MPS leaves the process a part of the SMs. The driver then refuses to split them into whole
     /// units, and says that there are none where it is only asked. It makes groups without co-scheduling, but what
     /// they leave it counts from the whole device, 130 SMs beside 2 of 98, so those are not used either (measured with
@@ -29,7 +24,7 @@ impl CudaDevice {
             return Ok(());
         }
         let all = self.sm_resource()?;
-        match resource::count_groups(self.driver(), &all, 1, false) {
+        match count_groups(self.driver(), &all, 1, false) {
             Ok(0)
             | Err(Error::Driver {
                 code: CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,

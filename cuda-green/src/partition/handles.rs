@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use cuda_green_sys::{CUcontext, CUdevResourceDesc, CUgreenCtx, CUgreenCtxCreate_flags};
 
-use super::seat::{self, Seats};
+use super::thread_seats::{self, Seats};
 use crate::{
-    CudaDevice, Driver, Event, Result,
-    device::Lease,
+    device::{CudaDevice, Lease},
+    driver::{Driver, log_failure},
+    error::Result,
+    event::Event,
     events::{self, PartitionEvent, emit},
 };
 
@@ -24,7 +26,7 @@ pub(crate) struct Partition {
 }
 
 /// One of its contexts, which one thread at a time may have current (the contract up to CUDA 13.4).
-pub(crate) type Seat = seat::Seat<Handles>;
+pub(crate) type Seat = thread_seats::Seat<Handles>;
 
 /// A green context as the driver knows it.
 pub(crate) struct Handles {
@@ -54,21 +56,16 @@ impl Handles {
         let flags = CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM.0;
         // SAFETY: the output is valid, and the descriptor is a driver's own, which lives as long as the
         // process.
-        let result = unsafe {
-            driver
-                .api()
-                .cuGreenCtxCreate(&mut green, descriptor, device.raw(), flags)
-        };
-        driver.check("cuGreenCtxCreate", result)?;
+        unsafe { driver.cuGreenCtxCreate(&mut green, descriptor, device.raw(), flags) }?;
         let mut handles = Self {
             green,
             context: std::ptr::null_mut(),
             last_work,
         };
         // SAFETY: the green context was made above.
-        let result = unsafe { driver.api().cuCtxFromGreenCtx(&mut handles.context, green) };
-        if let Err(error) = driver.check("cuCtxFromGreenCtx", result) {
-            driver.check_in_drop("cuGreenCtxDestroy", handles.destroy(driver));
+        let asked = unsafe { driver.cuCtxFromGreenCtx(&mut handles.context, green) };
+        if let Err(error) = asked {
+            log_failure(handles.destroy(driver));
             return Err(error);
         }
         Ok(handles)
@@ -84,17 +81,14 @@ impl Handles {
         wait(driver, self.green, event)
     }
 
-    fn destroy(
-        &self,
-        driver: &Driver,
-    ) -> Result<cuda_green_sys::CUresult, cuda_green_sys::MissingEntryPoint> {
+    fn destroy(&self, driver: &Driver) -> Result<()> {
         // SAFETY: called once, by whoever owns the handles, when nothing made in the context is left.
-        unsafe { driver.api().cuGreenCtxDestroy(self.green) }
+        unsafe { driver.cuGreenCtxDestroy(self.green) }
     }
 }
 
 impl Partition {
-    pub(super) fn create(
+    pub(crate) fn create(
         device: &CudaDevice,
         descriptor: CUdevResourceDesc,
         leases: Vec<Arc<Lease>>,
@@ -160,7 +154,7 @@ impl Partition {
             .iter()
             .try_for_each(|event| handles.wait(driver, event));
         if let Err(error) = waits {
-            driver.check_in_drop("cuGreenCtxDestroy", handles.destroy(driver));
+            log_failure(handles.destroy(driver));
             return Err(error);
         }
         emit(|| PartitionEvent::SiblingCreated {
@@ -193,9 +187,7 @@ impl Partition {
 
     /// Destroys the driver's objects; nothing runs in them any more.
     pub(super) fn destroy(self, driver: &Driver) -> Result<()> {
-        let destroyed = self
-            .seats
-            .map(|handles| driver.check("cuGreenCtxDestroy", handles.destroy(driver)));
+        let destroyed = self.seats.map(|handles| handles.destroy(driver));
         destroyed.into_iter().fold(Ok(()), Result::and)
     }
 
@@ -211,14 +203,12 @@ impl Partition {
 pub(super) fn record(driver: &Driver, green: CUgreenCtx, event: &Event) -> Result<()> {
     let event = event.raw_for(driver)?;
     // SAFETY: the callers hold the green context, and the event is borrowed; both are of this driver.
-    let result = unsafe { driver.api().cuGreenCtxRecordEvent(green, event) };
-    driver.check("cuGreenCtxRecordEvent", result)
+    unsafe { driver.cuGreenCtxRecordEvent(green, event) }
 }
 
 /// Makes all later work of a green context wait for an event.
 pub(super) fn wait(driver: &Driver, green: CUgreenCtx, event: &Event) -> Result<()> {
     let event = event.raw_for(driver)?;
     // SAFETY: the callers hold the green context, and the event is borrowed; both are of this driver.
-    let result = unsafe { driver.api().cuGreenCtxWaitEvent(green, event) };
-    driver.check("cuGreenCtxWaitEvent", result)
+    unsafe { driver.cuGreenCtxWaitEvent(green, event) }
 }

@@ -4,11 +4,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cuda_green_sys::{CUstream, CUstreamCaptureStatus};
 
-use crate::{Driver, Error, Result};
+use crate::{
+    driver::Driver,
+    error::{Error, Result},
+};
 
 /// The live streams that this crate made in a context. Of others it knows nothing.
 #[derive(Default)]
-pub(crate) struct Streams(Mutex<Vec<Raw>>);
+pub(crate) struct LiveStreams(Mutex<Vec<Raw>>);
 
 #[derive(PartialEq, Eq)]
 struct Raw(CUstream);
@@ -16,7 +19,7 @@ struct Raw(CUstream);
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
 unsafe impl Send for Raw {}
 
-impl Streams {
+impl LiveStreams {
     pub(crate) fn add(&self, stream: CUstream) {
         self.lock().push(Raw(stream));
     }
@@ -49,8 +52,7 @@ impl Streams {
         for stream in &*streams {
             let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
             // SAFETY: the stream is live, as it is removed before its end; the output is valid.
-            let result = unsafe { driver.api().cuStreamIsCapturing(stream.0, &mut status) };
-            driver.check("cuStreamIsCapturing", result)?;
+            unsafe { driver.cuStreamIsCapturing(stream.0, &mut status) }?;
             if status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
                 return Err(Error::ContextInCapture);
             }

@@ -1,16 +1,17 @@
 //! A queue with one thread that serves it, started when something comes in and ended when nothing has for a while.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How long the thread stays when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
 
-pub(super) struct Inbox<T> {
+pub(crate) struct Inbox<T> {
     contents: Mutex<Contents<T>>,
     changed: Condvar,
 }
@@ -22,7 +23,7 @@ struct Contents<T> {
 }
 
 impl<T> Inbox<T> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             contents: Mutex::new(Contents {
                 items: Vec::new(),
@@ -37,7 +38,7 @@ impl<T> Inbox<T> {
     }
 
     /// Puts something in, and starts the thread where none serves.
-    pub(super) fn send(&self, item: T, start: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
+    pub(crate) fn send(&self, item: T, start: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
         let mut contents = self.started(start)?;
         contents.items.push(item);
         drop(contents);
@@ -46,7 +47,7 @@ impl<T> Inbox<T> {
     }
 
     /// Starts the thread where none serves.
-    pub(super) fn wake(&self, start: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
+    pub(crate) fn wake(&self, start: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
         self.started(start).map(drop)
     }
 
@@ -65,7 +66,7 @@ impl<T> Inbox<T> {
     }
 
     /// What came in, after waiting for something as long as said.
-    pub(super) fn receive(&self, patience: Duration) -> Vec<T> {
+    pub(crate) fn receive(&self, patience: Duration) -> Vec<T> {
         let contents = self.lock();
         let waited = self
             .changed
@@ -75,7 +76,7 @@ impl<T> Inbox<T> {
     }
 
     /// What came in; `None` where nothing did for so long that the thread is to end.
-    pub(super) fn receive_or_end(&self) -> Option<Vec<T>> {
+    pub(crate) fn receive_or_end(&self) -> Option<Vec<T>> {
         let items = self.receive(IDLE);
         if !items.is_empty() {
             return Some(items);
@@ -86,7 +87,7 @@ impl<T> Inbox<T> {
     }
 
     /// Serves what comes in until nothing does any more.
-    pub(super) fn serve(&self, mut each: impl FnMut(Vec<T>)) {
+    pub(crate) fn serve(&self, mut each: impl FnMut(Vec<T>)) {
         let served = self.served();
         while let Some(items) = self.receive_or_end() {
             each(items);
@@ -95,12 +96,12 @@ impl<T> Inbox<T> {
     }
 
     /// Lets another thread take over where this one panics.
-    pub(super) fn served(&self) -> Served<'_, T> {
+    pub(crate) fn served(&self) -> Served<'_, T> {
         Served(self)
     }
 }
 
-pub(super) struct Served<'a, T>(&'a Inbox<T>);
+pub(crate) struct Served<'a, T>(&'a Inbox<T>);
 
 impl<T> Drop for Served<'_, T> {
     fn drop(&mut self) {
@@ -116,7 +117,14 @@ impl<T> Drop for Served<'_, T> {
 }
 
 /// Starts a thread that nobody joins.
-pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(run).map(drop)
+}
+
+/// Runs code of another's; a panic in it is logged.
+pub(crate) fn caught(what: &str, run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        log::error!("{what} panicked at the end of GPU work");
+    }
 }

@@ -3,7 +3,8 @@
 use std::sync::{PoisonError, Weak};
 
 use crate::{
-    GreenContext, Result,
+    error::Result,
+    partition::GreenContext,
     sync::{Mutex, MutexGuard},
 };
 

@@ -2,8 +2,6 @@
 
 use std::{borrow::Cow, fmt};
 
-use crate::{Error, Result};
-
 /// The kind of an image, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -27,15 +25,24 @@ impl fmt::Display for ImageKind {
 }
 
 /// An image as the driver takes it: a pointer without a length.
-pub(super) struct Image<'a> {
-    pub(super) kind: ImageKind,
+pub(crate) struct Image<'a> {
+    pub(crate) kind: ImageKind,
     bytes: Cow<'a, [u8]>,
+}
+
+/// An image that the driver must not be given.
+#[derive(Debug)]
+pub(crate) enum BrokenImage {
+    /// A binary's headers tell of more bytes than there are.
+    Truncated { kind: ImageKind, len: usize },
+    /// Text with a NUL inside.
+    Nul { at: usize },
 }
 
 impl<'a> Image<'a> {
     /// Looks at an image's kind. The driver learns the length of a binary from its headers, so those must not
     /// promise more than there is.
-    pub(super) fn new(bytes: &'a [u8]) -> Result<Self> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, BrokenImage> {
         let kind = match bytes {
             [0x7f, b'E', b'L', b'F', ..] => ImageKind::Cubin,
             [0x50, 0xed, 0x55, 0xba, ..] => ImageKind::FatBinary,
@@ -46,11 +53,8 @@ impl<'a> Image<'a> {
             _ => fat_length(bytes),
         };
         if needed.is_none_or(|needed| needed > bytes.len() as u64) {
-            return Err(Error::InvalidArgument {
-                name: "image",
-                value: format!("a {kind} of {} bytes", bytes.len()),
-                reason: "its headers tell of more bytes than these: it is cut off or damaged",
-            });
+            let len = bytes.len();
+            return Err(BrokenImage::Truncated { kind, len });
         }
         Ok(Self {
             kind,
@@ -59,16 +63,12 @@ impl<'a> Image<'a> {
     }
 
     /// Text, with the NUL that ends a C string, which NVRTC's output has already.
-    fn ptx(bytes: &'a [u8]) -> Result<Self> {
+    fn ptx(bytes: &'a [u8]) -> Result<Self, BrokenImage> {
         let end = bytes.iter().position(|byte| *byte == 0);
         let rest = end.map_or(&[][..], |end| &bytes[end..]);
         if rest.iter().any(|byte| *byte != 0) {
-            return Err(Error::InvalidArgument {
-                name: "ptx",
-                value: format!("text with a NUL at {}", end.unwrap_or_default()),
-                reason: "the driver takes C strings; a binary begins with the letters of ELF or the number \
-                         0xba55ed50",
-            });
+            let at = end.unwrap_or_default();
+            return Err(BrokenImage::Nul { at });
         }
         let bytes = if end.is_some() {
             bytes.into()
@@ -79,7 +79,7 @@ impl<'a> Image<'a> {
         Ok(Self { kind, bytes })
     }
 
-    pub(super) fn as_ptr(&self) -> *const u8 {
+    pub(crate) fn as_ptr(&self) -> *const u8 {
         self.bytes.as_ptr()
     }
 }

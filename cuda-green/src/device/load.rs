@@ -4,8 +4,11 @@ use std::ffi::c_void;
 
 use cuda_green_sys::{CUjit_option, CUmodule, CUresult};
 
-use super::image::{Image, ImageKind};
-use crate::{CudaDevice, Error, Result};
+use super::CudaDevice;
+use crate::{
+    error::{Error, Result},
+    image::{Image, ImageKind},
+};
 
 /// Bytes of each log. The compiler cuts off what is longer.
 const LOG: usize = 8192;
@@ -31,16 +34,15 @@ pub(super) fn load(device: &CudaDevice, image: &Image<'_>) -> Result<CUmodule> {
     let loaded = device.with_primary(|| {
         // SAFETY: the image is a C string, or a binary that is as long as its headers say; the options and
         // their values are four, and the logs as long as said.
-        let result = unsafe {
-            device.driver().api().cuModuleLoadDataEx(
+        unsafe {
+            device.driver().cuModuleLoadDataEx(
                 &mut module,
                 image.as_ptr().cast(),
                 options.len() as u32,
                 options.as_mut_ptr(),
                 values.as_mut_ptr(),
             )
-        };
-        device.driver().check("cuModuleLoadDataEx", result)
+        }
     });
     let (errors, notes) = (text(&errors), text(&notes));
     match loaded {

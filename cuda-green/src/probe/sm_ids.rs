@@ -1,7 +1,8 @@
 //! Where a context's blocks run, measured on the device itself.
 
-use super::GreenContext;
-use crate::{GpuMemoryPool, LaunchConfig, Result, kernels};
+use crate::{
+    error::Result, kernels, launch::LaunchConfig, memory::GpuMemoryPool, partition::GreenContext,
+};
 
 impl GreenContext {
     /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a
@@ -25,7 +26,7 @@ impl GreenContext {
         let kernel = self
             .device()
             .kernels()?
-            .function(self.driver(), kernels::SM_IDS)?;
+            .function(self.device().driver(), kernels::SM_IDS)?;
         // Blocks of 1024 threads fit once or twice on an SM, so these are several rounds over all SMs.
         let blocks = self.device().properties().multiprocessor_count * 8;
         let config = LaunchConfig::linear(blocks, 1024);

@@ -1,0 +1,44 @@
+//! Queries for resources: SMs and workqueues of a device, a context or a stream, as the driver describes them.
+
+use cuda_green_sys::{
+    CUcontext, CUdevResource, CUdevResourceType, CUdevSmResource, CUdevice, CUgreenCtx, CUstream,
+};
+
+use super::Driver;
+use crate::error::Result;
+
+/// What a resource is asked of.
+#[derive(Clone, Copy)]
+pub(crate) enum ResourceOwner {
+    Device(CUdevice),
+    Context(CUcontext),
+    Green(CUgreenCtx),
+    Stream(CUstream),
+}
+
+/// A resource of one type, as the driver describes it. The owner must be live.
+pub(crate) fn query_resource(
+    driver: &Driver,
+    owner: ResourceOwner,
+    kind: CUdevResourceType,
+) -> Result<CUdevResource> {
+    let mut resource = CUdevResource::default();
+    let to = &mut resource;
+    // SAFETY: the resource is zeroed and valid for the one that is written; the callers hold the owner.
+    unsafe {
+        match owner {
+            ResourceOwner::Device(device) => driver.cuDeviceGetDevResource(device, to, kind),
+            ResourceOwner::Context(context) => driver.cuCtxGetDevResource(context, to, kind),
+            ResourceOwner::Green(green) => driver.cuGreenCtxGetDevResource(green, to, kind),
+            ResourceOwner::Stream(stream) => driver.cuStreamGetDevResource(stream, to, kind),
+        }
+    }?;
+    Ok(resource)
+}
+
+/// The fields of an SM resource.
+pub(crate) fn sm_fields(raw: &CUdevResource) -> CUdevSmResource {
+    // SAFETY: the callers have resources that were zeroed and then filled by the driver, if at all, and all
+    // fields of every kind are plain integers.
+    unsafe { raw.__bindgen_anon_1.sm }
+}

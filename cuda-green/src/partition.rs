@@ -1,0 +1,22 @@
+//! Partitions as the driver has them: green contexts, their handles, and who may have them current.
+
+mod config;
+mod end;
+mod followers;
+mod green_context;
+mod handles;
+mod live_streams;
+mod memory_slot;
+mod resources;
+mod thread_seats;
+mod workqueues;
+
+pub use config::GreenContextConfig;
+pub use green_context::GreenContext;
+pub use workqueues::WorkqueueIsolation;
+
+pub(crate) use followers::{Follower, Later};
+pub(crate) use green_context::{ContextInner, Shape};
+pub(crate) use handles::{Partition, Seat};
+pub(crate) use memory_slot::MemorySlot;
+pub(crate) use workqueues::{Workqueues, balanced};
