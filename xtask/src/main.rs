@@ -8,6 +8,8 @@ mod artifacts;
 mod bench;
 mod bindings;
 mod fetch;
+#[cfg(test)]
+mod floors;
 mod gpu_bundle;
 mod matrix;
 mod published;
