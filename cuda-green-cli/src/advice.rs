@@ -9,18 +9,15 @@
 mod codes;
 mod gpu;
 mod library;
+mod sentences;
 
-use cuda_green::{CudaVersion, Error, sim, sys};
+use cuda_green::{Error, sim, sys};
+use sentences::SIMULATE;
 
-use crate::situation::Situation;
-
-const SIMULATE: &str = "Without a GPU: run this command with `--driver sim:h200@13.0`, simulated.";
-const GIVE_GPUS: &str = "`docker run --gpus all`, `podman run --device nvidia.com/gpu=all`, or a limit of \
-     nvidia.com/gpu in Kubernetes. The host needs a driver and the NVIDIA Container Toolkit for it.";
-/// The first version with green contexts.
-pub const GREEN_CONTEXTS: CudaVersion = CudaVersion::new(12, 4);
-/// Which drivers have green contexts, in words.
-pub const FIRST_BRANCH: &str = "CUDA 12.4 comes with the drivers of NVIDIA's branch 550 and later";
+use crate::{
+    partitions::{FIRST_BRANCH, GREEN_CONTEXTS},
+    situation::Situation,
+};
 
 /// What to do about an error, the most likely cause first; empty where its own words say all.
 pub fn advice(error: &Error, situation: &Situation) -> Vec<String> {

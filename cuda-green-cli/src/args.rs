@@ -1,5 +1,8 @@
 //! The command line.
 
+mod bench;
+mod sizes;
+
 use std::path::PathBuf;
 
 use clap::{
@@ -8,7 +11,8 @@ use clap::{
 };
 use cuda_green::{CudaDevice, Driver, DriverSpec};
 
-use crate::{bench::Bench, request::Sizes};
+pub use bench::{Bench, Drawing, Measurement, StartupPart};
+pub use sizes::Sizes;
 
 /// Guaranteed shares of an NVIDIA GPU through CUDA green contexts.
 #[derive(Parser)]

@@ -13,9 +13,12 @@ use serde_json::{Value, json};
 use crate::{
     advice::advice,
     args::Global,
-    page::{Page, printable, width},
-    report::{self, RED},
-    situation::Situation,
+    render::{
+        json,
+        page::{Page, printable, width},
+        style::RED,
+    },
+    situation::{Situation, loaded_library},
 };
 
 /// Reports an error; the code to exit with.
@@ -30,8 +33,8 @@ pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
         (Some(cause), Some(situation)) => advice(cause, situation),
         _ => Vec::new(),
     };
-    let printed = if global.json && !report::was_printed() {
-        report::print(&value(error, cause, &advice, situation.as_ref()))
+    let printed = if global.json && !json::was_printed() {
+        json::print(&value(error, cause, &advice, situation.as_ref()))
     } else {
         let page = text(error, cause, &advice, width(&io::stderr()));
         let mut stderr = anstream::stderr().lock();
@@ -45,9 +48,9 @@ pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
 /// The file of the driver that failed.
 fn library(cause: &Error, asked: Option<&DriverSpec>) -> Option<PathBuf> {
     match (cause, asked) {
-        (Error::NoGpu { source_name, .. }, _) => report::library(source_name),
-        (_, Some(DriverSpec::Path(path))) => report::library(&path.to_string_lossy()),
-        _ => report::library(""),
+        (Error::NoGpu { source_name, .. }, _) => loaded_library(source_name),
+        (_, Some(DriverSpec::Path(path))) => loaded_library(&path.to_string_lossy()),
+        _ => loaded_library(""),
     }
 }
 
@@ -120,7 +123,7 @@ pub fn print_usage(text: &str) {
     let message = text.split("\n\n").next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message);
     // As above: there is nothing to do where it cannot be written.
-    let _ = report::print(&json!({
+    let _ = json::print(&json!({
         "command": command(),
         "error": { "message": message },
         "version": env!("CARGO_PKG_VERSION"),

@@ -2,21 +2,10 @@
 
 mod advice;
 mod args;
-mod bench;
-mod check;
-mod chip;
-mod duration;
+mod commands;
 mod failure;
-mod features;
-mod info;
-mod manual;
-mod map;
-mod out;
-mod page;
-mod plan;
-mod plot;
-mod report;
-mod request;
+mod partitions;
+mod render;
 mod situation;
 
 use std::{
@@ -25,9 +14,9 @@ use std::{
     process::ExitCode,
 };
 
-use args::{Args, Command};
+use args::Args;
 use clap::{Parser, error::ErrorKind};
-use page::{printable, printable_line, width, wrapped};
+use render::page::{printable, printable_line, width, wrapped};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -35,23 +24,10 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     args.global.color.write_global();
-    match run(&args) {
+    match commands::run(&args) {
         Ok(code) => code,
         Err(error) => failure::report(&error, &args.global),
     }
-}
-
-fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match &args.command {
-        Command::Info => return info::run(&args.global),
-        Command::Plan(sizes) => return plan::run(&args.global, sizes),
-        Command::Map { sizes, svg } => return map::run(&args.global, sizes, svg.as_deref()),
-        Command::Check => return check::run(&args.global),
-        Command::Bench(bench) => return bench::run(&args.global, bench),
-        Command::Completions { shell } => manual::completions(*shell)?,
-        Command::Man { dir } => manual::pages(dir.as_deref())?,
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints help, or what is wrong with the command line; as JSON where that was asked for.

@@ -1,6 +1,8 @@
 //! What a machine tells of its GPUs and their driver: read from its files and the environment, not judged.
 //! `advice.rs` draws the conclusions.
 
+mod loaded;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -8,6 +10,7 @@ use std::{
 };
 
 use cuda_green::DriverSpec;
+pub use loaded::loaded_library;
 use serde_json::{Value, json};
 
 /// The environment variables that decide what a process sees of a GPU.

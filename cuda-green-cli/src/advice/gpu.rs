@@ -1,6 +1,6 @@
 //! Advice where a driver is loaded that cannot reach a GPU.
 
-use super::GIVE_GPUS;
+use super::sentences::GIVE_GPUS;
 use crate::situation::{FileState, Situation};
 
 /// A driver was loaded, and it sees no GPU.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{FIRST_BRANCH, GIVE_GPUS, SIMULATE};
-use crate::situation::Situation;
+use super::sentences::{GIVE_GPUS, SIMULATE};
+use crate::{partitions::FIRST_BRANCH, situation::Situation};
 
 /// No library of a driver was found.
 pub(super) fn no_library(situation: &Situation) -> Vec<String> {

@@ -1,0 +1,55 @@
+//! `cuda-green bench`: measurements of what the documentation claims, on this machine.
+
+mod activate;
+mod alloc;
+mod clock;
+mod contexts;
+mod create;
+mod isolation;
+mod load;
+mod raw;
+mod rebalance;
+mod run;
+mod samples;
+mod startup;
+#[cfg(test)]
+mod tests;
+mod under_load;
+
+use std::process::ExitCode;
+
+use alloc::soak;
+use run::Run;
+
+use crate::args::{Bench, Global, Measurement};
+
+pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
+    let run = Run {
+        global,
+        quick: bench.quick,
+    };
+    match &bench.what {
+        Measurement::Isolation(drawing) => run.drawn(drawing, isolation::measure)?,
+        Measurement::Activate(drawing) => run.drawn(drawing, activate::measure)?,
+        Measurement::Rebalance(drawing) => run.drawn(drawing, rebalance::measure)?,
+        Measurement::UnderLoad => run.told("under-load", under_load::measure)?,
+        Measurement::Alloc {
+            soak: Some(seconds),
+            threads,
+            ..
+        } => {
+            let length = soak::Length {
+                seconds: *seconds,
+                threads: *threads,
+            };
+            run.told(
+                &format!("alloc --soak {seconds} --threads {threads}"),
+                |work| soak::measure(work, &length),
+            )?;
+        }
+        Measurement::Alloc { drawing, .. } => run.drawn(drawing, alloc::measure)?,
+        Measurement::Startup { only: Some(part) } => startup::only(*part)?,
+        Measurement::Startup { only: None } => run.told("startup", startup::measure)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,52 @@
+//! What a driver can have: what it is good for, since when, and whether it is here.
+
+use cuda_green::{CudaDevice, Feature};
+use serde_json::{Value, json};
+
+use crate::render::{
+    page::Page,
+    style::{GREEN, YELLOW},
+};
+
+/// All of it is about green contexts, which a device may lack whatever its driver.
+fn features(device: &CudaDevice) -> impl Iterator<Item = (Feature, bool)> {
+    let capabilities = *device.capabilities();
+    let features = capabilities.features().into_iter();
+    features.map(move |feature| (feature, feature.there && capabilities.green_contexts))
+}
+
+/// The same as JSON, by name.
+pub fn json(device: &CudaDevice) -> Value {
+    let features = features(device).map(|(feature, there)| {
+        let found = json!({ "there": there, "since": feature.since.to_string() });
+        (feature.name.to_owned(), found)
+    });
+    Value::Object(features.collect())
+}
+
+/// What there is, what this device lacks, and what a newer driver would add.
+pub fn print(device: &CudaDevice, page: &mut Page) {
+    let driver = device.driver().version();
+    let (here, newer): (Vec<_>, Vec<_>) =
+        features(device).partition(|(feature, _)| feature.since <= driver);
+    if !here.is_empty() {
+        page.gap();
+        page.line(format!("with this driver, CUDA {driver}:"));
+    }
+    for (Feature { what, since, .. }, there) in here {
+        let (style, sign) = if there {
+            (GREEN, "yes")
+        } else {
+            (YELLOW, "no ")
+        };
+        let label = format!("  {style}{sign}{style:#}  ");
+        page.hanging(&label, "       ", format!("{what} ({since})"));
+    }
+    if !newer.is_empty() {
+        page.gap();
+        page.line("a newer driver would add, from this version of CUDA on:");
+    }
+    for (Feature { what, since, .. }, _) in newer {
+        page.hanging(&format!("  {YELLOW}{since}{YELLOW:#}  "), "        ", what);
+    }
+}

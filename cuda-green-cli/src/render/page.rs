@@ -1,0 +1,202 @@
+//! A page of text for people: within the terminal's width and never wider than 80 columns, without trailing
+//! blanks, ended by one line break.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal},
+    path::Path,
+};
+
+use cuda_green::CudaDevice;
+
+use super::{
+    output,
+    style::{BOLD, YELLOW},
+};
+
+/// The widest that text gets, and what it has in a pipe.
+const WIDEST: usize = 80;
+/// What tables need; a terminal narrower than this breaks lines itself.
+const NARROWEST: usize = 40;
+
+/// Columns that text on this stream may have.
+pub fn width(stream: &impl IsTerminal) -> usize {
+    if stream.is_terminal() {
+        textwrap::termwidth().clamp(NARROWEST, WIDEST)
+    } else {
+        WIDEST
+    }
+}
+
+/// Text that grows line by line.
+pub struct Page {
+    width: usize,
+    text: String,
+}
+
+impl Page {
+    /// An empty page for standard output.
+    pub fn new() -> Self {
+        Self::of_width(width(&io::stdout()))
+    }
+
+    /// An empty page of so many columns.
+    pub fn of_width(width: usize) -> Self {
+        let text = String::new();
+        Self { width, text }
+    }
+
+    /// Columns that a line may have.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Adds a paragraph.
+    pub fn line(&mut self, text: impl Display) {
+        self.hanging("", "", text);
+    }
+
+    /// Adds a paragraph that begins with a label; its further lines begin with an indent.
+    pub fn hanging(&mut self, label: &str, indent: &str, text: impl Display) {
+        let text = format!("{label}{text}");
+        for line in wrapped(&text, self.width, indent).lines() {
+            self.text.push_str(line.trim_end());
+            self.text.push('\n');
+        }
+    }
+
+    /// Adds an empty line.
+    pub fn gap(&mut self) {
+        self.text.push('\n');
+    }
+
+    /// What it says.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Prints it to standard output.
+    pub fn print(&self) -> anyhow::Result<()> {
+        output::print(&self.text)
+    }
+}
+
+/// A heading that says which device and driver this is, and that it is simulated where it is.
+pub fn heading(device: &CudaDevice) -> String {
+    let driver = device.driver();
+    let (major, minor) = device.properties().compute_capability;
+    let simulated = if driver.is_simulated() {
+        format!("\n{YELLOW}SIMULATED: no GPU is behind this{YELLOW:#}")
+    } else {
+        String::new()
+    };
+    let heading = format!(
+        "{BOLD}{}{BOLD:#}: {} SMs, compute capability {major}.{minor}, CUDA {} from {}{simulated}",
+        printable_line(device.name()),
+        device.properties().multiprocessor_count,
+        driver.version(),
+        printable_line(driver.source()),
+    );
+    wrapped(&heading, width(&io::stdout()), "  ")
+}
+
+/// Says that a file was written.
+pub fn wrote(path: &Path) -> String {
+    format!("wrote {}", printable_line(&path.display().to_string()))
+}
+
+/// Makes text of a stranger's harmless, such as the name of a device: what is no character to be read could move a
+/// terminal's cursor, and must not stand in XML, so it is shown by its number. Line breaks stay.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => shown.push('\n'),
+            '\u{fffe}' | '\u{ffff}' => shown.extend(character.escape_unicode()),
+            character if character.is_control() => shown.extend(character.escape_default()),
+            character => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// The same on one line.
+pub fn printable_line(text: &str) -> String {
+    printable(text).replace('\n', "\\n")
+}
+
+/// Breaks lines between words. What is too long, such as a path, and what stands between backticks, such as a
+/// command, stays whole, to be copied.
+pub fn wrapped(text: &str, width: usize, indent: &str) -> String {
+    const HARD_SPACE: &str = "\u{a0}";
+    let options = textwrap::Options::new(width)
+        .subsequent_indent(indent)
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    let line = |line: &str| {
+        let parts = line.split('`').enumerate();
+        let held: Vec<String> = parts
+            .map(|(index, part)| match index % 2 {
+                0 => part.to_owned(),
+                _ => part.replace(' ', HARD_SPACE),
+            })
+            .collect();
+        textwrap::fill(&held.join("`"), &options).replace(HARD_SPACE, " ")
+    };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_broken_between_words_and_have_no_trailing_blank() {
+        let mut page = Page::of_width(20);
+        page.line("one two three four five  ");
+        page.gap();
+        page.hanging("good  ", "      ", "a finding in several words");
+        page.line("/a/path/that/is/longer/than/a/line");
+        assert_eq!(
+            page.text(),
+            "one two three four\nfive\n\ngood  a finding in\n      several words\n\
+             /a/path/that/is/longer/than/a/line\n"
+        );
+    }
+
+    #[test]
+    fn what_is_no_character_to_be_read_is_shown_by_its_number() {
+        let text = "GPU\u{1b}[2J\u{0}\t\u{7f}\u{9b}\u{ffff} µ\n2";
+        let shown = "GPU\\u{1b}[2J\\u{0}\\t\\u{7f}\\u{9b}\\u{ffff} µ\n2";
+        assert_eq!(printable(text), shown);
+        assert_eq!(printable_line(text), shown.replace('\n', "\\n"));
+        assert_eq!(printable("NVIDIA H200"), "NVIDIA H200");
+        // All that there is, by what XML 1.0 takes.
+        let all: String = ('\0'..=char::MAX).collect();
+        let forbidden = |c: char| {
+            c < ' ' && !"\t\n\r".contains(c)
+                || ('\u{7f}'..='\u{9f}').contains(&c)
+                || c == '\u{fffe}'
+                || c == '\u{ffff}'
+        };
+        assert!(all.contains(forbidden) && !printable(&all).contains(forbidden));
+    }
+
+    #[test]
+    fn commands_stay_whole() {
+        let text = "try `one two`, or `three` or the `four five` of these";
+        assert_eq!(
+            wrapped(text, 14, "  "),
+            "try `one two`,\n  or `three`\n  or the\n  `four five`\n  of these"
+        );
+        assert_eq!(wrapped("a b\nc d", 2, "- "), "a\n- b\nc\n- d");
+    }
+
+    #[test]
+    fn colours_take_no_columns() {
+        let mut page = Page::of_width(9);
+        page.line(format!("{0}one two{0:#} three", crate::render::style::RED));
+        let plain = anstream::adapter::strip_str(page.text()).to_string();
+        assert_eq!(plain, "one two\nthree\n");
+    }
+}
