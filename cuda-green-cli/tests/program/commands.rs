@@ -1,4 +1,4 @@
-//! What the program prints, word for word: the README's own commands, and those of `tests/commands/`.
+//! What the program prints, word for word: the README's own commands, and those of `tests/program/commands/`.
 //! `TRYCMD=overwrite` writes them anew.
 
 #[test]
@@ -7,5 +7,5 @@ fn the_program_prints_what_is_written() {
         .env("CUDA_GREEN_DRIVER", "system")
         .env("COLUMNS", "80")
         .case("README.md")
-        .case("tests/commands/*.md");
+        .case("tests/program/commands/*.md");
 }

@@ -1,12 +1,8 @@
 //! Errors as a user meets them: a code to exit with, a text that names what is wrong, and the same as JSON.
 
-#![allow(clippy::unwrap_used)] // helpers of tests
-
-mod common;
-
 use std::{fs, path::Path};
 
-use common::{program, run, skip, text};
+use crate::common::{program, run, skip, text};
 use serde_json::Value;
 
 /// A run with these faults of the simulated driver.

@@ -1,8 +1,6 @@
 //! Every benchmark on simulated drivers: as text, as JSON, as a picture, and drawn again from its JSON. No figure
 //! is looked at, as those of a simulated driver mean nothing.
 
-#![allow(clippy::unwrap_used)] // helpers of tests
-
 mod refused;
 
 use std::{

@@ -1,7 +1,5 @@
 //! Running the program as a user does.
 
-#![allow(clippy::unwrap_used, dead_code)] // helpers, of which each test uses some
-
 use std::{
     env, fs,
     io::Write,

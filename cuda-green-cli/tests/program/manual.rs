@@ -1,16 +1,12 @@
 //! What shells and `man` get: completions that shells can read, and a page for every command.
 
-#![allow(clippy::unwrap_used)] // helpers of tests
-
-mod common;
-
 use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
 };
 
-use common::{note, run, text};
+use crate::common::{note, run, text};
 
 const PAGES: [&str; 7] = [
     "cuda-green",

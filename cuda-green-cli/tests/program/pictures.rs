@@ -1,7 +1,5 @@
 //! The workspace's pictures are those of its evidence. `BLESS=1` draws them anew.
 
-#![allow(clippy::unwrap_used)] // helpers of tests
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -49,7 +47,7 @@ fn the_pictures_are_those_of_the_evidence() {
         } else {
             assert!(
                 fs::read_to_string(committed).unwrap() == drawn,
-                "run `BLESS=1 cargo test -p cuda-green-cli --test pictures`"
+                "run `BLESS=1 cargo test -p cuda-green-cli --test program pictures`"
             );
         }
     }

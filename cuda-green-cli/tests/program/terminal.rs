@@ -1,13 +1,9 @@
 //! The program in a pipe and in colours: 80 columns, no trailing blanks, no escapes where they do not belong,
 //! and no panic where nobody reads.
 
-#![allow(clippy::unwrap_used)] // helpers of tests
-
-mod common;
-
 use std::process::Stdio;
 
-use common::{program, run, text};
+use crate::common::{program, run, text};
 
 const DEVICES: [&str; 10] = [
     "t4", "a100", "rtx4090", "l40s", "h100", "h200", "b200", "rtx5090", "gb10", "quad680",

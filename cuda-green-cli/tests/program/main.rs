@@ -1,0 +1,14 @@
+//! The program as a user meets it: each test runs it.
+//!
+//! `cargo test -p cuda-green-cli --test program pictures` runs the tests of one module.
+
+// clippy's own exception for tests does not reach the functions that they share.
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+mod commands;
+mod common;
+mod errors;
+mod manual;
+mod pictures;
+mod terminal;
