@@ -3,6 +3,7 @@
 pub mod chip;
 pub mod duration;
 pub mod json;
+pub mod map;
 pub mod output;
 pub mod page;
 pub mod style;

@@ -3,14 +3,15 @@
 mod activate;
 mod alloc;
 mod clock;
-mod contexts;
+pub mod contexts;
 mod create;
 mod isolation;
-mod load;
+pub mod load;
+mod numbers;
 mod raw;
 mod rebalance;
 mod run;
-mod samples;
+pub mod samples;
 mod startup;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,10 @@ use super::{
     allocators::{Allocator, Ours, RawPool},
     sizes::{LIMIT, MIB},
 };
-use crate::{commands::bench::run::Work, render::duration::duration};
+use crate::{
+    commands::bench::{numbers::Numbers, run::Work},
+    render::duration::duration,
+};
 
 /// So many random allocations up to a size, and how much the driver's memory exceeded what was in use, at
 /// the most of both.
@@ -25,16 +28,6 @@ pub struct Random {
     raw_pool_reserved_high_bytes: u64,
     ours_overhead: f64,
     raw_pool_overhead: f64,
-}
-
-/// The same numbers everywhere: MINSTD, which C++ and Python have, too.
-pub struct Numbers(pub u64);
-
-impl Numbers {
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0 * 48_271 % 2_147_483_647;
-        self.0 % end
-    }
 }
 
 /// After RMM's `random_allocations`: at even odds, allocate a random size up to a maximum or free a random

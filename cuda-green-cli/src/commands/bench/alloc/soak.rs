@@ -9,9 +9,12 @@ use anyhow::{anyhow, ensure};
 use cuda_green::{CudaDevice, GpuMemoryPool, PoolMetrics};
 use serde::Serialize;
 
-use super::{allocators::RawPool, random::Numbers, sizes::LIMIT};
+use super::{allocators::RawPool, sizes::LIMIT};
 use crate::{
-    commands::bench::run::{Figures, Work},
+    commands::bench::{
+        numbers::Numbers,
+        run::{Figures, Work},
+    },
     render::duration::duration,
 };
 
