@@ -51,6 +51,11 @@ pub struct Global {
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Show what partitions do: a request's latency beside background work, with and without
+    ///
+    /// Takes less than a minute. Without --driver and CUDA_GREEN_DRIVER, and where no GPU is found, it runs on a
+    /// simulated H200 in virtual time, and says SIMULATED in its first line.
+    Demo,
     /// What driver, devices and SM resources there are, and what they can and cannot do
     ///
     /// Exits with 0 where the device can be partitioned, with 1 where it cannot. What needs CUDA 13.1 or later is
@@ -126,6 +131,17 @@ impl Global {
             Some(spec) => Some(spec.clone()),
             None => DriverSpec::from_env().ok(),
         }
+    }
+
+    /// Returns whether `--driver` or CUDA_GREEN_DRIVER names a driver.
+    pub fn names_driver(&self) -> bool {
+        let variable = || std::env::var_os("CUDA_GREEN_DRIVER");
+        self.driver.is_some() || variable().is_some_and(|value| !value.is_empty())
+    }
+
+    /// Opens the chosen device of this driver, whatever driver was named.
+    pub fn device_of(&self, driver: &Driver) -> cuda_green::Result<CudaDevice> {
+        driver.device(self.device)
     }
 
     /// The device that was asked for.

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod completions;
+mod demo;
 mod info;
 mod man;
 mod map;
@@ -16,6 +17,7 @@ use crate::args::{Args, Command};
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let global = &args.global;
     match &args.command {
+        Command::Demo => return demo::run(global),
         Command::Info => return info::run(global),
         Command::Plan(sizes) => return plan::run(global, sizes),
         Command::Map { sizes, svg } => return map::run(global, sizes, svg.as_deref()),

@@ -81,23 +81,28 @@ impl Page {
     }
 }
 
-/// A heading that says which device and driver this is, and that it is simulated where it is.
+/// Returns a heading that says which device and driver this is, and whether it is simulated.
 pub fn heading(device: &CudaDevice) -> String {
-    let driver = device.driver();
-    let (major, minor) = device.properties().compute_capability;
-    let simulated = if driver.is_simulated() {
+    let simulated = if device.driver().is_simulated() {
         format!("\n{YELLOW}SIMULATED: no GPU is behind this{YELLOW:#}")
     } else {
         String::new()
     };
-    let heading = format!(
-        "{BOLD}{}{BOLD:#}: {} SMs, compute capability {major}.{minor}, CUDA {} from {}{simulated}",
+    let heading = described(device) + &simulated;
+    wrapped(&heading, width(&io::stdout()), "  ")
+}
+
+/// Returns the name, the size and the driver of a device.
+pub fn described(device: &CudaDevice) -> String {
+    let driver = device.driver();
+    let (major, minor) = device.properties().compute_capability;
+    format!(
+        "{BOLD}{}{BOLD:#}: {} SMs, compute capability {major}.{minor}, CUDA {} from {}",
         printable_line(device.name()),
         device.properties().multiprocessor_count,
         driver.version(),
         printable_line(driver.source()),
-    );
-    wrapped(&heading, width(&io::stdout()), "  ")
+    )
 }
 
 /// Says that a file was written.

@@ -156,6 +156,7 @@ fn the_advice_for_a_machine_without_a_gpu_is_true_of_every_command() {
     for command in [
         &["map"] as &[&str],
         &["check"],
+        &["demo"],
         &["bench", "isolation"],
         &["plan", "64"],
     ] {

@@ -8,6 +8,7 @@
 mod bench;
 mod commands;
 mod common;
+mod demo;
 mod errors;
 mod manual;
 mod pictures;

@@ -8,8 +8,9 @@ use std::{
 
 use crate::common::{note, run, text};
 
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "cuda-green",
+    "cuda-green-demo",
     "cuda-green-info",
     "cuda-green-plan",
     "cuda-green-map",
@@ -43,6 +44,7 @@ fn bash_completes_commands_and_options() {
         text(&output.stdout).trim().to_owned()
     };
     assert_eq!(complete("cuda-green ch", 1), "check");
+    assert_eq!(complete("cuda-green de", 1), "demo");
     assert!(complete("cuda-green map --s", 2).contains("--svg"));
     assert_eq!(complete("cuda-green completions fi", 2), "fish");
 }

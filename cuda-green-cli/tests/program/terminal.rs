@@ -66,6 +66,19 @@ fn every_command_is_readable_in_80_columns_on_every_device_and_version() {
     });
 }
 
+#[test]
+fn the_demo_is_readable_in_80_columns_on_every_device() {
+    for device in DEVICES {
+        for version in ["11.4", "13.0"] {
+            let driver = format!("sim:{device}@{version}");
+            let output = run(&["demo", "--driver", &driver]);
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            is_readable(&text(&output.stdout), &driver);
+            is_readable(&text(&output.stderr), &driver);
+        }
+    }
+}
+
 /// The commands that a help text lists, but for `help` itself.
 fn commands(help: &str) -> Vec<String> {
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
@@ -99,8 +112,8 @@ fn help(command: &[&str]) -> usize {
 
 #[test]
 fn the_help_of_every_command_is_readable_in_80_columns() {
-    // info, plan, map, check, completions, man, bench and what it measures, beside the program itself.
-    assert!(help(&[]) >= 9);
+    // demo, info, plan, map, check, completions, man, bench and what it measures, beside the program itself.
+    assert!(help(&[]) >= 10);
 }
 
 #[test]
@@ -184,7 +197,7 @@ fn a_driver_s_path_need_not_be_text() {
 
 #[test]
 fn colours_are_for_those_who_want_them() {
-    for command in ["info", "plan", "map", "check"] {
+    for command in ["demo", "info", "plan", "map", "check"] {
         let with = |arguments: &[&str], variables: &[(&str, &str)]| {
             let driver = ["--driver", "sim:h200@13.0"];
             let mut program = program(&[&[command] as &[&str], &driver, arguments].concat());
@@ -220,7 +233,8 @@ fn unread(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, Strin
 #[test]
 fn a_reader_that_is_gone_is_no_error() {
     for arguments in [
-        &["info"] as &[&str],
+        &["demo"] as &[&str],
+        &["info"],
         &["info", "--json"],
         &["plan"],
         &["map"],
@@ -249,6 +263,7 @@ fn what_was_found_is_told_by_the_exit_code_where_nobody_reads() {
     for (arguments, variables) in [
         (&["check"] as &[&str], &everywhere),
         (&["map"], &everywhere),
+        (&["demo"], &everywhere),
         (&["info"], &old),
         (&["check"], &old),
         (soak, &lost),

@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cuda_green::{CudaDevice, Event, Kernel, LaunchConfig, Module, Stream, kernels};
+use cuda_green::{CudaDevice, Event, Kernel, LaunchConfig, Module, Stream, kernels, sim::Sim};
 
-use super::samples::Samples;
+use super::{numbers::Numbers, samples::Samples};
 
 /// A request: so many kernels in a row, then a wait for the last.
 #[derive(Clone, Copy)]
@@ -89,18 +89,24 @@ pub struct Load {
     device: CudaDevice,
     kernel: Kernel,
     /// Requests to measure.
-    pub requests: usize,
+    requests: usize,
     /// When to stop before that.
-    pub limit: Duration,
+    limit: Duration,
 }
 
 impl Load {
     pub fn new(device: &CudaDevice, quick: bool) -> anyhow::Result<Self> {
+        let (requests, seconds) = if quick { (5, 1) } else { (1_500, 15) };
+        Self::of(device, requests, Duration::from_secs(seconds))
+    }
+
+    /// Loads the kernel, for this number of requests at most and about this time.
+    pub fn of(device: &CudaDevice, requests: usize, limit: Duration) -> anyhow::Result<Self> {
         Ok(Self {
             device: device.clone(),
             kernel: Module::load_ptx(device, kernels::PTX)?.kernel(kernels::BURN)?,
-            requests: if quick { 5 } else { 1_500 },
-            limit: Duration::from_secs(if quick { 1 } else { 15 }),
+            requests,
+            limit,
         })
     }
 
@@ -117,6 +123,48 @@ impl Load {
             None => requests(),
         };
         Ok(Samples::of(samples?))
+    }
+
+    /// Measures as [`measure`](Self::measure) does, by the virtual clock of a simulated driver.
+    ///
+    /// All threads share that clock, so this one keeps the flood going too, and the figures are the same in every run.
+    /// A request comes at a random moment of one of the flood's kernels.
+    pub fn measure_in_virtual_time(
+        &self,
+        sim: &Sim,
+        request: Request,
+        stream: &Stream,
+        flood: Option<(Flood, &Stream)>,
+    ) -> anyhow::Result<Samples> {
+        let timed = |work: &dyn Fn() -> anyhow::Result<()>| -> anyhow::Result<Duration> {
+            let start = sim.now();
+            work()?;
+            Ok(sim.now() - start)
+        };
+        let longest = match flood {
+            Some((flood, stream)) => timed(&|| {
+                self.launch_flood(flood, stream)?;
+                Ok(stream.synchronize()?)
+            })?,
+            None => Duration::ZERO,
+        };
+        let longest = longest.as_nanos() as u64;
+        let mut moments = Numbers(1);
+        let mut samples = Vec::with_capacity(self.requests);
+        for _ in 0..self.requests {
+            if let Some((flood, stream)) = flood {
+                while stream.is_done()? {
+                    self.launch_flood(flood, stream)?;
+                    sim.advance(Duration::from_nanos(moments.below(longest.max(1))));
+                }
+            }
+            let took = timed(&|| self.answer(request, stream))?;
+            samples.push(took.as_secs_f64() * 1e6);
+        }
+        if let Some((_, stream)) = flood {
+            stream.synchronize()?;
+        }
+        Ok(Samples::of(samples))
     }
 
     /// Does something while the flood runs.
@@ -141,13 +189,9 @@ impl Load {
     }
 
     fn requests(&self, request: Request, stream: &Stream) -> anyhow::Result<Vec<f64>> {
-        let shape = LaunchConfig::linear(request.blocks, request.threads);
         let once = || -> anyhow::Result<f64> {
             let start = Instant::now();
-            for _ in 0..request.kernels {
-                self.burn(stream, &shape, request.rounds)?;
-            }
-            stream.synchronize()?;
+            self.answer(request, stream)?;
             Ok(start.elapsed().as_secs_f64() * 1e6)
         };
         // Warm up.
@@ -163,8 +207,17 @@ impl Load {
         Ok(samples)
     }
 
-    /// Keeps work queued until told to stop, then waits for it.
-    fn flood(&self, flood: Flood, stream: &Stream, stop: &AtomicBool) -> anyhow::Result<()> {
+    /// Launches a request's kernels, and waits for the last.
+    fn answer(&self, request: Request, stream: &Stream) -> anyhow::Result<()> {
+        let shape = LaunchConfig::linear(request.blocks, request.threads);
+        for _ in 0..request.kernels {
+            self.burn(stream, &shape, request.rounds)?;
+        }
+        Ok(stream.synchronize()?)
+    }
+
+    /// Launches one kernel of a flood, or one batch of tiny ones.
+    fn launch_flood(&self, flood: Flood, stream: &Stream) -> anyhow::Result<()> {
         let (launches, blocks, threads, rounds) = match flood.kind {
             FloodKind::Waves { waves, rounds } => {
                 let blocks = stream.context().sm_count() * 2 * waves;
@@ -173,11 +226,17 @@ impl Load {
             FloodKind::TinyLaunches => (TINY_BATCH, 1, 32, 0),
         };
         let shape = LaunchConfig::linear(blocks, threads);
+        for _ in 0..launches {
+            self.burn(stream, &shape, rounds)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps work queued until told to stop, then waits for it.
+    fn flood(&self, flood: Flood, stream: &Stream, stop: &AtomicBool) -> anyhow::Result<()> {
         let mut queued = VecDeque::new();
         while !stop.load(Ordering::Relaxed) {
-            for _ in 0..launches {
-                self.burn(stream, &shape, rounds)?;
-            }
+            self.launch_flood(flood, stream)?;
             let event = Event::new(&self.device)?;
             stream.record(&event)?;
             queued.push_back(event);
