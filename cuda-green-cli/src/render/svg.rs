@@ -1,6 +1,11 @@
 //! Pictures of measured latencies, as SVG.
 
-use plotters::prelude::*;
+use std::ops::Range;
+
+use plotters::{
+    coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter},
+    prelude::*,
+};
 
 use super::{
     duration::{duration, whole},
@@ -28,6 +33,58 @@ const COLOURS: [RGBColor; 6] = [
 ];
 const TEXT: RGBColor = RGBColor(60, 60, 60);
 const WARNING: RGBColor = RGBColor(200, 0, 0);
+
+/// The percentiles that the axis names, as shares, with their names.
+const LABELS: [(f64, &str); 7] = [
+    (0.0, "0"),
+    (0.5, "50"),
+    (0.75, "75"),
+    (0.9, "90"),
+    (0.95, "95"),
+    (0.99, "99"),
+    (1.0, "max"),
+];
+
+/// The axis of shares from 0 to 1. It gives the slowest tenth of the latencies as much room as the nine before, and
+/// the slowest hundredth as much as the nine before that: a linear axis would hide both.
+struct Percentiles;
+
+impl Percentiles {
+    /// The largest share with a place of its own; beyond it stands the maximum.
+    const LAST: f64 = 0.9975;
+
+    /// Returns a share's distance from the axis's start.
+    fn place(share: f64) -> f64 {
+        -(1.0 - share.clamp(0.0, Self::LAST)).log10()
+    }
+}
+
+impl Ranged for Percentiles {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, share: &f64, (start, end): (i32, i32)) -> i32 {
+        let along = Self::place(*share) / Self::place(1.0);
+        start + (f64::from(end - start) * along).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        LABELS.map(|(share, _)| share).to_vec()
+    }
+
+    fn range(&self) -> Range<f64> {
+        0.0..1.0
+    }
+}
+
+impl ValueFormatter<f64> for Percentiles {
+    fn format(share: &f64) -> String {
+        let named = LABELS.iter().find(|(named, _)| named == share);
+        named
+            .map(|(_, name)| (*name).to_owned())
+            .unwrap_or_default()
+    }
+}
 
 /// What a picture shows.
 pub struct Picture<'a> {
@@ -66,7 +123,7 @@ fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::erro
         .margin_right(LEGEND)
         .x_label_area_size(44)
         .y_label_area_size(72)
-        .build_cartesian_2d(0f64..100f64, range.log_scale())?;
+        .build_cartesian_2d(Percentiles, range.log_scale())?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -75,8 +132,7 @@ fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::erro
         .label_style(font(13))
         .x_desc(format!("percentile of the {of}"))
         .y_desc("latency (log scale)")
-        .x_labels(11)
-        .x_label_formatter(&|percentile| format!("{percentile:.0}"))
+        .x_labels(LABELS.len())
         .y_label_formatter(&|nanoseconds| whole(*nanoseconds))
         .draw()?;
     let coloured = || curves.iter().zip(COLOURS.iter().cycle());
@@ -86,7 +142,7 @@ fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::erro
         let last = curve.nanoseconds.len() as f64;
         let points = (1u32..)
             .zip(&curve.nanoseconds)
-            .map(|(step, latency)| (f64::from(step) / last * 100.0, latency.max(1.0)));
+            .map(|(step, latency)| (f64::from(step) / last, latency.max(1.0)));
         chart.draw_series(LineSeries::new(points, colour.stroke_width(width)))?;
     }
     // Beside the chart, since lines run through every corner of it; the slowest at the top, as in the chart.
@@ -150,6 +206,14 @@ mod tests {
         assert!(svg.contains("p50 300 µs, p99 398 µs") && svg.contains("p50 9.10 ms"));
         assert!(svg.contains("One") && svg.contains("SIMULATED"));
         assert!(svg.contains("percentile of the pairs") && svg.contains("1 ms"));
+        // Each on a line of its own, as the names of the axis are.
+        for (_, name) in LABELS {
+            assert_eq!(
+                svg.lines().filter(|line| *line == name).count(),
+                1,
+                "{name}"
+            );
+        }
     }
 
     #[test]
