@@ -22,15 +22,14 @@ use crate::{
 /// What to do about an error, the most likely cause first; empty where its own words say all.
 pub fn advice(error: &Error, situation: &Situation) -> Vec<String> {
     if let Error::Simulator(sim::Error::InvalidInjection { .. }) = error {
-        let said =
-            "CUDA_GREEN_SIM_FAULTS says it: unset it, or write faults like `cuInit=NO_DEVICE`.";
+        let said = "It comes from CUDA_GREEN_SIM_FAULTS: unset that, or write faults like `cuInit=NO_DEVICE`.";
         return vec![said.into()];
     }
     let mut advice = of_error(error, situation);
     let faults = situation.variable("CUDA_GREEN_SIM_FAULTS");
     if let (true, Some(faults)) = (situation.simulated && !advice.is_empty(), faults) {
         let told = format!(
-            "The driver is simulated, and CUDA_GREEN_SIM_FAULTS tells it to fail: `{faults}`. With a real one:"
+            "The driver is simulated, and CUDA_GREEN_SIM_FAULTS tells it to fail: `{faults}`. With a real driver:"
         );
         advice.insert(0, told);
     }

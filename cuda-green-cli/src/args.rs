@@ -26,13 +26,12 @@ pub struct Args {
 
 #[derive(clap::Args)]
 pub struct Global {
-    /// `system`, a library's path, or a simulated driver such as `sim:h200@13.0`
+    /// The driver: `system`, the path of a library, or a simulated one such as `sim:h200@13.0`
     ///
-    /// Without it, the environment variable CUDA_GREEN_DRIVER decides, and without that the system's
-    /// driver.
+    /// By default, the driver that the environment variable CUDA_GREEN_DRIVER names, or else the system's.
     #[arg(long, global = true, value_name = "DRIVER", value_parser = driver_spec())]
     driver: Option<DriverSpec>,
-    /// Which of the driver's devices, from 0
+    /// The device, by its number in the driver's list, from 0
     #[arg(
         long,
         global = true,
@@ -44,7 +43,7 @@ pub struct Global {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub json: bool,
-    /// Whether to use colours; `auto` means on a terminal only
+    /// When to use colours; `auto` means on a terminal only
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
 }
@@ -53,40 +52,39 @@ pub struct Global {
 pub enum Command {
     /// Show what partitions do: a request's latency beside background work, with and without
     ///
-    /// Takes less than a minute. Without --driver and CUDA_GREEN_DRIVER, and where no GPU is found, it runs on a
-    /// simulated H200 in virtual time, and says SIMULATED in its first line.
+    /// Takes less than a minute. If no GPU is found and neither --driver nor CUDA_GREEN_DRIVER names a driver, it runs
+    /// on a simulated H200 in virtual time and says SIMULATED in its first line.
     Demo,
-    /// What driver, devices and SM resources there are, and what they can and cannot do
+    /// List the driver, the devices and their SMs, and what they can and cannot do
     ///
-    /// Exits with 0 where the device can be partitioned, with 1 where it cannot. What needs CUDA 13.1 or later is
-    /// proven against the real header and the simulated driver.
+    /// Exits with 0 if the device can be partitioned, with 1 if it cannot. Features of CUDA 13.1 and later were tested
+    /// with the real header and the simulated driver only.
     Info,
-    /// The exact split that the driver would make for these sizes, before it is made
+    /// Print the exact split that the driver would make for these sizes, without making it
     ///
-    /// For each partition it tells the SMs, and the largest thread-block cluster, in blocks, that is sure to
-    /// run there.
+    /// For each partition, prints its SMs and the largest thread-block cluster, in blocks, that is sure to run there.
     Plan(Sizes),
-    /// Run a kernel in each partition, and draw the chip with the SMs that it ran on
+    /// Run a kernel in each partition and draw the chip with the SMs that it ran on
     ///
-    /// Exits with 1 where partitions share an SM.
+    /// Exits with 1 if two partitions share an SM.
     Map {
         #[command(flatten)]
         sizes: Sizes,
-        /// Draw it as an SVG picture too
+        /// Also draw the chip as an SVG picture
         #[arg(long, value_name = "FILE")]
         svg: Option<PathBuf>,
     },
-    /// Whether partitions hold on this machine, what is wrong, and how to mend it
+    /// Check whether partitions hold on this machine, and say how to fix what is wrong
     ///
-    /// Exits with 1 where they do not hold.
+    /// Exits with 1 if they do not hold.
     Check,
     /// Measure on this machine what the documentation claims
     Bench(Bench),
-    /// Print the completions of a shell
+    /// Print the completion script of a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual pages of the program and of each command, in roff
     Man {
-        /// Write each into a file of its own, for a folder such as /usr/local/share/man/man1
+        /// Write each page to its own file in this folder, such as /usr/local/share/man/man1
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },

@@ -43,8 +43,7 @@ fn container_without_library(sign: &str, situation: &Situation) -> String {
         };
         let told = match capabilities {
             Some(value) if asks(value) => format!(
-                "NVIDIA_DRIVER_CAPABILITIES is `{value}`, which asks for it: see that the host has it, and that \
-                 the container's own start does not hide it"
+                "NVIDIA_DRIVER_CAPABILITIES is `{value}`, which asks for it: make sure that the host has it, and that the container's start command does not hide it"
             ),
             Some(value) => format!("NVIDIA_DRIVER_CAPABILITIES is `{value}`: {WITH_COMPUTE}"),
             None => format!("NVIDIA_DRIVER_CAPABILITIES is not set: {WITH_COMPUTE}"),
@@ -96,7 +95,7 @@ pub(super) fn refused(path: &Path, situation: &Situation) -> Vec<String> {
         && folders.split(':').any(|one| Path::new(one) == folder)
     {
         advice.push(format!(
-            "LD_LIBRARY_PATH is `{folders}`: {} is looked into before the driver's own folder.",
+            "LD_LIBRARY_PATH is `{folders}`: {} is searched before the driver's own folder.",
             folder.display()
         ));
     }
@@ -127,7 +126,7 @@ pub(super) fn unloadable(path: &Path, situation: &Situation) -> Vec<String> {
     }
     if !name.contains('/') && situation.named_is_here {
         advice.push(format!(
-            "`{name}` was looked for where the system keeps libraries; the file in this folder is `./{name}`."
+            "`{name}` was searched for where the system keeps libraries; the file in this folder is `./{name}`."
         ));
     } else if !name.contains('/') {
         advice.push(format!(

@@ -8,7 +8,7 @@ use clap::{Subcommand, ValueEnum, value_parser};
 pub struct Bench {
     #[command(subcommand)]
     pub what: Measurement,
-    /// A small run that only shows that it works, as always on a simulated driver; its figures mean nothing
+    /// Make a short run, which shows only that the benchmark works; its figures mean nothing
     #[arg(long, global = true)]
     pub quick: bool,
 }
@@ -17,31 +17,31 @@ pub struct Bench {
 pub enum Measurement {
     /// The latency of a request while background work floods the GPU
     Isolation(Drawing),
-    /// What it costs to make a context current, to launch, to record and to create, beside the raw calls
+    /// The cost of activating a context, of launches, events and creation, beside raw calls
     Activate(Drawing),
-    /// What an allocation and its end cost, beside the driver's pool and `cuMemAlloc`
+    /// The cost of an allocation and its release, beside the driver's pool and `cuMemAlloc`
     ///
-    /// On one thread and on several; what a random workload leaves in pieces; and a soak of 20 seconds. Exits
-    /// with 1 where the driver's own counters are not where they were before the soak.
+    /// On one thread and on several; the fragmentation that a random workload leaves; and a soak of 20 seconds. Exits
+    /// with 1 if the driver's own counters differ from those before the soak.
     Alloc {
         #[command(flatten)]
         drawing: Drawing,
-        /// The soak alone, for so many seconds
+        /// Run only the soak, for this many seconds
         #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true,
               conflicts_with_all = ["svg", "from", "quick"])]
         soak: Option<f64>,
-        /// Threads of the soak
+        /// Number of threads of the soak
         #[arg(long, value_name = "N", default_value_t = 8, requires = "soak",
               value_parser = value_parser!(u16).range(1..=1024))]
         threads: u16,
     },
-    /// What a rebalance costs, and the first launch after it
+    /// The cost of a rebalance, and of the first launch after it
     Rebalance(Drawing),
-    /// What calls cost while background work floods the GPU: which of them wait for it
+    /// The cost of calls while background work floods the GPU, and which of them wait for it
     UnderLoad,
-    /// What loading the driver and checking for a GPU add to the start of a process
+    /// The time that loading the driver and checking for a GPU add to a process's start
     Startup {
-        /// In a process of its own: measures this one thing, once, and prints nanoseconds
+        /// Measure only this, once, in this process, and print nanoseconds
         #[arg(long, hide = true)]
         only: Option<StartupPart>,
     },
@@ -53,7 +53,7 @@ pub struct Drawing {
     /// Draw the distributions of the latencies as an SVG picture
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
-    /// Take the figures from a file that `--json` gave before, instead of measuring
+    /// Take the figures from the output of an earlier run with `--json`
     #[arg(long, value_name = "FILE", requires = "svg", conflicts_with_all = ["json", "quick"])]
     pub from: Option<PathBuf>,
 }

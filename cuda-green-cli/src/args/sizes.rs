@@ -19,7 +19,7 @@ impl FromStr for Size {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{text}` is no size: 64 is SMs, 25% a share, 16+2 a minimum with a weight, rest the rest"
+                "`{text}` is not a size; write 64 (SMs), 25% (a share), 16+2 (a minimum and a weight) or rest"
             )
         };
         let number = |digits: &str| {
@@ -47,15 +47,15 @@ impl FromStr for Size {
 /// The partitions that a command line asks for.
 #[derive(clap::Args)]
 pub struct Sizes {
-    /// Their sizes: 64 (SMs, at least), 25%, 16+2 (at least 16 and a share of weight 2), or rest
+    /// Sizes: 64 (at least 64 SMs), 25%, 16+2 (at least 16, and a share of weight 2), or rest
     ///
-    /// Without any, four equal ones.
+    /// By default, four equal partitions.
     #[arg(value_name = "SIZE")]
     sizes: Vec<Size>,
-    /// A thread-block cluster that must run in each, in blocks: 2, 4 or 8
+    /// The thread-block cluster that must run in each partition, in blocks: 2, 4 or 8
     #[arg(long, value_name = "BLOCKS", default_value_t = 1)]
     cluster: u32,
-    /// Meet sizes to 2 SMs, even where that breaks clusters of more than 2 blocks
+    /// Meet sizes to within 2 SMs, even if that breaks clusters of more than 2 blocks
     #[arg(long)]
     exact: bool,
 }
@@ -86,7 +86,7 @@ impl Sizes {
         let by_units = self.sizes.is_empty() && first != quarter & !1;
         by_units.then(|| {
             format!(
-                "A quarter would be {quarter} SMs. CUDA {} splits this GPU into whole units of {unit}, so three have {first}, and the last has the {last} that are left.",
+                "A quarter would be {quarter} SMs. CUDA {} splits this GPU into whole units of {unit}, so three partitions have {first} SMs and the last has the remaining {last}.",
                 device.driver().version()
             )
         })

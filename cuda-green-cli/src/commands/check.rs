@@ -83,7 +83,7 @@ fn page(device: &CudaDevice, findings: &[Finding], holds: bool) -> Page {
     page.line(if holds {
         format!("{GREEN}Partitions hold here.{GREEN:#}")
     } else {
-        format!("{RED}Partitions do not hold here: see what is bad above.{RED:#}")
+        format!("{RED}Partitions do not hold here: see the findings marked bad.{RED:#}")
     });
     page
 }
@@ -129,7 +129,7 @@ fn probed(probe: &Probe<usize>) -> Finding {
     });
     let disturbed: Vec<(usize, Duration)> = disturbed.collect();
     let Some(longest) = disturbed.iter().map(|(_, delay)| *delay).max() else {
-        return Finding::good("nobody else was seen on the SMs of the four, which were idle");
+        return Finding::good("no other work was seen on the SMs of the four, which were idle");
     };
     let numbers: Vec<String> = disturbed
         .iter()
@@ -137,8 +137,7 @@ fn probed(probe: &Probe<usize>) -> Finding {
         .collect();
     Finding::bad(
         format!(
-            "somebody else works on the SMs of partition {} of four, though they are idle here: blocks came up to \
-             {longest:.1?} late",
+            "other work runs on the SMs of partition {} of four, which this process left idle: blocks started up to {longest:.1?} late",
             numbers.join(", ")
         ),
         "Other processes use this GPU (`nvidia-smi` lists them), and partitions do not keep them off. Run them \
@@ -154,9 +153,9 @@ fn verified(verified: &Verification<usize>) -> Vec<Finding> {
     if verified.is_isolated() {
         let how = match verified.method {
             VerificationMethod::Residency => {
-                "and blocks that fill all of them were there at once (under MPS, ids of SMs mean nothing)"
+                "and blocks that fill all of them ran at the same time (under MPS, ids of SMs mean nothing)"
             }
-            _ => "none on another's",
+            _ => "and no two shared an SM",
         };
         findings.push(Finding::good(format!(
             "four partitions ran on {} SMs, {how}",
@@ -166,7 +165,8 @@ fn verified(verified: &Verification<usize>) -> Vec<Finding> {
     for overlap in &verified.overlaps {
         let ([one, other], sms) = (overlap.between, &overlap.sms);
         let overlap_text = if sms.is_empty() {
-            "could not run at once, so they share SMs or somebody else keeps them busy".to_owned()
+            "could not run at the same time: they share SMs, or other work keeps them busy"
+                .to_owned()
         } else {
             format!("both ran on {} SMs: {}", sms.len(), ranges(sms))
         };
@@ -180,7 +180,7 @@ fn verified(verified: &Verification<usize>) -> Vec<Finding> {
         let (index, says, seen) = (miscount.id, miscount.sm_count, miscount.observed);
         findings.push(Finding::bad(
             format!(
-                "partition {} of four has {says} SMs by the driver's word, but ran on {seen}",
+                "partition {} of four has {says} SMs according to the driver, but ran on {seen}",
                 index + 1
             ),
             "If the GPU was busy, try again when it is idle; otherwise please report it.",
@@ -194,16 +194,14 @@ fn always(device: &CudaDevice) -> [Finding; 2] {
     [
         Finding::note(
             format!(
-                "work left in the primary context, default streams included, runs on all {} SMs",
+                "work in the primary context, including its default streams, runs on all {} SMs",
                 device.properties().multiprocessor_count
             ),
-            "Give everything else in the process a partition too. `SmPartitionManager::check_streams` looks at \
-             the streams that you list, and `probe` finds what nobody listed, while it works.",
+            "Give all other work of the process a partition too. `SmPartitionManager::check_streams` checks the streams that you list, and `probe` finds other work while it runs.",
         ),
         Finding::note(
-            "partitions divide SMs, not the bandwidth of memory: beside a flood of memory traffic a request \
-             bound by memory took 1.9 times as long (H200)",
-            "Keep such work apart in time, or on another GPU or MIG instance.",
+            "partitions divide SMs, not memory bandwidth: beside a flood of memory traffic, a memory-bound request took 1.9 times as long (H200)",
+            "Run such work at another time, or on another GPU or MIG instance.",
         ),
     ]
 }
@@ -226,11 +224,11 @@ mod tests {
         assert!(said[2].starts_with("partitions 2 and 4 of four both ran on 36 SMs: "));
         assert_eq!(
             said[3],
-            "partition 2 of four has 32 SMs by the driver's word, but ran on 132"
+            "partition 2 of four has 32 SMs according to the driver, but ran on 132"
         );
         assert_eq!(
             said[4],
-            "nobody else was seen on the SMs of the four, which were idle"
+            "no other work was seen on the SMs of the four, which were idle"
         );
         assert!(
             findings[..4]

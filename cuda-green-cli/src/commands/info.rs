@@ -102,8 +102,8 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
         ));
     }
     let source = match granularity.source {
-        GranularitySource::Driver => "as the driver says",
-        GranularitySource::ComputeCapability => "as NVIDIA's guide says",
+        GranularitySource::Driver => "reported by the driver",
+        GranularitySource::ComputeCapability => "from NVIDIA's guide",
     };
     page.line(format!(
         "partitions: at least {} SMs, {} co-scheduled ({source})",
@@ -158,7 +158,7 @@ fn hides(device: &CudaDevice) -> Option<String> {
         .library()
         .map(|path| path.display().to_string());
     Some(format!(
-        "{} stands in front of the driver, or is no whole one: of CUDA {} it hides {}. What needs these fails.",
+        "{} is incomplete or stands in front of the driver: of CUDA {} it hides {}. Calls that need these fail.",
         printable_line(&library.unwrap_or_else(|| driver.source().to_owned())),
         driver.version(),
         names.join(", ")

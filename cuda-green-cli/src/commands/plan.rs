@@ -135,17 +135,17 @@ fn describe(page: &mut Page, texts: &[String], plan: &Plan) {
         page.hanging(
             "  ",
             "    ",
-            format!("then, of what is left each time: {sizes}"),
+            format!("then, each from what the split before left: {sizes}"),
         );
     }
     for refused in &plan.refused {
         page.line(format!(
-            "{YELLOW}refused by the driver, for the chip's topology: {refused}{YELLOW:#}"
+            "{YELLOW}refused by the driver because of the chip's topology: {refused}{YELLOW:#}"
         ));
     }
     let style = if plan.stranded == 0 { GREEN } else { YELLOW };
     page.line(format!(
-        "{style}{} SMs left for others, {} stranded{style:#}",
+        "{style}{} SMs left free, {} stranded{style:#}",
         plan.left_over, plan.stranded
     ));
     if let Some(reason) = &plan.stranded_reason {
@@ -179,8 +179,8 @@ mod tests {
              \n\
              by splits within what a split left, through scaffold contexts:\n  \
              cuDevSmResourceSplitByCount into 1 group of 60 SMs\n  \
-             then, of what is left each time: 20\n\
-             0 SMs left for others, 1 stranded\n\
+             then, each from what the split before left: 20\n\
+             0 SMs left free, 1 stranded\n\
              stranded, because the device has 41 SMs\n"
         );
     }

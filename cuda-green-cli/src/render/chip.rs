@@ -114,7 +114,7 @@ impl Chip {
         if !stranded.is_empty() {
             let text = format!(
                 ".  {:<longest$} {:>4} SMs: {}",
-                "nobody",
+                "unused",
                 stranded.len(),
                 ranges(&stranded)
             );
@@ -148,7 +148,7 @@ impl Chip {
         let mut legend: Vec<(&str, String)> = named.collect();
         let (stranded, shared) = self.stranded_and_shared();
         if !stranded.is_empty() {
-            legend.push((NOBODY, format!("nobody: {} SMs", stranded.len())));
+            legend.push((NOBODY, format!("unused: {} SMs", stranded.len())));
         }
         if !shared.is_empty() {
             legend.push((SHARED, format!("SHARED: {} SMs", shared.len())));
@@ -263,13 +263,13 @@ mod tests {
             "   0  A A ! B . B\n\
              A  <0>             3 SMs: 0-2\n\
              B  <1>             3 SMs: 2-3 5\n\
-             .  nobody          1 SMs: 4\n\
+             .  unused          1 SMs: 4\n\
              !  SHARED          1 SMs: 2\n"
         );
         let svg = chip.svg("a & b", Some("SIMULATED"));
         assert_eq!(svg.matches("<title>SM ").count(), 6);
         assert!(svg.contains("a &amp; b") && svg.contains("&lt;1&gt;: 3 SMs"));
-        assert!(svg.contains("nobody: 1 SMs") && svg.contains("SHARED: 1 SMs"));
+        assert!(svg.contains("unused: 1 SMs") && svg.contains("SHARED: 1 SMs"));
         assert!(svg.contains("SIMULATED"));
         let hostile = chip.svg("a\u{1b}[2Jb\u{0}\u{ffff}", Some("\u{8}"));
         assert!(hostile.contains("a\\u{1b}[2Jb\\u{0}\\u{ffff}"), "{hostile}");
@@ -294,7 +294,7 @@ mod tests {
         let chip = chip(&[]);
         assert_eq!(
             plain(&chip, 40),
-            "   0  . . . . . .\n.  nobody          6 SMs: 0-5\n"
+            "   0  . . . . . .\n.  unused          6 SMs: 0-5\n"
         );
         assert!(chip.svg("", None).ends_with("</svg>\n"));
     }

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// The reason why a map is impossible under MPS.
-pub const IDS_UNDER_MPS: &str = "under MPS the ids of SMs are numbered anew in each context";
+pub const IDS_UNDER_MPS: &str = "under MPS each context has its own numbers for SMs";
 
 /// Partitions by name, each with the SMs that its blocks ran on.
 pub struct Map {
@@ -75,7 +75,7 @@ impl Map {
         if self.is_isolated {
             page.gap();
             page.line(
-                "Blocks that fill all of them ran at once, so none shares an SM with another.",
+                "Blocks that fill all partitions ran at the same time, so no two share an SM.",
             );
         }
     }

@@ -30,7 +30,7 @@ fn a_violation_is_named_and_no_success() {
         ),
         (
             &["check"],
-            "partition 2 of four has 32 SMs by the driver's word, but ran on 132",
+            "partition 2 of four has 32 SMs according to the driver, but ran on 132",
         ),
         (&["check"], "Partitions do not hold here"),
         (&["map"], "!  SHARED        100 SMs"),
@@ -109,7 +109,7 @@ fn errors_are_json_where_json_was_asked_for() {
         (&["check", "--device", "3"], sim, 1, "there is no device 3"),
         (&["info"], ["--driver", "/nowhere/l.so"], 1, "/nowhere/l.so"),
         (&["info"], ["--driver", ""], 2, "names no CUDA driver"),
-        (&["plan", "x"], sim, 2, "`x` is no size"),
+        (&["plan", "x"], sim, 2, "`x` is not a size"),
         (&["nothing"], sim, 2, "nothing"),
     ] {
         let output = run(&[arguments, &driver, &["--json"]].concat());
@@ -130,7 +130,10 @@ fn a_fault_that_is_none_is_told_with_the_variable_that_says_it() {
         stderr.starts_with("error: `garbage` is no fault"),
         "{stderr}"
     );
-    assert!(stderr.contains("CUDA_GREEN_SIM_FAULTS says it"), "{stderr}");
+    assert!(
+        stderr.contains("It comes from CUDA_GREEN_SIM_FAULTS"),
+        "{stderr}"
+    );
     assert!(!stderr.contains("tells it to fail"), "{stderr}");
 }
 

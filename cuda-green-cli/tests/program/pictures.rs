@@ -33,7 +33,7 @@ fn the_pictures_are_those_of_the_evidence() {
         // Figures that are older than their command have no distributions, so there is nothing to draw.
         if !text.contains("percentiles_by_half_") {
             let told = String::from_utf8_lossy(&output.stderr);
-            assert!(told.contains("has no figures that"), "{output:?}");
+            assert!(told.contains("is not the output of"), "{output:?}");
             assert!(
                 !fs::exists(committed).unwrap(),
                 "{what} has a picture of nothing"

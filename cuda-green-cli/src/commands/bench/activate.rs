@@ -203,7 +203,7 @@ impl Figures for Activate {
     fn table(&self) -> String {
         let mut table = format!(
             "{:<38} {:>9} {:>9} {:>6} {:>12}\n",
-            "median time of one", "ours", "raw", "ratio", "p99 of ours"
+            "median of one call", "ours", "raw", "ratio", "p99 of ours"
         );
         for row in &self.calls {
             let [ours, raw, p99] = [row.ours_ns, row.raw_ns, row.ours_p99_ns].map(duration);
@@ -215,7 +215,7 @@ impl Figures for Activate {
         if self.calls.iter().all(|row| row.ratio.is_none()) {
             table += &format!("{NO_RATIOS}\n");
         }
-        let what = "one by one, the clock included";
+        let what = "one by one, including the clock";
         table += &format!("\n{what:<38} {}", Distribution::headings());
         for Single { what, times } in &self.one_by_one {
             table += &format!("\n{what:<38} {}", times.columns());
@@ -226,9 +226,9 @@ impl Figures for Activate {
 
 impl Drawn for Activate {
     const COMMAND: &str = "activate";
-    const TITLE: &str = "Making a context current and restoring what was";
+    const TITLE: &str = "Making a context current and restoring the one before";
     const OF: &str = "activations";
-    const NOTE: Option<&str> = Some("Each time has a reading of the clock in it.");
+    const NOTE: Option<&str> = Some("Each time includes one reading of the clock.");
 
     fn curves(&self) -> Vec<Curve> {
         let singles = self.one_by_one.iter();

@@ -94,14 +94,14 @@ impl Figures for Alloc {
     fn table(&self) -> String {
         let mut table = pairs::table(&self.pairs);
         table += &format!(
-            "raw pool: the driver's own, in which nothing is released meanwhile\np99 to max: each pair timed by itself, {} of the clock included\n\n",
+            "raw pool: the driver's own, which releases nothing during the run\np99 to max: pairs timed one by one, including {} for the clock\n\n",
             duration(self.clock.p50_ns)
         );
         table += &threads::table(&self.threads);
         table += "\n";
         table += &random::table(&self.random);
         table += &format!(
-            "\n{} GiB at once, after all of it was in pieces of 3 MiB: {}\n",
+            "\n{} GiB in one allocation, after all of it was in pieces of 3 MiB: {}\n",
             self.whole_limit.bytes >> 30,
             duration(self.whole_limit.ns)
         );
@@ -118,9 +118,9 @@ impl Figures for Alloc {
 
 impl Drawn for Alloc {
     const COMMAND: &str = "alloc";
-    const TITLE: &str = "An allocation and its end";
+    const TITLE: &str = "An allocation and its release";
     const OF: &str = "pairs";
-    const NOTE: Option<&str> = Some("Each time has a reading of the clock in it.");
+    const NOTE: Option<&str> = Some("Each time includes one reading of the clock.");
 
     fn curves(&self) -> Vec<Curve> {
         let mut curves = Vec::new();

@@ -98,7 +98,7 @@ impl Rebalance {
 
 impl Figures for Rebalance {
     fn table(&self) -> String {
-        let what = "time of one, the GPU idle";
+        let what = "one call, on an idle GPU";
         let mut table = format!("{what:<40} {}\n", Distribution::headings());
         for (name, times) in self.named().iter().rev() {
             table += &format!("{name:<40} {}\n", times.columns());

@@ -161,7 +161,7 @@ fn read<F: Drawn>(path: &Path) -> anyhow::Result<Kept<F>> {
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&text).with_context(|| {
         format!(
-            "{} has no figures that `bench {} --json` gave",
+            "{} is not the output of `bench {} --json`",
             path.display(),
             F::COMMAND
         )

@@ -109,7 +109,10 @@ fn processes<const N: usize>(
             .envs(variables.iter().copied())
             .output()?;
         let told = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "a process of its own said: {told}");
+        ensure!(
+            output.status.success(),
+            "the measuring process failed: {told}"
+        );
         let text = String::from_utf8(output.stdout)?;
         let mut numbers = text.split_whitespace();
         for column in &mut columns {
@@ -191,13 +194,13 @@ impl Figures for Startup {
             ("no GPU visible", check.no_gpu_visible_ns),
             ("no driver", Some(check.no_driver_ns)),
         ];
-        let mut table = "check_availability, in processes of their own".to_owned();
+        let mut table = "check_availability, each time in a new process".to_owned();
         for (what, time) in lines {
             let time = time.map_or("–".to_owned(), duration);
             table += &format!("\n  {what:<36} {time:>9}");
         }
         match &self.load {
-            None => table + "\n\nA simulated driver is no library, so there is nothing to load.",
+            None => table + "\n\nA simulated driver is not a library, so nothing is loaded.",
             Some(load) => {
                 let beyond = duration(load.beyond_dlopen_ns);
                 let what = format!("{} entry points, beyond dlopen", load.entry_points);

@@ -186,7 +186,7 @@ impl Figures for UnderLoad {
     fn table(&self) -> String {
         let mut table = format!(
             "{:<42} {:>9} {:>9} {:>9}\n",
-            "time of one, alone and beside a flood", "alone", "beside", "at most"
+            "one call, alone and beside a flood", "alone", "beside", "max"
         );
         for row in &self.calls {
             let (alone, beside) = (&row.alone, &row.beside_a_flood);

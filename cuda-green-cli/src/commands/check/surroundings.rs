@@ -15,8 +15,7 @@ pub fn environment(value: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if value("CUDA_LAUNCH_BLOCKING").is_some_and(|value| value == "1") {
         findings.push(Finding::bad(
-            "CUDA_LAUNCH_BLOCKING=1: every launch waits for its kernel, so that a thread never has work in two \
-             partitions at once",
+            "CUDA_LAUNCH_BLOCKING=1: every launch waits for its kernel, so a thread never has work in two partitions at once",
             "Unset it; it is for finding faults.",
         ));
     }
@@ -24,38 +23,36 @@ pub fn environment(value: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     if let Some(few) = connections.filter(|text| text.parse().is_ok_and(|n: u32| n < CONNECTIONS)) {
         findings.push(Finding::note(
             format!(
-                "CUDA_DEVICE_MAX_CONNECTIONS={few}: so few queues to the device are shared by the streams of \
-                 all partitions, and work of one can wait behind another's before it starts"
+                "CUDA_DEVICE_MAX_CONNECTIONS={few}: the streams of all partitions share so few queues to the device that work of one can wait behind another's before it starts"
             ),
-            format!("Unset it, or give at least a queue for each stream ({CONNECTIONS} by default, 32 at most)."),
+            format!("Unset it, or allow a queue for each stream ({CONNECTIONS} by default, 32 at most)."),
         ));
     }
     let percentage = value("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE");
     if let Some(percentage) = percentage.filter(|value| value != "100") {
         findings.push(Finding::note(
             format!(
-                "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE={percentage}: with MPS, it limits this process's SMs, and the \
-                 driver makes no partitions within that limit"
+                "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE={percentage}: under MPS, it limits this process's SMs, and the driver makes no partitions within that limit"
             ),
-            "Unset it or make it 100 where green contexts divide the SMs: one of the two should, not both.",
+            "Unset it or set it to 100: either MPS or green contexts should divide the SMs, not both.",
         ));
     }
     if let Some(partition) = value("CUDA_MPS_SM_PARTITION") {
         findings.push(Finding::note(
-            format!("CUDA_MPS_SM_PARTITION={partition}: with MPS, this process has a part of the SMs only"),
+            format!("CUDA_MPS_SM_PARTITION={partition}: under MPS, this process has only a part of the SMs"),
             "Choose sizes of partitions from what `cuda-green info` counts here, or unset it.",
         ));
     }
     if let Some(devices) = value("CUDA_VISIBLE_DEVICES") {
         let (what, mend) = if devices.starts_with("MIG-") {
             (
-                "a MIG instance, whose SMs and memory are its own; partitions divide these",
-                "Nothing is to be mended; a process sees one such instance.",
+                "a MIG instance with its own SMs and memory, which partitions divide",
+                "No action is needed; a process sees one such instance.",
             )
         } else {
             (
                 "it chooses and orders the devices, so device 0 may be any of the machine's",
-                "Name devices by UUID, as `nvidia-smi -L` does, where a process must have a certain one.",
+                "If a process needs a certain device, name it by its UUID, which `nvidia-smi -L` prints.",
             )
         };
         findings.push(Finding::note(
@@ -83,16 +80,14 @@ fn shared(compute_mode: Option<i32>, mps: Option<i32>) -> Vec<Finding> {
     const EXCLUSIVE: i32 = 3;
     if mps.is_some_and(|enabled| enabled != 0) {
         return vec![Finding::note(
-            "MPS is in use: other processes can run on this device at the same time, on the SMs of every \
-             partition too",
-            "Partitions hold within this process only. Keep others off the device. From CUDA 13.1 on, MPS can \
+            "MPS is in use: other processes can run on this device at the same time, including on the SMs of every partition",
+            "Partitions hold within this process only. Keep other processes off the device. From CUDA 13.1 on, MPS can \
              divide the SMs between processes (`nvidia-cuda-mps-control -d -S`).",
         )];
     }
     match compute_mode {
         Some(ANY) => vec![Finding::note(
-            "the compute mode lets other processes use this device too, which then take turns with this one on \
-             all SMs; whether there are any is not known here",
+            "the compute mode lets other processes use this device; they would take turns with this one on all SMs, and it cannot tell whether there are any",
             "`nvidia-smi` lists them; `sudo nvidia-smi -c EXCLUSIVE_PROCESS` keeps them off.",
         )],
         Some(EXCLUSIVE) => vec![Finding::good(

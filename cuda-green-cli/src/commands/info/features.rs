@@ -44,7 +44,7 @@ pub fn print(device: &CudaDevice, page: &mut Page) {
     }
     if !newer.is_empty() {
         page.gap();
-        page.line("a newer driver would add, from this version of CUDA on:");
+        page.line("a newer driver would add, by its version of CUDA:");
     }
     for (Feature { what, since, .. }, _) in newer {
         page.hanging(&format!("  {YELLOW}{since}{YELLOW:#}  "), "        ", what);

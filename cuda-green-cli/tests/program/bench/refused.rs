@@ -134,7 +134,7 @@ fn a_file_without_figures_is_told() {
         (
             "bench.isolation.json",
             r#"{"device": "x", "simulated": false, "command": "y", "figures": []}"#,
-            "figures that `bench alloc --json` gave",
+            "not the output of `bench alloc --json`",
         ),
         (
             "bench.null.json",

@@ -123,5 +123,5 @@ pub fn table(rows: &[Random]) -> String {
             [row.ours_overhead, row.raw_pool_overhead].map(|share| share * 100.0);
         table += &format!("{what:<26} {ours:>10} {ours_more:>5.0} % {raw:>10} {raw_more:>5.0} %\n");
     }
-    table + "beyond: taken from the device beyond what was in use, at the most of both\n"
+    table + "beyond: peak memory taken from the device, beyond the peak in use\n"
 }

@@ -156,7 +156,7 @@ pub fn measure(given: &Work<'_>, length: &Length) -> anyhow::Result<Soak> {
 impl Figures for Soak {
     fn table(&self) -> String {
         format!(
-            "soak: {} operations in {:.1} s on {} threads,\nwhat one thread does in {}\n\n{}\n\nthe driver before: {}\nthe driver after:  {}",
+            "soak: {} operations in {:.1} s on {} threads,\nas many as one thread does in {}\n\n{}\n\nthe driver before: {}\nthe driver after:  {}",
             self.operations,
             self.seconds,
             self.threads,
