@@ -1,10 +1,10 @@
-//! What to do about an error: a pure function of the error and of what the machine tells. It says no more than
-//! these facts support.
+//! Advice about an error: a pure function of the error and of the facts about the machine. It says no more than these
+//! facts support.
 //!
-//! Sources: the codes' meanings are those of the CUDA 13.5 header. That a driver without its kernel module
-//! answers 100 was seen with real drivers of CUDA 11.4 to 12.5. `CUDA_VISIBLE_DEVICES`: the CUDA programming
-//! guide, environment variables. `NVIDIA_VISIBLE_DEVICES` and `NVIDIA_DRIVER_CAPABILITIES`: the container
-//! toolkit's guide. Device files: nvidia-modprobe(1) and the driver's README. MPS: its guide.
+//! Sources: the codes' meanings are those of the CUDA 13.5 header. Real drivers of CUDA 11.4 to 12.5 were seen to
+//! answer 100 without their kernel module. `CUDA_VISIBLE_DEVICES`: the CUDA programming guide, environment variables.
+//! `NVIDIA_VISIBLE_DEVICES` and `NVIDIA_DRIVER_CAPABILITIES`: the container toolkit's guide. Device files:
+//! nvidia-modprobe(1) and the driver's README. MPS: its guide.
 
 mod codes;
 mod gpu;
@@ -19,7 +19,7 @@ use crate::{
     situation::Situation,
 };
 
-/// What to do about an error, the most likely cause first; empty where its own words say all.
+/// Returns what to do about an error, the most likely cause first; nothing if the error itself says it.
 pub fn advice(error: &Error, situation: &Situation) -> Vec<String> {
     if let Error::Simulator(sim::Error::InvalidInjection { .. }) = error {
         let said = "It comes from CUDA_GREEN_SIM_FAULTS: unset that, or write faults like `cuInit=NO_DEVICE`.";

@@ -98,7 +98,7 @@ pub enum Color {
 }
 
 impl Color {
-    /// Decides for everything that is printed from now on.
+    /// Applies this choice to everything that is printed from now on.
     pub fn write_global(self) {
         let choice = match self {
             Self::Auto => anstream::ColorChoice::Auto,
@@ -115,7 +115,7 @@ fn driver_spec() -> impl TypedValueParser<Value = DriverSpec> {
 }
 
 impl Global {
-    /// The driver that was asked for.
+    /// Loads the driver that was asked for.
     pub fn driver(&self) -> cuda_green::Result<Driver> {
         match &self.driver {
             Some(spec) => Driver::open(spec),
@@ -123,7 +123,7 @@ impl Global {
         }
     }
 
-    /// Tells which that is; none where the environment asks for what is none.
+    /// Returns which driver was asked for; `None` if the environment names something that is no driver.
     pub fn asked(&self) -> Option<DriverSpec> {
         match &self.driver {
             Some(spec) => Some(spec.clone()),
@@ -142,7 +142,7 @@ impl Global {
         driver.device(self.device)
     }
 
-    /// The device that was asked for.
+    /// Opens the device that was asked for.
     pub fn device(&self) -> cuda_green::Result<CudaDevice> {
         self.driver()?.device(self.device)
     }

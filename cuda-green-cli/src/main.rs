@@ -1,4 +1,4 @@
-//! The program `cuda-green`: what green contexts do for your GPU, without writing code.
+//! The program `cuda-green`: green contexts on your GPU, without writing code.
 
 mod advice;
 mod args;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints help, or what is wrong with the command line; as JSON where that was asked for.
+/// Prints help or the error of a command line, the error as JSON if that was asked for.
 fn usage(error: &clap::Error) -> ExitCode {
     let code = ExitCode::from(error.exit_code() as u8);
     let is_help = matches!(
@@ -47,14 +47,14 @@ fn usage(error: &clap::Error) -> ExitCode {
         let text = argument.to_string_lossy();
         printable_line(&text) == text
     };
-    // An error repeats the arguments, in which a stranger may have had a hand.
+    // An error repeats the arguments, which may come from a stranger.
     let text = if is_help || std::env::args_os().skip(1).all(is_harmless) {
         error.render().ansi().to_string()
     } else {
         printable(&error.render().to_string())
     };
     let text = if is_help {
-        // Help is broken into lines already, but with blanks at the ends of some.
+        // Help is already broken into lines, but some end in blanks.
         text.lines()
             .map(str::trim_end)
             .collect::<Vec<_>>()
@@ -62,7 +62,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     } else {
         wrapped(text.trim_end(), width(&io::stderr()), "  ")
     };
-    // A terminal that is gone reads nothing, and that is no failure.
+    // A closed terminal is no failure.
     let _ = if error.use_stderr() {
         writeln!(anstream::stderr().lock(), "{text}")
     } else {

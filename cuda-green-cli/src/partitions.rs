@@ -6,10 +6,10 @@ use cuda_green::{
 
 /// The first version with green contexts.
 pub const GREEN_CONTEXTS: CudaVersion = CudaVersion::new(12, 4);
-/// Which drivers have green contexts, in words.
+/// The first drivers with green contexts, in words.
 pub const FIRST_BRANCH: &str = "CUDA 12.4 comes with the drivers of NVIDIA's branch 550 and later";
 
-/// Four equal partitions; the last takes what does not divide.
+/// Returns four equal partitions, of which the last takes the remainder.
 pub fn quad(total: u32) -> Vec<(String, PartitionRequest)> {
     let quarter = (total / 4).max(2) & !1;
     let target = (quarter.to_string(), PartitionRequest::target(quarter));
@@ -17,7 +17,7 @@ pub fn quad(total: u32) -> Vec<(String, PartitionRequest)> {
     vec![target.clone(), target.clone(), target, rest]
 }
 
-/// Makes the partitions, under their places in the list.
+/// Makes the partitions. Their ids are their places in the list.
 pub fn partitioned(
     device: &CudaDevice,
     asked: &[(String, PartitionRequest)],
@@ -32,7 +32,7 @@ pub fn partitioned(
     Ok(manager)
 }
 
-/// What is done where there are no partitions, and what would give them.
+/// Returns what programs do on a device without partitions, and what would give it partitions.
 pub fn without_partitions(device: &CudaDevice) -> String {
     let single = "Programs work in single-context mode, where nothing is isolated.";
     if device.driver().version() < GREEN_CONTEXTS {

@@ -5,7 +5,7 @@ use cuda_green::CUresult;
 use super::gpu::{files, invalid_device, mismatch, no_gpu, same_version};
 use crate::situation::Situation;
 
-/// What a code of the driver asks for.
+/// Returns advice for a code of the driver.
 pub(super) fn of_code(code: CUresult, situation: &Situation) -> Vec<String> {
     let loaded = || match &situation.loaded {
         Some(path) => format!(" ({})", path.display()),

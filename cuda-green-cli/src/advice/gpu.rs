@@ -1,9 +1,9 @@
-//! Advice where a driver is loaded that cannot reach a GPU.
+//! Advice for a driver that loads but reaches no GPU.
 
 use super::sentences::GIVE_GPUS;
 use crate::situation::{FileState, Situation};
 
-/// A driver was loaded, and it sees no GPU.
+/// Returns advice for a driver that sees no GPU.
 pub(super) fn no_gpu(situation: &Situation) -> Vec<String> {
     let mut advice: Vec<String> = visible_devices(situation).into_iter().collect();
     if situation.wsl {
@@ -51,7 +51,7 @@ fn no_kernel_module(situation: &Situation) -> Vec<String> {
     }]
 }
 
-/// `cuInit` answered that a device is invalid, which is how the driver refuses a list that names one twice.
+/// Returns advice for an invalid device in `cuInit`, the answer to a list of visible devices that names one twice.
 pub(super) fn invalid_device(situation: &Situation) -> Vec<String> {
     let twice = situation.variable("CUDA_VISIBLE_DEVICES").filter(|list| {
         let entries: Vec<&str> = list.split(',').map(str::trim).collect();
@@ -66,7 +66,7 @@ pub(super) fn invalid_device(situation: &Situation) -> Vec<String> {
     }
 }
 
-/// Whether `CUDA_VISIBLE_DEVICES` hides devices.
+/// Returns what to do about `CUDA_VISIBLE_DEVICES`, if it is set and so may hide devices.
 fn visible_devices(situation: &Situation) -> Option<String> {
     let value = situation.variable("CUDA_VISIBLE_DEVICES")?;
     let first = value.split(',').next().unwrap_or_default().trim();
@@ -92,7 +92,7 @@ pub(super) fn no_such_device(situation: &Situation) -> Vec<String> {
     advice
 }
 
-/// The device files that cannot be used, and what makes them usable.
+/// Names the device files that cannot be used, and what makes them usable.
 pub(super) fn files(situation: &Situation) -> Vec<String> {
     let of = |wanted: fn(&FileState) -> bool| {
         let files = situation.device_files.iter();
@@ -145,8 +145,8 @@ pub(super) fn files(situation: &Situation) -> Vec<String> {
     advice
 }
 
-/// Whether the library is of another version than the kernel module. A package for forward compatibility is
-/// meant to be.
+/// Returns advice if the library and the kernel module have different versions. In a package for forward compatibility
+/// they are meant to.
 pub(super) fn mismatch(situation: &Situation) -> Option<String> {
     let module = situation.kernel_module.as_deref()?;
     let path = situation.loaded.as_deref()?;

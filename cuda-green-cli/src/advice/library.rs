@@ -1,11 +1,11 @@
-//! Advice where no library of a driver can be loaded.
+//! Advice for a driver whose library cannot be loaded.
 
 use std::path::Path;
 
 use super::sentences::{GIVE_GPUS, SIMULATE};
 use crate::{partitions::FIRST_BRANCH, situation::Situation};
 
-/// No library of a driver was found.
+/// Returns advice if no driver's library was found.
 pub(super) fn no_library(situation: &Situation) -> Vec<String> {
     let mut advice = Vec::new();
     if let Some(path) = &situation.cuda_library {
@@ -30,7 +30,7 @@ pub(super) fn no_library(situation: &Situation) -> Vec<String> {
     advice
 }
 
-/// What gives a container the library that the rest of this driver came without.
+/// The option that adds the CUDA library to a container that has the rest of the driver.
 const WITH_COMPUTE: &str = "start it with `NVIDIA_DRIVER_CAPABILITIES=compute,utility`";
 
 fn container_without_library(sign: &str, situation: &Situation) -> String {
@@ -83,7 +83,7 @@ fn bare_without_library(situation: &Situation) -> String {
     }
 }
 
-/// A library was loaded, but what it answers is no driver's.
+/// Returns advice for a library that loads but does not answer as a driver does.
 pub(super) fn refused(path: &Path, situation: &Situation) -> Vec<String> {
     if situation.named.is_some() {
         let used = "Without --driver and CUDA_GREEN_DRIVER, the system's driver is used.";
@@ -112,7 +112,7 @@ pub(super) fn refused(path: &Path, situation: &Situation) -> Vec<String> {
     advice
 }
 
-/// The library that was named cannot be loaded.
+/// Returns advice if the named library cannot be loaded.
 pub(super) fn unloadable(path: &Path, situation: &Situation) -> Vec<String> {
     let mut advice = Vec::new();
     let name = path.display().to_string();

@@ -47,7 +47,7 @@ pub enum Measurement {
     },
 }
 
-/// Where a measurement's picture goes, and what it is drawn from.
+/// The file for a measurement's picture, and the figures to draw.
 #[derive(clap::Args)]
 pub struct Drawing {
     /// Draw the distributions of the latencies as an SVG picture
@@ -58,12 +58,12 @@ pub struct Drawing {
     pub from: Option<PathBuf>,
 }
 
-/// The one thing that a new process measures.
+/// The part that a new process measures.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum StartupPart {
-    /// Resolving every entry point, the library loaded already.
+    /// The resolution of every entry point, with the library already loaded.
     Load,
-    /// Loading and initialising by hand, and then the check.
+    /// The check after loading and initialising the driver by hand.
     Adds,
     /// The check alone.
     First,

@@ -6,7 +6,7 @@ use cuda_green::{CudaDevice, planner::PartitionRequest};
 
 use crate::partitions::quad;
 
-/// What one partition asks for, and how it was written.
+/// One partition's request, with the text that it was written as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Size {
     pub text: String,
@@ -61,7 +61,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Each as it was written and as the planner takes it, for a device of so many SMs.
+    /// Returns each size as it was written and as the planner takes it, for a device of `total` SMs.
     pub fn requests(&self, total: u32) -> Vec<(String, PartitionRequest)> {
         let sizes = if self.sizes.is_empty() {
             quad(total)
@@ -78,7 +78,7 @@ impl Sizes {
         sizes.into_iter().map(demanded).collect()
     }
 
-    /// What is to be said where the four equal ones that nobody asked otherwise than are not equal.
+    /// Returns the explanation for the default partitions if they cannot all be a quarter of the device.
     pub fn unequal(&self, device: &CudaDevice, sm_counts: &[u32]) -> Option<String> {
         let quarter = device.properties().multiprocessor_count / 4;
         let (first, last) = (*sm_counts.first()?, *sm_counts.last()?);
@@ -92,7 +92,7 @@ impl Sizes {
         })
     }
 
-    /// As they stand on the command line.
+    /// Returns the arguments as they stand on the command line.
     pub fn text(&self) -> String {
         let mut text: String = self
             .sizes

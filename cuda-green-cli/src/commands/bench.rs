@@ -30,10 +30,10 @@ pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
         quick: bench.quick,
     };
     match &bench.what {
-        Measurement::Isolation(drawing) => run.drawn(drawing, isolation::measure)?,
-        Measurement::Activate(drawing) => run.drawn(drawing, activate::measure)?,
-        Measurement::Rebalance(drawing) => run.drawn(drawing, rebalance::measure)?,
-        Measurement::UnderLoad => run.told("under-load", under_load::measure)?,
+        Measurement::Isolation(drawing) => run.with_picture(drawing, isolation::measure)?,
+        Measurement::Activate(drawing) => run.with_picture(drawing, activate::measure)?,
+        Measurement::Rebalance(drawing) => run.with_picture(drawing, rebalance::measure)?,
+        Measurement::UnderLoad => run.without_picture("under-load", under_load::measure)?,
         Measurement::Alloc {
             soak: Some(seconds),
             threads,
@@ -43,14 +43,14 @@ pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
                 seconds: *seconds,
                 threads: *threads,
             };
-            run.told(
+            run.without_picture(
                 &format!("alloc --soak {seconds} --threads {threads}"),
                 |work| soak::measure(work, &length),
             )?;
         }
-        Measurement::Alloc { drawing, .. } => run.drawn(drawing, alloc::measure)?,
+        Measurement::Alloc { drawing, .. } => run.with_picture(drawing, alloc::measure)?,
         Measurement::Startup { only: Some(part) } => startup::only(*part)?,
-        Measurement::Startup { only: None } => run.told("startup", startup::measure)?,
+        Measurement::Startup { only: None } => run.without_picture("startup", startup::measure)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `cuda-green check`: whether partitions hold here, what is wrong, and how to mend it.
+//! `cuda-green check`: a check whether partitions hold on this machine, with advice on what is wrong.
 
 mod finding;
 mod surroundings;
@@ -23,7 +23,7 @@ use crate::{
 pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
     let device = global.device()?;
     let mut findings = partitions(&device)?;
-    // A simulator in this process does not heed it; one that stands in for libcuda does.
+    // A simulator in this process ignores the variable; one that stands in for libcuda does not.
     let in_process = device.driver().simulator().is_some();
     let heeded = |name: &str| !in_process || name != "CUDA_VISIBLE_DEVICES";
     let value = |name: &str| env::var(name).ok().filter(|_| heeded(name));
@@ -73,7 +73,7 @@ fn page(device: &CudaDevice, findings: &[Finding], holds: bool) -> Page {
             "      ",
             printable(what),
         );
-        // What mends several in a row is told after the last.
+        // Advice that several findings in a row share stands after the last.
         let told_later = next.is_some_and(|next| next.mend == *mend);
         if let (Some(mend), false) = (mend, told_later) {
             page.hanging("      -> ", "         ", printable(mend));
@@ -88,7 +88,7 @@ fn page(device: &CudaDevice, findings: &[Finding], holds: bool) -> Page {
     page
 }
 
-/// Whether partitions run where they should, four equal ones, and whether anybody else is there.
+/// Checks whether four equal partitions run where they should, and whether other work runs there.
 fn partitions(device: &CudaDevice) -> anyhow::Result<Vec<Finding>> {
     if let Some(reason) = device.missing_features() {
         return Ok(vec![Finding::bad(
@@ -119,7 +119,7 @@ fn partitions(device: &CudaDevice) -> anyhow::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Whether the partitions, which have nothing to do, are alone on their SMs.
+/// Reports whether the partitions, which are idle, are alone on their SMs.
 fn probed(probe: &Probe<usize>) -> Finding {
     let disturbed = probe.contexts.iter().filter_map(|(index, seen)| {
         let ContextProbe::Disturbed { longest_delay, .. } = seen else {
@@ -145,7 +145,7 @@ fn probed(probe: &Probe<usize>) -> Finding {
     )
 }
 
-/// What the kernel that tells its SM found, in words. Partitions are numbered from 1 for people.
+/// Reports on which SMs the partitions ran. Partitions are numbered from 1.
 fn verified(verified: &Verification<usize>) -> Vec<Finding> {
     let contexts = verified.contexts.iter();
     let sizes: Vec<String> = contexts.map(|(_, sms)| sms.len().to_string()).collect();
@@ -189,7 +189,7 @@ fn verified(verified: &Verification<usize>) -> Vec<Finding> {
     findings
 }
 
-/// What no partition can help against.
+/// Returns the limits of every partition.
 fn always(device: &CudaDevice) -> [Finding; 2] {
     [
         Finding::note(

@@ -4,9 +4,9 @@ use clap::CommandFactory;
 
 use crate::{args::Args, render::output};
 
-/// Prints the completions of a shell.
+/// Prints the completion script of a shell.
 pub fn run(shell: clap_complete::Shell) -> anyhow::Result<()> {
-    // Into memory first, as the generator panics where the pipe is closed.
+    // Into memory first, because the generator panics on a closed pipe.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "cuda-green", &mut script);
     let script = String::from_utf8_lossy(&script);

@@ -1,4 +1,4 @@
-//! `cuda-green info`: what there is, and what it can and cannot do.
+//! `cuda-green info`: the driver and its devices, and what they can and cannot do.
 
 mod features;
 
@@ -57,7 +57,7 @@ fn found(device: &CudaDevice) -> anyhow::Result<Value> {
     }))
 }
 
-/// All devices of the driver, in its order.
+/// Lists all devices of the driver, in its order.
 fn devices(device: &CudaDevice) -> anyhow::Result<Vec<Value>> {
     let driver = device.driver();
     (0..driver.device_count()?)
@@ -131,7 +131,7 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
     Ok(page)
 }
 
-/// Names what the driver's version has and the library does not give, although the driver itself would.
+/// Names the functions that the driver's version has but the loaded library does not export.
 fn hidden(device: &CudaDevice) -> Vec<&'static str> {
     let driver = device.driver();
     lacking(driver.api().entry_points(), driver.version())
@@ -146,7 +146,7 @@ fn lacking<'a>(
     lacking.map(|(entry, _)| entry.name()).collect()
 }
 
-/// Says that something stands in front of the driver, where something does.
+/// Returns a warning if something stands in front of the driver.
 fn hides(device: &CudaDevice) -> Option<String> {
     let names = hidden(device);
     if names.is_empty() {
@@ -165,7 +165,7 @@ fn hides(device: &CudaDevice) -> Option<String> {
     ))
 }
 
-/// SMs of the smallest partition: the structured split makes any even number.
+/// Returns the SMs of the smallest partition; the structured split makes any even number.
 fn smallest(device: &CudaDevice) -> u32 {
     let capabilities = device.capabilities();
     let least = if capabilities.structured_split {

@@ -24,7 +24,7 @@ pub fn run(folder: Option<&Path>) -> anyhow::Result<()> {
     output::print(&String::from_utf8_lossy(&roff))
 }
 
-/// The program's page first, then those of its commands, each with its own commands after it.
+/// Visits the program's page, then those of its commands, each followed by its own commands.
 fn each_page(
     command: &clap::Command,
     take: &mut dyn FnMut(Man) -> anyhow::Result<()>,

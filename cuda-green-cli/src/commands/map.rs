@@ -1,4 +1,4 @@
-//! `cuda-green map`: where each partition's blocks really run, measured and drawn.
+//! `cuda-green map`: the SMs that each partition's blocks really run on, measured and drawn.
 
 use std::{path::Path, process::ExitCode};
 

@@ -77,7 +77,7 @@ fn found(texts: &[String], plan: &Plan) -> Value {
     })
 }
 
-/// The driver call, as far as people read it.
+/// Returns the driver call in words.
 fn call(call: &SplitCall) -> String {
     match call {
         SplitCall::Structured(groups) => {
@@ -99,7 +99,7 @@ fn call(call: &SplitCall) -> String {
     }
 }
 
-/// `1 group`, `2 groups`.
+/// Returns a count with its noun: `1 group`, `2 groups`.
 fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use cuda_green::{Driver, planner::PartitionRequest};
 
-    /// No profile strands an SM, as all have an even number; a plan that is changed by hand does.
+    /// No profile strands an SM, because all have an even number, so this changes a plan by hand.
     #[test]
     fn what_is_stranded_is_told_with_the_reason() {
         let driver = Driver::open(&"sim:a100@12.4".parse().unwrap()).unwrap();

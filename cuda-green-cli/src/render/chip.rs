@@ -1,4 +1,4 @@
-//! The chip as a picture: each SM with the partition that runs on it, for a terminal and as SVG.
+//! A drawing of the chip: each SM with the partition that runs on it, for a terminal and as SVG.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -9,13 +9,13 @@ use super::{
     style::RED,
 };
 
-/// One partition: its name, and the SMs that its blocks were seen on.
+/// A partition: its name, and the SMs that its blocks ran on.
 pub struct Partition {
     pub name: String,
     pub sms: BTreeSet<u32>,
 }
 
-/// SMs of a device and who runs on them.
+/// The SMs of a device, and the partitions that ran on them.
 pub struct Chip {
     pub total: u32,
     pub partitions: Vec<Partition>,
@@ -36,7 +36,7 @@ const SHARED: &str = "#FF0000";
 /// SMs in a row; the two of a texture processing cluster stay side by side.
 const SVG_ROW: u32 = 22;
 
-/// Who runs on an SM.
+/// The partitions that ran on an SM.
 enum Owner {
     None,
     One(usize),
@@ -57,7 +57,7 @@ impl Chip {
         }
     }
 
-    /// SMs on which nobody, and on which more than one, was seen.
+    /// Returns the SMs on which no partition ran, and those on which several did.
     pub fn stranded_and_shared(&self) -> (BTreeSet<u32>, BTreeSet<u32>) {
         let (mut stranded, mut shared) = (BTreeSet::new(), BTreeSet::new());
         for sm in 0..self.total {
@@ -72,7 +72,7 @@ impl Chip {
 
     /// Draws the chip row by row, a letter and a colour for each partition.
     pub fn draw(&self, page: &mut Page) {
-        // The number of a row's first SM takes 6 columns, and each SM 2, but for the blank after the last.
+        // The number of a row's first SM takes 6 columns, and each SM 2, of which the last needs only one.
         let fits = (page.width() as u32).saturating_sub(5) / 2;
         let row = if fits >= 32 { 32 } else { 16 };
         for first in (0..self.total).step_by(row as usize) {
@@ -131,7 +131,7 @@ impl Chip {
         }
     }
 
-    /// The same as SVG, under a title.
+    /// Draws the chip as SVG, with a title and a note.
     pub fn svg(&self, title: &str, note: Option<&str>) -> String {
         const CELL: u32 = 34;
         const TOP: u32 = 56;
@@ -202,7 +202,7 @@ fn background(index: usize) -> Style {
         .fg_color(Some(AnsiColor::Black.into()))
 }
 
-/// A for the first, and again A after Z.
+/// Returns the letter of a partition: A for the first, and A again after Z.
 fn letter(index: usize) -> char {
     char::from(b'A' + (index % 26) as u8)
 }
@@ -212,7 +212,7 @@ fn escaped(text: &str) -> String {
     text.replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// `0 1 2 5` as `0-2 5`.
+/// Returns ids with their runs joined: `0 1 2 5` is `0-2 5`.
 pub fn ranges(ids: &BTreeSet<u32>) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for &id in ids {

@@ -1,6 +1,6 @@
-//! Times as people say them.
+//! Times as text.
 
-/// A time in nanoseconds with three digits: `56.9 ns`, `3.31 µs`, `9.59 ms`.
+/// Writes a time in nanoseconds with three digits: `56.9 ns`, `3.31 µs`, `9.59 ms`.
 pub fn duration(nanoseconds: f64) -> String {
     let (time, unit) = scaled(nanoseconds);
     let decimals = match time {
@@ -11,7 +11,7 @@ pub fn duration(nanoseconds: f64) -> String {
     format!("{time:.decimals$} {unit}")
 }
 
-/// The same in whole units, for an axis.
+/// Writes a time in nanoseconds in whole units, for an axis.
 pub fn whole(nanoseconds: f64) -> String {
     let (time, unit) = scaled(nanoseconds);
     format!("{time:.0} {unit}")

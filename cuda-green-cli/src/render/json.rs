@@ -12,7 +12,7 @@ use super::output;
 
 /// Builds a report: the device and the driver, and under `name` what the command found.
 ///
-/// The commit is what `CUDA_GREEN_COMMIT` says, for figures that are kept as evidence.
+/// The variable `CUDA_GREEN_COMMIT` gives the commit, for figures that become evidence.
 pub fn report(device: &CudaDevice, command: &str, name: &str, found: Value) -> Value {
     let driver = device.driver();
     let (major, minor) = device.properties().compute_capability;
@@ -36,8 +36,7 @@ pub fn report(device: &CudaDevice, command: &str, name: &str, found: Value) -> V
     report
 }
 
-/// Whether a report was printed: an error that comes after it is told apart from it, as text, so that the output
-/// is one JSON object.
+/// Whether a report was printed. An error after it is printed as text, so that the output stays one JSON object.
 static PRINTED: AtomicBool = AtomicBool::new(false);
 
 pub fn was_printed() -> bool {

@@ -1,5 +1,5 @@
-//! The program's output: to standard output, whose reader may be gone, and to files, which are opened before
-//! anything is measured for them.
+//! The program's output: standard output, whose reader may be gone, and files, which are opened before the measurement
+//! that they are for.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::Context;
 
-/// Prints text to standard output. A reader that is gone has seen enough: the command goes on, so that its exit
-/// code tells what it found.
+/// Prints text to standard output. If the reader is gone, the command goes on, so that its exit code still says what
+/// it found.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = anstream::stdout().lock();
     let written = stdout
@@ -22,17 +22,17 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// A file that is to be written at the end of what may take long. It is opened at the start, so that what cannot
-/// be written is told at once. What was in it stays there until it is written.
+/// A file to be written at the end of a long run. It is opened at the start, so that an error shows at once. Its old
+/// content stays until it is written.
 pub struct OutputFile {
     path: PathBuf,
     file: File,
-    /// It was not there before, and has nothing in it yet.
+    /// Whether the file is new and still empty.
     new: bool,
 }
 
 impl OutputFile {
-    /// Opens a file, which is made if there is none.
+    /// Opens a file, or creates it.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let open = |new| -> io::Result<Self> {
             let mut options = OpenOptions::new();
@@ -48,7 +48,7 @@ impl OutputFile {
         .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Replaces what is in it.
+    /// Replaces the content.
     pub fn write(mut self, text: &str) -> anyhow::Result<()> {
         self.replace(text)
             .with_context(|| format!("cannot write {}", self.path.display()))?;
@@ -57,7 +57,7 @@ impl OutputFile {
     }
 
     fn replace(&mut self, text: &str) -> io::Result<()> {
-        // A pipe or a terminal has no length.
+        // Pipes and terminals have no length.
         if self.file.metadata()?.is_file() {
             self.file.set_len(0)?;
         }
@@ -68,7 +68,7 @@ impl OutputFile {
 impl Drop for OutputFile {
     fn drop(&mut self) {
         if self.new {
-            // Nothing was written, and an empty file would only look as if. One that cannot be removed does no
+            // Nothing was written, and an empty file would look like a result. If it cannot be removed, it does no
             // harm.
             let _ = fs::remove_file(&self.path);
         }

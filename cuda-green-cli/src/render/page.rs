@@ -14,12 +14,12 @@ use super::{
     style::{BOLD, YELLOW},
 };
 
-/// The widest that text gets, and what it has in a pipe.
+/// The widest text, and the width in a pipe.
 const WIDEST: usize = 80;
-/// What tables need; a terminal narrower than this breaks lines itself.
+/// The width that tables need; a narrower terminal breaks lines itself.
 const NARROWEST: usize = 40;
 
-/// Columns that text on this stream may have.
+/// Returns the number of columns for text on this stream.
 pub fn width(stream: &impl IsTerminal) -> usize {
     if stream.is_terminal() {
         textwrap::termwidth().clamp(NARROWEST, WIDEST)
@@ -35,18 +35,18 @@ pub struct Page {
 }
 
 impl Page {
-    /// An empty page for standard output.
+    /// Returns an empty page for standard output.
     pub fn new() -> Self {
         Self::of_width(width(&io::stdout()))
     }
 
-    /// An empty page of so many columns.
+    /// Returns an empty page of this number of columns.
     pub fn of_width(width: usize) -> Self {
         let text = String::new();
         Self { width, text }
     }
 
-    /// Columns that a line may have.
+    /// Returns the number of columns of a line.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -70,12 +70,12 @@ impl Page {
         self.text.push('\n');
     }
 
-    /// What it says.
+    /// Returns the text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Prints it to standard output.
+    /// Prints the page to standard output.
     pub fn print(&self) -> anyhow::Result<()> {
         output::print(&self.text)
     }
@@ -105,13 +105,13 @@ pub fn described(device: &CudaDevice) -> String {
     )
 }
 
-/// Says that a file was written.
+/// Returns the line that says that a file was written.
 pub fn wrote(path: &Path) -> String {
     format!("wrote {}", printable_line(&path.display().to_string()))
 }
 
-/// Makes text of a stranger's harmless, such as the name of a device: what is no character to be read could move a
-/// terminal's cursor, and must not stand in XML, so it is shown by its number. Line breaks stay.
+/// Makes text from outside harmless, such as the name of a device. Control characters could move a terminal's cursor
+/// and are invalid in XML, so they are shown by their numbers. Line breaks stay.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -125,13 +125,13 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// The same on one line.
+/// Makes text harmless, and shows line breaks by their escapes too.
 pub fn printable_line(text: &str) -> String {
     printable(text).replace('\n', "\\n")
 }
 
-/// Breaks lines between words. What is too long, such as a path, and what stands between backticks, such as a
-/// command, stays whole, to be copied.
+/// Breaks lines between words. Words longer than a line, such as paths, and text between backticks, such as commands,
+/// stay whole so that they can be copied.
 pub fn wrapped(text: &str, width: usize, indent: &str) -> String {
     const HARD_SPACE: &str = "\u{a0}";
     let options = textwrap::Options::new(width)
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(printable(text), shown);
         assert_eq!(printable_line(text), shown.replace('\n', "\\n"));
         assert_eq!(printable("NVIDIA H200"), "NVIDIA H200");
-        // All that there is, by what XML 1.0 takes.
+        // Every character, against those that XML 1.0 allows.
         let all: String = ('\0'..=char::MAX).collect();
         let forbidden = |c: char| {
             c < ' ' && !"\t\n\r".contains(c)

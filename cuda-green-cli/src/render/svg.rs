@@ -20,7 +20,7 @@ pub struct Curve {
 }
 
 const SIZE: (u32, u32) = (960, 420);
-/// Width of the part of it that names the curves.
+/// The width of the legend, which names the curves.
 const LEGEND: u32 = 330;
 /// The colours of Okabe and Ito, which people with every kind of colour vision can tell apart.
 const COLOURS: [RGBColor; 6] = [
@@ -86,19 +86,19 @@ impl ValueFormatter<f64> for Percentiles {
     }
 }
 
-/// What a picture shows.
+/// The content of a picture.
 pub struct Picture<'a> {
     pub title: &'a str,
-    /// What the percentiles are of.
+    /// The subject of the percentiles, in the plural.
     pub of: &'a str,
-    /// What must be known of the figures.
+    /// A note on the figures.
     pub note: Option<&'a str>,
-    /// Why they mean nothing, where that is so.
+    /// The reason why the figures mean nothing, if they do not.
     pub caveat: Option<&'a str>,
     pub curves: &'a [Curve],
 }
 
-/// Latency, on a logarithmic axis, at each percentile.
+/// Draws the latency, on a logarithmic axis, at each percentile.
 pub fn latencies(picture: &Picture<'_>) -> anyhow::Result<String> {
     let mut svg = String::new();
     draw(&mut svg, picture).map_err(|error| anyhow::anyhow!("drawing: {error}"))?;
@@ -108,7 +108,7 @@ pub fn latencies(picture: &Picture<'_>) -> anyhow::Result<String> {
 fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::error::Error>> {
     let &Picture { curves, of, .. } = picture;
     let all = || curves.iter().flat_map(|curve| &curve.nanoseconds).copied();
-    // Whole powers of ten around what there is; with nothing, or nothing finite, any will do.
+    // Whole powers of ten around the latencies; without finite ones, any will do.
     let power = |latency: f64| latency.clamp(1.0, 1e12).log10();
     let finite = || all().filter(|latency| latency.is_finite()).map(power);
     let least = finite().fold(12.0, f64::min).floor();
@@ -137,7 +137,7 @@ fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::erro
         .draw()?;
     let coloured = || curves.iter().zip(COLOURS.iter().cycle());
     for (index, (curve, colour)) in coloured().enumerate() {
-        // The first is what the others are held against, so it must show beneath one that lies on it.
+        // The others are compared with the first, so it must show beneath a curve that lies on it.
         let width = if index == 0 { 7 } else { 2 };
         let last = curve.nanoseconds.len() as f64;
         let points = (1u32..)
@@ -145,7 +145,7 @@ fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::erro
             .map(|(step, latency)| (f64::from(step) / last, latency.max(1.0)));
         chart.draw_series(LineSeries::new(points, colour.stroke_width(width)))?;
     }
-    // Beside the chart, since lines run through every corner of it; the slowest at the top, as in the chart.
+    // The legend stands beside the chart, every corner of which has lines; the slowest is at the top, as in the chart.
     let mut entries: Vec<_> = coloured().collect();
     entries.sort_by(|(one, _), (other, _)| other.at(0.99).total_cmp(&one.at(0.99)));
     let (x, mut y) = (SIZE.0 as i32 - LEGEND as i32 + 24, 70);
@@ -174,7 +174,7 @@ fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::erro
 }
 
 impl Curve {
-    /// The latency at or below which this share of the requests lies.
+    /// Returns the latency at or below which this share of the requests lies.
     fn at(&self, share: f64) -> f64 {
         let rank = (self.nanoseconds.len() as f64 * share).ceil() as usize;
         let index = rank.max(1) - 1;
@@ -206,7 +206,7 @@ mod tests {
         assert!(svg.contains("p50 300 µs, p99 398 µs") && svg.contains("p50 9.10 ms"));
         assert!(svg.contains("One") && svg.contains("SIMULATED"));
         assert!(svg.contains("percentile of the pairs") && svg.contains("1 ms"));
-        // Each on a line of its own, as the names of the axis are.
+        // The names of the axis stand on lines of their own.
         for (_, name) in LABELS {
             assert_eq!(
                 svg.lines().filter(|line| *line == name).count(),
@@ -234,7 +234,7 @@ mod tests {
         assert!(!svg.contains(|c: char| c.is_control() && c != '\n'));
     }
 
-    /// Lines of the axes, which are thinner than those of curves.
+    /// Counts the lines of the axes, which are thinner than those of curves.
     fn mesh(svg: &str) -> usize {
         svg.split("<polyline")
             .skip(1)

@@ -5,15 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The file that the driver was loaded from, where the system tells what this process has mapped.
+/// Returns the file that the driver was loaded from, if the system lists the mappings of this process.
 ///
-/// `source` is what the driver says of itself: a library may have been named that is called otherwise.
+/// `source` is the driver's own account: the named library may not be called `libcuda`.
 pub fn loaded_library(source: &str) -> Option<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     mapped(&maps, fs::canonicalize(source).ok().as_deref())
 }
 
-/// Finds the library that was named, or else one that is called as drivers are: what was named can be linked to that.
+/// Finds the named library, or else one with the name of a driver, to which the named one may link.
 fn mapped(maps: &str, named: Option<&Path>) -> Option<PathBuf> {
     let paths = || {
         let lines = maps.lines().filter_map(|line| line.split_once('/'));
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_library_is_found_by_the_name_that_it_was_given() {
-        // What this process has mapped for certain is its own program.
+        // Every process has mapped its own program.
         let program = std::env::current_exe().unwrap();
         let program = fs::canonicalize(program).unwrap();
         assert_eq!(loaded_library(program.to_str().unwrap()), Some(program));

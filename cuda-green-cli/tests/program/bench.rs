@@ -1,5 +1,5 @@
-//! Every benchmark on simulated drivers: as text, as JSON, as a picture, and drawn again from its JSON. No figure
-//! is looked at, as those of a simulated driver mean nothing.
+//! Every benchmark on simulated drivers: as text, as JSON, as a picture, and drawn again from its JSON. No test reads
+//! a figure, because those of a simulated driver mean nothing.
 
 mod refused;
 
@@ -27,7 +27,7 @@ fn bench(args: &[&str], variables: &[(&str, &str)]) -> Output {
     output
 }
 
-/// What it prints where all is well; a terminal is not there, so no progress bar either.
+/// Returns the output of a run that must succeed. Without a terminal, there is no progress bar.
 fn stdout(args: &[&str]) -> String {
     let output = bench(args, &[]);
     let told = String::from_utf8(output.stderr).unwrap();
@@ -62,7 +62,7 @@ fn as_text_in_80_columns() {
     }
 }
 
-/// Whether a figure has this name, anywhere.
+/// Returns whether a figure has this name, at any depth.
 fn has(figures: &Value, name: &str) -> bool {
     match figures {
         Value::Object(fields) => fields
@@ -108,7 +108,7 @@ fn as_json_and_as_a_picture_and_the_same_picture_again() {
     }
 }
 
-/// A picture says why its figures mean nothing, and only where they do not.
+/// A picture says why its figures mean nothing, and says so only if they do.
 #[test]
 fn a_picture_of_a_quick_run_says_so() {
     let text = stdout(&[
@@ -140,7 +140,7 @@ fn a_picture_of_a_quick_run_says_so() {
     }
 }
 
-/// What a file says of its device is a stranger's word.
+/// The name of the device in a file is not trusted.
 #[test]
 fn a_picture_is_well_formed_whatever_the_device_is_called() {
     let text = stdout(&[
@@ -172,7 +172,7 @@ fn a_picture_is_well_formed_whatever_the_device_is_called() {
     }
 }
 
-/// A figure that is no number is null in JSON.
+/// Asserts that no figure is null, which is what JSON makes of a value that is not a number.
 fn no_number_is_missing(figures: &Value) {
     match figures {
         Value::Object(fields) => {
@@ -200,7 +200,7 @@ fn startup_measures_what_a_simulated_driver_has() {
     assert_eq!(report["caveat"], "SIMULATED: these figures mean nothing");
 }
 
-/// The simulated driver as a library is loaded and initialised as a real one is.
+/// The simulated driver as a library is loaded and initialised like a real one.
 #[test]
 fn startup_loads_a_library() {
     let library = simulated_library();
@@ -218,7 +218,7 @@ fn startup_loads_a_library() {
     assert!(beyond.as_f64().unwrap() > 0.0);
 }
 
-/// The simulated driver as a shared library, which cargo does not build for a test of another package.
+/// Builds the simulated driver as a shared library, which cargo does not do for a test of another package.
 fn simulated_library() -> String {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--package", "cuda-green-sim-driver"])

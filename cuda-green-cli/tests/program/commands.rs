@@ -1,5 +1,5 @@
-//! What the program prints, word for word: the README's own commands, and those of `tests/program/commands/`.
-//! `TRYCMD=overwrite` writes them anew.
+//! The program's output, word for word: that of the README's commands, and of those in `tests/program/commands/`.
+//! `TRYCMD=overwrite` rewrites it.
 
 #[test]
 fn the_program_prints_what_is_written() {

@@ -1,4 +1,4 @@
-//! Running the program as a user does.
+//! Helpers that run the program as a user does.
 
 use std::{
     env, fs,
@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-/// The program with these arguments, in an environment that decides nothing.
+/// Returns the program with these arguments, in an environment that decides nothing.
 pub fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cuda-green"));
     command.args(arguments);
@@ -25,17 +25,17 @@ pub fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// What it prints and how it ends, in a pipe.
+/// Runs the program in a pipe, and returns its output.
 pub fn run(arguments: &[&str]) -> Output {
     program(arguments).output().unwrap()
 }
 
-/// Bytes as text.
+/// Returns bytes as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Notes a test that lacks what it needs; a failure where nothing of the driver matrix may be missing.
+/// Notes a test that lacks what it needs; fails if nothing of the driver matrix may be missing.
 pub fn skip(line: &str) {
     let required = env::var_os("CUDA_GREEN_REQUIRE_MATRIX").is_some_and(|value| value == "1");
     assert!(!required, "this would be skipped: {line}");

@@ -11,7 +11,7 @@ fn json(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Without a GPU the demo runs all the same, and its first line says on what.
+/// Without a GPU, the demo runs on a simulated one, and its first line says so.
 #[test]
 fn without_a_gpu_it_runs_on_a_simulated_one() {
     // On a machine with a GPU, this list hides it.
@@ -34,7 +34,7 @@ fn without_a_gpu_it_runs_on_a_simulated_one() {
     assert_eq!(report["driver"], "sim:h200@13.0");
 }
 
-/// A driver that is named is the one used, whether it works or not.
+/// A named driver is used, whether it works or not.
 #[test]
 fn a_driver_that_is_named_is_not_replaced() {
     for (name, driver) in [("CUDA_GREEN_DRIVER", "/nowhere/l.so"), ("OTHER", "")] {
@@ -76,7 +76,7 @@ fn partitions_keep_the_latency_in_virtual_time() {
     }
 }
 
-/// A device that cannot be divided is told, with the figures that there are.
+/// On a device that cannot be divided, the demo says why and shows the other figures.
 #[test]
 fn without_partitions_it_says_why_and_ends_well() {
     let small = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("demo.small.toml");

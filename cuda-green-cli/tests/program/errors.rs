@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::common::{program, run, skip, text};
 use serde_json::Value;
 
-/// A run with these faults of the simulated driver.
+/// Runs the program with these faults of the simulated driver.
 fn faulty(arguments: &[&str], faults: &str) -> (Option<i32>, String, String) {
     let mut program = program(arguments);
     program.env("CUDA_GREEN_DRIVER", "sim:h200@13.0");
@@ -153,7 +153,7 @@ fn negative_numbers_are_values_that_are_refused() {
     }
 }
 
-/// Where there is no GPU, what helps is the same command on a simulated one, and not another command.
+/// Without a GPU, the advice is the same command on a simulated one, not another command.
 #[test]
 fn the_advice_for_a_machine_without_a_gpu_is_true_of_every_command() {
     for command in [
@@ -176,7 +176,7 @@ fn the_advice_for_a_machine_without_a_gpu_is_true_of_every_command() {
     }
 }
 
-/// Real drivers on a machine without a GPU, as libraries that are named and as the system's.
+/// Tries real drivers on a machine without a GPU, named as libraries and as the system's.
 #[test]
 fn real_drivers_without_a_gpu_say_so() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cuda/drivers");

@@ -1,4 +1,4 @@
-//! The program as a user meets it: each test runs it.
+//! The tests of the program, which run it as a user does.
 //!
 //! `cargo test -p cuda-green-cli --test program pictures` runs the tests of one module.
 

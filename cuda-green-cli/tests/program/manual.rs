@@ -1,4 +1,4 @@
-//! What shells and `man` get: completions that shells can read, and a page for every command.
+//! The output for shells and `man`: completions that shells can read, and a page for every command.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! The workspace's pictures are those of its evidence. `BLESS=1` draws them anew.
+//! The workspace's pictures, which must be those of its evidence. `BLESS=1` redraws them.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ fn the_pictures_are_those_of_the_evidence() {
         let (output, drawn) = draw(what);
         let committed = evidence(what, "svg");
         let text = fs::read_to_string(evidence(what, "json")).unwrap();
-        // Figures that are older than their command have no distributions, so there is nothing to draw.
+        // Figures older than their command have no distributions, so there is nothing to draw.
         if !text.contains("percentiles_by_half_") {
             let told = String::from_utf8_lossy(&output.stderr);
             assert!(told.contains("is not the output of"), "{output:?}");

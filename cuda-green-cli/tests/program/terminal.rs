@@ -1,5 +1,5 @@
-//! The program in a pipe and in colours: 80 columns, no trailing blanks, no escapes where they do not belong,
-//! and no panic where nobody reads.
+//! The program in a pipe and in colours: 80 columns, no trailing blanks, no misplaced escapes, and no panic without a
+//! reader.
 
 use std::process::Stdio;
 
@@ -79,7 +79,7 @@ fn the_demo_is_readable_in_80_columns_on_every_device() {
     }
 }
 
-/// The commands that a help text lists, but for `help` itself.
+/// Returns the commands that a help text lists, except `help` itself.
 fn commands(help: &str) -> Vec<String> {
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let names = listed.take_while(|line| !line.is_empty());
@@ -91,7 +91,7 @@ fn commands(help: &str) -> Vec<String> {
         .collect()
 }
 
-/// Reads the help of a command and of all within it; how many there are.
+/// Reads the help of a command and of all its subcommands, and returns their number.
 fn help(command: &[&str]) -> usize {
     let mut count = 1;
     for flag in ["-h", "--help"] {
@@ -147,7 +147,7 @@ fn errors_are_readable_in_80_columns() {
     }
 }
 
-/// What a stranger may have named moves no cursor: not even on a terminal, where colours are.
+/// Text from outside moves no cursor, not even on a terminal with colours.
 #[test]
 fn escapes_in_arguments_are_shown_and_not_obeyed() {
     for arguments in [
@@ -219,7 +219,7 @@ fn colours_are_for_those_who_want_them() {
     }
 }
 
-/// How the program ends, and what it says of that, where nobody reads what it prints.
+/// Runs the program without a reader, and returns its exit code and its errors.
 fn unread(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -253,7 +253,7 @@ fn a_reader_that_is_gone_is_no_error() {
     }
 }
 
-/// The exit code is what a script goes by, whoever reads the text.
+/// Scripts rely on the exit code, whether or not the text is read.
 #[test]
 fn what_was_found_is_told_by_the_exit_code_where_nobody_reads() {
     let everywhere = [("CUDA_GREEN_SIM_FAULTS", "green#2=everywhere")];
@@ -279,7 +279,7 @@ fn what_was_found_is_told_by_the_exit_code_where_nobody_reads() {
     assert_eq!(unread(&["nothing", "--json"], &[]).0, Some(2));
 }
 
-/// Output that is lost otherwise is a failure, and told.
+/// Output lost for any other reason is an error.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_an_error() {

@@ -1,5 +1,5 @@
-//! What this library costs beyond the raw driver calls it makes: each call beside the same sequence of raw
-//! calls, in alternating batches of one run, as a ratio of medians; and activations one by one.
+//! The cost of this library beyond its raw driver calls: each call beside the same sequence of raw calls, in
+//! alternating batches of one run, as a ratio of medians; and single activations.
 
 use std::{hint::black_box, ptr};
 
@@ -22,7 +22,7 @@ use crate::render::{duration::duration, svg::Curve};
 #[derive(Serialize, Deserialize)]
 pub struct Activate {
     calls: Vec<Comparison>,
-    /// Activations, each timed by itself, and what the clock alone takes.
+    /// Activations timed one by one, and the clock without one.
     one_by_one: Vec<Single>,
 }
 
@@ -51,7 +51,7 @@ pub fn measure(work: &Work<'_>) -> anyhow::Result<Activate> {
     Ok(Activate { calls, one_by_one })
 }
 
-/// The calls behind a guard, by hand.
+/// The driver calls behind a guard.
 struct RawGuard<'a> {
     api: &'a Api,
     context: CUcontext,
@@ -68,7 +68,8 @@ impl RawGuard<'_> {
         }
     }
 
-    /// A guard restores what it saw, so it asks first: these three calls are what it could cost at best.
+    /// Makes the calls of a guard, which first asks for the context that it will restore. A guard cannot cost less
+    /// than these three.
     #[inline]
     fn ask_push_and_pop(&self) -> anyhow::Result<()> {
         let mut seen = ptr::null_mut();

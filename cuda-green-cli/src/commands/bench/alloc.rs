@@ -1,5 +1,5 @@
-//! `cuda-green bench alloc`: what an allocation costs, our pool beside the driver's stream-ordered pool and
-//! `cuMemAlloc`; how the time spreads, on one thread and on several; and what a random workload leaves in pieces.
+//! `cuda-green bench alloc`: the cost of an allocation from our pool, from the driver's stream-ordered pool and from
+//! `cuMemAlloc`; its distribution, on one thread and on several; and the fragmentation by a random workload.
 
 mod allocators;
 mod pairs;
@@ -29,17 +29,17 @@ use crate::render::{duration::duration, svg::Curve};
 #[derive(Serialize, Deserialize)]
 pub struct Alloc {
     pairs: Vec<Pair>,
-    /// What a pair's own time has in it of the clock.
+    /// The clock's part in the time of a single pair.
     clock: Distribution,
     threads: Vec<Threads>,
     whole_limit: WholeLimit,
     random: Vec<Random>,
-    /// Not wanted back for a picture.
+    /// Not read back, since pictures do not show it.
     #[serde(skip_deserializing)]
     soak: Option<Soak>,
 }
 
-/// The whole limit in one buffer, after it was in use in small pieces.
+/// An allocation of the whole limit, after all of it was in use in small blocks.
 #[derive(Serialize, Deserialize)]
 struct WholeLimit {
     bytes: u64,

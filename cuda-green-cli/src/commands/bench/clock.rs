@@ -1,4 +1,4 @@
-//! How ways of doing the same are timed: in turn, in one run; whole batches of calls, or each call by itself.
+//! Timing of several ways to do the same: in turn within one run, by batches of calls or call by call.
 
 use std::{hint::black_box, time::Instant};
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::samples::{Distribution, Samples};
 
-/// One way of doing something: adds what it measured.
+/// One way of doing something, which adds the times that it measured.
 pub type Way<'a> = &'a mut dyn FnMut(&mut Vec<f64>) -> anyhow::Result<()>;
 
-/// Times all ways in each round. Which goes first alternates, so that none always finds the caches of another.
+/// Times all ways in each round. Each goes first in turn, so that none always finds the caches as another left them.
 pub fn alternate<const N: usize>(
     rounds: usize,
     ways: [Way<'_>; N],
@@ -27,7 +27,7 @@ pub fn alternate<const N: usize>(
     Ok(turns.map(|(_, times)| Samples::of(times)))
 }
 
-/// The mean nanoseconds of one call, over a batch of them.
+/// Returns the mean nanoseconds of one call over a batch.
 pub fn batch(calls: usize, mut call: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let start = Instant::now();
     for _ in 0..calls {
@@ -36,7 +36,7 @@ pub fn batch(calls: usize, mut call: impl FnMut() -> anyhow::Result<()>) -> anyh
     Ok(start.elapsed().as_secs_f64() * 1e9 / calls as f64)
 }
 
-/// The nanoseconds of each call by itself, the clock's own cost left in.
+/// Adds the nanoseconds of each call, including the clock's own cost.
 pub fn each(
     calls: usize,
     times: &mut Vec<f64>,
@@ -51,7 +51,7 @@ pub fn each(
     Ok(())
 }
 
-/// What [`each`] measures where nothing is called.
+/// Returns what [`each`] measures for an empty call.
 pub fn alone(calls: usize) -> anyhow::Result<Distribution> {
     let mut times = Vec::new();
     each(calls, &mut times, || {
@@ -61,13 +61,13 @@ pub fn alone(calls: usize) -> anyhow::Result<Distribution> {
     Ok(Samples::of(times).into())
 }
 
-/// What a call costs through this library and through the driver's raw calls.
+/// The cost of a call through this library and through the driver's raw calls.
 #[derive(Serialize, Deserialize)]
 pub struct Comparison {
     pub call: String,
     pub ours_ns: f64,
     pub raw_ns: f64,
-    /// Of the medians. None on a simulated driver, whose calls cost what they cost to simulate.
+    /// The ratio of the medians; none on a simulated driver, where the times are those of the simulation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
     pub ours_p99_ns: f64,
@@ -90,7 +90,7 @@ impl Comparison {
     }
 }
 
-/// How much is measured, and where it is told how far it got.
+/// The extent of a comparison, and its progress.
 pub struct Rounds<'a> {
     pub device: &'a CudaDevice,
     pub rounds: usize,
@@ -98,7 +98,7 @@ pub struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
-    /// Times both in alternating batches of so many calls, after one of each to warm up.
+    /// Times both in alternating batches of `calls` calls, after one batch of each to warm up.
     pub fn compare(
         &self,
         name: &str,

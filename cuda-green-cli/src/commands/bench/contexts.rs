@@ -1,4 +1,4 @@
-//! The contexts that measurements make.
+//! Contexts of measurements.
 
 use cuda_green::{CudaDevice, GreenContextConfig};
 
@@ -10,7 +10,7 @@ pub fn config(sm_count: u32) -> GreenContextConfig {
     }
 }
 
-/// Refuses a device without partitions, whose figures would be those of something else.
+/// Ensures that the device has partitions: without them, the figures would be of something else.
 pub fn must_have_partitions(device: &CudaDevice) -> anyhow::Result<()> {
     match device.missing_features() {
         None => Ok(()),

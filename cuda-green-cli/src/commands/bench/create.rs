@@ -1,4 +1,4 @@
-//! What one more context of 8 SMs costs out of a split in force, beside the raw calls over one unit of that size.
+//! The cost of one more context of 8 SMs out of an existing split, beside raw calls over one group of that size.
 
 use std::{hint::black_box, ptr, time::Instant};
 
@@ -18,7 +18,7 @@ struct Times {
 }
 
 impl Times {
-    /// Times a creation and a destruction; what the second needs of the first is taken between them.
+    /// Times a creation and a destruction, and, between the two and untimed, `between`.
     fn add<T, U>(
         &mut self,
         create: impl FnOnce() -> anyhow::Result<T>,
@@ -35,7 +35,7 @@ impl Times {
         Ok(())
     }
 
-    /// Both together, the creations, and the destructions.
+    /// Returns the sums of both, the creations, and the destructions.
     fn samples(self) -> [Samples; 3] {
         let pairs = self.created.iter().zip(&self.destroyed);
         let both = pairs.map(|(created, destroyed)| created + destroyed);
@@ -44,7 +44,7 @@ impl Times {
     }
 }
 
-/// In turn, ours and the raw calls; nothing else has a context of the same SMs meanwhile.
+/// Compares ours and the raw calls in turn. No other context has the same SMs meanwhile.
 pub fn compare(device: &CudaDevice, rounds: usize) -> anyhow::Result<Vec<Comparison>> {
     let manager = SmPartitionManager::on(device)?;
     let _keeps_the_split = manager.create_context(ContextId::Reserved, config(8))?;
@@ -71,7 +71,7 @@ pub fn compare(device: &CudaDevice, rounds: usize) -> anyhow::Result<Vec<Compari
         .collect())
 }
 
-/// One group of 8 SMs of a split of the whole device.
+/// Splits the whole device, and returns one group of 8 SMs.
 fn unit(device: &CudaDevice) -> anyhow::Result<CUdevResource> {
     let whole = device.sm_resource()?;
     let all = *whole.raw_parts().next().context("a device has SMs")?;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::render::{duration::duration, svg::Curve};
 
-/// Sizes of partitions, in SMs, in each of which a request alone is held against one beside a flood.
+/// Sizes of partitions, in SMs, in each of which a request alone is compared with one beside a flood.
 const SIZES: [u32; 4] = [8, 16, 32, 64];
 
 #[derive(Serialize, Deserialize)]
@@ -29,12 +29,12 @@ pub struct Isolation(Vec<Row>);
 struct Row {
     set_up: String,
     flood: Option<String>,
-    /// SMs of the partition that the request is in; none where it is in the primary context.
+    /// SMs of the request's partition; none in the primary context.
     partition_sms: Option<u32>,
     #[serde(flatten)]
     latencies: Latencies,
-    /// The p99 beside a flood in another partition, as a multiple of that alone in the same one. None on a simulated
-    /// driver, where the host's time passes and not the GPU's.
+    /// The p99 beside a flood in another partition, as a multiple of the p99 alone in the same partition. None on a
+    /// simulated driver, whose times are the host's.
     #[serde(skip_serializing_if = "Option::is_none")]
     p99_to_alone: Option<f64>,
 }
@@ -50,7 +50,7 @@ fn name(set_up: &str, flood: Option<&str>) -> String {
     format!("{set_up}{}", flood.unwrap_or_default())
 }
 
-/// What is to be measured: a request in a stream, and a flood in another.
+/// A request in a stream, and a flood in another.
 struct SetUp {
     name: String,
     request: (Request, Stream),
@@ -76,7 +76,7 @@ pub fn measure(work: &Work<'_>) -> anyhow::Result<Isolation> {
     Ok(Isolation(rows))
 }
 
-/// Holds each row beside a flood against that of the same set-up alone, where there is one.
+/// Compares each row beside a flood with the row of the same set-up alone, if there is one.
 fn compare(rows: &mut [Row]) {
     let alone = rows.iter().filter(|row| row.flood.is_none());
     let alone: Vec<_> = alone
@@ -114,7 +114,7 @@ fn measure_all(
     Ok(())
 }
 
-/// A partition of this size and one of all the other SMs.
+/// Makes a partition of this size and one of all other SMs.
 fn two(device: &CudaDevice, sms: u32) -> anyhow::Result<(GreenContext, GreenContext)> {
     let manager = SmPartitionManager::on(device)?;
     let own = manager.create_context(ContextId::Embedding, config(sms))?;
@@ -123,7 +123,7 @@ fn two(device: &CudaDevice, sms: u32) -> anyhow::Result<(GreenContext, GreenCont
     Ok((own, other))
 }
 
-/// One kernel beside both floods in every set-up that people use.
+/// Returns set-ups of one kernel beside both floods, in every way that people use.
 fn comparison(device: &CudaDevice, sms: u32) -> anyhow::Result<Vec<SetUp>> {
     let whole = GreenContext::primary(device, config(1))?;
     let (own, other) = two(device, sms)?;
@@ -160,7 +160,7 @@ fn comparison(device: &CudaDevice, sms: u32) -> anyhow::Result<Vec<SetUp>> {
     Ok(set_ups)
 }
 
-/// One kernel in a partition of this size, alone and beside both floods on all other SMs.
+/// Returns set-ups of one kernel in a partition of this size, alone and beside both floods on all other SMs.
 fn in_partition(device: &CudaDevice, sms: u32) -> anyhow::Result<Vec<SetUp>> {
     let (own, other) = two(device, sms)?;
     let set_up = |flood| -> anyhow::Result<SetUp> {
@@ -179,7 +179,7 @@ fn in_partition(device: &CudaDevice, sms: u32) -> anyhow::Result<Vec<SetUp>> {
         .collect()
 }
 
-/// A row of small kernels in a partition, alone and beside tiny launches from another thread.
+/// Returns set-ups of a row of small kernels in a partition, alone and beside tiny launches from another thread.
 fn small_kernels(device: &CudaDevice, sms: u32) -> anyhow::Result<Vec<SetUp>> {
     let (own, other) = two(device, sms)?;
     let set_up = |flood: Option<Stream>| -> anyhow::Result<SetUp> {
@@ -219,7 +219,7 @@ impl Drawn for Isolation {
     const TITLE: &str = "Latency of one request while background work floods the GPU";
     const OF: &str = "requests";
 
-    /// The distributions beside the flood of long blocks, and that of the partition alone.
+    /// Returns the distributions beside the flood of long blocks, and that of the partition alone.
     fn curves(&self) -> Vec<Curve> {
         let shown = |row: &&Row| {
             let compared = row.flood.as_deref() == Some(LONG_BLOCKS.name);

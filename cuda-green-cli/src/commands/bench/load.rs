@@ -11,7 +11,7 @@ use cuda_green::{CudaDevice, Event, Kernel, LaunchConfig, Module, Stream, kernel
 
 use super::{numbers::Numbers, samples::Samples};
 
-/// A request: so many kernels in a row, then a wait for the last.
+/// A request: some kernels in a row, then a wait for the last.
 #[derive(Clone, Copy)]
 pub struct Request {
     pub kernels: u32,
@@ -21,7 +21,7 @@ pub struct Request {
     pub rounds: u32,
 }
 
-/// Background work that never ends by itself.
+/// Background work that goes on until it is stopped.
 #[derive(Clone, Copy)]
 pub struct Flood {
     pub name: &'static str,
@@ -30,7 +30,7 @@ pub struct Flood {
 
 #[derive(Clone, Copy)]
 pub enum FloodKind {
-    /// Kernels whose blocks fill the SMs that they may use so many times, with so many rounds each.
+    /// Kernels whose blocks fill their SMs `waves` times, with `rounds` rounds of arithmetic each.
     Waves { waves: u32, rounds: u32 },
     /// Kernels of one empty block, as fast as they can be launched.
     TinyLaunches,
@@ -44,7 +44,7 @@ pub const ONE_KERNEL: Request = Request {
     rounds: 4_000,
 };
 
-/// Twelve kernels in a row that leave most of the SMs alone, as those of a small model do.
+/// Twelve kernels in a row that leave most SMs idle, as those of a small model do.
 pub const SMALL_KERNELS: Request = Request {
     kernels: 12,
     blocks: 32,
@@ -52,7 +52,8 @@ pub const SMALL_KERNELS: Request = Request {
     rounds: 3_000,
 };
 
-/// Blocks that hold an SM for about 10 ms at a time: nothing helps who has to wait for one.
+/// Blocks that hold an SM for about 10 ms at a time: whatever waits for one waits that long, since nothing is
+/// preempted.
 pub const LONG_BLOCKS: Flood = Flood {
     name: "long blocks",
     kind: FloodKind::Waves {
@@ -70,7 +71,7 @@ pub const SHORT_BLOCKS: Flood = Flood {
     },
 };
 
-/// Work that is no load for SMs, but for what stands between the host and them.
+/// Launches that load not the SMs but everything between the host and them.
 pub const TINY_LAUNCHES: Flood = Flood {
     name: "tiny launches",
     kind: FloodKind::TinyLaunches,
@@ -78,19 +79,19 @@ pub const TINY_LAUNCHES: Flood = Flood {
 
 /// Threads of a block of a flood: two of them fill an SM.
 const FLOOD_THREADS: u32 = 1024;
-/// Tiny launches between two events, by which their number in the queue is kept small.
+/// Tiny launches between two events; waiting for the events keeps the queue short.
 const TINY_BATCH: u32 = 256;
 
-/// How long a flood takes to fill the device, at most.
+/// The longest time that a flood takes to fill the device.
 const FLOODED: Duration = Duration::from_millis(30);
 
-/// The kernel that all of it is made of, and how much is measured.
+/// The kernel of all requests and floods, and the extent of a measurement.
 pub struct Load {
     device: CudaDevice,
     kernel: Kernel,
-    /// Requests to measure.
+    /// The number of requests.
     requests: usize,
-    /// When to stop before that.
+    /// The time after which no further requests are made.
     limit: Duration,
 }
 
@@ -100,7 +101,7 @@ impl Load {
         Self::of(device, requests, Duration::from_secs(seconds))
     }
 
-    /// Loads the kernel, for this number of requests at most and about this time.
+    /// Loads the kernel, for at most this number of requests and about this time.
     pub fn of(device: &CudaDevice, requests: usize, limit: Duration) -> anyhow::Result<Self> {
         Ok(Self {
             device: device.clone(),
@@ -110,7 +111,7 @@ impl Load {
         })
     }
 
-    /// The latencies of requests one after another, in microseconds, while the flood runs.
+    /// Returns the latencies of requests one after another, in microseconds, while the flood runs.
     pub fn measure(
         &self,
         request: Request,
@@ -167,7 +168,7 @@ impl Load {
         Ok(Samples::of(samples))
     }
 
-    /// Does something while the flood runs.
+    /// Calls `action` while the flood runs.
     pub fn beside<T>(
         &self,
         flood: Flood,
@@ -178,7 +179,7 @@ impl Load {
         thread::scope(|scope| {
             let thread = thread::Builder::new();
             let flooding = thread.spawn_scoped(scope, || self.flood(flood, stream, &stop))?;
-            // Until it surely runs.
+            // Wait until the flood surely runs.
             thread::sleep(FLOODED);
             let done = action();
             stop.store(true, Ordering::Relaxed);
@@ -232,7 +233,7 @@ impl Load {
         Ok(())
     }
 
-    /// Keeps work queued until told to stop, then waits for it.
+    /// Keeps work queued until `stop`, then waits for it.
     fn flood(&self, flood: Flood, stream: &Stream, stop: &AtomicBool) -> anyhow::Result<()> {
         let mut queued = VecDeque::new();
         while !stop.load(Ordering::Relaxed) {

@@ -1,8 +1,8 @@
-//! The driver's raw calls, which this library is held against.
+//! The driver's raw calls, with which this library is compared.
 
 use cuda_green::sys::{CUresult, MissingEntryPoint};
 
-/// Both ways in which a raw call can fail, as one.
+/// Merges the two ways in which a raw call can fail.
 pub fn ok(result: Result<CUresult, MissingEntryPoint>) -> anyhow::Result<()> {
     Ok(result?.ok()?)
 }

@@ -1,5 +1,5 @@
-//! A provisioned rebalance, call to return, and the first kernel on the new SMs after it, on an idle GPU. There
-//! is no raw call to hold the first against; the second stands beside a launch without a rebalance.
+//! A provisioned rebalance, from call to return, and the first kernel on the new SMs after it, on an idle GPU. No raw
+//! call compares with the first; the second stands beside a launch without a rebalance.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ pub struct Rebalance {
     hand_offs: Vec<Row>,
 }
 
-/// What was measured with one kind of hand-off.
+/// The figures of one kind of hand-off.
 #[derive(Serialize, Deserialize)]
 struct Row {
     hand_off: String,
@@ -80,7 +80,7 @@ pub fn measure(work: &Work<'_>) -> anyhow::Result<Rebalance> {
 }
 
 impl Rebalance {
-    /// Each distribution under its name, what the others are held against first.
+    /// Returns each distribution with its name, first those with which the others are compared.
     fn named(&self) -> Vec<(String, &Distribution)> {
         let rows = || self.hand_offs.iter();
         let usual = rows().map(|row| {

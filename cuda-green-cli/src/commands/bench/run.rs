@@ -1,4 +1,4 @@
-//! How a measurement is shown: as a table or as JSON, and as a picture; and what must be said of its figures.
+//! A run of a measurement: its output as a table or JSON, its picture, and the caveats of its figures.
 
 use std::{fs, path::Path};
 
@@ -18,43 +18,43 @@ use crate::{
     },
 };
 
-/// What a measurement is given.
+/// The input of a measurement.
 pub struct Work<'a> {
     pub device: &'a CudaDevice,
-    /// A small run that only shows that it works.
+    /// A short run, which shows only that the benchmark works.
     pub quick: bool,
     pub progress: &'a ProgressBar,
 }
 
-/// What a measurement found.
+/// The figures of a measurement.
 pub trait Figures: Serialize {
     fn table(&self) -> String;
 
-    /// Whether all was right, beyond how long it took. Asked when the figures are out, which tell what was not.
+    /// Fails if the measurement found a defect. It is asked after the figures were printed, which show the defect.
     fn verdict(&self) -> anyhow::Result<()> {
         Ok(())
     }
 }
 
-/// What a measurement found, with a picture.
+/// Figures with a picture.
 pub trait Drawn: Figures + DeserializeOwned {
     /// The command's name after `bench`.
     const COMMAND: &str;
-    /// What a picture of it shows.
+    /// The title of the picture.
     const TITLE: &str;
-    /// What its percentiles are of.
+    /// The subject of the percentiles, in the plural.
     const OF: &str;
-    /// What must be known of its figures.
+    /// A note on the figures.
     const NOTE: Option<&str> = None;
 
     fn curves(&self) -> Vec<Curve>;
 }
 
-/// Why there are no ratios of what was measured on a simulated driver: they would be read as if they were a GPU's.
+/// The reason why a simulated driver gets no ratios: they would be read as a GPU's.
 pub const NO_RATIOS: &str =
     "no ratios: with a simulated driver, these are times of this machine alone";
 
-/// The part of a report that a picture needs.
+/// The part of a JSON report that a picture needs.
 #[derive(Deserialize)]
 pub struct Kept<F> {
     device: String,
@@ -63,15 +63,15 @@ pub struct Kept<F> {
     figures: F,
 }
 
-/// How the figures are wanted.
+/// The options of a run.
 pub struct Run<'a> {
     pub global: &'a Global,
     pub quick: bool,
 }
 
 impl Run<'_> {
-    /// Measures, or takes what was measured before, and draws it if that is wanted.
-    pub fn drawn<F: Drawn>(
+    /// Measures, or reads an earlier report, and draws a picture if that was asked for.
+    pub fn with_picture<F: Drawn>(
         &self,
         drawing: &Drawing,
         measure: impl FnOnce(&Work<'_>) -> anyhow::Result<F>,
@@ -98,8 +98,8 @@ impl Run<'_> {
         figures.verdict()
     }
 
-    /// Measures what has no picture.
-    pub fn told<F: Figures>(
+    /// Measures figures without a picture.
+    pub fn without_picture<F: Figures>(
         &self,
         command: &str,
         measure: impl FnOnce(&Work<'_>) -> anyhow::Result<F>,
@@ -107,7 +107,7 @@ impl Run<'_> {
         self.measured(command, measure)?.1.verdict()
     }
 
-    /// Measures and prints. What is printed first is not lost if the picture cannot be written.
+    /// Measures and prints, before a picture is written, so that no figures are lost if that fails.
     fn measured<F: Figures>(
         &self,
         command: &str,
@@ -125,7 +125,7 @@ impl Run<'_> {
         let progress = ProgressBar::new(0).with_style(style);
         let figures = measure(&Work {
             device: &device,
-            // A long run of a simulated driver would mean nothing either.
+            // On a simulated driver, a long run would mean nothing either.
             quick: self.quick || device.driver().is_simulated(),
             progress: &progress,
         });
@@ -147,7 +147,7 @@ impl Run<'_> {
     }
 }
 
-/// Why the figures mean nothing, where that is so.
+/// Returns the reason why the figures mean nothing, if they do not.
 fn caveat(simulated: bool, quick: bool) -> Option<&'static str> {
     match (simulated, quick) {
         (true, _) => Some("SIMULATED: these figures mean nothing"),

@@ -1,4 +1,4 @@
-//! What is told of many measured times: their percentiles.
+//! Percentiles of measured times.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ impl Samples {
         self.0.len()
     }
 
-    /// The time below or at which this share of all lies; 0 where nothing was measured.
+    /// Returns the time at or below which this share of all lies; 0 if nothing was measured.
     pub fn at(&self, share: f64) -> f64 {
         let rank = (self.0.len() as f64 * share).ceil() as usize;
         let index = rank.clamp(1, self.0.len().max(1)) - 1;
@@ -28,12 +28,12 @@ impl Samples {
         self.0.iter().sum::<f64>() / self.0.len().max(1) as f64
     }
 
-    /// The same, rounded to what a timer's nanosecond, or a batch of them, can tell.
+    /// Returns the same, rounded to the resolution of the timer.
     fn rounded(&self, share: f64) -> f64 {
         (self.at(share) * 1e3).round() / 1e3
     }
 
-    /// The whole distribution in steps of half a percent, the largest at the end.
+    /// Returns the distribution in steps of half a percent, with the largest at the end.
     fn by_half(&self) -> Vec<f64> {
         let steps = 1..=200;
         steps
@@ -78,7 +78,7 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// What stands above [`columns`](Self::columns).
+    /// Returns the headings of [`columns`](Self::columns).
     pub fn headings() -> String {
         let [p50, p99, p999, max] = ["p50", "p99", "p99.9", "max"];
         format!("{p50:>9} {p99:>9} {p999:>9} {max:>9}")

@@ -1,10 +1,9 @@
-//! `cuda-green bench startup`: what loading the driver and `check_availability` cost when they are the first
-//! thing a process does.
+//! `cuda-green bench startup`: the cost of loading the driver and of `check_availability` as the first thing that a
+//! process does.
 //!
-//! A driver is loaded and initialised once in a process, so new ones measure: this program again, each with one
-//! thing to do. `cuInit` takes some 150 ms, give or take more than what is asked about here, so no difference of
-//! two processes would tell what the check adds to it: where that is asked, the driver is first loaded and
-//! initialised by hand, and what the check takes after that is what it adds.
+//! A process loads and initialises a driver once, so each measurement is a new process of this program. `cuInit` takes
+//! some 150 ms and varies by more than the check takes, so comparing two processes would not show what the check adds.
+//! To measure that, a process first loads and initialises the driver by hand and then times the check.
 
 use std::{
     ffi::{OsStr, c_int, c_uint},
@@ -31,7 +30,7 @@ use crate::{
 
 #[derive(Serialize)]
 pub struct Startup {
-    /// None with a simulated driver, which is no library.
+    /// None with a simulated driver, which is not a library.
     load: Option<Load>,
     check_availability: Check,
 }
@@ -44,7 +43,7 @@ struct Load {
     processes: usize,
 }
 
-/// Medians. None where a simulated driver, which has no `cuInit` that would take its time, says nothing.
+/// Medians. Fields are `None` on a simulated driver, whose `cuInit` takes no time.
 #[derive(Serialize)]
 struct Check {
     first_call_ns: f64,
@@ -92,7 +91,7 @@ pub fn measure(work: &Work<'_>) -> anyhow::Result<Startup> {
     })
 }
 
-/// Each of the numbers that so many new processes print, with these variables in their environment.
+/// Starts `times` processes with these environment variables, and returns the numbers that they print, by column.
 fn processes<const N: usize>(
     work: &Work<'_>,
     part: StartupPart,
@@ -124,7 +123,7 @@ fn processes<const N: usize>(
     Ok(columns.map(Samples::of))
 }
 
-/// What a process does that is to measure one thing.
+/// Measures one part in this process, and prints the result.
 pub fn only(part: StartupPart) -> anyhow::Result<()> {
     match part {
         StartupPart::Load => load(),
@@ -133,8 +132,8 @@ pub fn only(part: StartupPart) -> anyhow::Result<()> {
     }
 }
 
-/// The library that the environment names, loaded by hand. A driver's threads run code of the library, so it is
-/// never unloaded.
+/// Loads by hand the library that the environment names. It is never unloaded, because the driver's threads run its
+/// code.
 fn library(spec: &DriverSpec) -> anyhow::Result<ManuallyDrop<Library>> {
     let name = match spec {
         DriverSpec::System if cfg!(windows) => OsStr::new("nvcuda.dll"),
@@ -147,7 +146,7 @@ fn library(spec: &DriverSpec) -> anyhow::Result<ManuallyDrop<Library>> {
     Ok(ManuallyDrop::new(library))
 }
 
-/// Loading the driver and resolving every entry point, beyond `dlopen`.
+/// Times loading the driver and resolving every entry point, beyond `dlopen`.
 fn load() -> anyhow::Result<()> {
     let spec = DriverSpec::from_env()?;
     let _loaded = library(&spec)?;
@@ -158,7 +157,7 @@ fn load() -> anyhow::Result<()> {
     output::print(&format!("{took}\n"))
 }
 
-/// How long loading by hand took, and how long the check takes after it.
+/// Times loading and initialising by hand, and the check after that.
 fn adds() -> anyhow::Result<()> {
     let spec = DriverSpec::from_env()?;
     let start = Instant::now();
@@ -173,7 +172,7 @@ fn adds() -> anyhow::Result<()> {
     output::print(&format!("{by_hand} {beyond}\n"))
 }
 
-/// Nanoseconds of the check, whatever it says as long as it is clear.
+/// Returns the nanoseconds of the check, whether or not it finds a GPU.
 fn check() -> anyhow::Result<u128> {
     let start = Instant::now();
     let result = GpuMemoryPool::check_availability();

@@ -1,4 +1,4 @@
-//! What `--from` reads: whatever a file says, there is a picture of it or an error.
+//! Tests of `--from`: whatever a file contains, the result is a picture or an error.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use crate::commands::bench::{
     activate::Activate, alloc::Alloc, isolation::Isolation, rebalance::Rebalance,
 };
 
-/// Draws a text, as far as it is one of these figures.
+/// Draws the figures in a text, if it has these.
 fn draw<F: Drawn>(text: &str) -> Option<String> {
     let svg = parse::<F>(text).ok()?.picture().ok()?;
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
@@ -34,7 +34,7 @@ fn draw_as_each(text: &str) -> bool {
     drawn.iter().any(Option::is_some)
 }
 
-/// What was measured on a GPU; none of it where the crate is tested by itself.
+/// Returns the evidence from a GPU; none if the crate is tested outside the workspace.
 fn kept() -> Vec<Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../evidence");
     ["activate", "alloc", "isolation", "rebalance"]
@@ -44,7 +44,7 @@ fn kept() -> Vec<Value> {
         .collect()
 }
 
-/// Values that are seldom thought of.
+/// Returns unusual values.
 fn strange() -> impl Strategy<Value = Value> {
     let texts = [
         "",
@@ -81,7 +81,7 @@ fn strange() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Puts another value in the place that the steps lead to, or takes away what is there.
+/// Replaces or removes the value that the steps lead to.
 fn change(value: &mut Value, mut steps: impl Iterator<Item = u16>, new: Option<Value>) {
     let Some(step) = steps.next().map(usize::from) else {
         *value = new.unwrap_or_default();

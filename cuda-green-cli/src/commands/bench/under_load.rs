@@ -1,5 +1,5 @@
-//! What calls cost while background work floods the GPU: for some the driver waits for work that is on the device,
-//! and the same calls where all was made ahead.
+//! The cost of calls while background work floods the GPU. Some make the driver wait for the work on the device; their
+//! provisioned forms do not.
 
 use std::{io, thread, time::Instant};
 
@@ -26,14 +26,14 @@ pub struct UnderLoad {
 #[derive(Serialize)]
 struct Row {
     call: String,
-    /// On a GPU that does nothing else.
+    /// The times on an otherwise idle GPU.
     alone: Distribution,
     beside_a_flood: Distribution,
 }
 
-/// A call that is ready to be timed, in nanoseconds, on a thread of its own.
+/// A prepared call, which runs on a new thread and returns its time in nanoseconds.
 type Ready<'a> = Box<dyn FnOnce() -> Result<f64> + Send + 'a>;
-/// Makes all that a call needs, before the flood.
+/// A function that prepares all that a call needs, before the flood.
 type Prepare = fn(&SmPartitionManager) -> Result<Ready<'_>>;
 
 const CALLS: [(&str, Prepare); 11] = [
@@ -80,7 +80,8 @@ pub fn measure(work: &Work<'_>) -> anyhow::Result<UnderLoad> {
     })
 }
 
-/// One call, beside a flood or alone, with contexts of its own: what was made once would be found the next time.
+/// Times one call, beside a flood or alone. Each call gets new contexts, because a second one would find what the
+/// first made.
 fn once(device: &CudaDevice, prepare: Prepare, flood: Option<&Load>) -> anyhow::Result<f64> {
     let manager = SmPartitionManager::on(device)?;
     manager.init_quad_partition()?;
@@ -98,7 +99,7 @@ fn once(device: &CudaDevice, prepare: Prepare, flood: Option<&Load>) -> anyhow::
     }
 }
 
-/// How long it takes to make something, in nanoseconds, without its end.
+/// Returns the nanoseconds that it takes to make something, without its destruction.
 fn timed<T>(make: impl FnOnce() -> Result<T>) -> Result<f64> {
     let start = Instant::now();
     let made = make()?;
@@ -131,7 +132,7 @@ fn rebalance_provisioned(manager: &SmPartitionManager) -> Result<Ready<'_>> {
 
 fn activate(manager: &SmPartitionManager) -> Result<Ready<'_>> {
     let embedding = manager.get_context(ContextId::Embedding)?;
-    // This thread has the context itself from now on, so that another needs one more.
+    // This thread uses the context itself from now on, so another thread needs a sibling.
     embedding.activate()?.close()?;
     Ok(Box::new(move || timed(|| embedding.activate())))
 }

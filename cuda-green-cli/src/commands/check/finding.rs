@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grade {
     Good,
-    /// Worth knowing; it breaks nothing by itself.
+    /// Worth knowing, but nothing is broken.
     Note,
     /// Partitions do not hold.
     Bad,

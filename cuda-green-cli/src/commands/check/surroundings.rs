@@ -1,16 +1,16 @@
-//! What around the partitions weakens them: the environment of the process, and the state of the device.
+//! Conditions that weaken partitions: the environment of the process, and the state of the device.
 //!
 //! Sources: the CUDA programming guide, environment variables; the guide of MPS; the CUDA 13.5 header for the
-//! attributes and compute modes. Other processes are not known to this one, only whether there may be some.
+//! attributes and compute modes. A process cannot see others, only whether there may be some.
 
 use cuda_green::{CudaDevice, sys::CUdevice_attribute};
 
 use super::finding::Finding;
 
-/// Queues to the device that the driver makes where nothing is said (CUDA programming guide).
+/// The driver's default number of queues to the device (CUDA programming guide).
 const CONNECTIONS: u32 = 8;
 
-/// What the environment of this process does to partitions.
+/// Reports what the environment of this process does to partitions.
 pub fn environment(value: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if value("CUDA_LAUNCH_BLOCKING").is_some_and(|value| value == "1") {
@@ -63,9 +63,9 @@ pub fn environment(value: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     findings
 }
 
-/// What the state of the device does to them.
+/// Reports what the state of the device does to partitions.
 pub fn device(device: &CudaDevice) -> Vec<Finding> {
-    // A driver that is older than the attribute refuses it, and then nothing is known.
+    // A driver older than the attribute refuses it, and then nothing is known.
     let attribute = |which| device.attribute(which).ok();
     shared(
         attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE),
@@ -73,7 +73,7 @@ pub fn device(device: &CudaDevice) -> Vec<Finding> {
     )
 }
 
-/// Whether other processes can work on the device beside this one, by its compute mode and MPS.
+/// Reports whether other processes can use the device beside this one, by its compute mode and MPS.
 fn shared(compute_mode: Option<i32>, mps: Option<i32>) -> Vec<Finding> {
     /// `CU_COMPUTEMODE_DEFAULT` and `CU_COMPUTEMODE_EXCLUSIVE_PROCESS`.
     const ANY: i32 = 0;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::commands::check::finding::Grade;
 
-    /// What is said where these variables are set.
+    /// Returns the findings with these variables set.
     fn said(variables: &[(&str, &str)]) -> Vec<(Grade, String)> {
         let value = |name: &str| {
             let found = variables.iter().find(|(one, _)| *one == name);

@@ -1,4 +1,4 @@
-//! What a driver can have: what it is good for, since when, and whether it is here.
+//! Features of drivers: their use, their first version, and whether this driver has them.
 
 use cuda_green::{CudaDevice, Feature};
 use serde_json::{Value, json};
@@ -8,14 +8,14 @@ use crate::render::{
     style::{GREEN, YELLOW},
 };
 
-/// All of it is about green contexts, which a device may lack whatever its driver.
+/// Lists the features. All are about green contexts, which a device may lack whatever its driver.
 fn features(device: &CudaDevice) -> impl Iterator<Item = (Feature, bool)> {
     let capabilities = *device.capabilities();
     let features = capabilities.features().into_iter();
     features.map(move |feature| (feature, feature.there && capabilities.green_contexts))
 }
 
-/// The same as JSON, by name.
+/// Returns the features as JSON, by name.
 pub fn json(device: &CudaDevice) -> Value {
     let features = features(device).map(|(feature, there)| {
         let found = json!({ "there": there, "since": feature.since.to_string() });
@@ -24,7 +24,7 @@ pub fn json(device: &CudaDevice) -> Value {
     Value::Object(features.collect())
 }
 
-/// What there is, what this device lacks, and what a newer driver would add.
+/// Prints what there is, what this device lacks, and what a newer driver would add.
 pub fn print(device: &CudaDevice, page: &mut Page) {
     let driver = device.driver().version();
     let (here, newer): (Vec<_>, Vec<_>) =

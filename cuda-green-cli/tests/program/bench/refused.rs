@@ -1,4 +1,4 @@
-//! What a benchmark says where something is wrong: with the memory, the driver, a file. Nothing panics.
+//! Errors of benchmarks: of memory, of the driver, of a file. Nothing panics.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{bench, file, stdout};
 
-/// What it says where it refuses, with nothing else on the standard output, and no line breaks.
+/// Runs a benchmark that must fail without other output, and returns its error without line breaks.
 fn refused(args: &[&str], variables: &[(&str, &str)], code: i32) -> String {
     let output = bench(args, variables);
     let told = words(output.stderr);
@@ -24,13 +24,13 @@ fn refused(args: &[&str], variables: &[(&str, &str)], code: i32) -> String {
     told.strip_prefix("error: ").unwrap().to_owned()
 }
 
-/// A text without its line breaks.
+/// Returns a text without its line breaks.
 fn words(text: Vec<u8>) -> String {
     let text = String::from_utf8(text).unwrap();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A pool that the driver does not take back is memory that is lost: the figures tell it, and the exit code.
+/// A pool that the driver does not take back is lost memory: the figures and the exit code show it.
 #[test]
 fn a_soak_that_loses_memory_fails_with_its_figures() {
     let soak = ["alloc", "--soak", "0.1", "--threads", "2", "--json"];
@@ -47,7 +47,7 @@ fn a_soak_that_loses_memory_fails_with_its_figures() {
     assert_ne!(figures["driver_before"], figures["driver_after"]);
 }
 
-/// Where a driver lacks what is measured, the figures would be those of something else.
+/// If a driver lacks what is measured, the figures would be of something else.
 #[test]
 fn a_driver_without_partitions_is_told() {
     for (what, driver, reason) in [
@@ -72,7 +72,7 @@ fn a_driver_without_partitions_is_told() {
     stdout(&["activate", "--quick", "--driver", "sim:h100@12.4"]);
 }
 
-/// Each call of the driver that a benchmark makes fails in turn: that is told, and nothing panics or hangs.
+/// Each driver call of a benchmark fails in turn: the error is reported, and nothing panics or hangs.
 #[test]
 fn what_the_driver_refuses_is_told() {
     for (args, calls) in [
@@ -150,7 +150,7 @@ fn a_file_without_figures_is_told() {
     assert!(!fs::exists(svg).unwrap());
 }
 
-/// Before anything is measured, which takes minutes on a GPU.
+/// The error comes before the measurement, which takes minutes on a GPU.
 #[test]
 fn a_picture_that_cannot_be_written_is_told_at_once() {
     let driver = ["--driver", "sim:h200@13.0"];
@@ -191,7 +191,7 @@ fn a_measurement_that_fails_leaves_the_picture_of_before() {
     assert!(!fs::exists(new).unwrap());
 }
 
-/// A disk that is full at the end is known only then.
+/// A full disk shows only at the end.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_picture_that_is_lost_in_the_end_costs_no_figures() {

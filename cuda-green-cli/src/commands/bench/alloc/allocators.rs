@@ -27,7 +27,7 @@ impl Allocator for Ours {
     }
 }
 
-/// The driver's own pool, kept warm: nothing is released before the end.
+/// The driver's own pool, which releases nothing before the end.
 pub struct RawPool<'a> {
     device: &'a CudaDevice,
     pool: CUmemoryPool,
@@ -47,7 +47,7 @@ impl<'a> RawPool<'a> {
             },
             ..Default::default()
         };
-        // From here on it is dropped, and with it what there is of it, if anything fails.
+        // If a later step fails, dropping this destroys what was made before.
         let mut made = Self {
             device,
             pool: ptr::null_mut(),
@@ -74,7 +74,7 @@ impl<'a> RawPool<'a> {
         self.device.driver().api()
     }
 
-    /// Bytes that the pool has from the device; now, or at most.
+    /// Returns the bytes that the pool has from the device; with `high`, the peak.
     pub fn reserved(&self, high: bool) -> anyhow::Result<u64> {
         let mut bytes = 0u64;
         let attribute = if high {
@@ -90,7 +90,7 @@ impl<'a> RawPool<'a> {
         Ok(bytes)
     }
 
-    /// Gives everything back to the device, and forgets how much it was.
+    /// Gives all memory back to the device and resets the peak.
     pub fn reset(&self) -> anyhow::Result<()> {
         let mut zero = 0u64;
         // SAFETY: pool and stream are live; the attribute is a 64-bit number that may be set to zero.
@@ -139,7 +139,7 @@ impl Drop for RawPool<'_> {
     }
 }
 
-/// `cuMemAlloc`, with the context current already.
+/// `cuMemAlloc`, with a context already current.
 pub struct Plain<'a>(pub &'a Api);
 
 impl Allocator for Plain<'_> {

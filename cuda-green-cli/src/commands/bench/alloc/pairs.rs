@@ -1,4 +1,4 @@
-//! What an allocation and its end cost on one thread, in alternating batches of one run.
+//! The cost of an allocation and its release on one thread, in alternating batches of one run.
 
 use std::hint::black_box;
 
@@ -28,7 +28,7 @@ pub const SIZES: [(&str, usize); 7] = [
     ("1 GiB", GIB),
 ];
 
-/// The medians of batches, and how single pairs spread.
+/// The medians of batches, and the distributions of single pairs.
 #[derive(Serialize, Deserialize)]
 pub struct Pair {
     pub size: String,
@@ -41,7 +41,7 @@ pub struct Pair {
     pub raw_pool: Distribution,
 }
 
-/// How many rounds there are, and pairs in a batch of each allocator.
+/// The number of rounds, and of pairs in a batch of each allocator.
 struct Counts {
     rounds: usize,
     ours: usize,
@@ -71,7 +71,7 @@ fn pair<A: Allocator>(allocator: &A, size: usize) -> anyhow::Result<()> {
     allocator.give(black_box(allocator.take(size)?))
 }
 
-/// The mean nanoseconds of a pair, over a batch of them.
+/// Returns the mean nanoseconds of a pair over a batch.
 pub fn batch<A: Allocator>(allocator: &A, size: usize, pairs: usize) -> anyhow::Result<f64> {
     clock::batch(pairs, || pair(allocator, size))
 }

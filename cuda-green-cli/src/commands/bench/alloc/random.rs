@@ -1,4 +1,4 @@
-//! What RMM's random workload leaves in pieces.
+//! The fragmentation that RMM's random workload leaves.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use crate::{
     render::duration::duration,
 };
 
-/// So many random allocations up to a size, and how much the driver's memory exceeded what was in use, at
-/// the most of both.
+/// A run of random allocations up to a size, and the excess of the driver's memory over the memory in use, both at
+/// their peak.
 #[derive(Serialize, Deserialize)]
 pub struct Random {
     allocations: usize,
@@ -30,8 +30,8 @@ pub struct Random {
     raw_pool_overhead: f64,
 }
 
-/// After RMM's `random_allocations`: at even odds, allocate a random size up to a maximum or free a random
-/// block, and free one where the memory in use would pass the limit.
+/// Allocates or frees at even odds, as RMM's `random_allocations` does: a random size up to `most`, or a random block.
+/// Frees if the memory in use would pass the limit.
 fn workload<A: Allocator>(
     allocator: &A,
     count: usize,
@@ -67,7 +67,7 @@ fn workload<A: Allocator>(
     Ok((took, high))
 }
 
-/// How much the driver's memory exceeds what was in use.
+/// Returns the excess of the driver's memory, as a share of the memory in use.
 fn overhead(from_driver: u64, in_use: u64) -> f64 {
     from_driver as f64 / in_use as f64 - 1.0
 }
@@ -81,7 +81,7 @@ pub fn measure(work: &Work<'_>, raw: &RawPool<'_>) -> anyhow::Result<Vec<Random>
     let mut rows = Vec::new();
     for up_to_mib in [4, 64] {
         for &allocations in counts {
-            // The driver's own steps are of 32 MiB, so small runs are all rounding, on both sides.
+            // The driver's own steps are of 32 MiB, so small runs mostly show rounding, on both sides.
             let ours = Ours(GpuMemoryPool::on(work.device, LIMIT + LIMIT / 4)?);
             let (our_time, high) = workload(&ours, allocations, up_to_mib * MIB)?;
             let ours_high = ours.0.metrics().from_driver_high;

@@ -1,4 +1,4 @@
-//! Operations at full speed for a long time; in the end the driver's own counters are where they were.
+//! Operations at full speed for a long time, after which the driver's own counters must be what they were before.
 
 use std::{
     fmt, thread,
@@ -18,7 +18,7 @@ use crate::{
     render::duration::duration,
 };
 
-/// How long a soak runs, and on how many threads.
+/// The duration of a soak, and its number of threads.
 pub struct Length {
     pub seconds: f64,
     pub threads: u16,
@@ -29,9 +29,9 @@ pub struct Soak {
     seconds: f64,
     threads: u16,
     operations: u64,
-    /// What one thread alone does of the same.
+    /// The rate of one thread alone.
     one_thread_operations_per_second: f64,
-    /// How long one thread takes for as many operations.
+    /// The time of one thread for as many operations.
     hours_of_one_thread: f64,
     driver_before: Counters,
     driver_after: Counters,
@@ -40,7 +40,7 @@ pub struct Soak {
     pool: PoolMetrics,
 }
 
-/// What the driver counts: the device's free memory, and what its pools have (zero where they are new).
+/// The driver's counters: the device's free memory, and the memory of the driver's pool (zero if it is new).
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 struct Counters {
     free_bytes: u64,
@@ -63,8 +63,7 @@ impl fmt::Display for Counters {
     }
 }
 
-/// One thread's work until the end, however late it began: sizes up to 4 MiB, 50 buffers held at once, each freed
-/// at random.
+/// Runs one thread's work until `end`, at least once: sizes up to 4 MiB, and 50 buffers at once, each freed at random.
 fn work(pool: &GpuMemoryPool, seed: u64, end: Instant) -> anyhow::Result<u64> {
     let mut numbers = Numbers(seed);
     let mut held = Vec::new();
@@ -86,7 +85,7 @@ fn work(pool: &GpuMemoryPool, seed: u64, end: Instant) -> anyhow::Result<u64> {
     }
 }
 
-/// The operations of all threads together, and the seconds that they took.
+/// Returns the operations of all threads together, and the seconds that they took.
 fn run(pool: &GpuMemoryPool, length: &Length) -> anyhow::Result<(u64, f64)> {
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(length.seconds);
@@ -106,18 +105,18 @@ fn run(pool: &GpuMemoryPool, length: &Length) -> anyhow::Result<(u64, f64)> {
     Ok((operations, start.elapsed().as_secs_f64()))
 }
 
-/// Runs it and gives its figures, which are whole also where memory was lost: the verdict says so.
+/// Runs the soak. The figures are complete even if memory was lost, which the verdict reports.
 ///
-/// How much an hour is, is measured first: what one thread alone does of the same in a second, times 3,600.
+/// First measures the rate of one thread alone, by which `hours_of_one_thread` is counted.
 pub fn measure(given: &Work<'_>, length: &Length) -> anyhow::Result<Soak> {
     let device = given.device;
     let (seconds, threads) = (length.seconds, length.threads);
     let message = format!("soak: {seconds} s on {threads} threads");
     given.progress.set_message(message);
     let raw = RawPool::new(device)?;
-    // The first such work of a process leaves the driver with memory of its own: on an H200 2 MiB on 16
-    // threads, and no more where other benchmarks had run before. It is no loss of ours, so the same work on
-    // as many threads comes before the first count.
+    // In the first such work of a process, the driver keeps some memory: 2 MiB on an H200 with 16 threads, and none if
+    // other benchmarks ran before. That is not a loss of the pool, so the same work on as many threads comes before
+    // the first count.
     let warm_up = Length {
         seconds: (seconds / 5.0).min(1.0),
         threads,
@@ -133,7 +132,7 @@ pub fn measure(given: &Work<'_>, length: &Length) -> anyhow::Result<Soak> {
     let pool = GpuMemoryPool::on(device, LIMIT)?;
     let (operations, seconds) = run(&pool, length)?;
     let metrics = pool.metrics();
-    // Checked against the driver's count of what its pool has given out.
+    // Trimming compares with the driver's count of the memory that its pool has given out.
     let given_back_bytes = pool.trim()?;
     let from_driver = pool.metrics().from_driver;
     drop(pool);
@@ -161,7 +160,7 @@ impl Figures for Soak {
             self.seconds,
             self.threads,
             duration(self.hours_of_one_thread * 3.6e12),
-            // On a busy machine the last of its lines are long.
+            // On a busy machine, its last lines are long.
             textwrap::fill(&self.pool.to_string(), 80),
             self.driver_before,
             self.driver_after

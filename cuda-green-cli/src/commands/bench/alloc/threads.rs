@@ -1,4 +1,4 @@
-//! What an allocation and its end cost on several threads at once.
+//! The cost of an allocation and its release on several threads at once.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,11 +20,11 @@ use crate::{
     render::duration::duration,
 };
 
-/// Pairs between two looks at the clock.
+/// Pairs between two readings of the clock.
 const BATCH: usize = 200;
 const SIZE: usize = 4 << 10;
 
-/// Of batches of pairs of 4 KiB, on so many threads at once.
+/// Figures of batches of 4 KiB pairs, on this number of threads at once.
 #[derive(Serialize, Deserialize)]
 pub struct Threads {
     threads: usize,
@@ -37,7 +37,7 @@ pub struct Threads {
     batches: usize,
 }
 
-/// How far a run is, for its threads.
+/// The state of a run, as its threads see it.
 #[derive(Default)]
 struct Run {
     at_work: AtomicUsize,
@@ -46,7 +46,7 @@ struct Run {
 }
 
 impl Run {
-    /// One thread's part: the time of a pair in each batch, from when it counts.
+    /// Runs one thread's part, and returns the time of a pair in each batch that counts.
     fn work<A: Allocator>(&self, allocator: &A) -> anyhow::Result<Vec<f64>> {
         batch(allocator, SIZE, 100)?;
         self.at_work.fetch_add(1, Ordering::Relaxed);
@@ -64,10 +64,9 @@ impl Run {
     }
 }
 
-/// The time of a pair, in nanoseconds, of each batch of each thread, all of them from a moment at which every
-/// thread was at work to one at which every one still was. A thread is started on whatever core is awake and
-/// moved to one of its own within some milliseconds, which is the scheduler's cost and not the allocator's;
-/// so they run for a while before it counts.
+/// Returns the time of a pair, in nanoseconds, in each batch of each thread. Only batches count during which every
+/// thread was at work. A new thread starts on whatever core is awake and is moved to another within some milliseconds,
+/// which is the scheduler's cost and not the allocator's, so the threads run for a while before anything counts.
 fn together<A: Allocator>(
     allocator: &A,
     threads: usize,
@@ -81,7 +80,7 @@ fn together<A: Allocator>(
         };
         let mut handles = Vec::new();
         for _ in 0..threads {
-            // Those that run already must be told to end if one cannot be started.
+            // If a thread cannot be started, those that run must end.
             let thread = start().inspect_err(|_| run.over.store(true, Ordering::Relaxed))?;
             handles.push(thread);
         }
@@ -117,7 +116,7 @@ pub fn measure(work: &Work<'_>, raw: &RawPool<'_>) -> anyhow::Result<Vec<Threads
     for threads in [1, 2, 4, 8, 16] {
         work.progress
             .set_message(format!("pairs on {threads} threads"));
-        // Thrice in turn, so that one disturbance is not all there is.
+        // Three times in turn, so that one disturbance does not decide.
         let (mut of_ours, mut of_raw) = (Vec::new(), Vec::new());
         for _ in 0..if work.quick { 1 } else { 3 } {
             of_ours.extend(together(&ours, threads, times)?);
@@ -131,7 +130,7 @@ pub fn measure(work: &Work<'_>, raw: &RawPool<'_>) -> anyhow::Result<Vec<Threads
         rows.push(Threads {
             threads,
             ours_ns: of_ours.at(0.5),
-            // What a disturbance costs shows in the mean, and what contention costs in the median.
+            // The mean shows the cost of disturbances, the median that of contention.
             ours_mean_ns: of_ours.mean(),
             ours_p99_of_batches_ns: of_ours.at(0.99),
             raw_pool_ns: of_raw.at(0.5),
