@@ -50,7 +50,7 @@ pub struct Global {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Show what partitions do: a request's latency beside background work, with and without
+    /// Show a request's latency beside background work, without partitions and with them
     ///
     /// Takes less than a minute. If no GPU is found and neither --driver nor CUDA_GREEN_DRIVER names a driver, it runs
     /// on a simulated H200 in virtual time and says SIMULATED in its first line.

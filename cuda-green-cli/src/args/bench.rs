@@ -8,7 +8,7 @@ use clap::{Subcommand, ValueEnum, value_parser};
 pub struct Bench {
     #[command(subcommand)]
     pub what: Measurement,
-    /// Make a short run, which shows only that the benchmark works; its figures mean nothing
+    /// Make a short run that only shows that it works, as always on a simulated driver; its figures mean nothing
     #[arg(long, global = true)]
     pub quick: bool,
 }

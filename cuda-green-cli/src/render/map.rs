@@ -104,11 +104,11 @@ impl Map {
                 "note": IDS_UNDER_MPS,
             });
         }
-        let (nobodys, shared) = self.chip.stranded_and_shared();
+        let (unused, shared) = self.chip.stranded_and_shared();
         let partitions = partitions.map(|one| json!({ "asked": one.name, "sm_ids": one.sms }));
         json!({
             "partitions": partitions.collect::<Vec<_>>(),
-            "nobodys_sms": nobodys.len(),
+            "nobodys_sms": unused.len(),
             "shared_sms": shared.len(),
         })
     }

@@ -61,7 +61,7 @@ impl RawGuard<'_> {
     #[inline]
     fn push_and_pop(&self) -> anyhow::Result<()> {
         let mut popped = ptr::null_mut();
-        // SAFETY: whoever made this holds the context, and the pointer is valid for the one handle written.
+        // SAFETY: the maker of this value holds the context, and the pointer is valid for the one handle written.
         unsafe {
             ok(self.api.cuCtxPushCurrent_v2(self.context))?;
             ok(self.api.cuCtxPopCurrent_v2(&mut popped))

@@ -125,8 +125,8 @@ impl Allocator for RawPool<'_> {
 
 impl Drop for RawPool<'_> {
     fn drop(&mut self) {
-        // SAFETY: what is not null is live, and all that came from the pool was freed. Nobody could do anything
-        // about a failure here.
+        // SAFETY: what is not null is live, and all that came from the pool was freed. A failure here
+        // could not be handled.
         unsafe {
             if !self.stream.is_null() {
                 let _ = self.api().cuStreamSynchronize(self.stream);
