@@ -13,6 +13,10 @@ use crate::{
 const NOT_RUN: &[(&str, &str)] = &[
     ("cargo xtask test", "runs these tests"),
     (
+        "cargo test --package cuda-green",
+        "the checks run these tests, in the same way",
+    ),
+    (
         "cargo xtask gpu-bundle",
         "builds the whole workspace anew, optimised",
     ),
