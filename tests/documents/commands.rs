@@ -23,10 +23,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("./gpu-bundle/run.sh", "needs a GPU"),
     ("./gpu-bundle/run.sh suite conformance", "needs a GPU"),
     (
-        "cargo run --release --package cuda-green-cli -- bench isolation",
-        "measures for minutes, and without a GPU it measures nothing",
-    ),
-    (
         "cuda-green bench alloc --json >alloc.json",
         "the program's own tests run it, as a quick measurement",
     ),
