@@ -18,7 +18,7 @@
 mod candidates;
 mod choose;
 mod demands;
-mod facts;
+mod device_facts;
 mod merged;
 mod nested;
 mod plan;
@@ -30,7 +30,7 @@ mod worth;
 pub use candidates::GroupCount;
 pub(crate) use choose::{Choice, Piece, State, available, choose};
 pub(crate) use demands::Demands;
-pub use facts::DeviceFacts;
+pub use device_facts::DeviceFacts;
 pub(crate) use nested::Area;
 pub(crate) use plan::refusals;
 pub use plan::{Group, Part, Plan, PlannedPartition, RefusedPlan, SplitCall, SplitStrategy};

@@ -1,28 +1,28 @@
 //! What a device can be shared by: SMs and workqueues, as the driver hands them out.
 //!
-//! A split is a value (`request`), is checked without a driver (`check`), becomes one call that the driver
-//! has (`recipe`), and is made (`split`, `calls`). What may be merged and split again, an [`SmResource`] knows
-//! of itself (`sm`, `origin`).
+//! A split is a value (`sm_split`), is checked without a driver (`check`), becomes one call that the driver
+//! has (`lowering`), and is made (`split`, `split_calls`). What may be merged and split again, an [`SmResource`] knows
+//! of itself (`sm`, `provenance`).
 
-mod calls;
 mod check;
+mod lowering;
 mod mps;
 mod of_device;
-mod origin;
-mod recipe;
-mod request;
+mod provenance;
 mod sm;
+mod sm_split;
 mod split;
+mod split_calls;
 #[cfg(test)]
 mod tests;
 mod workqueue;
 
-pub use request::{PerGroup, SmCount, SmSplit};
 pub use sm::SmResource;
+pub use sm_split::{PerGroup, SmCount, SmSplit};
 pub use split::{SmParts, SmSizes};
 pub use workqueue::{WorkqueueResource, WorkqueueScope};
 
-pub(crate) use calls::{
+pub(crate) use split_calls::{
     Split, count_groups, describe, describe_with, is_topology_refusal, split_by_count,
     split_structured, try_structured,
 };

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap};
 
 use super::{
-    Demands, DeviceFacts, Plan, facts::FINE_UNIT, merged, nested, structured, worth::Worth,
+    Demands, DeviceFacts, Plan, device_facts::FINE_UNIT, merged, nested, structured, worth::Worth,
 };
 use crate::error::Result;
 

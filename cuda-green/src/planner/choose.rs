@@ -1,6 +1,6 @@
 //! Which pieces of a split one more context gets.
 
-use super::{Area, Part, facts::FINE_UNIT};
+use super::{Area, Part, device_facts::FINE_UNIT};
 
 /// A part of the split in force, as far as handing it out depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

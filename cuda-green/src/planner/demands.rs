@@ -2,7 +2,7 @@
 
 use super::{
     DeviceFacts, PartitionRequest, SmRequest,
-    facts::{FINE_UNIT, PORTABLE_CLUSTER},
+    device_facts::{FINE_UNIT, PORTABLE_CLUSTER},
     in_words,
 };
 use crate::error::{Error, Result};

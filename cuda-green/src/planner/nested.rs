@@ -6,7 +6,7 @@
 
 use super::{
     Demands, DeviceFacts, GroupCount, Part, PartitionRequest, Plan, PlannedPartition, SmRequest,
-    SplitCall, SplitStrategy, facts::FINE_UNIT,
+    SplitCall, SplitStrategy, device_facts::FINE_UNIT,
 };
 use crate::error::Result;
 

@@ -2,7 +2,7 @@
 
 use super::{
     Demands, DeviceFacts, GroupCount, PartitionRequest, Plan, PlannedPartition, SplitStrategy,
-    candidates::all, facts::FINE_UNIT, in_words,
+    candidates::all, device_facts::FINE_UNIT, in_words,
 };
 use crate::error::{Error, Result};
 

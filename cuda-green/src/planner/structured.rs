@@ -2,7 +2,7 @@
 
 use super::{
     Demands, DeviceFacts, Group, GroupCount, Part, Plan, PlannedPartition, SplitCall,
-    SplitStrategy, demands::sum, facts::FINE_UNIT,
+    SplitStrategy, demands::sum, device_facts::FINE_UNIT,
 };
 use crate::error::Result;
 

@@ -1,8 +1,8 @@
 //! Whether a split can be at all: everything that can be known before the driver is asked.
 
 use super::{
-    origin::Granularity,
-    request::{PerGroup, SmCount, SmSplit},
+    provenance::Granularity,
+    sm_split::{PerGroup, SmCount, SmSplit},
 };
 use crate::{
     error::{Error, Result},

@@ -4,7 +4,7 @@ use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
-use super::origin::{Granularity, Origin, Place, SplitId};
+use super::provenance::{Granularity, Origin, Place, SplitId};
 use crate::{
     device::{CudaDevice, Lease},
     driver::sm_fields,

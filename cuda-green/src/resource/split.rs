@@ -5,11 +5,11 @@ use std::fmt;
 use cuda_green_sys::{CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUresult};
 
 use super::{
-    calls::{self, Split},
     check::{Input, check, in_words},
-    recipe::{Merged, Recipe},
-    request::SmSplit,
+    lowering::{Merged, Recipe},
     sm::SmResource,
+    sm_split::SmSplit,
+    split_calls::{self, Split},
 };
 use crate::error::{Error, Result};
 
@@ -54,7 +54,7 @@ impl SmResource {
         let (parts, sizes) = match &recipe {
             Recipe::Structured(params) => {
                 let mut params = params.clone();
-                let split = calls::split_with_params(driver, self, &mut params)
+                let split = split_calls::split_with_params(driver, self, &mut params)
                     .map_err(|error| self.refused(&params, error))?;
                 (SmParts::of(split), counts(&params))
             }
@@ -63,7 +63,7 @@ impl SmResource {
                 size,
                 flags,
             } => {
-                let split = calls::split_by_count_with(driver, self, *groups, *size, *flags)?;
+                let split = split_calls::split_by_count_with(driver, self, *groups, *size, *flags)?;
                 (SmParts::of(split), vec![*size; *groups as usize])
             }
             Recipe::Units {
@@ -72,7 +72,7 @@ impl SmResource {
                 flags,
                 groups,
             } => {
-                let split = calls::split_by_count_with(driver, self, *units, *unit, *flags)?;
+                let split = split_calls::split_by_count_with(driver, self, *units, *unit, *flags)?;
                 let sizes = self.sizes_of_units(*unit, *units, groups).groups;
                 (SmParts::merge(split, groups)?, sizes)
             }
@@ -100,7 +100,7 @@ impl SmResource {
         let groups = match &recipe {
             Recipe::Structured(params) => {
                 let mut params = params.clone();
-                calls::sizes_with_params(self.device().driver(), self, &mut params)
+                split_calls::sizes_with_params(self.device().driver(), self, &mut params)
                     .map_err(|error| self.refused(&params, error))?;
                 counts(&params)
             }
@@ -129,7 +129,8 @@ impl SmResource {
             has_clusters: device.facts().has_clusters(),
         };
         let wanted = check(&input, split)?;
-        let count = |size, flags| calls::count_groups_with(device.driver(), self, size, flags);
+        let count =
+            |size, flags| split_calls::count_groups_with(device.driver(), self, size, flags);
         Recipe::of(&input, device.capabilities(), &wanted, dry, &count)
     }
 

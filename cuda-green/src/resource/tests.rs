@@ -6,9 +6,9 @@ use cuda_green_sys::CudaVersion;
 
 use super::{
     check::{Input, check},
-    origin::Granularity,
-    recipe::{Merged, Recipe},
-    request::{SmCount, SmSplit},
+    lowering::{Merged, Recipe},
+    provenance::Granularity,
+    sm_split::{SmCount, SmSplit},
 };
 use crate::{
     capabilities::Capabilities,

@@ -6,8 +6,8 @@ use cuda_green_sys::{
 };
 
 use super::{
-    calls::{ignore_coscheduling, params},
     check::{Input, Wanted, in_words},
+    split_calls::{ignore_coscheduling, params},
 };
 use crate::{
     capabilities::Capabilities,

@@ -6,7 +6,7 @@ use cuda_green_sys::{
 };
 
 use super::{
-    origin::{Granularity, SplitId},
+    provenance::{Granularity, SplitId},
     sm::SmResource,
 };
 use crate::{
