@@ -61,7 +61,7 @@ impl DeviceFacts {
 
     /// SMs that are co-scheduled together in a whole unit.
     pub(crate) fn coscheduled(&self) -> u32 {
-        self.capabilities.granularity.multiple.max(1)
+        self.capabilities.granularity.coscheduled.max(1)
     }
 
     /// SMs that are surely co-scheduled together in a group of a split by count: each has at least one whole unit

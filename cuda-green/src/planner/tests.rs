@@ -5,13 +5,13 @@ use super::*;
 use cuda_green_sys::CudaVersion;
 
 use crate::{
-    capabilities::{Capabilities, Granularity},
+    capabilities::Capabilities,
     error::{Error, Result},
 };
 
 fn facts(sm_count: u32, compute_capability: (u32, u32), driver: (u16, u8)) -> DeviceFacts {
-    let granularity = Granularity::of(compute_capability, None);
-    let capabilities = Capabilities::of(CudaVersion::new(driver.0, driver.1), granularity);
+    let driver = CudaVersion::new(driver.0, driver.1);
+    let capabilities = Capabilities::of(driver, compute_capability, None);
     DeviceFacts {
         sm_count,
         compute_capability,

@@ -1,10 +1,8 @@
 //! Whether a split can be at all: everything that can be known before the driver is asked.
 
-use super::{
-    provenance::Granularity,
-    sm_split::{PerGroup, SmCount, SmSplit},
-};
+use super::sm_split::{PerGroup, SmCount, SmSplit};
 use crate::{
+    capabilities::Granularity,
     error::{Error, Result},
     planner::without_runs,
 };
@@ -68,7 +66,7 @@ pub(super) fn check(input: &Input, split: &SmSplit) -> Result<Vec<Wanted>> {
         .enumerate()
         .map(|(index, count)| {
             let demanded = coscheduled.as_ref().and_then(|values| values.get(index));
-            let unit = demanded.unwrap_or(input.granularity.alignment.max(1));
+            let unit = demanded.unwrap_or(input.granularity.coscheduled.max(1));
             let preferred = preferred_coscheduled
                 .as_ref()
                 .and_then(|values| values.get(index));
@@ -167,7 +165,7 @@ fn check_group(input: &Input, group: &Wanted) -> Result<()> {
             "without backfill a group is a multiple of what is co-scheduled",
         );
     }
-    let step = input.granularity.alignment.clamp(1, 2);
+    let step = input.granularity.coscheduled.clamp(1, 2);
     if sm_count % step != 0 {
         return invalid(
             "sm_count",

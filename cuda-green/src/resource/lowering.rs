@@ -147,8 +147,8 @@ impl Composing<'_> {
     /// The unit that groups are made of, and whether it ignores co-scheduling.
     fn unit(&self, group: &Wanted) -> Result<(u32, bool)> {
         let usual = self.input.granularity;
-        let smallest = usual.min.max(usual.alignment);
-        if group.coscheduled == usual.alignment {
+        let smallest = usual.min.max(usual.coscheduled);
+        if group.coscheduled == usual.coscheduled {
             // Without clusters, ignoring co-scheduling costs nothing and gives exact sizes.
             let fine = !self.input.has_clusters && smallest > 2 && self.capabilities.split_flags;
             return Ok(if fine { (2, true) } else { (smallest, false) });
@@ -171,7 +171,7 @@ impl Composing<'_> {
         let (min, step) = if fine {
             (2, 2)
         } else {
-            (usual.min, usual.alignment.max(1))
+            (usual.min, usual.coscheduled.max(1))
         };
         let rounded = size.max(min).next_multiple_of(step);
         rounded.min(self.input.total) == size

@@ -4,10 +4,11 @@ use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
-use super::provenance::{Granularity, Origin, Place, SplitId};
+use super::provenance::{Origin, Place, SplitId};
 use crate::{
+    capabilities::Granularity,
     device::{CudaDevice, Lease},
-    driver::sm_fields,
+    driver::{reported_granularity, sm_fields},
     error::{Error, Result},
 };
 
@@ -67,15 +68,12 @@ impl SmResource {
         coscheduled: Option<u32>,
     ) -> Self {
         let known = device.capabilities().granularity;
-        let otherwise = match coscheduled.filter(|own| *own < known.multiple) {
+        let otherwise = match coscheduled.filter(|own| *own < known.coscheduled) {
             Some(own) => Granularity {
                 min: own,
-                alignment: own,
+                coscheduled: own,
             },
-            None => Granularity {
-                min: known.min,
-                alignment: known.multiple,
-            },
+            None => known,
         };
         Self {
             device: device.clone(),
@@ -83,7 +81,7 @@ impl SmResource {
             first: Part {
                 raw,
                 place: Place::Group(0),
-                granularity: Granularity::of(&raw, otherwise),
+                granularity: reported_granularity(&raw).unwrap_or(otherwise),
             },
             more: Vec::new(),
             leases: Vec::new(),
@@ -133,7 +131,7 @@ impl SmResource {
             first: Part {
                 raw,
                 place,
-                granularity: Granularity::of(&raw, otherwise),
+                granularity: reported_granularity(&raw).unwrap_or(otherwise),
             },
             more: Vec::new(),
             leases: self.leases.clone(),
@@ -159,7 +157,7 @@ impl SmResource {
     /// So many of its SMs are co-scheduled together, in each of its groups; known as
     /// [`min_partition_size`](Self::min_partition_size) is.
     pub fn coscheduled_alignment(&self) -> u32 {
-        self.granularity().alignment
+        self.granularity().coscheduled
     }
 
     /// The driver's flags of it (`CUdevSmResourceGroup_flags`, 13.1); 0 before.
@@ -263,13 +261,13 @@ impl SmResource {
     pub(super) fn granularity(&self) -> Granularity {
         self.parts()
             .map(|part| part.granularity)
-            .min_by_key(|granularity| granularity.alignment)
+            .min_by_key(|granularity| granularity.coscheduled)
             .unwrap_or(Granularity::PAIRS)
     }
 
     /// How many SMs are co-scheduled together at best: a group's guarantee holds beside a remainder.
     pub(crate) fn best_coscheduled(&self) -> u32 {
-        let alignments = self.parts().map(|part| part.granularity.alignment);
+        let alignments = self.parts().map(|part| part.granularity.coscheduled);
         alignments.max().unwrap_or(1)
     }
 

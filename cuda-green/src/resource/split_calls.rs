@@ -5,11 +5,9 @@ use cuda_green_sys::{
     CUdevSmResourceSplitByCount_flags, CUresult,
 };
 
-use super::{
-    provenance::{Granularity, SplitId},
-    sm::SmResource,
-};
+use super::{provenance::SplitId, sm::SmResource};
 use crate::{
+    capabilities::Granularity,
     driver::Driver,
     error::{Error, Result},
     planner::Group,

@@ -7,11 +7,10 @@ use cuda_green_sys::CudaVersion;
 use super::{
     check::{Input, check},
     lowering::{Merged, Recipe},
-    provenance::Granularity,
     sm_split::{SmCount, SmSplit},
 };
 use crate::{
-    capabilities::Capabilities,
+    capabilities::{Capabilities, Granularity},
     error::{Error, Result},
 };
 
@@ -20,7 +19,7 @@ const H200: Input = Input {
     total: 132,
     granularity: Granularity {
         min: 8,
-        alignment: 8,
+        coscheduled: 8,
     },
     has_clusters: true,
 };
@@ -33,8 +32,11 @@ fn groups_of_h200(size: u32, flags: u32) -> Result<u32> {
 }
 
 fn capabilities(major: u16, minor: u8) -> Capabilities {
-    let granularity = crate::capabilities::Granularity::of((9, 0), Some((8, 8)));
-    Capabilities::of(CudaVersion::new(major, minor), granularity)
+    Capabilities::of(
+        CudaVersion::new(major, minor),
+        (9, 0),
+        Some(H200.granularity),
+    )
 }
 
 fn recipe(version: (u16, u8), split: &SmSplit) -> Result<Recipe> {
