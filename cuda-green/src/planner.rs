@@ -17,6 +17,7 @@
 
 mod candidates;
 mod choose;
+mod counted_split;
 mod demands;
 mod device_facts;
 mod merged;
@@ -24,19 +25,21 @@ mod nested;
 mod plan;
 mod refusal;
 mod request;
+mod split_call;
 mod structured;
 mod worth;
 
-pub use candidates::GroupCount;
 pub(crate) use choose::{Choice, Piece, State, available, choose};
+pub(crate) use counted_split::{CountedSplit, MergedGroups};
 pub(crate) use demands::Demands;
 pub use device_facts::DeviceFacts;
 pub(crate) use nested::Area;
 pub(crate) use plan::refusals;
-pub use plan::{Group, Part, Plan, PlannedPartition, RefusedPlan, SplitCall, SplitStrategy};
+pub use plan::{Part, Plan, PlannedPartition, RefusedPlan, SplitStrategy};
 pub(crate) use refusal::of_all_plans;
 pub use request::{PartitionRequest, SmRequest};
 pub(crate) use request::{in_words, without_runs};
+pub use split_call::{Group, GroupCount, SplitCall, SplitFlag};
 
 use crate::error::Result;
 

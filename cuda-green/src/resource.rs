@@ -5,11 +5,13 @@
 //! of itself (`sm`, `provenance`).
 
 mod check;
+mod descriptor;
 mod lowering;
 mod mps;
 mod of_device;
 mod provenance;
 mod sm;
+mod sm_parts;
 mod sm_split;
 mod split;
 mod split_calls;
@@ -18,11 +20,9 @@ mod tests;
 mod workqueue;
 
 pub use sm::SmResource;
+pub use sm_parts::{SmParts, SmSizes};
 pub use sm_split::{PerGroup, SmCount, SmSplit};
-pub use split::{SmParts, SmSizes};
 pub use workqueue::{WorkqueueResource, WorkqueueScope};
 
-pub(crate) use split_calls::{
-    Split, count_groups, describe, describe_with, is_topology_refusal, split_by_count,
-    split_structured, try_structured,
-};
+pub(crate) use descriptor::describe;
+pub(crate) use split_calls::is_topology_refusal;

@@ -1,6 +1,6 @@
 //! What the planner must know of a device, and what follows from it.
 
-use super::{PartitionRequest, SmRequest};
+use super::{PartitionRequest, SmRequest, SplitFlag};
 use crate::capabilities::Capabilities;
 
 /// What the planner must know of a device.
@@ -46,16 +46,16 @@ impl DeviceFacts {
             .collect()
     }
 
-    /// The unit of which partitions are merged, and whether it ignores co-scheduling.
+    /// Returns the unit of which partitions are merged, and the flag of the split into such units.
     ///
     /// Where there are clusters, the unit is the device's own, so that they keep working. Before 9.0
     /// there are none, so ignoring co-scheduling costs nothing and gives exact sizes.
-    pub(crate) fn unit(&self) -> (u32, bool) {
+    pub(crate) fn unit(&self) -> (u32, SplitFlag) {
         let granularity = self.capabilities.granularity;
         if self.has_clusters() || granularity.min <= FINE_UNIT {
-            (granularity.min.max(1), false)
+            (granularity.min.max(1), SplitFlag::None)
         } else {
-            (FINE_UNIT, true)
+            (FINE_UNIT, SplitFlag::IgnoreCoscheduling)
         }
     }
 

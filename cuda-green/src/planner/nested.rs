@@ -6,7 +6,7 @@
 
 use super::{
     Demands, DeviceFacts, GroupCount, Part, PartitionRequest, Plan, PlannedPartition, SmRequest,
-    SplitCall, SplitStrategy, device_facts::FINE_UNIT,
+    SplitCall, SplitFlag, SplitStrategy, device_facts::FINE_UNIT,
 };
 use crate::error::Result;
 
@@ -167,7 +167,7 @@ fn groups_of(facts: &DeviceFacts, size: u32, count_groups: &GroupCount<'_>) -> R
     if size > facts.sm_count {
         Ok(0)
     } else {
-        count_groups(size, false)
+        count_groups(size, SplitFlag::None)
     }
 }
 
@@ -327,8 +327,8 @@ fn chain(
     };
     let call = SplitCall::ByCount {
         groups,
-        min_count: size,
-        fine: false,
+        sm_count: size,
+        flag: SplitFlag::None,
     };
     Some(Plan {
         nested,

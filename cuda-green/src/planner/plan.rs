@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::DeviceFacts;
+use super::{DeviceFacts, SplitCall};
 
 /// How a plan meets the sizes that were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,35 +44,6 @@ impl fmt::Display for SplitStrategy {
             Self::Nested => "splits within what a split left, through scaffold contexts",
         })
     }
-}
-
-/// One group of a structured split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Group {
-    /// SMs of the group.
-    pub sm_count: u32,
-    /// So many of them are co-scheduled together.
-    pub coscheduled: u32,
-    /// Whether the size may be filled up with SMs that are not.
-    pub backfill: bool,
-}
-
-/// The split of the device that a plan begins with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SplitCall {
-    /// `cuDevSmResourceSplit` with these groups.
-    Structured(Vec<Group>),
-    /// `cuDevSmResourceSplitByCount`.
-    ByCount {
-        /// Groups to ask for.
-        groups: u32,
-        /// SMs of each.
-        min_count: u32,
-        /// Whether co-scheduling is ignored.
-        fine: bool,
-    },
 }
 
 /// A part of the split's result.

@@ -1,7 +1,7 @@
 //! Plans of one structured split (13.1): a size of its own for each group, or units that merge.
 
 use super::{
-    Demands, DeviceFacts, Group, GroupCount, Part, Plan, PlannedPartition, SplitCall,
+    Demands, DeviceFacts, Group, GroupCount, Part, Plan, PlannedPartition, SplitCall, SplitFlag,
     SplitStrategy, demands::sum, device_facts::FINE_UNIT,
 };
 use crate::error::Result;
@@ -38,7 +38,7 @@ pub(super) fn plans(
         .iter()
         .all(|size| *size >= facts.capabilities.granularity.min.max(unit))
     {
-        let units = count_groups(unit, false)?;
+        let units = count_groups(unit, SplitFlag::None)?;
         for units in (units.saturating_sub(MOST_UNITS_LOST)..=units).rev() {
             for plain_first in [true, false] {
                 add(in_units(facts, demands, &sizes, unit, units, plain_first));
@@ -133,11 +133,7 @@ fn in_sizes(
                 coscheduled /= 2;
             }
             parts.push(Part::Group(groups.len()));
-            groups.push(Group {
-                sm_count,
-                coscheduled,
-                backfill: true,
-            });
+            groups.push(Group::new(sm_count, coscheduled, true));
         }
     }
     plan(facts, demands, SplitStrategy::Structured, groups, parts)
@@ -184,10 +180,6 @@ fn units_of(sm_count: u32, units: u32, unit: u32) -> Option<impl Iterator<Item =
     let last = sm_count
         .checked_sub(units.checked_sub(1)?.checked_mul(unit)?)
         .filter(|last| *last >= unit)?;
-    let group = move |sm_count| Group {
-        sm_count,
-        coscheduled: unit,
-        backfill: sm_count != unit,
-    };
+    let group = move |sm_count| Group::new(sm_count, unit, sm_count != unit);
     Some((1..units).map(move |_| group(unit)).chain([group(last)]))
 }

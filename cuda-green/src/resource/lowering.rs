@@ -1,139 +1,91 @@
-//! How a driver makes a split: a pure function from what is wanted to the one call and what becomes of its
-//! parts.
+//! The lowering of an [`SmSplit`](super::SmSplit): a pure function from its groups to the one call that this driver has
+//! for them, and to what becomes of the call's groups.
 
-use cuda_green_sys::{
-    CU_DEV_SM_RESOURCE_GROUP_PARAMS, CUdevSmResourceSplitByCount_flags, CudaVersion,
-};
+use cuda_green_sys::CudaVersion;
 
-use super::{
-    check::{Input, Wanted, in_words},
-    split_calls::{ignore_coscheduling, params},
-};
+use super::check::{Input, sizes_in_words};
 use crate::{
     capabilities::Capabilities,
     error::{Error, Result},
+    planner::{CountedSplit, Group, GroupCount, MergedGroups, SplitCall, SplitFlag},
 };
 
-/// The call that makes a split.
+/// A split as this driver makes it.
 #[derive(Clone, Debug)]
-pub(super) enum Recipe {
-    /// `cuDevSmResourceSplit`: the driver does it all (13.1).
-    Structured(Vec<CU_DEV_SM_RESOURCE_GROUP_PARAMS>),
-    /// `cuDevSmResourceSplitByCount`: so many groups of one size.
-    Equal { groups: u32, size: u32, flags: u32 },
-    /// `cuDevSmResourceSplitByCount` into all units that there are, of which groups are merged (12.5).
-    Units {
-        unit: u32,
-        units: u32,
-        flags: u32,
-        groups: Vec<Merged>,
-    },
+pub(super) enum Lowered {
+    /// The groups of this call.
+    Groups(SplitCall),
+    /// Merged groups of a split into all units that there are (12.5).
+    Merged(CountedSplit, Vec<MergedGroups>),
 }
 
-/// A group of merged units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Merged {
-    pub(super) units: u32,
-    /// Whether what the split leaves over belongs to it.
-    pub(super) remainder: bool,
+/// What a split is lowered from: groups that were checked, and what driver and device can do.
+pub(super) struct Lowering<'a> {
+    pub(super) input: Input,
+    pub(super) capabilities: &'a Capabilities,
+    pub(super) groups: &'a [Group],
+    /// Whether their co-scheduling was asked for, rather than being the default.
+    pub(super) demands_coscheduling: bool,
+    pub(super) count_groups: &'a GroupCount<'a>,
+    /// Whether a group of as many SMs as there are may find none, as in the driver's own dry run.
+    pub(super) is_dry_run: bool,
 }
 
-/// The driver's dry run of a split by count: how many groups of at least this many SMs, with these flags.
-pub(super) type CountGroups<'a> = dyn Fn(u32, u32) -> Result<u32> + 'a;
-
-const PREFER_LARGE: u32 =
-    CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_MAX_POTENTIAL_CLUSTER_SIZE.0;
-
-impl Recipe {
-    /// `dry`: a group of as many SMs as there are may find none, as in the driver's own dry run.
-    pub(super) fn of(
-        input: &Input,
-        capabilities: &Capabilities,
-        wanted: &[Wanted],
-        dry: bool,
-        count_groups: &CountGroups<'_>,
-    ) -> Result<Self> {
-        if capabilities.structured_split {
-            return Ok(Self::Structured(wanted.iter().map(structured).collect()));
+impl Lowering<'_> {
+    pub(super) fn lower(&self) -> Result<Lowered> {
+        if self.capabilities.structured_split {
+            return Ok(Lowered::Groups(SplitCall::Structured(self.groups.to_vec())));
         }
-        let composing = Composing {
-            input,
-            capabilities,
-            wanted,
-            count_groups,
-        };
-        composing.recipe(dry)
-    }
-}
-
-fn structured(group: &Wanted) -> CU_DEV_SM_RESOURCE_GROUP_PARAMS {
-    let preferred = if group.preferred == group.coscheduled {
-        0 // by itself the same as what is co-scheduled
-    } else {
-        group.preferred
-    };
-    params(group.sm_count, group.coscheduled, preferred, group.backfill)
-}
-
-/// A split below 13.1.
-struct Composing<'a> {
-    input: &'a Input,
-    capabilities: &'a Capabilities,
-    wanted: &'a [Wanted],
-    count_groups: &'a CountGroups<'a>,
-}
-
-impl Composing<'_> {
-    fn recipe(&self, dry: bool) -> Result<Recipe> {
-        let Some(first) = self.wanted.first() else {
+        let Some(first) = self.groups.first() else {
             return self.unmet(0); // no group: found before this
         };
-        let alike = |one: &Wanted, other: &Wanted| {
-            (one.coscheduled, one.preferred) == (other.coscheduled, other.preferred)
+        let alike = |group: &Group| {
+            (group.coscheduled, group.preferred_coscheduled)
+                == (first.coscheduled, first.preferred_coscheduled)
         };
-        if !self.wanted.iter().all(|group| alike(group, first)) {
+        if !self.groups.iter().all(alike) {
             return self.unsupported(
                 "co-scheduling each group of a split in its own way",
                 (13, 1),
             );
         }
-        let (unit, fine) = self.unit(first)?;
-        let large = first.preferred > first.coscheduled;
-        let flags = match (fine, large) {
+        let (unit, is_fine) = self.unit(first)?;
+        let prefers_larger = first.preferred_coscheduled > first.coscheduled;
+        let flag = match (is_fine, prefers_larger) {
             (true, true) => {
                 return self.unsupported(
                     "preferring larger co-scheduled groups than the 2 SMs that are asked for",
                     (13, 1),
                 );
             }
-            (true, false) => ignore_coscheduling(),
+            (true, false) => SplitFlag::IgnoreCoscheduling,
             (false, true) if !self.capabilities.split_flags => {
                 return self.unsupported("preferring larger co-scheduled groups", (12, 5));
             }
-            (false, true) => PREFER_LARGE,
-            (false, false) => 0,
+            (false, true) => SplitFlag::MaxClusterSize,
+            (false, false) => SplitFlag::None,
         };
         let equal = first.sm_count > 0
             && self
-                .wanted
+                .groups
                 .iter()
                 .all(|group| group.sm_count == first.sm_count);
         // Groups of several units by count need not be co-scheduled throughout (measured on an H200: 3 of 4
         // units of a group of 32), so what was demanded is made of units.
-        let whole_units = !first.demands || fine || first.sm_count == unit;
-        if equal && whole_units && self.rounds_to_itself(first.sm_count, fine) {
-            return self.equal(first.sm_count, flags);
+        let whole_units = !self.demands_coscheduling || is_fine || first.sm_count == unit;
+        if equal && whole_units && self.rounds_to_itself(first.sm_count, is_fine) {
+            return self.equal(first.sm_count, flag);
         }
-        if large {
+        if prefers_larger {
             return self.unsupported(
                 "preferring larger co-scheduled groups in a split of unequal sizes",
                 (13, 1),
             );
         }
         if !self.capabilities.merge {
-            return match self.wanted {
-                [group] if group.sm_count == 0 => self.all(group, flags),
-                _ if equal && first.demands => self.unsupported(
+            return match self.groups {
+                [group] if group.sm_count == 0 => self.all(group, flag),
+                _ if equal && self.demands_coscheduling => self.unsupported(
                     "a group of several units that are sure to be co-scheduled",
                     (12, 5),
                 ),
@@ -141,11 +93,11 @@ impl Composing<'_> {
                 _ => self.unsupported("a split into groups of different sizes", (12, 5)),
             };
         }
-        self.units(unit, flags, dry)
+        self.merged(unit, flag)
     }
 
     /// The unit that groups are made of, and whether it ignores co-scheduling.
-    fn unit(&self, group: &Wanted) -> Result<(u32, bool)> {
+    fn unit(&self, group: &Group) -> Result<(u32, bool)> {
         let usual = self.input.granularity;
         let smallest = usual.min.max(usual.coscheduled);
         if group.coscheduled == usual.coscheduled {
@@ -166,9 +118,9 @@ impl Composing<'_> {
     }
 
     /// Whether a split by count leaves the size as it is.
-    fn rounds_to_itself(&self, size: u32, fine: bool) -> bool {
+    fn rounds_to_itself(&self, size: u32, is_fine: bool) -> bool {
         let usual = self.input.granularity;
-        let (min, step) = if fine {
+        let (min, step) = if is_fine {
             (2, 2)
         } else {
             (usual.min, usual.coscheduled.max(1))
@@ -177,56 +129,52 @@ impl Composing<'_> {
         rounded.min(self.input.total) == size
     }
 
-    fn equal(&self, size: u32, flags: u32) -> Result<Recipe> {
-        let groups = self.wanted.len() as u32;
-        let possible = (self.count_groups)(size, flags)?;
+    fn equal(&self, sm_count: u32, flag: SplitFlag) -> Result<Lowered> {
+        let groups = self.groups.len() as u32;
+        let possible = (self.count_groups)(sm_count, flag)?;
         if groups > possible {
-            return self.unmet(possible.saturating_mul(size));
+            return self.unmet(possible.saturating_mul(sm_count));
         }
-        Ok(Recipe::Equal {
+        Ok(Lowered::Groups(SplitCall::ByCount {
             groups,
-            size,
-            flags,
-        })
+            sm_count,
+            flag,
+        }))
     }
 
-    /// One group of as many SMs as there are, where nothing merges (12.4).
-    fn all(&self, group: &Wanted, flags: u32) -> Result<Recipe> {
+    /// Lowers one group of as many SMs as there are, where nothing merges (12.4).
+    fn all(&self, group: &Group, flag: SplitFlag) -> Result<Lowered> {
         let total = self.input.total;
-        let size = if group.backfill {
+        let sm_count = if group.backfill {
             total
         } else {
             total / group.coscheduled * group.coscheduled
         };
-        if size == 0 || (self.count_groups)(size, flags)? == 0 {
+        if sm_count == 0 {
             return self.unmet(0);
         }
-        Ok(Recipe::Equal {
-            groups: 1,
-            size,
-            flags,
-        })
+        self.equal(sm_count, flag)
     }
 
-    /// Groups of merged units, the remainder with one of them where that makes its size.
-    fn units(&self, unit: u32, flags: u32, dry: bool) -> Result<Recipe> {
+    /// Lowers to groups of merged units, the remainder with one of them where that makes its size.
+    fn merged(&self, unit: u32, flag: SplitFlag) -> Result<Lowered> {
         if unit > self.input.total {
             return self.unmet(0);
         }
-        let units = (self.count_groups)(unit, flags)?;
-        let in_units = units.saturating_mul(unit);
-        let mut remainder = self.input.total.saturating_sub(in_units);
-        let mut left = units;
-        let mut groups = Vec::with_capacity(self.wanted.len());
-        for group in self.wanted {
-            let merged = if group.sm_count == 0 {
-                Merged {
-                    units: left,
+        let units = CountedSplit::of(self.input.total, unit, flag, self.count_groups)?;
+        let in_units = units.groups.saturating_mul(unit);
+        let mut remainder = units.remainder;
+        let mut left = units.groups;
+        let mut merged = Vec::with_capacity(self.groups.len());
+        for group in self.groups {
+            let one = if group.sm_count == 0 {
+                MergedGroups {
+                    groups: left,
                     remainder: group.backfill && left > 0 && remainder > 0,
                 }
             } else if group.sm_count % unit == 0 {
-                Merged {
-                    units: group.sm_count / unit,
+                MergedGroups {
+                    groups: group.sm_count / unit,
                     remainder: false,
                 }
             } else {
@@ -237,32 +185,28 @@ impl Composing<'_> {
                         (13, 1),
                     );
                 }
-                Merged {
-                    units: beside / unit,
+                MergedGroups {
+                    groups: beside / unit,
                     remainder: true,
                 }
             };
-            if merged.remainder {
+            if one.remainder {
                 remainder = 0;
             }
-            left = match left.checked_sub(merged.units) {
-                Some(left) if merged.units > 0 || dry => left,
+            left = match left.checked_sub(one.groups) {
+                Some(left) if one.groups > 0 || self.is_dry_run => left,
                 _ => return self.unmet(in_units),
             };
-            groups.push(merged);
+            merged.push(one);
         }
-        Ok(Recipe::Units {
-            unit,
-            units,
-            flags,
-            groups,
-        })
+        Ok(Lowered::Merged(units, merged))
     }
 
     fn unmet<T>(&self, available: u32) -> Result<T> {
+        let sizes: Vec<u32> = self.groups.iter().map(|group| group.sm_count).collect();
         Err(Error::UnmetSplit {
-            groups: in_words(self.wanted.iter().map(|group| group.sm_count)),
-            asked: self.wanted.iter().map(|group| group.sm_count).sum(),
+            groups: sizes_in_words(&sizes),
+            asked: sizes.iter().sum(),
             available,
             total: self.input.total,
         })

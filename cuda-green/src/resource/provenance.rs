@@ -2,13 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Which part of a split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Group(u32),
-    Remainder,
-}
-
 /// Where the SMs are from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {

@@ -4,12 +4,13 @@ use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
-use super::provenance::{Origin, Place, SplitId};
+use super::provenance::{Origin, SplitId};
 use crate::{
     capabilities::Granularity,
     device::{CudaDevice, Lease},
     driver::{reported_granularity, sm_fields},
     error::{Error, Result},
+    planner::Part,
 };
 
 /// A set of SMs that the driver described: those of a device, a context or a stream, or parts of a split.
@@ -38,26 +39,26 @@ use crate::{
 pub struct SmResource {
     device: CudaDevice,
     origin: Origin,
-    first: Part,
+    first: RawResource,
     /// Further parts of the same split.
-    more: Vec<Part>,
+    more: Vec<RawResource>,
     /// What keeps a manager from giving these SMs to others: of what was split, so the same for all its parts.
     leases: Vec<Arc<Lease>>,
 }
 
 /// One resource of the driver's.
 #[derive(Clone, Copy)]
-struct Part {
+struct RawResource {
     raw: CUdevResource,
-    place: Place,
+    part: Part,
     granularity: Granularity,
 }
 
 // SAFETY: the resource is a value; the one pointer in it (13.1) is null or the driver's own, and is never
 // followed here.
-unsafe impl Send for Part {}
+unsafe impl Send for RawResource {}
 // SAFETY: as above; nothing is changed through a shared reference.
-unsafe impl Sync for Part {}
+unsafe impl Sync for RawResource {}
 
 impl SmResource {
     /// What the driver answered to a query. `coscheduled`: what the asker knows of it, where the driver says
@@ -78,9 +79,9 @@ impl SmResource {
         Self {
             device: device.clone(),
             origin: Origin::Query,
-            first: Part {
+            first: RawResource {
                 raw,
-                place: Place::Group(0),
+                part: Part::Group(0),
                 granularity: reported_granularity(&raw).unwrap_or(otherwise),
             },
             more: Vec::new(),
@@ -106,31 +107,31 @@ impl SmResource {
         &self,
         raw: CUdevResource,
         id: SplitId,
-        index: u32,
+        index: usize,
         granularity: Granularity,
     ) -> Self {
-        self.part(raw, id, Place::Group(index), granularity, false)
+        self.part(raw, id, Part::Group(index), granularity, false)
     }
 
     /// What a split of this left over.
     pub(super) fn remainder(&self, raw: CUdevResource, id: SplitId, structured: bool) -> Self {
-        self.part(raw, id, Place::Remainder, Granularity::PAIRS, structured)
+        self.part(raw, id, Part::Remainder, Granularity::PAIRS, structured)
     }
 
     fn part(
         &self,
         raw: CUdevResource,
         id: SplitId,
-        place: Place,
+        part: Part,
         otherwise: Granularity,
         structured: bool,
     ) -> Self {
         Self {
             device: self.device.clone(),
             origin: Origin::Split { id, structured },
-            first: Part {
+            first: RawResource {
                 raw,
-                place,
+                part,
                 granularity: reported_granularity(&raw).unwrap_or(otherwise),
             },
             more: Vec::new(),
@@ -213,7 +214,7 @@ impl SmResource {
             }
             if other
                 .parts()
-                .any(|part| merged.parts().any(|own| own.place == part.place))
+                .any(|part| merged.parts().any(|own| own.part == part.part))
             {
                 return incompatible(
                     "one part was given twice: the driver would count its SMs twice",
@@ -242,19 +243,9 @@ impl SmResource {
         match self.origin {
             Origin::Query => true,
             Origin::Split { structured, .. } => {
-                structured && self.first.place == Place::Remainder && self.more.is_empty()
+                structured && self.first.part == Part::Remainder && self.more.is_empty()
             }
         }
-    }
-
-    /// Refuses what the driver refuses to split: parts of a split, but for what a structured one left over.
-    pub(super) fn check_splittable(&self) -> Result<()> {
-        if self.can_be_split() {
-            return Ok(());
-        }
-        Err(Error::SplitAgain {
-            sm_count: self.sm_count(),
-        })
     }
 
     /// Of several parts the least, as a context over them reports it (measured on an H200).
@@ -275,7 +266,7 @@ impl SmResource {
         &self.first.raw
     }
 
-    fn parts(&self) -> impl Iterator<Item = &Part> {
+    fn parts(&self) -> impl Iterator<Item = &RawResource> {
         slice::from_ref(&self.first).iter().chain(&self.more)
     }
 }

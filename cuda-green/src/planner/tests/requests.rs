@@ -309,12 +309,12 @@ fn merged_groups_are_as_large_as_can_be_where_units_do_not_do() {
     let by = |requests: &[R]| {
         let plan = first(&facts, requests, &h200);
         let SplitCall::ByCount {
-            groups, min_count, ..
+            groups, sm_count, ..
         } = plan.call
         else {
             panic!("{plan:?}");
         };
-        (plan.strategy, groups, min_count, sizes(&plan))
+        (plan.strategy, groups, sm_count, sizes(&plan))
     };
     let merged = SplitStrategy::MergedUnits;
     for (requests, expected) in [
