@@ -1,14 +1,14 @@
-//! What a driver and a device can do together: a pure function of their versions and facts.
+//! The capabilities of a driver with a device: a pure function of versions and facts.
 
 use cuda_green_sys::CudaVersion;
 
-/// One thing that a version of the driver brings, and whether this one has it.
+/// One feature that a version of the driver introduces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Feature {
     /// The name of its field in [`Capabilities`].
     pub name: &'static str,
-    /// What it is good for, in a few words.
+    /// Its use, in a few words.
     pub what: &'static str,
     /// The first version of the driver that has it.
     pub since: CudaVersion,
@@ -21,11 +21,11 @@ macro_rules! capabilities {
         $(#[doc = $doc:literal])+
         $name:ident since ($major:literal, $minor:literal): $what:literal;
     )+) => {
-        /// What this driver and device can do. Each field says since when.
+        /// The capabilities of a driver with a device. Each field says since which version.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub struct Capabilities {
-            /// The driver's CUDA version, of which the rest follows.
+            /// The driver's CUDA version, from which the features follow.
             pub driver: CudaVersion,
             $(
                 $(#[doc = $doc])+
@@ -84,7 +84,7 @@ macro_rules! capabilities {
                 }
             }
 
-            /// All that versions of the driver bring, oldest first, and whether this one has it.
+            /// Returns all features, oldest first, and whether this driver has them.
             ///
             /// ```
             /// # use cuda_green::{Capabilities, CudaVersion};
@@ -106,30 +106,29 @@ macro_rules! capabilities {
     };
 }
 
-// The one table of what versions bring. `tests/versions.rs` of the workspace holds each line against the
-// headers.
+// The one table of features. `tests/versions.rs` of the workspace checks each line against the headers.
 capabilities! {
     /// Green contexts at all.
     green_contexts since (12, 4): "partitions with SMs of their own";
     /// Flags of the split by count, which allow finer units.
     split_flags since (12, 5): "units of 2 SMs, where clusters are not needed";
-    /// One context from several resources of one split.
+    /// One context over several resources of one split.
     merge since (12, 5): "partitions of unequal sizes from one split; rebalancing";
-    /// Streams straight from a green context, without touching the thread's current context.
+    /// Creation of streams from a green context, without touching the thread's current context.
     direct_streams since (12, 5): "streams in a partition without making it current";
-    /// Ids of green contexts, and the driver's own account of its granularity.
+    /// Ids of green contexts, and the granularity as the driver reports it.
     context_ids since (13, 0): "the driver tells its own granularity";
-    /// The structured split, with a size of its own for each group.
+    /// The structured split, with a separate size for each group.
     structured_split since (13, 1): "any even size, exactly, with clusters kept";
     /// Workqueue resources.
     workqueues since (13, 1): "workqueues of a partition's own";
-    /// Asking a stream for its SMs. Before, they are its context's.
+    /// Queries of a stream's SMs. Before, they are taken to be its context's.
     stream_resources since (13, 1): "asking a stream for its SMs";
     /// A green context without a default stream. Before, the flag is required.
     plain_creation since (13, 3): "a green context without a default stream";
     /// Locality domains.
     locality_domains since (13, 4): "partitions within a locality domain";
-    /// Whether one green context may be current to several threads at once, by the documents.
+    /// Permission, by the documentation, to have one green context current to several threads at once.
     shared_current since (13, 5): "one green context current to several threads";
 }
 

@@ -1,16 +1,17 @@
-//! How a device is split: pure functions from facts and requests to the calls to make and their result.
+//! The planner: pure functions from facts and requests to the calls that split a device, and their result.
 //!
-//! Nothing here touches a driver. What cannot be derived, how many groups of a size the chip's topology
-//! allows, is asked through [`GroupCount`].
+//! Nothing here touches a driver. One thing cannot be derived: how many groups of a size the chip's topology
+//! allows. The planner asks for that through [`GroupCount`].
 //!
 //! | driver | a plan is | sizes come in |
 //! |---|---|---|
 //! | 13.1 and later | one structured split, into units that merge or straight into the sizes | 2 SMs |
-//! | 12.5 to 13.0 | units of one split by count, merged, or larger groups where a topology leaves less over then; the remainder joins one partition; else as on 12.4 | units of 8 SMs on compute capability 9.0 and later, of 2 before |
-//! | 12.4 | equal groups and what they leave; unequal ones by splitting that again, within a context | 2 SMs, the groups in the device's own step |
+//! | 12.5 to 13.0 | units of one split by count, merged, or larger groups where these leave less over; the remainder joins one partition; else as on 12.4 | units of 8 SMs on compute capability 9.0 and later, of 2 before |
+//! | 12.4 | equal groups and their remainder; for unequal sizes, the remainder is split again, within a context | 2 SMs, the groups in the device's own step |
 //!
-//! So no driver does worse than an older one. Of all plans that meet what was asked, the best is that in which equal
-//! requests are equal, targets are near, and nobody's SMs are few; of those that are as good, the first of this table.
+//! So no driver does worse than an older one. Of all plans that meet the requests, the best is the one in which equal
+//! requests get equal sizes, targets are missed by little and few SMs are idle; of equally good plans, the one that
+//! stands first in this table.
 //!
 //! A partition keeps the device's co-scheduling, and so its thread-block clusters, unless
 //! [`PartitionRequest::exact`] asks for exact sizes where only units that ignore it give them.

@@ -1,8 +1,9 @@
-//! What a device can be shared by: SMs and workqueues, as the driver hands them out.
+//! The resources that share out a device: SMs and workqueues, as the driver hands them out.
 //!
-//! A split is a value (`sm_split`), is checked without a driver (`check`), becomes one call that the driver
-//! has (`lowering`), and is made (`split`, `split_calls`). What may be merged and split again, an [`SmResource`] knows
-//! of itself (`sm`, `provenance`).
+//! A split is a value (`sm_split`). It is checked without a driver (`check`), lowered to one call that this driver has
+//! (`lowering`) and executed (`split`); plans of the planner come as such calls, and are executed by the same functions
+//! (`split_calls`). Each [`SmResource`] knows its provenance, which decides whether it can be merged or split again (`sm`,
+//! `provenance`).
 
 mod check;
 mod descriptor;

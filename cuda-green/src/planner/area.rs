@@ -1,11 +1,11 @@
-//! Predictions of what a split of some SMs gives, where each split divides what the one before left.
+//! Predictions for splits within splits: the sizes that a split of some SMs gives, and what stays co-scheduled.
 
 use super::{DeviceFacts, device_facts::FINE_UNIT};
 
-/// A set of SMs, as far as one can know what a split of it gives.
+/// A set of SMs, with all that can be predicted about splits of it.
 ///
-/// The driver makes groups of whole co-scheduled units as far as there are any (measured on an H200, driver
-/// 580), so counting them tells which parts still hold one.
+/// The driver makes groups of whole co-scheduled units while there are any (measured on an H200, driver 580), so
+/// counting the units tells which parts still hold one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Area {
     pub(crate) sm_count: u32,
@@ -22,7 +22,7 @@ pub(crate) struct Area {
 }
 
 impl Area {
-    /// A part that is not to be split.
+    /// Returns a part that is not to be split.
     pub(crate) fn fixed(sm_count: u32, coscheduled: u32) -> Self {
         Self {
             sm_count,
@@ -34,7 +34,7 @@ impl Area {
         }
     }
 
-    /// The whole device, of which so many whole units can be split off.
+    /// Returns the whole device, of which this many whole units can be split off.
     pub(crate) fn device(facts: &DeviceFacts, units: u32) -> Self {
         let unit = facts.coscheduled();
         Self {
@@ -47,7 +47,8 @@ impl Area {
         }
     }
 
-    /// SMs of a group for at least so many: all of them, where that is no more than rounding.
+    /// Returns the size of a group of at least this many SMs. Where the area
+    /// is not to be split, or rounding up exceeds it, that is all of it.
     pub(crate) fn size_of(&self, at_least: u32) -> Option<u32> {
         if at_least > self.sm_count {
             return None;
@@ -59,7 +60,7 @@ impl Area {
         Some(size.min(self.sm_count))
     }
 
-    /// SMs of the largest group of at most so many.
+    /// Returns the size of the largest group of at most this many SMs.
     pub(super) fn size_within(&self, most: u32) -> Option<u32> {
         let size = match most.min(self.sm_count) {
             all if all == self.sm_count => all,
@@ -68,7 +69,7 @@ impl Area {
         (self.size_of(size) == Some(size)).then_some(size)
     }
 
-    /// One of so many groups of this size, and what they leave: nothing, maybe.
+    /// Predicts a split into groups of this size: returns one of the groups, and what they leave, which may be nothing.
     pub(crate) fn split(&self, groups: u32, size: u32) -> Option<(Self, Self)> {
         let rest = self.sm_count.checked_sub(size.checked_mul(groups)?)?;
         if size == self.sm_count && groups == 1 {
@@ -78,7 +79,7 @@ impl Area {
             return None;
         }
         let whole = (size / self.unit).min(self.units / groups.max(1));
-        // What is no whole unit is made of halves and quarters, each of which may break one up.
+        // SMs beside whole units come from halves and quarters of units; each may break up one more unit.
         let pairs = (size - whole * self.unit) / FINE_UNIT;
         let broken = if pairs * FINE_UNIT < self.unit {
             pairs.count_ones()
@@ -86,7 +87,7 @@ impl Area {
             pairs
         };
         let whole_left = self.units.saturating_sub((whole + broken) * groups);
-        // A group of whole units' size is taken for one of whole units (measured on an H200).
+        // The driver treats a group whose size is a multiple of the unit as one of whole units (measured on an H200).
         let step = if size.is_multiple_of(self.unit) {
             self.unit
         } else {
@@ -105,17 +106,16 @@ impl Area {
             sm_count,
             units,
             coscheduled: kept.min(sm_count),
-            // Without a whole unit in it, there is nothing to begin a group of whole units with.
+            // A part without a whole unit cannot give a group of whole units.
             step: if step > kept { 0 } else { step },
-            // Where the step is the unit, the device's smallest group holds; a group of pairs is no smaller
-            // than its step.
+            // Where the step is the unit, the device's minimum holds; where it is a pair, a pair is the minimum.
             min: if step == self.unit { self.min } else { step },
             ..*self
         }
     }
 }
 
-/// SMs that are surely together where there are so many whole units.
+/// Returns how many SMs are surely co-scheduled together where there are this many whole units.
 fn kept(unit: u32, units: u32) -> u32 {
     if units > 0 { unit } else { FINE_UNIT.min(unit) }
 }

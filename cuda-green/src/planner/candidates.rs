@@ -1,4 +1,4 @@
-//! All plans for a list of requests, best first and without those that cannot keep what it demands.
+//! All plans that keep the demands of a list of requests.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::Result;
 
-/// Those plans that keep all that is demanded.
+/// Returns the plans that keep all demands, best first.
 pub(super) fn all(
     facts: &DeviceFacts,
     demands: &Demands,
@@ -44,7 +44,7 @@ pub(super) fn all(
             partition.max_cluster >= request.cluster && demands.is_exact(index, partition.sm_count)
         })
     });
-    // Stable: of plans that are as good, the way that comes first above.
+    // The sort is stable: equally good plans keep the order of the ways above.
     plans.sort_by_key(|plan| {
         let sizes = plan.partitions.iter().map(|partition| partition.sm_count);
         Worth::of(facts, demands, &sizes.collect::<Vec<_>>())

@@ -1,7 +1,7 @@
-//! Plans of merged groups (12.5): every partition is some groups of one split by count.
+//! Plans of merged groups (12.5): each partition is made of groups of one split by count.
 //!
-//! The groups are units of the device's own size where those do. A chip's topology may allow larger groups that
-//! leave less over (an H200: 15 × 8 + 12, but 4 × 32 + 4), so every size of a group is looked at.
+//! The groups are units of the device's own size where these meet the requests. A chip's topology may allow larger
+//! groups that leave less over (an H200: 15 × 8 + 12, but 4 × 32 + 4), so all sizes of groups are tried.
 
 use super::{
     CountedSplit, Demands, DeviceFacts, GroupCount, MergedGroups, Part, Plan, PlannedPartition,
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::error::Result;
 
-/// The best plan of groups of any size that merge; with `fine`, of units that ignore co-scheduling.
+/// Returns the best plan of groups that merge: of units, or of larger groups unless the units ignore co-scheduling.
 ///
-/// Between plans alike, the units come first, since they can change hands later; then larger groups before
-/// smaller ones, since more whole units stay together in them.
+/// Of equally good plans, units come first, since they can change hands later; then larger groups before smaller ones,
+/// since more whole units stay together in them.
 pub(super) fn plan(
     facts: &DeviceFacts,
     demands: &Demands,
@@ -27,34 +27,34 @@ pub(super) fn plan(
         for units in (2..=facts.sm_count / unit).rev() {
             let larger = CountedSplit::of(facts.sm_count, units * unit, flag, count_groups)?;
             let next = larger.best(facts, demands);
-            // The first of those that are as good.
+            // `min_by_key` returns the first of equally good plans.
             best = best.into_iter().chain(next).min_by_key(|(rank, _)| *rank);
         }
     }
     Ok(best.map(|(_, plan)| plan))
 }
 
-/// How good a plan of merged groups is; less is better, and what comes first counts first.
+/// The measure that plans of merged groups are compared by; less is better, and earlier fields count first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     worth: Worth,
-    /// Partitions of the remainder alone, which keeps no clusters.
+    /// Partitions made of the remainder alone, which keeps no clusters.
     without_clusters: usize,
-    /// Whether one has the remainder who does not take the rest, so that it is not there for others.
+    /// Whether a partition that does not take the rest has the remainder, so that others cannot have it.
     takes_remainder: bool,
-    /// SMs above what was asked.
+    /// SMs above what was requested.
     above: u32,
 }
 
 impl Rank {
-    /// Whether groups of another size could do no better: a unit rounds up least.
+    /// Returns whether no other size of groups can do better: units round up least.
     fn is_met(&self) -> bool {
         self.worth == Worth::default() && !self.takes_remainder
     }
 }
 
 impl CountedSplit {
-    /// SMs of the smallest partition of its kind.
+    /// Returns the SMs of the smallest partition of such groups.
     fn smallest(&self, facts: &DeviceFacts) -> u32 {
         if self.is_fine() {
             self.sm_count
@@ -63,7 +63,7 @@ impl CountedSplit {
         }
     }
 
-    /// Groups for each partition where this one, or nobody, has the remainder. Nothing where they are too few.
+    /// Returns the groups of each partition where `owner`, if any, has the remainder; `None` where there are too few.
     fn shares(
         &self,
         facts: &DeviceFacts,
@@ -74,10 +74,10 @@ impl CountedSplit {
             return None;
         }
         let mut shares: Vec<MergedGroups> = (0..demands.list.len())
-            .map(|index| self.least(facts, demands, index, owner == Some(index)))
+            .map(|index| self.initial(facts, demands, index, owner == Some(index)))
             .collect::<Option<_>>()?;
         let used = |shares: &[MergedGroups]| shares.iter().map(|share| share.groups).sum::<u32>();
-        // Targets are lowered, the largest first, and equal ones alike.
+        // Lower the largest targets first, and equal ones alike.
         while used(&shares) > self.groups {
             let targets = shares.iter().zip(&demands.list);
             let (share, target) = targets
@@ -100,8 +100,8 @@ impl CountedSplit {
         Some(shares)
     }
 
-    /// The fewest groups that a partition can have; of a target, the most.
-    fn least(
+    /// Returns the fewest groups for a partition; for a target, the most.
+    fn initial(
         &self,
         facts: &DeviceFacts,
         demands: &Demands,
@@ -111,7 +111,7 @@ impl CountedSplit {
         let request = demands.list.get(index)?;
         let beside = if has_remainder { self.remainder } else { 0 };
         let least = demands.floor(index).saturating_sub(beside);
-        // A cluster that what is left over does not keep, or a partition without that, takes a group.
+        // A partition takes at least one group if it has no remainder, or a cluster that the remainder does not keep.
         let least = least.div_ceil(self.sm_count).max(u32::from(
             !has_remainder || request.cluster > facts.coscheduled_left_over(),
         ));
@@ -132,7 +132,7 @@ impl CountedSplit {
         (!has_remainder || groups == 0 || facts.remainder_joins()).then_some(share)
     }
 
-    /// Gives the shares by weight, all but the last, their part of what is left, rounded down to groups.
+    /// Gives each share but the last its part of what is left by weight, rounded down to groups.
     fn divide_among_shares(
         &self,
         facts: &DeviceFacts,
@@ -173,13 +173,13 @@ impl CountedSplit {
         }
     }
 
-    /// The best plan of these groups, whoever has the remainder.
+    /// Returns the best plan of these groups over all choices of who has the remainder.
     fn best(&self, facts: &DeviceFacts, demands: &Demands) -> Option<(Rank, Plan)> {
         let owners = std::iter::once(None).chain(demands.distinct().map(Some));
         let assigned = owners.filter_map(|owner| {
             let shares = self.shares(facts, demands, owner)?;
             let sizes = self.merged_sizes(&shares);
-            // Of the exact ones, no other is of use, however good it is otherwise.
+            // Exact requests must be met exactly, however good the plan is otherwise.
             let mut given = sizes.iter().enumerate();
             if !given.all(|(index, size)| demands.is_exact(index, *size)) {
                 return None;

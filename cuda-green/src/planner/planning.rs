@@ -3,20 +3,20 @@
 use super::{Demands, DeviceFacts, GroupCount, PartitionRequest, Plan, candidates, refusal};
 use crate::error::Result;
 
-/// The plans that meet the requests, best first: where the driver refuses one for reasons of topology
-/// (`CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`, 915), the next is to be tried.
+/// Returns the plans that meet the requests, best first. If the driver refuses one for reasons of topology
+/// (`CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`, 915), try the next.
 ///
-/// Best is where equal requests get equal sizes, then where targets are nearest, then where the one with the rest has
-/// all of it. Plans as good as each other stand in this order: a structured split into units that merge, so that they
-/// can change hands later, or straight into the sizes (13.1); merged units of the device's own size, or larger equal
-/// groups, then fine ones if exact sizes are demanded (12.5); groups of splits within splits (12.4).
+/// The best plan gives equal requests equal sizes; next, it comes nearest to the targets; next, it leaves the fewest SMs
+/// idle where a request takes the rest. Equally good plans stand in this order: a structured split into units that
+/// merge, so that they can change hands later, or straight into the sizes (13.1); merged units of the device's own size,
+/// or larger equal groups, then fine units if exact sizes are demanded (12.5); groups of splits within splits (12.4).
 ///
 /// # Errors
 /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for requests that contradict each other;
-/// [`Error::ClusterUnavailable`](crate::Error::ClusterUnavailable) where only a demanded cluster is in the
-/// way; [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) where only the device's units are;
-/// [`Error::InsufficientSms`](crate::Error::InsufficientSms) where the requests exceed the device or no plan
-/// can meet them; what `count_groups` fails with.
+/// [`Error::ClusterUnavailable`](crate::Error::ClusterUnavailable) where a plan would meet everything but a
+/// demanded cluster; [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) where only the device's units are in the
+/// way; [`Error::InsufficientSms`](crate::Error::InsufficientSms) where the requests exceed the device; the errors of
+/// `count_groups`.
 pub fn plans(
     facts: &DeviceFacts,
     requests: &[PartitionRequest],

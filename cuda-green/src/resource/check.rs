@@ -1,4 +1,4 @@
-//! Whether a split can be at all: everything that can be known before the driver is asked.
+//! The checks of a split that need no driver.
 
 use super::sm_split::{PerGroup, SmCount, SmSplit};
 use crate::{
@@ -7,21 +7,21 @@ use crate::{
     planner::{Group, without_runs},
 };
 
-/// What is split, as far as a split depends on it.
+/// The SMs to be split, as far as a split depends on them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input {
     pub(super) total: u32,
     pub(super) granularity: Granularity,
-    /// Whether there are thread-block clusters (compute capability 9.0), and so larger co-scheduling.
+    /// Whether the device has thread-block clusters (compute capability 9.0), and so larger co-scheduling.
     pub(super) has_clusters: bool,
 }
 
-/// The most SMs that can be co-scheduled (13.1 header).
+/// Returns the most SMs that can be co-scheduled together (13.1 header).
 fn most_coscheduled(input: &Input) -> u32 {
     if input.has_clusters { 32 } else { 2 }
 }
 
-/// Each group of the split, checked against what is split.
+/// Returns the groups of the split with all defaults filled in, checked against the SMs to be split.
 pub(super) fn check(input: &Input, split: &SmSplit) -> Result<Vec<Group>> {
     let SmSplit {
         counts,
@@ -65,7 +65,7 @@ pub(super) fn check(input: &Input, split: &SmSplit) -> Result<Vec<Group>> {
                         return invalid(
                             "sm_count",
                             "0".into(),
-                            "a group has at least one SM; `SmCount::All` finds out how many there are",
+                            "a group has at least one SM; `SmCount::All` asks for as many as there are",
                         );
                     }
                     SmCount::Exactly(count) => *count,
@@ -80,13 +80,13 @@ pub(super) fn check(input: &Input, split: &SmSplit) -> Result<Vec<Group>> {
         .iter()
         .try_for_each(|group| check_group(input, group, coscheduled.is_some()))?;
     let sizes: Vec<u32> = groups.iter().map(|group| group.sm_count).collect();
-    let asked = sizes
+    let requested = sizes
         .iter()
         .fold(0u32, |sum, size| sum.saturating_add(*size));
-    if asked > input.total {
+    if requested > input.total {
         return Err(Error::UnmetSplit {
             groups: sizes_in_words(&sizes),
-            asked,
+            asked: requested,
             available: input.total,
             total: input.total,
         });
@@ -122,7 +122,7 @@ fn check_group(input: &Input, group: &Group, demands_coscheduling: bool) -> Resu
         } else if value > most && input.has_clusters {
             "at most 32 SMs can be co-scheduled"
         } else if value > most {
-            "before compute capability 9.0, 2 SMs are co-scheduled and never more"
+            "before compute capability 9.0, no more than 2 SMs are co-scheduled"
         } else {
             continue;
         };
@@ -132,7 +132,7 @@ fn check_group(input: &Input, group: &Group, demands_coscheduling: bool) -> Resu
         return invalid(
             "preferred_coscheduled",
             format!("{preferred} beside {coscheduled} co-scheduled"),
-            "what is preferred is made of whole co-scheduled units, so it is a multiple of those",
+            "the preferred number is a multiple of `coscheduled`",
         );
     }
     if sm_count == 0 {
@@ -142,14 +142,14 @@ fn check_group(input: &Input, group: &Group, demands_coscheduling: bool) -> Resu
         return invalid(
             "sm_count",
             format!("{sm_count} with {coscheduled} co-scheduled"),
-            "a group has at least one co-scheduled unit, backfill or not; lower `coscheduled`",
+            "a group has at least one co-scheduled unit, even with backfill; lower `coscheduled`",
         );
     }
     if !backfill && sm_count % coscheduled != 0 {
         return invalid(
             "sm_count",
             format!("{sm_count} with {coscheduled} co-scheduled"),
-            "without backfill a group is a multiple of what is co-scheduled",
+            "without backfill the size is a multiple of `coscheduled`",
         );
     }
     let step = input.granularity.coscheduled.clamp(1, 2);

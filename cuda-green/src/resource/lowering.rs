@@ -19,12 +19,12 @@ pub(super) enum Lowered {
     Merged(CountedSplit, Vec<MergedGroups>),
 }
 
-/// What a split is lowered from: groups that were checked, and what driver and device can do.
+/// The input of a lowering: checked groups, and the capabilities of driver and device.
 pub(super) struct Lowering<'a> {
     pub(super) input: Input,
     pub(super) capabilities: &'a Capabilities,
     pub(super) groups: &'a [Group],
-    /// Whether their co-scheduling was asked for, rather than being the default.
+    /// Whether their co-scheduling was requested, rather than being the default.
     pub(super) demands_coscheduling: bool,
     pub(super) count_groups: &'a GroupCount<'a>,
     /// Whether a group of as many SMs as there are may find none, as in the driver's own dry run.
@@ -32,12 +32,16 @@ pub(super) struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
+    /// Lowers the groups.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] and [`Error::UnmetSplit`]; the errors of `count_groups`.
     pub(super) fn lower(&self) -> Result<Lowered> {
         if self.capabilities.structured_split {
             return Ok(Lowered::Groups(SplitCall::Structured(self.groups.to_vec())));
         }
         let Some(first) = self.groups.first() else {
-            return self.unmet(0); // no group: found before this
+            return self.unmet(0); // `check` refuses an empty split
         };
         let alike = |group: &Group| {
             (group.coscheduled, group.preferred_coscheduled)
@@ -70,8 +74,8 @@ impl Lowering<'_> {
                 .groups
                 .iter()
                 .all(|group| group.sm_count == first.sm_count);
-        // Groups of several units by count need not be co-scheduled throughout (measured on an H200: 3 of 4
-        // units of a group of 32), so what was demanded is made of units.
+        // A group of several units of a split by count need not be co-scheduled throughout (measured on an H200: 3 of 4
+        // units of a group of 32), so demanded co-scheduling is made of merged units.
         let whole_units = !self.demands_coscheduling || is_fine || first.sm_count == unit;
         if equal && whole_units && self.rounds_to_itself(first.sm_count, is_fine) {
             return self.equal(first.sm_count, flag);
@@ -96,7 +100,7 @@ impl Lowering<'_> {
         self.merged(unit, flag)
     }
 
-    /// The unit that groups are made of, and whether it ignores co-scheduling.
+    /// Returns the unit that groups are made of, and whether it ignores co-scheduling.
     fn unit(&self, group: &Group) -> Result<(u32, bool)> {
         let usual = self.input.granularity;
         let smallest = usual.min.max(usual.coscheduled);
@@ -107,7 +111,7 @@ impl Lowering<'_> {
         }
         if group.coscheduled != 2 {
             return self.unsupported(
-                "co-scheduling other than the device's own and than 2 SMs",
+                "co-scheduling other than the device's own or 2 SMs",
                 (13, 1),
             );
         }
@@ -117,7 +121,7 @@ impl Lowering<'_> {
         Ok((2, true))
     }
 
-    /// Whether a split by count leaves the size as it is.
+    /// Returns whether a split by count leaves the size as it is.
     fn rounds_to_itself(&self, size: u32, is_fine: bool) -> bool {
         let usual = self.input.granularity;
         let (min, step) = if is_fine {
@@ -129,6 +133,7 @@ impl Lowering<'_> {
         rounded.min(self.input.total) == size
     }
 
+    /// Lowers groups of one size.
     fn equal(&self, sm_count: u32, flag: SplitFlag) -> Result<Lowered> {
         let groups = self.groups.len() as u32;
         let possible = (self.count_groups)(sm_count, flag)?;
@@ -156,7 +161,7 @@ impl Lowering<'_> {
         self.equal(sm_count, flag)
     }
 
-    /// Lowers to groups of merged units, the remainder with one of them where that makes its size.
+    /// Lowers to groups of merged units; one of them has the remainder, too, where that makes its size.
     fn merged(&self, unit: u32, flag: SplitFlag) -> Result<Lowered> {
         if unit > self.input.total {
             return self.unmet(0);
@@ -181,7 +186,7 @@ impl Lowering<'_> {
                 let beside = group.sm_count.saturating_sub(remainder);
                 if remainder == 0 || beside == 0 || beside % unit != 0 {
                     return self.unsupported(
-                        "a group whose size is neither of whole units nor of those and all that is left over",
+                        "a group that is neither whole units nor whole units and the whole remainder",
                         (13, 1),
                     );
                 }
@@ -202,6 +207,7 @@ impl Lowering<'_> {
         Ok(Lowered::Merged(units, merged))
     }
 
+    /// Refuses the groups: this many SMs are available for such.
     fn unmet<T>(&self, available: u32) -> Result<T> {
         let sizes: Vec<u32> = self.groups.iter().map(|group| group.sm_count).collect();
         Err(Error::UnmetSplit {

@@ -7,14 +7,14 @@ use crate::{
     planner::SplitFlag,
 };
 
-/// The environment variable of MPS's clients that limits their SMs.
+/// The environment variable that limits the SMs of an MPS client.
 const PERCENTAGE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
 
 impl CudaDevice {
-    /// Refuses splits where MPS leaves the process a part of the SMs. The driver then refuses to split them into whole
-    /// units, and says that there are none where it is only asked. It makes groups without co-scheduling, but what
-    /// they leave it counts from the whole device, 130 SMs beside 2 of 98, so those are not used either (measured with
-    /// 75 and 50 % on an H200, driver 580).
+    /// Refuses splits where MPS leaves the process only a part of the SMs. The driver then refuses to split them into
+    /// whole units, and counts 0 units in a dry run. It does make groups without co-scheduling, but counts their
+    /// remainder from the whole device, 130 SMs beside 2 of 98, so these are not used either (measured with 75 and 50 %
+    /// on an H200, driver 580).
     ///
     /// # Errors
     /// [`Error::LimitedByMps`]; [`Error::Driver`].

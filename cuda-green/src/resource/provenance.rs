@@ -1,17 +1,17 @@
-//! Where SMs are from, and in what numbers they come: what a resource is to remember of itself.
+//! The provenance of SMs, which decides whether they can be split, and what they merge with.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Where the SMs are from.
+/// The provenance of an SM resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// Asked of a device, a context or a stream: may be split.
+pub(super) enum Provenance {
+    /// A query of a device, a context or a stream. It can be split.
     Query,
-    /// Parts of this split.
+    /// A split, of which the resource is one part or several.
     Split { id: SplitId, structured: bool },
 }
 
-/// A number that each split of the process has for itself.
+/// A number that is unique among the splits of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SplitId(u64);
 

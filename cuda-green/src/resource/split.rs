@@ -17,12 +17,12 @@ use crate::{
 impl SmResource {
     /// Splits it into groups and a remainder. See [`SmSplit`] for what each driver can do.
     ///
-    /// It must have been asked of a device, a context or a stream, or be the remainder of a split on 13.1 and
-    /// later: other parts of a split cannot be split again. A context's own resource can, and gives contexts
-    /// within that context, whose SMs are some of its own.
+    /// It must be a queried resource of a device, a context or a stream, or the remainder of a split on 13.1 and later:
+    /// other parts of a split cannot be split again. A split of a context's resource gives contexts within that context,
+    /// whose SMs are some of its SMs.
     ///
     /// # Errors
-    /// Before the driver splits anything: [`Error::InvalidArgument`] for groups that can never be,
+    /// Before the driver splits anything: [`Error::InvalidArgument`] for groups that no driver can make,
     /// [`Error::SplitAgain`], [`Error::UnmetSplit`] where there are too few SMs, [`Error::LimitedByMps`], and
     /// [`Error::Unsupported`] where the driver cannot do it. Then [`Error::SplitRefused`] where the driver refuses
     /// for the chip's topology, and [`Error::Driver`].

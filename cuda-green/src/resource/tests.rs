@@ -208,11 +208,11 @@ fn more_than_there_is_in_such_groups() {
     for (split, said) in [
         (
             SmSplit::equal(16, 8),
-            "132 SMs cannot be split into 16 × 8: only 120 can be in groups like these",
+            "the groups (16 × 8) need 128 SMs; 120 of 132 are available for groups of this kind",
         ),
         (
             SmSplit::groups([SmCount::Exactly(120), SmCount::All]),
-            "132 SMs cannot be split into 120 + all: only 120 can be in groups like these, so that one of these finds none",
+            "the groups (120 + all) need 120 SMs; 120 of 132 are available for groups of this kind, so one of them gets none",
         ),
     ] {
         assert_eq!(lower((13, 0), &split).unwrap_err().to_string(), said);
