@@ -209,7 +209,7 @@ impl SmResource {
             };
             if !matches!(other.provenance, Provenance::Split { id: its, .. } if its == id) {
                 return incompatible(
-                    "they are not parts of one split: the driver would count the SMs that both have twice",
+                    "they are not parts of one split call: the driver would count the SMs that both have twice",
                 );
             }
             if other
