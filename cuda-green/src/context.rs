@@ -28,7 +28,7 @@ impl GreenContext {
         config.check()?;
         device.raw_primary_context()?;
         let facts = device.facts();
-        let coscheduled = facts.capabilities.granularity.multiple;
+        let coscheduled = facts.capabilities.granularity.coscheduled;
         let shape = Shape {
             requested_sms: config.sm_count,
             sm_count: facts.sm_count,

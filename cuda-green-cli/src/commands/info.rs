@@ -51,8 +51,8 @@ fn found(device: &CudaDevice) -> anyhow::Result<Value> {
         "total_memory_bytes": device.total_memory(),
         "free_memory_bytes": device.free_memory()?,
         "min_partition_sms": smallest(device),
-        "coscheduled_sms": granularity.multiple,
-        "granularity_from_driver": granularity.source == GranularitySource::Driver,
+        "coscheduled_sms": granularity.coscheduled,
+        "granularity_from_driver": device.capabilities().granularity_source == GranularitySource::Driver,
         "features": features::json(device),
     }))
 }
@@ -101,14 +101,14 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
             printable_line(&visible)
         ));
     }
-    let source = match granularity.source {
+    let source = match device.capabilities().granularity_source {
         GranularitySource::Driver => "reported by the driver",
         GranularitySource::ComputeCapability => "from NVIDIA's guide",
     };
     page.line(format!(
         "partitions: at least {} SMs, {} co-scheduled ({source})",
         smallest(device),
-        granularity.multiple
+        granularity.coscheduled
     ));
     features::print(device, &mut page);
     page.gap();

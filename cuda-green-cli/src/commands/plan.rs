@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use cuda_green::{
     CudaDevice, SmPartitionManager,
-    planner::{Plan, SplitCall},
+    planner::{Plan, SplitCall, SplitFlag},
 };
 use serde_json::{Value, json};
 
@@ -88,12 +88,15 @@ fn call(call: &SplitCall) -> String {
         }
         SplitCall::ByCount {
             groups,
-            min_count,
-            fine,
+            sm_count,
+            flag,
         } => {
-            let flag = if *fine { ", co-scheduling ignored" } else { "" };
+            let flag = match flag {
+                SplitFlag::IgnoreCoscheduling => ", co-scheduling ignored",
+                _ => "",
+            };
             let groups = counted(*groups as usize, "group");
-            format!("cuDevSmResourceSplitByCount into {groups} of {min_count} SMs{flag}")
+            format!("cuDevSmResourceSplitByCount into {groups} of {sm_count} SMs{flag}")
         }
         other => format!("{other:?}"),
     }

@@ -97,9 +97,9 @@ fn errors_are_json_where_json_was_asked_for() {
             1,
             "there is no device 3",
         ),
-        (&["plan", "64", "70"], sim, 1, "takes at least 134 SMs"),
+        (&["plan", "64", "70"], sim, 1, "needs at least 134 SMs"),
         (&["plan"], old, 1, "Tesla T4 cannot be partitioned"),
-        (&["map", "5000"], sim, 1, "`5000` takes at least 5000 SMs"),
+        (&["map", "5000"], sim, 1, "`5000` needs at least 5000 SMs"),
         (
             &["map", "--svg", "/nowhere/x.svg"],
             sim,

@@ -59,7 +59,7 @@ impl GreenContext {
         };
         config.check()?;
         device.raw_primary_context()?; // as in `create`
-        let descriptor = resource::describe_with(
+        let descriptor = resource::describe(
             device.driver(),
             slice::from_ref(&sms),
             workqueue.map(WorkqueueResource::raw),

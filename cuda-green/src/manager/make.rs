@@ -10,8 +10,8 @@ use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
     partition::GreenContextConfig,
-    planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
-    resource::{self, SmResource, Split, is_topology_refusal},
+    planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitFlag, SplitStrategy},
+    resource::{SmResource, is_topology_refusal},
 };
 
 impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
@@ -70,7 +70,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     ) -> Result<(Plan, T)> {
         let mut refused = Vec::new();
         let mut refusal = None;
-        let count = self.count_groups(all);
+        let count = |sm_count, flag| all.count_groups(sm_count, flag);
         for plan in planner::plans(&self.facts, requests, &count)? {
             match attempt(&plan) {
                 Ok(done) => return Ok((Plan { refused, ..plan }, done)),
@@ -110,21 +110,19 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         let mut layout = match (&plan.call, plan.strategy) {
             (
                 SplitCall::ByCount {
-                    groups, min_count, ..
+                    groups, sm_count, ..
                 },
                 SplitStrategy::EqualGroups | SplitStrategy::Nested,
             ) => {
                 let units = self.whole_units(all)?;
                 let mut layout = Layout::whole(claim, self.facts, all.clone(), units);
-                layout.divide(&self.device, 0, *groups, *min_count)?;
+                layout.divide(&self.device, 0, *groups, *sm_count)?;
                 for sm_count in &plan.nested {
                     layout.divide_remainder(&self.device, *sm_count)?;
                 }
                 layout
             }
-            (call, strategy) => {
-                Layout::of(claim, self.facts, strategy, call, self.split(call, all)?)
-            }
+            (call, strategy) => Layout::of(claim, self.facts, strategy, call, all.execute(call)?),
         };
         let mut entries = Vec::with_capacity(contexts.len());
         for ((id, config), planned) in contexts.iter().zip(&plan.partitions) {
@@ -143,27 +141,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         Ok((layout, entries))
     }
 
-    pub(super) fn count_groups<'a>(
-        &'a self,
-        all: &'a SmResource,
-    ) -> impl Fn(u32, bool) -> Result<u32> + 'a {
-        |min, fine| resource::count_groups(self.device.driver(), all, min, fine)
-    }
-
     pub(super) fn whole_units(&self, all: &SmResource) -> Result<u32> {
-        self.count_groups(all)(self.facts.coscheduled(), false)
-    }
-
-    pub(super) fn split(&self, call: &SplitCall, all: &SmResource) -> Result<Split> {
-        let driver = self.device.driver();
-        match call {
-            SplitCall::Structured(groups) => resource::split_structured(driver, all, groups),
-            SplitCall::ByCount {
-                groups,
-                min_count,
-                fine,
-            } => resource::split_by_count(driver, all, *groups, *min_count, *fine),
-        }
+        all.count_groups(self.facts.coscheduled(), SplitFlag::None)
     }
 
     /// What was asked, in words and in SMs, beside what there is.

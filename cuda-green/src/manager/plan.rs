@@ -5,8 +5,7 @@ use std::fmt::Debug;
 use super::{PartitionMode, SmPartitionManager};
 use crate::{
     error::{Error, Result},
-    planner::{PartitionRequest, Plan, SplitCall},
-    resource,
+    planner::{PartitionRequest, Plan},
 };
 
 impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
@@ -39,12 +38,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         }
         self.device.check_mps_allows_splits()?;
         let all = self.device.sm_resource()?;
-        let driver = self.device.driver();
-        let dry_run = |plan: &Plan| match &plan.call {
-            SplitCall::Structured(groups) => resource::try_structured(driver, &all, groups),
-            SplitCall::ByCount { .. } => Ok(()), // counted by the planner
-        };
-        let (plan, ()) = self.first_plan(requests, &all, dry_run)?;
+        let dry_run = |plan: &Plan| all.announced_sizes(&plan.call);
+        let (plan, _) = self.first_plan(requests, &all, dry_run)?;
         Ok(plan)
     }
 }

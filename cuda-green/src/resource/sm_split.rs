@@ -1,18 +1,18 @@
-//! What to split SMs into: a plain value. No driver is asked before it is used.
+//! Descriptions of splits: plain values. No driver is asked before they are used.
 
-/// How a resource is to be split: groups in order, and what each of them is to be like.
+/// A description of a split: groups in order, with the size and the co-scheduling of each.
 ///
-/// The same value works on every driver. Where a driver cannot do it natively, it is composed of what that
-/// driver has; where even that cannot be, the error names the version that can:
+/// The same value works on every driver. If a driver cannot do it natively, it is composed of what that driver has; if
+/// that is impossible, too, the error names the version that can do it:
 ///
 /// | driver | groups |
 /// |---|---|
-/// | 13.1 and later | all of it, by one structured split (`cuDevSmResourceSplit`); proven against the real header and the simulated driver |
-/// | 12.5 to 13.0 | equal ones by one split by count; unequal ones, and as many SMs as there are, of merged units of one split by count; filled up (`backfill`) with the whole remainder or not at all; co-scheduling of the device's own or of 2 |
-/// | 12.4 | equal ones, co-scheduled as the device does it; one group of as many SMs as there are |
+/// | 13.1 and later | everything, by one structured split (`cuDevSmResourceSplit`); proven against the real header and the simulated driver |
+/// | 12.5 to 13.0 | equal groups by one split by count; unequal groups, and one of as many SMs as there are, by merging units of one split by count; `backfill` with the whole remainder or not at all; co-scheduling as the device does it, or of 2 SMs |
+/// | 12.4 | equal groups, co-scheduled as the device does it; one group of as many SMs as there are |
 ///
-/// A size is what a group has, never less and never more; it is not rounded. What is not given to a group is
-/// in [`SmParts::remainder`](crate::SmParts::remainder).
+/// A group has exactly the size that is asked for; sizes are not rounded. SMs that no group has are in
+/// [`SmParts::remainder`](crate::SmParts::remainder).
 ///
 /// ```
 /// use cuda_green::{SmCount, SmSplit};
@@ -33,13 +33,13 @@ pub struct SmSplit {
     pub(super) backfill: PerGroup<bool>,
 }
 
-/// How many SMs a group is to have.
+/// The number of SMs of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SmCount {
-    /// This many.
+    /// This many SMs.
     Exactly(u32),
-    /// As many as there are once the groups before it have theirs: discovery. Without backfill these are
-    /// whole co-scheduled units, so that there may be a remainder.
+    /// All SMs that the groups before it leave (discovery). Without backfill these are whole co-scheduled units, so there
+    /// may be a remainder.
     All,
 }
 
@@ -52,9 +52,9 @@ impl From<u32> for SmCount {
 /// One value for all groups, or one for each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PerGroup<T> {
-    /// The same for all.
+    /// The same value for all groups.
     Same(T),
-    /// One for each, in the order of the groups.
+    /// One value for each group, in order.
     Each(Vec<T>),
 }
 
@@ -77,7 +77,7 @@ impl<T> From<Vec<T>> for PerGroup<T> {
 }
 
 impl<T: Copy> PerGroup<T> {
-    /// The value for a group, if there is one.
+    /// Returns the value for a group, if there is one.
     pub(super) fn get(&self, index: usize) -> Option<T> {
         match self {
             Self::Same(value) => Some(*value),
@@ -85,7 +85,7 @@ impl<T: Copy> PerGroup<T> {
         }
     }
 
-    /// How many values there are, if not one for all.
+    /// Returns how many values there are, unless there is one for all groups.
     pub(super) fn len(&self) -> Option<usize> {
         match self {
             Self::Same(_) => None,
@@ -95,7 +95,7 @@ impl<T: Copy> PerGroup<T> {
 }
 
 impl SmSplit {
-    /// Groups of these sizes, in this order.
+    /// Describes groups of these sizes, in this order.
     pub fn groups<T: Into<SmCount>>(counts: impl IntoIterator<Item = T>) -> Self {
         Self {
             counts: counts.into_iter().map(Into::into).collect(),
@@ -105,20 +105,20 @@ impl SmSplit {
         }
     }
 
-    /// So many groups of the same size.
+    /// Describes this many groups of one size.
     pub fn equal(groups: usize, count: u32) -> Self {
-        /// More than any device has SMs, so that these are refused as well as more would be.
+        /// More groups than any device has SMs; they are refused just as any larger number would be.
         const MOST: usize = 1 << 12;
         Self::groups(std::iter::repeat_n(count, groups.min(MOST)))
     }
 
-    /// One group of as many SMs as there are.
+    /// Describes one group of as many SMs as there are.
     pub fn all() -> Self {
         Self::groups([SmCount::All])
     }
 
-    /// So many SMs are to be co-scheduled together in each group, which is what thread-block clusters of that
-    /// size need: 2 to 32 on compute capability 9.0 and later, 2 before. By default the device's own
+    /// Demands that this many SMs are co-scheduled together in each group, as thread-block clusters of that size need: 2
+    /// to 32 on compute capability 9.0 and later, 2 before. The default is the device's own number
     /// ([`SmResource::coscheduled_alignment`](crate::SmResource::coscheduled_alignment)).
     #[must_use]
     pub fn coscheduled(mut self, count: impl Into<PerGroup<u32>>) -> Self {
@@ -126,16 +126,16 @@ impl SmSplit {
         self
     }
 
-    /// Where possible, so many SMs are to be co-scheduled together: for clusters that are larger where they
-    /// can be. A wish that may stay unmet; a driver that cannot even try refuses it.
+    /// Prefers that this many SMs are co-scheduled together where possible, for larger clusters. The split may not meet
+    /// it; a driver that cannot try refuses it.
     #[must_use]
     pub fn preferred_coscheduled(mut self, count: impl Into<PerGroup<u32>>) -> Self {
         self.preferred_coscheduled = Some(count.into());
         self
     }
 
-    /// Whether a group may be filled up with SMs that are not co-scheduled, so that its size need not be a
-    /// multiple of what is. At least one co-scheduled unit it has all the same.
+    /// Allows a group to be filled up with SMs that are not co-scheduled, so that its size need not be a multiple of the
+    /// co-scheduled number. Even then it has at least one co-scheduled unit.
     #[must_use]
     pub fn backfill(mut self, backfill: impl Into<PerGroup<bool>>) -> Self {
         self.backfill = backfill.into();

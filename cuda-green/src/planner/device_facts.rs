@@ -1,9 +1,9 @@
-//! What the planner must know of a device, and what follows from it.
+//! The facts about a device that plans depend on, and conclusions from them.
 
-use super::{PartitionRequest, SmRequest};
+use super::{PartitionRequest, SmRequest, SplitFlag};
 use crate::capabilities::Capabilities;
 
-/// What the planner must know of a device.
+/// The facts about a device that plans depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct DeviceFacts {
@@ -11,19 +11,19 @@ pub struct DeviceFacts {
     pub sm_count: u32,
     /// Its compute capability: clusters exist from 9.0 on.
     pub compute_capability: (u32, u32),
-    /// What driver and device can do.
+    /// Capabilities of the driver and the device.
     pub capabilities: Capabilities,
 }
 
-/// Units that ignore co-scheduling have this many SMs (measured on an H200: 66 × 2; 12.5 and later). What a
-/// remainder keeps together for sure is no more.
+/// SMs of a unit that ignores co-scheduling (measured on an H200: 66 × 2; 12.5 and later). In a remainder, no more SMs
+/// than this are sure to be co-scheduled together.
 pub(super) const FINE_UNIT: u32 = 2;
 
-/// Clusters of up to 8 blocks run on every device that has clusters; larger ones a kernel must ask for.
+/// Blocks of the largest cluster that runs on every device with clusters; a kernel must opt in to larger ones.
 pub(super) const PORTABLE_CLUSTER: u32 = 8;
 
 impl DeviceFacts {
-    /// The facts of a device of so many SMs and this compute capability, with what it and its driver can do.
+    /// Returns the facts of a device with this many SMs.
     pub fn new(sm_count: u32, compute_capability: (u32, u32), capabilities: Capabilities) -> Self {
         Self {
             sm_count,
@@ -32,7 +32,8 @@ impl DeviceFacts {
         }
     }
 
-    /// The requests of `n` equal partitions: the device's share rounded down to 2, the last takes the rest.
+    /// Returns the requests of `n` equal partitions: each targets an `n`th of the device, rounded down to 2 SMs, and the
+    /// last takes the rest.
     pub fn equal_targets(&self, n: u32) -> Vec<PartitionRequest> {
         let target = ((self.sm_count / n.max(1)) & !1).max(1);
         (1..=n)
@@ -46,36 +47,36 @@ impl DeviceFacts {
             .collect()
     }
 
-    /// The unit of which partitions are merged, and whether it ignores co-scheduling.
+    /// Returns the unit of which partitions are merged, and the flag of the split into such units.
     ///
-    /// Where there are clusters, the unit is the device's own, so that they keep working. Before 9.0
-    /// there are none, so ignoring co-scheduling costs nothing and gives exact sizes.
-    pub(crate) fn unit(&self) -> (u32, bool) {
+    /// On devices with clusters, the unit is the device's own, so that clusters keep working. Before compute capability
+    /// 9.0 there are no clusters, so ignoring co-scheduling costs nothing and gives exact sizes.
+    pub(crate) fn unit(&self) -> (u32, SplitFlag) {
         let granularity = self.capabilities.granularity;
         if self.has_clusters() || granularity.min <= FINE_UNIT {
-            (granularity.min.max(1), false)
+            (granularity.min.max(1), SplitFlag::None)
         } else {
-            (FINE_UNIT, true)
+            (FINE_UNIT, SplitFlag::IgnoreCoscheduling)
         }
     }
 
-    /// SMs that are co-scheduled together in a whole unit.
+    /// Returns how many SMs are co-scheduled together in a whole unit.
     pub(crate) fn coscheduled(&self) -> u32 {
-        self.capabilities.granularity.multiple.max(1)
+        self.capabilities.granularity.coscheduled.max(1)
     }
 
-    /// SMs that are surely co-scheduled together in a group of a split by count: each has at least one whole unit
-    /// (measured on an H200, driver 580), and groups of 2 are pairs.
+    /// Returns how many SMs are surely co-scheduled together in a group of a split by count. Each group has at least one
+    /// whole unit (measured on an H200, driver 580); groups of 2 are pairs.
     pub(crate) fn coscheduled_by_count(&self, size: u32) -> u32 {
         self.coscheduled().min(size)
     }
 
-    /// SMs that are surely co-scheduled together in what a split leaves over.
+    /// Returns how many SMs are surely co-scheduled together in the remainder of a split.
     pub(crate) fn coscheduled_left_over(&self) -> u32 {
         FINE_UNIT.min(self.coscheduled())
     }
 
-    /// The largest cluster that is sure to run on SMs co-scheduled in groups of this size.
+    /// Returns the largest cluster that is sure to run where this many SMs are co-scheduled together.
     pub(crate) fn max_cluster(&self, coscheduled: u32) -> u32 {
         if self.has_clusters() {
             coscheduled.clamp(1, PORTABLE_CLUSTER)
@@ -84,16 +85,17 @@ impl DeviceFacts {
         }
     }
 
+    /// Returns whether the device has thread-block clusters.
     pub(crate) fn has_clusters(&self) -> bool {
         self.compute_capability.0 >= 9
     }
 
-    /// Whether a part of so many SMs can be a partition by itself. Where SMs come in pairs, no single one can.
+    /// Returns whether this many SMs can be a partition. Where SMs come in pairs, a single one cannot.
     pub(crate) fn is_of_use(&self, sm_count: u32) -> bool {
         sm_count >= self.coscheduled_left_over()
     }
 
-    /// Why so many SMs can be given to nobody; none where there are none.
+    /// Returns why stranded SMs cannot be in any partition; `None` if there are no stranded SMs.
     pub(crate) fn stranded_reason(&self, stranded: u32) -> Option<String> {
         (stranded > 0).then(|| {
             format!(
@@ -103,8 +105,8 @@ impl DeviceFacts {
         })
     }
 
-    /// Whether units of a split and what it left over can be one context. From 13.1 on the header asks for
-    /// equal co-scheduling in all that is merged, which what is left over does not have.
+    /// Returns whether the remainder of a split merges with its units. From 13.1 on it does not: the header requires equal
+    /// co-scheduling in all parts that are merged, and the remainder has its own.
     pub(crate) fn remainder_joins(&self) -> bool {
         self.capabilities.merge && !self.capabilities.structured_split
     }
