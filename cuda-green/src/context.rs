@@ -13,7 +13,7 @@ use crate::{
     device::{ContextPriority, CudaDevice, Lease},
     error::Result,
     guard::ContextGuard,
-    partition::{GreenContext, GreenContextConfig, Shape, Workqueues, balanced},
+    partition::{ContextSms, GreenContext, GreenContextConfig, Workqueues, balanced},
     resource::SmResource,
     stream::{Stream, StreamOptions},
 };
@@ -29,7 +29,7 @@ impl GreenContext {
         device.raw_primary_context()?;
         let facts = device.facts();
         let coscheduled = facts.capabilities.granularity.multiple;
-        let shape = Shape {
+        let sms = ContextSms {
             requested_sms: config.sm_count,
             sm_count: facts.sm_count,
             coscheduled,
@@ -38,7 +38,7 @@ impl GreenContext {
         Ok(Self::from_parts(
             device,
             config,
-            shape,
+            sms,
             None,
             Workqueues::shared("it is the context of the whole device"),
             ContextMemory::slot(),
@@ -50,7 +50,7 @@ impl GreenContext {
     pub(crate) fn create(
         device: &CudaDevice,
         config: GreenContextConfig,
-        shape: Shape,
+        sms: ContextSms,
         resources: &[SmResource],
         leases: Vec<Arc<Lease>>,
         in_place_of: Option<&Self>,
@@ -64,7 +64,7 @@ impl GreenContext {
         Ok(Self::from_parts(
             device,
             config,
-            shape,
+            sms,
             Some(partition),
             workqueues,
             memory,

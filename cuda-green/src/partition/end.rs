@@ -32,7 +32,7 @@ impl ContextInner {
             partition.destroy(&self.driver)?;
             emit(|| PartitionEvent::ContextDestroyed {
                 device: self.device.ordinal(),
-                sms: self.shape.sm_count,
+                sms: self.sms.sm_count,
                 green_contexts,
             });
             Ok(())
@@ -45,7 +45,7 @@ impl ContextInner {
         if let Some(partition) = self.partition.take() {
             emit(|| PartitionEvent::ContextKept {
                 device: self.device.ordinal(),
-                sms: self.shape.sm_count,
+                sms: self.sms.sm_count,
                 reason,
             });
             partition.leak();
