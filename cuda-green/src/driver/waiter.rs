@@ -15,8 +15,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_micros(10), Duration::from_
 const PAUSE_DIVISOR: u32 = 16;
 
 /// Work whose end the waiter waits for. If it is dropped before its end, because the thread could not start or
-/// panicked,
-/// its destructor reports that.
+/// panicked, its destructor reports that.
 pub(crate) trait Pending: Send {
     /// Prepares the waiter's thread for [`is_over`](Self::is_over). Returns whether to pause between polls.
     fn prepare(&self) -> bool;
@@ -36,8 +35,7 @@ impl Default for Waiter {
 
 impl Waiter {
     /// Has the thread wait for something. Entries of one stream, named by its number, end in the order in which they
-    /// are
-    /// given.
+    /// are given.
     pub(crate) fn wait_for(&self, stream: Option<u64>, pending: Box<dyn Pending>) -> Result<()> {
         self.0.send(WaiterEntry { stream, pending }, || {
             let inbox = Arc::clone(&self.0);
