@@ -1,43 +1,25 @@
-//! Streams for synchronous copies, each used by one copy at a time.
+//! Synchronous copies, each in a stream that no other copy uses meanwhile.
 
-use std::{
-    ffi::c_void,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{ffi::c_void, time::Duration};
 
 use cuda_green_sys::{CUpointer_attribute, CUresult, CUstream, CUstream_flags};
 
-use super::CudaDevice;
-use crate::{
-    driver::{Driver, log_failure},
-    error::{Error, Result, not_ready_is_false},
-};
+use super::{copy_streams::CopyStream, cuda_device::CudaDevice};
+use crate::error::{Error, Result, not_ready_is_false};
 
 /// Number of failed waits and queries after which a copy counts as unfinished.
 const TRIES: u32 = 3;
 /// Pause between a failed wait and the next attempt.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// The idle copy streams. Busy and idle, there are as many as copies ever ran at once.
-#[derive(Default)]
-pub(super) struct CopyStreams(Mutex<Vec<CopyStream>>);
-
-#[derive(Clone, Copy)]
-struct CopyStream(CUstream);
-
-// SAFETY: the handle is an opaque token that the driver accepts from every thread.
-unsafe impl Send for CopyStream {}
-
 impl CudaDevice {
     /// Lets `work` put a copy into a stream, and waits for the copy, also during captures. `host` is the host memory
-    /// that
-    /// the copy reads or writes, if any. If the wait fails, `unfinished` gets the stream, to record the copy's end.
+    /// that the copy reads or writes, if any. If the wait fails, `unfinished` gets the stream, to record the copy's
+    /// end.
     ///
-    /// Pageable memory is no longer used when the driver's call returns, because the driver stages it. Pinned memory is
-    /// still used then, so the wait for such a copy goes on until it has ended or the device is lost, whatever the
-    /// driver
-    /// refuses meanwhile.
+    /// Pageable memory is no longer used when the driver's call returns, because the driver stages it. Pinned memory
+    /// is still used then, so the wait for such a copy goes on until it has ended or the device is lost, whatever the
+    /// driver refuses meanwhile.
     ///
     /// The stream is non-blocking and in the primary context. The default stream would not do: on an H200, a
     /// synchronous copy of pageable memory returns before its end, and non-blocking streams, which all streams of this
@@ -147,25 +129,5 @@ fn is_lost(error: &Error) -> bool {
                 | CUresult::CUDA_ERROR_INVALID_HANDLE
         ),
         _ => false,
-    }
-}
-
-impl CopyStreams {
-    fn pop(&self) -> Option<CopyStream> {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.pop()
-    }
-
-    fn push(&self, stream: CopyStream) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(stream);
-    }
-
-    /// Destroys the streams, at the device's end.
-    pub(super) fn destroy(&self, driver: &Driver) {
-        while let Some(CopyStream(stream)) = self.pop() {
-            // SAFETY: the stream is live and idle, and this is its end.
-            log_failure(unsafe { driver.cuStreamDestroy_v2(stream) });
-        }
     }
 }

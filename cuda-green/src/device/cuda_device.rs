@@ -1,26 +1,14 @@
-//! One GPU: its properties, and its primary context, in which everything else is made.
-
-mod claim;
-mod copy_streams;
-mod ends;
-mod facts;
-mod load;
-mod primary;
-mod priority;
-mod raw_module;
+//! The handle of a device: its properties and its state, and their end.
 
 use std::{ffi::c_int, fmt, sync::Arc};
 
-use cuda_green_sys::{CUdevice, CUdevice_attribute};
+use cuda_green_sys::{CUcontext, CUdevice, CUdevice_attribute};
 
-pub(crate) use claim::{Claim, Lease};
-use copy_streams::CopyStreams;
-pub(crate) use ends::retry_ends;
-use facts::{attribute, granularity, name};
-use primary::Primary;
-pub use priority::ContextPriority;
-pub(crate) use raw_module::RawModule;
-
+use super::{
+    copy_streams::CopyStreams,
+    facts::{attribute, granularity, name},
+    raw_module::RawModule,
+};
 use crate::{
     capabilities::{Capabilities, Granularity},
     driver::{Driver, log_failure},
@@ -50,10 +38,10 @@ pub struct CudaDeviceProperties {
 /// released when the last handle is dropped.
 #[derive(Clone)]
 pub struct CudaDevice {
-    inner: Arc<DeviceInner>,
+    pub(super) inner: Arc<DeviceInner>,
 }
 
-struct DeviceInner {
+pub(super) struct DeviceInner {
     driver: Driver,
     ordinal: u32,
     handle: CUdevice,
@@ -63,10 +51,22 @@ struct DeviceInner {
     under_mps: bool,
     /// The reason why this device has no green contexts, if it has none.
     no_green_contexts: Option<String>,
-    primary: Once<Primary>,
+    pub(super) primary: Once<Primary>,
     kernels: Once<RawModule>,
-    copy_streams: CopyStreams,
+    pub(super) copy_streams: CopyStreams,
 }
+
+/// The retained primary context.
+pub(super) struct Primary {
+    pub(super) context: CUcontext,
+    /// Least and greatest stream priority; lower numbers have precedence.
+    pub(super) priorities: (c_int, c_int),
+}
+
+// SAFETY: the context handle is an opaque token that the driver accepts from every thread.
+unsafe impl Send for Primary {}
+// SAFETY: as above; nothing is changed through a shared reference.
+unsafe impl Sync for Primary {}
 
 impl CudaDevice {
     /// Returns the device with this ordinal on the process's driver ([`Driver::load`]).
