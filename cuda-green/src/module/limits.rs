@@ -1,45 +1,19 @@
-//! Function attributes that some launches need raised: dynamic shared memory, and clusters of more than 8 blocks.
+//! Raising of a function's limits for launches that need it: dynamic shared memory, and clusters of more than 8 blocks.
 //!
 //! The driver keeps them per function, so they are only ever raised: a launch must not lower a limit that another
 //! launch needs.
 
-use std::{
-    collections::HashMap,
-    ffi::c_int,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{ffi::c_int, sync::PoisonError};
 
-use cuda_green_sys::{CUfunction, CUfunction_attribute};
+use cuda_green_sys::CUfunction_attribute;
 
-use super::Kernel;
+use super::loaded::Kernel;
 use crate::{error::Result, launch::LaunchConfig};
 
 /// Dynamic shared memory, in bytes, that every function may be launched with (NVIDIA's programming guide).
 const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 /// Largest cluster, in blocks, that every function may be launched with (NVIDIA's programming guide).
 const PORTABLE_CLUSTER: u32 = 8;
-
-/// The known values of a function's attributes.
-#[derive(Default)]
-pub(super) struct FunctionAttributes(Mutex<RaisedLimits>);
-
-#[derive(Default)]
-struct RaisedLimits {
-    shared_bytes: u32,
-    large_clusters: bool,
-}
-
-/// The attributes of each function of a module that was looked up. The driver has one handle for each name.
-#[derive(Default)]
-pub(super) struct AttributesByFunction(Mutex<HashMap<usize, Arc<FunctionAttributes>>>);
-
-impl AttributesByFunction {
-    /// Returns the attributes of a function, shared by all its kernels.
-    pub(super) fn get(&self, function: CUfunction) -> Arc<FunctionAttributes> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(function as usize).or_default())
-    }
-}
 
 impl Kernel {
     /// Raises the limits that a launch of this configuration needs. Most launches need none raised.

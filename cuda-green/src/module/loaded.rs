@@ -1,13 +1,10 @@
-//! Modules of loaded code, and their kernels.
-
-mod attributes;
+//! A module and its kernels: loading, finding kernels, unloading.
 
 use std::{fmt, sync::Arc};
 
 use cuda_green_sys::{CUfunction, CUresult};
 
-use attributes::{AttributesByFunction, FunctionAttributes};
-
+use super::attributes::{AttributesByFunction, FunctionAttributes};
 use crate::{
     device::{CudaDevice, RawModule},
     error::{Error, Result},
@@ -143,10 +140,10 @@ impl Drop for ModuleInner {
 /// A kernel of a [`Module`], which it keeps loaded.
 #[derive(Clone)]
 pub struct Kernel {
-    module: Module,
-    raw: CUfunction,
+    pub(super) module: Module,
+    pub(super) raw: CUfunction,
     name: Arc<str>,
-    attributes: Arc<FunctionAttributes>,
+    pub(super) attributes: Arc<FunctionAttributes>,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
