@@ -1,18 +1,14 @@
-//! Guards that make a context current to the calling thread and restore the previous one on every path.
+//! The guard that makes a context current, and the ends of guards that are dropped out of order.
 //!
 //! Each guard pushes its context onto the driver's context stack of this thread and pops it when dropped.
 //! A guard that is dropped out of order takes effect once the guards above it are gone, so the stack never has a gap.
 //! Foreign code that left another context current is detected by the context that the pop returns.
 
-mod base;
-mod entered;
-
 use std::{cell::RefCell, marker::PhantomData, ops::Deref, sync::Arc};
 
 use cuda_green_sys::CUcontext;
 
-pub(crate) use base::{set_current, unset_current};
-use entered::{DEPTH, EndFailure, Entered, Held, PENDING_COUNT};
+use super::entered::{DEPTH, EndFailure, Entered, Held, PENDING_COUNT};
 
 use crate::{
     error::{Error, Result},

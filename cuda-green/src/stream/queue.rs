@@ -1,8 +1,4 @@
-//! Streams: queues of work in a context.
-
-mod launch;
-mod limits;
-mod options;
+//! A stream: creation, order by events, waiting, and its end.
 
 use std::{
     ffi::c_int,
@@ -12,8 +8,7 @@ use std::{
 
 use cuda_green_sys::{CUdevResourceType, CUstream, CUstream_flags, CUstreamCaptureStatus};
 
-pub use options::{StreamOptions, StreamPriority};
-
+use super::options::StreamOptions;
 use crate::{
     device::CudaDevice,
     driver::{Driver, ResourceOwner, log_failure, query_resource},
@@ -85,8 +80,7 @@ impl Stream {
     }
 
     /// Returns the SMs that the stream's work runs on, as the driver describes them. From CUDA 13.1 on the stream
-    /// itself
-    /// is queried (tested against the real header and the simulated driver), before that its context.
+    /// itself is queried (tested against the real header and the simulated driver), before that its context.
     ///
     /// # Errors
     /// As [`GreenContext::sm_resource`].
@@ -116,8 +110,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`Error::Driver`]; [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for an event of another device or
-    /// driver.
-    /// An event can be recorded on its device only; streams of other devices may wait for it.
+    /// driver. An event can be recorded on its device only; streams of other devices may wait for it.
     #[doc(alias = "cuEventRecord")]
     pub fn record(&self, event: &Event) -> Result<()> {
         self.device().check_own("the event", event.device())?;
@@ -160,9 +153,8 @@ impl Stream {
         not_ready_is_false(unsafe { self.driver().cuStreamQuery(self.raw) })
     }
 
-    /// Returns the raw stream, for [other libraries](crate::guide::foreign_libraries). It belongs to this object, must
-    /// not
-    /// be destroyed, and must not be used after this object is dropped.
+    /// Returns the raw stream, for [other libraries](crate::guide::foreign_libraries). It belongs to this object,
+    /// must not be destroyed, and must not be used after this object is dropped.
     pub fn raw(&self) -> CUstream {
         self.raw
     }
@@ -200,7 +192,7 @@ impl Stream {
         Ok(())
     }
 
-    fn driver(&self) -> &Driver {
+    pub(super) fn driver(&self) -> &Driver {
         self.context.device().driver()
     }
 }
