@@ -1,97 +1,20 @@
-//! Graphs: work that is captured once from a stream and launched as a whole, many times.
-//!
-//! A kernel in a graph runs on the SMs of the stream that it was captured in, in whatever stream the graph is
-//! launched (measured on an H200, driver 580, CUDA 13.0). So a graph has to be captured once for each partition,
-//! which [`PartitionGraph`](crate::PartitionGraph) does automatically.
-
-mod capture;
+//! A graph that can be launched: its launches, and its end after the last of them.
 
 use std::{
-    any::Any,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use cuda_green_sys::{CUgraph, CUgraphExec};
 
-pub use capture::{Capture, CaptureMode};
-
+use super::resources::GraphResources;
 use crate::{
     device::{CudaDevice, retry_ends},
-    driver::{Driver, log_failure},
+    driver::Driver,
     error::{Error, Result},
     event::Event,
-    partition::GreenContext,
     stream::Stream,
 };
-
-/// Everything that a graph keeps alive while it can be launched.
-pub(crate) struct GraphResources {
-    /// The contexts of all streams that were part of the capture.
-    contexts: Vec<GreenContext>,
-    /// The captured kernels, and the values that the client gave to [`Capture::keep`].
-    values: Vec<Box<dyn Any + Send + Sync>>,
-}
-
-/// Captured work, from [`Stream::capture`]. To run it, [`instantiate`](Self::instantiate) it.
-///
-/// It keeps alive the contexts of its streams, the kernels of [`Capture::launch`], and the values given to
-/// [`Capture::keep`]. It does not know of other memory or of other libraries' kernels.
-pub struct Graph {
-    device: CudaDevice,
-    raw: CUgraph,
-    resources: Arc<GraphResources>,
-}
-
-// SAFETY: the handle is an opaque token that the driver accepts from every thread, one at a time: there is
-// no `Sync`.
-unsafe impl Send for Graph {}
-
-impl Graph {
-    /// Makes the graph ready to be launched. This takes tens of microseconds or more, depending on the number of its
-    /// nodes, and may be done several times: the instantiations are independent of each other and of the graph. It does
-    /// not affect captures in other streams.
-    ///
-    /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver).
-    #[doc(alias = "cuGraphInstantiateWithFlags")]
-    pub fn instantiate(&self) -> Result<GraphExec> {
-        let driver = self.device.driver();
-        let _allowed = driver.beside_captures();
-        retry_ends();
-        let done = Event::new(&self.device)?;
-        let mut raw = std::ptr::null_mut();
-        self.device.with_primary(|| {
-            // SAFETY: the graph is live and not used by another thread, the output valid; 0 means no flags.
-            unsafe { driver.cuGraphInstantiateWithFlags(&mut raw, self.raw, 0) }
-        })?;
-        let exec = ExecInner {
-            device: self.device.clone(),
-            raw: Mutex::new(RawExec {
-                raw,
-                end_is_unknown: false,
-            }),
-            done,
-            _resources: Arc::clone(&self.resources),
-        };
-        Ok(GraphExec {
-            exec: Arc::new(exec),
-        })
-    }
-
-    /// Returns the raw graph, which belongs to this object and must not be destroyed.
-    pub fn raw(&self) -> CUgraph {
-        self.raw
-    }
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        let driver = self.device.driver();
-        // SAFETY: the graph is live and destroyed here; instantiations stay.
-        log_failure(unsafe { driver.cuGraphDestroy(self.raw) });
-    }
-}
 
 struct RawExec {
     raw: CUgraphExec,
@@ -103,7 +26,7 @@ struct RawExec {
 // a mutex.
 unsafe impl Send for RawExec {}
 
-/// A graph that can be launched, from [`Graph::instantiate`].
+/// A graph that can be launched, from [`Graph::instantiate`](crate::Graph::instantiate).
 ///
 /// Its launches run one after another, whatever streams they are in. It keeps alive everything that its graph keeps
 /// alive. Dropping it waits for its last launch, so that nothing is released too early.
@@ -122,14 +45,43 @@ struct ExecInner {
 }
 
 impl GraphExec {
+    /// Instantiates a graph of the device, which no other thread uses meanwhile.
+    pub(super) fn instantiate(
+        device: &CudaDevice,
+        graph: CUgraph,
+        resources: &Arc<GraphResources>,
+    ) -> Result<Self> {
+        let driver = device.driver();
+        let _allowed = driver.beside_captures();
+        retry_ends();
+        let done = Event::new(device)?;
+        let mut raw = std::ptr::null_mut();
+        device.with_primary(|| {
+            // SAFETY: the caller has the graph, which is live and not used by another thread; the output is valid; 0
+            // means no flags.
+            unsafe { driver.cuGraphInstantiateWithFlags(&mut raw, graph, 0) }
+        })?;
+        let exec = ExecInner {
+            device: device.clone(),
+            raw: Mutex::new(RawExec {
+                raw,
+                end_is_unknown: false,
+            }),
+            done,
+            _resources: Arc::clone(resources),
+        };
+        Ok(Self {
+            exec: Arc::new(exec),
+        })
+    }
+
     /// Launches the graph. The launch waits for earlier work in the stream and for the previous launch of this graph;
     /// later work in the stream waits for all of it. Kernels run on the SMs of the contexts that they were captured
     /// in, with the priority of this stream. Besides the launch this records one event, which marks its end.
     ///
     /// ```no_run
     /// # fn main() -> cuda_green::Result<()> {
-    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) =
-    /// unimplemented!();
+    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) = unimplemented!();
     /// use cuda_green::{CaptureMode, LaunchConfig};
     ///
     /// let graph = stream.capture(CaptureMode::default(), |capture| {
@@ -148,15 +100,14 @@ impl GraphExec {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ForeignDevice`] for a stream of another device; [`Error::Driver`], also for an earlier
-    /// fault. If the graph runs and its end can be neither recorded nor waited for, everything it keeps alive stays
-    /// alive
-    /// until a later launch succeeds.
+    /// [`Error::ForeignDevice`] for a stream of another device; [`Error::Driver`], also for an earlier fault. If the
+    /// graph runs and its end can be neither recorded nor waited for, everything it keeps alive stays alive until a
+    /// later launch succeeds.
     ///
     /// # Safety
     /// Everything that the captured work points to is valid until the launch has ended: device memory, host memory of
-    /// copies, memory that arguments point to, and kernels that were not captured by [`Capture::launch`]. The stream is
-    /// in no capture.
+    /// copies, memory that arguments point to, and kernels that were not captured by
+    /// [`Capture::launch`](crate::Capture::launch). The stream is in no capture.
     #[doc(alias = "cuGraphLaunch")]
     pub unsafe fn launch(&self, stream: &Stream) -> Result<()> {
         self.check_stream(stream)?;
@@ -242,16 +193,6 @@ impl Drop for GraphExec {
         let exec = Arc::clone(&self.exec);
         // Everything it keeps alive is dropped with the last reference, which is not while it may run.
         self.exec.device.end("a graph", move || exec.end());
-    }
-}
-
-impl fmt::Debug for Graph {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Graph")
-            .field("raw", &self.raw)
-            .field("contexts", &self.resources.contexts.len())
-            .field("kept", &self.resources.values.len())
-            .finish()
     }
 }
 
