@@ -278,12 +278,10 @@ impl Stream {
 
 impl Event {
     /// Returns the end of the work that the event was last recorded after, as a future or for a callback. If it was
-    /// never
-    /// recorded, the completion ends at once.
+    /// never recorded, the completion ends at once.
     ///
     /// The event may be dropped meanwhile. If it is recorded again meanwhile, the completion waits for that work too.
-    /// As
-    /// with [`is_done`](Self::is_done), an event that was recorded in a capture cannot be queried, and the query
+    /// As with [`is_done`](Self::is_done), an event that was recorded in a capture cannot be queried, and the query
     /// invalidates the capture.
     pub fn completion(&self) -> Completion {
         wait_for(self.share(), None)

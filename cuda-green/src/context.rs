@@ -23,7 +23,8 @@ impl GreenContext {
     /// primary context. Its work runs on the SMs of every partition too.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a configuration that can never work; [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a configuration that can never work;
+    /// [`Error::Driver`](crate::Error::Driver).
     pub fn primary(device: &CudaDevice, config: GreenContextConfig) -> Result<Self> {
         config.check()?;
         device.raw_primary_context()?;
@@ -91,12 +92,11 @@ impl GreenContext {
     }
 
     /// Creates a stream in the context with these options. From CUDA 12.5 on it is created directly from the context;
-    /// on
-    /// 12.4 the context is current to this thread during the call.
+    /// on 12.4 the context is current to this thread during the call.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a blocking stream, which green contexts do not have, and
-    /// for a priority that the device does not offer; [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a blocking stream, which green contexts do not
+    /// have, and for a priority that the device does not offer; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream_with(&self, options: &StreamOptions) -> Result<Stream> {
         Stream::create(self, options)
@@ -115,8 +115,8 @@ impl GreenContext {
     /// Up to CUDA 13.4 a green context may be current to one thread at a time. So it stays with the first
     /// thread that activates it, and other threads get siblings: further green contexts over the same SMs. Creating a
     /// sibling takes about 1 ms and 5 MiB of device memory, and the driver waits for all work on the device meanwhile
-    /// (seen on an H200, driver 580). Siblings are reused: there are as many as threads were ever active here at once,
-    /// less the first. [`provision_threads`](Self::provision_threads) creates them in advance.
+    /// (seen on an H200, driver 580). Siblings are reused: there are at most as many as threads were ever active here at
+    /// once. [`provision_threads`](Self::provision_threads) creates them in advance.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).

@@ -8,9 +8,8 @@ use crate::{
 };
 
 impl ContextInner {
-    /// Waits for the context's work and destroys the driver's objects. If the wait fails, its SMs may still be in use,
-    /// so
-    /// nothing is destroyed.
+    /// Waits for the context's work and destroys the driver's objects. If the wait fails, its SMs may still be in
+    /// use, so nothing is destroyed.
     pub(crate) fn destroy(&mut self) -> Result<()> {
         let Some(partition) = &self.partition else {
             return Ok(());

@@ -23,8 +23,7 @@ use crate::{
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
 ///
 /// Work in its streams runs on its SMs only. Streams, guards and clones keep it alive; after the last of them is
-/// dropped,
-/// it waits for its work and is destroyed.
+/// dropped, it waits for its work and is destroyed.
 ///
 /// In single-context mode ([`GreenContext::is_partitioned`] is false) it stands for the whole GPU.
 #[derive(Clone)]
