@@ -25,7 +25,7 @@ use std::{
 };
 
 use crate::{
-    driver::{Inbox, Pending, caught, spawn},
+    driver::{Inbox, Pending, catch_panic, spawn_detached},
     error::{Error, Result},
     event::Event,
     stream::Stream,
@@ -95,7 +95,7 @@ impl SharedProgress {
                 *progress = Progress::Done(result);
                 drop(progress);
                 if let Some(OnEnd::Wake(waker)) = on_end {
-                    caught("a waker", || waker.wake());
+                    catch_panic("a waker", || waker.wake());
                 }
             }
             Progress::Done(_) | Progress::Taken => {}
@@ -113,11 +113,11 @@ fn start_callbacks() -> std::io::Result<()> {
     let run = || {
         CALLBACKS.serve(|jobs| {
             for (callback, result) in jobs {
-                caught("a callback", move || callback(result));
+                catch_panic("a callback", move || callback(result));
             }
         });
     };
-    spawn("green-callbacks", run)
+    spawn_detached("green-callbacks", run)
 }
 
 impl Completion {

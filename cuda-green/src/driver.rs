@@ -10,6 +10,6 @@ mod waiter;
 pub use loaded::Driver;
 
 pub(crate) use calls::{log_failure, name};
-pub(crate) use inbox::{Inbox, caught, spawn};
+pub(crate) use inbox::{Inbox, catch_panic, spawn_detached};
 pub(crate) use resources::{ResourceOwner, query_resource, sm_fields};
 pub(crate) use waiter::Pending;

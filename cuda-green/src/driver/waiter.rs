@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::inbox::{Inbox, caught, spawn};
+use super::inbox::{Inbox, catch_panic, spawn_detached};
 use crate::error::Result;
 
 /// The shortest and the longest pause between two polls.
@@ -39,7 +39,7 @@ impl Waiter {
     pub(crate) fn wait_for(&self, stream: Option<u64>, pending: Box<dyn Pending>) -> Result<()> {
         self.0.send(WaiterEntry { stream, pending }, || {
             let inbox = Arc::clone(&self.0);
-            spawn("green-waiter", move || run(&inbox))
+            spawn_detached("green-waiter", move || run(&inbox))
         })
     }
 }
@@ -89,7 +89,7 @@ impl WaitList {
         over.extend(self.events.extract_if(.., |entry| entry.is_over()));
         let any = !over.is_empty();
         // This drops their events, and perhaps the last handle of the driver.
-        caught("the destructor of an event", move || drop(over));
+        catch_panic("the destructor of an event", move || drop(over));
         any
     }
 }
