@@ -1,7 +1,7 @@
 //! Probes by residency: blocks of known duration that fill every SM of a context.
 //!
 //! SM ids tell where blocks ran, but under MPS each context numbers them from 0, and they reveal nothing about
-//! the work of other processes. A probe needs no ids. Its blocks take all threads of an SM, so each SM
+//! work that this process does not know of. A probe needs no ids. Its blocks take all threads of an SM, so each SM
 //! holds a fixed number of them and nothing else, and each block stays for a known time. If all of them
 //! are resident at once, nothing else runs on the SMs at that moment; if some start late, something else did.
 

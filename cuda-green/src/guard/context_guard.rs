@@ -1,7 +1,7 @@
 //! The guard that makes a context current, and the ends of guards that are dropped out of order.
 //!
 //! Each guard pushes its context onto the driver's context stack of this thread and pops it when dropped.
-//! A guard that is dropped out of order takes effect once the guards above it are gone, so the stack never has a gap.
+//! A guard that is dropped out of order ends when the guards above it have ended, so the stack never has a gap.
 //! Foreign code that left another context current is detected by the context that the pop returns.
 
 use std::{cell::RefCell, marker::PhantomData, ops::Deref, sync::Arc};

@@ -22,8 +22,8 @@ use crate::{
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
 ///
-/// Work in its streams runs on its SMs only. Streams, guards and clones keep it alive; after the last of them is
-/// dropped, it waits for its work and is destroyed.
+/// Work in its streams runs on its SMs only. Streams, guards and clones keep it alive; it is destroyed once the last of
+/// them is dropped and its work is done.
 ///
 /// In single-context mode ([`GreenContext::is_partitioned`] is false) it stands for the whole GPU.
 #[derive(Clone)]
@@ -189,8 +189,7 @@ impl GreenContext {
 
     /// Returns the raw context, for [libraries that take one](crate::guide::foreign_libraries). It belongs to this
     /// object and must not be destroyed (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may
-    /// be current to one thread at a time; [`activate`](Self::activate) ensures that, other ways to make it current do
-    /// not.
+    /// be current to one thread at a time; [`activate`](Self::activate) ensures that.
     ///
     /// # Errors
     /// [`Error::Driver`].
