@@ -13,7 +13,7 @@ use crate::{
     device::{ContextPriority, CudaDevice, Lease},
     error::Result,
     guard::ContextGuard,
-    partition::{GreenContext, GreenContextConfig, Shape, Workqueues, balanced},
+    partition::{ContextSms, GreenContext, GreenContextConfig, Workqueues, balanced},
     resource::SmResource,
     stream::{Stream, StreamOptions},
 };
@@ -23,13 +23,14 @@ impl GreenContext {
     /// primary context. Its work runs on the SMs of every partition too.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a configuration that can never work; [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a configuration that can never work;
+    /// [`Error::Driver`](crate::Error::Driver).
     pub fn primary(device: &CudaDevice, config: GreenContextConfig) -> Result<Self> {
         config.check()?;
         device.raw_primary_context()?;
         let facts = device.facts();
         let coscheduled = facts.capabilities.granularity.coscheduled;
-        let shape = Shape {
+        let sms = ContextSms {
             requested_sms: config.sm_count,
             sm_count: facts.sm_count,
             coscheduled,
@@ -38,7 +39,7 @@ impl GreenContext {
         Ok(Self::from_parts(
             device,
             config,
-            shape,
+            sms,
             None,
             Workqueues::shared("it is the context of the whole device"),
             ContextMemory::slot(),
@@ -50,7 +51,7 @@ impl GreenContext {
     pub(crate) fn create(
         device: &CudaDevice,
         config: GreenContextConfig,
-        shape: Shape,
+        sms: ContextSms,
         resources: &[SmResource],
         leases: Vec<Arc<Lease>>,
         in_place_of: Option<&Self>,
@@ -64,7 +65,7 @@ impl GreenContext {
         Ok(Self::from_parts(
             device,
             config,
-            shape,
+            sms,
             Some(partition),
             workqueues,
             memory,
@@ -91,12 +92,11 @@ impl GreenContext {
     }
 
     /// Creates a stream in the context with these options. From CUDA 12.5 on it is created directly from the context;
-    /// on
-    /// 12.4 the context is current to this thread during the call.
+    /// on 12.4 the context is current to this thread during the call.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a blocking stream, which green contexts do not have, and
-    /// for a priority that the device does not offer; [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a blocking stream, which green contexts do not
+    /// have, and for a priority that the device does not offer; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream_with(&self, options: &StreamOptions) -> Result<Stream> {
         Stream::create(self, options)
@@ -115,8 +115,8 @@ impl GreenContext {
     /// Up to CUDA 13.4 a green context may be current to one thread at a time. So it stays with the first
     /// thread that activates it, and other threads get siblings: further green contexts over the same SMs. Creating a
     /// sibling takes about 1 ms and 5 MiB of device memory, and the driver waits for all work on the device meanwhile
-    /// (seen on an H200, driver 580). Siblings are reused: there are as many as threads were ever active here at once,
-    /// less the first. [`provision_threads`](Self::provision_threads) creates them in advance.
+    /// (seen on an H200, driver 580). Siblings are reused: there are at most as many as threads were ever active here at
+    /// once. [`provision_threads`](Self::provision_threads) creates them in advance.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).

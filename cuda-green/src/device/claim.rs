@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cuda_green_sys::CUdevice;
 
-use super::CudaDevice;
+use super::cuda_device::CudaDevice;
 use crate::error::{Error, Result};
 
 /// The exclusive right to split a device. Without it, two splits could overlap unnoticed.
@@ -20,8 +20,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Makes a lease that keeps alive what its SMs lie within: the claim on the device, or the scaffold whose split
-    /// they
-    /// are part of.
+    /// they are part of.
     pub(crate) fn within(holds: impl Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             _within: Box::new(holds),

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::CudaDevice;
+use super::cuda_device::CudaDevice;
 use crate::error::{Error, Result};
 
 /// Waits for the users of an object and frees it. It owns the object and is dropped once it has succeeded.

@@ -120,13 +120,16 @@ impl<T> Drop for WorkerGuard<'_, T> {
 }
 
 /// Starts a detached thread.
-pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+pub(crate) fn spawn_detached(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<()> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(run).map(drop)
 }
 
 /// Runs code that is not this crate's, and logs a panic in it.
-pub(crate) fn caught(what: &str, run: impl FnOnce()) {
+pub(crate) fn catch_panic(what: &str, run: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(run)).is_err() {
         log::error!("{what} panicked at the end of GPU work");
     }

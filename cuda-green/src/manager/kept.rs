@@ -6,7 +6,7 @@ use super::{Entry, SmPartitionManager, names::Retired, observe::Operation};
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
-    partition::{GreenContext, Later},
+    partition::{DropLater, GreenContext},
 };
 
 /// Device memory that a green context takes: 5 MiB (measured on an H200, driver 580).
@@ -41,7 +41,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     fn release(&self) -> Result<usize> {
         let mut released = 0;
         loop {
-            let mut later = Later::new(); // outlives the lock
+            let mut later = DropLater::new(); // outlives the lock
             let _changing = self.change()?;
             match self.names.retire(&[], &mut later)? {
                 Retired::Nothing => return Ok(released),
@@ -68,7 +68,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     pub(super) fn make_room(
         &self,
         wanted: &[Vec<Vec<usize>>],
-        later: &mut Later,
+        later: &mut DropLater,
     ) -> Result<Retired> {
         let limit = self.most_contexts.load(Ordering::Relaxed);
         let (kept, missing) = self.names.read(|entries| {

@@ -6,7 +6,7 @@ use super::nest::Nest;
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::Result,
-    partition::{GreenContext, GreenContextConfig, Shape},
+    partition::{ContextSms, GreenContext, GreenContextConfig},
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
         SplitCall, SplitStrategy, State,
@@ -233,9 +233,9 @@ impl Layout {
         requested_sms: u32,
         pieces: &[usize],
     ) -> Result<GreenContext> {
-        let (shape, resources) = self.shape(requested_sms, pieces);
+        let (sms, resources) = self.sms(requested_sms, pieces);
         let leases = self.leases_of(pieces);
-        GreenContext::create(device, config, shape, &resources, leases, None)
+        GreenContext::create(device, config, sms, &resources, leases, None)
     }
 
     /// Creates a context to take another's place: the same configuration and memory, other pieces.
@@ -245,9 +245,9 @@ impl Layout {
         of: &GreenContext,
         pieces: &[usize],
     ) -> Result<GreenContext> {
-        let (shape, resources) = self.shape(of.requested_sms(), pieces);
+        let (sms, resources) = self.sms(of.requested_sms(), pieces);
         let leases = self.leases_of(pieces);
-        GreenContext::create(device, *of.config(), shape, &resources, leases, Some(of))
+        GreenContext::create(device, *of.config(), sms, &resources, leases, Some(of))
     }
 
     fn leases_of(&self, pieces: &[usize]) -> Vec<Arc<Lease>> {
@@ -255,7 +255,7 @@ impl Layout {
         leases.collect()
     }
 
-    fn shape(&self, requested_sms: u32, pieces: &[usize]) -> (Shape, Vec<SmResource>) {
+    fn sms(&self, requested_sms: u32, pieces: &[usize]) -> (ContextSms, Vec<SmResource>) {
         let resources: Vec<SmResource> = pieces
             .iter()
             .map(|index| self.resources[*index].clone())
@@ -265,13 +265,13 @@ impl Layout {
             .iter()
             .map(|index| self.pieces[*index].area.coscheduled);
         let coscheduled = kept.max().unwrap_or(1);
-        let shape = Shape {
+        let sms = ContextSms {
             requested_sms,
             sm_count: resources.iter().map(SmResource::sm_count).sum(),
             coscheduled,
             max_cluster: self.facts.max_cluster(coscheduled),
         };
-        (shape, resources)
+        (sms, resources)
     }
 
     /// SMs of these pieces together.

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use super::generation::Entry;
 use crate::{
     error::{Error, Result},
-    partition::{GreenContext, Later},
+    partition::{DropLater, GreenContext},
     sync::{Arc, RwLock},
 };
 
@@ -121,7 +121,11 @@ impl<Id> Names<Id> {
     /// Takes out the oldest context that is not in force, not wanted and not used; or has given up what kept it in
     /// use. `wanted` are the pieces, of each entry, of contexts that stay. No other lock is held but that of
     /// changes: who uses what is to be given up may be looking something up in the manager.
-    pub(super) fn retire(&self, wanted: &[Vec<Vec<usize>>], later: &mut Later) -> Result<Retired> {
+    pub(super) fn retire(
+        &self,
+        wanted: &[Vec<Vec<usize>>],
+        later: &mut DropLater,
+    ) -> Result<Retired> {
         let candidates: Vec<(usize, Vec<usize>)> = self.read(|entries| {
             let entries = entries.iter().enumerate();
             let of_entry = |(index, entry): (usize, &Entry<Id>)| {
@@ -138,8 +142,8 @@ impl<Id> Names<Id> {
                 let generation = entry.find(&pieces);
                 generation.map(|generation| entry.generations[generation].context.clone())
             });
-            let gave_up = context.map_or(Ok(false), |context| context.give_up(later))?;
-            if gave_up {
+            let released = context.map_or(Ok(false), |context| context.release_followers(later))?;
+            if released {
                 return Ok(Retired::GaveUp);
             }
             if let Some(idle) = self.write(|entries| entries[index].take_idle(&pieces))? {

@@ -9,7 +9,7 @@ use super::PartitionStream;
 use crate::{
     error::Result,
     graph::{Capture, CaptureMode, GraphExec},
-    partition::{Follower, GreenContext, Later},
+    partition::{DropLater, Follower, GreenContext},
     stream::Stream,
 };
 
@@ -176,7 +176,7 @@ impl AllMade {
 }
 
 impl Follower for AllMade {
-    fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
+    fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool> {
         let mut made = self.lock();
         let Some(index) = made.iter().position(|made| made.is_of(context)) else {
             return Ok(false);

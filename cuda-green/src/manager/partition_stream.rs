@@ -12,7 +12,7 @@ use crate::{
     event::Event,
     launch::{KernelArg, LaunchConfig},
     module::Kernel,
-    partition::{Follower, GreenContext, Later},
+    partition::{DropLater, Follower, GreenContext},
     stream::Stream,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -153,7 +153,7 @@ impl Following {
 }
 
 impl Follower for Following {
-    fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
+    fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool> {
         let mut streams = self.lock();
         let Some(index) = streams
             .made

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    partition::{GreenContext, Later},
+    partition::{DropLater, GreenContext},
     planner::SplitStrategy,
 };
 use cuda_green_sys::CudaVersion;
@@ -182,7 +182,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             favoured.iter().map(place).collect::<Result<Vec<_>>>()
         };
         loop {
-            let mut later = Later::new(); // outlives the lock
+            let mut later = DropLater::new(); // outlives the lock
             let (_changing, favoured) = self.change_by(places)?;
             if !self.can_rebalance(&favoured)? {
                 return Ok(None);
@@ -252,7 +252,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     fn make(
         &self,
         favoured: &[Option<usize>],
-        later: &mut Later,
+        later: &mut DropLater,
     ) -> Result<Option<(Vec<Vec<usize>>, usize)>> {
         let wanted = self.names.read(|contexts| wanted(contexts, favoured));
         let found = || {

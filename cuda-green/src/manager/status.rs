@@ -8,7 +8,7 @@ use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, label, layout::Layout
 use crate::{
     device::ContextPriority,
     events,
-    partition::{GreenContext, GreenContextConfig, Shape, WorkqueueIsolation},
+    partition::{ContextSms, GreenContext, GreenContextConfig, WorkqueueIsolation},
     planner::{self, RefusedPlan, SplitStrategy},
 };
 
@@ -193,7 +193,7 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
             (contexts.collect::<Vec<_>>(), kept::kept(entries))
         });
         let allocated = if self.mode == PartitionMode::Partitioned {
-            contexts.iter().map(|(_, seen)| seen.shape.sm_count).sum()
+            contexts.iter().map(|(_, seen)| seen.sms.sm_count).sum()
         } else if contexts.is_empty() {
             0
         } else {
@@ -266,7 +266,7 @@ fn reason(layout: &Layout, driver: CudaVersion) -> String {
 /// What there is to tell of a context, as it was seen under the lock.
 struct Seen {
     config: GreenContextConfig,
-    shape: Shape,
+    sms: ContextSms,
     workqueues: WorkqueueIsolation,
     memory_used: u64,
 }
@@ -275,7 +275,7 @@ impl Seen {
     fn of(context: &GreenContext) -> Self {
         Self {
             config: *context.config(),
-            shape: context.shape(),
+            sms: context.sms(),
             workqueues: context.workqueue_isolation().clone(),
             memory_used: context.memory_used(),
         }
@@ -286,16 +286,16 @@ impl<Id> ContextStatus<Id> {
     fn of(id: Id, seen: Seen) -> Self {
         let Seen {
             config,
-            shape,
+            sms,
             workqueues,
             memory_used,
         } = seen;
         Self {
             id,
-            requested_sms: shape.requested_sms,
-            sm_count: shape.sm_count,
-            coscheduled_sms: shape.coscheduled,
-            max_cluster_size: shape.max_cluster,
+            requested_sms: sms.requested_sms,
+            sm_count: sms.sm_count,
+            coscheduled_sms: sms.coscheduled,
+            max_cluster_size: sms.max_cluster,
             priority: config.priority,
             workqueues,
             preemptible: config.preemptible,

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use crate::{
-    partition::{Follower, Followers, Later},
+    partition::{DropLater, Follower, Followers},
     sync::{self, Arc},
 };
 
@@ -142,8 +142,8 @@ impl GreenContext {
         self.inner.followers.add(follower);
     }
 
-    pub(crate) fn give_up(&self, later: &mut Later) -> Result<bool> {
-        self.inner.followers.give_up(self, later)
+    pub(crate) fn release_followers(&self, later: &mut DropLater) -> Result<bool> {
+        self.inner.followers.release_all(self, later)
     }
 
     pub fn holders(&self) -> usize {

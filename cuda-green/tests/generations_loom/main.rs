@@ -33,7 +33,7 @@ mod inside {
 /// What the rooms of these names are to the crate.
 mod partition {
     pub(crate) use crate::{
-        followers::{Follower, Followers, Later},
+        followers::{DropLater, Follower, Followers},
         gpu::GreenContext,
     };
 }
@@ -69,7 +69,7 @@ use exchange::{HandOff, exchange};
 use generation::{Entry, Generation};
 use loom::thread;
 use names::{Names, NotEnded, Retired};
-use partition::Later;
+use partition::DropLater;
 use partition_stream::PartitionStream;
 use sync::{Arc, Mutex};
 
@@ -141,7 +141,7 @@ impl Manager {
     fn release(&self) -> usize {
         let mut released = 0;
         loop {
-            let mut later = Later::new();
+            let mut later = DropLater::new();
             let _change = self.change.lock().unwrap();
             match self.names.retire(&[], &mut later).unwrap() {
                 Retired::Nothing => return released,
