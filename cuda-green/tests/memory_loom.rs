@@ -2,20 +2,20 @@
 
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
-#[path = "../src/memory/budget.rs"]
-mod budget;
-#[path = "../src/memory/pressure.rs"]
+#[path = "../src/memory/budget/account.rs"]
+mod account;
+#[path = "../src/memory/budget/limit_tree.rs"]
+mod limit_tree;
+#[path = "../src/memory/budget/pressure.rs"]
 mod pressure;
-#[path = "../src/memory/tree.rs"]
-mod tree;
-/// What `src/memory/sync.rs` is to the crate.
+/// What `src/sync.rs` is to the crate.
 mod sync {
     pub(crate) use loom::sync::{Mutex, MutexGuard};
 }
 
 use std::sync::Arc;
 
-use budget::{Account, Budget};
+use account::{Account, Budget};
 
 /// A device over two contexts; two threads in one and one in the other.
 fn world(device: u64, contexts: [u64; 2]) -> (Budget<()>, Arc<[Account<()>; 2]>) {

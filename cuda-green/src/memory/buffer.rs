@@ -4,7 +4,10 @@ use std::{ffi::c_void, fmt};
 
 use cuda_green_sys::{CUdeviceptr, CUstream};
 
-use super::{GpuMemoryPool, PinnedBuffer, TypedBuffer, cache::Home, fence::Fences, seat::Taken};
+use super::{
+    GpuMemoryPool, PinnedBuffer, TypedBuffer,
+    alloc::{fence::Fences, pool_shard::Taken, thread_cache::Home},
+};
 use crate::{
     driver::Driver,
     error::{Error, Result},

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     MemoryBuffer, MemoryPool, MemoryPressure,
-    budget::{Account, Budget},
+    budget::account::{Account, Budget},
 };
 use crate::error::{Error, Result};
 

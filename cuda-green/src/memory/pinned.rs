@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData, ptr::NonNull};
 
 use bytemuck::Pod;
 
-use super::fence::Fences;
+use super::alloc::fence::Fences;
 use crate::{
     device::{CudaDevice, retry_ends},
     error::{Error, Result},

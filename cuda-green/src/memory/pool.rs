@@ -5,12 +5,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     GpuBuffer, MemoryBudget, MemoryPressure, PinnedBuffer, PoolMetrics, PressureChange,
     TypedBuffer,
-    budget::Budget,
-    cache::Cache,
-    core::Core,
-    inner::Inner,
-    seat::{Seat, Taken},
-    shard::{self, Here},
+    alloc::{
+        arena::Core,
+        pool_shard::{Seat, Taken},
+        pool_state::Inner,
+        thread_cache::Cache,
+        thread_index::{self, Here},
+    },
+    budget::account::Budget,
 };
 use crate::{
     device::CudaDevice,
@@ -173,7 +175,7 @@ impl GpuMemoryPool {
         if size == 0 {
             return Err(no_bytes());
         }
-        let Here { shard, timed } = shard::here();
+        let Here { shard, timed } = thread_index::here();
         let seat = self.all.as_ref().and_then(|all| all.get(shard));
         let seat = seat.unwrap_or(&self.seat);
         let taken = seat.take(size as u64, stream, timed)?;
@@ -291,7 +293,7 @@ impl GpuMemoryPool {
 
     /// Bytes from the driver that no buffer has, in all pools that share this one's memory. Streams may still use
     /// some.
-    pub(super) fn idle(&self) -> Result<u64> {
+    pub(crate) fn idle(&self) -> Result<u64> {
         self.core().idle()
     }
 

@@ -1,10 +1,10 @@
 //! The end of a family of pools: what streams still use is waited for, and all of its memory goes back to the driver.
 
 use super::{
-    backing::{Backing, free_plain},
-    cache::{Home, Pending},
-    classes::class_bytes,
     heap::Heap,
+    size_class::class_bytes,
+    source::{Backing, free_plain},
+    thread_cache::{Home, Pending},
 };
 use crate::{
     device::CudaDevice,
@@ -12,17 +12,17 @@ use crate::{
 };
 
 /// What a family of pools leaves behind. All of it is free, but for what could not be waited for before.
-pub(super) struct Remains {
-    pub(super) device: CudaDevice,
-    pub(super) backing: Backing,
-    pub(super) heap: Heap,
-    pub(super) pending: Vec<Pending>,
+pub(crate) struct Remains {
+    pub(crate) device: CudaDevice,
+    pub(crate) backing: Backing,
+    pub(crate) heap: Heap,
+    pub(crate) pending: Vec<Pending>,
 }
 
 impl Remains {
     /// Gives all of it back. After an error it is to be called again: then the rest is here, and nothing of that was
     /// given back. [`Error::EndUnknown`] says that no later call will succeed. Called beside captures.
-    pub(super) fn end(&mut self) -> Result<()> {
+    pub(crate) fn end(&mut self) -> Result<()> {
         let mut answer = Ok(());
         let mut refused = |error| {
             // What can be known later is worth another try.

@@ -2,7 +2,8 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Latencies, tree::Figures};
+use super::Latencies;
+use crate::memory::budget::limit_tree::Figures;
 
 /// What one purse counts.
 #[derive(Clone, Default)]

@@ -3,11 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    budget::Budget,
-    core::{Core, largest_block},
-    seat::{Seat, Taken},
+    arena::{Core, largest_block},
+    pool_shard::{Seat, Taken},
 };
-use crate::{driver::Driver, error::Result};
+use crate::{driver::Driver, error::Result, memory::budget::account::Budget};
 
 const LIMIT: u64 = 64 << 20;
 const SIZE: u64 = 200 << 10;

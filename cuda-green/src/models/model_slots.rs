@@ -1,23 +1,19 @@
 //! Model slots: named models in one budget, loaded when needed and evicted when others need the room.
 
-mod load;
-mod state;
-mod status;
-mod waits;
-
 use std::{
     fmt,
     ops::Deref,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use load::drop_models;
-pub use state::{EvictionPolicy, ModelNeeds};
-use state::{Loaded, Slot, State};
-pub use status::{SlotStatus, SlotsStatus};
-
-use super::{GpuMemoryPool, PoolMetrics};
-use crate::error::{Error, Result};
+use super::{
+    EvictionPolicy, SlotStatus, SlotsStatus,
+    slot_table::{Loaded, Slot, State, drop_models},
+};
+use crate::{
+    error::{Error, Result},
+    memory::{GpuMemoryPool, PoolMetrics},
+};
 
 /// Named models in one memory pool, in a bounded number of slots.
 ///
@@ -41,22 +37,22 @@ use crate::error::{Error, Result};
 /// # }
 /// ```
 pub struct ModelSlots<M> {
-    pool: GpuMemoryPool,
-    capacity: usize,
-    policy: EvictionPolicy,
+    pub(super) pool: GpuMemoryPool,
+    pub(super) capacity: usize,
+    pub(super) policy: EvictionPolicy,
     state: Mutex<State<M>>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
 }
 
 impl<M> ModelSlots<M> {
     /// A number that no other live slots have.
-    fn address(&self) -> usize {
+    pub(super) fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
 }
 
 /// A model in use: it is not evicted as long as this is held.
-pub struct ModelLease<M>(Arc<Loaded<M>>);
+pub struct ModelLease<M>(pub(super) Arc<Loaded<M>>);
 
 impl<M> Deref for ModelLease<M> {
     type Target = M;
@@ -222,7 +218,7 @@ impl<M> ModelSlots<M> {
         Ok(())
     }
 
-    fn state(&self) -> MutexGuard<'_, State<M>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State<M>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,15 +6,15 @@ use std::{
 };
 
 use super::{
-    super::{
-        GpuMemoryPool,
-        trace::{Happening, tell},
-    },
     ModelLease, ModelNeeds, ModelSlots,
-    state::{Loaded, Slot, State},
-    waits::{Loading, Waiting},
+    events::{ModelEvent, emit},
+    load_cycles::{Loading, Waiting},
+    slot_table::{Loaded, Slot, State, drop_models},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    memory::GpuMemoryPool,
+};
 
 impl<M> ModelSlots<M> {
     /// The model, loaded if it is not there. If several threads ask for it, one loads it and the others wait;
@@ -145,7 +145,7 @@ impl<M> ModelSlots<M> {
         claim.done = true;
         drop(state);
         drop(claim);
-        tell(Happening::Loaded {
+        emit(ModelEvent::Loaded {
             model: name,
             bytes: needs.bytes,
             took,
@@ -251,24 +251,6 @@ impl<M> ModelSlots<M> {
     }
 }
 
-/// Drops models that nobody else holds, and sees that their buffers are gone.
-pub(super) fn drop_models<M>(models: Vec<Arc<Loaded<M>>>) -> Result<()> {
-    let mut left = 0;
-    for model in models {
-        let (pool, name) = (model.pool.clone(), model.name.clone());
-        drop(model);
-        left += pool.used();
-        tell(Happening::Evicted {
-            model: &name,
-            bytes: pool.limit(),
-        });
-    }
-    if left > 0 {
-        return Err(Error::MemoryNotBack { bytes: left });
-    }
-    Ok(())
-}
-
 /// A slot that a thread is filling; empty again if it fails or panics.
 struct Claim<'a, M> {
     slots: &'a ModelSlots<M>,
@@ -287,7 +269,7 @@ impl<M> Drop for Claim<'_, M> {
             state.slots.remove(self.name);
             state.failures += 1;
             drop(state);
-            tell(Happening::LoadFailed {
+            emit(ModelEvent::LoadFailed {
                 model: self.name,
                 bytes: self.bytes,
             });

@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use super::{
-    super::{Latencies, PoolMetrics},
-    ModelNeeds,
-};
+use super::ModelNeeds;
+use crate::memory::{Latencies, PoolMetrics};
 
 /// One slot, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,20 +8,26 @@ use std::{sync::Arc, time::Instant};
 use cuda_green_sys::{CUdeviceptr, CUresult};
 
 use super::{
-    budget::{Account, Budget},
-    cache::{Cache, Home, Pending},
-    core::Core,
+    arena::Core,
     fence::Fence,
-    inner::Inner,
-    metrics::Counts,
-    shard,
-    sync::MutexGuard,
-    trace::{Happening, tell},
-    tree::{Purse, Refused},
+    pool_state::Inner,
+    thread_cache::{Cache, Home, Pending},
+    thread_index,
 };
 use crate::{
     error::{Error, Result},
+    memory::{
+        budget::{
+            account::{Account, Budget},
+            limit_tree::{Purse, Refused},
+        },
+        observe::{
+            events::{MemoryEvent, emit},
+            metrics::Counts,
+        },
+    },
     stream::Stream,
+    sync::MutexGuard,
 };
 
 /// Threads keep in free blocks at most an eighth of the limit, all of them together; each within these
@@ -32,17 +38,17 @@ const CACHE_BOUNDS: (u64, u64) = (64 << 10, 32 << 20);
 /// A way to the pool with a reference count of its own, on cache lines of its own: if all threads counted
 /// their buffers in one place, that would be the slowest part of an allocation.
 #[repr(align(128))]
-pub(super) struct Seat {
-    pub(super) inner: Arc<Inner>,
+pub(crate) struct Seat {
+    pub(crate) inner: Arc<Inner>,
     shard: usize,
 }
 
 /// Memory that was taken.
-pub(super) struct Taken {
-    pub(super) address: CUdeviceptr,
-    pub(super) home: Home,
+pub(crate) struct Taken {
+    pub(crate) address: CUdeviceptr,
+    pub(crate) home: Home,
     /// Whoever does not work in their stream waits for them.
-    pub(super) fences: Vec<Fence>,
+    pub(crate) fences: Vec<Fence>,
 }
 
 impl Taken {
@@ -65,12 +71,12 @@ enum Way {
 
 impl Seat {
     /// A new pool's seats, one for each shard.
-    pub(super) fn all(
+    pub(crate) fn all(
         core: Arc<Core>,
         budget: &Budget<Cache>,
         parent: Option<&Arc<Inner>>,
     ) -> Arc<[Arc<Self>]> {
-        let shards = shard::count();
+        let shards = thread_index::count();
         let most = budget.figures().limit / CACHES_SHARE / shards as u64;
         let most = most.clamp(CACHE_BOUNDS.0, CACHE_BOUNDS.1);
         let account = Account::new(budget, (0..shards).map(|_| Cache::new(most)));
@@ -86,7 +92,7 @@ impl Seat {
 
     /// Memory of at least so many bytes, 1 or more.
     #[inline]
-    pub(super) fn take(&self, size: u64, stream: Option<&Stream>, timed: bool) -> Result<Taken> {
+    pub(crate) fn take(&self, size: u64, stream: Option<&Stream>, timed: bool) -> Result<Taken> {
         if timed {
             return self.take_timed(size, stream);
         }
@@ -128,7 +134,7 @@ impl Seat {
     #[cold]
     fn refuse(&self, refused: Refused) -> Error {
         self.count(|counts| counts.failures += 1);
-        tell(Happening::Refused(refused));
+        emit(MemoryEvent::Refused(refused));
         refused.into()
     }
 
@@ -193,7 +199,7 @@ impl Seat {
             } => {
                 let device = &self.inner.core.device;
                 let (free, total) = (device.free_memory().ok(), device.total_memory());
-                tell(Happening::DeviceFull {
+                emit(MemoryEvent::DeviceFull {
                     asked: size,
                     free,
                     total,
@@ -210,7 +216,7 @@ impl Seat {
 
     /// Frees what [`Seat::take`] gave, once the fences are done.
     #[inline]
-    pub(super) fn free(&self, taken: Taken, size: u64, timed: bool) -> Result<()> {
+    pub(crate) fn free(&self, taken: Taken, size: u64, timed: bool) -> Result<()> {
         if timed {
             return self.free_timed(taken, size);
         }

@@ -10,7 +10,7 @@ use cuda_green_sys::{
     CUmemPoolProps, CUmemoryPool, CUresult, CUstream, CUstream_flags, CudaVersion,
 };
 
-use super::core::lock;
+use super::arena::lock;
 use crate::{
     device::CudaDevice,
     error::{Error, Result},

@@ -7,20 +7,24 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64};
 
 use super::{
-    backing::{Backing, free_plain},
-    cache::{Cache, Home, Pending, Spill},
-    classes::{class_bytes, class_of},
-    depot::Depot,
     heap::{Heap, Idle},
-    inner::Gather,
+    pool_state::Gather,
     remains::Remains,
-    trace::{Happening, tell},
-    tree::{Purses, lock as lock_purse},
-    whole_device::WholeDevice,
+    size_class::{class_bytes, class_of},
+    source::{Backing, free_plain},
+    thread_cache::{Cache, Home, Pending, Spill},
+    transfer_cache::Depot,
 };
 use crate::{
     device::{CudaDevice, retry_ends},
     error::{Error, Result},
+    memory::{
+        budget::limit_tree::{Purses, lock as lock_purse},
+        observe::{
+            device_usage::WholeDevice,
+            events::{MemoryEvent, emit},
+        },
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -37,17 +41,17 @@ const DEPOT: (u64, u64) = (64 << 10, 128 * MIB);
 
 pub(crate) struct Core {
     pub(crate) device: CudaDevice,
-    pub(super) backing: Backing,
+    pub(crate) backing: Backing,
     /// Beyond this, what is idle goes back to the driver before more is taken.
-    pub(super) allowance: u64,
-    pub(super) slab: u64,
+    pub(crate) allowance: u64,
+    pub(crate) slab: u64,
     /// Between the caches and the heap.
-    pub(super) depot: Depot,
+    pub(crate) depot: Depot,
     heap: Mutex<Heap>,
     /// Held by who asks the driver for more, so that others wait for that instead of asking too.
-    pub(super) growing: Mutex<Growing>,
+    pub(crate) growing: Mutex<Growing>,
     /// Allocations that no cache could serve.
-    pub(super) misses: AtomicU64,
+    pub(crate) misses: AtomicU64,
     /// Memory that streams may still use and that could not be waited for, and what the driver did not take back.
     unsettled: Mutex<Vec<Pending>>,
     /// What the pools of the family have at hand. Not the pools: one that ends meanwhile gives its bytes back at
@@ -58,15 +62,15 @@ pub(crate) struct Core {
 
 /// Bytes of idle memory that the driver took, and bytes that it refused to take.
 #[derive(Clone, Copy, Default)]
-pub(super) struct GivenBack {
-    pub(super) taken: u64,
-    pub(super) refused: u64,
+pub(crate) struct GivenBack {
+    pub(crate) taken: u64,
+    pub(crate) refused: u64,
 }
 
 #[derive(Default)]
-pub(super) struct Growing {
+pub(crate) struct Growing {
     /// After so many misses, it pays to gather the threads' free blocks again.
-    pub(super) gather_after: u64,
+    pub(crate) gather_after: u64,
 }
 
 impl Core {
@@ -159,18 +163,18 @@ impl Core {
     }
 
     /// Keeps memory whose last use could not be waited for. It is not handed out.
-    pub(super) fn keep_unsettled(&self, pending: Pending) {
+    pub(crate) fn keep_unsettled(&self, pending: Pending) {
         lock(&self.unsettled).push(pending);
     }
 
     /// Bytes that are kept like this.
-    pub(super) fn unsettled(&self) -> u64 {
+    pub(crate) fn unsettled(&self) -> u64 {
         let unsettled = lock(&self.unsettled);
         unsettled.iter().map(|pending| pending.home.bytes()).sum()
     }
 
     /// Bytes from the driver that no buffer has, those in the driver's pool counted in.
-    pub(super) fn idle(&self) -> Result<u64> {
+    pub(crate) fn idle(&self) -> Result<u64> {
         let members = self.members();
         let purses = members.iter().flat_map(|purses| purses.iter());
         let cached: u64 = purses
@@ -193,7 +197,7 @@ impl Core {
 
     /// Puts memory of every thread, and what is between them, into the heap. Tells how many free blocks that
     /// were, but for those that the threads of a shard had.
-    pub(super) fn gather(&self, what: Gather, shard: usize) -> u64 {
+    pub(crate) fn gather(&self, what: Gather, shard: usize) -> u64 {
         let unsettled = std::mem::take(&mut *lock(&self.unsettled));
         self.take_home_ended(unsettled, what);
         let members = self.members();
@@ -211,13 +215,13 @@ impl Core {
     }
 
     /// Gives the driver what is wholly idle; it stays in the driver's pool.
-    pub(super) fn give_back_idle(&self) -> GivenBack {
+    pub(crate) fn give_back_idle(&self) -> GivenBack {
         let idle = self.heap().idle();
         self.give_back(idle)
     }
 
     /// Gives the driver idle memory. What it refuses is in the heap again.
-    pub(super) fn give_back(&self, idle: Vec<Idle>) -> GivenBack {
+    pub(crate) fn give_back(&self, idle: Vec<Idle>) -> GivenBack {
         let mut given = GivenBack::default();
         for idle in idle {
             let (address, len) = idle.range();
@@ -235,7 +239,7 @@ impl Core {
         }
         if given.taken > 0 {
             let now = self.heap().from_driver;
-            tell(Happening::ToDriver {
+            emit(MemoryEvent::ReturnedToDriver {
                 bytes: given.taken,
                 now,
             });
@@ -289,10 +293,10 @@ fn merge(mut heap: MutexGuard<'_, Heap>, blocks: Spill) {
 }
 
 /// The most that is cut from slabs of at most a size.
-pub(super) fn largest_block(slab: u64) -> u64 {
+pub(crate) fn largest_block(slab: u64) -> u64 {
     slab / 8
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{GpuMemoryPool, MemoryBudget, MemoryPressure, ModelSlots, PoolMetrics, SlotsStatus};
+use crate::{
+    memory::{GpuMemoryPool, MemoryBudget, MemoryPressure, PoolMetrics},
+    models::{ModelSlots, SlotsStatus},
+};
 
 /// The figures of several budgets, pools and slots, under names, taken one after another.
 ///

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use metrics::{Label, counter, gauge, histogram};
 
-use super::{Latencies, MemoryReport, MemoryRow};
+use super::{MemoryReport, MemoryRow};
+use crate::memory::Latencies;
 
 /// Puts [`MemoryReport`]s into the `metrics` facade, for whatever recorder the program has installed.
 ///

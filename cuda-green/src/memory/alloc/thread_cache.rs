@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::{classes::class_bytes, fence::Fence, metrics::Counts};
-use crate::{driver::Driver, error::Result, stream::Stream};
+use super::{fence::Fence, size_class::class_bytes};
+use crate::{driver::Driver, error::Result, memory::observe::metrics::Counts, stream::Stream};
 
 /// Blocks that streams still use are looked through once there are more than this many.
 const PATIENCE: usize = 32;

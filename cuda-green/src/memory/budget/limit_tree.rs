@@ -2,10 +2,8 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::{
-    pressure::{Due, Gauge, Watcher},
-    sync::{Mutex, MutexGuard},
-};
+use super::pressure::{Due, Gauge, Watcher};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A request that does not fit, with the tightest of the limits above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

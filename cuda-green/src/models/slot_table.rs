@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::super::{GpuMemoryPool, Latencies};
+use super::events::{ModelEvent, emit};
+use crate::{
+    error::{Error, Result},
+    memory::{GpuMemoryPool, Latencies},
+};
 
 /// Which idle model goes first when another needs its room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -119,4 +123,22 @@ impl<M> State<M> {
         self.evictions += 1;
         slot.loaded
     }
+}
+
+/// Drops models that nobody else holds, and sees that their buffers are gone.
+pub(super) fn drop_models<M>(models: Vec<Arc<Loaded<M>>>) -> Result<()> {
+    let mut left = 0;
+    for model in models {
+        let (pool, name) = (model.pool.clone(), model.name.clone());
+        drop(model);
+        left += pool.used();
+        emit(ModelEvent::Evicted {
+            model: &name,
+            bytes: pool.limit(),
+        });
+    }
+    if left > 0 {
+        return Err(Error::MemoryNotBack { bytes: left });
+    }
+    Ok(())
 }

@@ -6,16 +6,16 @@ use std::sync::atomic::Ordering;
 use cuda_green_sys::CUresult;
 
 use super::{
-    backing::allocate_plain,
-    cache::Home,
-    classes::class_bytes,
-    core::{Core, lock},
-    inner::Gather,
-    trace::{Happening, tell},
+    arena::{Core, lock},
+    pool_state::Gather,
+    size_class::class_bytes,
+    source::allocate_plain,
+    thread_cache::Home,
 };
 use crate::{
     device::retry_ends,
     error::{Error, Result},
+    memory::observe::events::{MemoryEvent, emit},
     size::Bytes,
 };
 
@@ -95,7 +95,7 @@ impl Core {
             "{} are from outside of the driver's pool, which could not grow",
             Bytes(size)
         );
-        tell(Happening::OutsidePool { bytes: size });
+        emit(MemoryEvent::OutsidePool { bytes: size });
         Ok((address, Home::Plain { len: size }))
     }
 
@@ -139,7 +139,7 @@ impl Core {
 
     fn tell_growth(&self, bytes: u64) {
         let now = self.heap().from_driver;
-        tell(Happening::FromDriver { bytes, now });
+        emit(MemoryEvent::TakenFromDriver { bytes, now });
     }
 
     /// Slabs grow with the pool, so that little use does not take much memory. None is smaller than a

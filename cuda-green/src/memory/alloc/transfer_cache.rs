@@ -11,10 +11,10 @@ use std::sync::{
 };
 
 use super::{
-    cache::Spill,
-    classes::{class_bytes, class_of},
-    tree::{Padded, lock},
+    size_class::{class_bytes, class_of},
+    thread_cache::Spill,
 };
+use crate::memory::budget::limit_tree::{Padded, lock};
 
 pub(crate) struct Depot {
     /// By class.

@@ -5,8 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::pressure::{Due, Gauge, Watcher};
-use crate::{device::CudaDevice, error::Result};
+use crate::{
+    device::CudaDevice,
+    error::Result,
+    memory::budget::pressure::{Due, Gauge, Watcher},
+};
 
 /// A device's memory as the driver last told it.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::{
     MemoryPressure, PressureChange,
-    budget::{Account, Budget, PURSE_SHARE},
+    account::{Account, Budget, PURSE_SHARE},
 };
 
 const ACCOUNTS: usize = 4;

@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{MemoryPressure, PoolMetrics, PressureChange, budget::Budget, cache::Cache};
+use super::{
+    MemoryPressure, PoolMetrics, PressureChange, alloc::thread_cache::Cache,
+    budget::account::Budget,
+};
 use crate::error::{Error, Result};
 
 /// A limit in bytes that stands over those of several pools: a device's budget over its contexts'. Cheap to

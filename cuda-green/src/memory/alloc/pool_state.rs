@@ -3,11 +3,15 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use super::{
-    PoolMetrics,
-    budget::Account,
-    cache::{Cache, Pending},
-    core::{Core, lock as lock_std},
-    tree::{Purses, lock},
+    arena::{Core, lock as lock_std},
+    thread_cache::{Cache, Pending},
+};
+use crate::memory::{
+    budget::{
+        account::Account,
+        limit_tree::{Purses, lock},
+    },
+    observe::PoolMetrics,
 };
 
 /// What is taken out of the threads' caches.
@@ -23,8 +27,8 @@ pub(crate) enum Gather {
 
 /// What all seats of a pool share.
 pub(crate) struct Inner {
-    pub(super) core: Arc<Core>,
-    pub(super) account: Account<Cache>,
+    pub(crate) core: Arc<Core>,
+    pub(crate) account: Account<Cache>,
     /// The pool that this one's limit is within: what this one counted is counted there.
     parent: Option<Arc<Inner>>,
     children: Mutex<Vec<Weak<Inner>>>,
@@ -33,7 +37,7 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn new(
+    pub(crate) fn new(
         core: Arc<Core>,
         account: Account<Cache>,
         parent: Option<&Arc<Inner>>,
@@ -69,7 +73,7 @@ impl Inner {
         counted
     }
 
-    pub(super) fn metrics(&self) -> PoolMetrics {
+    pub(crate) fn metrics(&self) -> PoolMetrics {
         let mut metrics = PoolMetrics::from(self.account.budget().figures());
         metrics.add_counts(&self.counted());
         for number in 0..self.account.len() {
@@ -88,7 +92,7 @@ impl Inner {
         metrics
     }
 
-    pub(super) fn take_home(&self, pending: &Pending) {
+    pub(crate) fn take_home(&self, pending: &Pending) {
         self.core.take_home_after(pending);
     }
 }
@@ -96,7 +100,7 @@ impl Inner {
 impl Core {
     /// Puts memory of the threads of a pool into the heap. Tells how many free blocks that were, but for those
     /// that the threads of a shard had.
-    pub(super) fn gather_from(&self, purses: &Purses<Cache>, what: Gather, shard: usize) -> u64 {
+    pub(crate) fn gather_from(&self, purses: &Purses<Cache>, what: Gather, shard: usize) -> u64 {
         let mut blocks = 0;
         for (number, purse) in purses.iter().enumerate() {
             let (free, pending) = {
@@ -121,7 +125,7 @@ impl Core {
     }
 
     /// Takes home what streams have ended with; all of it where it is to be waited for. The rest is kept.
-    pub(super) fn take_home_ended(&self, pending: Vec<Pending>, what: Gather) {
+    pub(crate) fn take_home_ended(&self, pending: Vec<Pending>, what: Gather) {
         if pending.is_empty() {
             return;
         }

@@ -1,0 +1,9 @@
+//! Who has how much of a GPU's memory, as a table and for the `metrics` facade.
+
+#[cfg(feature = "metrics")]
+mod memory_exporter;
+mod memory_report;
+
+#[cfg(feature = "metrics")]
+pub use memory_exporter::MemoryExporter;
+pub use memory_report::{MemoryReport, MemoryRow};
