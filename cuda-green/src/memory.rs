@@ -1,7 +1,8 @@
 //! GPU memory under exact limits: budgets, pools, buffers, pressure.
 //!
-//! `budget` says how many bytes, `alloc` which bytes, and `observe` has the figures of both. The files here are what
-//! users hold: `pool` over all of that, the buffers, and the trait that a mock has too.
+//! `budget` decides how many bytes may be used, `alloc` which bytes are used, and `observe` has the figures of both.
+//! The files of this folder are the types that users hold: pools, budgets, buffers, and the trait that a mock
+//! implements too.
 
 mod alloc;
 mod budget;

@@ -1,4 +1,4 @@
-//! Who has how much of a GPU's memory, as a table and for the `metrics` facade.
+//! The memory report, as a table and for the `metrics` facade: budgets, contexts and models.
 
 #[cfg(feature = "metrics")]
 mod memory_exporter;

@@ -1,15 +1,15 @@
-//! Budgets as users see them: limits over the limits of pools.
+//! Memory budgets: limits that stand over those of several pools.
 
 use std::{fmt, sync::Arc};
 
 use super::{
-    MemoryPressure, PoolMetrics, PressureChange, alloc::thread_cache::Cache,
-    budget::account::Budget,
+    MemoryPressure, PoolMetrics, PressureChange, alloc::thread_cache::ThreadCache,
+    budget::account::Limit,
 };
 use crate::error::{Error, Result};
 
-/// A limit in bytes that stands over those of several pools: a device's budget over its contexts'. Cheap to
-/// clone; all clones are the same budget.
+/// A limit in bytes over those of several pools, for example a device's over its contexts'. Cheap to clone; all clones
+/// are the same budget.
 ///
 /// ```
 /// use cuda_green::{Driver, GpuMemoryPool, MemoryBudget};
@@ -28,19 +28,19 @@ use crate::error::{Error, Result};
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct MemoryBudget(pub(crate) Budget<Cache>);
+pub struct MemoryBudget(pub(crate) Limit<ThreadCache>);
 
 impl MemoryBudget {
-    /// A budget of so many bytes.
+    /// Creates a budget of `limit_bytes`. `u64::MAX` is no limit.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for 0.
     pub fn new(limit_bytes: u64) -> Result<Self> {
         check(limit_bytes)?;
-        Ok(Self(Budget::new(limit_bytes)))
+        Ok(Self(Limit::new(limit_bytes)))
     }
 
-    /// A budget within this one.
+    /// Creates a budget within this one.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for 0.
@@ -49,8 +49,8 @@ impl MemoryBudget {
         Ok(Self(self.0.child(limit_bytes)))
     }
 
-    /// A budget within this one whose bytes are taken from it now, and go back with the last of its handles
-    /// and pools.
+    /// Creates a budget within this one whose bytes are charged to this one now, and refunded with the last of its
+    /// handles and pools.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::InvalidArgument`] for 0.
@@ -59,43 +59,44 @@ impl MemoryBudget {
         Ok(Self(self.0.reserve(bytes)?))
     }
 
-    /// The limit in bytes.
+    /// Returns the limit in bytes.
     pub fn limit(&self) -> u64 {
         self.0.figures().limit
     }
 
-    /// Bytes in use, reservations included.
+    /// Returns the bytes in use, including reservations.
     pub fn used(&self) -> u64 {
         self.0.figures().used
     }
 
-    /// Bytes left under this limit and all above it.
+    /// Returns the bytes left under this limit and all above it.
     pub fn available(&self) -> u64 {
         self.0.figures().available
     }
 
-    /// Bytes that reservations hold.
+    /// Returns the bytes that reservations hold.
     pub fn reserved(&self) -> u64 {
         self.0.figures().reserved
     }
 
-    /// The most bytes in use at once, as [`GpuMemoryPool::high_water_mark`](super::GpuMemoryPool).
+    /// Returns the most bytes in use at once, as
+    /// [`GpuMemoryPool::high_water_mark`](super::GpuMemoryPool::high_water_mark) does.
     pub fn high_water_mark(&self) -> u64 {
         self.0.figures().high
     }
 
-    /// All figures of the limit at once; those of memory are zero, since a budget has none.
+    /// Returns all figures of the limit; those of memory are zero, since a budget has none.
     pub fn metrics(&self) -> PoolMetrics {
         self.0.figures().into()
     }
 
-    /// How full it is.
+    /// Returns how full the budget is.
     pub fn pressure_level(&self) -> MemoryPressure {
         let figures = self.0.figures();
         MemoryPressure::of(figures.used, figures.limit)
     }
 
-    /// Calls back when the level of pressure changes, as
+    /// Registers a callback for changes of the level of pressure, as
     /// [`GpuMemoryPool::on_pressure`](super::GpuMemoryPool::on_pressure).
     pub fn on_pressure(&self, callback: impl Fn(PressureChange) + Send + Sync + 'static) {
         self.0.watch(Arc::new(callback));

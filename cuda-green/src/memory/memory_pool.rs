@@ -1,71 +1,71 @@
-//! What every memory pool can do, for programs that are tested without a GPU.
+//! The trait of all memory pools, for programs that are tested without a GPU.
 
 use super::{GpuBuffer, GpuMemoryPool, MemoryPressure};
 use crate::error::Result;
 
-/// A pool of memory under a limit: [`GpuMemoryPool`], or with the feature `test-utils` a mock of it.
+/// A pool of memory under a limit: [`GpuMemoryPool`] or, with the feature `test-utils`, `MockGpuMemoryPool`.
 ///
-/// Programs may have mocks of their own: a method that is added later has a default.
+/// Programs may implement their own mocks: a method that is added later has a default.
 pub trait MemoryPool: Clone + Send + Sync {
-    /// What it gives out.
+    /// The type of its buffers.
     type Buffer: MemoryBuffer;
 
-    /// Whether memory can be had at all; as [`GpuMemoryPool::check_availability`].
+    /// Checks whether memory can be allocated at all, as [`GpuMemoryPool::check_availability`].
     ///
     /// # Errors
-    /// Why not.
+    /// The reason if it cannot.
     fn check_availability() -> Result<()>;
 
-    /// As [`GpuMemoryPool::allocate`].
+    /// Allocates a buffer, as [`GpuMemoryPool::allocate`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`GpuMemoryPool::allocate`].
     fn allocate(&self, size: usize) -> Result<Self::Buffer>;
 
-    /// As [`GpuMemoryPool::deallocate`].
+    /// Frees a buffer, as [`GpuMemoryPool::deallocate`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`GpuMemoryPool::deallocate`].
     fn deallocate(&self, buffer: Self::Buffer) -> Result<()>;
 
-    /// The limit in bytes.
+    /// Returns the limit in bytes.
     fn limit(&self) -> u64;
 
-    /// Bytes in use.
+    /// Returns the bytes in use.
     fn used(&self) -> u64;
 
-    /// Bytes left.
+    /// Returns the bytes left.
     fn available(&self) -> u64;
 
-    /// The most bytes in use at once.
+    /// Returns the most bytes in use at once.
     fn high_water_mark(&self) -> u64;
 
-    /// How full it is.
+    /// Returns how full the pool is.
     fn pressure_level(&self) -> MemoryPressure;
 }
 
-/// Memory of a [`MemoryPool`], which goes back when it is dropped.
+/// A buffer of a [`MemoryPool`], which is freed when it is dropped.
 #[allow(clippy::len_without_is_empty)] // no buffer is empty
 pub trait MemoryBuffer: Send + Sync {
-    /// Its length in bytes; never 0.
+    /// Returns the length in bytes; never 0.
     fn len(&self) -> usize;
 
-    /// As [`GpuBuffer::copy_from`].
+    /// Copies from the host, as [`GpuBuffer::copy_from`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`GpuBuffer::copy_from`].
     fn copy_from(&self, source: &[u8]) -> Result<()>;
 
-    /// As [`GpuBuffer::copy_to`].
+    /// Copies to the host, as [`GpuBuffer::copy_to`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`GpuBuffer::copy_to`].
     fn copy_to(&self, destination: &mut [u8]) -> Result<()>;
 
-    /// As [`GpuBuffer::fill`].
+    /// Sets every byte, as [`GpuBuffer::fill`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`GpuBuffer::fill`].
     fn fill(&self, byte: u8) -> Result<()>;
 }
 

@@ -1,4 +1,4 @@
-//! Figures and events of memory: what pools count, how long operations take, and how full the device is.
+//! LimitFigures and events of memory: what pools count, how long operations take, and how full the device is.
 
 pub(super) mod device_usage;
 pub(super) mod events;

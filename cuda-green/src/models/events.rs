@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Something worth an event. `bytes` is the size that the model was given.
-#[cfg_attr(not(feature = "tracing"), allow(dead_code))] // nobody reads them
+#[cfg_attr(not(feature = "tracing"), allow(dead_code))] // read only by `emit`
 pub(super) enum ModelEvent<'a> {
     Loaded {
         model: &'a str,

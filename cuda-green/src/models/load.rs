@@ -1,4 +1,4 @@
-//! Loading a model, and making room for it first.
+//! The load of a model, after making room for it.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -8,8 +8,8 @@ use std::{
 use super::{
     ModelLease, ModelNeeds, ModelSlots,
     events::{ModelEvent, emit},
-    load_cycles::{Loading, Waiting},
-    slot_table::{Loaded, Slot, State, drop_models},
+    load_cycles::{ActiveLoad, LoadWait},
+    slot_table::{LoadedModel, ModelSlot, SlotTable, drop_models},
 };
 use crate::{
     error::{Error, Result},
@@ -17,20 +17,20 @@ use crate::{
 };
 
 impl<M> ModelSlots<M> {
-    /// The model, loaded if it is not there. If several threads ask for it, one loads it and the others wait;
-    /// should that fail, the next of them tries. Where room is short, idle models are evicted as the policy
-    /// says, but none where all of them would not make enough: neither in the budget, nor on the device for all that
-    /// the model is still to allocate by its needs.
+    /// Returns the model, after loading it if it is not loaded. If several threads ask for it, one loads it and the
+    /// others wait; if that load fails, the next of them tries. If room is short, idle models are evicted in the order
+    /// of the policy. None is evicted if even all of them would not make enough room, in the budget or on the device
+    /// for all bytes that the model may still allocate by its needs.
     ///
-    /// The function runs with no lock held and may be called again after an eviction, if it runs out of
-    /// memory. What it returns must not keep buffers of the pool elsewhere, or its memory never comes back. It may
-    /// load other models. Models that were evicted for it do not come back if it fails: look for what can fail by
-    /// itself, a missing file, before.
+    /// `load` runs with no lock held. It may be called again after an eviction, if it runs out of memory. It may load
+    /// other models. The model that it returns must not keep buffers of the pool elsewhere, or its memory is never
+    /// freed. Models evicted for a load do not come back if it fails, so check first what can fail for other reasons,
+    /// such as a missing file.
     ///
     /// # Errors
-    /// [`Error::NoRoomForModel`]; [`Error::DeviceOutOfMemory`] where the device could not hold the model though all idle
-    /// ones were evicted; [`Error::ModelWaitsForItself`] where the function asks for its own model, or
-    /// for one whose load waits for this one; [`Error::InvalidArgument`] for no bytes; those of the function.
+    /// [`Error::NoRoomForModel`]; [`Error::DeviceOutOfMemory`] if the device could not hold the model even with all
+    /// idle ones evicted; [`Error::ModelWaitsForItself`] if `load` asks for its own model, or for one whose load waits
+    /// for this one; [`Error::InvalidArgument`] for 0 bytes; the errors of `load`.
     pub fn get_or_load(
         &self,
         name: &str,
@@ -55,7 +55,7 @@ impl<M> ModelSlots<M> {
                         return Ok(ModelLease(loaded));
                     }
                     Some(None) => {
-                        let _waiting = Waiting::begin(self.address(), name)
+                        let _waiting = LoadWait::begin(self.address(), name)
                             .map_err(|models| Error::ModelWaitsForItself { models })?;
                         state = self
                             .changed
@@ -66,7 +66,7 @@ impl<M> ModelSlots<M> {
                 }
             }
             start = Instant::now();
-            // Whatever is evicted, the device never has room for it.
+            // The device has no room for it, whatever is evicted.
             let total = self.pool.device().total_memory();
             if needs.bytes > total {
                 state.failures += 1;
@@ -85,22 +85,22 @@ impl<M> ModelSlots<M> {
             }
         };
         let mut evictions = evicted.len();
-        // From here on the slot is this thread's, and goes again unless it is filled.
-        let mut claim = Claim {
+        // From here on the slot is this thread's, and is removed again unless it is filled.
+        let mut slot = LoadingSlot {
             slots: self,
             name,
             bytes: needs.bytes,
             done: false,
-            loading: Some(Loading::begin(self.address(), name)),
+            loading: Some(ActiveLoad::begin(self.address(), name)),
         };
         let pool = loop {
-            // Bytes of an evicted model that somebody still holds are missing below, or they are not needed.
+            // If bytes of an evicted model are still held elsewhere, the reservation below fails, or does without them.
             if let Err(error) = drop_models(std::mem::take(&mut evicted)) {
                 log::warn!("evicting models for {name}: {error}");
             }
             match self.pool.reserve(needs.bytes) {
                 Ok(pool) => break pool,
-                // Others took it meanwhile.
+                // Other threads took the room meanwhile.
                 Err(Error::OutOfMemory { .. }) => {
                     evicted = self.evict_for(&mut self.state(), name, needs.bytes, evictions)?;
                     evictions += evicted.len();
@@ -111,8 +111,8 @@ impl<M> ModelSlots<M> {
         let model = loop {
             match load(&pool) {
                 Err(error @ Error::DeviceOutOfMemory { .. }) => {
-                    // It fits the budget, and the device has no more: an idle model has to go, unless all of them
-                    // together would not be enough for what it has not allocated yet.
+                    // It fits the budget, and the device has no more: evict an idle model, unless even all of them
+                    // would not make room for the bytes that are still to be allocated.
                     let evicted = {
                         let mut state = self.state();
                         if self.check_device(&state, pool.available()).is_err() {
@@ -129,7 +129,7 @@ impl<M> ModelSlots<M> {
                 result => break result?,
             }
         };
-        let loaded = Arc::new(Loaded {
+        let loaded = Arc::new(LoadedModel {
             model,
             pool,
             name: name.to_owned(),
@@ -142,9 +142,9 @@ impl<M> ModelSlots<M> {
         }
         state.loads.note(took);
         state.touch(name);
-        claim.done = true;
+        slot.done = true;
         drop(state);
-        drop(claim);
+        drop(slot);
         emit(ModelEvent::Loaded {
             model: name,
             bytes: needs.bytes,
@@ -153,21 +153,21 @@ impl<M> ModelSlots<M> {
         Ok(ModelLease(loaded))
     }
 
-    /// Claims a slot, and says which models have to go first. Drops none and takes no bytes, since both may
-    /// call back, and the lock is held.
+    /// Takes a slot for a model, and returns the models evicted for it. It neither drops them nor charges bytes: both
+    /// may run callbacks, and the lock is held.
     fn make_room(
         &self,
-        state: &mut State<M>,
+        state: &mut SlotTable<M>,
         name: &str,
         bytes: u64,
-    ) -> Result<Vec<Arc<Loaded<M>>>> {
+    ) -> Result<Vec<Arc<LoadedModel<M>>>> {
         let mut evicted = self.evict_for(state, name, bytes, 0)?;
-        // Full only if none was evicted, so a refusal here has evicted none.
+        // All slots are taken only if none was evicted, so a refusal here has evicted none.
         if state.slots.len() >= self.capacity {
             self.check_device(state, bytes)?;
             evicted.push(self.evict_one(state, name, bytes, 0)?);
         }
-        let slot = Slot {
+        let slot = ModelSlot {
             needs: ModelNeeds { bytes, priority: 0 },
             loaded: None,
             pins: 0,
@@ -177,15 +177,15 @@ impl<M> ModelSlots<M> {
         Ok(evicted)
     }
 
-    /// Takes out as many idle models as make room for so many bytes, or none if that is not possible. `before` is how many
-    /// went for this load already.
+    /// Evicts as many idle models as make room for `bytes`, or none if that is not possible. `before` is the number
+    /// evicted for this load already.
     fn evict_for(
         &self,
-        state: &mut State<M>,
+        state: &mut SlotTable<M>,
         name: &str,
         bytes: u64,
         before: usize,
-    ) -> Result<Vec<Arc<Loaded<M>>>> {
+    ) -> Result<Vec<Arc<LoadedModel<M>>>> {
         let mut missing = bytes.saturating_sub(self.pool.available());
         if state.evictable() < missing {
             return Err(self.no_room(state, name, bytes, before));
@@ -198,31 +198,32 @@ impl<M> ModelSlots<M> {
             let Some((victim, size)) = state.victim(self.policy, missing) else {
                 break;
             };
-            evicted.extend(state.take(&victim));
+            evicted.extend(state.evict(&victim));
             missing = missing.saturating_sub(size);
         }
         Ok(evicted)
     }
 
+    /// Evicts one idle model.
     fn evict_one(
         &self,
-        state: &mut State<M>,
+        state: &mut SlotTable<M>,
         name: &str,
         bytes: u64,
         before: usize,
-    ) -> Result<Arc<Loaded<M>>> {
+    ) -> Result<Arc<LoadedModel<M>>> {
         let victim = state.victim(self.policy, 0);
         victim
-            .and_then(|(victim, _)| state.take(&victim))
+            .and_then(|(victim, _)| state.evict(&victim))
             .ok_or_else(|| self.no_room(state, name, bytes, before))
     }
 
-    /// Refuses where the device would not have so many bytes though all idle models were evicted.
-    fn check_device(&self, state: &State<M>, bytes: u64) -> Result<()> {
+    /// Checks that the device would have this many bytes if all idle models were evicted.
+    fn check_device(&self, state: &SlotTable<M>, bytes: u64) -> Result<()> {
         let device = self.pool.device();
         let free = device.free_memory()?;
         let most = free
-            .saturating_add(self.pool.idle()?)
+            .saturating_add(self.pool.idle_bytes()?)
             .saturating_add(state.evictable_on_device());
         if most >= bytes {
             return Ok(());
@@ -235,7 +236,7 @@ impl<M> ModelSlots<M> {
     }
 
     #[cold]
-    fn no_room(&self, state: &State<M>, name: &str, asked: u64, evicted: usize) -> Error {
+    fn no_room(&self, state: &SlotTable<M>, name: &str, asked: u64, evicted: usize) -> Error {
         let evictable = state.evictable();
         let others = state.slots.iter().filter(|(other, _)| *other != name);
         let all: u64 = others.map(|(_, slot)| slot.needs.bytes).sum();
@@ -251,18 +252,18 @@ impl<M> ModelSlots<M> {
     }
 }
 
-/// A slot that a thread is filling; empty again if it fails or panics.
-struct Claim<'a, M> {
+/// A slot that a thread is filling; removed again if the load fails or panics.
+struct LoadingSlot<'a, M> {
     slots: &'a ModelSlots<M>,
     name: &'a str,
     bytes: u64,
     done: bool,
-    loading: Option<Loading>,
+    loading: Option<ActiveLoad>,
 }
 
-impl<M> Drop for Claim<'_, M> {
+impl<M> Drop for LoadingSlot<'_, M> {
     fn drop(&mut self) {
-        // Before others may load it.
+        // Before other threads may load it.
         self.loading = None;
         if !self.done {
             let mut state = self.slots.state();

@@ -1,28 +1,27 @@
-//! Loads that wait for each other, of all slots of the process.
+//! Detection of loads that wait for each other, across all slots of the process.
 //!
-//! A load runs the caller's function, which may ask for other models and wait for their loads. If that comes round to
-//! itself, all of them wait for ever. Whoever would close such a circle gets an error instead.
+//! A load runs the caller's function, which may ask for other models and wait for their loads. A cycle of such waits
+//! would never end, so the wait that would close it is an error instead.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
 
-/// A model by the address of its slots, which live as long as their loads, and its name.
-type Model = (usize, String);
+use crate::sync::{Mutex, MutexGuard, lock};
 
-/// A number that no other living thread has. Not the standard library's: asking for that may panic in a thread that
-/// is ending, in the destructors of a C library's keys (it does not any more with Rust 1.95).
+/// A model, by the address of its slots, which live as long as their loads, and by its name.
+type ModelKey = (usize, String);
+
+/// A number that no other living thread has. It is not the standard library's thread id: asking for that may panic in a
+/// thread that is ending, in the destructors of a C library's keys (until Rust 1.95).
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Thread(usize);
+struct ThreadKey(usize);
 
-impl Thread {
+impl ThreadKey {
     fn current() -> Self {
         thread_local! {
-            // Without a destructor, so it is there until the thread's end.
+            // It has no destructor, so it exists until the thread's end.
             static PLACE: u8 = const { 0 };
         }
-        // Some platforms have none at the very end: what loads then, is taken for one thread.
+        // On some platforms it is gone at the very end: all loads at that moment count as one thread's.
         Self(
             PLACE
                 .try_with(|place| std::ptr::from_ref(place).addr())
@@ -31,11 +30,11 @@ impl Thread {
     }
 }
 
-/// The loads and waits of the process. Few, and looked at only where a load begins or is waited for.
+/// The loads and waits of the process. There are few, and they are looked at only when a load or a wait begins.
 struct Loads {
-    loaders: BTreeMap<Model, Thread>,
+    loaders: BTreeMap<ModelKey, ThreadKey>,
     /// The threads that wait for a load, with the model.
-    waiting: Vec<(Thread, Model)>,
+    waiting: Vec<(ThreadKey, ModelKey)>,
 }
 
 static LOADS: Mutex<Loads> = Mutex::new(Loads {
@@ -44,34 +43,36 @@ static LOADS: Mutex<Loads> = Mutex::new(Loads {
 });
 
 fn loads() -> MutexGuard<'static, Loads> {
-    LOADS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&LOADS)
 }
 
-/// Notes that this thread loads a model, until it is dropped.
-pub(super) struct Loading(Model);
+/// Records that this thread loads a model, until it is dropped.
+pub(super) struct ActiveLoad(ModelKey);
 
-impl Loading {
+impl ActiveLoad {
     pub(super) fn begin(slots: usize, name: &str) -> Self {
         let model = (slots, name.to_owned());
-        loads().loaders.insert(model.clone(), Thread::current());
+        loads().loaders.insert(model.clone(), ThreadKey::current());
         Self(model)
     }
 }
 
-impl Drop for Loading {
+impl Drop for ActiveLoad {
     fn drop(&mut self) {
         loads().loaders.remove(&self.0);
     }
 }
 
-/// Notes that this thread waits for a load, until it is dropped.
-pub(super) struct Waiting(());
+/// Records that this thread waits for a load, until it is dropped.
+pub(super) struct LoadWait(());
 
-impl Waiting {
+impl LoadWait {
+    /// Begins a wait for the load of a model.
+    ///
     /// # Errors
-    /// The models that would wait for each other, from one that this thread loads on.
+    /// The models whose loads would wait for each other, up to the one that this thread is loading.
     pub(super) fn begin(slots: usize, name: &str) -> Result<Self, Vec<String>> {
-        let me = Thread::current();
+        let me = ThreadKey::current();
         let mut loads = loads();
         let first = (slots, name.to_owned());
         let (mut model, mut chain) = (first.clone(), Vec::new());
@@ -91,9 +92,9 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for LoadWait {
     fn drop(&mut self) {
-        let me = Thread::current();
+        let me = ThreadKey::current();
         loads().waiting.retain(|(thread, _)| *thread != me);
     }
 }

@@ -1,25 +1,26 @@
-//! Model slots: named models in one budget, loaded when needed and evicted when others need the room.
+//! The slots, and the lease that keeps a model loaded.
 
 use std::{
     fmt,
     ops::Deref,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar},
 };
 
 use super::{
     EvictionPolicy, SlotStatus, SlotsStatus,
-    slot_table::{Loaded, Slot, State, drop_models},
+    slot_table::{LoadedModel, ModelSlot, SlotTable, drop_models},
 };
 use crate::{
     error::{Error, Result},
     memory::{GpuMemoryPool, PoolMetrics},
+    sync::{Mutex, MutexGuard, lock},
 };
 
 /// Named models in one memory pool, in a bounded number of slots.
 ///
-/// A model is loaded by a function of the caller's, which gets a pool of exactly the bytes that were asked
-/// for. It stays until it is evicted, and is never evicted while it is pinned or a [`ModelLease`] is held.
-/// A slot counts as free once the model's buffers are back and the driver's count says so.
+/// A function of the caller loads a model, with a pool of exactly the bytes that the model needs. The model stays until
+/// it is evicted, and is never evicted while it is pinned or a [`ModelLease`] is held. A slot counts as free once the
+/// model's buffers are freed and the driver counts their bytes as free.
 ///
 /// ```
 /// use cuda_green::{Driver, GpuMemoryPool, ModelNeeds, ModelSlots};
@@ -30,7 +31,7 @@ use crate::{
 /// let needs = ModelNeeds { bytes: 5 << 30, priority: 0 };
 /// let minilm = slots.get_or_load("minilm", needs, |pool| pool.allocate(5 << 30))?;
 /// assert_eq!(minilm.len(), 5 << 30);
-/// drop(minilm); // it stays loaded, until another needs the room
+/// drop(minilm); // it stays loaded until another model needs the room
 /// slots.get_or_load("e5", needs, |pool| pool.allocate(4 << 30))?;
 /// assert!(!slots.contains("minilm"));
 /// # Ok(())
@@ -40,19 +41,19 @@ pub struct ModelSlots<M> {
     pub(super) pool: GpuMemoryPool,
     pub(super) capacity: usize,
     pub(super) policy: EvictionPolicy,
-    state: Mutex<State<M>>,
+    state: Mutex<SlotTable<M>>,
     pub(super) changed: Condvar,
 }
 
 impl<M> ModelSlots<M> {
-    /// A number that no other live slots have.
+    /// Returns a number that no other live slots have.
     pub(super) fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
 }
 
-/// A model in use: it is not evicted as long as this is held.
-pub struct ModelLease<M>(pub(super) Arc<Loaded<M>>);
+/// A lease of a loaded model, which is not evicted while the lease is held.
+pub struct ModelLease<M>(pub(super) Arc<LoadedModel<M>>);
 
 impl<M> Deref for ModelLease<M> {
     type Target = M;
@@ -77,15 +78,15 @@ impl<M> fmt::Debug for ModelLease<M> {
 }
 
 impl<M> ModelSlots<M> {
-    /// So many slots in a pool; the least recently used goes first.
+    /// Creates `capacity` slots in a pool. The least recently used model is evicted first.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for no slots.
+    /// [`Error::InvalidArgument`] for a capacity of 0.
     pub fn new(pool: GpuMemoryPool, capacity: usize) -> Result<Self> {
         Self::with_policy(pool, capacity, EvictionPolicy::default())
     }
 
-    /// The same with another policy.
+    /// Creates `capacity` slots in a pool, with a policy of eviction.
     ///
     /// # Errors
     /// As [`ModelSlots::new`].
@@ -110,7 +111,7 @@ impl<M> ModelSlots<M> {
         })
     }
 
-    /// The model, if it is loaded.
+    /// Returns the model if it is loaded, and counts that as a use.
     pub fn get(&self, name: &str) -> Option<ModelLease<M>> {
         let mut state = self.state();
         let loaded = state.slots.get(name)?.loaded.clone()?;
@@ -119,7 +120,7 @@ impl<M> ModelSlots<M> {
         Some(ModelLease(loaded))
     }
 
-    /// Whether the model is loaded, without counting as a use.
+    /// Returns whether the model is loaded, without counting as a use.
     pub fn contains(&self, name: &str) -> bool {
         let state = self.state();
         state
@@ -128,7 +129,7 @@ impl<M> ModelSlots<M> {
             .is_some_and(|slot| slot.loaded.is_some())
     }
 
-    /// Keeps the model from being evicted until it is unpinned as often.
+    /// Pins the model: it is not evicted until it is unpinned as many times.
     ///
     /// # Errors
     /// [`Error::NoSuchModel`].
@@ -136,7 +137,7 @@ impl<M> ModelSlots<M> {
         self.with_loaded(name, |slot| slot.pins += 1)
     }
 
-    /// Undoes one [`ModelSlots::pin`]; of a model that is not pinned, nothing.
+    /// Undoes one [`ModelSlots::pin`]. Does nothing if the model is not pinned.
     ///
     /// # Errors
     /// [`Error::NoSuchModel`].
@@ -144,7 +145,7 @@ impl<M> ModelSlots<M> {
         self.with_loaded(name, |slot| slot.pins = slot.pins.saturating_sub(1))
     }
 
-    /// Counts as a use of the model.
+    /// Counts a use of the model.
     ///
     /// # Errors
     /// [`Error::NoSuchModel`].
@@ -154,11 +155,12 @@ impl<M> ModelSlots<M> {
         Ok(())
     }
 
-    /// Unloads a model, gives its memory to the system, and tells how many bytes of the budget that freed.
+    /// Unloads a model, returns its memory to the system, and returns the number of bytes of the budget that this
+    /// freed.
     ///
     /// # Errors
-    /// [`Error::NoSuchModel`]; [`Error::ModelInUse`]; [`Error::MemoryNotBack`] where the model's buffers are
-    /// still held elsewhere: their bytes stay taken until they are dropped.
+    /// [`Error::NoSuchModel`]; [`Error::ModelInUse`]; [`Error::MemoryNotBack`] if buffers of the model are still held
+    /// elsewhere: their bytes stay in use until they are dropped.
     pub fn evict(&self, name: &str) -> Result<u64> {
         let (loaded, bytes) = {
             let mut state = self.state();
@@ -170,14 +172,14 @@ impl<M> ModelSlots<M> {
                     holders,
                 });
             }
-            (state.take(name).ok_or_else(|| no_such(name))?, bytes)
+            (state.evict(name).ok_or_else(|| no_such(name))?, bytes)
         };
         drop_models(vec![loaded])?;
         self.pool.trim()?;
         Ok(bytes)
     }
 
-    /// All slots, as they are now.
+    /// Returns the status of all slots.
     pub fn status(&self) -> SlotsStatus {
         let state = self.state();
         let slots = state.slots.iter().map(|(name, slot)| SlotStatus {
@@ -202,12 +204,12 @@ impl<M> ModelSlots<M> {
         }
     }
 
-    /// The pool that the models are in.
+    /// Returns the pool that the models are in.
     pub fn pool(&self) -> &GpuMemoryPool {
         &self.pool
     }
 
-    fn with_loaded(&self, name: &str, action: impl FnOnce(&mut Slot<M>)) -> Result<()> {
+    fn with_loaded(&self, name: &str, action: impl FnOnce(&mut ModelSlot<M>)) -> Result<()> {
         let mut state = self.state();
         let slot = state
             .slots
@@ -218,8 +220,8 @@ impl<M> ModelSlots<M> {
         Ok(())
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State<M>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn state(&self) -> MutexGuard<'_, SlotTable<M>> {
+        lock(&self.state)
     }
 }
 

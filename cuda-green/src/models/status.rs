@@ -1,48 +1,48 @@
-//! Figures of model slots.
+//! The status of model slots.
 
 use std::fmt;
 
 use super::ModelNeeds;
 use crate::memory::{Latencies, PoolMetrics};
 
-/// One slot, as it is now.
+/// The status of one slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SlotStatus {
     /// The model's name.
     pub name: String,
-    /// What it was loaded with.
+    /// The needs it was loaded with.
     pub needs: ModelNeeds,
-    /// The memory that is set aside for it: the limit is its needs, what is used is what its buffers have.
-    /// All zero while it is being loaded.
+    /// The memory reserved for it: the limit is its needs, the bytes in use are those of its buffers. All zero while it
+    /// is being loaded.
     pub memory: PoolMetrics,
-    /// Whether it is loaded, not just being loaded.
+    /// Whether it is loaded; false while it is being loaded.
     pub loaded: bool,
-    /// How often it is pinned.
+    /// The number of pins.
     pub pins: usize,
-    /// How many leases are held.
+    /// The number of leases held.
     pub leases: usize,
 }
 
-/// All slots, as they are now.
+/// The status of all slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SlotsStatus {
     /// The slots in use, by name.
     pub slots: Vec<SlotStatus>,
-    /// How many slots there are.
+    /// The number of slots.
     pub capacity: usize,
-    /// Bytes of the pool that are left.
+    /// Bytes left in the pool.
     pub available: u64,
-    /// How often a model was asked for and was there.
+    /// The number of times a model was asked for and was loaded already.
     pub hits: u64,
-    /// Models that were loaded, and how long that took: evictions, the caller's function, retries.
+    /// The times of successful loads, including evictions, the caller's function and retries.
     pub loads: Latencies,
-    /// Models that were evicted.
+    /// The number of evictions.
     pub evictions: u64,
-    /// Loads that failed.
+    /// The number of failed loads.
     pub failures: u64,
 }
 

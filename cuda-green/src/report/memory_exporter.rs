@@ -1,4 +1,4 @@
-//! Memory figures for the `metrics` facade.
+//! The exporter of memory figures to the `metrics` facade.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use metrics::{Label, counter, gauge, histogram};
 use super::{MemoryReport, MemoryRow};
 use crate::memory::Latencies;
 
-/// Puts [`MemoryReport`]s into the `metrics` facade, for whatever recorder the program has installed.
+/// Records [`MemoryReport`]s in the `metrics` facade, for the recorder that the program has installed.
 ///
-/// Nothing is recorded while memory is allocated and freed, so there it costs nothing: call
-/// [`MemoryExporter::export`] as often as the figures are looked at. Every metric has the label `name`, that
-/// of the row, and a slot's `slot`. The guide on [observing](crate::guide::observing) has a table of all of them.
+/// Allocating and freeing record nothing and so cost nothing: call [`MemoryExporter::export`] as often as the figures
+/// are read. Every metric has the label `name`, the row's name, and for a slot the label `slot`. The guide on
+/// [observing](crate::guide::observing) has a table of all metrics.
 #[derive(Debug, Default)]
 pub struct MemoryExporter {
-    /// What each histogram had when it was last put out, since the facade takes only what came after.
-    told: BTreeMap<(String, Option<String>, &'static str), Latencies>,
+    /// Each histogram as it was last recorded, since the facade takes only what was added after that.
+    recorded: BTreeMap<(String, Option<String>, &'static str), Latencies>,
 }
 
 impl MemoryExporter {
-    /// Puts the figures out. Counters and histograms go on from the last time.
+    /// Records the figures. Counters and histograms continue from the last time.
     pub fn export(&mut self, report: &MemoryReport) {
         for row in &report.rows {
             let labels = labels(row);
@@ -32,7 +32,7 @@ impl MemoryExporter {
                 }
             }
             for (name, latencies) in row.memory.latencies() {
-                self.tell(row, "memory", name, latencies);
+                self.record_histogram(row, "memory", name, latencies);
             }
             let Some(slots) = &row.slots else { continue };
             for (name, value) in [
@@ -42,14 +42,21 @@ impl MemoryExporter {
             ] {
                 counter!(name, labels.clone()).absolute(value);
             }
-            self.tell(row, "model", "loads", &slots.loads);
+            self.record_histogram(row, "model", "loads", &slots.loads);
         }
     }
 
-    fn tell(&mut self, row: &MemoryRow, of: &str, name: &'static str, latencies: &Latencies) {
+    /// Records what was added to a histogram since the last time.
+    fn record_histogram(
+        &mut self,
+        row: &MemoryRow,
+        of: &str,
+        name: &'static str,
+        latencies: &Latencies,
+    ) {
         let key = (row.name.clone(), row.slot.clone(), name);
-        let before = self.told.insert(key, *latencies).unwrap_or_default();
-        // A slot that was loaded anew counts from the start again.
+        let before = self.recorded.insert(key, *latencies).unwrap_or_default();
+        // A slot that was loaded again counts from the start.
         let news = latencies.since(&before);
         let histogram = histogram!(format!("cuda_green_{of}_{name}_seconds"), labels(row));
         for (seconds, count) in news.middles() {

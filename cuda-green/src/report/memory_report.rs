@@ -1,4 +1,4 @@
-//! Who has how much of a GPU's memory: budgets, contexts and models in one table.
+//! The memory report: budgets, contexts and models in one table.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use crate::{
     models::{ModelSlots, SlotsStatus},
 };
 
-/// The figures of several budgets, pools and slots, under names, taken one after another.
+/// The figures of several budgets, pools and slots, each under a name, taken one after another.
 ///
-/// As a table with `Display`; as JSON through `serde::Serialize` with the feature `serde`; for the `metrics`
-/// facade through `MemoryExporter` with the feature `metrics`.
-/// [`SmPartitionManager::memory_report`](crate::SmPartitionManager::memory_report) has one of all contexts.
+/// `Display` prints a table; `serde::Serialize` yields JSON with the feature `serde`; `MemoryExporter` records it in
+/// the `metrics` facade with the feature `metrics`.
+/// [`SmPartitionManager::memory_report`](crate::SmPartitionManager::memory_report) returns one of all contexts.
 ///
 /// ```
 /// use cuda_green::{Driver, GpuMemoryPool, MemoryReport, ModelNeeds, ModelSlots};
@@ -32,7 +32,7 @@ use crate::{
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct MemoryReport {
-    /// In the order in which they were added; a context's slots come after it.
+    /// The rows in the order in which they were added; a context's slots come after it.
     pub rows: Vec<MemoryRow>,
 }
 
@@ -41,15 +41,15 @@ pub struct MemoryReport {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct MemoryRow {
-    /// The name that it was added under.
+    /// The name it was added under.
     pub name: String,
-    /// Of a slot, the model's name.
+    /// The model's name, for a slot.
     pub slot: Option<String>,
-    /// How full it is. None of a slot: its bytes are set aside for its model, which has all of them.
+    /// How full it is. `None` for a slot: its bytes are reserved for its model, which has all of them.
     pub pressure: Option<MemoryPressure>,
-    /// Its figures; of a budget only those of the limit.
+    /// Its figures; for a budget only those of the limit.
     pub memory: PoolMetrics,
-    /// Of a pool with slots, how they fared; each slot has a row of its own.
+    /// The status of the slots, for a pool with slots; each slot also has its row.
     pub slots: Option<SlotsStatus>,
 }
 
@@ -68,7 +68,7 @@ impl MemoryReport {
         self
     }
 
-    /// Adds slots: the pool that they are in, and a row for each.
+    /// Adds slots: a row for the pool that they are in, and one for each slot.
     #[must_use]
     pub fn with_slots<M>(mut self, name: impl Into<String>, slots: &ModelSlots<M>) -> Self {
         let name = name.into();
@@ -94,7 +94,7 @@ impl MemoryReport {
     }
 }
 
-/// Bytes as MiB; no limit as such.
+/// Returns bytes as MiB, and `none` for no limit.
 fn mib(bytes: u64) -> String {
     if bytes == u64::MAX {
         return "none".into();

@@ -1,26 +1,28 @@
-//! Fences: points in streams that must be reached before memory may be used anew.
+//! Fences: points in streams that must be reached before memory may be reused.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::{
     device::CudaDevice,
     error::{Error, Result},
     event::Event,
     stream::Stream,
+    sync::{Mutex, MutexGuard, lock},
 };
 
-/// A point in a stream's work after which that stream uses the memory no more.
+/// A point in a stream's work after which that stream no longer uses the memory.
 pub(crate) struct Fence {
-    /// The stream's serial number; none for a stream that nobody else has.
+    /// The stream's serial number; `None` for a private stream that no other buffer meets.
     stream: Option<u64>,
-    /// Shared with whoever waits for it, who must not hold the lock meanwhile. None for a point that cannot be
-    /// known: the memory is never used anew.
+    /// Shared with threads that wait for it, which must not hold the lock meanwhile. `None` if the point cannot be
+    /// known: the memory is never reused.
     event: Option<Arc<Event>>,
-    /// How often it was recorded.
+    /// The number of times it was recorded.
     recorded: u64,
 }
 
 impl Fence {
+    /// Returns whether it is a point of this stream.
     pub(crate) fn is_of(&self, stream: &Stream) -> bool {
         self.stream == Some(stream.serial())
     }
@@ -45,17 +47,17 @@ fn wait_for(event: Option<&Event>) -> Result<()> {
     }
 }
 
-/// The fences of one buffer: at most one for each stream that it was used in.
+/// The fences of one buffer: at most one for each stream that used it.
 #[derive(Default)]
 pub(crate) struct Fences(Mutex<Vec<Fence>>);
 
 impl Fences {
-    pub(crate) fn of(fences: Vec<Fence>) -> Self {
+    pub(crate) fn new(fences: Vec<Fence>) -> Self {
         Self(Mutex::new(fences))
     }
 
-    /// Fences the work that is in the stream now, without making it wait for other streams' uses. Where that
-    /// cannot be, the work is waited for: it is there already, and the memory may be freed next.
+    /// Fences the work that is in the stream now, without making it wait for other streams' uses. If that fails, waits
+    /// for the work instead: it is in the stream already, and the memory may be freed next.
     pub(crate) fn note(&self, stream: &Stream) -> Result<()> {
         let fenced = match stream.is_captured() {
             Ok(true) => return stream.outside_captures(),
@@ -70,9 +72,9 @@ impl Fences {
         })
     }
 
-    /// Lets the stream wait for the other streams' uses, runs something that puts work into it, and fences
-    /// what it did. An error means that nothing was put into the stream, that it is fenced all the same or has ended
-    /// again, or that the memory is not used again.
+    /// Makes the stream wait for the other streams' uses, runs `work`, which puts work into the stream, and fences
+    /// that. After an error, either nothing was put into the stream, or the work is fenced or has ended, or the memory
+    /// is never reused.
     pub(crate) fn around(&self, stream: &Stream, work: impl FnOnce() -> Result<()>) -> Result<()> {
         stream.outside_captures()?;
         self.fence(stream, true, work)
@@ -99,7 +101,7 @@ impl Fences {
         let index = match mine {
             Some(index) => index,
             None => {
-                // Made before the work, so that a failure leaves nothing unfenced.
+                // Created before the work, so that a failure leaves nothing unfenced.
                 fences.push(Fence {
                     stream: Some(stream.serial()),
                     event: Some(Arc::new(Event::new(stream.device())?)),
@@ -109,7 +111,8 @@ impl Fences {
             }
         };
         let worked = work();
-        // After an error, too: the work of a copy is within the fences of both its buffers, and those of one may fail.
+        // Recorded after an error, too: a copy is fenced on both of its buffers, and only one of the two may have
+        // failed.
         let fence = &mut fences[index];
         let recorded = match &fence.event {
             Some(event) => stream.record(event),
@@ -118,7 +121,7 @@ impl Fences {
         fence.recorded += 1;
         let fenced = recorded.or_else(|error| {
             if stream.wait_beside_captures().is_err() {
-                // Neither known nor waited for: the memory is not used again.
+                // The point is neither known nor waited for: the memory is never reused.
                 fence.event = None;
                 return Err(error);
             }
@@ -127,7 +130,7 @@ impl Fences {
         worked.and(fenced)
     }
 
-    /// Notes the end of work in a stream that no other buffer meets: an event, or none where it cannot be known.
+    /// Adds the end of work in a private stream: an event, or `None` if the end cannot be known.
     pub(crate) fn add(&self, event: Option<Event>) {
         self.lock().push(Fence {
             stream: None,
@@ -136,8 +139,8 @@ impl Fences {
         });
     }
 
-    /// Waits for all of them, and forgets those that nobody recorded again meanwhile. Other threads fence the buffer
-    /// while this one waits.
+    /// Waits for all fences, and removes those that were not recorded again meanwhile: other threads may fence the
+    /// buffer while this one waits.
     pub(crate) fn wait(&self, device: &CudaDevice) -> Result<()> {
         let waited: Vec<(Option<Arc<Event>>, u64)> = self
             .lock()
@@ -166,11 +169,13 @@ impl Fences {
         Ok(())
     }
 
+    /// Takes out all fences.
     pub(crate) fn take(&mut self) -> Vec<Fence> {
+        // Exclusive access needs no lock, and this is in the fast path of a free.
         std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Fence>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

@@ -1,70 +1,60 @@
-//! What all seats of a pool share: its memory and its account, and what concerns all of its threads.
+//! The state of one pool: its arena, its account, and the figures of the pool and its children.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use super::{
-    arena::{Core, lock as lock_std},
-    thread_cache::{Cache, Pending},
+    arena::{Arena, Reclaim},
+    thread_cache::ThreadCache,
 };
-use crate::memory::{
-    budget::{
-        account::Account,
-        limit_tree::{Purses, lock},
-    },
-    observe::PoolMetrics,
+use crate::{
+    memory::{budget::account::Account, observe::PoolMetrics},
+    sync::{Mutex, lock},
 };
 
-/// What is taken out of the threads' caches.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gather {
-    /// What streams have ended with.
-    Ended,
-    /// That, and free blocks.
-    Free,
-    /// Those, and what streams still use: they are waited for.
-    All,
-}
-
-/// What all seats of a pool share.
-pub(crate) struct Inner {
-    pub(crate) core: Arc<Core>,
-    pub(crate) account: Account<Cache>,
-    /// The pool that this one's limit is within: what this one counted is counted there.
-    parent: Option<Arc<Inner>>,
-    children: Mutex<Vec<Weak<Inner>>>,
-    /// Counted by children that ended.
+/// The state of one pool, shared by its shards.
+pub(crate) struct PoolState {
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) account: Account<ThreadCache>,
+    /// The pool whose limit this one's limit is within: what this one counts is counted there, too.
+    parent: Option<Arc<PoolState>>,
+    children: Mutex<Vec<Weak<PoolState>>>,
+    /// The counts of children that have ended.
     ended: Mutex<PoolMetrics>,
 }
 
-impl Inner {
+impl PoolState {
     pub(crate) fn new(
-        core: Arc<Core>,
-        account: Account<Cache>,
-        parent: Option<&Arc<Inner>>,
+        arena: Arc<Arena>,
+        account: Account<ThreadCache>,
+        parent: Option<&Arc<PoolState>>,
     ) -> Arc<Self> {
-        let inner = Arc::new(Self {
-            core,
+        let state = Arc::new(Self {
+            arena,
             account,
             parent: parent.cloned(),
             children: Mutex::default(),
             ended: Mutex::default(),
         });
         if let Some(parent) = parent {
-            let mut children = lock_std(&parent.children);
+            let mut children = lock(&parent.children);
             children.retain(|child| child.strong_count() > 0);
-            children.push(Arc::downgrade(&inner));
+            children.push(Arc::downgrade(&state));
         }
-        inner
+        state
     }
 
-    /// What this pool and its children counted, those that ended too.
+    /// Returns what this pool and its children counted, including those that have ended.
     fn counted(&self) -> PoolMetrics {
-        let mut counted = *lock_std(&self.ended);
-        for number in 0..self.account.len() {
-            self.account.purse(number).kept.counts.add_to(&mut counted);
+        let mut counted = *lock(&self.ended);
+        for index in 0..self.account.len() {
+            self.account
+                .shard(index)
+                .payload
+                .counts
+                .add_to(&mut counted);
         }
-        let children: Vec<Arc<Inner>> = {
-            let children = lock_std(&self.children);
+        let children: Vec<Arc<PoolState>> = {
+            let children = lock(&self.children);
             children.iter().filter_map(Weak::upgrade).collect()
         };
         for child in children {
@@ -74,91 +64,30 @@ impl Inner {
     }
 
     pub(crate) fn metrics(&self) -> PoolMetrics {
-        let mut metrics = PoolMetrics::from(self.account.budget().figures());
+        let mut metrics = PoolMetrics::from(self.account.limit().figures());
         metrics.add_counts(&self.counted());
-        for number in 0..self.account.len() {
-            let cache = &self.account.purse(number).kept;
-            let (cached, pending) = cache.bytes();
+        for index in 0..self.account.len() {
+            let (cached, pending) = self.account.shard(index).payload.bytes();
             metrics.cached += cached;
             metrics.pending += pending;
         }
-        metrics.pending += self.core.unsettled();
-        let heap = self.core.heap();
-        let (free, largest_free) = heap.free();
+        metrics.pending += self.arena.pending_bytes();
+        let heap = self.arena.heap();
         metrics.from_driver = heap.from_driver;
         metrics.from_driver_high = heap.from_driver_high;
-        metrics.free_from_driver = free + heap.large_free() + self.core.between();
-        metrics.largest_free = largest_free;
+        metrics.free_from_driver =
+            heap.free_bytes() + heap.large_free_bytes() + self.arena.transfer_bytes();
+        metrics.largest_free = heap.largest_free();
         metrics
     }
-
-    pub(crate) fn take_home(&self, pending: &Pending) {
-        self.core.take_home_after(pending);
-    }
 }
 
-impl Core {
-    /// Puts memory of the threads of a pool into the heap. Tells how many free blocks that were, but for those
-    /// that the threads of a shard had.
-    pub(crate) fn gather_from(&self, purses: &Purses<Cache>, what: Gather, shard: usize) -> u64 {
-        let mut blocks = 0;
-        for (number, purse) in purses.iter().enumerate() {
-            let (free, pending) = {
-                let cache = &mut lock(&purse.0).kept;
-                let pending = match what {
-                    Gather::Ended | Gather::Free => cache.settle(self.device.driver()),
-                    Gather::All => cache.take_pending(),
-                };
-                let free = match what {
-                    Gather::Ended => Vec::new(),
-                    Gather::Free | Gather::All => cache.drain(),
-                };
-                (free, pending)
-            };
-            if number != shard {
-                blocks += free.len() as u64;
-            }
-            self.merge(free);
-            self.take_home_ended(pending, what);
-        }
-        blocks
-    }
-
-    /// Takes home what streams have ended with; all of it where it is to be waited for. The rest is kept.
-    pub(crate) fn take_home_ended(&self, pending: Vec<Pending>, what: Gather) {
-        if pending.is_empty() {
-            return;
-        }
-        let _allowed = self.device.driver().beside_captures();
-        for pending in pending {
-            let ended = if what == Gather::All {
-                pending.wait().map(|()| true)
-            } else {
-                pending.is_done()
-            };
-            match ended {
-                Ok(true) => self.take_home_after(&pending),
-                Ok(false) => self.keep_unsettled(pending),
-                Err(error) => {
-                    log::error!("waiting for a freed buffer's last use: {error}");
-                    self.keep_unsettled(pending);
-                }
-            }
-        }
-    }
-
-    fn take_home_after(&self, pending: &Pending) {
-        if let Err(error) = self.take_home(pending.address, pending.home) {
-            log::error!("freeing a buffer that a stream had used: {error}");
-        }
-    }
-}
-
-impl Drop for Inner {
+impl Drop for PoolState {
     fn drop(&mut self) {
         if let Some(parent) = &self.parent {
-            lock_std(&parent.ended).add_counts(&self.counted());
+            lock(&parent.ended).add_counts(&self.counted());
         }
-        self.core.gather_from(self.account.purses(), Gather::All, 0);
+        self.arena
+            .reclaim_from(self.account.shards(), Reclaim::All, 0);
     }
 }

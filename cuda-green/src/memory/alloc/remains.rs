@@ -1,48 +1,47 @@
-//! The end of a family of pools: what streams still use is waited for, and all of its memory goes back to the driver.
+//! The end of an arena: freed memory that streams still use is waited for, and everything goes back to the driver.
 
 use super::{
+    allocation::{Allocation, AllocationKind},
     heap::Heap,
-    size_class::class_bytes,
-    source::{Backing, free_plain},
-    thread_cache::{Home, Pending},
+    source::{Source, free_plain},
 };
 use crate::{
     device::CudaDevice,
     error::{Error, Result},
 };
 
-/// What a family of pools leaves behind. All of it is free, but for what could not be waited for before.
-pub(crate) struct Remains {
-    pub(crate) device: CudaDevice,
-    pub(crate) backing: Backing,
-    pub(crate) heap: Heap,
-    pub(crate) pending: Vec<Pending>,
+/// The memory of an arena that has ended. All of it is free except what could not be waited for before.
+pub(super) struct Remains {
+    pub(super) device: CudaDevice,
+    pub(super) source: Source,
+    pub(super) heap: Heap,
+    pub(super) pending: Vec<Allocation>,
 }
 
 impl Remains {
-    /// Gives all of it back. After an error it is to be called again: then the rest is here, and nothing of that was
-    /// given back. [`Error::EndUnknown`] says that no later call will succeed. Called beside captures.
-    pub(crate) fn end(&mut self) -> Result<()> {
+    /// Returns everything to the driver. After an error, call it again: what could not be returned is still here.
+    /// [`Error::EndUnknown`] says that no later call will succeed. Called beside captures.
+    pub(super) fn end(&mut self) -> Result<()> {
         let mut answer = Ok(());
         let mut refused = |error| {
-            // What can be known later is worth another try.
+            // An error that may pass is worth another try, so it wins over one that will not.
             if !matches!(answer, Err(ref before) if !matches!(before, Error::EndUnknown)) {
                 answer = Err(error);
             }
         };
-        // Each by itself: what one is waiting for, the others are not.
+        // Each is waited for separately: what one waits for, the others need not.
         for pending in std::mem::take(&mut self.pending) {
-            if let Err(error) = self.take_home(&pending) {
+            if let Err(error) = self.free(&pending) {
                 self.pending.push(pending);
                 refused(error);
             }
         }
-        for idle in self.heap.idle() {
+        for idle in self.heap.take_idle() {
             let (address, len) = idle.range();
-            match self.backing.free(&self.device, address) {
-                Ok(()) => self.heap.went_back(len),
+            match self.source.free(&self.device, address) {
+                Ok(()) => self.heap.record_return(len),
                 Err(error) => {
-                    self.heap.put_back(idle);
+                    self.heap.restore_idle(idle);
                     refused(error);
                 }
             }
@@ -52,19 +51,15 @@ impl Remains {
         if left > 0 {
             log::error!("{left} bytes of a memory pool were lost");
         }
-        self.backing.destroy(&self.device)
+        self.source.destroy(&self.device)
     }
 
-    fn take_home(&mut self, pending: &Pending) -> Result<()> {
+    fn free(&mut self, pending: &Allocation) -> Result<()> {
         pending.wait()?;
-        match pending.home {
-            Home::Block { class } => self.heap.give(pending.address, class_bytes(class)),
-            Home::Large { len } => self.heap.give_large(pending.address, len),
-            Home::Plain { len } => {
-                free_plain(&self.device, pending.address)?;
-                self.heap.went_back(len);
-            }
+        if let AllocationKind::Plain { .. } = pending.kind {
+            free_plain(&self.device, pending.address)?;
         }
+        self.heap.free_allocation(pending.address, pending.kind);
         Ok(())
     }
 }

@@ -1,11 +1,12 @@
-//! Size classes: what sizes are rounded up to, so that a freed block fits the next request of about its
-//! size. Eight steps to a doubling, so at most an eighth of a block is lost to rounding above 2 KiB; below,
-//! the step is the unit of 256 bytes, which is the alignment that CUDA promises for every allocation.
+//! Size classes: sizes are rounded up to them, so that a freed block fits the next request of about its size.
+//!
+//! There are eight classes to a doubling, so at most an eighth of a block is lost to rounding above 2 KiB. Below, the
+//! step is the unit of 256 bytes, the alignment that CUDA promises for every allocation.
 
-/// Every block's alignment and the smallest block.
+/// The alignment of every block, and the size of the smallest.
 pub(crate) const UNIT: u64 = 256;
 
-/// The class of a size of at least 1 byte.
+/// Returns the class of a size of at least 1 byte.
 #[inline]
 pub(crate) fn class_of(size: u64) -> usize {
     let units = size.div_ceil(UNIT);
@@ -13,12 +14,12 @@ pub(crate) fn class_of(size: u64) -> usize {
         return units as usize;
     }
     let shift = units.ilog2() - 3;
-    // From 8 to 16 eighths; 16 is the first of the next doubling, and the sum says so by itself.
+    // From 8 to 16 eighths; 16 is the first class of the next doubling, which the sum yields too.
     let eighths = units.div_ceil(1 << shift);
     (u64::from(shift) * 8 + eighths) as usize
 }
 
-/// The bytes of a class's blocks.
+/// Returns the size of a class's blocks in bytes.
 #[inline]
 pub(crate) fn class_bytes(class: usize) -> u64 {
     let class = class as u64;

@@ -1,43 +1,41 @@
-//! Where a pool's memory comes from: the driver's stream-ordered pools, or plain allocation.
+//! The source of an arena's memory: a stream-ordered pool of the driver, or plain allocation.
 //!
 //! With an explicit stream, the calls of stream-ordered pools need no current context (measured on an H200,
 //! driver 580); plain allocation does.
-
-use std::sync::Mutex;
 
 use cuda_green_sys::{
     CUdeviceptr, CUmemAllocationType, CUmemLocation, CUmemLocationType, CUmemPool_attribute,
     CUmemPoolProps, CUmemoryPool, CUresult, CUstream, CUstream_flags, CudaVersion,
 };
 
-use super::arena::lock;
 use crate::{
     device::CudaDevice,
     error::{Error, Result},
+    sync::{Mutex, lock},
 };
 
-pub(crate) enum Backing {
-    /// A stream-ordered pool.
-    Ordered(Ordered),
+pub(crate) enum Source {
+    StreamOrdered(DriverPool),
     /// `cuMemAlloc` and `cuMemFree`.
     Plain,
 }
 
-/// A stream-ordered pool of the driver's, and the stream on which it is used.
-pub(crate) struct Ordered {
+/// A stream-ordered pool of the driver, and the stream on which it is used.
+pub(crate) struct DriverPool {
     pool: CUmemoryPool,
-    /// Null before it is made, and after its end.
+    /// Null before it is created and after it is destroyed.
     stream: CUstream,
-    /// Allocations that nobody has and that the driver refused to free: they are freed with the next ones.
+    /// Allocations without an owner that the driver refused to free: they are freed with the next ones.
     owed: Mutex<Vec<CUdeviceptr>>,
 }
 
 // SAFETY: the handles are opaque tokens that the driver accepts from every thread.
-unsafe impl Send for Ordered {}
+unsafe impl Send for DriverPool {}
 // SAFETY: as above; the driver's pool and stream calls are thread-safe.
-unsafe impl Sync for Ordered {}
+unsafe impl Sync for DriverPool {}
 
-impl Backing {
+impl Source {
+    /// Creates a pool of the driver, with its own limit as a backstop; a plain source where the driver has no pools.
     pub(crate) fn create(device: &CudaDevice, limit: u64) -> Result<Self> {
         let driver = device.driver();
         let _allowed = driver.beside_captures();
@@ -53,7 +51,7 @@ impl Backing {
             ..Default::default()
         };
         let mut pool = std::ptr::null_mut();
-        // SAFETY: the properties were zeroed but for what is set; the output is valid.
+        // SAFETY: the properties not set above are zero; the output is valid.
         match unsafe { driver.cuMemPoolCreate(&mut pool, &properties) } {
             Ok(()) => {}
             // Some devices and platforms have no pools although the driver has the call.
@@ -64,16 +62,16 @@ impl Backing {
             }) => return Ok(Self::Plain),
             Err(error) => return Err(error),
         }
-        let mut ordered = Ordered {
+        let mut pool = DriverPool {
             pool,
             stream: std::ptr::null_mut(),
             owed: Mutex::default(),
         };
-        match ordered.prepare(device) {
-            Ok(()) => Ok(Self::Ordered(ordered)),
+        match pool.prepare(device) {
+            Ok(()) => Ok(Self::StreamOrdered(pool)),
             Err(error) => {
                 let of = device.clone();
-                device.end("a pool of the driver's", move || ordered.destroy(&of));
+                device.end("a pool of the driver", move || pool.destroy(&of));
                 Err(error)
             }
         }
@@ -82,54 +80,54 @@ impl Backing {
     /// Allocates, and waits until the memory may be used in every stream.
     pub(crate) fn allocate(&self, device: &CudaDevice, size: usize) -> Result<CUdeviceptr> {
         match self {
-            Self::Ordered(ordered) => ordered.allocate(device, size),
+            Self::StreamOrdered(pool) => pool.allocate(device, size),
             Self::Plain => allocate_plain(device, size),
         }
     }
 
-    /// Frees what [`Backing::allocate`] gave, and what no stream uses any more.
+    /// Frees what [`Source::allocate`] returned and no stream uses any more.
     pub(crate) fn free(&self, device: &CudaDevice, address: CUdeviceptr) -> Result<()> {
         match self {
-            Self::Ordered(ordered) => ordered.free(device, address),
+            Self::StreamOrdered(pool) => pool.free(device, address),
             Self::Plain => free_plain(device, address),
         }
     }
 
-    /// Waits until what was freed is back in the driver's pool, and makes the pool give back all it can.
+    /// Waits until freed memory is back in the driver's pool, and makes the pool give back all it can.
     pub(crate) fn trim(&self, device: &CudaDevice) -> Result<()> {
         match self {
-            Self::Ordered(ordered) => ordered.trim(device),
+            Self::StreamOrdered(pool) => pool.trim(device),
             Self::Plain => Ok(()),
         }
     }
 
-    /// Bytes that the driver counts as given out by its pool; none where there is no pool.
+    /// Returns the bytes that the driver counts as allocated from its pool; `None` if there is no pool.
     pub(crate) fn used(&self, device: &CudaDevice) -> Result<Option<u64>> {
         match self {
-            Self::Ordered(ordered) => ordered.used(device).map(Some),
+            Self::StreamOrdered(pool) => pool.used(device).map(Some),
             Self::Plain => Ok(None),
         }
     }
 
-    /// Bytes of the driver's pool that nothing has, and which the device does not count as free.
+    /// Returns the bytes that are free in the driver's pool, which the device does not count as free.
     pub(crate) fn spare(&self, device: &CudaDevice) -> Result<u64> {
         match self {
-            Self::Ordered(ordered) => ordered.spare(device),
+            Self::StreamOrdered(pool) => pool.spare(device),
             Self::Plain => Ok(0),
         }
     }
 
-    /// Ends the driver's pool, from which all must have been freed. After an error it is to be called again.
+    /// Destroys the driver's pool, from which everything must have been freed. After an error, call it again.
     pub(crate) fn destroy(&mut self, device: &CudaDevice) -> Result<()> {
         match self {
-            Self::Ordered(ordered) => ordered.destroy(device),
+            Self::StreamOrdered(pool) => pool.destroy(device),
             Self::Plain => Ok(()),
         }
     }
 }
 
-impl Ordered {
-    /// Keeps freed memory in the pool, and makes the stream that it is used on.
+impl DriverPool {
+    /// Makes the pool keep freed memory, and creates the stream that it is used on.
     fn prepare(&mut self, device: &CudaDevice) -> Result<()> {
         let pool = self.pool;
         let driver = device.driver();
@@ -155,7 +153,7 @@ impl Ordered {
         let mut address = 0;
         // SAFETY: pool and stream are live, the output is valid.
         unsafe { driver.cuMemAllocFromPoolAsync(&mut address, size, self.pool, self.stream) }?;
-        // The memory may be used in any stream once this one has come to the allocation.
+        // The memory may be used in any stream once this one has reached the allocation.
         if let Err(error) = self.wait(device) {
             if let Err(refusal) = self.free(device, address) {
                 log::error!("{size} bytes are to be freed later: {refusal}");
@@ -169,8 +167,8 @@ impl Ordered {
     fn free(&self, device: &CudaDevice, address: CUdeviceptr) -> Result<()> {
         let driver = device.driver();
         let _allowed = driver.beside_captures();
-        // SAFETY: the address is of this pool, and nobody has it any more. It is freed in the order of the stream that
-        // it was allocated in.
+        // SAFETY: the address is of this pool and has no owner any more. It is freed in the order of the stream that it
+        // was allocated in.
         unsafe { driver.cuMemFreeAsync(address, self.stream) }
     }
 
@@ -214,7 +212,7 @@ impl Ordered {
         Ok(reserved.saturating_sub(self.used(device)?))
     }
 
-    /// One of the attributes that are bytes.
+    /// Returns an attribute of the pool that is a number of bytes.
     fn figure(&self, device: &CudaDevice, which: CUmemPool_attribute) -> Result<u64> {
         let mut bytes = 0u64;
         let _allowed = device.driver().beside_captures();
@@ -246,7 +244,7 @@ impl Ordered {
     }
 }
 
-/// Outside of every pool.
+/// Allocates outside every pool of the driver.
 pub(crate) fn allocate_plain(device: &CudaDevice, size: usize) -> Result<CUdeviceptr> {
     let mut address = 0;
     let _allowed = device.driver().beside_captures();
@@ -257,14 +255,15 @@ pub(crate) fn allocate_plain(device: &CudaDevice, size: usize) -> Result<CUdevic
     Ok(address)
 }
 
+/// Frees what [`allocate_plain`] returned.
 pub(crate) fn free_plain(device: &CudaDevice, address: CUdeviceptr) -> Result<()> {
     let _allowed = device.driver().beside_captures();
-    // SAFETY: the address is of `cuMemAlloc`, and its only owner gives it up. No context needs to be
-    // current for this (measured on an H200, driver 580).
+    // SAFETY: the address is of `cuMemAlloc`, and its only owner gives it up. No context needs to be current for this
+    // (measured on an H200, driver 580).
     unsafe { device.driver().cuMemFree_v2(address) }
 }
 
-/// The driver's own limit for a pool, as a backstop behind the exact one; 0 is none.
+/// Returns the driver's own limit for a pool, a backstop behind our exact one; 0 is none.
 ///
 /// It must never refuse what fits, and the driver counts in coarse steps (32 MiB, measured) and rounds
 /// each allocation up, so it stands an eighth and two steps higher. The field is in the headers from 12.4

@@ -1,74 +1,29 @@
-//! What a purse keeps beside its bytes: blocks at hand for its threads, and blocks that streams still use.
+//! A thread's cache: free blocks for its next allocations, and freed memory that streams still use.
+//!
+//! It is the payload of an account's shard, so one lock serves the charge and the cache.
 
 use std::collections::VecDeque;
 
-use super::{fence::Fence, size_class::class_bytes};
-use crate::{driver::Driver, error::Result, memory::observe::metrics::Counts, stream::Stream};
+use super::{
+    allocation::{Allocation, AllocationKind},
+    size_class::class_bytes,
+};
+use crate::{driver::Driver, memory::observe::metrics::Counts, stream::Stream};
 
-/// Blocks that streams still use are looked through once there are more than this many.
-const PATIENCE: usize = 32;
+/// Freed memory that streams still use is checked once there are more than this many pieces of it.
+const MAX_PENDING: usize = 32;
 
-/// Where a buffer's memory goes when it is freed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Home {
-    /// A block of a slab.
-    Block { class: usize },
-    /// An allocation of the driver of its own.
-    Large { len: u64 },
-    /// An allocation outside of the driver's pool.
-    Plain { len: u64 },
-}
-
-impl Home {
-    /// The bytes of it, which may be more than were asked for.
-    pub(crate) fn bytes(self) -> u64 {
-        match self {
-            Self::Block { class } => class_bytes(class),
-            Self::Large { len } | Self::Plain { len } => len,
-        }
-    }
-}
-
-/// Memory that nobody owns but streams may still use.
-pub(crate) struct Pending {
-    pub(crate) address: u64,
-    pub(crate) home: Home,
-    pub(crate) fences: Vec<Fence>,
-}
-
-impl Pending {
-    /// Waits until no stream uses it any more.
-    pub(crate) fn wait(&self) -> Result<()> {
-        self.fences.iter().try_for_each(Fence::wait)
-    }
-
-    /// Returns whether no stream uses it any more.
-    pub(crate) fn is_done(&self) -> Result<bool> {
-        for fence in &self.fences {
-            if !fence.is_done()? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Whether only this stream uses it, whose further work comes after that anyway.
-    fn is_free_for(&self, stream: &Stream) -> bool {
-        self.fences.iter().all(|fence| fence.is_of(stream))
-    }
-}
-
-/// The free blocks of one class. Alone on its cache line, with the newest in it: a thread that frees and
-/// allocates in turn touches no memory that might lie beside another thread's.
+/// The free blocks of one class. It is alone on its cache line and holds the newest block in it, so that a thread that
+/// frees and allocates in turn touches no line that another thread uses.
 #[derive(Default)]
 #[repr(align(64))]
-struct List {
+struct ClassList {
     newest: Option<u64>,
-    /// The newest of these last.
+    /// The newest last.
     older: Vec<u64>,
 }
 
-impl List {
+impl ClassList {
     #[inline]
     fn pop(&mut self) -> Option<u64> {
         self.newest.take().or_else(|| self.older.pop())
@@ -85,7 +40,7 @@ impl List {
         self.older.len() + usize::from(self.newest.is_some())
     }
 
-    /// Takes out so many, the oldest first, since the newest are the likeliest to be in the GPU's cache.
+    /// Takes out `count` blocks, the oldest first, since the newest are the likeliest to be in the GPU's cache.
     fn take_oldest(&mut self, count: usize) -> Vec<u64> {
         let mut oldest: Vec<u64> = self.older.drain(..count.min(self.older.len())).collect();
         if oldest.len() < count {
@@ -95,30 +50,33 @@ impl List {
     }
 }
 
-/// Free blocks by class, and those that are not quite free.
-pub(crate) struct Cache {
-    lists: Vec<List>,
+/// Free blocks by class, and freed memory that streams still use.
+pub(crate) struct ThreadCache {
+    lists: Vec<ClassList>,
+    /// Bytes of the free blocks.
     bytes: u64,
-    most: u64,
-    pending: VecDeque<Pending>,
+    /// The most of them.
+    capacity: u64,
+    pending: VecDeque<Allocation>,
     pub(crate) counts: Counts,
 }
 
-/// Blocks to be given to the heap: address and length.
-pub(crate) type Spill = Vec<(u64, u64)>;
+/// Blocks on their way to the heap: address and length.
+pub(crate) type FreeBlocks = Vec<(u64, u64)>;
 
-impl Cache {
-    /// Keeps at most so many bytes.
-    pub(crate) fn new(most: u64) -> Self {
+impl ThreadCache {
+    /// Creates a cache of at most this many bytes.
+    pub(crate) fn new(capacity: u64) -> Self {
         Self {
             lists: Vec::new(),
             bytes: 0,
-            most,
+            capacity,
             pending: VecDeque::new(),
             counts: Counts::default(),
         }
     }
 
+    /// Takes out the newest block of a class.
     #[inline]
     pub(crate) fn pop(&mut self, class: usize) -> Option<u64> {
         let address = self.lists.get_mut(class)?.pop()?;
@@ -126,34 +84,34 @@ impl Cache {
         Some(address)
     }
 
-    /// Keeps a block; gives what is too much.
+    /// Adds a block; returns the blocks that exceed the capacity, which go elsewhere.
     #[inline]
-    pub(crate) fn push(&mut self, class: usize, address: u64) -> Option<Spill> {
+    pub(crate) fn push(&mut self, class: usize, address: u64) -> Option<FreeBlocks> {
         if self.lists.len() <= class {
-            self.lists.resize_with(class + 1, List::default);
+            self.lists.resize_with(class + 1, ClassList::default);
         }
         self.lists[class].push(address);
         self.bytes += class_bytes(class);
-        (self.bytes > self.most).then(|| self.spill(class))
+        (self.bytes > self.capacity).then(|| self.spill(class))
     }
 
-    /// Half of one class, or all there is, if that is not enough.
+    /// Takes out half of one class, or all blocks if that is not enough.
     #[cold]
-    fn spill(&mut self, class: usize) -> Spill {
+    fn spill(&mut self, class: usize) -> FreeBlocks {
         self.counts.spills += 1;
         let len = class_bytes(class);
         let half = self.lists[class].len().div_ceil(2);
         let oldest = self.lists[class].take_oldest(half);
-        let mut spill: Spill = oldest.into_iter().map(|address| (address, len)).collect();
+        let mut spill: FreeBlocks = oldest.into_iter().map(|address| (address, len)).collect();
         self.bytes -= len * half as u64;
-        if self.bytes > self.most {
+        if self.bytes > self.capacity {
             spill.extend(self.drain());
         }
         spill
     }
 
     /// Takes out every free block.
-    pub(crate) fn drain(&mut self) -> Spill {
+    pub(crate) fn drain(&mut self) -> FreeBlocks {
         self.bytes = 0;
         let lists = self.lists.iter_mut().enumerate();
         lists
@@ -164,26 +122,27 @@ impl Cache {
             .collect()
     }
 
-    /// Notes memory that streams still use.
-    pub(crate) fn defer(&mut self, pending: Pending) {
+    /// Adds freed memory that streams still use.
+    pub(crate) fn defer(&mut self, pending: Allocation) {
         self.pending.push_back(pending);
     }
 
-    pub(crate) fn is_impatient(&self) -> bool {
-        self.pending.len() > PATIENCE
+    /// Returns whether there is so much of it that it should be checked.
+    pub(crate) fn has_many_pending(&self) -> bool {
+        self.pending.len() > MAX_PENDING
     }
 
-    /// Memory of this home that is free in the order of a stream, with the fences of others' uses: none.
-    pub(crate) fn pop_for(&mut self, home: Home, stream: &Stream) -> Option<Pending> {
+    /// Takes out freed memory of this kind that only this stream still uses: it is free in the order of the stream.
+    pub(crate) fn pop_for(&mut self, kind: AllocationKind, stream: &Stream) -> Option<Allocation> {
         let index = self
             .pending
             .iter()
-            .position(|pending| pending.home == home && pending.is_free_for(stream))?;
+            .position(|pending| pending.kind == kind && pending.is_free_for(stream))?;
         self.pending.remove(index)
     }
 
-    /// Takes out the memory that streams have ended with. Where the driver does not say, it stays.
-    pub(crate) fn settle(&mut self, driver: &Driver) -> Vec<Pending> {
+    /// Takes out freed memory that streams have finished with. Where the driver does not say, it stays.
+    pub(crate) fn take_finished(&mut self, driver: &Driver) -> Vec<Allocation> {
         if self.pending.is_empty() {
             return Vec::new();
         }
@@ -195,14 +154,14 @@ impl Cache {
         Vec::from(done)
     }
 
-    /// Takes out all that streams may still use.
-    pub(crate) fn take_pending(&mut self) -> Vec<Pending> {
+    /// Takes out all freed memory that streams may still use.
+    pub(crate) fn take_pending(&mut self) -> Vec<Allocation> {
         self.pending.drain(..).collect()
     }
 
-    /// Bytes of free blocks, and of memory that streams still use.
+    /// Returns the bytes of free blocks, and of freed memory that streams still use.
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        let pending = self.pending.iter().map(|pending| pending.home.bytes());
+        let pending = self.pending.iter().map(|pending| pending.kind.bytes());
         (self.bytes, pending.sum())
     }
 }
@@ -214,13 +173,13 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The newest of a class first, the oldest spilled first, and never more kept than allowed.
+        /// The newest of a class comes out first, the oldest is spilled first, and never more is kept than allowed.
         #[test]
         fn a_cache_is_a_stack_of_each_class(
             most in 0u64..5_000,
             steps in prop::collection::vec((1usize..5, any::<bool>()), 1..100),
         ) {
-            let mut cache = Cache::new(most);
+            let mut cache = ThreadCache::new(most);
             let mut model: Vec<Vec<u64>> = vec![Vec::new(); 5];
             for ((class, push), address) in steps.into_iter().zip(1..) {
                 if !push {

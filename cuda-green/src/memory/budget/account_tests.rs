@@ -1,4 +1,4 @@
-//! The accounting against a model, and from many threads.
+//! Accounts against a model, and from many threads.
 
 use std::sync::{
     Arc, Mutex,
@@ -9,28 +9,28 @@ use proptest::prelude::*;
 
 use super::{
     MemoryPressure, PressureChange,
-    account::{Account, Budget, PURSE_SHARE},
+    account::{Account, CREDIT_SHARE, Limit},
 };
 
 const ACCOUNTS: usize = 4;
 
-/// So many rounds, or a few in Miri, where each takes a thousand times as long.
+/// Returns `count` rounds, or a few in Miri, where each takes a thousand times as long.
 fn rounds(count: u64) -> u64 {
     if cfg!(miri) { count / 500 } else { count }
 }
 
 /// A device budget over two contexts, of which the second has a model and a reservation:
-/// the limits from the top, and each account's levels.
+/// the limits from the top, and the limits that each account is charged to.
 struct World {
     limits: [u64; 5],
     chains: [&'static [usize]; ACCOUNTS],
-    levels: Vec<Budget<()>>,
+    levels: Vec<Limit<()>>,
     accounts: Vec<Account<()>>,
 }
 
 impl World {
     fn new(limits: [u64; 5]) -> Option<Self> {
-        let device = Budget::new(limits[0]);
+        let device = Limit::new(limits[0]);
         let (one, two) = (device.child(limits[1]), device.child(limits[2]));
         let model = two.child(limits[3]);
         let reserved = two.reserve(limits[4]).ok()?;
@@ -51,19 +51,19 @@ impl World {
 enum Step {
     Take {
         account: usize,
-        purse: usize,
+        shard: usize,
         bytes: u64,
     },
-    /// Gives back the n-th of what is held, into any purse.
-    Give { held: usize, purse: usize },
+    /// Refunds the n-th of the charges held, into any shard.
+    Give { held: usize, shard: usize },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (0..ACCOUNTS, 0..3usize, prop_oneof![0..40u64, 0..4_000_000u64])
-            .prop_map(|(account, purse, bytes)| Step::Take { account, purse, bytes }),
+            .prop_map(|(account, shard, bytes)| Step::Take { account, shard, bytes }),
         2 => (any::<prop::sample::Index>(), 0..3usize)
-            .prop_map(|(held, purse)| Step::Give { held: held.index(64), purse }),
+            .prop_map(|(held, shard)| Step::Give { held: held.index(64), shard }),
     ];
     prop::collection::vec(step, 0..120)
 }
@@ -73,7 +73,7 @@ fn limit() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    /// Granted exactly when it fits under every limit above; the figures are those of the model.
+    /// A charge is granted exactly when it fits under every limit above; the figures are those of the model.
     #[test]
     fn exactly_what_fits_is_granted(
         limits in [limit(), limit(), limit(), limit(), limit()],
@@ -88,10 +88,10 @@ proptest! {
         let mut held: Vec<(usize, u64)> = Vec::new();
         for step in steps {
             match step {
-                Step::Take { account, purse, bytes } => {
+                Step::Take { account, shard, bytes } => {
                     let chain = world.chains[account];
                     let room = chain.iter().map(|i| world.limits[*i] - used[*i]).min().unwrap();
-                    match world.accounts[account].take(purse, bytes) {
+                    match world.accounts[account].charge(shard, bytes) {
                         Ok(_) => {
                             prop_assert!(bytes <= room, "{} granted of {}", bytes, room);
                             for i in chain {
@@ -106,43 +106,43 @@ proptest! {
                         }
                     }
                 }
-                Step::Give { held: which, purse } => {
+                Step::Give { held: which, shard } => {
                     if held.is_empty() { continue }
                     let (account, bytes) = held.swap_remove(which % held.len());
-                    world.accounts[account].give(purse, bytes, |()| ());
+                    world.accounts[account].refund(shard, bytes, |()| ());
                     for i in world.chains[account] { used[*i] -= bytes }
                 }
             }
             for (i, level) in world.levels.iter().enumerate() {
                 let figures = level.figures();
                 prop_assert_eq!(figures.used, used[i]);
-                // Exact but for what purses had at hand: at most a cap each, three purses an account.
+                // Exact but for the credit of shards: at most a cap each, three shards an account.
                 prop_assert!(figures.high >= high[i]);
-                prop_assert!(figures.high - high[i] <= 12 * (world.limits[0] / PURSE_SHARE));
+                prop_assert!(figures.high - high[i] <= 12 * (world.limits[0] / CREDIT_SHARE));
             }
         }
         let World { accounts, levels, .. } = world;
         let device = levels[0].clone();
-        for (account, bytes) in held { accounts[account].give(0, bytes, |()| ()) }
+        for (account, bytes) in held { accounts[account].refund(0, bytes, |()| ()) }
         drop((accounts, levels));
         prop_assert_eq!(device.figures().used, 0);
         prop_assert_eq!(device.figures().reserved, 0);
     }
 
-    /// With one purse, the high-water mark is exact.
+    /// With one shard, the high-water mark is exact.
     #[test]
     fn one_thread_has_an_exact_high_water_mark(
         limit in limit(),
         sizes in prop::collection::vec((0..100_000u64, any::<bool>()), 1..80),
     ) {
-        let budget = Budget::new(limit);
+        let budget = Limit::new(limit);
         let account = Account::new(&budget, [()]);
         let (mut used, mut high, mut held) = (0, 0, Vec::new());
         for (bytes, give) in sizes {
             if give && let Some(bytes) = held.pop() {
-                account.give(0, bytes, |()| ());
+                account.refund(0, bytes, |()| ());
                 used -= bytes;
-            } else if account.take(0, bytes).is_ok() {
+            } else if account.charge(0, bytes).is_ok() {
                 used += bytes;
                 high = high.max(used);
                 held.push(bytes);
@@ -152,13 +152,13 @@ proptest! {
     }
 }
 
-/// Threads in two contexts take what together is exactly the device's limit, again and again: nothing is
-/// ever refused, although most of it is in other threads' purses at any time.
+/// Threads in two contexts charge together exactly the device's limit, again and again: nothing is ever refused,
+/// although most of it is credit of other threads' shards at any time.
 #[test]
 fn what_fits_is_never_refused_under_contention() {
     const THREADS: u64 = 8;
     const BYTES: u64 = 64 << 10;
-    let device = Budget::new(THREADS * BYTES);
+    let device = Limit::new(THREADS * BYTES);
     let contexts = [
         device.child(THREADS / 2 * BYTES),
         device.child(THREADS / 2 * BYTES),
@@ -171,13 +171,13 @@ fn what_fits_is_never_refused_under_contention() {
             let account = &accounts[thread as usize % 2];
             scope.spawn(move || {
                 for round in 0..rounds(5_000) {
-                    // In pieces, so that much stays in purses.
+                    // In pieces, so that much stays as credit.
                     let pieces = [1, 63, 1000, BYTES - 1064];
                     for piece in pieces {
-                        drop(account.take(thread as usize, piece).unwrap());
+                        drop(account.charge(thread as usize, piece).unwrap());
                     }
                     for piece in pieces {
-                        account.give((thread + round) as usize, piece, |()| ());
+                        account.refund((thread + round) as usize, piece, |()| ());
                     }
                 }
             });
@@ -187,11 +187,11 @@ fn what_fits_is_never_refused_under_contention() {
     assert_eq!(device.figures().refusals, 0);
 }
 
-/// Threads race for more than there is: the sum of what is granted never exceeds the limit.
+/// Threads race for more than the limit: the sum of the charges granted never exceeds it.
 #[test]
 fn what_does_not_fit_is_never_granted_under_contention() {
     const LIMIT: u64 = if cfg!(miri) { 1 << 17 } else { 1 << 20 };
-    let device = Budget::new(LIMIT);
+    let device = Limit::new(LIMIT);
     let accounts = [(); 2].map(|()| Account::new(&device.child(LIMIT), [(), ()]));
     let granted = AtomicU64::new(0);
     let refused = AtomicU64::new(0);
@@ -207,9 +207,9 @@ fn what_does_not_fit_is_never_granted_under_contention() {
                         .wrapping_add(1_442_695_040_888_963_407);
                     let bytes = (state >> 40) % 100_000;
                     if state >> 63 == 0 || held.is_empty() {
-                        match account.take(thread as usize, bytes) {
-                            Ok(purse) => {
-                                drop(purse);
+                        match account.charge(thread as usize, bytes) {
+                            Ok(shard) => {
+                                drop(shard);
                                 let sum = granted.fetch_add(bytes, Ordering::SeqCst) + bytes;
                                 assert!(sum <= LIMIT, "{sum}");
                                 held.push(bytes);
@@ -218,12 +218,12 @@ fn what_does_not_fit_is_never_granted_under_contention() {
                         }
                     } else if let Some(bytes) = held.pop() {
                         granted.fetch_sub(bytes, Ordering::SeqCst);
-                        account.give(thread as usize, bytes, |()| ());
+                        account.refund(thread as usize, bytes, |()| ());
                     }
                 }
                 for bytes in held {
                     granted.fetch_sub(bytes, Ordering::SeqCst);
-                    account.give(thread as usize, bytes, |()| ());
+                    account.refund(thread as usize, bytes, |()| ());
                 }
             });
         }
@@ -234,7 +234,7 @@ fn what_does_not_fit_is_never_granted_under_contention() {
 
 #[test]
 fn watchers_hear_of_levels_once_and_with_hysteresis() {
-    let budget = Budget::new(1000);
+    let budget = Limit::new(1000);
     let account = Account::new(&budget, [()]);
     let heard = Arc::new(Mutex::new(Vec::new()));
     let list = heard.clone();
@@ -245,9 +245,9 @@ fn watchers_hear_of_levels_once_and_with_hysteresis() {
     }));
     let step = |take: bool, bytes| {
         if take {
-            drop(account.take(0, bytes).unwrap());
+            drop(account.charge(0, bytes).unwrap());
         } else {
-            account.give(0, bytes, |()| ());
+            account.refund(0, bytes, |()| ());
         }
         std::mem::take(&mut *heard.lock().unwrap())
     };
@@ -265,16 +265,16 @@ fn watchers_hear_of_levels_once_and_with_hysteresis() {
 
 #[test]
 fn a_reservation_is_there_later_and_goes_back() {
-    let device = Budget::new(100);
+    let device = Limit::new(100);
     let reserved = device.reserve(60).unwrap();
     let others = Account::new(&device, [()]);
-    assert_eq!(others.take(0, 41).err().unwrap().available, 40);
+    assert_eq!(others.charge(0, 41).err().unwrap().available, 40);
     let model = Account::new(&reserved, [()]);
-    drop(model.take(0, 60).unwrap());
-    assert!(model.take(0, 1).is_err());
+    drop(model.charge(0, 60).unwrap());
+    assert!(model.charge(0, 1).is_err());
     assert_eq!((device.figures().used, device.figures().reserved), (60, 60));
-    model.give(0, 60, |()| ());
+    model.refund(0, 60, |()| ());
     drop((model, reserved));
     assert_eq!((device.figures().used, device.figures().reserved), (0, 0));
-    drop(others.take(0, 100).unwrap());
+    drop(others.charge(0, 100).unwrap());
 }

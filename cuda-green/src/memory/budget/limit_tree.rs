@@ -1,58 +1,59 @@
-//! The tree of limits: what is charged to each of them, under one lock.
+//! The tree of limits: the bytes charged to each limit, under one lock.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use super::pressure::{Due, Gauge, Watcher};
-use crate::sync::{Mutex, MutexGuard};
+use super::pressure::{DueCalls, PressureGauge, Watcher};
+use crate::sync::{Mutex, MutexGuard, lock};
 
-/// A request that does not fit, with the tightest of the limits above it.
+/// A charge that does not fit, with the tightest limit above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct LimitExceeded {
     pub(crate) asked: u64,
     pub(crate) available: u64,
     pub(crate) limit: u64,
 }
 
-/// Bytes that a thread has at hand, and what the user keeps beside them.
-pub(crate) struct Purse<T> {
+/// A thread's part of an account: credit that it can spend without the tree, and the payload of the account's user.
+pub(crate) struct AccountShard<T> {
     pub(crate) credit: u64,
-    pub(crate) kept: T,
+    pub(crate) payload: T,
 }
 
-/// Alone on its cache lines, or threads would slow each other down.
+/// A value alone on its cache lines, so that threads do not slow each other down by false sharing.
 #[repr(align(128))]
-pub(crate) struct Padded<T>(pub(crate) T);
+pub(crate) struct CachePadded<T>(pub(crate) T);
 
-pub(crate) type Purses<T> = Vec<Padded<Mutex<Purse<T>>>>;
+pub(crate) type AccountShards<T> = Vec<CachePadded<Mutex<AccountShard<T>>>>;
 
-/// The levels that pay for a charge, from one of them upwards.
+/// The limits that a charge is charged to, by index, from the innermost upwards.
 pub(crate) type Chain = Vec<usize>;
 
-/// The figures of a level at one moment.
+/// The figures of a limit at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Figures {
+pub(crate) struct LimitFigures {
     pub(crate) limit: u64,
-    /// Exact: purses not included.
+    /// Exact: the credit of shards is not included.
     pub(crate) used: u64,
-    /// Under this limit and all above it.
+    /// Bytes left under this limit and all above it.
     pub(crate) available: u64,
     pub(crate) high: u64,
     pub(crate) reserved: u64,
     pub(crate) refusals: u64,
 }
 
+/// One limit.
 struct Level {
     parent: Option<usize>,
-    /// The parents were charged with the whole limit when this was made.
+    /// A reservation: the whole limit was charged to the limits above when it was created.
     prepaid: bool,
     limit: u64,
-    /// Bytes in use, and those in purses.
+    /// Bytes in use, and the credit of shards.
     charged: u64,
     high: u64,
     /// Bytes of prepaid children.
     reserved: u64,
     refusals: u64,
-    pressure: Gauge,
+    pressure: PressureGauge,
 }
 
 impl Level {
@@ -65,38 +66,39 @@ impl Level {
             high: 0,
             reserved: 0,
             refusals: 0,
-            pressure: Gauge::new(0, limit),
+            pressure: PressureGauge::new(0, limit),
         }
     }
 }
 
-pub(crate) struct Tree<T> {
+/// All limits of a tree, and the accounts that charge them.
+pub(crate) struct LimitTree<T> {
     levels: Vec<Option<Level>>,
-    /// The purses that draw on a level.
-    purses: Vec<(usize, Arc<Purses<T>>)>,
+    /// The shards of each account, with the index of the limit that it charges.
+    shards: Vec<(usize, Arc<AccountShards<T>>)>,
 }
 
-impl<T> Tree<T> {
-    /// One limit, whose index is 0.
+impl<T> LimitTree<T> {
+    /// Creates a tree of one limit, whose index is 0.
     pub(crate) fn new(limit: u64) -> Self {
         Self {
             levels: vec![Some(Level::new(None, limit, false))],
-            purses: Vec::new(),
+            shards: Vec::new(),
         }
     }
 
-    /// A limit within another; gives its index.
+    /// Adds a limit within another, and returns its index.
     pub(crate) fn child(&mut self, parent: usize, limit: u64) -> usize {
         self.add(Level::new(Some(parent), limit, false))
     }
 
-    /// The same, with its bytes taken from the other now.
+    /// Adds a limit within another whose bytes are charged to that other now, and returns its index.
     pub(crate) fn reserve(
         &mut self,
         parent: usize,
         bytes: u64,
-        due: &mut Due,
-    ) -> Result<usize, Refused> {
+        due: &mut DueCalls,
+    ) -> Result<usize, LimitExceeded> {
         self.charge_exactly(&self.chain(parent), bytes, due)?;
         if let Some(level) = self.level_mut(parent) {
             level.reserved += bytes;
@@ -104,8 +106,8 @@ impl<T> Tree<T> {
         Ok(self.add(Level::new(Some(parent), bytes, true)))
     }
 
-    /// Takes a limit out; what was reserved for it goes back.
-    pub(crate) fn end(&mut self, index: usize, due: &mut Due) {
+    /// Removes a limit, and discharges what was reserved for it.
+    pub(crate) fn remove(&mut self, index: usize, due: &mut DueCalls) {
         let ended = self.levels.get_mut(index).and_then(Option::take);
         if let Some(level) = ended
             && level.prepaid
@@ -118,22 +120,27 @@ impl<T> Tree<T> {
         }
     }
 
-    /// Adds purses that draw on a limit.
-    pub(crate) fn join(&mut self, index: usize, purses: &Arc<Purses<T>>) {
-        self.purses.push((index, purses.clone()));
+    /// Adds the shards of an account that charges a limit.
+    pub(crate) fn join(&mut self, index: usize, shards: &Arc<AccountShards<T>>) {
+        self.shards.push((index, shards.clone()));
     }
 
-    /// Takes them out again, and what is in them.
-    pub(crate) fn leave(&mut self, index: usize, purses: &Arc<Purses<T>>, due: &mut Due) {
+    /// Removes the shards of an account, and discharges their credit.
+    pub(crate) fn leave(
+        &mut self,
+        index: usize,
+        shards: &Arc<AccountShards<T>>,
+        due: &mut DueCalls,
+    ) {
         let chain = self.chain(index);
-        for purse in purses.iter() {
-            let credit = std::mem::take(&mut lock(&purse.0).credit);
+        for shard in shards.iter() {
+            let credit = std::mem::take(&mut lock(&shard.0).credit);
             self.discharge(&chain, credit, due);
         }
-        self.purses.retain(|(_, other)| !Arc::ptr_eq(other, purses));
+        self.shards.retain(|(_, other)| !Arc::ptr_eq(other, shards));
     }
 
-    /// The levels that pay for a charge at this one, from it upwards.
+    /// Returns the limits that a charge to this one is charged to, from it upwards.
     pub(crate) fn chain(&self, index: usize) -> Chain {
         let mut chain = Vec::with_capacity(4);
         let mut next = Some(index);
@@ -147,12 +154,12 @@ impl<T> Tree<T> {
         chain
     }
 
-    /// Charges bytes if they fit beside what purses hold; if not, nothing.
-    pub(crate) fn charge_beside_purses(
+    /// Charges bytes if they fit beside the credit of shards, else nothing. Returns whether they fit.
+    pub(crate) fn charge_beside_credit(
         &mut self,
         chain: &[usize],
         bytes: u64,
-        due: &mut Due,
+        due: &mut DueCalls,
     ) -> bool {
         let fits = bytes <= self.room(chain).0;
         if fits {
@@ -161,20 +168,21 @@ impl<T> Tree<T> {
         fits
     }
 
-    /// Charges bytes if they fit at all. No purse may be held.
+    /// Charges bytes if they fit at all, for which the credit of all shards is discharged first. The caller must hold
+    /// no shard.
     pub(crate) fn charge_exactly(
         &mut self,
         chain: &[usize],
         bytes: u64,
-        due: &mut Due,
-    ) -> Result<(), Refused> {
-        self.empty_purses(due);
+        due: &mut DueCalls,
+    ) -> Result<(), LimitExceeded> {
+        self.discharge_credit(due);
         let (available, limit) = self.room(chain);
         if bytes > available {
             if let Some(level) = chain.first().and_then(|index| self.level_mut(*index)) {
                 level.refusals += 1;
             }
-            return Err(Refused {
+            return Err(LimitExceeded {
                 asked: bytes,
                 available,
                 limit,
@@ -184,24 +192,25 @@ impl<T> Tree<T> {
         Ok(())
     }
 
-    /// Takes what is in all purses, all of them held at once: so the sums are those of one moment. What is
-    /// freed after it is freed after the decision; nothing can be taken past the tree, which is locked, but
-    /// what was freed after.
-    fn empty_purses(&mut self, due: &mut Due) {
-        let purses = self.purses.clone();
-        let mut held: Vec<(usize, MutexGuard<'_, Purse<T>>)> = purses
+    /// Discharges the credit of all shards, with all of them locked at once, so that the sums are those of one moment.
+    /// Bytes refunded later do not affect this decision, and only they can be charged meanwhile, because the tree is
+    /// locked.
+    fn discharge_credit(&mut self, due: &mut DueCalls) {
+        let shards = self.shards.clone();
+        let mut held: Vec<(usize, MutexGuard<'_, AccountShard<T>>)> = shards
             .iter()
-            .flat_map(|(index, purses)| purses.iter().map(|purse| (*index, lock(&purse.0))))
+            .flat_map(|(index, shards)| shards.iter().map(|shard| (*index, lock(&shard.0))))
             .collect();
-        for (index, purse) in &mut held {
-            let credit = std::mem::take(&mut purse.credit);
+        for (index, shard) in &mut held {
+            let credit = std::mem::take(&mut shard.credit);
             if credit > 0 {
                 self.discharge(&self.chain(*index), credit, due);
             }
         }
     }
 
-    pub(crate) fn discharge(&mut self, chain: &[usize], bytes: u64, due: &mut Due) {
+    /// Undoes a charge of this many bytes.
+    pub(crate) fn discharge(&mut self, chain: &[usize], bytes: u64, due: &mut DueCalls) {
         for index in chain {
             if let Some(level) = self.level_mut(*index) {
                 level.charged -= bytes;
@@ -210,37 +219,39 @@ impl<T> Tree<T> {
         }
     }
 
+    /// Calls `watcher` each time the pressure on a limit changes.
     pub(crate) fn watch(&mut self, index: usize, watcher: Watcher) {
         if let Some(level) = self.level_mut(index) {
             level.pressure.watch(watcher);
         }
     }
 
-    pub(crate) fn figures(&self, index: usize) -> Figures {
+    /// Returns the figures of a limit, with all shards locked at once.
+    pub(crate) fn figures(&self, index: usize) -> LimitFigures {
         let held: Vec<_> = self
-            .purses
+            .shards
             .iter()
-            .flat_map(|(index, purses)| purses.iter().map(|purse| (*index, lock(&purse.0))))
-            .filter(|(_, purse)| purse.credit > 0)
-            .map(|(index, purse)| (self.chain(index), purse))
+            .flat_map(|(index, shards)| shards.iter().map(|shard| (*index, lock(&shard.0))))
+            .filter(|(_, shard)| shard.credit > 0)
+            .map(|(index, shard)| (self.chain(index), shard))
             .collect();
         let used = |index: usize| {
-            let at_hand: u64 = held
+            let credit: u64 = held
                 .iter()
                 .filter(|(chain, _)| chain.contains(&index))
-                .map(|(_, purse)| purse.credit)
+                .map(|(_, shard)| shard.credit)
                 .sum();
-            self.level(index).map_or(0, |level| level.charged - at_hand)
+            self.level(index).map_or(0, |level| level.charged - credit)
         };
         let Some(level) = self.level(index) else {
-            return Figures::default(); // whoever asks keeps the level, so it is there
+            return LimitFigures::default(); // unreachable: the caller keeps the limit alive
         };
         let available = self
             .chain(index)
             .into_iter()
             .filter_map(|index| Some(self.level(index)?.limit - used(index)))
             .min();
-        Figures {
+        LimitFigures {
             limit: level.limit,
             used: used(index),
             available: available.unwrap_or(0),
@@ -250,7 +261,7 @@ impl<T> Tree<T> {
         }
     }
 
-    fn charge(&mut self, chain: &[usize], bytes: u64, due: &mut Due) {
+    fn charge(&mut self, chain: &[usize], bytes: u64, due: &mut DueCalls) {
         for index in chain {
             if let Some(level) = self.level_mut(*index) {
                 level.charged += bytes;
@@ -260,7 +271,7 @@ impl<T> Tree<T> {
         }
     }
 
-    /// Bytes left under the tightest limit of the chain, and that limit.
+    /// Returns the bytes left under the tightest limit of the chain, and that limit.
     fn room(&self, chain: &[usize]) -> (u64, u64) {
         chain
             .iter()
@@ -287,8 +298,4 @@ impl<T> Tree<T> {
             self.levels.len() - 1
         }
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! How full a pool is, in four levels, and who is told when the level changes.
+//! Pressure: how full a limit is, in four levels, and the callbacks that hear of a change of level.
 
 use std::{
     collections::VecDeque,
@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// How far use must fall below a threshold before the level counts as left: this part of the limit.
+/// Use must fall this part of the limit below a threshold before the level counts as left.
 const HYSTERESIS_SHARE: u64 = 50;
 
 /// How full a memory pool is.
@@ -24,7 +24,7 @@ pub enum MemoryPressure {
 }
 
 impl MemoryPressure {
-    /// The level of so many bytes used of a limit. Exact at the thresholds; a limit of 0 is critical.
+    /// Returns the level of `used` bytes of a limit. Exact at the thresholds; a limit of 0 is critical.
     ///
     /// ```
     /// use cuda_green::MemoryPressure;
@@ -49,7 +49,7 @@ impl MemoryPressure {
     }
 }
 
-/// A limit's level of pressure has changed.
+/// A change of a limit's level of pressure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -58,20 +58,21 @@ pub struct PressureChange {
     pub from: MemoryPressure,
     /// The level now.
     pub to: MemoryPressure,
-    /// Bytes in use, those that threads have at hand included; of a device, all that is not free.
+    /// Bytes in use, including the credit that threads keep; of a device, all bytes that are not free.
     pub used: u64,
-    /// The limit in bytes; of a device, its memory.
+    /// The limit in bytes; of a device, the size of its memory.
     pub limit: u64,
 }
 
 pub(crate) type Watcher = Arc<dyn Fn(PressureChange) + Send + Sync>;
 
-/// Gauges with calls that are due once no lock is held.
+/// Callbacks to be called once no lock is held.
 #[must_use]
 #[derive(Default)]
-pub(crate) struct Due(Vec<Arc<Outbox>>);
+pub(crate) struct DueCalls(Vec<Arc<Outbox>>);
 
-impl Due {
+impl DueCalls {
+    /// Calls them. The caller must hold no lock.
     pub(crate) fn call(self) {
         for outbox in self.0 {
             outbox.deliver();
@@ -79,18 +80,18 @@ impl Due {
     }
 }
 
-/// Calls of one gauge's watchers, in the order of the changes.
+/// A queue of calls to one gauge's watchers, in the order of the changes.
 ///
-/// One thread at a time makes them. A thread that has changed the level meanwhile leaves its call to that one: were
-/// each to make its own, a watcher could hear of the last change first, and stay with a level that is gone. No lock is
-/// held during a call, so a watcher may change the level itself.
+/// One thread at a time makes the calls. A thread that changes the level meanwhile leaves its call to that thread: if
+/// each made its own call, a watcher could hear of the last change first and keep a stale level. No lock is held during
+/// a call, so a watcher may change the level itself.
 #[derive(Default)]
 pub(crate) struct Outbox(Mutex<Calls>);
 
 #[derive(Default)]
 struct Calls {
     due: VecDeque<(Watcher, PressureChange)>,
-    /// Whether a thread is making them.
+    /// Whether a thread is making the calls.
     in_delivery: bool,
 }
 
@@ -99,8 +100,8 @@ impl Outbox {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes all calls that are due, unless another thread is at it. A panic of one goes no further: who calls this has
-    /// taken or given bytes, and has yet to say so to its own caller.
+    /// Makes all calls that are due, unless another thread is making them. A panic of a watcher is caught: this thread
+    /// has charged or refunded bytes and must still return to its own caller.
     fn deliver(&self) {
         if std::mem::replace(&mut self.calls().in_delivery, true) {
             return;
@@ -116,24 +117,24 @@ impl Outbox {
                 return;
             };
             if catch_unwind(AssertUnwindSafe(|| watcher(change))).is_err() {
-                log::error!("a callback panicked that was told of {change:?}");
+                log::error!("a pressure callback panicked, called with {change:?}");
             }
         }
     }
 }
 
-/// The level that was told last, and whom to tell. It rises at its threshold, and falls when use is a
-/// fiftieth of the limit below it, so that use that moves about a threshold is not told each time.
-pub(crate) struct Gauge {
-    told: MemoryPressure,
+/// The level last reported, and the watchers to report to. The level rises at its threshold and falls when use is a
+/// fiftieth of the limit below it, so that use that hovers around a threshold is not reported each time.
+pub(crate) struct PressureGauge {
+    reported: MemoryPressure,
     watchers: Vec<Watcher>,
     outbox: Arc<Outbox>,
 }
 
-impl Gauge {
+impl PressureGauge {
     pub(crate) fn new(used: u64, limit: u64) -> Self {
         Self {
-            told: MemoryPressure::of(used, limit),
+            reported: MemoryPressure::of(used, limit),
             watchers: Vec::new(),
             outbox: Arc::default(),
         }
@@ -143,16 +144,16 @@ impl Gauge {
         self.watchers.push(watcher);
     }
 
-    /// Use has changed.
-    pub(crate) fn follow(&mut self, used: u64, limit: u64, due: &mut Due) {
+    /// Follows a change of use, and queues a call to each watcher if the level changed.
+    pub(crate) fn follow(&mut self, used: u64, limit: u64, due: &mut DueCalls) {
         let with_margin = used.saturating_add(limit / HYSTERESIS_SHARE);
-        let risen = self.told.max(MemoryPressure::of(used, limit));
+        let risen = self.reported.max(MemoryPressure::of(used, limit));
         let now = risen.min(MemoryPressure::of(with_margin, limit));
-        if now == self.told {
+        if now == self.reported {
             return;
         }
         let change = PressureChange {
-            from: std::mem::replace(&mut self.told, now),
+            from: std::mem::replace(&mut self.reported, now),
             to: now,
             used,
             limit,
@@ -164,7 +165,7 @@ impl Gauge {
             .watchers
             .iter()
             .map(|watcher| (watcher.clone(), change));
-        // Whoever changes the level holds the lock on it, so the calls come in the order of the changes.
+        // The caller holds the lock on the level, so the calls are queued in the order of the changes.
         self.outbox.calls().due.extend(calls);
         due.0.push(Arc::clone(&self.outbox));
     }
@@ -197,25 +198,25 @@ mod tests {
         assert_eq!(MemoryPressure::of(0, 0), Critical);
     }
 
-    /// The first change is told while the second happens on another thread, and the second is told after it.
+    /// The first change is reported while the second happens on another thread, and the second is reported after it.
     #[test]
-    fn changes_are_told_in_their_order() {
-        let (told, entered) = (Mutex::new(Vec::new()), Arc::new(Barrier::new(2)));
-        let told = Arc::new(told);
-        let gauge = Arc::new(Mutex::new(Gauge::new(0, 100)));
+    fn changes_are_reported_in_order() {
+        let (reported, entered) = (Mutex::new(Vec::new()), Arc::new(Barrier::new(2)));
+        let reported = Arc::new(reported);
+        let gauge = Arc::new(Mutex::new(PressureGauge::new(0, 100)));
         let watcher = {
-            let (told, entered) = (Arc::clone(&told), Arc::clone(&entered));
+            let (reported, entered) = (Arc::clone(&reported), Arc::clone(&entered));
             move |change: PressureChange| {
                 if change.to == Medium {
                     entered.wait(); // the second change happens now
                     entered.wait(); // and its thread has gone on
                 }
-                told.lock().unwrap().push(change.to);
+                reported.lock().unwrap().push(change.to);
             }
         };
         gauge.lock().unwrap().watch(Arc::new(watcher));
         let follow = |used| {
-            let mut due = Due::default();
+            let mut due = DueCalls::default();
             gauge.lock().unwrap().follow(used, 100, &mut due);
             due.call();
         };
@@ -225,11 +226,11 @@ mod tests {
             follow(10); // leaves the call to the other thread, and does not wait for it
             entered.wait();
         });
-        assert_eq!(*told.lock().unwrap(), [Medium, Low]);
+        assert_eq!(*reported.lock().unwrap(), [Medium, Low]);
     }
 
-    /// From every use to every other, of a thousand: told at 500, 800 and 951 on the way up and at 479,
-    /// 779 and 930 on the way down, and at no other.
+    /// From every use to every other, of a thousand: reported at 500, 800 and 951 on the way up and at 479, 779 and 930
+    /// on the way down, and at no other.
     #[test]
     fn a_gauge_is_exact_at_each_threshold_in_both_directions() {
         let step = if cfg!(miri) { 97 } else { 1 };
@@ -247,21 +248,21 @@ mod tests {
         };
         for from in (0..=1000).step_by(step) {
             for to in (0..=1000).step_by(step) {
-                let mut gauge = Gauge::new(from, 1000);
+                let mut gauge = PressureGauge::new(from, 1000);
                 gauge.watch(Arc::new(|_| ()));
-                let mut due = Due::default();
+                let mut due = DueCalls::default();
                 gauge.follow(to, 1000, &mut due);
                 let calls = gauge.outbox.calls();
                 assert_eq!(due.0.len(), calls.due.len());
-                let told = calls.due.front();
-                let told = told.map(|(_, change)| (change.from, change.to));
+                let reported = calls.due.front();
+                let reported = reported.map(|(_, change)| (change.from, change.to));
                 let expected = if to > from {
                     up(to)
                 } else {
                     up(from).min(down(to))
                 };
                 let expected = (expected != up(from)).then_some((up(from), expected));
-                assert_eq!(told, expected, "{from} to {to}");
+                assert_eq!(reported, expected, "{from} to {to}");
             }
         }
     }

@@ -1,42 +1,41 @@
-//! The whole device's memory, other processes counted in, without asking the driver all the time.
+//! Memory in use on the whole device, including that of other processes, without asking the driver each time.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crate::{
     device::CudaDevice,
     error::Result,
-    memory::budget::pressure::{Due, Gauge, Watcher},
+    memory::budget::pressure::{DueCalls, PressureGauge, Watcher},
+    sync::{Mutex, MutexGuard, lock},
 };
 
-/// A device's memory as the driver last told it.
+/// A device's memory use as the driver last reported it.
 #[derive(Default)]
-pub(crate) struct WholeDevice(Mutex<Known>);
+pub(crate) struct DeviceUsage(Mutex<LastReading>);
 
 #[derive(Default)]
-struct Known {
-    /// When the driver was asked, and the bytes that were free.
+struct LastReading {
+    /// The time at which the driver was asked, and the bytes that were free.
     free: Option<(Instant, u64)>,
-    /// There once somebody wants to hear.
-    pressure: Option<Gauge>,
+    /// `None` until there is a watcher.
+    pressure: Option<PressureGauge>,
 }
 
-impl WholeDevice {
-    /// Bytes in use, by others too, as they were at most so long ago, and all that there are.
+impl DeviceUsage {
+    /// Returns the bytes in use, including those of other processes, as of at most `max_age` ago, and the size of the
+    /// device's memory.
     pub(crate) fn used(&self, device: &CudaDevice, max_age: Duration) -> Result<(u64, u64)> {
         let total = device.total_memory();
-        let mut due = Due::default();
+        let mut due = DueCalls::default();
         let used = {
-            let mut known = self.known();
-            match known.free {
+            let mut last = self.last();
+            match last.free {
                 Some((when, free)) if when.elapsed() <= max_age => total.saturating_sub(free),
                 _ => {
                     let free = device.free_memory()?;
-                    known.free = Some((Instant::now(), free));
+                    last.free = Some((Instant::now(), free));
                     let used = total.saturating_sub(free);
-                    if let Some(pressure) = &mut known.pressure {
+                    if let Some(pressure) = &mut last.pressure {
                         pressure.follow(used, total, &mut due);
                     }
                     used
@@ -47,19 +46,19 @@ impl WholeDevice {
         Ok((used, total))
     }
 
-    /// Calls back when the level of pressure is no more what it is now.
+    /// Calls `watcher` when the pressure level changes.
     pub(crate) fn watch(&self, device: &CudaDevice, watcher: Watcher) -> Result<()> {
         let (used, total) = self.used(device, Duration::ZERO)?;
-        self.known()
+        self.last()
             .pressure
-            .get_or_insert_with(|| Gauge::new(used, total))
+            .get_or_insert_with(|| PressureGauge::new(used, total))
             .watch(watcher);
         Ok(())
     }
 
-    /// The driver has given memory: a moment to ask it how the device is, which costs little beside that.
-    pub(crate) fn look(&self, device: &CudaDevice) {
-        if self.known().pressure.is_none() {
+    /// Asks the driver if there is a watcher. Called after the driver gave memory, which takes much longer.
+    pub(crate) fn refresh_if_watched(&self, device: &CudaDevice) {
+        if self.last().pressure.is_none() {
             return;
         }
         if let Err(error) = self.used(device, Duration::ZERO) {
@@ -67,7 +66,7 @@ impl WholeDevice {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> MutexGuard<'_, LastReading> {
+        lock(&self.0)
     }
 }

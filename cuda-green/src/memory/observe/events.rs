@@ -3,17 +3,17 @@
 //! Only rare and slow operations emit one: memory taken from the driver and returned to it, and refusals. Cache hits
 //! do not.
 
-use crate::memory::budget::limit_tree::Refused;
+use crate::memory::budget::limit_tree::LimitExceeded;
 
 /// Something worth an event. Sizes are in bytes.
-#[cfg_attr(not(feature = "tracing"), allow(dead_code))] // nobody reads them
+#[cfg_attr(not(feature = "tracing"), allow(dead_code))] // read only by `emit`
 pub(crate) enum MemoryEvent {
     /// The driver gave memory; `now` is what the pools have of the driver's after it.
     TakenFromDriver { bytes: u64, now: u64 },
     /// Memory was returned to the driver.
     ReturnedToDriver { bytes: u64, now: u64 },
     /// An allocation or a reservation exceeds a limit.
-    Refused(Refused),
+    Refused(LimitExceeded),
     /// The limits allowed an allocation, and the device did not have the memory.
     DeviceFull {
         asked: u64,
@@ -42,7 +42,7 @@ pub(crate) fn emit(event: MemoryEvent) {
         MemoryEvent::ReturnedToDriver { bytes, now } => {
             debug!(target: TARGET, bytes, from_driver = now, "gave memory back to the driver");
         }
-        MemoryEvent::Refused(Refused {
+        MemoryEvent::Refused(LimitExceeded {
             asked,
             available,
             limit,

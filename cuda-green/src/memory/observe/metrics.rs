@@ -1,18 +1,18 @@
-//! What pools count, and the counts as a value for people and programs.
+//! The metrics of pools: the counts of each thread's shard, and all figures of a pool as one value.
 
 use std::{fmt, time::Duration};
 
 use super::Latencies;
-use crate::memory::budget::limit_tree::Figures;
+use crate::memory::budget::limit_tree::LimitFigures;
 
-/// What one purse counts.
+/// The counts of one shard.
 #[derive(Clone, Default)]
 pub(crate) struct Counts {
     pub(crate) allocations: u64,
     pub(crate) deallocations: u64,
     pub(crate) failures: u64,
     pub(crate) spills: u64,
-    /// Elsewhere, so that what every operation counts stays together.
+    /// Boxed, so that the counts that every operation changes stay together.
     times: Box<Times>,
 }
 
@@ -24,20 +24,23 @@ struct Times {
 }
 
 impl Counts {
+    /// Adds the time of an allocation that was a hit.
     pub(crate) fn note_hit(&mut self, took: Duration) {
         self.times.hits.note(took);
     }
 
-    /// An allocation that was no hit. All are timed, so that the hits are all the others.
+    /// Counts an allocation that was no hit, and adds its time. All of these are timed, so that all others are hits.
     pub(crate) fn note_miss(&mut self, took: Duration) {
         self.allocations += 1;
         self.times.misses.note(took);
     }
 
+    /// Adds the time of a free.
     pub(crate) fn note_free(&mut self, took: Duration) {
         self.times.frees.note(took);
     }
 
+    /// Adds the counts to those of a pool.
     pub(crate) fn add_to(&self, metrics: &mut PoolMetrics) {
         metrics.allocations += self.allocations;
         metrics.deallocations += self.deallocations;
@@ -50,55 +53,55 @@ impl Counts {
     }
 }
 
-/// A pool's figures at one moment.
+/// The figures of a pool at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PoolMetrics {
     /// The limit in bytes.
     pub limit: u64,
-    /// Bytes that buffers have, as they were asked for; exact.
+    /// Bytes of all buffers, as they were asked for; exact.
     pub used: u64,
     /// Bytes left under this limit and all above it; exact.
     pub available: u64,
     /// Bytes of `used` that reservations hold.
     pub reserved: u64,
-    /// The most bytes in use at once. Exact for one thread; with several it may be too high by what the
-    /// others have at hand, at most a 1024th of the limit for each thread.
+    /// The most bytes in use at once. Exact for one thread; with several it may be too high by the credit that the
+    /// others keep, at most a 1024th of the limit for each thread.
     pub high_water_mark: u64,
-    /// Bytes that the driver has given, to this pool and to those that share its memory.
+    /// Bytes that the driver has given to this pool and to those that share its memory.
     pub from_driver: u64,
-    /// The most of that at once.
+    /// The most of them at once.
     pub from_driver_high: u64,
-    /// Bytes of it that are free for the pool's threads at once.
+    /// Bytes of them in free blocks that the pool's threads have cached.
     pub cached: u64,
-    /// Bytes of it that are free, in slabs or large allocations.
+    /// Bytes of them that are free in slabs and large allocations, outside the threads' caches.
     pub free_from_driver: u64,
     /// The largest free block in slabs.
     pub largest_free: u64,
     /// Bytes of freed buffers that streams still use.
     pub pending: u64,
-    /// Allocations that succeeded. This and the counts and times below include those of child pools.
+    /// Allocations that succeeded. This count, and the counts and times below, include those of child pools.
     pub allocations: u64,
     /// Buffers that were freed.
     pub deallocations: u64,
-    /// Allocations that were met from what the thread had at hand.
+    /// Allocations that the thread's cache served.
     pub cache_hits: u64,
     /// Allocations that failed: over the limit, or in the driver.
     pub failures: u64,
-    /// How often a thread had too much at hand and gave it to the others.
+    /// How often a thread's cache was full and gave blocks to the other threads.
     pub spills: u64,
-    /// How long allocations took that were cache hits. One in 64 of each thread's allocations is timed, since
-    /// the clock takes about as long as a hit.
+    /// Times of allocations that were cache hits. One in 64 of each thread's allocations is timed, since the clock
+    /// takes about as long as a hit.
     pub hits: Latencies,
-    /// How long allocations took that were no cache hits. All are timed.
+    /// Times of allocations that were no cache hits. All of these are timed.
     pub misses: Latencies,
-    /// How long it took to free a buffer. Those are timed whose allocation was one of the 64th.
+    /// Times of frees. A free is timed if its allocation was one in 64.
     pub frees: Latencies,
 }
 
-impl From<Figures> for PoolMetrics {
-    fn from(figures: Figures) -> Self {
+impl From<LimitFigures> for PoolMetrics {
+    fn from(figures: LimitFigures) -> Self {
         Self {
             limit: figures.limit,
             used: figures.used,
@@ -111,7 +114,7 @@ impl From<Figures> for PoolMetrics {
 }
 
 impl PoolMetrics {
-    /// Adds what another pool counted. Its bytes are no part of that.
+    /// Adds the counts and times of another pool, not its bytes.
     pub(crate) fn add_counts(&mut self, other: &Self) {
         self.allocations += other.allocations;
         self.deallocations += other.deallocations;
@@ -123,7 +126,7 @@ impl PoolMetrics {
         self.frees.add(&other.frees);
     }
 
-    /// The part of the driver's memory that no buffer has use of: rounding, what is cached, what is free.
+    /// Returns the part of the memory from the driver that no buffer uses: rounding, cached blocks, free memory.
     pub fn overhead(&self) -> f64 {
         if self.from_driver == 0 {
             return 0.0;
@@ -131,7 +134,7 @@ impl PoolMetrics {
         1.0 - self.used.min(self.from_driver) as f64 / self.from_driver as f64
     }
 
-    /// Name and value of each figure but the latencies.
+    /// Returns the name and value of each figure except the times.
     pub(crate) fn figures(&self) -> [(&'static str, u64); 16] {
         [
             ("limit_bytes", self.limit),
@@ -153,6 +156,7 @@ impl PoolMetrics {
         ]
     }
 
+    /// Returns the name of each kind of time, and the times.
     pub(crate) fn latencies(&self) -> [(&'static str, &Latencies); 3] {
         [
             ("hits", &self.hits),
