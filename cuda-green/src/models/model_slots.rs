@@ -41,7 +41,7 @@ pub struct ModelSlots<M> {
     pub(super) pool: GpuMemoryPool,
     pub(super) capacity: usize,
     pub(super) policy: EvictionPolicy,
-    state: Mutex<SlotTable<M>>,
+    table: Mutex<SlotTable<M>>,
     pub(super) changed: Condvar,
 }
 
@@ -106,24 +106,24 @@ impl<M> ModelSlots<M> {
             pool,
             capacity,
             policy,
-            state: Mutex::default(),
+            table: Mutex::default(),
             changed: Condvar::new(),
         })
     }
 
     /// Returns the model if it is loaded, and counts that as a use.
     pub fn get(&self, name: &str) -> Option<ModelLease<M>> {
-        let mut state = self.state();
-        let loaded = state.slots.get(name)?.loaded.clone()?;
-        state.touch(name);
-        state.hits += 1;
+        let mut table = self.table();
+        let loaded = table.slots.get(name)?.loaded.clone()?;
+        table.touch(name);
+        table.hits += 1;
         Some(ModelLease(loaded))
     }
 
     /// Returns whether the model is loaded, without counting as a use.
     pub fn contains(&self, name: &str) -> bool {
-        let state = self.state();
-        state
+        let table = self.table();
+        table
             .slots
             .get(name)
             .is_some_and(|slot| slot.loaded.is_some())
@@ -151,7 +151,7 @@ impl<M> ModelSlots<M> {
     /// [`Error::NoSuchModel`].
     pub fn touch(&self, name: &str) -> Result<()> {
         self.with_loaded(name, |_| ())?;
-        self.state().touch(name);
+        self.table().touch(name);
         Ok(())
     }
 
@@ -163,8 +163,8 @@ impl<M> ModelSlots<M> {
     /// elsewhere: their bytes stay in use until they are dropped.
     pub fn evict(&self, name: &str) -> Result<u64> {
         let (loaded, bytes) = {
-            let mut state = self.state();
-            let slot = state.slots.get(name).ok_or_else(|| no_such(name))?;
+            let mut table = self.table();
+            let slot = table.slots.get(name).ok_or_else(|| no_such(name))?;
             let (holders, bytes) = (slot.holders(), slot.needs.bytes);
             if holders > 0 {
                 return Err(Error::ModelInUse {
@@ -172,7 +172,7 @@ impl<M> ModelSlots<M> {
                     holders,
                 });
             }
-            (state.evict(name).ok_or_else(|| no_such(name))?, bytes)
+            (table.evict(name).ok_or_else(|| no_such(name))?, bytes)
         };
         drop_models(vec![loaded])?;
         self.pool.trim()?;
@@ -181,8 +181,8 @@ impl<M> ModelSlots<M> {
 
     /// Returns the status of all slots.
     pub fn status(&self) -> SlotsStatus {
-        let state = self.state();
-        let slots = state.slots.iter().map(|(name, slot)| SlotStatus {
+        let table = self.table();
+        let slots = table.slots.iter().map(|(name, slot)| SlotStatus {
             name: name.clone(),
             needs: slot.needs,
             memory: slot
@@ -197,10 +197,10 @@ impl<M> ModelSlots<M> {
             slots: slots.collect(),
             capacity: self.capacity,
             available: self.pool.available(),
-            hits: state.hits,
-            loads: state.loads,
-            evictions: state.evictions,
-            failures: state.failures,
+            hits: table.hits,
+            loads: table.loads,
+            evictions: table.evictions,
+            failures: table.failures,
         }
     }
 
@@ -210,8 +210,8 @@ impl<M> ModelSlots<M> {
     }
 
     fn with_loaded(&self, name: &str, action: impl FnOnce(&mut ModelSlot<M>)) -> Result<()> {
-        let mut state = self.state();
-        let slot = state
+        let mut table = self.table();
+        let slot = table
             .slots
             .get_mut(name)
             .filter(|slot| slot.loaded.is_some())
@@ -220,8 +220,8 @@ impl<M> ModelSlots<M> {
         Ok(())
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, SlotTable<M>> {
-        lock(&self.state)
+    pub(super) fn table(&self) -> MutexGuard<'_, SlotTable<M>> {
+        lock(&self.table)
     }
 }
 
