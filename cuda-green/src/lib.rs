@@ -39,11 +39,13 @@ pub mod kernels;
 mod launch;
 mod manager;
 mod memory;
+mod models;
 mod module;
 mod once;
 mod partition;
 pub mod planner;
 mod probe;
+mod report;
 mod resource;
 mod size;
 mod stream;
@@ -68,18 +70,19 @@ pub use manager::{
     Overlap, PartitionGraph, PartitionMode, PartitionStream, Probe, RebalanceHint,
     SmPartitionManager, StreamHome, Verification, VerificationMethod,
 };
-#[cfg(feature = "metrics")]
-pub use memory::MemoryExporter;
 pub use memory::{
-    EvictionPolicy, FreeError, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer,
-    MemoryPool, MemoryPressure, MemoryReport, MemoryRow, ModelLease, ModelNeeds, ModelSlots,
-    PinnedBuffer, PoolMetrics, PressureChange, SlotStatus, SlotsStatus, TypedBuffer,
+    FreeError, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
+    MemoryPressure, PinnedBuffer, PoolMetrics, PressureChange, TypedBuffer,
 };
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
+pub use models::{EvictionPolicy, ModelLease, ModelNeeds, ModelSlots, SlotStatus, SlotsStatus};
 pub use module::{Kernel, Module};
 pub use partition::{GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use probe::ContextProbe;
+#[cfg(feature = "metrics")]
+pub use report::MemoryExporter;
+pub use report::{MemoryReport, MemoryRow};
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };

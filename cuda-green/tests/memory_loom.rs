@@ -2,26 +2,30 @@
 
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
-#[path = "../src/memory/budget.rs"]
-mod budget;
-#[path = "../src/memory/pressure.rs"]
+#[path = "../src/memory/budget/account.rs"]
+mod account;
+#[path = "../src/memory/budget/limit_tree.rs"]
+mod limit_tree;
+#[path = "../src/memory/budget/pressure.rs"]
 mod pressure;
-#[path = "../src/memory/tree.rs"]
-mod tree;
-/// What `src/memory/sync.rs` is to the crate.
+/// What `src/sync.rs` is to the crate.
 mod sync {
     pub(crate) use loom::sync::{Mutex, MutexGuard};
+
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap()
+    }
 }
 
 use std::sync::Arc;
 
-use budget::{Account, Budget};
+use account::{Account, Limit};
 
 /// A device over two contexts; two threads in one and one in the other.
-fn world(device: u64, contexts: [u64; 2]) -> (Budget<()>, Arc<[Account<()>; 2]>) {
-    let budget = Budget::new(device);
-    let accounts = contexts.map(|limit| Account::new(&budget.child(limit), [()]));
-    (budget, Arc::new(accounts))
+fn world(device: u64, contexts: [u64; 2]) -> (Limit<()>, Arc<[Account<()>; 2]>) {
+    let top = Limit::new(device);
+    let accounts = contexts.map(|limit| Account::new(&top.child(limit), [()]));
+    (top, Arc::new(accounts))
 }
 
 /// 8 are asked for that the device never has. Rolled back level by level, that request would make the
@@ -29,71 +33,71 @@ fn world(device: u64, contexts: [u64; 2]) -> (Budget<()>, Arc<[Account<()>; 2]>)
 #[test]
 fn a_doomed_request_never_makes_a_fitting_one_fail() {
     loom::model(|| {
-        let (budget, accounts) = world(5, [10, 10]);
+        let (limit, accounts) = world(5, [10, 10]);
         let doomed = {
             let accounts = accounts.clone();
-            loom::thread::spawn(move || assert!(accounts[0].take(0, 8).is_err()))
+            loom::thread::spawn(move || assert!(accounts[0].charge(0, 8).is_err()))
         };
-        drop(accounts[0].take(0, 3).unwrap());
-        accounts[0].give(0, 3, |()| ());
+        drop(accounts[0].charge(0, 3).unwrap());
+        accounts[0].refund(0, 3, |()| ());
         doomed.join().unwrap();
-        assert_eq!(budget.figures().used, 0);
+        assert_eq!(limit.figures().used, 0);
     });
 }
 
-/// What is free moves from one purse to another meanwhile; there are always 4000 free.
+/// Free bytes move from one shard to another meanwhile; 4000 are free at every moment.
 #[test]
-fn bytes_on_their_way_between_purses_are_counted() {
+fn bytes_on_their_way_between_shards_are_counted() {
     loom::model(|| {
-        let (budget, accounts) = world(8192, [8192, 8192]);
-        drop(accounts[0].take(0, 4000).unwrap());
+        let (limit, accounts) = world(8192, [8192, 8192]);
+        drop(accounts[0].charge(0, 4000).unwrap());
         let mover = {
             let accounts = accounts.clone();
             loom::thread::spawn(move || {
-                accounts[0].give(0, 4000, |()| ());
-                drop(accounts[1].take(0, 4000).unwrap());
+                accounts[0].refund(0, 4000, |()| ());
+                drop(accounts[1].charge(0, 4000).unwrap());
             })
         };
-        drop(accounts[1].take(0, 4192).unwrap());
+        drop(accounts[1].charge(0, 4192).unwrap());
         mover.join().unwrap();
-        assert_eq!(budget.figures().used, 8192);
-        assert!(accounts[0].take(0, 1).is_err());
+        assert_eq!(limit.figures().used, 8192);
+        assert!(accounts[0].charge(0, 1).is_err());
     });
 }
 
-/// Eight bytes are free at every moment, now in one purse and now in the other: whoever looked at one purse
-/// after the other, and not at both at once, could miss them.
+/// Eight bytes are free at every moment, as credit of one shard or of the other: a thread that locked one shard after
+/// the other, and not both at once, could miss them.
 #[test]
-fn purses_are_looked_into_at_one_moment() {
+fn shards_are_locked_together() {
     loom::model(|| {
-        let (budget, accounts) = world(8192, [8192, 8192]);
-        drop(accounts[0].take(0, 8184).unwrap());
-        drop(accounts[1].take(0, 8).unwrap());
-        accounts[1].give(0, 8, |()| ());
+        let (limit, accounts) = world(8192, [8192, 8192]);
+        drop(accounts[0].charge(0, 8184).unwrap());
+        drop(accounts[1].charge(0, 8).unwrap());
+        accounts[1].refund(0, 8, |()| ());
         let mover = {
             let accounts = accounts.clone();
             loom::thread::spawn(move || {
-                accounts[0].give(0, 8, |()| ());
-                drop(accounts[1].take(0, 8).unwrap());
+                accounts[0].refund(0, 8, |()| ());
+                drop(accounts[1].charge(0, 8).unwrap());
             })
         };
-        drop(accounts[0].take(0, 8).unwrap());
+        drop(accounts[0].charge(0, 8).unwrap());
         mover.join().unwrap();
-        assert_eq!(budget.figures().used, 8192);
+        assert_eq!(limit.figures().used, 8192);
     });
 }
 
-/// Two threads ask for more than half: never both get it, and never neither.
+/// Two threads ask for more than half: exactly one of them gets it.
 #[test]
 fn exactly_one_of_two_gets_what_fits_once() {
     loom::model(|| {
-        let (budget, accounts) = world(5000, [5000, 5000]);
+        let (limit, accounts) = world(5000, [5000, 5000]);
         let other = {
             let accounts = accounts.clone();
-            loom::thread::spawn(move || accounts[1].take(0, 3000).is_ok())
+            loom::thread::spawn(move || accounts[1].charge(0, 3000).is_ok())
         };
-        let mine = accounts[0].take(0, 3000).is_ok();
+        let mine = accounts[0].charge(0, 3000).is_ok();
         assert!(mine ^ other.join().unwrap());
-        assert_eq!(budget.figures().used, 3000);
+        assert_eq!(limit.figures().used, 3000);
     });
 }

@@ -5,8 +5,9 @@ use std::{fmt::Debug, sync::Arc};
 use super::{Entry, SmPartitionManager, label};
 use crate::{
     error::{Error, Result},
-    memory::{GpuMemoryPool, MemoryBudget, MemoryReport},
+    memory::{GpuMemoryPool, MemoryBudget},
     partition::GreenContext,
+    report::MemoryReport,
 };
 
 impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
