@@ -4,7 +4,7 @@ mod claim;
 mod copies;
 mod copy_streams;
 mod cuda_device;
-mod ends;
+mod deferred_destruction;
 mod facts;
 mod load;
 mod primary;
@@ -15,5 +15,5 @@ pub use cuda_device::{CudaDevice, CudaDeviceProperties};
 pub use priority::ContextPriority;
 
 pub(crate) use claim::{Claim, Lease};
-pub(crate) use ends::retry_ends;
+pub(crate) use deferred_destruction::retry_ends;
 pub(crate) use raw_module::RawModule;
