@@ -36,7 +36,7 @@ impl MemoryBudget {
     /// # Errors
     /// [`Error::InvalidArgument`] for 0.
     pub fn new(limit_bytes: u64) -> Result<Self> {
-        check(limit_bytes)?;
+        check_limit(limit_bytes)?;
         Ok(Self(Limit::new(limit_bytes)))
     }
 
@@ -45,7 +45,7 @@ impl MemoryBudget {
     /// # Errors
     /// [`Error::InvalidArgument`] for 0.
     pub fn child(&self, limit_bytes: u64) -> Result<Self> {
-        check(limit_bytes)?;
+        check_limit(limit_bytes)?;
         Ok(Self(self.0.child(limit_bytes)))
     }
 
@@ -55,7 +55,7 @@ impl MemoryBudget {
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::InvalidArgument`] for 0.
     pub fn reserve(&self, bytes: u64) -> Result<Self> {
-        check(bytes)?;
+        check_limit(bytes)?;
         Ok(Self(self.0.reserve(bytes)?))
     }
 
@@ -103,14 +103,15 @@ impl MemoryBudget {
     }
 }
 
-fn check(limit_bytes: u64) -> Result<()> {
+/// Refuses a limit of 0.
+pub(super) fn check_limit(limit_bytes: u64) -> Result<()> {
     if limit_bytes > 0 {
         return Ok(());
     }
     Err(Error::InvalidArgument {
         name: "limit_bytes",
         value: "0".into(),
-        reason: "nothing would fit; u64::MAX is no limit",
+        reason: "no buffer would fit; u64::MAX means no limit",
     })
 }
 

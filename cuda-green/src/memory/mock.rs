@@ -11,6 +11,8 @@ use std::{
 use super::{
     MemoryBuffer, MemoryPool, MemoryPressure,
     budget::account::{Account, Limit},
+    memory_budget::check_limit,
+    pool::no_bytes,
 };
 use crate::{
     error::{Error, Result},
@@ -62,13 +64,7 @@ impl MockGpuMemoryPool {
     /// # Errors
     /// [`Error::InvalidArgument`] for a limit of 0.
     pub fn new(_device_id: u32, limit_bytes: u64) -> Result<Self> {
-        if limit_bytes == 0 {
-            return Err(Error::InvalidArgument {
-                name: "limit_bytes",
-                value: "0".into(),
-                reason: "no buffer would fit; u64::MAX is no limit",
-            });
-        }
+        check_limit(limit_bytes)?;
         Ok(Self {
             state: Arc::new(MockState {
                 account: Account::new(&Limit::new(limit_bytes), [()]),
@@ -92,11 +88,7 @@ impl MemoryPool for MockGpuMemoryPool {
 
     fn allocate(&self, size: usize) -> Result<MockGpuBuffer> {
         if size == 0 {
-            return Err(Error::InvalidArgument {
-                name: "size",
-                value: "0".into(),
-                reason: "a buffer has at least one byte",
-            });
+            return Err(no_bytes());
         }
         let fail = self
             .state

@@ -13,6 +13,7 @@ use super::{
         thread_index::{self, CurrentThread},
     },
     budget::account::Limit,
+    memory_budget::check_limit,
 };
 use crate::{
     device::CudaDevice,
@@ -297,19 +298,9 @@ impl GpuMemoryPool {
     }
 }
 
-fn check_limit(limit_bytes: u64) -> Result<()> {
-    if limit_bytes > 0 {
-        return Ok(());
-    }
-    Err(Error::InvalidArgument {
-        name: "limit_bytes",
-        value: "0".into(),
-        reason: "no buffer would fit; u64::MAX is no limit",
-    })
-}
-
+/// Returns the error of an allocation of 0 bytes.
 #[cold]
-fn no_bytes() -> Error {
+pub(super) fn no_bytes() -> Error {
     Error::InvalidArgument {
         name: "size",
         value: "0".into(),

@@ -236,7 +236,7 @@ impl Arena {
         self.heap().record_growth(size);
         self.emit_growth(size);
         log::warn!(
-            "{} are from outside of the driver's pool, which could not grow",
+            "allocated {} outside the driver's pool, which could not grow",
             Bytes(size)
         );
         emit(MemoryEvent::OutsidePool { bytes: size });
@@ -523,7 +523,8 @@ pub(crate) fn largest_block(slab: u64) -> u64 {
     slab / 8
 }
 
-fn is_out_of_memory(error: &Error) -> bool {
+/// Returns whether the driver had no more memory.
+pub(super) fn is_out_of_memory(error: &Error) -> bool {
     matches!(
         error,
         Error::Driver {

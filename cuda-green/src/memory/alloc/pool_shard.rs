@@ -5,11 +5,9 @@
 
 use std::{sync::Arc, time::Instant};
 
-use cuda_green_sys::CUresult;
-
 use super::{
     allocation::{Allocation, AllocationKind},
-    arena::Arena,
+    arena::{Arena, is_out_of_memory},
     pool_state::PoolState,
     thread_cache::ThreadCache,
     thread_index,
@@ -175,25 +173,20 @@ impl PoolShard {
     fn fail(&self, size: u64, error: Error) -> Error {
         let account = &self.state.account;
         account.refund(self.index, size, |cache| cache.counts.failures += 1);
-        match error {
-            Error::Driver {
-                code: CUresult::CUDA_ERROR_OUT_OF_MEMORY,
-                ..
-            } => {
-                let device = &self.state.arena.device;
-                let (free, total) = (device.free_memory().ok(), device.total_memory());
-                emit(MemoryEvent::DeviceFull {
-                    asked: size,
-                    free,
-                    total,
-                });
-                Error::DeviceOutOfMemory {
-                    asked: size,
-                    free,
-                    total,
-                }
-            }
-            error => error,
+        if !is_out_of_memory(&error) {
+            return error;
+        }
+        let device = &self.state.arena.device;
+        let (free, total) = (device.free_memory().ok(), device.total_memory());
+        emit(MemoryEvent::DeviceFull {
+            asked: size,
+            free,
+            total,
+        });
+        Error::DeviceOutOfMemory {
+            asked: size,
+            free,
+            total,
         }
     }
 
