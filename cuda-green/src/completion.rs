@@ -20,7 +20,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -29,6 +29,7 @@ use crate::{
     error::{Error, Result},
     event::Event,
     stream::Stream,
+    sync::{Mutex, MutexGuard},
 };
 
 /// The end of some work, from [`Stream::completion`] or [`Event::completion`]: a future, or what a callback can
@@ -69,7 +70,7 @@ static CALLBACKS: Inbox<Job> = Inbox::new();
 
 impl State {
     fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Tells the end, if it was not told yet. Wakers and callbacks run without the lock.

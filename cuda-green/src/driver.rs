@@ -9,7 +9,7 @@ mod waiter;
 use std::{
     fmt, process,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -21,7 +21,10 @@ pub(crate) use inbox::{Inbox, caught, spawn};
 pub(crate) use resources::{ResourceOwner, query_resource, sm_fields};
 pub(crate) use waiter::{Pending, Waiter};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::native::Mutex,
+};
 
 /// The process that was the first to initialise CUDA through this library; 0 before. A forked child finds its
 /// parent's.
@@ -73,7 +76,7 @@ impl Driver {
     /// [`Error::Load`] where none can be loaded. A failure is not remembered: the next call tries again.
     pub fn load() -> Result<Self> {
         static LOADED: Mutex<Option<Driver>> = Mutex::new(None);
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = LOADED.lock();
         if let Some(driver) = &*loaded {
             return Ok(driver.clone());
         }
@@ -123,7 +126,7 @@ impl Driver {
     ) -> Self {
         /// Those that live. Few, and looked at only when one is opened.
         static OPEN: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = OPEN.lock();
         // A library is never unloaded, and a simulated driver is held, so that no other has its addresses.
         let mut live = open.iter().filter_map(Weak::upgrade);
         let identity = api.identity();
@@ -220,11 +223,7 @@ impl Driver {
         if self.inner.initialised.load(Ordering::Acquire) {
             return Ok(());
         }
-        let _initialising = self
-            .inner
-            .initialising
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _initialising = self.inner.initialising.lock();
         if self.inner.initialised.load(Ordering::Acquire) {
             return Ok(());
         }

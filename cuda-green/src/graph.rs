@@ -6,11 +6,7 @@
 
 mod capture;
 
-use std::{
-    any::Any,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{any::Any, fmt, sync::Arc};
 
 use cuda_green_sys::{CUgraph, CUgraphExec};
 
@@ -23,6 +19,7 @@ use crate::{
     event::Event,
     partition::GreenContext,
     stream::Stream,
+    sync::{Mutex, MutexGuard},
 };
 
 /// What a graph needs as long as it can be launched.
@@ -222,7 +219,7 @@ impl RawExec {
 
 impl Exec {
     fn lock(&self) -> MutexGuard<'_, RawExec> {
-        self.raw.lock().unwrap_or_else(PoisonError::into_inner)
+        self.raw.lock()
     }
 
     /// Waits for its last launch, and destroys it.

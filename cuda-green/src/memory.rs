@@ -7,6 +7,8 @@
 
 mod backing;
 mod budget;
+#[cfg(all(test, loom))]
+mod budget_loom;
 #[cfg(test)]
 mod budget_tests;
 mod buffer;
@@ -36,7 +38,6 @@ mod seat;
 mod shard;
 mod slots;
 mod supply;
-mod sync;
 mod trace;
 mod tree;
 mod typed;

@@ -1,8 +1,8 @@
 //! A value that is made when it is first asked for, and whose making may fail.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
-use crate::error::Result;
+use crate::{error::Result, sync::Mutex};
 
 /// Made at most once, by one thread while the others wait; a failure is not kept, so the next asks again.
 pub(crate) struct Once<T> {
@@ -32,7 +32,7 @@ impl<T> Once<T> {
         if let Some(value) = self.value.get() {
             return Ok(value);
         }
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = self.making.lock();
         if let Some(value) = self.value.get() {
             return Ok(value);
         }
@@ -42,7 +42,7 @@ impl<T> Once<T> {
 
     /// Does something while the value is surely not made yet; nothing where it was.
     pub(crate) fn before_made<R>(&self, action: impl FnOnce() -> R) -> Option<R> {
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = self.making.lock();
         self.value.get().is_none().then(action)
     }
 

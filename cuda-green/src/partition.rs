@@ -9,6 +9,8 @@ mod live_streams;
 mod memory_slot;
 mod resources;
 mod thread_seats;
+#[cfg(all(test, loom))]
+mod thread_seats_loom;
 mod workqueues;
 
 pub use config::GreenContextConfig;

@@ -1,12 +1,15 @@
 //! Who has which SMs of a device: that one manager at a time splits it, and what keeps a part of the split from
 //! being given to somebody else.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use cuda_green_sys::CUdevice;
 
 use super::CudaDevice;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::native::Mutex,
+};
 
 /// The right to split a device: the SMs of two splits overlap, and neither would know.
 pub(crate) struct Claim;
@@ -38,7 +41,7 @@ impl CudaDevice {
     /// [`Error::PartitionedElsewhere`].
     pub(crate) fn claim(&self) -> Result<Arc<Claim>> {
         let (driver, device) = (self.driver().address(), self.raw());
-        let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claims = CLAIMS.lock();
         claims.retain(|(_, _, claim)| claim.strong_count() > 0);
         // Whatever holds a claim holds the driver, so that no other can have its address.
         if claims

@@ -1,10 +1,6 @@
 //! Streams for copies that the caller waits for, lent to one copy at a time.
 
-use std::{
-    ffi::c_void,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{ffi::c_void, time::Duration};
 
 use cuda_green_sys::{CUpointer_attribute, CUresult, CUstream, CUstream_flags};
 
@@ -12,6 +8,7 @@ use super::CudaDevice;
 use crate::{
     driver::{Driver, log_failure},
     error::{Error, Result, not_ready_is_false},
+    sync::Mutex,
 };
 
 /// After so many refusals to wait and to ask, a copy counts as unfinished.
@@ -148,12 +145,12 @@ fn is_lost(error: &Error) -> bool {
 
 impl CopyStreams {
     fn pop(&self) -> Option<CopyStream> {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.0.lock();
         idle.pop()
     }
 
     fn push(&self, stream: CopyStream) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.0.lock();
         idle.push(stream);
     }
 

@@ -1,9 +1,10 @@
 //! Ends of things that a device may still use: tried again where they fail, never given up on.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::CudaDevice;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::native::Mutex,
+};
 
 /// Waits for what still uses a thing, and frees it. Owns the thing, which goes with it once it has succeeded.
 type End = Box<dyn FnMut() -> Result<()> + Send>;
@@ -41,7 +42,7 @@ impl CudaDevice {
 /// Tries again what was put off.
 pub(crate) fn retry_ends() {
     // What ends may be a client's, and its end may call anything: no lock is held meanwhile.
-    let ends = std::mem::take(&mut *PUT_OFF.lock().unwrap_or_else(PoisonError::into_inner));
+    let ends = std::mem::take(&mut *PUT_OFF.lock());
     for (device, mut end) in ends {
         if let Err(error) = device.try_end(&mut end)
             && !device.driver().is_poisoned()
@@ -56,6 +57,6 @@ fn put_off(device: CudaDevice, end: End, error: &Error) {
         // It will not be known later either: the thing stays as it is, and its device with it.
         return std::mem::forget((device, end));
     }
-    let mut ends = PUT_OFF.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ends = PUT_OFF.lock();
     ends.push((device, end));
 }

@@ -2,11 +2,13 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::native::{Condvar, Mutex, MutexGuard},
+};
 
 /// How long the thread stays when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
@@ -34,7 +36,7 @@ impl<T> Inbox<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents<T>> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock()
     }
 
     /// Puts something in, and starts the thread where none serves.
@@ -71,7 +73,7 @@ impl<T> Inbox<T> {
         let waited = self
             .changed
             .wait_timeout_while(contents, patience, |contents| contents.items.is_empty());
-        let (mut contents, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut contents = waited;
         std::mem::take(&mut contents.items)
     }
 

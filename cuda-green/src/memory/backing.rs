@@ -3,8 +3,6 @@
 //! With an explicit stream, the calls of stream-ordered pools need no current context (measured on an H200,
 //! driver 580); plain allocation does.
 
-use std::sync::Mutex;
-
 use cuda_green_sys::{
     CUdeviceptr, CUmemAllocationType, CUmemLocation, CUmemLocationType, CUmemPool_attribute,
     CUmemPoolProps, CUmemoryPool, CUresult, CUstream, CUstream_flags, CudaVersion,
@@ -14,6 +12,7 @@ use super::core::lock;
 use crate::{
     device::CudaDevice,
     error::{Error, Result},
+    sync::Mutex,
 };
 
 pub(crate) enum Backing {

@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 use super::{
     pressure::{Due, Watcher},
-    sync::{Mutex, MutexGuard},
     tree::{Figures, Padded, Purse, Purses, Refused, Tree, lock},
 };
+use crate::sync::{Mutex, MutexGuard};
 
 /// What a purse keeps at most: this part of the tightest limit above it.
 pub(crate) const PURSE_SHARE: u64 = 1024;

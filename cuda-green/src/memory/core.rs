@@ -4,7 +4,7 @@
 //! Locks: `growing`, then `heap`. Neither is asked for by who holds a purse, and no purse by who holds the
 //! heap.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64};
+use std::sync::{Arc, Weak, atomic::AtomicU64};
 
 use super::{
     backing::{Backing, free_plain},
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     device::{CudaDevice, retry_ends},
     error::{Error, Result},
+    sync::{Mutex, MutexGuard},
 };
 
 const MIB: u64 = 1 << 20;
@@ -123,7 +124,7 @@ impl Core {
     /// Takes what a thread's cache has no room for: into the heap, or where others are at it, into the depot.
     #[cold]
     pub(crate) fn take_over(&self, mut spill: Spill) {
-        if let Ok(heap) = self.heap.try_lock() {
+        if let Some(heap) = self.heap.try_lock() {
             return merge(heap, spill);
         }
         spill.retain(|(address, len)| !self.depot.push(class_of(*len), *address));
@@ -294,5 +295,5 @@ pub(super) fn largest_block(slab: u64) -> u64 {
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

@@ -5,16 +5,15 @@
 //! search and a merge. What is here is not merged with its neighbours; so it is bounded, and it is gathered
 //! with the caches' blocks. Where threads do not meet, it stays empty.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     cache::Spill,
     classes::{class_bytes, class_of},
     tree::{Padded, lock},
 };
+
+use crate::sync::Mutex;
 
 pub(crate) struct Depot {
     /// By class.

@@ -1,12 +1,13 @@
 //! Fences: points in streams that must be reached before memory may be used anew.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::{
     device::CudaDevice,
     error::{Error, Result},
     event::Event,
     stream::Stream,
+    sync::{Mutex, MutexGuard},
 };
 
 /// A point in a stream's work after which that stream uses the memory no more.
@@ -167,10 +168,10 @@ impl Fences {
     }
 
     pub(crate) fn take(&mut self) -> Vec<Fence> {
-        std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(self.0.get_mut())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Fence>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -1,6 +1,6 @@
 //! What all seats of a pool share: its memory and its account, and what concerns all of its threads.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use super::{
     PoolMetrics,
@@ -9,6 +9,8 @@ use super::{
     core::{Core, lock as lock_std},
     tree::{Purses, lock},
 };
+
+use crate::sync::Mutex;
 
 /// What is taken out of the threads' caches.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -12,7 +12,10 @@ use super::{
     MemoryBuffer, MemoryPool, MemoryPressure,
     budget::{Account, Budget},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::Mutex,
+};
 
 /// [`GpuMemoryPool`](super::GpuMemoryPool) for tests, without a driver, simulated or not. What is never
 /// written takes no memory, so that limits of many GiB cost nothing.
@@ -168,7 +171,7 @@ impl MemoryBuffer for MockGpuBuffer {
 
     fn copy_from(&self, source: &[u8]) -> Result<()> {
         self.check(source.len())?;
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = self.bytes.lock();
         let len = bytes.len().max(source.len());
         bytes.resize(len, 0);
         bytes[..source.len()].copy_from_slice(source);
@@ -177,7 +180,7 @@ impl MemoryBuffer for MockGpuBuffer {
 
     fn copy_to(&self, destination: &mut [u8]) -> Result<()> {
         self.check(destination.len())?;
-        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = self.bytes.lock();
         let written = bytes.len().min(destination.len());
         destination[..written].copy_from_slice(&bytes[..written]);
         destination[written..].fill(0);
@@ -185,7 +188,7 @@ impl MemoryBuffer for MockGpuBuffer {
     }
 
     fn fill(&self, byte: u8) -> Result<()> {
-        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = vec![byte; self.len];
+        *self.bytes.lock() = vec![byte; self.len];
         Ok(())
     }
 }

@@ -3,8 +3,10 @@
 use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
+
+use crate::sync::native::{Mutex, MutexGuard};
 
 /// How far use must fall below a threshold before the level counts as left: this part of the limit.
 const HYSTERESIS_SHARE: u64 = 50;
@@ -96,7 +98,7 @@ struct Calls {
 
 impl Outbox {
     fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Makes all calls that are due, unless another thread is at it. A panic of one goes no further: who calls this has
@@ -210,13 +212,13 @@ mod tests {
                     entered.wait(); // the second change happens now
                     entered.wait(); // and its thread has gone on
                 }
-                told.lock().unwrap().push(change.to);
+                told.lock().push(change.to);
             }
         };
-        gauge.lock().unwrap().watch(Arc::new(watcher));
+        gauge.lock().watch(Arc::new(watcher));
         let follow = |used| {
             let mut due = Due::default();
-            gauge.lock().unwrap().follow(used, 100, &mut due);
+            gauge.lock().follow(used, 100, &mut due);
             due.call();
         };
         std::thread::scope(|scope| {
@@ -225,7 +227,7 @@ mod tests {
             follow(10); // leaves the call to the other thread, and does not wait for it
             entered.wait();
         });
-        assert_eq!(*told.lock().unwrap(), [Medium, Low]);
+        assert_eq!(*told.lock(), [Medium, Low]);
     }
 
     /// From every use to every other, of a thousand: told at 500, 800 and 951 on the way up and at 479,

@@ -15,10 +15,10 @@ use super::{
     inner::Inner,
     metrics::Counts,
     shard,
-    sync::MutexGuard,
     trace::{Happening, tell},
     tree::{Purse, Refused},
 };
+use crate::sync::MutexGuard;
 use crate::{
     error::{Error, Result},
     stream::Stream,

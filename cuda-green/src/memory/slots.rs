@@ -5,11 +5,7 @@ mod state;
 mod status;
 mod waits;
 
-use std::{
-    fmt,
-    ops::Deref,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, ops::Deref, sync::Arc};
 
 use load::drop_models;
 pub use state::{EvictionPolicy, ModelNeeds};
@@ -17,7 +13,10 @@ use state::{Loaded, Slot, State};
 pub use status::{SlotStatus, SlotsStatus};
 
 use super::{GpuMemoryPool, PoolMetrics};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::native::{Condvar, Mutex, MutexGuard},
+};
 
 /// Named models in one memory pool, in a bounded number of slots.
 ///
@@ -223,7 +222,7 @@ impl<M> ModelSlots<M> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<M>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

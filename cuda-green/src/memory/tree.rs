@@ -1,11 +1,9 @@
 //! The tree of limits: what is charged to each of them, under one lock.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use super::{
-    pressure::{Due, Gauge, Watcher},
-    sync::{Mutex, MutexGuard},
-};
+use super::pressure::{Due, Gauge, Watcher};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A request that does not fit, with the tightest of the limits above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,5 +290,5 @@ impl<T> Tree<T> {
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

@@ -1,12 +1,13 @@
 //! The whole device's memory, other processes counted in, without asking the driver all the time.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::pressure::{Due, Gauge, Watcher};
-use crate::{device::CudaDevice, error::Result};
+use crate::{
+    device::CudaDevice,
+    error::Result,
+    sync::{Mutex, MutexGuard},
+};
 
 /// A device's memory as the driver last told it.
 #[derive(Default)]
@@ -65,6 +66,6 @@ impl WholeDevice {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

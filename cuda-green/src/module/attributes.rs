@@ -3,16 +3,12 @@
 //! The driver keeps them with the function, so they are only ever raised: one launch must not take from another
 //! what that one needs.
 
-use std::{
-    collections::HashMap,
-    ffi::c_int,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, ffi::c_int, sync::Arc};
 
 use cuda_green_sys::{CUfunction, CUfunction_attribute};
 
 use super::Kernel;
-use crate::{error::Result, launch::LaunchConfig};
+use crate::{error::Result, launch::LaunchConfig, sync::Mutex};
 
 /// Dynamic shared memory that every function may be launched with, in bytes (NVIDIA's programming guide).
 const SHARED: u32 = 48 << 10;
@@ -35,7 +31,7 @@ pub(super) struct AttributesByFunction(Mutex<HashMap<usize, Arc<Attributes>>>);
 
 impl AttributesByFunction {
     pub(super) fn of(&self, function: CUfunction) -> Arc<Attributes> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         Arc::clone(all.entry(function as usize).or_default())
     }
 }
@@ -54,7 +50,7 @@ impl Kernel {
     fn raise(&self, config: &LaunchConfig) -> Result<()> {
         use CUfunction_attribute as A;
         let known = &self.attributes.0;
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = known.lock();
         if config.shared_bytes > SHARED.max(known.shared) {
             let attribute = A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // Foreign code may have raised it further by the raw handle.

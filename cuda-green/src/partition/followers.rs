@@ -1,6 +1,6 @@
 //! What keeps something in a context for its own use, and gives it up when the context is to end.
 
-use std::sync::{PoisonError, Weak};
+use std::sync::Weak;
 
 use crate::{
     error::Result,
@@ -47,6 +47,6 @@ impl Followers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

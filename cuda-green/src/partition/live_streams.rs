@@ -1,12 +1,11 @@
 //! The streams of a context, which are asked before all its work is recorded: that spoils a capture.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use cuda_green_sys::{CUstream, CUstreamCaptureStatus};
 
 use crate::{
     driver::Driver,
     error::{Error, Result},
+    sync::{Mutex, MutexGuard},
 };
 
 /// The live streams that this crate made in a context. Of others it knows nothing.
@@ -61,6 +60,6 @@ impl LiveStreams {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Raw>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -4,9 +4,9 @@
 //! first thread that takes it, so that this thread needs no atomic exchange to take and leave it; further
 //! threads get siblings, which are used again.
 
-use std::sync::PoisonError;
+use std::sync::Arc;
 
-use crate::sync::{Arc, AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// A context that one thread at a time may have current.
 pub(crate) struct Seat<T> {
@@ -193,6 +193,6 @@ impl<T, E> Seats<T, E> {
     }
 
     fn others(&self) -> MutexGuard<'_, Others<T, E>> {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+        self.others.lock()
     }
 }

@@ -1,9 +1,6 @@
 //! Loading a model, and making room for it first.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     super::{
@@ -57,10 +54,7 @@ impl<M> ModelSlots<M> {
                     Some(None) => {
                         let _waiting = Waiting::begin(self.address(), name)
                             .map_err(|models| Error::ModelWaitsForItself { models })?;
-                        state = self
-                            .changed
-                            .wait(state)
-                            .unwrap_or_else(PoisonError::into_inner);
+                        state = self.changed.wait(state);
                     }
                     None => break,
                 }

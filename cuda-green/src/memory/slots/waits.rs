@@ -3,10 +3,9 @@
 //! A load runs the caller's function, which may ask for other models and wait for their loads. If that comes round to
 //! itself, all of them wait for ever. Whoever would close such a circle gets an error instead.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
+
+use crate::sync::native::{Mutex, MutexGuard};
 
 /// A model by the address of its slots, which live as long as their loads, and its name.
 type Model = (usize, String);
@@ -44,7 +43,7 @@ static LOADS: Mutex<Loads> = Mutex::new(Loads {
 });
 
 fn loads() -> MutexGuard<'static, Loads> {
-    LOADS.lock().unwrap_or_else(PoisonError::into_inner)
+    LOADS.lock()
 }
 
 /// Notes that this thread loads a model, until it is dropped.

@@ -1,23 +1,11 @@
-//! Every interleaving of a few threads over the seats of a partition, by loom, over the very same source
-//! file: no context is ever current to two threads, and a hand-off reaches every seat.
+//! Every interleaving of a few threads over the seats of a partition, by loom: no context is ever current to two
+//! threads, and a hand-off reaches every seat.
 
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
-
-#[path = "../src/partition/thread_seats.rs"]
-mod seat;
-/// What `src/sync.rs` is to the crate.
-mod sync {
-    pub(crate) use loom::sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
-    };
-}
-
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use loom::{cell::UnsafeCell, thread};
-use seat::{Seat, Seats};
-use sync::Arc;
+
+use super::thread_seats::{Seat, Seats};
 
 /// A context; loom fails where two threads have it open at once, or one after the other without order.
 type Context = UnsafeCell<u32>;

@@ -1,21 +1,8 @@
-//! Every interleaving of a few threads over the accounting, by loom, over the very same source file.
-
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
-
-#[path = "../src/memory/budget.rs"]
-mod budget;
-#[path = "../src/memory/pressure.rs"]
-mod pressure;
-#[path = "../src/memory/tree.rs"]
-mod tree;
-/// What `src/memory/sync.rs` is to the crate.
-mod sync {
-    pub(crate) use loom::sync::{Mutex, MutexGuard};
-}
+//! Every interleaving of a few threads over the accounting, by loom.
 
 use std::sync::Arc;
 
-use budget::{Account, Budget};
+use super::budget::{Account, Budget};
 
 /// A device over two contexts; two threads in one and one in the other.
 fn world(device: u64, contexts: [u64; 2]) -> (Budget<()>, Arc<[Account<()>; 2]>) {
