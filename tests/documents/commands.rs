@@ -116,8 +116,8 @@ fn commands_in_blocks_run() {
 /// trycmd compares what the program's README shows with what the program prints.
 #[test]
 fn outputs_that_are_shown_are_compared() {
-    let test =
-        fs::read_to_string(Path::new(ROOT).join("cuda-green-cli/tests/commands.rs")).unwrap();
+    let test = fs::read_to_string(Path::new(ROOT).join("cuda-green-cli/tests/program/commands.rs"))
+        .unwrap();
     assert!(test.contains("trycmd::TestCases") && test.contains("\"README.md\""));
     for document in prose() {
         let shown = document

@@ -89,7 +89,9 @@ impl<Id> Entry<Id> {
             return holders;
         }
         let contexts = self.generations.iter();
-        contexts.map(|generation| generation.context.taken()).sum()
+        contexts
+            .map(|generation| generation.context.use_count())
+            .sum()
     }
 
     /// The pieces of each context that is not in force, the oldest first.
@@ -105,7 +107,7 @@ impl<Id> Entry<Id> {
             return Ok(None);
         };
         let context = &self.generations[index].context;
-        if context.holders() > 1 || context.taken() > 0 || context.is_current()? {
+        if context.holders() > 1 || context.use_count() > 0 || context.is_current()? {
             return Ok(None);
         }
         if index < self.current {

@@ -170,7 +170,7 @@ fn things_of_two_devices_are_told() -> Result<()> {
     let text = stream.record(&foreign).unwrap_err().to_string();
     assert_eq!(
         text,
-        "the event is of device 1, and what it was to meet is of device 0"
+        "the event belongs to device 1, but was used with an object of device 0"
     );
     stream.synchronize()
 }

@@ -129,8 +129,8 @@ fn nothing_is_evicted_for_what_the_device_can_never_hold() {
     let text = refused.to_string();
     assert!(
         text.starts_with(
-            "30 GiB (32212254720 bytes) were asked for, which the limits allow, but of the device's"
-        ),
+            "30 GiB (32212254720 bytes) were requested, which the limits allow, but only"
+        ) && text.contains("of the device's"),
         "{text}"
     );
     for name in ["a", "b", "c"] {
@@ -219,13 +219,15 @@ fn what_is_short_is_told() {
     let pool = GpuMemoryPool::on(&device, 3 << 29).unwrap();
     assert_eq!(
         pool.allocate(2 << 30).unwrap_err().to_string(),
-        "2 GiB (2147483648 bytes) were asked for, but only 1.50 GiB (1610612736 bytes) of the limit of 1.50 GiB \
+        "2 GiB (2147483648 bytes) were requested, but only 1.50 GiB (1610612736 bytes) of the limit of 1.50 GiB \
          (1610612736 bytes) are left; free buffers, or raise the limit"
     );
     let unlimited = GpuMemoryPool::on(&device, u64::MAX).unwrap();
     let text = unlimited.allocate(1 << 40).unwrap_err().to_string();
     assert!(
-        text.contains("1 TiB (1099511627776 bytes) were asked for, which the limits allow, but of the device's"),
+        text.contains(
+            "1 TiB (1099511627776 bytes) were requested, which the limits allow, but only"
+        ) && text.contains("of the device's"),
         "{text}"
     );
     assert!(!text.contains("18446744073709551615"), "{text}");
@@ -344,7 +346,7 @@ fn no_figure_is_told_that_the_driver_did_not_say() {
     mock.fail_next(1);
     let text = MemoryPool::allocate(&mock, 1).unwrap_err().to_string();
     assert!(
-        text.starts_with("1 byte was asked for") && !text.contains("18446744073709551615"),
+        text.starts_with("1 byte was requested") && !text.contains("18446744073709551615"),
         "{text}"
     );
 }

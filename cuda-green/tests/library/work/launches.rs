@@ -228,7 +228,7 @@ fn a_refused_shape_names_its_limit() {
         ),
         (
             LaunchConfig::new([1; 3], [64, 32, 1]),
-            "2048 threads, and this kernel's at most 1024",
+            "2048 threads, but this kernel allows at most 1024",
         ),
     ] {
         let text = ready.refused(config, invalid);
@@ -241,7 +241,7 @@ fn a_refused_shape_names_its_limit() {
         LaunchConfig::linear(7, 32).cluster([2, 1, 1]),
         CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE,
     );
-    assert!(text.contains("whole clusters"), "{text}");
+    assert!(text.contains("a multiple of the cluster"), "{text}");
 }
 
 #[test]
