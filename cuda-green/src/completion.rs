@@ -20,7 +20,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -29,6 +29,7 @@ use crate::{
     error::{Error, Result},
     event::Event,
     stream::Stream,
+    sync::{Mutex, MutexGuard},
 };
 
 /// The end of GPU work, from [`Stream::completion`] or [`Event::completion`]: a future, which can instead be given a
@@ -74,7 +75,7 @@ static CALLBACKS: Inbox<CallbackJob> = Inbox::new();
 
 impl SharedProgress {
     fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Sets the result, unless there is one already. Wakers and callbacks run without the lock.

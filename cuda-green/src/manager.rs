@@ -30,7 +30,7 @@ mod verify;
 
 use std::{
     fmt::Debug,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 #[cfg(feature = "test-utils")]
@@ -65,6 +65,7 @@ use crate::{
     memory::MemoryBudget,
     partition::GreenContext,
     planner::DeviceFacts,
+    sync::{Mutex, MutexGuard},
 };
 
 /// Partitions one device and hands the partitions out by name.
@@ -347,7 +348,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         inside::refuse_inside()?;
         let events = events::hold();
         Ok(Changing {
-            _lock: self.changes.lock().unwrap_or_else(PoisonError::into_inner),
+            _lock: self.changes.lock(),
             _events: events,
         })
     }
@@ -367,7 +368,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     }
 
     fn layout(&self) -> MutexGuard<'_, Option<Layout>> {
-        self.layout.lock().unwrap_or_else(PoisonError::into_inner)
+        self.layout.lock()
     }
 }
 

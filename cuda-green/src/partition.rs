@@ -10,6 +10,8 @@ mod live_streams;
 mod memory_slot;
 mod resources;
 mod thread_contexts;
+#[cfg(all(test, loom))]
+mod thread_contexts_loom;
 mod workqueues;
 
 pub use config::GreenContextConfig;

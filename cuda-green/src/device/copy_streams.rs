@@ -1,10 +1,11 @@
 //! Streams for synchronous copies, each used by one copy at a time.
 
-use std::sync::{Mutex, PoisonError};
-
 use cuda_green_sys::CUstream;
 
-use crate::driver::{Driver, log_failure};
+use crate::{
+    driver::{Driver, log_failure},
+    sync::Mutex,
+};
 
 /// The idle copy streams. Busy and idle, there are as many as copies ever ran at once.
 #[derive(Default)]
@@ -20,13 +21,13 @@ unsafe impl Send for CopyStream {}
 impl CopyStreams {
     /// Takes an idle stream.
     pub(super) fn pop(&self) -> Option<CopyStream> {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.0.lock();
         idle.pop()
     }
 
     /// Returns a stream in which nothing runs.
     pub(super) fn push(&self, stream: CopyStream) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.0.lock();
         idle.push(stream);
     }
 

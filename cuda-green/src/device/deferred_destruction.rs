@@ -1,10 +1,11 @@
 //! Deferred destruction: objects that the GPU may still use are destroyed once their work is done, and a failed attempt
 //! is retried later.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::cuda_device::CudaDevice;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::native::Mutex,
+};
 
 /// Waits for the users of an object and frees it. It owns the object and is dropped once it has succeeded.
 type End = Box<dyn FnMut() -> Result<()> + Send>;
@@ -43,7 +44,7 @@ impl CudaDevice {
 /// Retries the attempts that failed before.
 pub(crate) fn retry_ends() {
     // The object may belong to a client, and its destructor may call anything, so no lock is held meanwhile.
-    let ends = std::mem::take(&mut *DEFERRED.lock().unwrap_or_else(PoisonError::into_inner));
+    let ends = std::mem::take(&mut *DEFERRED.lock());
     for (device, mut end) in ends {
         if let Err(error) = device.try_end(&mut end)
             && !device.driver().is_poisoned()
@@ -59,6 +60,6 @@ fn defer(device: CudaDevice, end: End, error: &Error) {
         // It will not be known later either, so the object is leaked, and its device with it.
         return std::mem::forget((device, end));
     }
-    let mut ends = DEFERRED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ends = DEFERRED.lock();
     ends.push((device, end));
 }

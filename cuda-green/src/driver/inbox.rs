@@ -2,11 +2,13 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::native::{Condvar, Mutex, MutexGuard},
+};
 
 /// Time after which an idle worker thread ends.
 const IDLE: Duration = Duration::from_secs(1);
@@ -35,7 +37,7 @@ impl<T> Inbox<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents<T>> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock()
     }
 
     /// Adds an item, and starts the worker thread if none runs.
@@ -73,7 +75,7 @@ impl<T> Inbox<T> {
         let waited = self
             .changed
             .wait_timeout_while(contents, timeout, |contents| contents.items.is_empty());
-        let (mut contents, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut contents = waited;
         std::mem::take(&mut contents.items)
     }
 

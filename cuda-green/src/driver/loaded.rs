@@ -3,7 +3,7 @@
 use std::{
     fmt, process,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -11,7 +11,10 @@ use std::{
 use cuda_green_sys::{Api, CUresult, CUuuid, CudaVersion, DriverSpec, MissingEntryPoint};
 
 use super::waiter::Waiter;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::native::Mutex,
+};
 
 /// Id of the process that first initialised CUDA through this library; 0 before. A forked child sees its parent's id.
 static INITIALISED_BY: AtomicU32 = AtomicU32::new(0);
@@ -63,7 +66,7 @@ impl Driver {
     /// [`Error::Load`] if none can be loaded. A failure is not remembered: the next call tries again.
     pub fn load() -> Result<Self> {
         static LOADED: Mutex<Option<Driver>> = Mutex::new(None);
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = LOADED.lock();
         if let Some(driver) = &*loaded {
             return Ok(driver.clone());
         }
@@ -113,7 +116,7 @@ impl Driver {
     ) -> Self {
         /// The live drivers of the process. They are few, and this list is read only when one is opened.
         static OPEN: Mutex<Vec<Weak<DriverInner>>> = Mutex::new(Vec::new());
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = OPEN.lock();
         // A library is never unloaded and a live simulated driver is held here, so no other driver can have the same
         // addresses.
         let mut live = open.iter().filter_map(Weak::upgrade);
@@ -212,11 +215,7 @@ impl Driver {
         if self.inner.initialised.load(Ordering::Acquire) {
             return Ok(());
         }
-        let _initialising = self
-            .inner
-            .initialising
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _initialising = self.inner.initialising.lock();
         if self.inner.initialised.load(Ordering::Acquire) {
             return Ok(());
         }

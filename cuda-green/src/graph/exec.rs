@@ -1,9 +1,6 @@
 //! A graph that can be launched: its launches, and its end after the last of them.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use cuda_green_sys::{CUgraph, CUgraphExec};
 
@@ -14,6 +11,7 @@ use crate::{
     error::{Error, Result},
     event::Event,
     stream::Stream,
+    sync::{Mutex, MutexGuard},
 };
 
 struct RawExec {
@@ -174,7 +172,7 @@ impl RawExec {
 
 impl ExecInner {
     fn lock(&self) -> MutexGuard<'_, RawExec> {
-        self.raw.lock().unwrap_or_else(PoisonError::into_inner)
+        self.raw.lock()
     }
 
     /// Waits for the last launch and destroys the driver's object.

@@ -1,7 +1,5 @@
 //! What stands behind a name: the context in force, and the others it can be exchanged for.
 
-use std::sync::PoisonError;
-
 use crate::{
     error::{Error, Result},
     partition::GreenContext,
@@ -38,12 +36,12 @@ impl Slot {
 
     /// Reads it; while the guard lives, no other is put into force.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, GreenContext> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.read()
     }
 
     /// Holds off everyone who reads it.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, GreenContext> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.0.write()
     }
 }
 

@@ -3,8 +3,6 @@
 //! Nothing of a client's runs under the lock: a client's ids are compared, shown, copied and dropped outside of it, from
 //! a list of them that is shared.
 
-use std::sync::PoisonError;
-
 use super::generation::Entry;
 use crate::{
     error::{Error, Result},
@@ -58,19 +56,19 @@ impl<Id> Names<Id> {
 
     /// The ids as they are now.
     pub(super) fn ids(&self) -> Ids<Id> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read();
         Arc::clone(&state.ids)
     }
 
     /// Looks at the entries. For a moment: a change waits for it.
     pub(super) fn read<T>(&self, action: impl FnOnce(&[Entry<Id>]) -> T) -> T {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read();
         action(&state.entries)
     }
 
     /// Changes entries. For a moment: whoever looks one up waits for it.
     pub(super) fn write<T>(&self, action: impl FnOnce(&mut [Entry<Id>]) -> T) -> T {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         action(&mut state.entries)
     }
 
@@ -154,7 +152,7 @@ impl<Id> Names<Id> {
     }
 
     fn change<T>(&self, action: impl FnOnce(&mut Vec<Entry<Id>>) -> T) -> T {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         let done = action(&mut state.entries);
         if state.entries.len() != state.ids.len() {
             let ids = state.entries.iter().map(|entry| Arc::clone(&entry.id));

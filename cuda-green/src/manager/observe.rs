@@ -22,7 +22,7 @@ pub(super) enum Operation {
 /// What a manager counted since it was made.
 #[cfg(feature = "metrics")]
 #[derive(Default)]
-pub(super) struct Figures(std::sync::Mutex<Counted>);
+pub(super) struct Figures(crate::sync::Mutex<Counted>);
 
 #[cfg(feature = "metrics")]
 #[derive(Clone, Default)]
@@ -38,9 +38,8 @@ pub(super) struct Counted {
 
 #[cfg(feature = "metrics")]
 impl Figures {
-    pub(super) fn counted(&self) -> std::sync::MutexGuard<'_, Counted> {
-        let counted = self.0.lock();
-        counted.unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(super) fn counted(&self) -> crate::sync::MutexGuard<'_, Counted> {
+        self.0.lock()
     }
 }
 

@@ -1,9 +1,6 @@
 //! Graphs that follow a name: captured once for each context that it has had.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use super::PartitionStream;
 use crate::{
@@ -11,6 +8,7 @@ use crate::{
     graph::{Capture, CaptureMode, GraphExec},
     partition::{DropLater, Follower, GreenContext},
     stream::Stream,
+    sync::{Mutex, MutexGuard},
 };
 
 type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
@@ -171,7 +169,7 @@ impl Made {
 
 impl AllMade {
     fn lock(&self) -> MutexGuard<'_, Vec<Made>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

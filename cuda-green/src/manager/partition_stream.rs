@@ -1,6 +1,6 @@
 //! Streams that follow a name: what is launched in them runs wherever the name has its SMs at that moment.
 
-use std::{fmt, sync::PoisonError};
+use std::fmt;
 
 use super::{
     generation::Slot,
@@ -142,7 +142,7 @@ impl PartitionStream {
 
 impl Following {
     fn lock(&self) -> MutexGuard<'_, Streams> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Has this context ask for its streams when it is to end.

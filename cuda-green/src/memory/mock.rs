@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    sync::{Mutex, lock},
+    sync::Mutex,
 };
 
 /// [`GpuMemoryPool`](super::GpuMemoryPool) for tests, without a driver, not even a simulated one. Bytes that
@@ -163,7 +163,7 @@ impl MemoryBuffer for MockGpuBuffer {
 
     fn copy_from(&self, source: &[u8]) -> Result<()> {
         self.check(source.len())?;
-        let mut bytes = lock(&self.bytes);
+        let mut bytes = self.bytes.lock();
         let len = bytes.len().max(source.len());
         bytes.resize(len, 0);
         bytes[..source.len()].copy_from_slice(source);
@@ -172,7 +172,7 @@ impl MemoryBuffer for MockGpuBuffer {
 
     fn copy_to(&self, destination: &mut [u8]) -> Result<()> {
         self.check(destination.len())?;
-        let bytes = lock(&self.bytes);
+        let bytes = self.bytes.lock();
         let written = bytes.len().min(destination.len());
         destination[..written].copy_from_slice(&bytes[..written]);
         destination[written..].fill(0);
@@ -180,7 +180,7 @@ impl MemoryBuffer for MockGpuBuffer {
     }
 
     fn fill(&self, byte: u8) -> Result<()> {
-        *lock(&self.bytes) = vec![byte; self.len];
+        *self.bytes.lock() = vec![byte; self.len];
         Ok(())
     }
 }

@@ -1,9 +1,6 @@
 //! The load of a model, after making room for it.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     ModelLease, ModelNeeds, ModelSlots,
@@ -67,10 +64,7 @@ impl<M> ModelSlots<M> {
                 Some(None) => {
                     let _waiting = LoadWait::begin(self.address(), name)
                         .map_err(|models| Error::ModelWaitsForItself { models })?;
-                    table = self
-                        .changed
-                        .wait(table)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    table = self.changed.wait(table);
                 }
                 None => break,
             }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::native::{Mutex, MutexGuard};
 
 /// A model, by the address of its slots, which live as long as their loads, and by its name.
 type ModelKey = (usize, String);
@@ -43,7 +43,7 @@ static LOADS: Mutex<Loads> = Mutex::new(Loads {
 });
 
 fn loads() -> MutexGuard<'static, Loads> {
-    lock(&LOADS)
+    LOADS.lock()
 }
 
 /// Records that this thread loads a model, until it is dropped.

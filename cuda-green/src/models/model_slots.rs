@@ -1,10 +1,6 @@
 //! The slots, and the lease that keeps a model loaded.
 
-use std::{
-    fmt,
-    ops::Deref,
-    sync::{Arc, Condvar},
-};
+use std::{fmt, ops::Deref, sync::Arc};
 
 use super::{
     EvictionPolicy, SlotStatus, SlotsStatus,
@@ -13,7 +9,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     memory::{GpuMemoryPool, PoolMetrics},
-    sync::{Mutex, MutexGuard, lock},
+    sync::native::{Condvar, Mutex, MutexGuard},
 };
 
 /// Named models in one memory pool, in a bounded number of slots.
@@ -221,7 +217,7 @@ impl<M> ModelSlots<M> {
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, SlotTable<M>> {
-        lock(&self.table)
+        self.table.lock()
     }
 }
 

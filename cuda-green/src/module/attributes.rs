@@ -1,11 +1,10 @@
 //! The known attributes of a module's functions.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use cuda_green_sys::CUfunction;
+
+use crate::sync::Mutex;
 
 /// The known values of a function's attributes.
 #[derive(Default)]
@@ -25,7 +24,7 @@ pub(super) struct AttributesByFunction(Mutex<HashMap<usize, Arc<FunctionAttribut
 impl AttributesByFunction {
     /// Returns the attributes of a function, shared by all its kernels.
     pub(super) fn get(&self, function: CUfunction) -> Arc<FunctionAttributes> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         Arc::clone(all.entry(function as usize).or_default())
     }
 }

@@ -3,7 +3,7 @@
 //! The driver keeps them per function, so they are only ever raised: a launch must not lower a limit that another
 //! launch needs.
 
-use std::{ffi::c_int, sync::PoisonError};
+use std::ffi::c_int;
 
 use cuda_green_sys::CUfunction_attribute;
 
@@ -31,7 +31,7 @@ impl Kernel {
     fn raise(&self, config: &LaunchConfig) -> Result<()> {
         use CUfunction_attribute as A;
         let known = &self.attributes.0;
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = known.lock();
         if config.shared_bytes > DEFAULT_SHARED_BYTES.max(known.shared_bytes) {
             let attribute = A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // Foreign code may have raised it further through the raw handle.

@@ -1,6 +1,6 @@
 //! Objects that keep streams or graphs in a context for their own use and release them when the context is to end.
 
-use std::sync::{PoisonError, Weak};
+use std::sync::Weak;
 
 use crate::{
     error::Result,
@@ -51,6 +51,6 @@ impl Followers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -4,9 +4,9 @@
 //! first thread that acquires it, so that this thread needs no atomic exchange to acquire and release it. Other
 //! threads get siblings, which are reused.
 
-use std::sync::PoisonError;
+use std::sync::Arc;
 
-use crate::sync::{Arc, AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// A context that one thread at a time may have current.
 pub(crate) struct ThreadContext<T> {
@@ -201,6 +201,6 @@ impl<T, E> ThreadContexts<T, E> {
     }
 
     fn siblings(&self) -> MutexGuard<'_, Siblings<T, E>> {
-        self.siblings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.siblings.lock()
     }
 }

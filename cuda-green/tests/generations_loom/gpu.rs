@@ -122,7 +122,7 @@ impl GreenContext {
     }
 
     pub fn mark_work(&self) -> Result<Vec<Arc<Event>>> {
-        let all = self.inner.device.0.lock().unwrap();
+        let all = self.inner.device.0.lock();
         let own = all
             .iter()
             .filter(|work| work.context == self.inner.number());
@@ -131,7 +131,7 @@ impl GreenContext {
     }
 
     pub fn wait_for_marked(&self, marks: &[Arc<Event>]) -> Result<()> {
-        let _submissions = self.inner.device.0.lock().unwrap();
+        let _submissions = self.inner.device.0.lock();
         for mark in marks {
             *lock(&self.inner.barrier) |= *lock(&mark.0);
         }
@@ -182,7 +182,7 @@ impl Stream {
     /// Launches something, after all work in other contexts that has an SM in common.
     pub fn submit(&self) -> Result<()> {
         let context = &self.context.inner;
-        let mut all = context.device.0.lock().unwrap();
+        let mut all = context.device.0.lock();
         let mut order = lock(&self.order);
         let ended = *order | *lock(&context.barrier);
         for (index, work) in all.iter().enumerate() {

@@ -1,9 +1,11 @@
-//! Every interleaving of a few threads over what stands behind a manager's names, by loom, over the very
-//! same source files: rebalances, launches by name, lookups and destruction.
+//! Every interleaving of a few threads over what stands behind a manager's names, by loom: rebalances, launches by
+//! name, lookups and destruction.
 //!
-//! The GPU is a model (`gpu.rs`): a launch checks that all work on any of its SMs, in whatever other context,
-//! is work that it waits for.
+//! The GPU is a model (`gpu.rs`): a launch checks that all work on any of its SMs, in whatever other context, is work
+//! that it waits for. The model takes the place of the crate's contexts and streams, so the files of the manager that
+//! are tested stand here by their paths.
 
+#![cfg(loom)]
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
 
 #[path = "../../src/manager/exchange.rs"]
@@ -55,13 +57,10 @@ mod module {
 mod stream {
     pub(crate) use crate::gpu::Stream;
 }
-/// What `src/sync.rs` is to the crate.
-mod sync {
-    pub(crate) use loom::sync::{
-        Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    };
-}
 mod gpu;
+#[allow(unused_imports)]
+#[path = "../../src/sync.rs"]
+mod sync;
 
 use gpu::{ContextPriority, CudaDevice, GreenContext, Result, Stream};
 
@@ -106,7 +105,7 @@ impl Manager {
     }
 
     fn rebalance(&self, target: usize, hand_off: HandOff) {
-        let _change = self.change.lock().unwrap();
+        let _change = self.change.lock();
         let targets = vec![target; self.names.ids().len()];
         exchange(&self.names, &targets, hand_off).unwrap();
     }
@@ -124,7 +123,7 @@ impl Manager {
 
     /// Whether it was destroyed; if not, it was in use.
     fn destroy(&self, id: u8) -> bool {
-        let _change = self.change.lock().unwrap();
+        let _change = self.change.lock();
         let index = self.names.ids().iter().position(|own| **own == id);
         match self.names.take_out(index.unwrap()) {
             // That nobody had it when it was taken out means that nobody can get it any more.
@@ -142,7 +141,7 @@ impl Manager {
         let mut released = 0;
         loop {
             let mut later = DropLater::new();
-            let _change = self.change.lock().unwrap();
+            let _change = self.change.lock();
             match self.names.retire(&[], &mut later).unwrap() {
                 Retired::Nothing => return released,
                 Retired::GaveUp => {}

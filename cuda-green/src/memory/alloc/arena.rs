@@ -34,7 +34,7 @@ use crate::{
         },
     },
     size::Bytes,
-    sync::{Mutex, MutexGuard, lock},
+    sync::{Mutex, MutexGuard},
 };
 
 const MIB: u64 = 1 << 20;
@@ -122,7 +122,7 @@ impl Arena {
 
     /// Adds a pool's account, whose caches are reclaimed with those of the others.
     pub(crate) fn register(&self, shards: &Arc<AccountShards<ThreadCache>>) {
-        let mut members = lock(&self.members);
+        let mut members = self.members.lock();
         members.retain(|member| member.strong_count() > 0);
         members.push(Arc::downgrade(shards));
     }
@@ -130,12 +130,12 @@ impl Arena {
     /// Returns the accounts of the family with no lock held: a pool may end meanwhile, and its shards then go with the
     /// last of these.
     fn members(&self) -> Vec<Arc<AccountShards<ThreadCache>>> {
-        let members = lock(&self.members);
+        let members = self.members.lock();
         members.iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(crate) fn heap(&self) -> MutexGuard<'_, Heap> {
-        lock(&self.heap)
+        self.heap.lock()
     }
 
     /// Returns the kind of an allocation of this size: a block if it is at most an eighth of the largest slab, else
@@ -188,7 +188,7 @@ impl Arena {
         shard: usize,
     ) -> Result<(u64, AllocationKind)> {
         retry_ends();
-        let mut growth = lock(&self.growth);
+        let mut growth = self.growth.lock();
         if let Some(found) = self.allocate_free(kind) {
             return Ok(found);
         }
@@ -322,7 +322,7 @@ impl Arena {
     /// the heap.
     #[cold]
     pub(crate) fn free_spilled(&self, mut blocks: FreeBlocks) {
-        if let Ok(mut heap) = self.heap.try_lock() {
+        if let Some(mut heap) = self.heap.try_lock() {
             return heap.free_blocks(blocks);
         }
         blocks.retain(|(address, len)| !self.transfer.push(class_of(*len), *address));
@@ -337,13 +337,13 @@ impl Arena {
 
     /// Keeps memory whose last use could not be waited for. It is not handed out.
     fn add_pending(&self, allocation: Allocation) {
-        lock(&self.pending).push(allocation);
+        self.pending.lock().push(allocation);
     }
 
     /// Reclaims memory from all threads, and from the transfer cache, into the heap. Returns the number of free blocks
     /// reclaimed, excluding those of the threads of `shard`.
     pub(crate) fn reclaim(&self, what: Reclaim, shard: usize) -> u64 {
-        let pending = std::mem::take(&mut *lock(&self.pending));
+        let pending = std::mem::take(&mut *self.pending.lock());
         self.free_pending(pending, what);
         let members = self.members();
         let reclaimed = members
@@ -370,7 +370,7 @@ impl Arena {
         let mut blocks = 0;
         for (index, account) in shards.iter().enumerate() {
             let (free, pending) = {
-                let cache = &mut lock(&account.0).payload;
+                let cache = &mut account.0.lock().payload;
                 let pending = match what {
                     Reclaim::Finished | Reclaim::Free => cache.take_finished(self.device.driver()),
                     Reclaim::All => cache.take_pending(),
@@ -453,7 +453,7 @@ impl Arena {
     /// driver counts it as free. Returns the number of bytes.
     pub(crate) fn trim(&self) -> Result<u64> {
         retry_ends();
-        let _growth = lock(&self.growth);
+        let _growth = self.growth.lock();
         self.reclaim(Reclaim::All, 0);
         // No other thread takes memory from the driver meanwhile, so its count falls by what it gets.
         let before = self.source.used(&self.device)?;
@@ -482,7 +482,7 @@ impl Arena {
 
     /// Returns the bytes of freed memory that is kept because its last use could not be waited for.
     pub(crate) fn pending_bytes(&self) -> u64 {
-        let pending = lock(&self.pending);
+        let pending = self.pending.lock();
         pending.iter().map(|freed| freed.kind.bytes()).sum()
     }
 
@@ -492,7 +492,7 @@ impl Arena {
         let shards = members.iter().flat_map(|shards| shards.iter());
         let cached: u64 = shards
             .map(|shard| {
-                let (free, pending) = lock(&shard.0).payload.bytes();
+                let (free, pending) = shard.0.lock().payload.bytes();
                 free + pending
             })
             .sum();
@@ -512,7 +512,7 @@ impl Drop for Arena {
             device: self.device.clone(),
             source: std::mem::replace(&mut self.source, Source::Plain),
             heap: std::mem::take(&mut *self.heap()),
-            pending: std::mem::take(&mut *lock(&self.pending)),
+            pending: std::mem::take(&mut *self.pending.lock()),
         };
         self.device.end("a memory pool", move || remains.end());
     }

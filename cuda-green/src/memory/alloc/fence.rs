@@ -1,13 +1,13 @@
 //! Fences: points in streams that must be reached before memory may be reused.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::{
     device::CudaDevice,
     error::{Error, Result},
     event::Event,
     stream::Stream,
-    sync::{Mutex, MutexGuard, lock},
+    sync::{Mutex, MutexGuard},
 };
 
 /// A point in a stream's work after which that stream no longer uses the memory.
@@ -172,10 +172,10 @@ impl Fences {
     /// Takes out all fences.
     pub(crate) fn take(&mut self) -> Vec<Fence> {
         // Exclusive access needs no lock, and this is in the fast path of a free.
-        std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(self.0.get_mut())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Fence>> {
-        lock(&self.0)
+        self.0.lock()
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     memory::{budget::account::Account, observe::PoolMetrics},
-    sync::{Mutex, lock},
+    sync::Mutex,
 };
 
 /// The state of one pool, shared by its shards.
@@ -36,7 +36,7 @@ impl PoolState {
             ended: Mutex::default(),
         });
         if let Some(parent) = parent {
-            let mut children = lock(&parent.children);
+            let mut children = parent.children.lock();
             children.retain(|child| child.strong_count() > 0);
             children.push(Arc::downgrade(&state));
         }
@@ -45,7 +45,7 @@ impl PoolState {
 
     /// Returns what this pool and its children counted, including those that have ended.
     fn counted(&self) -> PoolMetrics {
-        let mut counted = *lock(&self.ended);
+        let mut counted = *self.ended.lock();
         for index in 0..self.account.len() {
             self.account
                 .shard(index)
@@ -54,7 +54,7 @@ impl PoolState {
                 .add_to(&mut counted);
         }
         let children: Vec<Arc<PoolState>> = {
-            let children = lock(&self.children);
+            let children = self.children.lock();
             children.iter().filter_map(Weak::upgrade).collect()
         };
         for child in children {
@@ -85,7 +85,7 @@ impl PoolState {
 impl Drop for PoolState {
     fn drop(&mut self) {
         if let Some(parent) = &self.parent {
-            lock(&parent.ended).add_counts(&self.counted());
+            parent.ended.lock().add_counts(&self.counted());
         }
         self.arena
             .reclaim_from(self.account.shards(), Reclaim::All, 0);

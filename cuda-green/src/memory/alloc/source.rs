@@ -11,7 +11,7 @@ use cuda_green_sys::{
 use crate::{
     device::CudaDevice,
     error::{Error, Result},
-    sync::{Mutex, lock},
+    sync::Mutex,
 };
 
 pub(crate) enum Source {
@@ -157,7 +157,7 @@ impl DriverPool {
         if let Err(error) = self.wait(device) {
             if let Err(refusal) = self.free(device, address) {
                 log::error!("{size} bytes are to be freed later: {refusal}");
-                lock(&self.owed).push(address);
+                self.owed.lock().push(address);
             }
             return Err(error);
         }
@@ -174,7 +174,7 @@ impl DriverPool {
 
     /// Frees what the driver refused to free before.
     fn free_owed(&self, device: &CudaDevice) -> Result<()> {
-        let mut owed = lock(&self.owed);
+        let mut owed = self.owed.lock();
         while let Some(address) = owed.last() {
             self.free(device, *address)?;
             owed.pop();

@@ -14,10 +14,7 @@ use super::{
     size_class::{class_bytes, class_of},
     thread_cache::FreeBlocks,
 };
-use crate::{
-    memory::budget::limit_tree::CachePadded,
-    sync::{Mutex, lock},
-};
+use crate::{memory::budget::limit_tree::CachePadded, sync::Mutex};
 
 pub(crate) struct TransferCache {
     /// A stack of blocks for each class.
@@ -44,7 +41,7 @@ impl TransferCache {
         if self.bytes() == 0 {
             return None;
         }
-        let address = lock(&self.lists.get(class)?.0).pop()?;
+        let address = self.lists.get(class)?.0.lock().pop()?;
         self.bytes.fetch_sub(class_bytes(class), Ordering::Relaxed);
         Some(address)
     }
@@ -59,7 +56,7 @@ impl TransferCache {
         let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
         let fits = self.bytes.fetch_update(set, get, with_it).is_ok();
         if fits {
-            lock(&list.0).push(address);
+            list.0.lock().push(address);
         }
         fits
     }
@@ -68,7 +65,7 @@ impl TransferCache {
     pub(crate) fn drain(&self) -> FreeBlocks {
         let mut all = FreeBlocks::new();
         for (class, list) in self.lists.iter().enumerate() {
-            let blocks = std::mem::take(&mut *lock(&list.0));
+            let blocks = std::mem::take(&mut *list.0.lock());
             let len = class_bytes(class);
             let bytes = len * blocks.len() as u64;
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -23,7 +23,7 @@ use super::{
     },
     pressure::{DueCalls, Watcher},
 };
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A shard keeps at most this part of the tightest limit above it as credit.
 pub(crate) const CREDIT_SHARE: u64 = 1024;
@@ -53,7 +53,7 @@ impl<T> LimitNode<T> {
     /// Changes the tree, and calls the watchers that are due once the lock is released.
     fn change<R>(&self, action: impl FnOnce(&mut LimitTree<T>, &mut DueCalls) -> R) -> R {
         let mut due = DueCalls::default();
-        let result = action(&mut lock(&self.tree), &mut due);
+        let result = action(&mut self.tree.lock(), &mut due);
         due.call();
         result
     }
@@ -88,7 +88,7 @@ impl<T> Limit<T> {
 
     /// Creates a limit within this one. The limits of children may add up to more than this one.
     pub(crate) fn child(&self, bytes: u64) -> Self {
-        let index = lock(&self.node.tree).child(self.node.index, bytes);
+        let index = self.node.tree.lock().child(self.node.index, bytes);
         self.below(index, self.node.credit_cap.min(credit_cap(bytes)))
     }
 
@@ -112,12 +112,12 @@ impl<T> Limit<T> {
 
     /// Calls `watcher` each time the level of pressure changes.
     pub(crate) fn watch(&self, watcher: Watcher) {
-        lock(&self.node.tree).watch(self.node.index, watcher);
+        self.node.tree.lock().watch(self.node.index, watcher);
     }
 
     /// Returns the figures of one moment.
     pub(crate) fn figures(&self) -> LimitFigures {
-        lock(&self.node.tree).figures(self.node.index)
+        self.node.tree.lock().figures(self.node.index)
     }
 }
 
@@ -135,7 +135,7 @@ impl<T> Account<T> {
             .map(|payload| CachePadded(Mutex::new(AccountShard { credit: 0, payload })))
             .collect();
         let shards = Arc::new(shards);
-        lock(&limit.node.tree).join(limit.node.index, &shards);
+        limit.node.tree.lock().join(limit.node.index, &shards);
         Self {
             limit: limit.clone(),
             shards,
@@ -162,7 +162,8 @@ impl<T> Account<T> {
         let shards = &**self.shards;
         // The index is nearly always in range, and a division takes longer than all the rest.
         let shard = shards.get(index);
-        lock(&shard.unwrap_or_else(|| &shards[index % shards.len()]).0)
+        let shard = shard.unwrap_or_else(|| &shards[index % shards.len()]);
+        shard.0.lock()
     }
 
     /// Charges bytes, and returns the shard that paid with its lock held.

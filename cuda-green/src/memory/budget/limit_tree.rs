@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::pressure::{DueCalls, PressureGauge, Watcher};
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A charge that does not fit, with the tightest limit above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl<T> LimitTree<T> {
     ) {
         let chain = self.chain(index);
         for shard in shards.iter() {
-            let credit = std::mem::take(&mut lock(&shard.0).credit);
+            let credit = std::mem::take(&mut shard.0.lock().credit);
             self.discharge(&chain, credit, due);
         }
         self.shards.retain(|(_, other)| !Arc::ptr_eq(other, shards));
@@ -199,7 +199,7 @@ impl<T> LimitTree<T> {
         let shards = self.shards.clone();
         let mut held: Vec<(usize, MutexGuard<'_, AccountShard<T>>)> = shards
             .iter()
-            .flat_map(|(index, shards)| shards.iter().map(|shard| (*index, lock(&shard.0))))
+            .flat_map(|(index, shards)| shards.iter().map(|shard| (*index, shard.0.lock())))
             .collect();
         for (index, shard) in &mut held {
             let credit = std::mem::take(&mut shard.credit);
@@ -231,7 +231,7 @@ impl<T> LimitTree<T> {
         let held: Vec<_> = self
             .shards
             .iter()
-            .flat_map(|(index, shards)| shards.iter().map(|shard| (*index, lock(&shard.0))))
+            .flat_map(|(index, shards)| shards.iter().map(|shard| (*index, shard.0.lock())))
             .filter(|(_, shard)| shard.credit > 0)
             .map(|(index, shard)| (self.chain(index), shard))
             .collect();

@@ -3,8 +3,10 @@
 use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
+
+use crate::sync::native::{Mutex, MutexGuard};
 
 /// Use must fall this part of the limit below a threshold before the level counts as left.
 const HYSTERESIS_SHARE: u64 = 50;
@@ -97,7 +99,7 @@ struct Calls {
 
 impl Outbox {
     fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Makes all calls that are due, unless another thread is making them. A panic of a watcher is caught: this thread
@@ -211,13 +213,13 @@ mod tests {
                     entered.wait(); // the second change happens now
                     entered.wait(); // and its thread has gone on
                 }
-                reported.lock().unwrap().push(change.to);
+                reported.lock().push(change.to);
             }
         };
-        gauge.lock().unwrap().watch(Arc::new(watcher));
+        gauge.lock().watch(Arc::new(watcher));
         let follow = |used| {
             let mut due = DueCalls::default();
-            gauge.lock().unwrap().follow(used, 100, &mut due);
+            gauge.lock().follow(used, 100, &mut due);
             due.call();
         };
         std::thread::scope(|scope| {
@@ -226,7 +228,7 @@ mod tests {
             follow(10); // leaves the call to the other thread, and does not wait for it
             entered.wait();
         });
-        assert_eq!(*reported.lock().unwrap(), [Medium, Low]);
+        assert_eq!(*reported.lock(), [Medium, Low]);
     }
 
     /// From every use to every other, of a thousand: reported at 500, 800 and 951 on the way up and at 479, 779 and 930

@@ -6,7 +6,7 @@ use crate::{
     device::CudaDevice,
     error::Result,
     memory::budget::pressure::{DueCalls, PressureGauge, Watcher},
-    sync::{Mutex, MutexGuard, lock},
+    sync::{Mutex, MutexGuard},
 };
 
 /// A device's memory use as the driver last reported it.
@@ -67,6 +67,6 @@ impl DeviceUsage {
     }
 
     fn last(&self) -> MutexGuard<'_, LastReading> {
-        lock(&self.0)
+        self.0.lock()
     }
 }

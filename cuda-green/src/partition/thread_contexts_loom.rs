@@ -1,23 +1,11 @@
-//! A model check by loom of how a partition's contexts are assigned to threads, with the crate's own source file: in
-//! every interleaving, no context is current to two threads, and a hand-off reaches every context.
+//! A model check by loom of how a partition's contexts are assigned to threads: in every interleaving, no context is
+//! current to two threads, and a hand-off reaches every context.
 
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
-
-#[path = "../src/partition/thread_contexts.rs"]
-mod thread_contexts;
-/// Stands in for the crate's `src/sync.rs`.
-mod sync {
-    pub(crate) use loom::sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
-    };
-}
-
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use loom::{cell::UnsafeCell, thread};
-use sync::Arc;
-use thread_contexts::{ThreadContext, ThreadContexts};
+
+use super::thread_contexts::{ThreadContext, ThreadContexts};
 
 /// A context; loom fails where two threads have it open at once, or one after the other without order.
 type Context = UnsafeCell<u32>;

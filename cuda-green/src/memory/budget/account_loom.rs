@@ -1,25 +1,8 @@
-//! Every interleaving of a few threads over the accounting, by loom, over the very same source file.
-
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
-
-#[path = "../src/memory/budget/account.rs"]
-mod account;
-#[path = "../src/memory/budget/limit_tree.rs"]
-mod limit_tree;
-#[path = "../src/memory/budget/pressure.rs"]
-mod pressure;
-/// What `src/sync.rs` is to the crate.
-mod sync {
-    pub(crate) use loom::sync::{Mutex, MutexGuard};
-
-    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-        mutex.lock().unwrap()
-    }
-}
+//! Every interleaving of a few threads over the accounting, by loom.
 
 use std::sync::Arc;
 
-use account::{Account, Limit};
+use super::account::{Account, Limit};
 
 /// A device over two contexts; two threads in one and one in the other.
 fn world(device: u64, contexts: [u64; 2]) -> (Limit<()>, Arc<[Account<()>; 2]>) {
