@@ -1,36 +1,38 @@
-//! The driver, and what all its entry points begin with. Each file below this one has the entry points of one
-//! part of the API, as methods of their C names, or what they work on (`state`, `handles`, `current`, `actions`).
+//! The driver, and the checks that all its entry points begin with.
+//!
+//! Each file below this one has the entry points of one part of the API, as methods of their C names, or what they
+//! work on (`state`, `handles`, `current_context`, `stream_actions`).
 
 #![allow(non_snake_case)] // the driver's own names
 
-mod actions;
 mod addresses;
-mod attributes;
-mod calls;
+mod begin_call;
 mod capture;
 mod capture_calls;
-mod context;
-mod current;
+mod current_context;
 mod descriptors;
-mod device;
+mod device_attributes;
+mod devices;
 mod events;
 mod functions;
 mod graphs;
-mod green;
+mod green_contexts;
 mod handles;
 mod host_functions;
 mod late_copies;
 mod launch;
+mod leaks;
 mod libraries;
 mod links;
-mod live;
 mod memory;
 mod modules;
 mod peers;
 mod pools;
+mod primary_contexts;
 mod resources;
 mod splits;
 mod state;
+mod stream_actions;
 mod streams;
 mod virtual_memory;
 mod workqueues;
@@ -48,11 +50,11 @@ use cuda_green_sys::{CUresult, CudaVersion};
 
 use crate::{
     MadeAt, Profile,
+    c_args::Answer,
     injection::Injections,
     kernel::{Cost, Kernel, built_in, built_in_costs},
     memory::Memory,
-    raw::Answer,
-    visible,
+    visible_devices,
 };
 
 use handles::{Kind, as_pointer};
@@ -91,7 +93,7 @@ impl Driver {
         let visible = match list {
             Some(list) => {
                 let uuids: Vec<_> = all.map(|ordinal| profile.uuid(ordinal)).collect();
-                visible::devices(list, &uuids)
+                visible_devices::devices(list, &uuids)
             }
             None => Ok(all.collect()),
         };

@@ -8,9 +8,9 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use cuda_green_sys::*;
 
 use crate::{
+    c_args::Arg,
+    c_slots::{self, MAX_DRIVERS},
     driver::Driver,
-    raw::Arg,
-    slots::{self, MAX_DRIVERS},
 };
 
 /// The function of each slot, in an array.
@@ -37,7 +37,7 @@ macro_rules! entry_points {
                 /// # Safety
                 /// The rules of the driver's function of this name.
                 pub(super) unsafe fn $name(slot: usize, $($arg: $ty),*) -> CUresult {
-                    slots::call(slot, stringify!($name), &mut |driver: &Driver| {
+                    c_slots::call(slot, stringify!($name), &mut |driver: &Driver| {
                         // SAFETY: the caller keeps the rules of the driver's function, which are the
                         // promise that `lift` asks for.
                         $(let $arg = unsafe { $arg.lift() };)*

@@ -16,9 +16,9 @@ use cuda_green_sys::CUresult;
 
 use self::{host::HostBlock, mapped::Mapped, pages::Pages};
 use crate::{
+    c_args::Answer,
     injection::Fill,
-    live::{self, MadeAt},
-    raw::Answer,
+    leaks::{self, MadeAt},
 };
 pub(crate) use contents::About;
 pub(crate) use pools::Pool;
@@ -103,16 +103,16 @@ impl Memory {
         tell: &mut dyn FnMut(&'static str, MadeAt),
     ) {
         for allocation in self.allocations.values().filter(|a| present(a.device)) {
-            tell(live::ALLOCATION, allocation.made_at);
+            tell(leaks::ALLOCATION, allocation.made_at);
         }
         let pools = self.pools.values().filter(|pool| present(pool.device));
         for pool in pools.filter(|pool| pool.is_the_clients()) {
-            tell(live::POOL, pool.made_at);
+            tell(leaks::POOL, pool.made_at);
         }
         for block in self.host.values().filter(|block| present(block.device)) {
             let kind = match block.layout {
-                Some(_) => live::HOST,
-                None => live::REGISTRATION,
+                Some(_) => leaks::HOST,
+                None => leaks::REGISTRATION,
             };
             tell(kind, block.made_at);
         }

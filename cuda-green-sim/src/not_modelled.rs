@@ -10,8 +10,8 @@ use std::ffi::c_char;
 use cuda_green_sys::{CUmod_st, CUresult};
 
 use crate::{
+    c_args::{Answer, Raw},
     driver::Driver,
-    raw::{Answer, Raw},
 };
 
 /// The exported symbols that a simulated driver answers with `CUDA_ERROR_NOT_SUPPORTED`, whatever the

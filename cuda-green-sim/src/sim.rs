@@ -10,8 +10,8 @@ use std::{
 use cuda_green_sys::{Api, CUresult, CudaVersion, ENTRY_POINTS};
 
 use crate::{
-    BlockCost, Error, Injection, Launch, LiveObjects, MadeAt, Profile, driver::Driver,
-    entry_points, slots,
+    BlockCost, Error, Injection, Launch, LiveObjects, MadeAt, Profile, c_slots, driver::Driver,
+    entry_points,
 };
 
 /// A simulated driver. Clones are the same driver; it ends with the last one.
@@ -30,7 +30,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        slots::leave(self.slot);
+        c_slots::leave(self.slot);
     }
 }
 
@@ -70,7 +70,7 @@ impl Sim {
         for injection in injections {
             driver.inject(injection);
         }
-        let slot = slots::take(&driver)?;
+        let slot = c_slots::take(&driver)?;
         Ok(Self {
             inner: Arc::new(Inner { driver, slot }),
         })

@@ -23,7 +23,7 @@ use gpu::Gpu;
 pub(crate) use gpu::SmLimits;
 use order::{LaneState, Op};
 
-use crate::threads::Thread;
+use crate::thread_number::Thread;
 
 /// What the host spends on a launch, and between a kernel's end and the end of the wait for it. Together
 /// the 7.6 us that launch and synchronisation take for an empty kernel (measured on an H200).

@@ -10,9 +10,9 @@ use libloading::Library;
 
 use crate::{
     Absence, Api, CUresult, CudaVersion, DriverSpec, EntryPoint, Error, Platform,
+    driver_spec::candidates,
     entry_points::{DRIVER_GET_VERSION, Resolution},
-    library::{kept, of_function},
-    search::candidates,
+    library_path::{kept, of_function},
 };
 
 /// `cuGetProcAddress_v2`, the driver's own resolver since CUDA 12.0.

@@ -5,7 +5,7 @@ use std::{ffi::c_void, ptr::NonNull};
 use cuda_green_sys::{CUpointer_attribute, CUresult};
 
 use super::{Driver, as_pointer, require};
-use crate::raw::{Answer, Raw};
+use crate::c_args::{Answer, Raw};
 
 /// All flags that a header names (13.5): portable, mapped, of a device's registers, read only.
 const REGISTER_FLAGS: u32 = 0xf;

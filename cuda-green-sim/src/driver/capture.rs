@@ -10,10 +10,10 @@ use std::{
 
 use cuda_green_sys::{CUresult, CUstreamCaptureMode};
 
-use super::{State, actions::Action, graphs::Node};
+use super::{State, graphs::Node, stream_actions::Action};
 use crate::{
-    raw::Answer,
-    threads::Thread,
+    c_args::Answer,
+    thread_number::Thread,
     timeline::{Lane, LaneOf},
 };
 

@@ -13,9 +13,9 @@ use super::{
     require,
 };
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
-    threads::Thread,
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
+    thread_number::Thread,
 };
 
 thread_local! {

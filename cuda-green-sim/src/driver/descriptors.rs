@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cuda_green_sys::{CUdevResource, CUdevResourceDesc_st, CUresult};
 
 use super::{Driver, Kind, as_pointer, require, resources::Resource, workqueues::Workqueue};
-use crate::raw::{Answer, Raw};
+use crate::c_args::{Answer, Raw};
 
 /// What a green context is created from.
 #[derive(Clone)]

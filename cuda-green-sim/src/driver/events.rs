@@ -4,10 +4,12 @@ use cuda_green_sys::{CUevent_flags_enum, CUevent_st, CUresult, CUstream_st};
 
 use std::sync::MutexGuard;
 
-use super::{Driver, Kind, State, actions::Action, as_pointer, capture::CapturedAt, require};
+use super::{
+    Driver, Kind, State, as_pointer, capture::CapturedAt, require, stream_actions::Action,
+};
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
     timeline::{LaneOf, Mark, QUERY_NS, Timeline},
 };
 

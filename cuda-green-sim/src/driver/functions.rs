@@ -3,7 +3,7 @@
 use cuda_green_sys::{CUfunc_st, CUfunction_attribute, CUkern_st, CUmod_st, CUresult};
 
 use super::{Driver, State, as_pointer, modules::Function, require};
-use crate::raw::{Answer, Raw};
+use crate::c_args::{Answer, Raw};
 
 /// Dynamic shared memory that a kernel gets without asking for more by an attribute.
 const SHARED_WITHOUT_OPT_IN: u32 = 48 * 1024;

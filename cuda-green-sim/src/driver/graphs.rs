@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use cuda_green_sys::{CUgraph_st, CUgraphExec_st, CUresult, CUstream_st};
 
-use super::{Context, Driver, Kind, State, actions::Action, as_pointer, require};
+use super::{Context, Driver, Kind, State, as_pointer, require, stream_actions::Action};
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
     timeline::{GraphNode, Mark, Work},
 };
 

@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use cuda_green_sys::{CUhostFn, CUresult, CUstream_st};
 
-use super::{Driver, actions::Action};
-use crate::raw::{Answer, HostFunction, Raw};
+use super::{Driver, stream_actions::Action};
+use crate::c_args::{Answer, HostFunction, Raw};
 use std::ffi::c_void;
 
 thread_local! {

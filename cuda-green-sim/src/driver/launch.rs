@@ -9,14 +9,14 @@ use cuda_green_sys::{
 
 use super::{
     Context, Driver, State,
-    actions::{Action, KernelLaunch},
     functions::set_attribute,
     modules::Function,
     require,
+    stream_actions::{Action, KernelLaunch},
 };
 use crate::{
+    c_args::{Answer, Arg, Raw},
     clusters::{clusters, largest_cluster},
-    raw::{Answer, Arg, Raw},
 };
 
 /// Blocks of clusters that an SM holds at most: 8 where 16 blocks of 128 threads would fit (measured on

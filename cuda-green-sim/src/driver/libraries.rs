@@ -11,9 +11,9 @@ use cuda_green_sys::{
 
 use super::{Driver, Kind, State, as_pointer, modules::Module, require};
 use crate::{
-    live::MadeAt,
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
     ptx::Ptx,
-    raw::{Answer, Raw},
 };
 
 pub(super) struct Library {

@@ -9,10 +9,10 @@ use cuda_green_sys::{CUjit_option, CUjitInputType, CUlinkState_st, CUresult};
 
 use super::{Driver, Kind, as_pointer, modules::Log, require};
 use crate::{
+    c_args::{Answer, Raw},
     image,
-    live::MadeAt,
+    leaks::MadeAt,
     ptx::Ptx,
-    raw::{Answer, Raw},
 };
 
 /// What was added so far, and the cubin once it was asked for.

@@ -6,13 +6,13 @@ use cuda_green_sys::{CUresult, CUstream_st};
 
 use super::{
     Context, Driver, State,
-    actions::{Action, Pattern},
     late_copies::DONE_AT_RETURN,
     require,
+    stream_actions::{Action, Pattern},
 };
 use crate::{
+    c_args::{Answer, Raw},
     memory::Fault,
-    raw::{Answer, Raw},
 };
 
 /// Copies go through a buffer of this many bytes.

@@ -9,10 +9,10 @@ use cuda_green_sys::{CUfunc_st, CUjit_option, CUmod_st, CUresult};
 
 use super::{Driver, Kind, State, as_pointer, require};
 use crate::{
+    c_args::{Answer, Kept, Raw},
     image,
-    live::MadeAt,
+    leaks::MadeAt,
     ptx,
-    raw::{Answer, Kept, Raw},
 };
 
 pub(super) struct Module {

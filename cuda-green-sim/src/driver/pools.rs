@@ -10,8 +10,8 @@ use cuda_green_sys::{
 
 use super::{Driver, Kind, State, as_pointer, require};
 use crate::{
+    c_args::{Answer, Raw},
     memory::{Memory, Pool},
-    raw::{Answer, Raw},
     timeline::LaneOf,
 };
 

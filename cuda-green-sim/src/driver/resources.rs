@@ -9,7 +9,7 @@ use cuda_green_sys::{
 
 use super::{Context, Driver, Kind, State, state::MOST_PARTS};
 use crate::{
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
     sms::SmSet,
 };
 

@@ -10,7 +10,7 @@ use super::{
     resources::{Origin, Resource},
 };
 use crate::{
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
     sms::SmSet,
     split::{EqualSplit, Granularity, GroupRequest, structured},
 };

@@ -13,7 +13,7 @@ use super::{
     descriptors::Descriptor,
     events::Event,
     graphs::{Graph, GraphExec},
-    green::Green,
+    green_contexts::Green,
     late_copies::LateCopy,
     libraries::{Library, LibraryKernel},
     links::Link,

@@ -4,11 +4,11 @@ use cuda_green_sys::{
     CUctx_st, CUevent_st, CUgreenCtx_st, CUresult, CUstream_flags_enum, CUstream_st,
 };
 
-use super::{Context, Driver, Kind, State, actions::Action, as_pointer, require};
+use super::{Context, Driver, Kind, State, as_pointer, require, stream_actions::Action};
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
-    threads::Thread,
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
+    thread_number::Thread,
     timeline::{Lane, LaneOf, QUERY_NS},
 };
 

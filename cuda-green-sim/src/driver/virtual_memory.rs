@@ -8,8 +8,8 @@ use cuda_green_sys::{
 
 use super::{Driver, Kind, pools::HANDLE_TYPES, require};
 use crate::{
+    c_args::{Answer, Raw},
     memory::mapped::{Access, GRANULARITY},
-    raw::{Answer, Raw},
 };
 
 impl Driver {

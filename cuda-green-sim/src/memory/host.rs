@@ -5,7 +5,7 @@ use std::{alloc::Layout, ptr::NonNull};
 use cuda_green_sys::CUresult;
 
 use super::Memory;
-use crate::{live::MadeAt, raw::Answer};
+use crate::{c_args::Answer, leaks::MadeAt};
 
 /// One pinned block of host memory: the driver's, or the client's own.
 pub(super) struct HostBlock {

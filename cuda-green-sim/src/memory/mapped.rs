@@ -6,8 +6,8 @@ use cuda_green_sys::CUresult;
 
 use super::{About, pages::Pages};
 use crate::{
-    live::{self, MadeAt},
-    raw::Answer,
+    c_args::Answer,
+    leaks::{self, MadeAt},
 };
 
 /// The step of sizes and addresses. That of every device since compute capability 7.0, as far as is known;
@@ -61,10 +61,10 @@ impl Mapped {
         tell: &mut dyn FnMut(&'static str, MadeAt),
     ) {
         for found in self.physical.values().filter(|found| present(found.device)) {
-            tell(live::PHYSICAL, found.made_at);
+            tell(leaks::PHYSICAL, found.made_at);
         }
         for found in self.reservations.values() {
-            tell(live::RESERVATION, found.made_at);
+            tell(leaks::RESERVATION, found.made_at);
         }
     }
 

@@ -3,7 +3,7 @@
 use cuda_green_sys::CUresult;
 
 use super::{Memory, accounted};
-use crate::{live::MadeAt, raw::Answer};
+use crate::{c_args::Answer, leaks::MadeAt};
 
 /// Pools grow, and are limited, in steps of this many bytes (measured on an H200, driver 580).
 pub(super) const POOL_STEP: u64 = 32 << 20;

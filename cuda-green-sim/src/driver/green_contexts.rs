@@ -9,8 +9,8 @@ use super::{
     Context, Driver, Kind, State, as_pointer, require, resources::Origin, workqueues::Workqueue,
 };
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
     sms::SmSet,
 };
 

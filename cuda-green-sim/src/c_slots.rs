@@ -15,7 +15,7 @@ use std::{
 
 use cuda_green_sys::CUresult;
 
-use crate::{Error, driver::Driver, raw::Answer};
+use crate::{Error, c_args::Answer, driver::Driver};
 
 /// How many simulated drivers can live at once in one process.
 pub const MAX_DRIVERS: usize = 32;

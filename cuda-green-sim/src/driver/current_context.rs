@@ -6,7 +6,7 @@ use cuda_green_sys::CUresult;
 
 use super::{
     Driver, Kind, State,
-    green::Green,
+    green_contexts::Green,
     state::{Context, Device},
 };
 

@@ -5,8 +5,8 @@ use std::sync::{PoisonError, atomic::Ordering};
 use super::Driver;
 use crate::{
     MadeAt,
+    c_args::Answer,
     injection::{Fill, Injection},
-    raw::Answer,
 };
 
 impl Driver {

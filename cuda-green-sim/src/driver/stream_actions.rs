@@ -11,8 +11,8 @@ use cuda_green_sys::CUresult;
 
 use super::{Context, Driver, State};
 use crate::{
+    c_args::{Answer, HostFunction, Kept},
     kernel::Launch,
-    raw::{Answer, HostFunction, Kept},
     timeline::{LaneOf, Work},
 };
 

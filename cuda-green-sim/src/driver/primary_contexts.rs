@@ -4,8 +4,8 @@ use cuda_green_sys::{CUctx_st, CUevent_st, CUresult};
 
 use super::{Context, Driver, as_pointer};
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
 };
 
 impl Driver {

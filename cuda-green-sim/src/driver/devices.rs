@@ -10,12 +10,12 @@ use cuda_green_sys::{CUdevice_attribute, CUresult, CUuuid};
 
 use super::{
     Driver,
-    attributes::{MEASURED, largest},
+    device_attributes::{MEASURED, largest},
     require,
 };
 use crate::{
-    raw::{Answer, Raw},
-    slots,
+    c_args::{Answer, Raw},
+    c_slots,
 };
 
 /// Error names and texts as C strings. They must live as long as the process, so each is made once and
@@ -58,7 +58,7 @@ impl Driver {
         require(flags == 0)?;
         self.visible.as_ref().map_err(|code| *code)?;
         self.lock().initialised = true;
-        slots::note_initialised();
+        c_slots::note_initialised();
         Ok(())
     }
 
