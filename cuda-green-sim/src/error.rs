@@ -1,7 +1,9 @@
-//! What can go wrong when a simulated driver is made.
+//! The one error type of the crate.
 
-/// Why there is no simulated driver.
-#[derive(Debug, thiserror::Error)]
+use std::fmt;
+
+/// The reason why a simulated driver could not be made, or what a test left in one.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The text is no `<device>@<major>.<minor>`.
@@ -66,11 +68,18 @@ pub enum Error {
     #[error("left behind in the simulated driver: {live}")]
     Leaks {
         /// What lives.
-        live: Box<crate::LiveObjects>,
+        live: Box<crate::leaks::LiveObjects>,
     },
     /// The table of entry points could not be filled.
     #[error(transparent)]
     Api(#[from] cuda_green_sys::Error),
+}
+
+/// Writes what `Display` writes, because `unwrap` prints `Debug`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 fn list(names: &[impl AsRef<str>]) -> String {

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use crate::{CudaVersion, bindings::*};
+use crate::{bindings::*, version::CudaVersion};
 
 /// One entry point of the driver API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +47,7 @@ pub enum Absence {
 }
 
 /// An entry point was called that the loaded driver lacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct MissingEntryPoint {
     /// What was called.
@@ -62,6 +62,13 @@ pub struct MissingEntryPoint {
 }
 
 impl std::error::Error for MissingEntryPoint {}
+
+/// Writes what `Display` writes, because `unwrap` prints `Debug`.
+impl fmt::Debug for MissingEntryPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl fmt::Display for MissingEntryPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

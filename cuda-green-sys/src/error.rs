@@ -1,11 +1,11 @@
 //! The one error type of the crate.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, fmt, path::PathBuf};
 
-use crate::{CUresult, MissingEntryPoint};
+use crate::{bindings::CUresult, entry_points::MissingEntryPoint};
 
-/// Why a driver could not be loaded, or lacks what was called.
-#[derive(Debug, thiserror::Error)]
+/// The reason why a driver could not be loaded, or could not do what was called.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// None of the places where a driver lives has one.
@@ -85,4 +85,11 @@ pub enum Error {
     /// The driver lacks an entry point.
     #[error(transparent)]
     MissingEntryPoint(#[from] MissingEntryPoint),
+}
+
+/// Writes what `Display` writes, because `unwrap` prints `Debug`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }

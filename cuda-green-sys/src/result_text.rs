@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::CUresult;
+use crate::bindings::CUresult;
 
 impl CUresult {
     /// `Ok` for success, else the code itself as the error.
@@ -48,10 +48,20 @@ impl CUresult {
     }
 }
 
+/// Writes `CUDA_ERROR_OUT_OF_MEMORY (2)`, or `code 12345` where this binding does not know the code.
+impl fmt::Debug for CUresult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => write!(f, "{name} ({})", self.0),
+            None => write!(f, "code {}", self.0),
+        }
+    }
+}
+
+/// Writes what `Debug` writes, followed by what the code means.
 impl fmt::Display for CUresult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name().unwrap_or("CUresult");
-        write!(f, "{name} ({}): {}", self.0, self.description())
+        write!(f, "{self:?}: {}", self.description())
     }
 }
 
@@ -187,7 +197,12 @@ mod tests {
         assert_eq!(CUresult(4711).name(), None);
         assert_eq!(
             CUresult(4711).to_string(),
-            "CUresult (4711): a code that is newer than this binding"
+            "code 4711: a code that is newer than this binding"
+        );
+        assert_eq!(format!("{:?}", CUresult(12345)), "code 12345");
+        assert_eq!(
+            format!("{:?}", CUresult::CUDA_ERROR_OUT_OF_MEMORY),
+            "CUDA_ERROR_OUT_OF_MEMORY (2)"
         );
     }
 
