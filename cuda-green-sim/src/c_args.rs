@@ -111,8 +111,8 @@ impl Raw<c_void> {
     }
 
     /// The pointer for a graph to keep.
-    pub(crate) fn keep(self) -> Kept {
-        Kept(self)
+    pub(crate) fn retain(self) -> ClientPointer {
+        ClientPointer(self)
     }
 
     /// The pointer itself, for memory of the client's that the driver takes in.
@@ -148,15 +148,15 @@ impl Raw<*mut c_void> {
 /// A pointer of the client's that is used after the call that brought it: at the launches of a graph, and for the log
 /// of what is linked. That the memory stays valid for them is the rule of the calls that are captured, and of the one
 /// that begins to link.
-pub(crate) struct Kept(Raw<c_void>);
+pub(crate) struct ClientPointer(Raw<c_void>);
 
 // SAFETY: the pointer is only used as the client promised, and the client's promise is for every launch,
 // from whatever thread.
-unsafe impl Send for Kept {}
+unsafe impl Send for ClientPointer {}
 // SAFETY: as above.
-unsafe impl Sync for Kept {}
+unsafe impl Sync for ClientPointer {}
 
-impl Kept {
+impl ClientPointer {
     pub(crate) fn pointer(&self) -> &Raw<c_void> {
         &self.0
     }
@@ -165,7 +165,7 @@ impl Kept {
 /// A function of the client's, and what it is called with.
 pub(crate) struct HostFunction {
     function: unsafe extern "C" fn(*mut c_void),
-    data: Kept,
+    data: ClientPointer,
 }
 
 impl HostFunction {
@@ -173,7 +173,7 @@ impl HostFunction {
     pub(crate) fn new(function: CUhostFn, data: Raw<c_void>) -> Result<Self, CUresult> {
         Ok(Self {
             function: function.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?,
-            data: data.keep(),
+            data: data.retain(),
         })
     }
 

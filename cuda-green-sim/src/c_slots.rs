@@ -8,14 +8,14 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
 use cuda_green_sys::CUresult;
 
-use crate::{Error, c_args::Answer, driver::Driver};
+use crate::{c_args::Answer, driver::Driver, error::Error, fork, sync::RwLock};
 
 /// How many simulated drivers can live at once in one process.
 pub const MAX_DRIVERS: usize = 32;
@@ -26,27 +26,12 @@ static SLOTS: [RwLock<Option<Arc<Driver>>>; MAX_DRIVERS] =
 /// Where the search for a free slot starts.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// The process in which a driver was initialised; 0 before.
-static INITIALISED_IN: AtomicU32 = AtomicU32::new(0);
-
-/// Notes that a driver is initialised.
-pub(crate) fn note_initialised() {
-    INITIALISED_IN.store(std::process::id(), Ordering::Relaxed);
-}
-
-/// Whether this is a forked child of a process that had initialised a driver. CUDA is of no use there, and the locks
-/// may be held by threads that are not there any more, so it is asked before all of them.
-fn was_forked() -> bool {
-    let process = INITIALISED_IN.load(Ordering::Relaxed);
-    process != 0 && process != std::process::id()
-}
-
 /// Puts a driver into a free slot.
 pub(crate) fn take(driver: &Arc<Driver>) -> Result<usize, Error> {
     let start = NEXT.fetch_add(1, Ordering::Relaxed);
     for offset in 0..MAX_DRIVERS {
         let slot = start.wrapping_add(offset) % MAX_DRIVERS;
-        let mut place = SLOTS[slot].write().unwrap_or_else(PoisonError::into_inner);
+        let mut place = SLOTS[slot].write();
         if place.is_none() {
             *place = Some(Arc::clone(driver));
             // The next driver gets a later slot, so that this one's neighbour is not reused first.
@@ -59,10 +44,7 @@ pub(crate) fn take(driver: &Arc<Driver>) -> Result<usize, Error> {
 
 /// Empties a slot; calls through its functions answer `DEINITIALIZED` from now on.
 pub(crate) fn leave(slot: usize) {
-    let driver = SLOTS[slot]
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let driver = SLOTS[slot].write().take();
     // Dropped only after the lock is gone: a kernel's closure may own anything, another driver too.
     drop(driver);
 }
@@ -73,13 +55,10 @@ pub(crate) fn call(
     entry_point: &'static str,
     body: &mut dyn FnMut(&Driver) -> Answer,
 ) -> CUresult {
-    if was_forked() {
+    if fork::was_forked() {
         return call_in_a_child(slot, entry_point, body);
     }
-    let driver = SLOTS[slot]
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let driver = SLOTS[slot].read().clone();
     let Some(driver) = driver else {
         return CUresult::CUDA_ERROR_DEINITIALIZED;
     };
@@ -108,7 +87,7 @@ fn call_in_a_child(
     body: &mut dyn FnMut(&Driver) -> Answer,
 ) -> CUresult {
     let works = WORK_IN_A_CHILD.contains(&entry_point);
-    let driver = SLOTS[slot].try_read().ok().filter(|_| works);
+    let driver = SLOTS[slot].try_read().filter(|_| works);
     match driver.as_deref() {
         Some(Some(driver)) => without_panic(|| body(driver)),
         _ => CUresult::CUDA_ERROR_NOT_INITIALIZED,

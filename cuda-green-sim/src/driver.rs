@@ -39,21 +39,20 @@ mod workqueues;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
 use cuda_green_sys::{CUresult, CudaVersion};
 
 use crate::{
-    MadeAt, Profile,
     c_args::Answer,
     injection::Injections,
     kernel::{Cost, Kernel, built_in, built_in_costs},
+    leaks::MadeAt,
     memory::Memory,
+    profile::Profile,
+    sync::{Mutex, MutexGuard, RwLock},
     visible_devices,
 };
 
@@ -117,21 +116,13 @@ impl Driver {
     }
 
     pub(crate) fn register_kernel(&self, name: &str, kernel: Kernel) {
-        let replaced = self
-            .kernels
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned(), kernel);
+        let replaced = self.kernels.write().insert(name.to_owned(), kernel);
         // Dropped without the lock: the closure may own anything.
         drop(replaced);
     }
 
     pub(crate) fn register_cost(&self, name: &str, cost: Cost) {
-        let replaced = self
-            .costs
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned(), cost);
+        let replaced = self.costs.write().insert(name.to_owned(), cost);
         drop(replaced);
     }
 
@@ -158,11 +149,11 @@ impl Driver {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
     /// What nearly every entry point does first: the driver must be initialised, and no fault stay.

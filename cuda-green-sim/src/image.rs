@@ -29,10 +29,10 @@ const SIZED: u8 = 4;
 /// More than this no image has; it bounds what is read for a header that lies.
 const LARGEST: u64 = 1 << 30;
 
-type Answer<T> = Result<T, String>;
+type Parsed<T> = Result<T, String>;
 
 /// Reads little-endian numbers out of bytes, none beyond their end.
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Answer<u64> {
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Parsed<u64> {
     let end = at.checked_add(N).ok_or("a place is out of bounds")?;
     let found = bytes.get(at..end).ok_or("the image ends early")?;
     let mut whole = [0; 8];
@@ -40,24 +40,24 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> Answer<u64> {
     Ok(u64::from_le_bytes(whole))
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Answer<usize> {
+fn u16_at(bytes: &[u8], at: usize) -> Parsed<usize> {
     number::<2>(bytes, at).map(|n| n as usize)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Answer<u32> {
+fn u32_at(bytes: &[u8], at: usize) -> Parsed<u32> {
     number::<4>(bytes, at).map(|n| n as u32)
 }
 
-fn place(bytes: &[u8], at: usize) -> Answer<usize> {
+fn place(bytes: &[u8], at: usize) -> Parsed<usize> {
     number::<8>(bytes, at).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
-fn part(bytes: &[u8], at: usize, len: usize) -> Answer<&[u8]> {
+fn part(bytes: &[u8], at: usize, len: usize) -> Parsed<&[u8]> {
     let end = at.checked_add(len).ok_or("a part is out of bounds")?;
     Ok(bytes.get(at..end).ok_or("the image ends early")?)
 }
 
-fn text(bytes: &[u8], at: usize) -> Answer<&str> {
+fn text(bytes: &[u8], at: usize) -> Parsed<&str> {
     let rest = bytes.get(at..).ok_or("a name is out of bounds")?;
     let end = rest.iter().position(|byte| *byte == 0);
     let name = &rest[..end.ok_or("a name does not end")?];
@@ -65,7 +65,7 @@ fn text(bytes: &[u8], at: usize) -> Answer<&str> {
 }
 
 /// Copies a binary image from where only its start is known: `read` fills bytes from an offset on.
-pub(crate) fn copy(head: &[u8], read: impl Fn(usize, &mut [u8])) -> Answer<Vec<u8>> {
+pub(crate) fn copy(head: &[u8], read: impl Fn(usize, &mut [u8])) -> Parsed<Vec<u8>> {
     let bytes = |len: u64| {
         if len > LARGEST {
             return Err(format!("an image of {len} bytes"));
@@ -96,7 +96,7 @@ pub(crate) fn copy(head: &[u8], read: impl Fn(usize, &mut [u8])) -> Answer<Vec<u
 }
 
 /// The kernels of an image, the first that serves in a fat binary. `ptx` reads a text.
-pub(crate) fn read(bytes: &[u8], ptx: impl Fn(&str) -> Answer<Ptx>) -> Answer<Ptx> {
+pub(crate) fn read(bytes: &[u8], ptx: impl Fn(&str) -> Parsed<Ptx>) -> Parsed<Ptx> {
     if !bytes.starts_with(&FATBIN) {
         return cubin(bytes);
     }
@@ -149,7 +149,7 @@ struct Section {
 }
 
 impl<'a> Sections<'a> {
-    fn of(bytes: &'a [u8]) -> Answer<Self> {
+    fn of(bytes: &'a [u8]) -> Parsed<Self> {
         if !bytes.starts_with(&ELF) || number::<2>(bytes, 0x12)? != u64::from(EM_CUDA) {
             return Err("an ELF file, but no cubin".to_owned());
         }
@@ -160,7 +160,7 @@ impl<'a> Sections<'a> {
         })
     }
 
-    fn get(&self, index: usize) -> Answer<Section> {
+    fn get(&self, index: usize) -> Parsed<Section> {
         let at = index * SECTION_HEADER;
         let header = part(self.bytes, self.table, self.count * SECTION_HEADER)?;
         Ok(Section {
@@ -172,16 +172,16 @@ impl<'a> Sections<'a> {
         })
     }
 
-    fn headers(&self) -> impl Iterator<Item = Answer<Section>> + '_ {
+    fn headers(&self) -> impl Iterator<Item = Parsed<Section>> + '_ {
         (0..self.count).map(|index| self.get(index))
     }
 
-    fn contents(&self, section: &Section) -> Answer<&'a [u8]> {
+    fn contents(&self, section: &Section) -> Parsed<&'a [u8]> {
         part(self.bytes, section.offset, section.len)
     }
 }
 
-fn cubin(bytes: &[u8]) -> Answer<Ptx> {
+fn cubin(bytes: &[u8]) -> Parsed<Ptx> {
     let sections = Sections::of(bytes)?;
     let names = sections.contents(&sections.get(u16_at(bytes, 0x3e)?)?)?;
     let mut kernels = BTreeMap::new();
@@ -213,14 +213,14 @@ fn cubin(bytes: &[u8]) -> Answer<Ptx> {
 }
 
 /// The compute capability that a cubin is for. Its place in the flags changed with the ABI.
-fn architecture(bytes: &[u8]) -> Answer<u32> {
+fn architecture(bytes: &[u8]) -> Parsed<u32> {
     let flags = u32_at(bytes, 0x30)?;
     let new = bytes.get(8).is_some_and(|abi| *abi >= 8);
     Ok(if new { flags >> 8 } else { flags } & 0xff)
 }
 
 /// The sizes of a kernel's parameters, in their order.
-fn sizes(info: &[u8]) -> Answer<Vec<usize>> {
+fn sizes(info: &[u8]) -> Parsed<Vec<usize>> {
     let mut sizes = BTreeMap::new();
     let mut at = 0;
     while at < info.len() {
@@ -323,7 +323,7 @@ mod tests {
         whole
     }
 
-    fn copied(image: &[u8]) -> Answer<Vec<u8>> {
+    fn copied(image: &[u8]) -> Parsed<Vec<u8>> {
         copy(&image[..4], |at, to| {
             for (place, byte) in to.iter_mut().enumerate() {
                 *byte = image.get(at + place).copied().unwrap_or(0);

@@ -9,7 +9,7 @@ use std::{ffi::CStr, time::Duration};
 
 use cuda_green_sys::{CUresult, ENTRY_POINTS};
 
-use crate::Error;
+use crate::error::Error;
 pub(crate) use rules::Injections;
 
 /// The environment variable with the faults of every simulated driver that this process makes:

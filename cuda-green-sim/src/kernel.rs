@@ -1,13 +1,11 @@
 //! Kernels: host functions that stand in for device code, and what they see of their launch.
 
-use std::{
-    cell::Cell,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{cell::Cell, fmt, sync::Arc, time::Duration};
 
-use crate::memory::{Fault, Memory};
+use crate::{
+    memory::{Fault, Memory},
+    sync::Mutex,
+};
 
 /// A host function that is run in a kernel's place.
 pub(crate) type Kernel = Arc<dyn Fn(&Launch<'_>) + Send + Sync>;
@@ -164,7 +162,7 @@ impl Launch<'_> {
     }
 
     fn checked<T>(&self, access: impl FnOnce(&mut Memory) -> Result<T, Fault>) -> Result<T, Fault> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory.lock();
         let answer = access(&mut memory);
         if let Err(fault) = &answer {
             self.fault.set(Some(*fault));

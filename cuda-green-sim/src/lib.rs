@@ -10,6 +10,7 @@ mod driver;
 #[allow(non_snake_case)] // the driver's own names
 mod entry_points;
 mod error;
+mod fork;
 mod image;
 mod injection;
 mod kernel;
@@ -21,6 +22,7 @@ mod ptx;
 mod sim;
 mod sms;
 mod split;
+mod sync;
 mod thread_number;
 mod timeline;
 mod visible_devices;

@@ -7,7 +7,7 @@ mod file;
 
 use cuda_green_sys::{CUDA_VERSION, CudaVersion};
 
-use crate::{Error, sms::SmSet};
+use crate::{error::Error, sms::SmSet};
 
 const MIB: u64 = 1 << 20;
 

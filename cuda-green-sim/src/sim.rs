@@ -10,8 +10,14 @@ use std::{
 use cuda_green_sys::{Api, CUresult, CudaVersion, ENTRY_POINTS};
 
 use crate::{
-    BlockCost, Error, Injection, Launch, LiveObjects, MadeAt, Profile, c_slots, driver::Driver,
+    c_slots,
+    driver::Driver,
     entry_points,
+    error::Error,
+    injection::Injection,
+    kernel::{BlockCost, Launch},
+    leaks::{LiveObjects, MadeAt},
+    profile::Profile,
 };
 
 /// A simulated driver. Clones are the same driver; it ends with the last one.

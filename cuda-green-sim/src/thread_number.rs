@@ -8,7 +8,7 @@ use std::{
 
 /// A thread's number, which no other thread of the process gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Thread(u64);
+pub(crate) struct ThreadNumber(u64);
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
@@ -17,7 +17,7 @@ thread_local! {
     static NUMBER: Cell<u64> = const { Cell::new(0) };
 }
 
-impl Thread {
+impl ThreadNumber {
     /// The calling thread.
     pub(crate) fn current() -> Self {
         if NUMBER.get() == 0 {
@@ -29,12 +29,12 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use super::Thread;
+    use super::ThreadNumber;
 
     #[test]
     fn each_thread_has_a_number_of_its_own() {
-        let other = std::thread::spawn(Thread::current).join().unwrap();
-        assert_eq!(Thread::current(), Thread::current());
-        assert_ne!(Thread::current(), other);
+        let other = std::thread::spawn(ThreadNumber::current).join().unwrap();
+        assert_eq!(ThreadNumber::current(), ThreadNumber::current());
+        assert_ne!(ThreadNumber::current(), other);
     }
 }

@@ -23,7 +23,7 @@ use gpu::Gpu;
 pub(crate) use gpu::SmLimits;
 use order::{LaneState, Op};
 
-use crate::thread_number::Thread;
+use crate::thread_number::ThreadNumber;
 
 /// What the host spends on a launch, and between a kernel's end and the end of the wait for it. Together
 /// the 7.6 us that launch and synchronisation take for an empty kernel (measured on an H200).
@@ -73,7 +73,7 @@ pub(crate) struct GraphNode {
 pub(crate) enum Lane {
     Stream(u64),
     Legacy(u64),
-    PerThread(u64, Thread),
+    PerThread(u64, ThreadNumber),
 }
 
 /// A lane's place: its device, its context's number, and whether it waits for the legacy default stream.

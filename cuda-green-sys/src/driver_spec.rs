@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::{Error, privileges};
+use crate::{error::Error, privileges};
 
 /// The environment variable that names the driver to load: see [`DriverSpec`].
 ///

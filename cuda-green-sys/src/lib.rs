@@ -18,7 +18,9 @@ mod library_path;
 mod loader;
 mod privileges;
 mod result_text;
+mod sync;
 mod version;
+mod version_text;
 
 #[doc = include_str!("../MATRIX.md")]
 pub mod matrix {}

@@ -9,10 +9,12 @@ use std::{
 use libloading::Library;
 
 use crate::{
-    Absence, Api, CUresult, CudaVersion, DriverSpec, EntryPoint, Error, Platform,
-    driver_spec::candidates,
-    entry_points::{DRIVER_GET_VERSION, Resolution},
-    library_path::{kept, of_function},
+    bindings::CUresult,
+    driver_spec::{DriverSpec, Platform, candidates},
+    entry_points::{Absence, Api, DRIVER_GET_VERSION, EntryPoint, Resolution},
+    error::Error,
+    library_path::{interned, of_function},
+    version::CudaVersion,
 };
 
 /// `cuGetProcAddress_v2`, the driver's own resolver since CUDA 12.0.
@@ -110,7 +112,9 @@ impl Api {
             Some(function) => Some(function as *const c_void),
             None => look_up(library, &DRIVER_GET_VERSION).ok(),
         };
-        let answers = answers.and_then(of_function).unwrap_or_else(|| kept(path));
+        let answers = answers
+            .and_then(of_function)
+            .unwrap_or_else(|| interned(path));
         // SAFETY: both ways give the driver's function of that name and ABI, and the library is never
         // unloaded.
         unsafe {
@@ -210,7 +214,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::{ENTRY_POINTS, MissingEntryPoint};
+    use crate::entry_points::{ENTRY_POINTS, MissingEntryPoint};
 
     extern "C" fn speaks_12_4(version: *mut c_int) -> CUresult {
         // SAFETY: the loader passes a valid pointer; nothing else calls this.
@@ -306,7 +310,7 @@ mod tests {
             "{said}"
         );
         let hidden = MissingEntryPoint {
-            library: Some(kept(Path::new("/a/shim.so"))),
+            library: Some(interned(Path::new("/a/shim.so"))),
             ..hidden
         };
         let said = hidden.to_string();

@@ -68,7 +68,7 @@ fn a_file_that_is_not_there_is_told() {
         ("tests/conformance/", true),
         ("timeline.rs", true),
         ("manager/", true),
-        ("driver/green.rs", true),
+        ("driver/green_contexts.rs", true),
         ("tests/time.rs", true),
         ("timelines.rs", false),
         ("tests/conformity/", false),

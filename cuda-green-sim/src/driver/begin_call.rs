@@ -1,12 +1,12 @@
 //! What every call begins with: it is counted, noted, and made to fail where that was asked for.
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use super::Driver;
 use crate::{
-    MadeAt,
     c_args::Answer,
     injection::{Fill, Injection},
+    leaks::MadeAt,
 };
 
 impl Driver {
@@ -29,13 +29,13 @@ impl Driver {
     }
 
     pub(crate) fn start_trace(&self) {
-        *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        *self.trace.lock() = Some(Vec::new());
         self.tracing.store(true, Ordering::Release);
     }
 
     pub(crate) fn take_trace(&self) -> Vec<MadeAt> {
         self.tracing.store(false, Ordering::Release);
-        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trace = self.trace.lock();
         trace.take().unwrap_or_default()
     }
 
@@ -49,23 +49,23 @@ impl Driver {
         let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         MadeAt::enter(entry_point, call);
         if self.tracing.load(Ordering::Acquire)
-            && let Some(trace) = &mut *self.trace.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Some(trace) = &mut *self.trace.lock()
         {
             trace.push(MadeAt::now());
         }
-        let Some(happening) = self.injections.at_call(entry_point) else {
+        let Some(faults) = self.injections.at_call(entry_point) else {
             return Ok(());
         };
-        for ordinal in happening.lost {
+        for ordinal in faults.lost {
             let bit = 1_u32.checked_shl(ordinal).unwrap_or(0);
             self.lost.fetch_or(bit, Ordering::Relaxed);
         }
-        if !happening.delay.is_zero() {
+        if !faults.delay.is_zero() {
             // Without a lock: only this call is slow.
-            std::thread::sleep(happening.delay);
-            self.advance(happening.delay);
+            std::thread::sleep(faults.delay);
+            self.advance(faults.delay);
         }
-        let Some(code) = happening.code else {
+        let Some(code) = faults.code else {
             return Ok(());
         };
         if code.is_sticky() {

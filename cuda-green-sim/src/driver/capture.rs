@@ -13,7 +13,7 @@ use cuda_green_sys::{CUresult, CUstreamCaptureMode};
 use super::{State, graphs::Node, stream_actions::Action};
 use crate::{
     c_args::Answer,
-    thread_number::Thread,
+    thread_number::ThreadNumber,
     timeline::{Lane, LaneOf},
 };
 
@@ -25,7 +25,7 @@ pub(super) struct Capture {
     /// The stream in which it began.
     pub(super) origin: Lane,
     pub(super) mode: CUstreamCaptureMode,
-    pub(super) thread: Thread,
+    pub(super) thread: ThreadNumber,
     pub(super) nodes: Vec<Node>,
     /// Its streams: the origin, and those that waited for events of it.
     streams: HashMap<Lane, Captured>,
@@ -52,7 +52,7 @@ impl Capture {
         Self {
             origin: of.lane,
             mode,
-            thread: Thread::current(),
+            thread: ThreadNumber::current(),
             nodes: Vec::new(),
             streams: HashMap::from([(of.lane, Captured { of, last })]),
             invalid: false,

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     c_args::{Answer, Raw},
     leaks::MadeAt,
-    thread_number::Thread,
+    thread_number::ThreadNumber,
 };
 
 thread_local! {
@@ -44,7 +44,7 @@ impl Driver {
         if mode == RELAXED {
             return Ok(());
         }
-        let here = Thread::current();
+        let here = ThreadNumber::current();
         let concerned = |capture: &Capture| {
             if capture.thread == here {
                 capture.mode != RELAXED
@@ -112,7 +112,7 @@ impl Driver {
         let Some(capture) = state.captures.remove(&number) else {
             return Err(CUresult::CUDA_ERROR_ILLEGAL_STATE);
         };
-        if capture.mode != RELAXED && capture.thread != Thread::current() {
+        if capture.mode != RELAXED && capture.thread != ThreadNumber::current() {
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
         }
         if capture.invalid {

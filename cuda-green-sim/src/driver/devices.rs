@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     ffi::{CString, c_char},
-    sync::{Mutex, PoisonError},
 };
 
 use cuda_green_sys::{CUdevice_attribute, CUresult, CUuuid};
@@ -15,7 +14,8 @@ use super::{
 };
 use crate::{
     c_args::{Answer, Raw},
-    c_slots,
+    fork,
+    sync::Mutex,
 };
 
 /// Error names and texts as C strings. They must live as long as the process, so each is made once and
@@ -40,7 +40,7 @@ const ERRORS_SINCE: &[(u32, u16, u8)] = &[
 fn error_text(error: CUresult, name: bool) -> Option<*const c_char> {
     let known = error.name()?;
     let text = if name { known } else { error.description() };
-    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut texts = TEXTS.lock();
     let texts = texts.get_or_insert_default();
     let text = match texts.get(&(error.0, name)) {
         Some(text) => text,
@@ -58,7 +58,7 @@ impl Driver {
         require(flags == 0)?;
         self.visible.as_ref().map_err(|code| *code)?;
         self.lock().initialised = true;
-        c_slots::note_initialised();
+        fork::note_initialised();
         Ok(())
     }
 

@@ -2,14 +2,13 @@
 
 use cuda_green_sys::{CUevent_flags_enum, CUevent_st, CUresult, CUstream_st};
 
-use std::sync::MutexGuard;
-
 use super::{
     Driver, Kind, State, as_pointer, capture::CapturedAt, require, stream_actions::Action,
 };
 use crate::{
     c_args::{Answer, Raw},
     leaks::MadeAt,
+    sync::MutexGuard,
     timeline::{LaneOf, Mark, QUERY_NS, Timeline},
 };
 

@@ -5,10 +5,11 @@
 //! was stale in 19 of 20 tries from 64 KiB on, what it wrote next was overwritten, and copies up to 32 KiB were always
 //! done. How late a copy is there varies; here it is always the same virtual time.
 
-use std::sync::MutexGuard;
-
 use super::{Driver, State};
-use crate::timeline::{Lane, LaneOf};
+use crate::{
+    sync::MutexGuard,
+    timeline::{Lane, LaneOf},
+};
 
 /// Bytes up to which a copy is done when the call returns.
 pub(super) const DONE_AT_RETURN: usize = 32 << 10;

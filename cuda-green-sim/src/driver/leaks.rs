@@ -1,7 +1,7 @@
 //! What lives in a driver, with the calls that made it.
 
 use super::Driver;
-use crate::{LiveObject, LiveObjects, MadeAt, leaks};
+use crate::leaks::{self, LiveObject, LiveObjects, MadeAt};
 
 impl Driver {
     pub(crate) fn live_objects(&self) -> LiveObjects {

@@ -141,7 +141,7 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let from = from.keep();
+        let from = from.retain();
         self.with_memory(&stream, &[(to, bytes as u64)], || {
             if bytes > 0 {
                 from.pointer().required()?;
@@ -157,7 +157,7 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let to = to.keep();
+        let to = to.retain();
         self.with_memory(&stream, &[(from, bytes as u64)], || {
             if bytes > 0 {
                 to.pointer().required()?;

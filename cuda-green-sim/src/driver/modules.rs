@@ -9,7 +9,7 @@ use cuda_green_sys::{CUfunc_st, CUjit_option, CUmod_st, CUresult};
 
 use super::{Driver, Kind, State, as_pointer, require};
 use crate::{
-    c_args::{Answer, Kept, Raw},
+    c_args::{Answer, ClientPointer, Raw},
     image,
     leaks::MadeAt,
     ptx,
@@ -72,7 +72,7 @@ impl Refusal {
 #[derive(Default)]
 pub(super) struct Log {
     /// None where there is no room.
-    buffer: Option<Kept>,
+    buffer: Option<ClientPointer>,
     size: usize,
 }
 
@@ -97,7 +97,7 @@ impl Log {
         }
         let buffer = buffer.filter(|buffer| !buffer.is_null() && size > 0);
         Ok(Self {
-            buffer: buffer.map(Raw::keep),
+            buffer: buffer.map(Raw::retain),
             size,
         })
     }

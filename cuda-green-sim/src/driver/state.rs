@@ -22,7 +22,8 @@ use super::{
     streams::Stream,
 };
 use crate::{
-    MadeAt, Profile,
+    leaks::MadeAt,
+    profile::Profile,
     timeline::{SmLimits, Timeline},
 };
 

@@ -4,15 +4,15 @@ use std::{
     cell::Cell,
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{MutexGuard, PoisonError, RwLock},
 };
 
 use cuda_green_sys::CUresult;
 
 use super::{Context, Driver, State};
 use crate::{
-    c_args::{Answer, HostFunction, Kept},
+    c_args::{Answer, ClientPointer, HostFunction},
     kernel::Launch,
+    sync::{MutexGuard, RwLock},
     timeline::{LaneOf, Work},
 };
 
@@ -21,11 +21,11 @@ pub(super) enum Action {
     Kernel(KernelLaunch),
     CopyIn {
         to: u64,
-        from: Kept,
+        from: ClientPointer,
         bytes: usize,
     },
     CopyOut {
-        to: Kept,
+        to: ClientPointer,
         from: u64,
         bytes: usize,
     },
@@ -179,6 +179,6 @@ impl Driver {
 
 /// What is registered under a name.
 fn registered<T: Clone>(list: &RwLock<HashMap<String, T>>, name: &str) -> Option<T> {
-    let list = list.read().unwrap_or_else(PoisonError::into_inner);
+    let list = list.read();
     list.get(name).cloned()
 }

@@ -8,7 +8,7 @@ use super::{Context, Driver, Kind, State, as_pointer, require, stream_actions::A
 use crate::{
     c_args::{Answer, Raw},
     leaks::MadeAt,
-    thread_number::Thread,
+    thread_number::ThreadNumber,
     timeline::{Lane, LaneOf, QUERY_NS},
 };
 
@@ -51,7 +51,7 @@ impl Driver {
         let device = state.device_of(found)?;
         let context = state.context_key(found);
         let (lane, blocking) = match handle {
-            PER_THREAD => (Lane::PerThread(context, Thread::current()), true),
+            PER_THREAD => (Lane::PerThread(context, ThreadNumber::current()), true),
             handle if DEFAULT_STREAMS.contains(&handle) => (Lane::Legacy(context), false),
             handle => {
                 let flags = self.stream(state, handle)?.flags;

@@ -1,20 +1,18 @@
 //! Injections in force in one driver: what is to happen at each of its calls.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use cuda_green_sys::CUresult;
 
 use super::{Effect, Injection};
+use crate::sync::{Mutex, MutexGuard};
 
-/// What is to happen at a call.
+/// The faults of one call.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Happening {
+pub(crate) struct CallFaults {
     pub(crate) delay: Duration,
     pub(crate) lost: Vec<u32>,
     pub(crate) code: Option<CUresult>,
@@ -30,7 +28,7 @@ pub(crate) struct Injections {
 
 impl Injections {
     fn rules(&self) -> MutexGuard<'_, Vec<(Injection, u64)>> {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rules.lock()
     }
 
     pub(crate) fn add(&self, injection: Injection) {
@@ -55,25 +53,25 @@ impl Injections {
     }
 
     /// Counts a call, and says what is to happen at it. Of several codes, the first injected counts.
-    pub(crate) fn at_call(&self, entry_point: &'static str) -> Option<Happening> {
+    pub(crate) fn at_call(&self, entry_point: &'static str) -> Option<CallFaults> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
         }
-        let mut happening = Happening::default();
+        let mut faults = CallFaults::default();
         for (rule, seen) in self.rules().iter_mut() {
             let other_call = rule.entry_point.is_some_and(|name| name != entry_point);
             if other_call || rule.effect == Effect::Everywhere || !rule.counts(seen) {
                 continue;
             }
             match rule.effect {
-                Effect::Fail(code) => happening.code = happening.code.or(Some(code)),
-                Effect::Delay(delay) => happening.delay += delay,
-                Effect::LoseDevice(ordinal) => happening.lost.push(ordinal),
+                Effect::Fail(code) => faults.code = faults.code.or(Some(code)),
+                Effect::Delay(delay) => faults.delay += delay,
+                Effect::LoseDevice(ordinal) => faults.lost.push(ordinal),
                 // In force since the injection, and told where a green context is made.
                 Effect::Full(_) | Effect::Everywhere | Effect::Mps(_) => {}
             }
         }
-        Some(happening)
+        Some(faults)
     }
 
     /// The active thread percentage of MPS, where the process is under MPS.
@@ -133,7 +131,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(
                 injections.at_call("cuGreenCtxCreate"),
-                Some(Happening::default())
+                Some(CallFaults::default())
             );
         }
         assert_eq!(injections.unfired().len(), 1);

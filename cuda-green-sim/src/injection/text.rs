@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use cuda_green_sys::CUresult;
 
 use super::{Effect, FAULTS_VARIABLE, Fill, Injection};
-use crate::Error;
+use crate::error::Error;
 
 impl Injection {
     /// The injections of [`FAULTS_VARIABLE`].
