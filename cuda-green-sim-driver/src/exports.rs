@@ -1,4 +1,4 @@
-//! The driver's C symbols. Each only hands its call on to the process's simulated driver.
+//! The driver's C symbols. Each only passes its call on to the process's simulated driver.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 

@@ -6,7 +6,7 @@ use cuda_green_sys::{CUresult, CudaVersion};
 
 use crate::{instance::instance, symbol_aliases};
 
-/// What is said of a name (`CUdriverProcAddressQueryResult`).
+/// The status of a name (`CUdriverProcAddressQueryResult`).
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
@@ -15,7 +15,7 @@ enum Found {
     OlderVersion = 2,
 }
 
-/// The address of a function by its name and the version of its ABI.
+/// Finds the address of a function by its name and the version of its ABI.
 fn find(name: &CStr, version: c_int) -> Result<(*const c_void, Found), CUresult> {
     let sim = &instance()?.sim;
     let own = sim.profile().cuda_version;
@@ -86,7 +86,8 @@ unsafe extern "C" fn cuGetProcAddress(
     }
 }
 
-/// The form from 12.0 on, which this one library exports whatever version it speaks (driver 470 does not export it): success, a null address, and a status that says why (as driver 555 answers).
+/// The form from 12.0 on: success, a null address, and a status that says why (as driver 555 answers). This library
+/// exports it whatever version it supports (driver 470 does not export it).
 ///
 /// # Safety
 /// The rules of the driver's function of this name.

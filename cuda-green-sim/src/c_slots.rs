@@ -1,9 +1,9 @@
-//! Where C calls find their driver: a fixed number of slots, and a C function for each slot and name.
+//! Slots, through which C calls find their driver: a fixed number of slots, and a C function for each slot and entry
+//! point.
 //!
-//! A C function carries no data of its own, so the slot is part of its code: each entry point is
-//! generic over the slot's number. A slot is taken by one simulated driver at a time. Slots are given
-//! out in turn, so that a pointer kept too long meets an empty slot, not somebody else's driver; and
-//! should it meet one after all, that driver knows none of its handles.
+//! A C function carries no data, so the slot is part of its code: each entry point is generic over the slot's number.
+//! One simulated driver at a time takes a slot. Slots are given out in turn, so a stale function pointer usually
+//! meets an empty slot instead of another driver. If it does meet one, that driver knows none of its handles.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,16 +17,16 @@ use cuda_green_sys::CUresult;
 
 use crate::{c_args::Answer, driver::Driver, error::Error, fork, sync::RwLock};
 
-/// How many simulated drivers can live at once in one process.
+/// The largest number of simulated drivers that can exist at once in a process.
 pub const MAX_DRIVERS: usize = 32;
 
 static SLOTS: [RwLock<Option<Arc<Driver>>>; MAX_DRIVERS] =
     [const { RwLock::new(None) }; MAX_DRIVERS];
 
-/// Where the search for a free slot starts.
+/// The slot at which the search for a free one starts.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// Puts a driver into a free slot.
+/// Puts a driver into a free slot and returns the slot.
 pub(crate) fn take(driver: &Arc<Driver>) -> Result<usize, Error> {
     let start = NEXT.fetch_add(1, Ordering::Relaxed);
     for offset in 0..MAX_DRIVERS {
@@ -42,10 +42,10 @@ pub(crate) fn take(driver: &Arc<Driver>) -> Result<usize, Error> {
     Err(Error::TooManyDrivers { limit: MAX_DRIVERS })
 }
 
-/// Empties a slot; calls through its functions answer `DEINITIALIZED` from now on.
+/// Empties a slot; from then on, calls through its functions return `DEINITIALIZED`.
 pub(crate) fn leave(slot: usize) {
     let driver = SLOTS[slot].write().take();
-    // Dropped only after the lock is gone: a kernel's closure may own anything, another driver too.
+    // Dropped after the lock is released: a kernel's closure may own anything, even another driver.
     drop(driver);
 }
 
@@ -76,11 +76,12 @@ fn without_panic(call: impl FnOnce() -> Answer) -> CUresult {
     }
 }
 
-/// What a forked child can call still, since none of it needs the driver to be initialised. On an H200 (driver 580)
-/// `cuThreadExchangeStreamCaptureMode` works there, too; here it would need a lock.
+/// The functions that work in a forked child, because they do not need an initialised driver. On an H200 (driver 580)
+/// `cuThreadExchangeStreamCaptureMode` works there too; here it would need a lock.
 const WORK_IN_A_CHILD: [&str; 3] = ["cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"];
 
-/// Runs one call in a forked child. It waits for no lock, which a thread of the parent's may have held.
+/// Runs one call in a forked child. It waits for no lock, because a thread of the parent may have held it at the
+/// fork.
 fn call_in_a_child(
     slot: usize,
     entry_point: &str,

@@ -1,5 +1,6 @@
-//! Numbers of threads that last to their very end: `std::thread::current` panics where a C library's destructor of a
-//! thread's key calls, after Rust's own.
+//! Numbers of threads that are available until a thread's very end.
+//!
+//! `std::thread::current` panics in a C library's destructor of a thread key that runs after Rust's own.
 
 use std::{
     cell::Cell,
@@ -13,12 +14,12 @@ pub(crate) struct ThreadNumber(u64);
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// 0 until it was asked for. Nothing to be dropped, so it is there until the thread is gone.
+    /// 0 until it was requested. It has no destructor, so it is available until the thread is gone.
     static NUMBER: Cell<u64> = const { Cell::new(0) };
 }
 
 impl ThreadNumber {
-    /// The calling thread.
+    /// Returns the calling thread's number.
     pub(crate) fn current() -> Self {
         if NUMBER.get() == 0 {
             NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed));

@@ -122,7 +122,7 @@ fn more_shared_memory_is_to_be_asked_for() {
     client.finish();
 }
 
-/// What is set of a kernel holds for its function, but not the other way round.
+/// Attributes set on a kernel hold for its function, but not the other way round.
 #[test]
 fn a_kernel_and_its_function_have_attributes_of_their_own() {
     let client = Client::new("h200@13.0");

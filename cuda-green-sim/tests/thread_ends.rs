@@ -14,7 +14,7 @@ use std::{
 use client::*;
 use cuda_green_sys::*;
 
-/// What a thread leaves to its end.
+/// The calls that a thread makes at its end.
 struct Last {
     api: Api,
     primary: CUcontext,

@@ -1,4 +1,4 @@
-//! CUDA versions as values: what a driver speaks, and what an entry point needs.
+//! CUDA versions as values, of drivers and of entry points.
 
 use std::fmt;
 
@@ -23,13 +23,13 @@ pub struct CudaVersion {
 }
 
 impl CudaVersion {
-    /// The version `major.minor`. Minors above 99 do not exist; they are taken as 99.
+    /// Makes the version `major.minor`. Minors above 99 do not exist and are clamped to 99.
     pub const fn new(major: u16, minor: u8) -> Self {
         let minor = if minor > 99 { 99 } else { minor };
         Self { major, minor }
     }
 
-    /// From the driver's form, `1000 × major + 10 × minor`. Nonsense (negative or huge) is clamped.
+    /// Converts from the driver's form, `1000 × major + 10 × minor`. Negative and huge numbers are clamped.
     pub const fn from_raw(raw: i32) -> Self {
         let raw = if raw < 0 { 0 } else { raw };
         let major = raw / 1000;
@@ -41,24 +41,24 @@ impl CudaVersion {
         Self::new(major, ((raw % 1000) / 10) as u8)
     }
 
-    /// Reads what a driver tells of itself; none where no driver can be of that version.
+    /// Reads the version that a driver reports; `None` if no driver can have that version.
     pub(crate) fn told(raw: i32) -> Option<Self> {
         let version = Self::from_raw(raw);
-        // The last digit is nobody's; no driver has used it yet.
+        // The last digit has no meaning; no driver has used it yet.
         (version.major > 0 && version.to_raw() / 10 == raw / 10).then_some(version)
     }
 
-    /// The driver's form, `1000 × major + 10 × minor`.
+    /// Returns the driver's form, `1000 × major + 10 × minor`.
     pub const fn to_raw(self) -> i32 {
         self.major as i32 * 1000 + self.minor as i32 * 10
     }
 
-    /// The part before the dot.
+    /// Returns the part before the dot.
     pub const fn major(self) -> u16 {
         self.major
     }
 
-    /// The part after the dot.
+    /// Returns the part after the dot.
     pub const fn minor(self) -> u8 {
         self.minor
     }

@@ -1,6 +1,6 @@
 //! Parsing of CUDA versions.
 //!
-//! Apart from `version`, because [`Error`] tells versions and parsing one may end in an [`Error`].
+//! Separate from `version`, because [`Error`] contains versions and parsing one may end in an [`Error`].
 
 use std::str::FromStr;
 

@@ -1,4 +1,4 @@
-//! What every call begins with: it is counted, noted, and made to fail where that was asked for.
+//! The beginning of every call: it is counted, traced, and made to fail if a fault was injected for it.
 
 use std::sync::atomic::Ordering;
 
@@ -17,13 +17,13 @@ impl Driver {
         }
     }
 
-    /// Takes back what [`inject`](Self::inject) did, but for devices that are lost.
+    /// Reverts [`inject`](Self::inject), except for lost devices.
     pub(crate) fn clear_injections(&self) {
         self.injections.clear();
         self.memory().limit(Fill::Percent(100));
     }
 
-    /// Injections that nothing came of.
+    /// Returns the injections that never took effect.
     pub(crate) fn unfired_injections(&self) -> Vec<Injection> {
         self.injections.unfired()
     }
@@ -43,7 +43,7 @@ impl Driver {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// What every call begins with: it is counted, and what was injected for it happens.
+    /// Begins a call: counts it, and applies the faults that were injected for it.
     pub(crate) fn begin_call(&self, entry_point: &'static str) -> Answer {
         self.not_in_a_host_function()?;
         let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
@@ -61,7 +61,7 @@ impl Driver {
             self.lost.fetch_or(bit, Ordering::Relaxed);
         }
         if !faults.delay.is_zero() {
-            // Without a lock: only this call is slow.
+            // No lock is held, so only this call is slow.
             std::thread::sleep(faults.delay);
             self.advance(faults.delay);
         }

@@ -1,4 +1,4 @@
-//! What lives in a driver, with the calls that made it.
+//! The live objects of a driver, with the calls that made them.
 
 use super::Driver;
 use crate::leaks::{self, LiveObject, LiveObjects, MadeAt};
@@ -11,7 +11,7 @@ impl Driver {
         let mut add = |kind, made: &mut dyn Iterator<Item = MadeAt>| {
             objects.extend(made.map(|made_at| LiveObject { kind, made_at }));
         };
-        // What was on a lost device is gone with it.
+        // Objects on a lost device are gone with it.
         let there = |device: usize| self.present(device).is_ok();
         let devices = state.devices.iter().enumerate();
         let retains = devices.filter(|(index, _)| there(*index));

@@ -1,4 +1,4 @@
-//! Injections in force in one driver: what is to happen at each of its calls.
+//! The injections in force in one driver, and the faults that they cause at each call.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -18,10 +18,10 @@ pub(crate) struct CallFaults {
     pub(crate) code: Option<CUresult>,
 }
 
-/// A driver's injections, and how many calls of its kind each has seen.
+/// A driver's injections, and the number of matching calls that each has seen.
 #[derive(Default)]
 pub(crate) struct Injections {
-    /// Whether there are any: all that a call looks at in a driver without.
+    /// Whether there are any, which is all that a call checks in a driver without injections.
     armed: AtomicBool,
     rules: Mutex<Vec<(Injection, u64)>>,
 }
@@ -42,7 +42,7 @@ impl Injections {
         self.armed.store(false, Ordering::Release);
     }
 
-    /// Those that no call came to.
+    /// Returns the injections that no call reached.
     pub(crate) fn unfired(&self) -> Vec<Injection> {
         let rules = self.rules();
         let unfired = rules.iter().filter(|(rule, seen)| *seen < rule.nth);
@@ -52,7 +52,7 @@ impl Injections {
             .collect()
     }
 
-    /// Counts a call, and says what is to happen at it. Of several codes, the first injected counts.
+    /// Counts a call and returns its faults. Of several codes, the first injected wins.
     pub(crate) fn at_call(&self, entry_point: &'static str) -> Option<CallFaults> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
@@ -67,14 +67,14 @@ impl Injections {
                 Effect::Fail(code) => faults.code = faults.code.or(Some(code)),
                 Effect::Delay(delay) => faults.delay += delay,
                 Effect::LoseDevice(ordinal) => faults.lost.push(ordinal),
-                // In force since the injection, and told where a green context is made.
+                // In force since the injection, and applied where a green context is made.
                 Effect::Full(_) | Effect::Everywhere | Effect::Mps(_) => {}
             }
         }
         Some(faults)
     }
 
-    /// The active thread percentage of MPS, where the process is under MPS.
+    /// Returns the active thread percentage of MPS, if the process is under MPS.
     pub(crate) fn mps(&self) -> Option<u32> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
@@ -85,7 +85,7 @@ impl Injections {
         })
     }
 
-    /// Counts a green context that is made, and says whether it runs on all SMs.
+    /// Counts a new green context, and returns whether it runs on all SMs.
     pub(crate) fn runs_everywhere(&self) -> bool {
         if !self.armed.load(Ordering::Acquire) {
             return false;

@@ -1,5 +1,5 @@
-//! Profiles of the user's own, from a TOML file. What the file leaves out is as on known devices of that
-//! compute capability.
+//! Profiles of the user, from a TOML file. Values that the file omits are those of known devices of that compute
+//! capability.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::{AMPERE, DeviceProfile, HOPPER, MAX_DEVICES, MIB, Profile, cuda_versions};
 use crate::{error::Error, sync::Mutex};
 
-/// The most SMs that a device may have: beyond every real one, and still fast.
+/// The most SMs that a device may have: more than any real one, and still fast.
 const MAX_SMS: u32 = 4096;
 
 /// The content of a file.
@@ -109,7 +109,7 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
         return error_at(&given.compute_capability, reason);
     };
     let sm_count = *given.sm_count.get_ref();
-    // Odd SMs are on no known device of these capabilities; they come in pairs.
+    // No known device of these capabilities has an odd number of SMs; they come in pairs.
     if sm_count == 0 || sm_count > MAX_SMS || !sm_count.is_multiple_of(2) {
         let reason = format!("the number of SMs is even, from 2 to {MAX_SMS}");
         return error_at(&given.sm_count, reason);
@@ -166,7 +166,7 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
                     "SMs come in pairs, so a group has an even number of them, from 2 on",
                 );
             }
-            // Each number first, so that no sum and no list grows beyond all bounds.
+            // Each number is checked first, so that no sum and no list grows without bounds.
             let too_many = |(count, size): &(u32, u32)| *count > sm_count || *size > sm_count;
             if groups.len() as u64 > u64::from(sm_count) || groups.iter().any(too_many) {
                 let reason =
@@ -240,7 +240,7 @@ fn capability(text: &str) -> Option<(u32, u32)> {
     ((7..100).contains(&capability.0) && capability.1 < 10).then_some(capability)
 }
 
-/// As regular as it can be: groups of this size, and one of what is left.
+/// Returns the most regular topology: groups of this size, and one of the rest.
 fn regular(sm_count: u32, size: u32) -> Vec<(u32, u32)> {
     [(sm_count / size, size), (1, sm_count % size)]
         .into_iter()
@@ -248,7 +248,7 @@ fn regular(sm_count: u32, size: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// The device for the rest of the process, as the built-in ones are. Each that differs is kept once.
+/// Returns the device for the rest of the process, like a built-in one. Equal devices are stored once.
 fn interned(device: DeviceProfile) -> &'static DeviceProfile {
     static INTERNED: Mutex<Vec<&'static DeviceProfile>> = Mutex::new(Vec::new());
     let mut all = INTERNED.lock();

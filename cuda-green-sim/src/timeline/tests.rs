@@ -94,7 +94,7 @@ proptest! {
         prop_assert!(end <= total(false) + launches + 100_000);
     }
 
-    /// What runs on other SMs changes nothing, and the same calls give the same times.
+    /// Work on other SMs changes nothing, and the same calls give the same times.
     #[test]
     fn disjoint_sms_do_not_meet(ours in kernels(), theirs in kernels()) {
         let run = |with: bool| {

@@ -79,7 +79,7 @@ impl Client {
         calls::whole(&self.api, 0).unwrap()
     }
 
-    /// How many groups of so many SMs a split would have, asked only.
+    /// Returns how many groups of this many SMs a split would have, without making it.
     pub fn possible(
         &self,
         of: &CUdevResource,
