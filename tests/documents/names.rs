@@ -69,7 +69,7 @@ fn a_file_that_is_not_there_is_told() {
         ("timeline.rs", true),
         ("manager/", true),
         ("driver/green_contexts.rs", true),
-        ("tests/time.rs", true),
+        ("tests/rules/time.rs", true),
         ("timelines.rs", false),
         ("tests/conformity/", false),
         ("src/nothing.rs", false),

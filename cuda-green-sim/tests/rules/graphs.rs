@@ -1,9 +1,5 @@
 //! Captures and graphs: what is kept, what is refused, where it runs and when.
 
-#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`
-
-mod client;
-
 use std::{
     ffi::c_void,
     ptr,
@@ -14,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use client::*;
 use cuda_green_sim::BlockCost;
 use cuda_green_sys::*;
 use proptest::prelude::*;
+
+use crate::client::*;
 
 const GLOBAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
 const THREAD: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;

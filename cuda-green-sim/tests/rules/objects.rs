@@ -1,13 +1,10 @@
 //! Libraries, functions, default pools, registered host memory, pointers and virtual memory.
 
-#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`
-
-mod client;
-
 use std::{ffi::c_void, ptr};
 
-use client::*;
 use cuda_green_sys::*;
+
+use crate::client::*;
 
 fn library(client: &Client, image: &std::ffi::CStr) -> Result<CUlibrary, CUresult> {
     let (mut library, none) = (ptr::null_mut(), ptr::null_mut());
