@@ -215,13 +215,9 @@ impl CountedSplit {
                 } else {
                     facts.coscheduled_left_over().min(self.remainder)
                 };
-                PlannedPartition {
-                    requested,
-                    sm_count: self.merged_size(*share),
-                    parts: groups.chain(with).collect(),
-                    coscheduled,
-                    max_cluster: facts.max_cluster(coscheduled),
-                }
+                let parts = groups.chain(with).collect();
+                let sm_count = self.merged_size(*share);
+                PlannedPartition::new(facts, requested, sm_count, parts, coscheduled)
             })
             .collect();
         Plan::new(facts, self.strategy(), self.call(), partitions)

@@ -194,13 +194,19 @@ fn chain(
         .zip(&demands.requested)
         .map(|(part, &requested)| {
             let (part, area) = part?;
-            Some(PlannedPartition {
+            let Area {
+                sm_count,
+                coscheduled,
+                ..
+            } = area;
+            let parts = vec![part];
+            Some(PlannedPartition::new(
+                facts,
                 requested,
-                sm_count: area.sm_count,
-                parts: vec![part],
-                coscheduled: area.coscheduled,
-                max_cluster: facts.max_cluster(area.coscheduled),
-            })
+                sm_count,
+                parts,
+                coscheduled,
+            ))
         })
         .collect::<Option<Vec<_>>>()?;
     let strategy = if nested.is_empty() {

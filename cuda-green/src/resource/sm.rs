@@ -4,7 +4,7 @@ use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
-use super::provenance::{Provenance, SplitId};
+use super::provenance::Provenance;
 use crate::{
     capabilities::Granularity,
     device::{CudaDevice, Lease},
@@ -54,6 +54,16 @@ struct RawResource {
     granularity: Granularity,
 }
 
+impl RawResource {
+    fn new(raw: CUdevResource, part: Part, otherwise: Granularity) -> Self {
+        Self {
+            raw,
+            part,
+            granularity: reported_granularity(&raw).unwrap_or(otherwise),
+        }
+    }
+}
+
 // SAFETY: the resource is a value; the one pointer in it (13.1) is null or the driver's own, and is never
 // followed here.
 unsafe impl Send for RawResource {}
@@ -79,11 +89,7 @@ impl SmResource {
         Self {
             device: device.clone(),
             provenance: Provenance::Query,
-            first: RawResource {
-                raw,
-                part: Part::Group(0),
-                granularity: reported_granularity(&raw).unwrap_or(otherwise),
-            },
+            first: RawResource::new(raw, Part::Group(0), otherwise),
             more: Vec::new(),
             leases: Vec::new(),
         }
@@ -102,38 +108,18 @@ impl SmResource {
         &self.leases
     }
 
-    /// Returns a group of a split of this resource.
-    pub(super) fn group(
+    /// Returns a part of a split of this resource. `granularity` holds where the driver reports nothing.
+    pub(super) fn part_of_split(
         &self,
-        raw: CUdevResource,
-        id: SplitId,
-        index: usize,
-        granularity: Granularity,
-    ) -> Self {
-        self.part(raw, id, Part::Group(index), granularity, false)
-    }
-
-    /// Returns the remainder of a split of this resource.
-    pub(super) fn remainder(&self, raw: CUdevResource, id: SplitId, structured: bool) -> Self {
-        self.part(raw, id, Part::Remainder, Granularity::PAIRS, structured)
-    }
-
-    fn part(
-        &self,
-        raw: CUdevResource,
-        id: SplitId,
+        provenance: Provenance,
         part: Part,
-        otherwise: Granularity,
-        structured: bool,
+        raw: CUdevResource,
+        granularity: Granularity,
     ) -> Self {
         Self {
             device: self.device.clone(),
-            provenance: Provenance::Split { id, structured },
-            first: RawResource {
-                raw,
-                part,
-                granularity: reported_granularity(&raw).unwrap_or(otherwise),
-            },
+            provenance,
+            first: RawResource::new(raw, part, granularity),
             more: Vec::new(),
             leases: self.leases.clone(),
         }
