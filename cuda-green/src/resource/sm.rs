@@ -4,7 +4,7 @@ use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
-use super::provenance::Provenance;
+use super::{provenance::Provenance, raw::RawResource};
 use crate::{
     capabilities::Granularity,
     device::{CudaDevice, Lease},
@@ -39,36 +39,30 @@ use crate::{
 pub struct SmResource {
     device: CudaDevice,
     provenance: Provenance,
-    first: RawResource,
+    first: SmPart,
     /// Further parts of the same split.
-    more: Vec<RawResource>,
+    more: Vec<SmPart>,
     /// Leases that keep a manager from giving these SMs to others. All parts of a split have those of what was split.
     leases: Vec<Arc<Lease>>,
 }
 
 /// One of the driver's resources, and the part of a split that it is.
 #[derive(Clone, Copy)]
-struct RawResource {
-    raw: CUdevResource,
+struct SmPart {
+    raw: RawResource,
     part: Part,
     granularity: Granularity,
 }
 
-impl RawResource {
+impl SmPart {
     fn new(raw: CUdevResource, part: Part, otherwise: Granularity) -> Self {
         Self {
-            raw,
+            raw: RawResource(raw),
             part,
             granularity: reported_granularity(&raw).unwrap_or(otherwise),
         }
     }
 }
-
-// SAFETY: the resource is a value; the one pointer in it (13.1) is null or the driver's own, and is never
-// followed here.
-unsafe impl Send for RawResource {}
-// SAFETY: as above; nothing is changed through a shared reference.
-unsafe impl Sync for RawResource {}
 
 impl SmResource {
     /// Returns the resource that the driver answered a query with. `coscheduled` is the caller's knowledge, used where
@@ -89,7 +83,7 @@ impl SmResource {
         Self {
             device: device.clone(),
             provenance: Provenance::Query,
-            first: RawResource::new(raw, Part::Group(0), otherwise),
+            first: SmPart::new(raw, Part::Group(0), otherwise),
             more: Vec::new(),
             leases: Vec::new(),
         }
@@ -119,7 +113,7 @@ impl SmResource {
         Self {
             device: self.device.clone(),
             provenance,
-            first: RawResource::new(raw, part, granularity),
+            first: SmPart::new(raw, part, granularity),
             more: Vec::new(),
             leases: self.leases.clone(),
         }
@@ -149,12 +143,12 @@ impl SmResource {
 
     /// Returns the driver's flags of it (`CUdevSmResourceGroup_flags`, 13.1); 0 before.
     pub fn flags(&self) -> u32 {
-        sm_fields(&self.first.raw).flags
+        sm_fields(self.first_raw()).flags
     }
 
     /// Returns the driver's resources that it is made of: one, or several of one split.
     pub fn raw_parts(&self) -> impl Iterator<Item = &CUdevResource> {
-        self.parts().map(|part| &part.raw)
+        self.parts().map(|part| &part.raw.0)
     }
 
     /// Merges several parts of one split into one resource, for one context.
@@ -249,10 +243,10 @@ impl SmResource {
     }
 
     pub(super) fn first_raw(&self) -> &CUdevResource {
-        &self.first.raw
+        &self.first.raw.0
     }
 
-    fn parts(&self) -> impl Iterator<Item = &RawResource> {
+    fn parts(&self) -> impl Iterator<Item = &SmPart> {
         slice::from_ref(&self.first).iter().chain(&self.more)
     }
 }
