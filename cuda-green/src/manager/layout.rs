@@ -173,11 +173,7 @@ impl Layout {
         let kept = pieces
             .iter()
             .map(|index| self.pieces[*index].area.coscheduled);
-        let mut coscheduled = kept.max().unwrap_or(1);
-        while coscheduled > sm_count {
-            coscheduled /= 2;
-        }
-        coscheduled
+        planner::coscheduled_within(sm_count, kept.max().unwrap_or(1))
     }
 
     /// SMs of a choice.
