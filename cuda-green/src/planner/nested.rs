@@ -6,7 +6,7 @@
 
 use super::{
     Area, Demands, DeviceFacts, GroupCount, Part, PartitionRequest, Plan, PlannedPartition,
-    SmRequest, SplitCall, SplitFlag, SplitStrategy, device_facts::FINE_UNIT,
+    SmRequest, SplitCall, SplitFlag, SplitStrategy, device_facts::FINE_UNIT, worth::Worth,
 };
 use crate::error::Result;
 
@@ -24,18 +24,30 @@ pub(super) fn plans(
     // Sizes in whole units for all; then only for groups of the device itself.
     for (step, min) in [(unit, granularity.min), (unit.min(FINE_UNIT), pairs.min)] {
         let from = plans.len();
+        let mut best: Option<Worth> = None;
         for cap in demands.caps(step) {
             let Some(sizes) = demands.sizes(step, min, facts.sm_count, cap) else {
                 continue;
             };
-            for first in firsts(demands, &sizes, &device) {
-                if groups_of(facts, first.size, count_groups)? >= first.groups() {
-                    let plan = chain(facts, demands, &sizes, &first, device);
-                    plans.extend(plan.filter(|plan| !plans.contains(plan)));
-                }
+            let bound = Worth::of(facts, demands, &sizes);
+            if best.is_some_and(|best| best.cannot_be_improved_within(&bound)) {
+                break;
             }
-            if plans.len() > from {
-                break; // lower targets can only be worse
+            for first in firsts(demands, &sizes, &device) {
+                if groups_of(facts, first.size, count_groups)? < first.groups() {
+                    continue;
+                }
+                for last in [Last::TakesRemainder, Last::TakesGroup, Last::IsBelowMinimum] {
+                    let Some(plan) = chain(facts, demands, &sizes, &first, device, last) else {
+                        continue;
+                    };
+                    let given: Vec<u32> = plan.partitions.iter().map(|one| one.sm_count).collect();
+                    let worth = Worth::of(facts, demands, &given);
+                    best = best.map_or(Some(worth), |best| Some(best.min(worth)));
+                    if !plans.contains(&plan) {
+                        plans.push(plan);
+                    }
+                }
             }
         }
         if let Some(new) = plans.get_mut(from..) {
@@ -68,8 +80,8 @@ impl FirstSplit {
     }
 }
 
-/// Returns the splits of the device that are worth trying: groups for all partitions of one size, or for one of them,
-/// larger sizes first; a group for the partition that takes the rest; and a group that stays free.
+/// Returns the splits of the device that are worth trying: groups for all partitions of one size, for those of one kind,
+/// or for one of them, larger sizes first; a group for the partition that takes the rest; and a group that stays free.
 fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<FirstSplit> {
     let mut firsts: Vec<FirstSplit> = Vec::new();
     let mut order: Vec<(usize, u32)> = sizes.iter().copied().enumerate().collect();
@@ -108,18 +120,30 @@ fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<FirstSplit> {
         }
     }
     let mut all = Vec::new();
-    for first in firsts {
-        let alone = first
-            .members
-            .first()
-            .copied()
-            .filter(|_| first.members.len() > 1);
-        let size = first.size;
-        all.push(first);
-        all.extend(alone.map(|index| FirstSplit {
-            size,
-            members: vec![index],
-        }));
+    for FirstSplit { size, members } in firsts {
+        let mut add = |members: Vec<usize>| all.push(FirstSplit { size, members });
+        // Requests of one size may differ in whether they are exact.
+        let mut kinds: Vec<Vec<usize>> = Vec::new();
+        for &index in &members {
+            let of = demands.list.get(index);
+            let alike =
+                |kind: &&mut Vec<usize>| kind.first().and_then(|of| demands.list.get(*of)) == of;
+            match kinds.iter_mut().find(alike) {
+                Some(kind) => kind.push(index),
+                None => kinds.push(vec![index]),
+            }
+        }
+        add(members);
+        let several = kinds.len() > 1;
+        for kind in kinds {
+            let alone = kind.first().copied().filter(|_| kind.len() > 1);
+            if several {
+                add(kind);
+            }
+            if let Some(index) = alone {
+                add(vec![index]);
+            }
+        }
     }
     if demands.rest.is_none() {
         all.extend(device.size_of(1).map(|size| FirstSplit {
@@ -130,6 +154,18 @@ fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<FirstSplit> {
     all
 }
 
+/// The share of the last partition, where there is one that takes the rest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// All that is left, where the one that takes the rest has a group of the device; unless it is an exact size, a
+    /// target or a share.
+    TakesRemainder,
+    /// A group of the size requested, so that it is no larger than its equals. The remainder stays idle.
+    TakesGroup,
+    /// A remainder that is smaller than any group; the partition that takes the rest has a group before it.
+    IsBelowMinimum,
+}
+
 /// Returns the plan of the first split and one nested split for each other partition, until the remainder is the last.
 fn chain(
     facts: &DeviceFacts,
@@ -137,6 +173,7 @@ fn chain(
     sizes: &[u32],
     first: &FirstSplit,
     device: Area,
+    last: Last,
 ) -> Option<Plan> {
     let mut parts: Vec<Option<(Part, Area)>> = vec![None; sizes.len()];
     let groups = first.groups();
@@ -153,20 +190,42 @@ fn chain(
         let cluster = demands.list.get(*index).map(|request| request.cluster);
         std::cmp::Reverse((cluster, sizes.get(*index).copied()))
     });
-    let rest = demands.rest.filter(|index| !first.members.contains(index));
+    let mut rest = demands.rest.filter(|index| !first.members.contains(index));
     let mut nested = Vec::new();
+    if last == Last::IsBelowMinimum && rest.is_none() {
+        return None;
+    }
     for (position, index) in others.iter().enumerate() {
         let size = *sizes.get(*index)?;
-        let given = left.size_of(size)?;
         let request = demands.list.get(*index)?;
+        if last == Last::IsBelowMinimum && position + 1 == others.len() {
+            let requested = *demands.requested.get(*index)?;
+            let even = if request.is_target() {
+                requested & !1
+            } else {
+                requested.checked_next_multiple_of(FINE_UNIT)?
+            };
+            let even = even.max(FINE_UNIT);
+            let rest_size = left.sm_count.checked_sub(even)?;
+            let is_group = left.size_of(rest_size) == Some(rest_size);
+            if even >= left.min || !is_group || rest_size < demands.rest_least().max(1) {
+                return None;
+            }
+            let (group, after) = left.split(1, rest_size)?;
+            nested.push(rest_size);
+            let part = Part::Group(groups as usize + nested.len() - 1);
+            *parts.get_mut(rest.take()?)? = Some((part, group));
+            *parts.get_mut(*index)? = Some((Part::Remainder, after));
+            break;
+        }
+        let given = left.size_of(size)?;
         if given > size && request.is_target() {
             return None;
         }
-        // Where the partition that takes the rest has a group of the device, the last one has the remainder, unless it is
-        // an exact size, a target or a share.
         let is_last = position + 1 == others.len() && rest.is_none();
         let is_at_least = matches!(request.sms, SmRequest::AtLeast(_)) && !request.exact;
-        let has_rest = is_last && is_at_least && demands.rest.is_some();
+        let has_rest =
+            is_last && is_at_least && demands.rest.is_some() && last == Last::TakesRemainder;
         let part = if given == left.sm_count || has_rest {
             // This takes all that is left, so it must be the last.
             if !is_last {

@@ -14,6 +14,11 @@ pub(super) struct Worth {
 }
 
 impl Worth {
+    /// Returns whether no plan of sizes that are worth `bound` at best can be better than this one.
+    pub(super) fn cannot_be_improved_within(&self, bound: &Self) -> bool {
+        self.unequal == 0 && (self.below, self.idle) <= (bound.below, 0)
+    }
+
     /// Measures the sizes of a plan's partitions.
     pub(super) fn of(facts: &DeviceFacts, demands: &Demands, sizes: &[u32]) -> Self {
         let unit = facts.unit().0;
