@@ -3,29 +3,29 @@
 //! All partitions in force come from one split. A context takes pieces of it and gives them back when it
 //! is destroyed; when the last one is gone, so is the split.
 
-mod containment;
+mod context_key;
 mod create;
-mod exchange;
+mod create_one;
+mod execute_plan;
 #[cfg(feature = "metrics")]
-mod export;
+mod exporter;
 mod generation;
-mod inside;
-mod kept;
-mod key;
+mod hand_off;
 mod label;
 mod layout;
-mod make;
-mod memory;
-mod names;
-mod nest;
+mod memory_report;
 mod observe;
-mod one_by_one;
 mod partition_graph;
 mod partition_stream;
 mod plan;
 mod probe;
 mod rebalance;
+mod reentrancy;
+mod registry;
+mod retention;
+mod scaffold;
 mod status;
+mod stream_home;
 mod verify;
 
 use std::{
@@ -36,16 +36,13 @@ use std::{
 #[cfg(feature = "test-utils")]
 use cuda_green_sys::CudaVersion;
 
-pub use containment::StreamHome;
-pub use exchange::HandOff;
+pub use context_key::ContextKey;
 #[cfg(feature = "metrics")]
-pub use export::PartitionExporter;
+pub use exporter::PartitionExporter;
 use generation::{Entry, Generation};
-pub use kept::GREEN_CONTEXT_BYTES;
-pub use key::ContextKey;
+pub use hand_off::HandOff;
 use label::label;
 use layout::Layout;
-use names::{Ids, Names, NotEnded};
 #[cfg(feature = "metrics")]
 use observe::Figures;
 use observe::Operation;
@@ -53,7 +50,10 @@ pub use partition_graph::PartitionGraph;
 pub use partition_stream::PartitionStream;
 pub use probe::Probe;
 pub use rebalance::RebalanceHint;
+use registry::{Ids, Names, NotEnded};
+pub use retention::GREEN_CONTEXT_BYTES;
 pub use status::{AllocationStatus, ContextId, ContextStatus, PartitionMode};
+pub use stream_home::StreamHome;
 pub use verify::{Miscount, Overlap, Verification, VerificationMethod};
 
 use crate::{
@@ -346,7 +346,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// [`Error::InsidePartitionStream`].
     fn change(&self) -> Result<Changing<'_>> {
-        inside::refuse_inside()?;
+        reentrancy::refuse_inside()?;
         let events = events::hold();
         Ok(Changing {
             _lock: self.changes.lock().unwrap_or_else(PoisonError::into_inner),

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::{ContextId, Entry, SmPartitionManager, observe::Operation, one_by_one::cluster_of_all};
+use super::{ContextId, Entry, SmPartitionManager, create_one::cluster_of_all, observe::Operation};
 use crate::{
     device::ContextPriority,
     error::Result,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::nest::Nest;
+use super::scaffold::Nest;
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::Result,

@@ -4,7 +4,7 @@ use std::{fmt, sync::PoisonError};
 
 use super::{
     generation::Slot,
-    inside::{Inside, refuse_inside},
+    reentrancy::{Inside, refuse_inside},
 };
 use crate::{
     device::ContextPriority,

@@ -9,11 +9,11 @@ use std::fmt::Debug;
 
 use super::{
     ContextId, Entry, Generation, HandOff, PartitionMode, SmPartitionManager,
-    exchange::exchange,
-    kept::{kept, with_most_seats},
-    names::{Ids, Retired},
+    hand_off::exchange,
     observe::{Operation, Stopwatch},
     position,
+    registry::{Ids, Retired},
+    retention::{kept, with_most_seats},
 };
 use crate::{
     error::{Error, Result},

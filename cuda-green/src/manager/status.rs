@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use cuda_green_sys::CudaVersion;
 
-use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, label, layout::Layout};
+use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, label, layout::Layout, retention};
 use crate::{
     device::ContextPriority,
     events,
@@ -190,7 +190,7 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         let (contexts, green_contexts) = self.names.read(|entries| {
             let contexts = entries.iter();
             let contexts = contexts.map(|entry| (Arc::clone(&entry.id), Seen::of(entry.context())));
-            (contexts.collect::<Vec<_>>(), kept::kept(entries))
+            (contexts.collect::<Vec<_>>(), retention::kept(entries))
         });
         let allocated = if self.mode == PartitionMode::Partitioned {
             contexts.iter().map(|(_, seen)| seen.shape.sm_count).sum()

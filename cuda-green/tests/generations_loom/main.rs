@@ -6,18 +6,18 @@
 
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
 
-#[path = "../../src/manager/exchange.rs"]
-mod exchange;
 #[path = "../../src/partition/followers.rs"]
 mod followers;
 #[path = "../../src/manager/generation.rs"]
 mod generation;
-#[path = "../../src/manager/names.rs"]
-mod names;
+#[path = "../../src/manager/hand_off.rs"]
+mod hand_off;
 #[path = "../../src/manager/partition_stream.rs"]
 mod partition_stream;
-/// What `src/manager/inside.rs` is to the crate: to loom, a thread is not the system's.
-mod inside {
+#[path = "../../src/manager/registry.rs"]
+mod registry;
+/// What `src/manager/reentrancy.rs` is to the crate: to loom, a thread is not the system's.
+mod reentrancy {
     pub(super) struct Inside;
 
     impl Inside {
@@ -65,12 +65,12 @@ mod gpu;
 
 use gpu::{ContextPriority, CudaDevice, GreenContext, Result, Stream};
 
-use exchange::{HandOff, exchange};
 use generation::{Entry, Generation};
+use hand_off::{HandOff, exchange};
 use loom::thread;
-use names::{Names, NotEnded, Retired};
 use partition::Later;
 use partition_stream::PartitionStream;
+use registry::{Names, NotEnded, Retired};
 use sync::{Arc, Mutex};
 
 /// What `SmPartitionManager` is made of: its lock of changes, and its names, which are tested.

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::atomic::Ordering};
 
-use super::{Entry, SmPartitionManager, names::Retired, observe::Operation};
+use super::{Entry, SmPartitionManager, observe::Operation, registry::Retired};
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},

@@ -2,7 +2,7 @@
 
 use super::{
     generation::{Entry, Generation, Slot},
-    names::Names,
+    registry::Names,
 };
 use crate::{error::Result, sync::Arc};
 
