@@ -3,7 +3,7 @@
 use std::{path::Path, process::ExitCode};
 
 use cuda_green::{
-    CudaDevice, GreenContextConfig, SmPartitionManager, Verification, VerificationMethod,
+    ContextPolicy, CudaDevice, SmPartitionManager, Verification, VerificationMethod,
     planner::PartitionRequest,
 };
 use serde_json::{Value, json};
@@ -111,10 +111,10 @@ pub fn partitioned(
     asked: &[(String, PartitionRequest)],
 ) -> anyhow::Result<SmPartitionManager<usize>> {
     let manager: SmPartitionManager<usize> = SmPartitionManager::with_ids(device)?;
-    let config = GreenContextConfig::default();
+    let policy = ContextPolicy::default();
     let partitions = asked.iter().enumerate();
     let partitions: Vec<_> = partitions
-        .map(|(index, (_, request))| (index, *request, config))
+        .map(|(index, (_, request))| (index, *request, policy))
         .collect();
     manager.create_partitions(&partitions)?;
     Ok(manager)

@@ -13,31 +13,40 @@ use crate::{
     device::{ContextPriority, CudaDevice, Lease},
     error::Result,
     guard::ContextGuard,
-    partition::{GreenContext, GreenContextConfig, Shape, Workqueues, balanced},
+    partition::{ContextPolicy, GreenContext, Shape, Workqueues, balanced},
     resource::SmResource,
     stream::{Stream, StreamOptions},
 };
 
 impl GreenContext {
-    /// The primary context as a `GreenContext`: all SMs of the device, shared with everything that is
-    /// left in it. What runs here runs on the SMs of every partition too.
+    /// Returns the primary context as a `GreenContext`: all SMs of the device, shared with everything that is
+    /// left in it. Its work runs on the SMs of every partition too.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a configuration that can never work; [`Error::Driver`].
-    pub fn primary(device: &CudaDevice, config: GreenContextConfig) -> Result<Self> {
-        config.check()?;
+    /// [`Error::InvalidArgument`] for a policy that can never work; [`Error::Driver`].
+    pub fn primary(device: &CudaDevice, policy: ContextPolicy) -> Result<Self> {
+        Self::primary_for(device, device.facts().sm_count, policy)
+    }
+
+    /// Returns the primary context as one that was requested with fewer SMs than it has (single-context mode).
+    pub(crate) fn primary_for(
+        device: &CudaDevice,
+        requested_sms: u32,
+        policy: ContextPolicy,
+    ) -> Result<Self> {
+        policy.check()?;
         device.raw_primary_context()?;
         let facts = device.facts();
         let coscheduled = facts.capabilities.granularity.multiple;
         let shape = Shape {
-            requested_sms: config.sm_count,
+            requested_sms,
             sm_count: facts.sm_count,
             coscheduled,
             max_cluster: facts.max_cluster(coscheduled),
         };
         Ok(Self::from_parts(
             device,
-            config,
+            policy,
             shape,
             None,
             Workqueues::shared("it is the context of the whole device"),
@@ -49,7 +58,7 @@ impl GreenContext {
     /// memory of another, if it is to take its place. What it is and what comes of it holds the leases.
     pub(crate) fn create(
         device: &CudaDevice,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
         shape: Shape,
         resources: &[SmResource],
         leases: Vec<Arc<Lease>>,
@@ -62,7 +71,7 @@ impl GreenContext {
         let memory = in_place_of.map_or_else(Memory::slot, |other| other.inner.memory.clone());
         Ok(Self::from_parts(
             device,
-            config,
+            policy,
             shape,
             Some(partition),
             workqueues,
@@ -70,7 +79,7 @@ impl GreenContext {
         ))
     }
 
-    /// A stream in it, non-blocking, with the priority of its configuration.
+    /// A stream in it, non-blocking, with the priority of its policy.
     ///
     /// The calling thread's current context plays no part and is left alone.
     ///

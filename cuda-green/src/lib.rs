@@ -57,7 +57,7 @@ pub use memory::{
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
 pub use module::{Kernel, Module};
-pub use partition::{GreenContext, GreenContextConfig, WorkqueueIsolation};
+pub use partition::{ContextPolicy, GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use probe::ContextProbe;
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,

@@ -236,7 +236,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// [`Error::NoSuchContext`], [`Error::InsidePartitionStream`], [`Error::Driver`].
     pub fn create_stream(&self, id: impl ContextKey<Id>) -> Result<PartitionStream> {
-        let slot = |entry: &Entry<Id>| (entry.slot.clone(), entry.context().config().priority);
+        let slot = |entry: &Entry<Id>| (entry.slot.clone(), entry.context().policy().priority);
         let found = self.names.find(|own| id.is(own), slot);
         let (slot, priority) = found.ok_or_else(|| no_such_context(&id))?;
         PartitionStream::new(slot, priority)

@@ -11,7 +11,7 @@ mod resources;
 mod thread_seats;
 mod workqueues;
 
-pub use config::GreenContextConfig;
+pub use config::{ContextPolicy, GreenContextConfig};
 pub use green_context::GreenContext;
 pub use workqueues::WorkqueueIsolation;
 

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // helpers of tests
 
 use cuda_green::{
-    Driver, Error, GpuBuffer, GpuMemoryPool, GreenContext, GreenContextConfig, MemoryBudget,
-    Stream, sim::Sim,
+    ContextPolicy, Driver, Error, GpuBuffer, GpuMemoryPool, GreenContext, MemoryBudget, Stream,
+    sim::Sim,
 };
 use proptest::{prelude::*, sample::Index};
 
@@ -237,8 +237,7 @@ proptest! {
         let simulator = Sim::new(profile).unwrap();
         {
             let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
-            let config = GreenContextConfig { sm_count: 1, ..GreenContextConfig::default() };
-            let context = GreenContext::primary(&device, config).unwrap();
+            let context = GreenContext::primary(&device, ContextPolicy::default()).unwrap();
             let streams = [(); 2].map(|()| context.create_stream().unwrap());
             let budget = MemoryBudget::new(DEVICE_LIMIT).unwrap();
             let pool = GpuMemoryPool::within(&device, &budget, DEVICE_LIMIT).unwrap();

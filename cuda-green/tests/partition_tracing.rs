@@ -132,7 +132,7 @@ fn refusals() {
                 .unwrap_err();
             let request = PartitionRequest::at_least(16);
             manager
-                .create_partition(ContextId::Dream, request, config)
+                .create_partition(ContextId::Dream, request, config.policy())
                 .unwrap();
             manager
                 .rebalance(RebalanceHint::EmbeddingHeavy)

@@ -24,14 +24,14 @@ impl Memory {
 }
 
 impl GreenContext {
-    /// Its memory pool, with the limit of its configuration; made at the first call.
+    /// Its memory pool, with the limit of its policy; made at the first call.
     ///
     /// # Errors
     /// Those of [`GpuMemoryPool::on`].
     pub fn memory(&self) -> Result<&GpuMemoryPool> {
         let memory = self.memory_slot();
         memory.pool.get_or_make(|| {
-            let limit = self.config().memory_limit_bytes;
+            let limit = self.policy().memory_limit_bytes;
             match memory.budget.get() {
                 Some(budget) => GpuMemoryPool::within(self.device(), budget, limit),
                 None => GpuMemoryPool::on(self.device(), limit),

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 /// What a context of a manager is looked up by: its id, owned or borrowed, and for ids that are strings a `&str`.
 ///
 /// ```
-/// use cuda_green::{ContextId, Driver, GreenContextConfig, SmPartitionManager, planner::PartitionRequest};
+/// use cuda_green::{ContextId, ContextPolicy, Driver, SmPartitionManager, planner::PartitionRequest};
 ///
 /// # fn main() -> cuda_green::Result<()> {
 /// # let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
@@ -14,7 +14,7 @@ use std::{fmt::Debug, sync::Arc};
 /// let manager = SmPartitionManager::with_ids(&device)?;
 /// for (name, sms) in &partitions {
 ///     let request = PartitionRequest::at_least(*sms);
-///     manager.create_partition(name.clone(), request, GreenContextConfig::default())?;
+///     manager.create_partition(name.clone(), request, ContextPolicy::default())?;
 /// }
 /// let (name, _) = &partitions[0];
 /// assert_eq!(manager.get_context(name)?.sm_count(), 64);

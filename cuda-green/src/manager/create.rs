@@ -6,7 +6,7 @@ use super::{ContextId, Entry, SmPartitionManager, create_one::cluster_of_all, ob
 use crate::{
     device::ContextPriority,
     error::Result,
-    partition::{GreenContext, GreenContextConfig},
+    partition::{ContextPolicy, GreenContext, GreenContextConfig},
     planner::{Demands, PartitionRequest},
 };
 
@@ -26,8 +26,7 @@ impl SmPartitionManager {
     /// [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) on a device with too few SMs;
     /// [`Error::Driver`](crate::Error::Driver). Nothing is left behind then.
     pub fn init_quad_partition(&self) -> Result<()> {
-        let config = |priority, preemptible| GreenContextConfig {
-            sm_count: 0, // what the plan asks for
+        let policy = |priority, preemptible| ContextPolicy {
             priority,
             memory_limit_bytes: QUAD_MEMORY_LIMIT,
             preemptible,
@@ -35,13 +34,13 @@ impl SmPartitionManager {
         let contexts = [
             (
                 ContextId::Embedding,
-                config(ContextPriority::Critical, false),
+                policy(ContextPriority::Critical, false),
             ),
-            (ContextId::Dream, config(ContextPriority::Low, true)),
-            (ContextId::Training, config(ContextPriority::Medium, true)),
-            (ContextId::Reserved, config(ContextPriority::Medium, true)),
+            (ContextId::Dream, policy(ContextPriority::Low, true)),
+            (ContextId::Training, policy(ContextPriority::Medium, true)),
+            (ContextId::Reserved, policy(ContextPriority::Medium, true)),
         ];
-        let contexts = contexts.map(|(id, config)| (Arc::new(id), config));
+        let contexts = contexts.map(|(id, policy)| (Arc::new(id), policy));
         self.partition(&contexts, &self.facts.equal_targets(4))
     }
 }
@@ -65,26 +64,26 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             .collect();
         let owned = contexts
             .iter()
-            .map(|(id, config)| (Arc::new(id.clone()), *config));
+            .map(|(id, config)| (Arc::new(id.clone()), config.policy()));
         self.partition(&owned.collect::<Vec<_>>(), &requests)
     }
 
     /// Creates several contexts at once by requests of any kinds, mixed as you like: all or none.
     ///
-    /// The request decides the size; the `sm_count` of the configuration plays no part. What each got, and
-    /// which plan is in force and why, is in the status; [`plan`](Self::plan) tells it before.
+    /// The size that each got, and which plan is in force and why, is in the status; [`plan`](Self::plan) tells it
+    /// before.
     ///
     /// ```
-    /// use cuda_green::{Driver, GreenContextConfig, SmPartitionManager, planner::PartitionRequest};
+    /// use cuda_green::{ContextPolicy, Driver, SmPartitionManager, planner::PartitionRequest};
     ///
     /// # fn main() -> cuda_green::Result<()> {
     /// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
     /// let manager = SmPartitionManager::with_ids(&device)?;
-    /// let config = GreenContextConfig::default();
+    /// let policy = ContextPolicy::default();
     /// manager.create_partitions(&[
-    ///     ("serving", PartitionRequest::at_least(60).cluster(8), config),
-    ///     ("indexing", PartitionRequest::percent(25), config),
-    ///     ("everything else", PartitionRequest::rest(), config),
+    ///     ("serving", PartitionRequest::at_least(60).cluster(8), policy),
+    ///     ("indexing", PartitionRequest::percent(25), policy),
+    ///     ("everything else", PartitionRequest::rest(), policy),
     /// ])?;
     /// let status = manager.allocation_status();
     /// let sizes: Vec<u32> = status.contexts.iter().map(|context| context.sm_count).collect();
@@ -103,13 +102,13 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// [`Error::Driver`](crate::Error::Driver). Nothing is left behind then.
     pub fn create_partitions(
         &self,
-        partitions: &[(Id, PartitionRequest, GreenContextConfig)],
+        partitions: &[(Id, PartitionRequest, ContextPolicy)],
     ) -> Result<()> {
         let mut contexts = Vec::with_capacity(partitions.len());
         let mut requests = Vec::with_capacity(partitions.len());
-        for (id, request, config) in partitions {
-            self.noting(Operation::Create, config.sized(1).check())?;
-            contexts.push((Arc::new(id.clone()), *config));
+        for (id, request, policy) in partitions {
+            self.noting(Operation::Create, policy.check())?;
+            contexts.push((Arc::new(id.clone()), *policy));
             requests.push(*request);
         }
         self.partition(&contexts, &requests)
@@ -118,13 +117,13 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Single-context mode: every id stands for the whole device.
     pub(super) fn in_one_context(
         &self,
-        contexts: &[(Arc<Id>, GreenContextConfig)],
+        contexts: &[(Arc<Id>, ContextPolicy)],
         requests: &[PartitionRequest],
     ) -> Result<Vec<Entry<Id>>> {
         let requested = Demands::of(&self.facts, requests)?.requested;
         let entry =
-            |(index, ((id, config), sm_count)): (usize, (&(Arc<Id>, GreenContextConfig), u32))| {
-                let context = GreenContext::primary(&self.device, config.sized(sm_count))?;
+            |(index, ((id, policy), requested_sms)): (usize, (&(Arc<Id>, ContextPolicy), u32))| {
+                let context = GreenContext::primary_for(&self.device, requested_sms, *policy)?;
                 if let Some(request) = requests.get(index) {
                     cluster_of_all(&context, index, request)?;
                 }

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
-    partition::{GreenContext, GreenContextConfig},
+    partition::{ContextPolicy, GreenContext, GreenContextConfig},
     planner::{
         self, Choice, Demands, PartitionRequest, Plan, RefusedPlan, SmRequest, SplitCall,
         SplitStrategy,
@@ -25,11 +25,15 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// [`Error::Driver`]. Nothing is left behind then.
     pub fn create_context(&self, id: Id, config: GreenContextConfig) -> Result<GreenContext> {
         self.noting(Operation::Create, config.check())?;
-        self.create_partition(id, PartitionRequest::at_least(config.sm_count), config)
+        self.create_partition(
+            id,
+            PartitionRequest::at_least(config.sm_count),
+            config.policy(),
+        )
     }
 
     /// Creates one context by a request, out of what is left: a share or the rest is all that one context can
-    /// still have. The `sm_count` of the configuration plays no part.
+    /// still have.
     ///
     /// Contexts created one by one are as disjoint as those of one call. On CUDA 12.4, which cannot merge,
     /// a free part of the device that is too large is split, within a scaffold context where need be, and
@@ -53,10 +57,10 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         &self,
         id: Id,
         request: PartitionRequest,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
     ) -> Result<GreenContext> {
         let id = Arc::new(id); // outlives the locks, where nothing comes of it
-        let made = self.create_one(&id, request, config);
+        let made = self.create_one(&id, request, policy);
         let context = self.noting(Operation::Create, made)?;
         emit(|| PartitionEvent::PartitionCreated {
             device: self.device.ordinal(),
@@ -70,9 +74,9 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         &self,
         id: &Arc<Id>,
         request: PartitionRequest,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
     ) -> Result<GreenContext> {
-        config.sized(1).check()?;
+        policy.check()?;
         let (_changing, ()) = self.change_by(|ids| refuse_existing(ids, id))?;
         let mut layout = self.layout();
         self.tidied(&mut layout);
@@ -87,7 +91,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 Some(source) => source,
                 None => self.source(&request)?,
             };
-            let made = self.create_from(&mut source, &demands, &request, config);
+            let made = self.create_from(&mut source, &demands, &request, policy);
             match &made {
                 Ok((_, pieces)) => source.mark_taken(pieces),
                 // What was split for it becomes whole again.
@@ -100,7 +104,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             }
             made?
         } else {
-            (self.create_primary(&demands, request, config)?, Vec::new())
+            (self.create_primary(&demands, request, policy)?, Vec::new())
         };
         let entry = self.entry(Arc::clone(id), context.clone(), pieces)?;
         self.names.add([entry]);
@@ -112,7 +116,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         &self,
         demands: &Demands,
         request: PartitionRequest,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
     ) -> Result<GreenContext> {
         let promised: u32 = self.names.read(|contexts| {
             contexts
@@ -135,7 +139,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 total: self.facts.sm_count,
             });
         }
-        let context = GreenContext::primary(&self.device, config.sized(asked))?;
+        let context = GreenContext::primary_for(&self.device, asked, policy)?;
         cluster_of_all(&context, 0, &request)?;
         Ok(context)
     }
@@ -145,7 +149,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         source: &mut Layout,
         demands: &Demands,
         request: &PartitionRequest,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
     ) -> Result<(GreenContext, Vec<usize>)> {
         let nominal = demands.requested.first().copied().unwrap_or(1);
         let choice = source.choose_for(request, nominal, request.cluster);
@@ -200,8 +204,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             SmRequest::Share { .. } | SmRequest::Rest => sm_count,
             _ => nominal,
         };
-        let config = config.sized(requested);
-        let context = source.create(&self.device, config, requested, &pieces)?;
+        let context = source.create(&self.device, policy, requested, &pieces)?;
         Ok((context, pieces))
     }
 

@@ -9,7 +9,7 @@ use crate::{
     device::Claim,
     error::{Error, Result},
     events::{PartitionEvent, emit},
-    partition::GreenContextConfig,
+    partition::ContextPolicy,
     planner::{self, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitStrategy},
     resource::{self, SmResource, Split, is_topology_refusal},
 };
@@ -18,7 +18,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// One split for all of these contexts at once. The caller's ids outlive the locks, where nothing comes of it.
     pub(super) fn partition(
         &self,
-        contexts: &[(Arc<Id>, GreenContextConfig)],
+        contexts: &[(Arc<Id>, ContextPolicy)],
         requests: &[PartitionRequest],
     ) -> Result<()> {
         let made = self.partition_at_once(contexts, requests);
@@ -29,7 +29,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
 
     fn partition_at_once(
         &self,
-        contexts: &[(Arc<Id>, GreenContextConfig)],
+        contexts: &[(Arc<Id>, ContextPolicy)],
         requests: &[PartitionRequest],
     ) -> Result<()> {
         let ids: Vec<Arc<Id>> = contexts.iter().map(|(id, _)| Arc::clone(id)).collect();
@@ -104,7 +104,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         claim: &Arc<Claim>,
         plan: &Plan,
         all: &SmResource,
-        contexts: &[(Arc<Id>, GreenContextConfig)],
+        contexts: &[(Arc<Id>, ContextPolicy)],
     ) -> Result<(Layout, Vec<Entry<Id>>)> {
         let claim = Arc::clone(claim);
         let mut layout = match (&plan.call, plan.strategy) {
@@ -127,7 +127,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             }
         };
         let mut entries = Vec::with_capacity(contexts.len());
-        for ((id, config), planned) in contexts.iter().zip(&plan.partitions) {
+        for ((id, policy), planned) in contexts.iter().zip(&plan.partitions) {
             let requested = planned.requested;
             let pieces = layout
                 .find(&planned.parts)
@@ -135,8 +135,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 .ok_or_else(|| {
                     self.insufficient(requested.to_string(), requested, Some(&layout))
                 })?;
-            let config = config.sized(requested);
-            let context = layout.create(&self.device, config, requested, &pieces)?;
+            let context = layout.create(&self.device, *policy, requested, &pieces)?;
             layout.mark_taken(&pieces);
             entries.push(self.entry(Arc::clone(id), context, pieces)?);
         }

@@ -6,7 +6,7 @@ use super::scaffold::Nest;
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::Result,
-    partition::{GreenContext, GreenContextConfig, Shape},
+    partition::{ContextPolicy, GreenContext, Shape},
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
         SplitCall, SplitStrategy, State,
@@ -229,13 +229,13 @@ impl Layout {
     pub(super) fn create(
         &self,
         device: &CudaDevice,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
         requested_sms: u32,
         pieces: &[usize],
     ) -> Result<GreenContext> {
         let (shape, resources) = self.shape(requested_sms, pieces);
         let leases = self.leases_of(pieces);
-        GreenContext::create(device, config, shape, &resources, leases, None)
+        GreenContext::create(device, policy, shape, &resources, leases, None)
     }
 
     /// Creates a context to take another's place: the same configuration and memory, other pieces.
@@ -247,7 +247,7 @@ impl Layout {
     ) -> Result<GreenContext> {
         let (shape, resources) = self.shape(of.requested_sms(), pieces);
         let leases = self.leases_of(pieces);
-        GreenContext::create(device, *of.config(), shape, &resources, leases, Some(of))
+        GreenContext::create(device, *of.policy(), shape, &resources, leases, Some(of))
     }
 
     fn leases_of(&self, pieces: &[usize]) -> Vec<Arc<Lease>> {

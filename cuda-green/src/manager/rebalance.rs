@@ -328,7 +328,7 @@ fn pieces_after<Id>(contexts: &[Entry<Id>], favoured: Option<usize>) -> Vec<Vec<
         .enumerate()
         .map(|(index, entry)| {
             let gives = favoured.is_some_and(|favoured| favoured != index)
-                && entry.context().config().preemptible;
+                && entry.context().policy().preemptible;
             let keep = if gives {
                 entry.base.len().div_ceil(2)
             } else {

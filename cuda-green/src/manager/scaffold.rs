@@ -12,7 +12,7 @@ use super::layout::Layout;
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::{Error, Result},
-    partition::{GreenContext, GreenContextConfig},
+    partition::{ContextPolicy, GreenContext},
     planner::{Area, DeviceFacts, Group, Part, Piece, SplitStrategy, State},
     resource::{self, SmResource},
 };
@@ -173,11 +173,7 @@ impl Layout {
     /// A context over pieces that nothing runs in, whose own resource can be split.
     fn scaffold(&self, device: &CudaDevice, pieces: &[usize]) -> Result<GreenContext> {
         let sm_count = self.sm_count(pieces);
-        let config = GreenContextConfig {
-            sm_count,
-            ..GreenContextConfig::default()
-        };
-        self.create(device, config, sm_count, pieces)
+        self.create(device, ContextPolicy::default(), sm_count, pieces)
     }
 
     /// Splits one more group off what the last split left.

@@ -8,7 +8,7 @@ use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, label, layout::Layout, rete
 use crate::{
     device::ContextPriority,
     events,
-    partition::{GreenContext, GreenContextConfig, Shape, WorkqueueIsolation},
+    partition::{ContextPolicy, GreenContext, Shape, WorkqueueIsolation},
     planner::{self, RefusedPlan, SplitStrategy},
 };
 
@@ -265,7 +265,7 @@ fn reason(layout: &Layout, driver: CudaVersion) -> String {
 
 /// What there is to tell of a context, as it was seen under the lock.
 struct Seen {
-    config: GreenContextConfig,
+    policy: ContextPolicy,
     shape: Shape,
     workqueues: WorkqueueIsolation,
     memory_used: u64,
@@ -274,7 +274,7 @@ struct Seen {
 impl Seen {
     fn of(context: &GreenContext) -> Self {
         Self {
-            config: *context.config(),
+            policy: *context.policy(),
             shape: context.shape(),
             workqueues: context.workqueue_isolation().clone(),
             memory_used: context.memory_used(),
@@ -285,7 +285,7 @@ impl Seen {
 impl<Id> ContextStatus<Id> {
     fn of(id: Id, seen: Seen) -> Self {
         let Seen {
-            config,
+            policy,
             shape,
             workqueues,
             memory_used,
@@ -296,10 +296,10 @@ impl<Id> ContextStatus<Id> {
             sm_count: shape.sm_count,
             coscheduled_sms: shape.coscheduled,
             max_cluster_size: shape.max_cluster,
-            priority: config.priority,
+            priority: policy.priority,
             workqueues,
-            preemptible: config.preemptible,
-            memory_limit_bytes: config.memory_limit_bytes,
+            preemptible: policy.preemptible,
+            memory_limit_bytes: policy.memory_limit_bytes,
             memory_used_bytes: memory_used,
         }
     }

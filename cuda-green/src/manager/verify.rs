@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use super::{PartitionMode, SmPartitionManager, label};
 use crate::{
     error::Result,
-    partition::{GreenContext, GreenContextConfig},
+    partition::{ContextPolicy, GreenContext},
     probe,
 };
 
@@ -151,11 +151,8 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         if self.mode == PartitionMode::Partitioned && !overlaps.is_empty() {
             log::error!("partitions of {} overlap", self.device.name());
         }
-        let config = GreenContextConfig {
-            sm_count: 1,
-            ..GreenContextConfig::default()
-        };
-        let primary = GreenContext::primary(&self.device, config)?.observed_sm_ids()?;
+        let primary =
+            GreenContext::primary(&self.device, ContextPolicy::default())?.observed_sm_ids()?;
         Ok(Verification {
             method,
             contexts,

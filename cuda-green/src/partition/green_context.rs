@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use cuda_green_sys::{CUcontext, CUgreenCtx};
 
 use super::{
-    config::GreenContextConfig,
+    config::ContextPolicy,
     followers::{Follower, Followers, Later},
     handles::{self, Partition},
     live_streams::LiveStreams,
@@ -35,7 +35,7 @@ pub(crate) struct ContextInner {
     /// The device's, at hand without a detour for what must be fast.
     pub(super) driver: Driver,
     pub(crate) device: CudaDevice,
-    pub(super) config: GreenContextConfig,
+    pub(super) policy: ContextPolicy,
     pub(super) shape: Shape,
     /// None: the primary context, with all SMs.
     pub(crate) partition: Option<Partition>,
@@ -57,7 +57,7 @@ pub(crate) struct Shape {
 impl GreenContext {
     pub(crate) fn from_parts(
         device: &CudaDevice,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
         shape: Shape,
         partition: Option<Partition>,
         workqueues: Workqueues,
@@ -73,7 +73,7 @@ impl GreenContext {
             inner: Arc::new(ContextInner {
                 driver: device.driver().clone(),
                 device: device.clone(),
-                config,
+                policy,
                 shape,
                 partition,
                 workqueues,
@@ -84,9 +84,9 @@ impl GreenContext {
         }
     }
 
-    /// What was asked for.
-    pub fn config(&self) -> &GreenContextConfig {
-        &self.inner.config
+    /// Returns the settings that it was created with, other than its size.
+    pub fn policy(&self) -> &ContextPolicy {
+        &self.inner.policy
     }
 
     /// The SMs that it really has.
@@ -278,7 +278,7 @@ impl ContextInner {
 impl fmt::Debug for GreenContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GreenContext")
-            .field("config", self.config())
+            .field("policy", self.policy())
             .field("shape", &self.inner.shape)
             .field("partitioned", &self.is_partitioned())
             .finish()
