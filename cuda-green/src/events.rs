@@ -1,7 +1,7 @@
 //! Events of partitions and their contexts, for the `tracing` facade; nothing at all without the feature.
 //!
 //! A subscriber is a client's and may call the manager, so none hears of anything while a lock is held that such a
-//! call takes: [`hold`] keeps the events of a change until its locks are free.
+//! call takes: [`defer`] keeps the events of a change until its locks are free.
 
 #[cfg(feature = "tracing")]
 use std::cell::RefCell;
@@ -81,22 +81,22 @@ pub(crate) enum PartitionEvent {
 
 /// Keeps the events of this thread back until it is dropped.
 #[must_use]
-pub(crate) struct Held(());
+pub(crate) struct Deferred(());
 
 #[cfg(not(feature = "tracing"))]
 mod off {
-    use super::{Held, PartitionEvent};
+    use super::{Deferred, PartitionEvent};
 
     #[inline]
     pub(crate) fn emit(_: impl FnOnce() -> PartitionEvent) {}
 
     #[inline]
-    pub(crate) fn hold() -> Held {
-        Held(())
+    pub(crate) fn defer() -> Deferred {
+        Deferred(())
     }
 }
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{emit, hold};
+pub(crate) use off::{defer, emit};
 
 #[cfg(feature = "tracing")]
 #[derive(Default)]
@@ -133,13 +133,13 @@ pub(crate) fn emit(event: impl FnOnce() -> PartitionEvent) {
 
 /// Keeps the events of this thread back until the last hold is dropped. To be called before a lock is taken.
 #[cfg(feature = "tracing")]
-pub(crate) fn hold() -> Held {
+pub(crate) fn defer() -> Deferred {
     let _ = QUEUE.try_with(|queue| queue.borrow_mut().holds += 1);
-    Held(())
+    Deferred(())
 }
 
 #[cfg(feature = "tracing")]
-impl Drop for Held {
+impl Drop for Deferred {
     fn drop(&mut self) {
         let events = QUEUE.try_with(|queue| {
             let mut queue = queue.borrow_mut();

@@ -1,18 +1,15 @@
-//! The exchange of generations: other contexts come into force under their names, all at once.
+//! The hand-off: ordering the work of old and new generations on the SMs that change hands in a rebalance.
 
-use super::{
-    generation::{Entry, Generation, Slot},
-    registry::Names,
-};
-use crate::{error::Result, sync::Arc};
+use super::generation::Generation;
+use crate::error::Result;
 
-/// What happens between the old work on an SM and the new.
+/// The order between the old work on an SM and the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum HandOff {
     /// New work waits on the GPU until all work that was submitted before for the SMs it gets has ended,
-    /// through old handles and in threads that come later too. The host does not wait. Of contexts that were made
-    /// of a managed context's own resource it knows nothing. It is refused while a stream that this crate made
+    /// through old handles and in threads that come later too. The host does not wait. Contexts that were made
+    /// of a managed context's resource are not covered. It is refused while a stream that this crate made
     /// in one of those contexts is in a capture; a capture of a stream that foreign code made there is lost.
     #[default]
     Strict,
@@ -21,8 +18,7 @@ pub enum HandOff {
 }
 
 impl HandOff {
-    /// Its name in metrics and events.
-    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    /// Returns its name in metrics and events.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Strict => "strict",
@@ -31,43 +27,13 @@ impl HandOff {
     }
 }
 
-/// Puts other generations into force, all at once for everyone who follows a name: of each entry, that of this
-/// index. Waits for whoever uses a stream of a name that changes; names can be looked up meanwhile.
-pub(super) fn exchange<Id>(names: &Names<Id>, targets: &[usize], hand_off: HandOff) -> Result<()> {
-    let slots: Vec<Option<Arc<Slot>>> = names.read(|entries| {
-        let entries = entries.iter().zip(targets);
-        let slot = |(entry, target): (&Entry<Id>, &usize)| {
-            (entry.current != *target).then(|| Arc::clone(&entry.slot))
-        };
-        entries.map(slot).collect()
-    });
-    let mut held: Vec<_> = slots
-        .iter()
-        .map(|slot| slot.as_ref().map(|slot| slot.write()))
-        .collect();
-    if hand_off == HandOff::Strict {
-        names.read(|entries| hand_over(entries, targets))?;
-    }
-    names.write(|entries| {
-        for ((entry, target), slot) in entries.iter_mut().zip(targets).zip(&mut held) {
-            if let Some(slot) = slot {
-                **slot = entry.generations[*target].context.clone();
-                entry.current = *target;
-            }
-        }
-    });
-    Ok(())
-}
-
-/// Makes the generations that are to come into force wait for the work of all that share pieces with them. Those
-/// that are not in force count too: a relaxed hand-off, or an old handle, may have left work.
-fn hand_over<Id>(entries: &[Entry<Id>], targets: &[usize]) -> Result<()> {
-    let changing = entries.iter().zip(targets);
-    let changing = changing.filter(|(entry, target)| entry.current != **target);
-    let new: Vec<&Generation> = changing
-        .map(|(entry, target)| &entry.generations[*target])
-        .collect();
-    for old in entries.iter().flat_map(|entry| &entry.generations) {
+/// Makes the new generations wait, on the GPU, for the work of all generations that share pieces with them. Retired ones
+/// count too: a relaxed hand-off, or an old handle, may have left work there.
+pub(super) fn wait_for_old_work<'a>(
+    new: &[&Generation],
+    all: impl Iterator<Item = &'a Generation>,
+) -> Result<()> {
+    for old in all {
         let shares = |new: &&&Generation| !std::ptr::eq(**new, old) && new.shares_pieces_with(old);
         let mut waiting = new.iter().filter(shares).peekable();
         if waiting.peek().is_some() {
@@ -76,10 +42,4 @@ fn hand_over<Id>(entries: &[Entry<Id>], targets: &[usize]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-impl Generation {
-    fn shares_pieces_with(&self, other: &Self) -> bool {
-        self.pieces.iter().any(|piece| other.pieces.contains(piece))
-    }
 }

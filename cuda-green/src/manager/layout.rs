@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::scaffold::Nest;
+use super::registry::UsedPieces;
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::Result,
@@ -13,6 +13,14 @@ use crate::{
     },
     resource::{SmResource, Split},
 };
+
+/// A split of pieces, together: of one or, where pieces merge, several.
+pub(super) struct NestedSplit {
+    pub(super) pieces: Vec<usize>,
+    pub(super) parts: Vec<usize>,
+    /// The context over the pieces; none over the device, and over what a structured split left, which are split as they are.
+    pub(super) scaffold: Option<GreenContext>,
+}
 
 /// One split of the device, piece by piece.
 pub(super) struct Layout {
@@ -28,7 +36,7 @@ pub(super) struct Layout {
     /// The hold on each piece, which contexts over it share: who else has one, has the piece.
     pub(super) leases: Vec<Arc<Lease>>,
     /// Splits within pieces, an outer one before those within it.
-    pub(super) nests: Vec<Nest>,
+    pub(super) nested: Vec<NestedSplit>,
     /// Groups so far, which name the next.
     pub(super) groups: usize,
 }
@@ -67,7 +75,7 @@ impl Layout {
             pieces: Vec::new(),
             resources: Vec::new(),
             leases: Vec::new(),
-            nests: Vec::new(),
+            nested: Vec::new(),
             groups: 0,
         }
     }
@@ -238,8 +246,8 @@ impl Layout {
         GreenContext::create(device, policy, shape, &resources, leases, None)
     }
 
-    /// Creates a context to take another's place: the same configuration and memory, other pieces.
-    pub(super) fn sibling(
+    /// Creates a context to take another's place: the same policy and memory, other pieces.
+    pub(super) fn create_in_place_of(
         &self,
         device: &CudaDevice,
         of: &GreenContext,
@@ -288,20 +296,16 @@ impl Layout {
         }
     }
 
-    /// Frees all pieces but these, and those that are held by more than the contexts which are kept: by a context
-    /// that could not be destroyed, by resources that were asked of one, and by contexts over those. `kept` has the
-    /// pieces of each context that is kept. What was divided into them stays so until [`tidy`](Self::tidy).
-    pub(super) fn free_all_but<'a>(
-        &mut self,
-        taken: impl Iterator<Item = &'a usize>,
-        kept: impl Iterator<Item = &'a usize>,
-    ) {
-        // Of each piece, the leases that are known of, and whether it is taken.
+    /// Frees all pieces but the taken ones, and those with more leases than the contexts of names have: a context that
+    /// could not be destroyed has one, resources that were asked of a context, and contexts over those. Splits within pieces
+    /// stay until [`tidy`](Self::tidy).
+    pub(super) fn free_all_but(&mut self, used: &UsedPieces) {
+        // Of each piece, the number of leases accounted for (the layout has one), and whether it is taken.
         let mut known = vec![(1, false); self.pieces.len()];
-        for index in kept {
+        for index in &used.leased {
             known[*index].0 += 1;
         }
-        for index in taken {
+        for index in &used.taken {
             known[*index].1 = true;
         }
         let pieces = self.pieces.iter_mut().zip(&self.leases).zip(known);

@@ -3,7 +3,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use super::{HandOff, SmPartitionManager, label};
+use super::{hand_off::HandOff, label::label, state::ManagerState};
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
@@ -65,7 +65,7 @@ impl Stopwatch {
     }
 }
 
-impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
+impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     /// Notes a refusal, if this is one. No lock is held.
     pub(super) fn noting<T>(&self, operation: Operation, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
@@ -112,7 +112,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Tells of the partitions that a plan made. No lock is held.
     pub(super) fn note_partitions(&self) {
         emit(|| {
-            let status = self.allocation_status();
+            let status = self.status();
             let contexts = status.contexts.iter();
             let partitions = contexts.map(|one| format!("{}: {}", label(&one.id), one.sm_count));
             PartitionEvent::Partitioned {

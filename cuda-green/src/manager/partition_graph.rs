@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::PartitionStream;
+use super::partition_stream::PartitionStream;
 use crate::{
     error::Result,
     graph::{Capture, CaptureMode, GraphExec},
@@ -49,14 +49,14 @@ pub struct PartitionGraph {
     record: Box<Record>,
     mode: CaptureMode,
     /// Shared with the contexts of its instantiations, which ask it to give those up.
-    made: Arc<AllMade>,
+    made: Arc<Instantiations>,
 }
 
 #[derive(Default)]
-struct AllMade(Mutex<Vec<Made>>);
+struct Instantiations(Mutex<Vec<Instantiation>>);
 
 /// The instantiation of a context.
-struct Made {
+struct Instantiation {
     context: GreenContext,
     exec: Arc<GraphExec>,
 }
@@ -137,7 +137,7 @@ impl PartitionGraph {
     /// The instantiation for this stream's context, made if there is none; the context then knows whom to ask
     /// for it.
     fn exec(&self, stream: &Stream) -> Result<Arc<GraphExec>> {
-        let find = |made: &[Made]| {
+        let find = |made: &[Instantiation]| {
             let made = made.iter().find(|made| made.is_of(stream.context()));
             made.map(|made| Arc::clone(&made.exec))
         };
@@ -152,7 +152,7 @@ impl PartitionGraph {
         if let Some(first) = find(&made) {
             return Ok(first);
         }
-        made.push(Made {
+        made.push(Instantiation {
             context: stream.context().clone(),
             exec: Arc::clone(&exec),
         });
@@ -163,19 +163,19 @@ impl PartitionGraph {
     }
 }
 
-impl Made {
+impl Instantiation {
     fn is_of(&self, context: &GreenContext) -> bool {
         Arc::ptr_eq(&self.context.inner, &context.inner)
     }
 }
 
-impl AllMade {
-    fn lock(&self) -> MutexGuard<'_, Vec<Made>> {
+impl Instantiations {
+    fn lock(&self) -> MutexGuard<'_, Vec<Instantiation>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Follower for AllMade {
+impl Follower for Instantiations {
     fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
         let mut made = self.lock();
         let Some(index) = made.iter().position(|made| made.is_of(context)) else {

@@ -3,8 +3,8 @@
 use std::{fmt, sync::PoisonError};
 
 use super::{
-    generation::Slot,
-    reentrancy::{Inside, refuse_inside},
+    generation::ContextInForce,
+    reentrancy::{InClosure, refuse_inside},
 };
 use crate::{
     device::ContextPriority,
@@ -39,12 +39,12 @@ use crate::{
 pub struct PartitionStream {
     priority: ContextPriority,
     /// Shared with the contexts of its streams, which ask it to give those up.
-    streams: std::sync::Arc<Following>,
+    streams: std::sync::Arc<StreamsOfGenerations>,
     /// Dropped after the streams: while they are there, the name is in use by this, whoever counts when.
-    slot: Arc<Slot>,
+    followed: Arc<ContextInForce>,
 }
 
-struct Following(Mutex<Streams>);
+struct StreamsOfGenerations(Mutex<Streams>);
 
 /// One stream for each generation that was used, the one used last at the end.
 struct Streams {
@@ -56,20 +56,21 @@ struct Streams {
 }
 
 impl PartitionStream {
-    pub(super) fn new(slot: Arc<Slot>, priority: ContextPriority) -> Result<Self> {
+    pub(super) fn new(followed: Arc<ContextInForce>) -> Result<Self> {
         refuse_inside()?;
-        let context = slot.read().clone();
+        let context = followed.read().clone();
+        let priority = context.policy().priority;
         let streams = Streams {
             made: vec![context.create_stream_with_priority(priority)?],
             order: Event::new(context.device())?,
             last_is_gone: false,
         };
-        let streams = std::sync::Arc::new(Following(Mutex::new(streams)));
+        let streams = std::sync::Arc::new(StreamsOfGenerations(Mutex::new(streams)));
         streams.follow(&context);
         Ok(Self {
             priority,
             streams,
-            slot,
+            followed,
         })
     }
 
@@ -83,8 +84,8 @@ impl PartitionStream {
     /// Those of the action; [`Error::InsidePartitionStream`](crate::Error::InsidePartitionStream) inside another
     /// one; [`Error::Driver`](crate::Error::Driver).
     pub fn with<T>(&self, action: impl FnOnce(&Stream) -> Result<T>) -> Result<T> {
-        let _inside = Inside::begin()?;
-        let context = self.slot.read();
+        let _inside = InClosure::begin()?;
+        let context = self.followed.read();
         let mut streams = self.streams.lock();
         let stream = streams.of(&context, self.priority, |context| {
             self.streams.follow(context);
@@ -140,7 +141,7 @@ impl PartitionStream {
     }
 }
 
-impl Following {
+impl StreamsOfGenerations {
     fn lock(&self) -> MutexGuard<'_, Streams> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,7 +153,7 @@ impl Following {
     }
 }
 
-impl Follower for Following {
+impl Follower for StreamsOfGenerations {
     fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
         let mut streams = self.lock();
         let Some(index) = streams

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::layout::Layout;
+use super::layout::{Layout, NestedSplit};
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::{Error, Result},
@@ -16,14 +16,6 @@ use crate::{
     planner::{Area, DeviceFacts, Group, Part, Piece, SplitStrategy, State},
     resource::{self, SmResource},
 };
-
-/// Pieces that are divided together: one or, where pieces merge, several.
-pub(super) struct Nest {
-    pieces: Vec<usize>,
-    parts: Vec<usize>,
-    /// The context over them; none over the device, and what a structured split left, which are split as they are.
-    scaffold: Option<GreenContext>,
-}
 
 impl Layout {
     /// The whole device in one piece, of which so many whole units can be split off.
@@ -47,8 +39,8 @@ impl Layout {
 
     /// Contexts that hold splits within splits together, and that nothing runs in.
     pub(super) fn scaffolds(&self) -> usize {
-        let nests = self.nests.iter();
-        nests.filter(|nest| nest.scaffold.is_some()).count()
+        let nested = self.nested.iter();
+        nested.filter(|split| split.scaffold.is_some()).count()
     }
 
     /// Divides a free piece into so many groups and what they leave; returns the groups.
@@ -60,7 +52,7 @@ impl Layout {
         sm_count: u32,
     ) -> Result<Vec<usize>> {
         let (area, resource) = (self.pieces[piece].area, self.resources[piece].clone());
-        let is_device = self.nests.is_empty() && piece == 0;
+        let is_device = self.nested.is_empty() && piece == 0;
         let scaffold = (!is_device)
             .then(|| self.scaffold(device, &[piece]))
             .transpose()?;
@@ -101,7 +93,7 @@ impl Layout {
             .collect();
         let rest = rest.and_then(|(area, rest)| self.add_remainder(area, rest));
         let parts: Vec<usize> = made.iter().copied().chain(rest).collect();
-        self.nest(vec![piece], parts, scaffold);
+        self.note_nested(vec![piece], parts, scaffold);
         self.name_strategy();
         Ok(made)
     }
@@ -152,18 +144,23 @@ impl Layout {
         for part in &parts {
             self.pieces[*part].within = true;
         }
-        self.nest(pieces.to_vec(), parts, scaffold);
+        self.note_nested(pieces.to_vec(), parts, scaffold);
         Ok(made)
     }
 
     /// Notes what pieces were divided into. The parts are to be had as long as the scaffold lives, if there is one.
-    fn nest(&mut self, pieces: Vec<usize>, parts: Vec<usize>, scaffold: Option<GreenContext>) {
+    fn note_nested(
+        &mut self,
+        pieces: Vec<usize>,
+        parts: Vec<usize>,
+        scaffold: Option<GreenContext>,
+    ) {
         if let Some(scaffold) = &scaffold {
             for part in &parts {
                 self.leases[*part] = Lease::within(scaffold.clone());
             }
         }
-        self.nests.push(Nest {
+        self.nested.push(NestedSplit {
             pieces,
             parts,
             scaffold,
@@ -200,7 +197,7 @@ impl Layout {
         pieces: Vec<usize>,
     ) -> Result<Vec<usize>> {
         let is_nested = matches!(self.strategy, SplitStrategy::EqualGroups);
-        if is_nested && self.nests.is_empty() && pieces == [0] {
+        if is_nested && self.nested.is_empty() && pieces == [0] {
             self.divide(device, 0, 1, self.facts.sm_count)
         } else {
             Ok(pieces)
@@ -214,23 +211,23 @@ impl Layout {
     pub(super) fn tidy(&mut self) -> Result<()> {
         let mut result = Ok(());
         // An inner one comes after its outer one.
-        for index in (0..self.nests.len()).rev() {
-            let parts = &self.nests[index].parts;
+        for index in (0..self.nested.len()).rev() {
+            let parts = &self.nested[index].parts;
             if parts
                 .iter()
                 .any(|part| self.pieces[*part].state != State::Free)
             {
                 continue;
             }
-            let nest = self.nests.remove(index);
-            for part in nest.parts {
+            let split = self.nested.remove(index);
+            for part in split.parts {
                 self.pieces[part].state = State::Gone;
                 self.leases[part] = Lease::within(()); // lets go of the scaffold
             }
-            for piece in nest.pieces {
+            for piece in split.pieces {
                 self.pieces[piece].state = State::Free;
             }
-            if let Some(scaffold) = nest.scaffold {
+            if let Some(scaffold) = split.scaffold {
                 result = result.and(scaffold.close().map_err(Error::from));
             }
         }

@@ -4,49 +4,15 @@ use std::{fmt, sync::Arc};
 
 use cuda_green_sys::CudaVersion;
 
-use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, label, layout::Layout, retention};
+use super::{
+    label::label, layout::Layout, mode::PartitionMode, quad::ContextId,
+    retention::GREEN_CONTEXT_BYTES, state::ManagerState,
+};
 use crate::{
     device::ContextPriority,
-    events,
     partition::{ContextPolicy, GreenContext, Shape, WorkqueueIsolation},
     planner::{self, RefusedPlan, SplitStrategy},
 };
-
-/// The contexts of a quad partition. Programs with other needs bring ids of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ContextId {
-    /// The latency-critical work.
-    Embedding,
-    /// Background work that gives way.
-    Dream,
-    /// Training.
-    Training,
-    /// Whatever else; has the SMs that do not divide.
-    Reserved,
-}
-
-impl ContextId {
-    /// All of them, in the order of a quad partition.
-    pub const ALL: [Self; 4] = [Self::Embedding, Self::Dream, Self::Training, Self::Reserved];
-}
-
-impl fmt::Display for ContextId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-/// Whether the device is really partitioned.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PartitionMode {
-    /// Contexts have SMs of their own.
-    Partitioned,
-    /// Every id stands for the one context of the whole GPU.
-    SingleContext {
-        /// Why.
-        reason: String,
-    },
-}
 
 /// What a manager has given to whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,10 +134,10 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
     }
 }
 
-impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
-    /// What has been given to whom.
-    pub fn allocation_status(&self) -> AllocationStatus<Id> {
-        let (status, contexts) = self.status_and_contexts();
+impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
+    /// Returns which SMs the contexts have, and which are free.
+    pub(super) fn status(&self) -> AllocationStatus<Id> {
+        let (status, contexts) = self.with_tidied_layout(|layout| self.survey(layout));
         // Ids are copied with no lock held.
         let contexts = contexts.into_iter();
         let contexts = contexts.map(|(id, seen)| ContextStatus::of(Id::clone(&id), seen));
@@ -181,17 +147,12 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         }
     }
 
-    /// The status without the contexts, and these.
-    fn status_and_contexts(&self) -> (AllocationStatus<Id>, Vec<(Arc<Id>, Seen)>) {
-        let _events = events::hold(); // until the lock is free
-        let mut layout = self.layout();
-        self.tidied(&mut layout);
-        let (available, stranded) = self.remaining(layout.as_ref());
-        let (contexts, green_contexts) = self.names.read(|entries| {
-            let contexts = entries.iter();
-            let contexts = contexts.map(|entry| (Arc::clone(&entry.id), Seen::of(entry.context())));
-            (contexts.collect::<Vec<_>>(), retention::kept(entries))
-        });
+    /// Returns the status without the contexts, and these.
+    fn survey(&self, layout: Option<&Layout>) -> (AllocationStatus<Id>, Vec<(Arc<Id>, Seen)>) {
+        let (available, stranded) = self.remaining(layout);
+        let (contexts, green_contexts) = self
+            .registry
+            .survey(|id, context| (Arc::clone(id), Seen::of(context)));
         let allocated = if self.mode == PartitionMode::Partitioned {
             contexts.iter().map(|(_, seen)| seen.shape.sm_count).sum()
         } else if contexts.is_empty() {
@@ -200,19 +161,17 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
             self.facts.sm_count
         };
         // One context could take at most `available`; several could share this much.
-        let free = layout.as_ref().map_or(available, Layout::free);
+        let free = layout.map_or(available, Layout::free);
         let driver = self.facts.capabilities.driver;
         let status = AllocationStatus {
             simulated: self.device.driver().is_simulated(),
             green_contexts,
             green_context_bytes: green_contexts as u64 * GREEN_CONTEXT_BYTES,
             mode: self.mode.clone(),
-            strategy: layout.as_ref().map(|layout| layout.strategy),
-            strategy_reason: layout.as_ref().map(|layout| reason(layout, driver)),
-            refused: layout
-                .as_ref()
-                .map_or_else(Vec::new, |layout| layout.refused.clone()),
-            scaffold_contexts: layout.as_ref().map_or(0, Layout::scaffolds),
+            strategy: layout.map(|layout| layout.strategy),
+            strategy_reason: layout.map(|layout| reason(layout, driver)),
+            refused: layout.map_or_else(Vec::new, |layout| layout.refused.clone()),
+            scaffold_contexts: layout.map_or(0, Layout::scaffolds),
             total_sms: self.facts.sm_count,
             allocated_sms: allocated,
             available_sms: free,
@@ -236,8 +195,8 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
             Some(layout) => (layout.available(), layout.stranded()),
             None if self.mode == PartitionMode::Partitioned => (self.facts.sm_count, 0),
             None => {
-                let any = self.names.read(|contexts| !contexts.is_empty());
-                (if any { 0 } else { self.facts.sm_count }, 0)
+                let is_empty = self.registry.len() == 0;
+                (if is_empty { self.facts.sm_count } else { 0 }, 0)
             }
         }
     }

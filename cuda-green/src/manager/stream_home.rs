@@ -1,13 +1,17 @@
-//! Containment: which streams of a process are in a partition, and which run on everyone's SMs.
+//! The home of a stream: the partition whose SMs its work runs on, or the whole device.
 
-use std::{fmt::Debug, sync::Arc};
+use std::fmt::Debug;
 
 use cuda_green_sys::{CUstream, CUstream_flags};
 
-use super::{PartitionMode, SmPartitionManager};
-use crate::error::{Error, Result};
+use super::{mode::PartitionMode, state::ManagerState};
+use crate::{
+    error::{Error, Result},
+    partition::GreenContext,
+};
 
-/// Where the work of a stream runs: see [`SmPartitionManager::stream_home`].
+/// The SMs on which the work of a stream runs: see
+/// [`SmPartitionManager::stream_home`](crate::SmPartitionManager::stream_home).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StreamHome<Id> {
@@ -21,37 +25,12 @@ pub enum StreamHome<Id> {
     WholeDevice,
 }
 
-impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
-    /// Tells where the work of a stream runs, whoever made it.
-    ///
-    /// One stream that is left in the primary context undoes the isolation of all partitions, as its work
-    /// runs on all SMs: on an H200 a request took 0.25 ms at the 99th percentile beside a flood in another
-    /// partition, and 14.3 ms beside the same flood in the primary context (`evidence/isolation.json`). Default
-    /// streams are of whatever context is current, which is the primary one unless something else is
-    /// done. To keep foreign code out of the partitions that matter:
-    ///
-    /// - Give it a partition of its own, such as the quad's `Reserved`, which has what is left of the device.
-    /// - Where a library takes a stream, give it [`Stream::raw`](crate::Stream::raw) of a stream there;
-    ///   where it takes a context, [`GreenContext::raw_context`](crate::GreenContext::raw_context).
-    /// - Where it uses what is current, call [`set_current`](Self::set_current) at the beginning of each of
-    ///   its threads, or [`activate`](Self::activate) around each call. Its default streams are in the
-    ///   partition then, and order nothing: see [`GreenContext::activate`](crate::GreenContext::activate). What
-    ///   makes the primary context current by itself, as `cudaSetDevice` does, escapes.
-    /// - Ask for its streams here, or with [`check_streams`](Self::check_streams), and let
-    ///   [`probe`](Self::probe) look for work that nobody listed.
-    ///
-    /// No partition isolates the bandwidth of memory: a memory-bound request beside a memory-bound flood in
-    /// another partition took 1.9 times as long (H200).
-    ///
-    /// In single-context mode every stream is of the [`WholeDevice`](StreamHome::WholeDevice).
-    ///
-    /// # Errors
-    /// [`Error::Driver`], also for a default stream where nothing is current.
+impl<Id: Clone + Eq + Debug> ManagerState<Id> {
+    /// Returns where the work of a stream runs.
     ///
     /// # Safety
     /// The stream is live, and of this manager's driver; null and the other names of default streams are.
-    #[doc(alias = "cuStreamGetGreenCtx")]
-    pub unsafe fn stream_home(&self, stream: CUstream) -> Result<StreamHome<Id>> {
+    pub(super) unsafe fn stream_home(&self, stream: CUstream) -> Result<StreamHome<Id>> {
         if self.mode != PartitionMode::Partitioned {
             return Ok(StreamHome::WholeDevice);
         }
@@ -61,34 +40,18 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         if green.is_null() {
             return Ok(StreamHome::WholeDevice);
         }
-        let home = |entry: &super::Entry<Id>| {
-            let mut generations = entry.generations.iter().enumerate();
-            let (index, _) = generations.find(|(_, made)| made.context.is_made_of(green))?;
-            Some(if index == entry.current {
-                StreamHome::Partition(Arc::clone(&entry.id))
-            } else {
-                StreamHome::Retired(Arc::clone(&entry.id))
-            })
-        };
-        let found = self.names.read(|entries| entries.iter().find_map(home));
-        Ok(match found {
-            Some(StreamHome::Partition(id)) => StreamHome::Partition((*id).clone()),
-            Some(StreamHome::Retired(id)) => StreamHome::Retired((*id).clone()),
-            _ => StreamHome::ForeignPartition,
+        Ok(match self.registry.owner(green, GreenContext::is_made_of) {
+            Some((id, true)) => StreamHome::Partition((*id).clone()),
+            Some((id, false)) => StreamHome::Retired((*id).clone()),
+            None => StreamHome::ForeignPartition,
         })
     }
 
-    /// Checks that all of these streams, each with a name for people, are in partitions of this manager.
-    ///
-    /// It logs a warning for a blocking stream in a partition (`cuStreamCreate` with flags 0): there, it and the
-    /// default stream do not wait for each other, which a program may rest on.
-    ///
-    /// # Errors
-    /// [`Error::OutsidePartitions`], which names those that are not; as [`stream_home`](Self::stream_home).
+    /// Checks that all of these streams are in partitions of this manager.
     ///
     /// # Safety
     /// As [`stream_home`](Self::stream_home), for each of them.
-    pub unsafe fn check_streams(&self, streams: &[(&str, CUstream)]) -> Result<()> {
+    pub(super) unsafe fn check_streams(&self, streams: &[(&str, CUstream)]) -> Result<()> {
         let mut outside = Vec::new();
         for (name, stream) in streams {
             // SAFETY: the caller's promise is the one asked for.
@@ -114,7 +77,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         }
     }
 
-    /// Whether a stream was made to wait for the default stream, and that for it. The default streams were not made.
+    /// Returns whether a stream was made to wait for the default stream, and the default stream for it; false for default
+    /// streams, which nobody made.
     ///
     /// # Safety
     /// As [`stream_home`](Self::stream_home).

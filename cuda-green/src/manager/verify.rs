@@ -5,14 +5,14 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use super::{PartitionMode, SmPartitionManager, label};
+use super::{label::label, mode::PartitionMode, state::ManagerState};
 use crate::{
     error::Result,
     partition::{ContextPolicy, GreenContext},
     probe,
 };
 
-/// What [`SmPartitionManager::verify`] found.
+/// The result of [`SmPartitionManager::verify`](crate::SmPartitionManager::verify).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verification<Id> {
@@ -102,21 +102,9 @@ impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
     }
 }
 
-impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
-    /// Runs a small kernel in each context and in the primary one, and says on which SMs each ran, and whether any
-    /// two contexts share some.
-    ///
-    /// Takes a few milliseconds on an idle device, and waits for what runs there otherwise. In
-    /// single-context mode all contexts overlap, and it says so. It looks at this manager's contexts only: it does
-    /// not find work of others on their SMs, as [`probe`](Self::probe) does, and
-    /// [`stream_home`](Self::stream_home) says where one stream runs.
-    ///
-    /// Under MPS the ids of SMs mean nothing, and it fills the contexts with blocks instead: see
-    /// [`VerificationMethod`]. Other processes that keep the same SMs busy can make contexts look like one there.
-    ///
-    /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver), [`Error::OutOfMemory`](crate::Error::OutOfMemory).
-    pub fn verify(&self) -> Result<Verification<Id>> {
+impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
+    /// Finds out on which SMs each context runs, by the method that works here.
+    pub(super) fn verify(&self) -> Result<Verification<Id>> {
         self.verify_by(if self.device.is_under_mps() {
             VerificationMethod::Residency
         } else {
@@ -124,11 +112,8 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         })
     }
 
-    /// Does what [`verify`](Self::verify) does, and tells contexts apart by this method.
-    ///
-    /// # Errors
-    /// As [`verify`](Self::verify).
-    pub fn verify_by(&self, method: VerificationMethod) -> Result<Verification<Id>> {
+    /// Finds out on which SMs each context runs, and tells contexts apart by this method.
+    pub(super) fn verify_by(&self, method: VerificationMethod) -> Result<Verification<Id>> {
         let all = self.in_force();
         let mut contexts: Vec<(Id, BTreeSet<u32>)> = Vec::with_capacity(all.len());
         let mut miscounted = Vec::new();
@@ -162,15 +147,12 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         })
     }
 
-    /// The contexts in force, with their names.
+    /// Returns the contexts in force, with their names.
     pub(super) fn in_force(&self) -> Vec<(Id, GreenContext)> {
-        let current = self.names.read(|contexts| {
-            let current = contexts
-                .iter()
-                .map(|entry| (Arc::clone(&entry.id), entry.context().clone()));
-            current.collect::<Vec<_>>()
-        });
-        // An id is a client's: it is cloned with no lock held.
+        let current = self
+            .registry
+            .each_in_force(|id, context| (Arc::clone(id), context.clone()));
+        // Ids are copied with no lock held.
         let current = current
             .into_iter()
             .map(|(id, context)| (Id::clone(&id), context));

@@ -132,7 +132,7 @@ impl Partition {
     /// A sibling for this thread: an idle one, or a new one over the same SMs.
     #[cold]
     pub(crate) fn sibling(&self, device: &CudaDevice, thread: usize) -> Result<Arc<Seat>> {
-        let _events = events::hold(); // until the seats can be looked at again
+        let _events = events::defer(); // until the seats can be looked at again
         let make = |awaited: &[_]| self.make_sibling(device, awaited);
         self.seats.sibling(thread, make)
     }
@@ -142,7 +142,7 @@ impl Partition {
         if self.shared {
             return Ok(());
         }
-        let _events = events::hold(); // as above
+        let _events = events::defer(); // as above
         let make = |awaited: &[_]| self.make_sibling(device, awaited);
         self.seats.provide(threads, make)
     }

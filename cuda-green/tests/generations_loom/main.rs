@@ -12,15 +12,17 @@ mod followers;
 mod generation;
 #[path = "../../src/manager/hand_off.rs"]
 mod hand_off;
+#[path = "../../src/manager/named_partition.rs"]
+mod named_partition;
 #[path = "../../src/manager/partition_stream.rs"]
 mod partition_stream;
 #[path = "../../src/manager/registry.rs"]
 mod registry;
 /// What `src/manager/reentrancy.rs` is to the crate: to loom, a thread is not the system's.
 mod reentrancy {
-    pub(super) struct Inside;
+    pub(super) struct InClosure;
 
-    impl Inside {
+    impl InClosure {
         pub(super) fn begin() -> crate::Result<Self> {
             Ok(Self)
         }
@@ -65,75 +67,70 @@ mod gpu;
 
 use gpu::{ContextPriority, CudaDevice, GreenContext, Result, Stream};
 
-use generation::{Entry, Generation};
-use hand_off::{HandOff, exchange};
+use generation::Generation;
+use hand_off::HandOff;
 use loom::thread;
+use named_partition::NamedPartition;
 use partition::Later;
 use partition_stream::PartitionStream;
-use registry::{Names, NotEnded, Retired};
-use sync::{Arc, Mutex};
+use registry::{NotRemoved, Registry, RetireStep};
+use sync::Arc;
 
-/// What `SmPartitionManager` is made of: its lock of changes, and its names, which are tested.
-struct Manager {
-    change: Mutex<()>,
-    names: Names<u8>,
-}
+/// The part of `SmPartitionManager` that is tested: its names.
+struct Manager(Registry<u8>);
 
 impl Manager {
     /// Two names with three generations each; what one has not, the other has.
     fn new() -> Self {
         let device = CudaDevice::default();
         let names: [[&[usize]; 3]; 2] = [[&[0, 1], &[0], &[1]], [&[2], &[1, 2], &[0, 2]]];
-        let entries = [0u8, 1].map(|id| {
+        let partitions = [0u8, 1].map(|id| {
             let [first, others @ ..] = names[usize::from(id)];
-            let mut entry = Entry::new(
+            let mut partition = NamedPartition::new(
                 Arc::new(id),
                 GreenContext::over(&device, first),
                 first.to_vec(),
             );
-            entry.generations.extend(others.map(|pieces| Generation {
-                pieces: pieces.to_vec(),
-                context: GreenContext::over(&device, pieces),
-            }));
-            entry
+            for pieces in others {
+                partition.add_generation(Generation {
+                    pieces: pieces.to_vec(),
+                    context: GreenContext::over(&device, pieces),
+                });
+            }
+            partition
         });
-        let all = Names::new(false);
-        all.add(entries);
-        Self {
-            change: Mutex::new(()),
-            names: all,
-        }
+        let registry = Registry::new(false);
+        registry.begin_change().add(partitions);
+        Self(registry)
     }
 
     fn rebalance(&self, target: usize, hand_off: HandOff) {
-        let _change = self.change.lock().unwrap();
-        let targets = vec![target; self.names.ids().len()];
-        exchange(&self.names, &targets, hand_off).unwrap();
+        let change = self.0.begin_change();
+        let targets = vec![target; self.0.ids().len()];
+        change.put_in_force(&targets, hand_off).unwrap();
     }
 
     fn get(&self, id: u8) -> Option<GreenContext> {
-        let context = |entry: &Entry<u8>| entry.context().clone();
-        self.names.find(|own| *own == id, context)
+        self.0.context(|own| *own == id)
     }
 
     fn stream(&self, id: u8) -> Option<PartitionStream> {
-        let slot = |entry: &Entry<u8>| entry.slot.clone();
-        let slot = self.names.find(|own| *own == id, slot)?;
-        Some(PartitionStream::new(slot, ContextPriority).unwrap())
+        let followed = self.0.follow(|own| *own == id)?;
+        Some(PartitionStream::new(followed).unwrap())
     }
 
     /// Whether it was destroyed; if not, it was in use.
     fn destroy(&self, id: u8) -> bool {
-        let _change = self.change.lock().unwrap();
-        let index = self.names.ids().iter().position(|own| **own == id);
-        match self.names.take_out(index.unwrap()) {
+        let change = self.0.begin_change();
+        let index = self.0.ids().iter().position(|own| **own == id);
+        match change.remove(index.unwrap()) {
             // That nobody had it when it was taken out means that nobody can get it any more.
-            Ok(entry) => entry.close().map(|()| true).unwrap(),
-            Err(NotEnded::InUse(holders)) => {
+            Ok(partition) => partition.close().map(|()| true).unwrap(),
+            Err(NotRemoved::InUse(holders)) => {
                 assert!(holders > 0);
                 false
             }
-            Err(NotEnded::Error(error)) => panic!("{error:?}"),
+            Err(NotRemoved::Error(error)) => panic!("{error:?}"),
         }
     }
 
@@ -142,11 +139,11 @@ impl Manager {
         let mut released = 0;
         loop {
             let mut later = Later::new();
-            let _change = self.change.lock().unwrap();
-            match self.names.retire(&[], &mut later).unwrap() {
-                Retired::Nothing => return released,
-                Retired::GaveUp => {}
-                Retired::Context(context) => {
+            let change = self.0.begin_change();
+            match change.retire(&[], &mut later).unwrap() {
+                None => return released,
+                Some(RetireStep::GaveUp) => {}
+                Some(RetireStep::TookOut(context)) => {
                     context.close().unwrap();
                     released += 1;
                 }
@@ -156,10 +153,8 @@ impl Manager {
 
     /// No piece is in two contexts in force.
     fn assert_disjoint(&self) {
-        let mut pieces: Vec<usize> = self.names.read(|entries| {
-            let pieces = entries.iter().flat_map(|entry| entry.pieces());
-            pieces.copied().collect()
-        });
+        let pieces = self.0.each_in_force(|_, context| context.pieces().to_vec());
+        let mut pieces: Vec<usize> = pieces.concat();
         let given = pieces.len();
         pieces.sort_unstable();
         pieces.dedup();
