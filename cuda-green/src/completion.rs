@@ -1,20 +1,20 @@
-//! The end of work as a future or a callback, without a runtime.
+//! The end of GPU work as a future or a callback, without a runtime.
 //!
-//! A thread waits for events: `green-waiter`, one for each driver, which starts at the first completion and
-//! ends when there has been nothing to wait for a second long. It asks the driver for the first unfinished event
-//! of each stream, and pauses between two rounds for a sixteenth of the time since something ended or was added,
-//! but at least 10 µs and at most 1 ms. So an end is told late by about 6 % of its own time, and never by much
-//! more than 1 ms. Callbacks run on another thread, `green-callbacks`, one for the process, so that one
-//! which blocks holds up other callbacks but no future, and may call CUDA.
+//! A thread for each driver, `green-waiter`, waits for events. It starts at the first completion and ends after a
+//! second without anything to wait for. It queries the first unfinished event of each stream, and pauses between two
+//! polls for a sixteenth of the time since an event was last added or done, but at least 10 µs and at most 1 ms. So an
+//! end is reported late by about 6 % of the time waited, and never by much more than 1 ms. Callbacks run on another
+//! thread, `green-callbacks`, one for the process. A callback may call CUDA, and one that blocks delays other callbacks
+//! but no future.
 //!
-//! Reasons against the driver's own callbacks: a function of `cuLaunchHostFunc` must not call CUDA, is not called
-//! after a fault (so whoever waits for it waits for ever), holds up its stream on the GPU while it runs, becomes
-//! part of a capture, and there is none for an event. `cuStreamAddCallback` is to be deprecated, by its header.
-//! A question that asks an event fails after a fault like every call, so every completion ends.
+//! The driver's own callbacks do not serve. A function given to `cuLaunchHostFunc` must not call CUDA, is not called
+//! after a fault (so its waiter would wait forever), blocks its stream on the GPU while it runs, becomes part of a
+//! capture, and exists only for streams, not for events. `cuStreamAddCallback` is to be deprecated, by its header. A
+//! query of an event fails after a fault like every call, so every completion ends.
 //!
-//! The waiter's questions spoil nobody's capture: its capture mode is relaxed (measured to be enough on an H200,
-//! driver 580). With a simulated driver, whose time passes in calls alone, it does not pause, and its questions
-//! spend virtual time: 1 µs each.
+//! The waiter's queries invalidate no capture, because its thread's capture mode is relaxed (measured to suffice on an
+//! H200, driver 580). With a simulated driver, whose time passes only in calls, it does not pause, and each query
+//! takes 1 µs of virtual time.
 
 use std::{
     fmt,
@@ -31,65 +31,70 @@ use crate::{
     stream::Stream,
 };
 
-/// The end of some work, from [`Stream::completion`] or [`Event::completion`]: a future, or what a callback can
-/// be given to with [`on_done`](Self::on_done).
+/// The end of GPU work, from [`Stream::completion`] or [`Event::completion`]: a future, which can instead be given a
+/// callback with [`on_done`](Self::on_done).
 ///
-/// The work is waited for from the start, whether or not the future is polled. It may be dropped at any time,
-/// which changes nothing for the work. It borrows nothing and needs no runtime: any executor will do, see the
-/// guide [`futures`](crate::guide::futures). What the work uses is not kept alive: buffers and modules are
-/// to live until it has ended, as for [`Stream::launch`].
+/// The work is waited for from the start, whether or not the future is polled. The completion may be dropped at any
+/// time, which does not affect the work. It borrows nothing and needs no runtime; any executor will do, see the
+/// guide [`futures`](crate::guide::futures). It does not keep alive what the work uses: buffers and modules must
+/// live until the work has ended, as for [`Stream::launch`].
 ///
-/// It ends with an error where the work failed or another fault came first, and never hangs on one. Polled again
-/// after its end it is pending.
+/// If the work fails or another fault comes first, it ends with an error; it never hangs on a fault. Polled again
+/// after its end, it is pending.
 #[must_use = "the work is not waited for by dropping this"]
 pub struct Completion {
-    state: Arc<State>,
+    shared: Arc<SharedProgress>,
 }
 
 type Callback = Box<dyn FnOnce(Result<()>) + Send>;
 
+/// The progress of a completion.
 enum Progress {
-    Pending(Option<Then>),
+    /// The work has not ended.
+    Pending(Option<OnEnd>),
+    /// The work has ended, and the result was not taken yet.
     Done(Result<()>),
+    /// The result went to the future or to the callback.
     Taken,
 }
 
-/// What is to be done at the end.
-enum Then {
+/// The action at the end of the work.
+enum OnEnd {
     Wake(Waker),
     Call(Callback),
 }
 
-struct State(Mutex<Progress>);
+/// The progress that a completion shares with the waiter.
+struct SharedProgress(Mutex<Progress>);
 
-/// A callback with what it is to be told.
-type Job = (Callback, Result<()>);
+/// A callback and the result that it is called with.
+type CallbackJob = (Callback, Result<()>);
 
-static CALLBACKS: Inbox<Job> = Inbox::new();
+static CALLBACKS: Inbox<CallbackJob> = Inbox::new();
 
-impl State {
+impl SharedProgress {
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the end, if it was not told yet. Wakers and callbacks run without the lock.
+    /// Sets the result, unless there is one already. Wakers and callbacks run without the lock.
     fn finish(&self, result: Result<()>) {
         let mut progress = self.lock();
         if !matches!(*progress, Progress::Pending(_)) {
             return;
         }
         match std::mem::replace(&mut *progress, Progress::Taken) {
-            Progress::Pending(Some(Then::Call(callback))) => {
+            Progress::Pending(Some(OnEnd::Call(callback))) => {
                 drop(progress);
-                // Its thread was running, or could be started, when the callback was given.
+                // The callbacks' thread was running, or could be started, when the callback was given.
                 if let Err(error) = CALLBACKS.send((callback, result), start_callbacks) {
-                    log::error!("a callback is not called: {error}");
+                    log::error!("a callback was not called: {error}");
                 }
             }
-            Progress::Pending(then) => {
+            Progress::Pending(on_end) => {
                 *progress = Progress::Done(result);
                 drop(progress);
-                if let Some(Then::Wake(waker)) = then {
+                if let Some(OnEnd::Wake(waker)) = on_end {
                     caught("a waker", || waker.wake());
                 }
             }
@@ -97,12 +102,13 @@ impl State {
         }
     }
 
-    /// Whether a callback waits for it.
+    /// Returns whether a callback waits for the end.
     fn has_callback(&self) -> bool {
-        matches!(*self.lock(), Progress::Pending(Some(Then::Call(_))))
+        matches!(*self.lock(), Progress::Pending(Some(OnEnd::Call(_))))
     }
 }
 
+/// Starts the callbacks' thread.
 fn start_callbacks() -> std::io::Result<()> {
     let run = || {
         CALLBACKS.serve(|jobs| {
@@ -115,23 +121,24 @@ fn start_callbacks() -> std::io::Result<()> {
 }
 
 impl Completion {
+    /// Makes a pending completion.
     fn new() -> Self {
-        let state = State(Mutex::new(Progress::Pending(None)));
+        let shared = SharedProgress(Mutex::new(Progress::Pending(None)));
         Self {
-            state: Arc::new(state),
+            shared: Arc::new(shared),
         }
     }
 
-    /// One that ended already.
+    /// Makes a completion that has ended already.
     fn ended(result: Result<()>) -> Self {
         let completion = Self::new();
-        completion.state.finish(result);
+        completion.shared.finish(result);
         completion
     }
 
-    /// Calls a function with the result at the end of the work, on the thread `green-callbacks`; soon, where
-    /// the work has ended. It may call CUDA, with no context current, and may block, but other callbacks wait for
-    /// it: one that waits for another callback never ends. A panic in it is caught and logged.
+    /// Has a function called with the result at the end of the work, on the thread `green-callbacks`; soon, if the work
+    /// has ended. The function may call CUDA, with no context current. It may block, but other callbacks wait for it
+    /// then, so a callback that waits for another callback never ends. A panic in it is caught and logged.
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -151,14 +158,14 @@ impl Completion {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoThread`] where the callbacks' thread cannot be started; the function is dropped then.
+    /// [`Error::NoThread`] if the callbacks' thread cannot be started; the function is then dropped.
     pub fn on_done(self, callback: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
-        // Started before the callback is given away, so that its failure can be told here.
+        // Starts the thread before the callback is handed over, so that a failure can be returned here.
         CALLBACKS.wake(start_callbacks)?;
         let callback = Box::new(callback);
-        let mut progress = self.state.lock();
+        let mut progress = self.shared.lock();
         let next = match &*progress {
-            Progress::Pending(_) => Progress::Pending(Some(Then::Call(callback))),
+            Progress::Pending(_) => Progress::Pending(Some(OnEnd::Call(callback))),
             Progress::Done(_) => {
                 let done = std::mem::replace(&mut *progress, Progress::Taken);
                 drop(progress);
@@ -167,23 +174,23 @@ impl Completion {
                     _ => Ok(()),
                 };
             }
-            // It was polled to its end, which has told the result.
+            // It was polled to its end, so the future has returned the result.
             Progress::Taken => return Ok(()),
         };
-        // A waker of before goes without the lock.
-        let before = std::mem::replace(&mut *progress, next);
+        // An earlier waker is dropped without the lock.
+        let previous = std::mem::replace(&mut *progress, next);
         drop(progress);
-        drop(before);
+        drop(previous);
         Ok(())
     }
 }
 
 impl Drop for Completion {
-    /// Nobody is to be woken any more. A callback stays.
+    /// Removes the waker. A callback stays.
     fn drop(&mut self) {
-        let mut progress = self.state.lock();
-        if let Progress::Pending(then @ Some(Then::Wake(_))) = &mut *progress {
-            let waker = then.take();
+        let mut progress = self.shared.lock();
+        if let Progress::Pending(on_end @ Some(OnEnd::Wake(_))) = &mut *progress {
+            let waker = on_end.take();
             drop(progress);
             drop(waker);
         }
@@ -194,16 +201,16 @@ impl Future for Completion {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        // Wakers are another's code, which runs without the lock: made before it, and dropped after it.
+        // A waker is foreign code, so it is cloned before the lock is taken and dropped after it is released.
         let waker = context.waker().clone();
-        let mut progress = self.state.lock();
+        let mut progress = self.shared.lock();
         let next = match &*progress {
-            Progress::Pending(_) => Progress::Pending(Some(Then::Wake(waker))),
+            Progress::Pending(_) => Progress::Pending(Some(OnEnd::Wake(waker))),
             Progress::Done(_) | Progress::Taken => Progress::Taken,
         };
-        let before = std::mem::replace(&mut *progress, next);
+        let previous = std::mem::replace(&mut *progress, next);
         drop(progress);
-        match before {
+        match previous {
             Progress::Done(result) => Poll::Ready(result),
             Progress::Pending(_) | Progress::Taken => Poll::Pending,
         }
@@ -211,10 +218,10 @@ impl Future for Completion {
 }
 
 impl Stream {
-    /// The end of all work that is in the stream now, as a future or for a callback.
+    /// Returns the end of all work that is in the stream now, as a future or for a callback.
     ///
-    /// It records an event. A stream in a capture has no work that ends: there the completion ends at once with
-    /// [`Error::InvalidArgument`], and the capture is as before.
+    /// It records an event. In a capture, a stream has no work that ends; the completion then ends at once with
+    /// [`Error::InvalidArgument`], and the capture is not affected.
     ///
     /// ```
     /// # use std::{future::Future, pin::pin, sync::Arc, task::{Context, Poll, Wake, Waker}, thread::Thread};
@@ -233,7 +240,7 @@ impl Stream {
     /// # async fn infer(stream: &cuda_green::Stream) -> cuda_green::Result<()> {
     /// // ... launches ...
     /// stream.completion().await?;
-    /// // ... what they wrote can be read ...
+    /// // ... the results can be read ...
     /// # Ok(())
     /// # }
     /// # fn main() -> cuda_green::Result<()> {
@@ -247,19 +254,20 @@ impl Stream {
     #[doc(alias = "cuStreamAddCallback")]
     #[doc(alias = "cuLaunchHostFunc")]
     pub fn completion(&self) -> Completion {
-        match self.recorded_end() {
-            Ok(event) => waited_for(event, Some(self.serial())),
+        match self.record_end() {
+            Ok(event) => wait_for(event, Some(self.serial())),
             Err(error) => Completion::ended(Err(error)),
         }
     }
 
-    fn recorded_end(&self) -> Result<Event> {
+    /// Records a new event at the end of the stream's work.
+    fn record_end(&self) -> Result<Event> {
         if self.is_captured()? {
             return Err(Error::InvalidArgument {
                 name: "stream",
                 value: "in a capture".to_owned(),
-                reason: "what is captured is not done, so it has no end; launch the graph, and ask the stream \
-                         that it was launched in",
+                reason: "captured work does not run, so it has no end; launch the graph, and ask for the completion \
+                         of the stream that it was launched in",
             });
         }
         let event = Event::new(self.device())?;
@@ -269,62 +277,65 @@ impl Stream {
 }
 
 impl Event {
-    /// The end of the work that was recorded last, as a future or for a callback; at once where nothing ever was.
+    /// Returns the end of the work that the event was last recorded after, as a future or for a callback. If it was
+    /// never
+    /// recorded, the completion ends at once.
     ///
-    /// The event may be dropped meanwhile. Where it is recorded anew, that work counts as well. As with
-    /// [`is_done`](Self::is_done), one that was recorded in a capture cannot be asked, and the capture is spoilt
-    /// by it.
+    /// The event may be dropped meanwhile. If it is recorded again meanwhile, the completion waits for that work too.
+    /// As
+    /// with [`is_done`](Self::is_done), an event that was recorded in a capture cannot be queried, and the query
+    /// invalidates the capture.
     pub fn completion(&self) -> Completion {
-        waited_for(self.share(), None)
+        wait_for(self.share(), None)
     }
 }
 
-/// Hands an event to the waiter. Of one stream's, each is done after those before it.
-fn waited_for(event: Event, stream: Option<u64>) -> Completion {
+/// Hands an event to the waiter. The events of one stream are done in the order in which they are handed over.
+fn wait_for(event: Event, stream: Option<u64>) -> Completion {
     let completion = Completion::new();
-    let state = Arc::clone(&completion.state);
+    let shared = Arc::clone(&completion.shared);
     let driver = event.device().driver().clone();
     match driver
         .waiter()
-        .wait_for(stream, Box::new(Awaited { event, state }))
+        .wait_for(stream, Box::new(AwaitedEvent { event, shared }))
     {
         Ok(()) => completion,
         Err(error) => Completion::ended(Err(error)),
     }
 }
 
-/// An event whose end somebody is to be told.
-struct Awaited {
+/// An event whose end is to be reported to a completion.
+struct AwaitedEvent {
     event: Event,
-    state: Arc<State>,
+    shared: Arc<SharedProgress>,
 }
 
-impl Pending for Awaited {
+impl Pending for AwaitedEvent {
     fn prepare(&self) -> bool {
         let driver = self.event.device().driver();
         driver.always_beside_captures();
-        // A simulated driver's time passes in calls alone: a pause would only make it later.
+        // A simulated driver's time passes only in calls, so a pause would only delay the end.
         !driver.is_simulated()
     }
 
     fn is_over(&self) -> bool {
-        let is_wanted = Arc::strong_count(&self.state) > 1 || self.state.has_callback();
+        let is_wanted = Arc::strong_count(&self.shared) > 1 || self.shared.has_callback();
         if !is_wanted {
             return true;
         }
         match self.event.is_done() {
             Ok(false) => return false,
-            Ok(true) => self.state.finish(Ok(())),
-            Err(error) => self.state.finish(Err(error)),
+            Ok(true) => self.shared.finish(Ok(())),
+            Err(error) => self.shared.finish(Err(error)),
         }
         true
     }
 }
 
-impl Drop for Awaited {
-    /// Tells where it was dropped before its end. After its end this changes nothing.
+impl Drop for AwaitedEvent {
+    /// Reports an error if it is dropped before its end. After its end this changes nothing.
     fn drop(&mut self) {
-        self.state.finish(Err(Error::NoThread {
+        self.shared.finish(Err(Error::NoThread {
             reason: "it ended before the work did".to_owned(),
         }));
     }
@@ -332,7 +343,7 @@ impl Drop for Awaited {
 
 impl fmt::Debug for Completion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_done = !matches!(*self.state.lock(), Progress::Pending(_));
+        let is_done = !matches!(*self.shared.lock(), Progress::Pending(_));
         f.debug_struct("Completion")
             .field("is_done", &is_done)
             .finish()

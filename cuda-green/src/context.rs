@@ -1,4 +1,4 @@
-//! Green contexts as a program uses them: made, entered, given streams and memory, and closed.
+//! The methods of green contexts that programs use: creating and activating contexts, streams, memory, closing.
 
 mod close;
 mod from_resources;
@@ -7,7 +7,7 @@ mod memory;
 use std::sync::Arc;
 
 pub use close::CloseError;
-use memory::Memory;
+use memory::ContextMemory;
 
 use crate::{
     device::{ContextPriority, CudaDevice, Lease},
@@ -19,11 +19,12 @@ use crate::{
 };
 
 impl GreenContext {
-    /// Returns the primary context as a `GreenContext`: all SMs of the device, shared with everything that is
-    /// left in it. Its work runs on the SMs of every partition too.
+    /// Returns the primary context as a `GreenContext`: it has all SMs of the device, shared with all other work in the
+    /// primary context. Its work runs on the SMs of every partition too.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a policy that can never work; [`Error::Driver`].
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a policy that can never work;
+    /// [`Error::Driver`](crate::Error::Driver).
     pub fn primary(device: &CudaDevice, policy: ContextPolicy) -> Result<Self> {
         Self::primary_for(device, device.facts().sm_count, policy)
     }
@@ -50,12 +51,12 @@ impl GreenContext {
             shape,
             None,
             Workqueues::shared("it is the context of the whole device"),
-            Memory::slot(),
+            ContextMemory::slot(),
         ))
     }
 
-    /// A context over resources of one split, its workqueues balanced where the driver has that; with the
-    /// memory of another, if it is to take its place. What it is and what comes of it holds the leases.
+    /// Creates a context over resources of one split, with balanced workqueues if the driver has them. If it replaces
+    /// another context, it takes over that one's memory. The context and everything made in it hold the leases.
     pub(crate) fn create(
         device: &CudaDevice,
         policy: ContextPolicy,
@@ -64,11 +65,12 @@ impl GreenContext {
         leases: Vec<Arc<Lease>>,
         in_place_of: Option<&Self>,
     ) -> Result<Self> {
-        // Creating a green context retains the primary one. Doing that first keeps it alive between
-        // contexts, so that it is not made and unmade each time.
+        // Creating a green context retains the primary one. Retaining it here first keeps it alive between
+        // contexts, so that it is not created and destroyed each time.
         device.raw_primary_context()?;
         let (partition, workqueues) = balanced(device, resources, leases)?;
-        let memory = in_place_of.map_or_else(Memory::slot, |other| other.inner.memory.clone());
+        let memory =
+            in_place_of.map_or_else(ContextMemory::slot, |other| other.inner.memory.clone());
         Ok(Self::from_parts(
             device,
             policy,
@@ -79,64 +81,65 @@ impl GreenContext {
         ))
     }
 
-    /// A stream in it, non-blocking, with the priority of its policy.
+    /// Creates a non-blocking stream in the context, with the priority of its policy.
     ///
-    /// The calling thread's current context plays no part and is left alone.
+    /// The calling thread's current context does not matter and is not changed.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream(&self) -> Result<Stream> {
         self.create_stream_with(&StreamOptions::default())
     }
 
-    /// The same with a priority of its own.
+    /// Creates a non-blocking stream in the context, with this priority.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     pub fn create_stream_with_priority(&self, priority: ContextPriority) -> Result<Stream> {
         self.create_stream_with(&StreamOptions::default().priority(priority))
     }
 
-    /// A stream in it, with what is asked for. From CUDA 12.5 on it is made straight from the context; on 12.4
-    /// the context is current to this thread for as long as that takes, and then what was before.
+    /// Creates a stream in the context with these options. From CUDA 12.5 on it is created directly from the context;
+    /// on
+    /// 12.4 the context is current to this thread during the call.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a stream that is not non-blocking, which green contexts do not have, and
-    /// for a priority that the device does not offer; [`Error::Driver`].
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a blocking stream, which green contexts do not have, and
+    /// for a priority that the device does not offer; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream_with(&self, options: &StreamOptions) -> Result<Stream> {
         Stream::create(self, options)
     }
 
-    /// Makes it the calling thread's current context until the guard is dropped.
+    /// Makes the context current to the calling thread until the guard is dropped.
     ///
-    /// For libraries that work in whatever context is current. With streams of
-    /// [`create_stream`](Self::create_stream) nothing needs to be current.
+    /// This is for libraries that use the current context. Streams of
+    /// [`create_stream`](Self::create_stream) need no current context.
     ///
-    /// Inside, the default stream orders nothing: a stream that is made with `cuStreamCreate` and flags 0 in a
-    /// current green context does not wait for the NULL stream, nor does the NULL stream, or a copy that waits, for
-    /// it (measured on an H200, driver 580). Libraries and programs of the CUDA runtime that rest on that order
+    /// While a green context is current, the default stream orders nothing: a stream that is made with `cuStreamCreate`
+    /// and flags 0 does not wait for the NULL stream, and neither the NULL stream nor a synchronous copy waits for that
+    /// stream (measured on an H200, driver 580). Libraries and programs of the CUDA runtime that rely on this order
     /// read stale data here, without an error: see the guide [by current context](crate::guide::foreign_libraries).
     ///
     /// Up to CUDA 13.4 a green context may be current to one thread at a time. So it stays with the first
-    /// thread that activates it, and other threads get siblings: further green contexts over the very
-    /// same SMs. Each costs about 1 ms and 5 MiB of device memory, once, and the driver waits for all work on
-    /// the device meanwhile (seen on an H200, driver 580); there are as many as threads were ever active
-    /// here at once. [`provision_threads`](Self::provision_threads) makes them ahead.
+    /// thread that activates it, and other threads get siblings: further green contexts over the same SMs. Creating a
+    /// sibling takes about 1 ms and 5 MiB of device memory, and the driver waits for all work on the device meanwhile
+    /// (seen on an H200, driver 580). Siblings are reused: there are as many as threads were ever active here at once,
+    /// less the first. [`provision_threads`](Self::provision_threads) creates them in advance.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuCtxPushCurrent")]
     #[inline]
     pub fn activate(&self) -> Result<ContextGuard<'_>> {
         ContextGuard::borrowed(&self.inner)
     }
 
-    /// Runs a closure with it current to this thread; then, in a panic too, what was before is current again. As
-    /// [`activate`](Self::activate), with a guard that cannot be forgotten or held across an `await`.
+    /// Runs a closure with the context current to this thread, and then restores the previous one, also after a panic.
+    /// This is [`activate`](Self::activate) with a guard that cannot be forgotten or held across an `await`.
     ///
-    /// What a future that comes of the closure does, it does later, in whatever is current then.
+    /// A future that the closure returns runs later, in the context that is current then.
     ///
     /// ```
     /// # use cuda_green::{ContextId, Driver, SmPartitionManager};
@@ -153,8 +156,8 @@ impl GreenContext {
     /// ```
     ///
     /// # Errors
-    /// Those of [`activate`](Self::activate), before the closure runs; those of [`ContextGuard::close`] after it,
-    /// and what it gave is dropped then.
+    /// Those of [`activate`](Self::activate), before the closure runs; those of [`ContextGuard::close`] after it, in
+    /// which case the closure's result is dropped.
     pub fn with_current<T>(&self, action: impl FnOnce() -> T) -> Result<T> {
         let guard = self.activate()?;
         let done = action();

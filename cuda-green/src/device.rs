@@ -1,4 +1,4 @@
-//! One GPU: its facts, and its primary context, which everything else lives in.
+//! One GPU: its properties, and its primary context, in which everything else is made.
 
 mod claim;
 mod copy_streams;
@@ -30,7 +30,7 @@ use crate::{
     planner::DeviceFacts,
 };
 
-/// The facts of a device that do not change.
+/// The unchanging properties of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CudaDeviceProperties {
@@ -40,28 +40,28 @@ pub struct CudaDeviceProperties {
     pub total_memory: u64,
     /// Streaming multiprocessors.
     pub multiprocessor_count: u32,
-    /// The name that the driver gives it.
+    /// The driver's name for the device.
     pub name: String,
 }
 
 /// One GPU of a driver. Cheap to clone; all clones are the same device.
 ///
 /// The primary context is retained at the first use that needs it (76-115 ms on a real driver) and
-/// given back when the last handle is dropped.
+/// released when the last handle is dropped.
 #[derive(Clone)]
 pub struct CudaDevice {
-    inner: Arc<Inner>,
+    inner: Arc<DeviceInner>,
 }
 
-struct Inner {
+struct DeviceInner {
     driver: Driver,
     ordinal: u32,
     handle: CUdevice,
     properties: CudaDeviceProperties,
     capabilities: Capabilities,
-    /// Whether the process uses it through MPS, from its start or never.
+    /// Whether the process uses the device through MPS; this never changes during a process.
     under_mps: bool,
-    /// Why this device has no green contexts, where it has none.
+    /// The reason why this device has no green contexts, if it has none.
     no_green_contexts: Option<String>,
     primary: Once<Primary>,
     kernels: Once<RawModule>,
@@ -69,7 +69,7 @@ struct Inner {
 }
 
 impl CudaDevice {
-    /// The device of this ordinal on the process's driver ([`Driver::load`]).
+    /// Returns the device with this ordinal on the process's driver ([`Driver::load`]).
     ///
     /// # Errors
     /// [`Error::Load`] without a driver, [`Error::NoGpu`] without a GPU, [`Error::NoSuchDevice`].
@@ -77,7 +77,7 @@ impl CudaDevice {
         Self::on(&Driver::load()?, device_id)
     }
 
-    /// The device of this ordinal on a given driver.
+    /// Returns the device with this ordinal on a given driver.
     ///
     /// # Errors
     /// [`Error::NoGpu`], [`Error::NoSuchDevice`], [`Error::Driver`].
@@ -112,7 +112,7 @@ impl CudaDevice {
             )?,
             name: name(driver, handle)?,
         };
-        // Drivers that are older than the attribute refuse it.
+        // Drivers that are older than this attribute refuse the query.
         let under_mps = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED);
         let reported = granularity(driver, handle)?;
         let granularity = Granularity::of(compute_capability, reported.as_ref().ok().copied());
@@ -120,7 +120,7 @@ impl CudaDevice {
         let no_green_contexts = reported.err();
         capabilities.green_contexts = no_green_contexts.is_none();
         Ok(Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(DeviceInner {
                 driver: driver.clone(),
                 ordinal: device_id,
                 handle,
@@ -135,7 +135,7 @@ impl CudaDevice {
         })
     }
 
-    /// What the planner must know.
+    /// Returns the facts that the planner needs.
     pub(crate) fn facts(&self) -> DeviceFacts {
         let properties = &self.inner.properties;
         DeviceFacts::new(
@@ -145,55 +145,55 @@ impl CudaDevice {
         )
     }
 
-    /// The driver that the device belongs to.
+    /// Returns the driver that the device belongs to.
     pub fn driver(&self) -> &Driver {
         &self.inner.driver
     }
 
-    /// The ordinal, from 0.
+    /// Returns the device's ordinal, from 0.
     pub fn ordinal(&self) -> u32 {
         self.inner.ordinal
     }
 
-    /// The name that the driver gives the device.
+    /// Returns the driver's name for the device.
     pub fn name(&self) -> &str {
         &self.inner.properties.name
     }
 
-    /// The device's memory in bytes.
+    /// Returns the size of the device's memory in bytes.
     pub fn total_memory(&self) -> u64 {
         self.inner.properties.total_memory
     }
 
-    /// The facts that do not change.
+    /// Returns the unchanging properties of the device.
     pub fn properties(&self) -> &CudaDeviceProperties {
         &self.inner.properties
     }
 
-    /// What this driver can do with this device.
+    /// Returns what this driver can do with this device.
     pub fn capabilities(&self) -> &Capabilities {
         &self.inner.capabilities
     }
 
-    /// Whether the GPU can be partitioned here; without that, everything works in one context.
+    /// Returns whether the GPU can be partitioned here. If not, everything works in one context.
     pub fn supports_required_features(&self) -> bool {
         self.inner.capabilities.green_contexts
     }
 
-    /// Why the GPU cannot be partitioned here, where it cannot.
+    /// Returns the reason why the GPU cannot be partitioned here, if it cannot.
     pub fn missing_features(&self) -> Option<&str> {
         self.inner.no_green_contexts.as_deref()
     }
 
     /// Returns whether the process uses the device through MPS, the server that lets processes share a GPU.
     ///
-    /// Under MPS the ids of SMs are numbered anew in each context (measured on an H200, driver 580), and other
-    /// processes can run at the same time. Drivers that do not know the attribute answer `false`.
+    /// Under MPS each context numbers its SM ids from 0 (measured on an H200, driver 580), and other
+    /// processes can run at the same time. For drivers that do not know the attribute, this is `false`.
     pub fn is_under_mps(&self) -> bool {
         self.inner.under_mps
     }
 
-    /// Free memory in bytes, as the driver sees it now, other processes counted in.
+    /// Returns the free memory in bytes as the driver sees it now, with all processes taken into account.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -207,7 +207,7 @@ impl CudaDevice {
         Ok(free as u64)
     }
 
-    /// An attribute of the device, as the driver's number: the compute mode, say, or whether MPS is in use.
+    /// Returns an attribute of the device as the driver's number, for example the compute mode.
     ///
     /// ```
     /// use cuda_green::{Driver, sys::CUdevice_attribute};
@@ -227,18 +227,18 @@ impl CudaDevice {
         attribute(self.driver(), self.raw(), which)
     }
 
-    /// The raw handle: the device's ordinal in the driver's form.
+    /// Returns the raw handle: the driver's form of the ordinal.
     pub fn raw(&self) -> CUdevice {
         self.inner.handle
     }
 
-    /// The crate's own kernels, loaded once per device.
+    /// Returns the crate's own kernels, loaded once per device.
     pub(crate) fn kernels(&self) -> Result<&RawModule> {
         let load = || RawModule::load_ptx(self, kernels::PTX);
         self.inner.kernels.get_or_make(load)
     }
 
-    /// Refuses what is of another device or driver.
+    /// Ensures that an object, named by `what` in the error, belongs to this device and driver.
     ///
     /// # Errors
     /// [`Error::ForeignDriver`], [`Error::ForeignDevice`].
@@ -258,7 +258,7 @@ impl CudaDevice {
 }
 
 impl Driver {
-    /// The device of this ordinal.
+    /// Returns the device with this ordinal.
     ///
     /// # Errors
     /// [`Error::NoGpu`], [`Error::NoSuchDevice`], [`Error::Driver`].
@@ -267,7 +267,7 @@ impl Driver {
     }
 }
 
-impl Drop for Inner {
+impl Drop for DeviceInner {
     fn drop(&mut self) {
         if let (Some(module), Some(primary)) = (self.kernels.take(), self.primary.get()) {
             module.unload(&self.driver, primary.context);
@@ -280,7 +280,7 @@ impl Drop for Inner {
     }
 }
 
-/// Whether two handles are of one device of one driver.
+/// Two handles are equal if they refer to the same device of the same driver.
 impl PartialEq for CudaDevice {
     fn eq(&self, other: &Self) -> bool {
         self.driver() == other.driver() && self.raw() == other.raw()

@@ -1,4 +1,4 @@
-//! A loaded driver: where it came from, what it speaks, and every call's way to a typed error.
+//! A loaded driver: its origin, its version, and the way from each of its calls to a typed error.
 
 mod calls;
 mod capture_mode;
@@ -23,16 +23,15 @@ pub(crate) use waiter::{Pending, Waiter};
 
 use crate::error::{Error, Result};
 
-/// The process that was the first to initialise CUDA through this library; 0 before. A forked child finds its
-/// parent's.
+/// Id of the process that first initialised CUDA through this library; 0 before. A forked child sees its parent's id.
 static INITIALISED_BY: AtomicU32 = AtomicU32::new(0);
 
 /// A loaded CUDA driver. Cheap to clone; all clones are the same driver.
 ///
-/// So are all handles of one library, in whatever way and however often it was opened: what is made through one
-/// works with what is made through another, and a device that is split through one is split for all.
+/// Opening one library several times, in any way, gives handles of the same driver: objects made through one handle
+/// work with objects made through another, and a device that is split through one is split for all.
 ///
-/// CUDA does not work in a child that a process forks after it has initialised CUDA: there, every call is
+/// CUDA does not work in a child that is forked after the process has initialised CUDA: there, every call fails with
 /// [`Error::Forked`]. Start such a child by `exec`, as `std::process::Command` does, or initialise CUDA in the child
 /// only.
 ///
@@ -48,29 +47,30 @@ static INITIALISED_BY: AtomicU32 = AtomicU32::new(0);
 /// ```
 #[derive(Clone)]
 pub struct Driver {
-    inner: Arc<Inner>,
+    inner: Arc<DriverInner>,
 }
 
-struct Inner {
+struct DriverInner {
     api: Api,
     source: String,
     initialised: AtomicBool,
-    /// Held by whoever initialises it.
+    /// Held while a thread initialises the driver.
     initialising: Mutex<()>,
+    /// The first fault that makes the driver unusable: the call that failed, and its code.
     fault: OnceLock<(&'static str, CUresult)>,
-    /// Whether the library is the simulator's, once that was asked.
+    /// Whether the library is the simulator, set when this is first asked.
     simulated_library: OnceLock<bool>,
-    /// Waits for work whose end was asked for as a future.
+    /// Waits for the work that completions stand for.
     waiter: Waiter,
     #[cfg(feature = "test-utils")]
     simulator: Option<cuda_green_sim::Sim>,
 }
 
 impl Driver {
-    /// The process's driver: the one that `CUDA_GREEN_DRIVER` names, else the system's. Loaded once.
+    /// Returns the process's driver: the one that `CUDA_GREEN_DRIVER` names, else the system's. It is loaded once.
     ///
     /// # Errors
-    /// [`Error::Load`] where none can be loaded. A failure is not remembered: the next call tries again.
+    /// [`Error::Load`] if none can be loaded. A failure is not remembered: the next call tries again.
     pub fn load() -> Result<Self> {
         static LOADED: Mutex<Option<Driver>> = Mutex::new(None);
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,12 +82,12 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Loads the driver of a specification, whatever the environment says.
+    /// Loads the driver that a specification names and ignores the environment.
     ///
-    /// A simulated one (`sim:h200@13.0`) needs the feature `test-utils`; each call makes a new one.
+    /// A simulated driver (`sim:h200@13.0`) needs the feature `test-utils`; each call makes a new one.
     ///
     /// # Errors
-    /// [`Error::Load`], or for a simulated one the simulator's own error.
+    /// [`Error::Load`], or the simulator's own error for a simulated driver.
     pub fn open(spec: &DriverSpec) -> Result<Self> {
         #[cfg(feature = "test-utils")]
         if let DriverSpec::Simulated(profile) = spec {
@@ -106,10 +106,10 @@ impl Driver {
         ))
     }
 
-    /// A driver in front of a simulator that the caller holds, to look into it or to steer it.
+    /// Opens a driver on a simulator that the caller holds, to inspect or steer it.
     ///
     /// # Errors
-    /// The simulator's own.
+    /// [`Error::Simulator`].
     #[cfg(feature = "test-utils")]
     pub fn simulated(simulator: &cuda_green_sim::Sim) -> Result<Self> {
         let source = format!("sim:{}", simulator.profile());
@@ -121,10 +121,11 @@ impl Driver {
         source: String,
         #[cfg(feature = "test-utils")] simulator: Option<cuda_green_sim::Sim>,
     ) -> Self {
-        /// Those that live. Few, and looked at only when one is opened.
-        static OPEN: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+        /// The live drivers of the process. They are few, and this list is read only when one is opened.
+        static OPEN: Mutex<Vec<Weak<DriverInner>>> = Mutex::new(Vec::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        // A library is never unloaded, and a simulated driver is held, so that no other has its addresses.
+        // A library is never unloaded and a live simulated driver is held here, so no other driver can have the same
+        // addresses.
         let mut live = open.iter().filter_map(Weak::upgrade);
         let identity = api.identity();
         if let Some(inner) = live.find(|inner| inner.api.identity() == identity)
@@ -132,7 +133,7 @@ impl Driver {
         {
             return Self { inner };
         }
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(DriverInner {
             api,
             source,
             initialised: AtomicBool::new(false),
@@ -148,23 +149,23 @@ impl Driver {
         Self { inner }
     }
 
-    /// The CUDA version that the driver speaks.
+    /// Returns the CUDA version that the driver speaks.
     pub fn version(&self) -> CudaVersion {
         self.inner.api.version()
     }
 
-    /// Where the driver came from when it was first opened: `system`, a path, or `sim:` and a profile.
+    /// Returns the origin of the driver when it was first opened: `system`, a path, or `sim:` and a profile.
     pub fn source(&self) -> &str {
         &self.inner.source
     }
 
-    /// What no other live driver of this process has.
+    /// Returns a key that is unique among the live drivers of this process.
     pub(crate) fn address(&self) -> usize {
         Arc::as_ptr(&self.inner) as usize
     }
 
-    /// Whether this is a simulated driver, behind which there is no GPU; one that was loaded as a library
-    /// too. To learn that, a driver that was loaded is initialised if it was not yet.
+    /// Returns whether this is a simulated driver, which has no GPU, also if it was loaded as a library. To find out,
+    /// a loaded driver is initialised if it is not yet.
     pub fn is_simulated(&self) -> bool {
         #[cfg(feature = "test-utils")]
         if self.inner.simulator.is_some() {
@@ -177,7 +178,7 @@ impl Driver {
                 .get_or_init(|| self.uuid_is_simulated())
     }
 
-    /// The UUIDs of simulated devices begin with these letters, which no real one's do.
+    /// Returns whether the first device's UUID begins with the letters of simulated devices, which no real UUID does.
     fn uuid_is_simulated(&self) -> bool {
         let mut uuid = CUuuid { bytes: [0; 16] };
         // SAFETY: the pointer is valid for the one struct that is written, and the driver is initialised.
@@ -186,16 +187,16 @@ impl Driver {
         matches!(answer, Ok(CUresult::CUDA_SUCCESS)) && letters.take(8).eq(*b"GREENSIM")
     }
 
-    /// The simulator behind a simulated driver.
+    /// Returns the simulator behind a simulated driver.
     #[cfg(feature = "test-utils")]
     pub fn simulator(&self) -> Option<&cuda_green_sim::Sim> {
         self.inner.simulator.as_ref()
     }
 
-    /// How many devices there are.
+    /// Returns the number of devices.
     ///
     /// # Errors
-    /// [`Error::NoGpu`] where there is none; [`Error::Driver`].
+    /// [`Error::NoGpu`] if there is none; [`Error::Driver`].
     #[doc(alias = "cuDeviceGetCount")]
     pub fn device_count(&self) -> Result<u32> {
         self.init()?;
@@ -205,18 +206,19 @@ impl Driver {
         Ok(u32::try_from(count).unwrap_or(0))
     }
 
-    /// The raw entry points, for what this crate does not cover.
+    /// Returns the raw entry points, for what this crate does not cover.
     pub fn api(&self) -> &Api {
         &self.inner.api
     }
 
+    /// Returns the thread that waits for the work of completions.
     pub(crate) fn waiter(&self) -> &Waiter {
         &self.inner.waiter
     }
 
-    /// Initialises the driver once. A failure is not remembered, since a device may come later.
+    /// Initialises the driver once. A failure is not remembered, since a device may appear later.
     fn init(&self) -> Result<()> {
-        // Without the lock first, which another thread of a parent may hold when a child is forked.
+        // First without the lock: if the process was forked, a thread of the parent may have held it at that moment.
         if self.inner.initialised.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -228,12 +230,9 @@ impl Driver {
         if self.inner.initialised.load(Ordering::Acquire) {
             return Ok(());
         }
-        // SAFETY: the function takes no pointer, and 0 is the only flag there is.
+        // SAFETY: the function takes no pointer, and 0 is the only flag value.
         match unsafe { self.cuInit(0) } {
-            Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_NO_DEVICE,
-                ..
-            }) => Err(Error::NoGpu {
+            Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NO_DEVICE) => Err(Error::NoGpu {
                 source_name: self.source().to_owned(),
                 driver: self.version(),
             }),
@@ -241,7 +240,7 @@ impl Driver {
             Ok(()) => {
                 self.inner.initialised.store(true, Ordering::Release);
                 let (none, own) = (0, process::id());
-                // The first stays.
+                // Only the first process is recorded.
                 let _ = INITIALISED_BY.compare_exchange(
                     none,
                     own,
@@ -253,7 +252,7 @@ impl Driver {
         }
     }
 
-    /// Turns a call's two layers of result into one, and remembers the first fault that stays.
+    /// Merges a call's two layers of result into one, and remembers the first fault that makes the driver unusable.
     #[inline]
     pub(crate) fn check(
         &self,
@@ -267,15 +266,16 @@ impl Driver {
         }
     }
 
-    /// Whether a fault stays. For calls that the driver itself would let pass: after a fault, a context can
-    /// still be made current (measured on an H200, driver 580).
+    /// Returns whether an earlier fault has made the driver unusable. For calls that the driver itself would let pass:
+    /// after such a fault, a context can still be made current (measured on an H200, driver 580).
     #[inline]
     pub(crate) fn is_poisoned(&self) -> bool {
         self.inner.fault.get().is_some()
     }
 
-    /// Refuses what is of another driver: its handles mean nothing to this one, which may follow them as
-    /// pointers.
+    /// Ensures that an object belongs to this driver. Handles of another driver mean nothing here, and this driver
+    /// might
+    /// follow them as pointers.
     #[inline]
     pub(crate) fn check_own(&self, of: &Self) -> Result<()> {
         if self == of {
@@ -285,7 +285,8 @@ impl Driver {
         }
     }
 
-    /// The first fault that stays, for what would otherwise work on without the driver.
+    /// Returns the fault that made the driver unusable as an error. For code that would otherwise go on without calling
+    /// the driver.
     #[inline]
     pub(crate) fn check_fault(&self) -> Result<()> {
         match self.inner.fault.get() {
@@ -294,6 +295,7 @@ impl Driver {
         }
     }
 
+    /// Makes the error of a refused call, and remembers a fault that makes the driver unusable.
     #[cold]
     fn refused(&self, call: &'static str, code: CUresult) -> Error {
         if code.is_sticky() {
@@ -309,14 +311,14 @@ impl Driver {
     }
 }
 
-/// Tells whether this process is a forked child of one that had initialised CUDA. The driver then answers every call
-/// with `CUDA_ERROR_NOT_INITIALIZED`, `cuInit` too.
+/// Returns whether this process is a forked child of one that had initialised CUDA. The driver then answers every call,
+/// `cuInit` included, with `CUDA_ERROR_NOT_INITIALIZED`.
 fn was_forked() -> bool {
-    let by = INITIALISED_BY.load(Ordering::Relaxed);
-    by != 0 && by != process::id()
+    let initialiser = INITIALISED_BY.load(Ordering::Relaxed);
+    initialiser != 0 && initialiser != process::id()
 }
 
-/// Whether two handles are of one driver: objects of different drivers must never meet.
+/// Two handles are equal if they refer to the same driver. Objects of different drivers cannot be used together.
 impl PartialEq for Driver {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)

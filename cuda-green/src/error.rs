@@ -1,18 +1,20 @@
-//! The one error type of the crate.
+//! The error type of the crate.
+
+use std::fmt;
 
 use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 
 use crate::{
     image::{BrokenImage, ImageKind},
     launch::LaunchConfig,
-    size::{Bytes, Free, Left, Were},
+    size::{Bytes, BytesFree, BytesLeft, BytesWere},
 };
 
-/// What this crate's functions return.
+/// The result type of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something could not be done: what was asked, what there is, and what would help.
-#[derive(Debug, thiserror::Error)]
+/// The reason why a call failed: what was requested, what is available, and what would help.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No driver could be loaded.
@@ -21,26 +23,26 @@ pub enum Error {
     /// The driver lacks an entry point.
     #[error(transparent)]
     MissingEntryPoint(#[from] MissingEntryPoint),
-    /// The simulated driver could not be made.
+    /// The simulated driver could not be created.
     #[cfg(feature = "test-utils")]
     #[error(transparent)]
     Simulator(#[from] cuda_green_sim::Error),
-    /// A driver is there, but it sees no GPU.
+    /// The driver sees no GPU.
     #[error(
-        "the driver ({source_name}, CUDA {driver}) sees no GPU; check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that the container has the device"
+        "the driver ({source_name}, CUDA {driver}) sees no GPU; check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that the container has access to the device"
     )]
     NoGpu {
-        /// Where the driver came from.
+        /// The origin of the driver: see [`Driver::source`](crate::Driver::source).
         source_name: String,
         /// The CUDA version it speaks.
         driver: CudaVersion,
     },
-    /// There is no device of that ordinal.
+    /// There is no device with that ordinal.
     #[error("there is no device {asked}: the driver sees {count}, numbered from 0")]
     NoSuchDevice {
         /// The ordinal that was asked for.
         asked: u32,
-        /// How many devices there are.
+        /// The number of devices.
         count: u32,
     },
     /// The driver refused a call.
@@ -57,19 +59,19 @@ pub enum Error {
         if log.is_empty() { "" } else { "\n" }
     )]
     ImageRefused {
-        /// What the image is.
+        /// The kind of the image.
         image: ImageKind,
         /// The driver's code.
         code: CUresult,
-        /// What the driver's compiler said, errors first; empty where it said nothing.
+        /// The log of the driver's compiler, errors first; empty if it wrote none.
         log: String,
     },
     /// A module has no kernel of this name.
-    #[error("the module has no kernel {name}{}", instead(kernels.as_deref()))]
+    #[error("the module has no kernel {name}{}", other_kernels(kernels.as_deref()))]
     NoSuchKernel {
         /// The name that was asked for.
         name: String,
-        /// The names of those that it has, where the driver tells (CUDA 12.4).
+        /// The names of the module's kernels, if the driver can list them (CUDA 12.4).
         kernels: Option<Vec<String>>,
     },
     /// The driver refused a launch.
@@ -80,39 +82,39 @@ pub enum Error {
     LaunchRefused {
         /// The kernel's name.
         kernel: String,
-        /// What was asked for.
+        /// The configuration of the launch.
         config: Box<LaunchConfig>,
         /// The C function that refused.
         call: &'static str,
         /// The driver's code.
         code: CUresult,
-        /// The limit that the launch exceeds, where it is known.
+        /// The limit that the launch exceeds, if it is known.
         limit: Option<String>,
     },
-    /// The thread that completions need cannot run.
-    #[error("the thread that tells the end of GPU work cannot run: {reason}")]
+    /// A thread that completions need cannot run.
+    #[error("the thread that reports the end of GPU work cannot run: {reason}")]
     NoThread {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A capture came to no graph.
+    /// A capture failed, so there is no graph.
     #[error("the capture failed at {call}: {code}: {reason}")]
     CaptureFailed {
-        /// The C function that said so.
+        /// The C function that reported the failure.
         call: &'static str,
         /// The driver's code.
         code: CUresult,
-        /// What that means.
+        /// The meaning of the code.
         reason: &'static str,
     },
-    /// An earlier fault made the process unable to use the GPU; only a restart helps.
+    /// An earlier fault made the GPU unusable in this process; only a restart of the process helps.
     #[error(
         "the GPU cannot be used any more in this process since {call} failed: {code}; restart the process"
     )]
     Poisoned {
-        /// The first call that failed with a fault that stays.
+        /// The first call that failed with a fault that does not go away.
         call: &'static str,
-        /// Its code.
+        /// The driver's code for that call.
         code: CUresult,
     },
     /// This process is a forked child of one that had initialised CUDA, where the driver does not work.
@@ -123,32 +125,32 @@ pub enum Error {
         /// The C function, which answered `CUDA_ERROR_NOT_INITIALIZED`.
         call: &'static str,
     },
-    /// This needs a newer driver.
+    /// The call needs a newer driver.
     #[error("{what} needs a driver of CUDA {needs} or later; this one speaks CUDA {driver}")]
     Unsupported {
-        /// What was asked.
+        /// The requested feature.
         what: &'static str,
-        /// The version that has it.
+        /// The first version that has it.
         needs: CudaVersion,
-        /// The version at hand.
+        /// The driver's version.
         driver: CudaVersion,
     },
-    /// Only a partition can do this, and the context is the whole GPU (single-context mode).
-    #[error("{what} needs a partition, and this context is the whole GPU; {instead}")]
+    /// The call needs a partition, but the context is the whole GPU (single-context mode).
+    #[error("{what} needs a partition, but this context is the whole GPU; {instead}")]
     NotPartitioned {
-        /// What was asked.
+        /// The requested feature.
         what: &'static str,
-        /// What does the same here.
+        /// The way to do the same here.
         instead: &'static str,
     },
-    /// A value that can never work.
+    /// An argument or a field has a value that is not allowed.
     #[error("{name} = {value}: {reason}")]
     InvalidArgument {
         /// The argument or field.
         name: &'static str,
-        /// What it was.
+        /// The value.
         value: String,
-        /// Why that cannot be.
+        /// The reason why the value is not allowed.
         reason: &'static str,
     },
     /// Not enough SMs are left.
@@ -213,22 +215,23 @@ pub enum Error {
         /// How many SMs.
         sm_count: u32,
     },
-    /// Resources that cannot be in one context.
+    /// The resources cannot be in one context.
     #[error("these resources cannot be in one context: {reason}")]
     IncompatibleResources {
-        /// Why.
+        /// The reason.
         reason: &'static str,
     },
-    /// A stream of the context is in a capture, which recording all work of the context would spoil.
+    /// A stream of the context is in a capture, which recording all work of the context would invalidate.
     #[error(
-        "a stream of the context is in a capture, which would be lost if all work of the context were recorded or made to wait; end the capture first, or rebalance with a relaxed hand-off"
+        "a stream of the context is in a capture, which would be lost if the whole context were recorded or made to wait; end the capture first, or rebalance with a relaxed hand-off"
     )]
     ContextInCapture,
-    /// The context is current to this thread by foreign code's doing, so it was not closed. A handle that comes back
-    /// with this ([`CloseError::into_parts`](crate::CloseError::into_parts)) is to be kept: where the last one is
-    /// dropped, by `?` too, the context ends, and the thread has no current context then.
+    /// Foreign code made the context current to this thread, so it was not closed. Keep the handle that comes with this
+    /// error ([`CloseError::into_parts`](crate::CloseError::into_parts)): when the last handle is dropped, by `?` too,
+    /// the
+    /// context is destroyed, and the thread then has no current context.
     #[error(
-        "the context is current to this thread, so it was not closed; make another one current first (if its last handle is dropped before, it ends, and the thread has no current context then)"
+        "the context is current to this thread, so it was not closed; make another context current first (if its last handle is dropped before that, it is destroyed, and the thread has no current context)"
     )]
     ContextIsCurrent,
     /// No plan keeps the thread-block cluster that a request demands.
@@ -261,87 +264,89 @@ pub enum Error {
         /// What would help.
         help: &'static str,
     },
-    /// The id is taken.
+    /// A context with this id exists already.
     #[error("context {id} exists already; destroy it first, or use another id")]
     ContextExists {
         /// The id.
         id: String,
     },
-    /// No context has this id.
+    /// There is no context with this id.
     #[error("there is no context {id}")]
     NoSuchContext {
         /// The id.
         id: String,
     },
-    /// The context is still used, so it was left as it is.
+    /// The context is still in use, so it was not changed.
     #[error(
         "context {id} is in use (handles, streams and guards that hold it: {holders}); drop them first"
     )]
     ContextInUse {
-        /// The id, or the words of a context without one.
+        /// The id, or a description of a context without one.
         id: String,
-        /// How many hold it beside the one that was to be given up.
+        /// The number of holders besides the handle that was to be closed.
         holders: usize,
     },
-    /// The manager has contexts already, so it cannot be laid out anew.
+    /// The manager has contexts already, so the device cannot be partitioned from scratch.
     #[error("the device is partitioned already ({contexts} contexts); destroy them first")]
     AlreadyPartitioned {
-        /// How many contexts there are.
+        /// The number of contexts.
         contexts: usize,
     },
-    /// Another manager has split the device, or something of an earlier split holds its SMs: a further split would
+    /// Another manager has split the device, or an object of an earlier split still holds its SMs. A further split
+    /// would
     /// overlap with that one.
     #[error(
-        "device {device} is partitioned by another SmPartitionManager of this process, or its SMs are still held by what is left of an earlier partitioning (contexts, streams, SM resources, forgotten guards); share one manager, since the SMs of two splits overlap"
+        "device {device} is partitioned by another SmPartitionManager of this process, or objects of an earlier partitioning (contexts, streams, SM resources, forgotten guards) still hold its SMs; share one manager, since the SMs of two splits overlap"
     )]
     PartitionedElsewhere {
         /// The device's ordinal.
         device: u32,
     },
-    /// More green contexts would be kept than the manager's limit.
+    /// The change would exceed the manager's limit of green contexts.
     #[error(
-        "{missing} green contexts are missing, and with the {kept} that are in use that would be more than the limit of {limit}; raise it, or drop handles, streams and guards of earlier layouts"
+        "{missing} more green contexts are needed, but {kept} are in use and the limit is {limit}; raise it, or drop handles, streams and guards of earlier layouts"
     )]
     TooManyContexts {
         /// The limit.
         limit: usize,
-        /// How many are kept that cannot be given up.
+        /// The number of existing contexts that cannot be destroyed.
         kept: usize,
-        /// How many more are needed.
+        /// The number of further contexts that are needed.
         missing: usize,
     },
-    /// Streams are in no partition of the manager.
+    /// Some streams are in no partition of the manager.
     #[error(
-        "outside of all partitions: {}; make them in a context of the manager, or make one current first",
+        "outside all partitions: {}; create these streams in a context of the manager, or make one current first",
         streams.join(", ")
     )]
     OutsidePartitions {
-        /// Their names, and where each is.
+        /// The names of the streams, each with its location.
         streams: Vec<String>,
     },
-    /// Inside [`PartitionStream::with`](crate::PartitionStream::with), something that waits for rebalances, which wait
-    /// for that.
+    /// The call waits for rebalances and was made inside [`PartitionStream::with`](crate::PartitionStream::with), for
+    /// which
+    /// rebalances wait.
     #[error(
-        "inside PartitionStream::with, which holds rebalances off, nothing that waits for one can be done; do it before or after, and order streams of names by an Event"
+        "rebalances wait for PartitionStream::with to return, so a call that waits for a rebalance cannot be made inside it; make it before or after, and order the streams of names by an Event"
     )]
     InsidePartitionStream,
-    /// A guard is active on this thread, which decides what is current until it is dropped.
+    /// A guard is active on this thread and determines the current context until it is dropped.
     #[error("a context guard is active on this thread; drop it first, or use `activate`")]
     GuardActive,
-    /// A guard was closed below another one of its thread.
+    /// A guard was closed while a later guard of its thread exists.
     #[error(
         "a context guard that this thread entered later is still active, or was forgotten, so its context is current: close guards in reverse order, and hold none across an `await` (`with_current` takes a closure)"
     )]
     GuardNotOnTop,
-    /// Foreign code left another context current than the guard had made current.
+    /// Foreign code left a context current other than the one that the guard had made current.
     #[error(
-        "foreign code changed this thread's current context inside a guard; what was current before the guard is current again"
+        "foreign code changed this thread's current context inside a guard; the context that was current before the guard is current again"
     )]
     ForeignContext,
-    /// The request would exceed a limit: the pool's own, or one that it stands within.
+    /// The request would exceed a limit: the pool's own, or a limit above it.
     #[error(
-        "{} asked for, but only {}; free buffers, or {}",
-        Were(*asked), Left { available: *available, limit: *limit }, if *limit == u64::MAX { "ask for less" } else { "raise the limit" }
+        "{} requested, but only {}; free buffers, or {}",
+        BytesWere(*asked), BytesLeft { available: *available, limit: *limit }, if *limit == u64::MAX { "ask for less" } else { "raise the limit" }
     )]
     OutOfMemory {
         /// Bytes asked for.
@@ -351,26 +356,26 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The limits allow the request, but the device has not so much free memory in one piece.
+    /// The limits allow the request, but the device does not have that much free memory in one block.
     #[error(
-        "{} asked for, which the limits allow, but {}; other pools, contexts and processes have the rest",
-        Were(*asked), Free { free: *free, total: *total }
+        "{} requested, which the limits allow, but {}; other pools, contexts and processes use the rest",
+        BytesWere(*asked), BytesFree { free: *free, total: *total }
     )]
     DeviceOutOfMemory {
         /// Bytes asked for.
         asked: u64,
-        /// Bytes that were free on the device, as the driver said; none where it did not say.
+        /// Bytes that were free on the device, if the driver reported them.
         free: Option<u64>,
-        /// Bytes of the device.
+        /// Size of the device's memory in bytes.
         total: u64,
     },
-    /// Memory was freed and is not free.
-    #[error("{} freed, but something else still holds that memory", Were(*bytes))]
+    /// Memory was freed, but is still in use.
+    #[error("{} freed, but something else still holds that memory", BytesWere(*bytes))]
     MemoryNotBack {
-        /// How many bytes.
+        /// The number of bytes.
         bytes: u64,
     },
-    /// A model does not fit, and evicting all that may be evicted would not make it fit.
+    /// A model does not fit, even if all models that may be evicted were evicted.
     #[error(
         "{name} needs {} and a slot; {} and {free_slots} slots are free, evicting idle models would give {} more, and {} are pinned or in use; {} evicted for it",
         Bytes(*asked), Bytes(*available), Bytes(*evictable), Bytes(*held),
@@ -379,7 +384,7 @@ pub enum Error {
     NoRoomForModel {
         /// The model.
         name: String,
-        /// Bytes that it needs.
+        /// Bytes that the model needs.
         asked: u64,
         /// Bytes that are free.
         available: u64,
@@ -387,27 +392,27 @@ pub enum Error {
         free_slots: usize,
         /// Bytes of models that may be evicted.
         evictable: u64,
-        /// Bytes of models that may not.
+        /// Bytes of models that may not be evicted.
         held: u64,
-        /// Models that were evicted for it before, whose room others took meanwhile.
+        /// Models that were evicted for it before, and whose memory others took meanwhile.
         evicted: usize,
     },
-    /// A load would wait for itself: through the loads of other models that wait for it, or at once.
+    /// A load would wait for itself, directly or through the loads of other models.
     #[error(
-        "loading {} would never end: each of these models is being loaded and waits for the next, and the last for the first; load what a model needs before it",
+        "loading {} would never end: each of these models is being loaded and waits for the next, and the last for the first; load the models that a model needs before it",
         models.join(", ")
     )]
     ModelWaitsForItself {
         /// The models, in the order in which they wait.
         models: Vec<String>,
     },
-    /// No model of this name is loaded.
+    /// No model with this name is loaded.
     #[error("no model {name} is loaded")]
     NoSuchModel {
         /// The name.
         name: String,
     },
-    /// The model is pinned or in use, so it stays.
+    /// The model is pinned, loading or in use, so it was not evicted.
     #[error("model {name} is pinned, loading or in use ({holders} hold it)")]
     ModelInUse {
         /// The name.
@@ -415,30 +420,35 @@ pub enum Error {
         /// Pins and leases.
         holders: usize,
     },
-    /// A buffer was given back to a pool that it is not of.
+    /// A buffer was returned to a pool other than the one it was allocated from.
     #[error("the buffer belongs to another pool")]
     ForeignBuffer,
-    /// Two things of different devices, which only meet within one: a stream and a buffer, a kernel, a graph or an
-    /// event.
-    #[error("{what} is of device {device}, and what it was to meet is of device {expected}")]
+    /// Two objects that can be used together only on one device are of different devices: a stream and a buffer, a
+    /// kernel,
+    /// a graph or an event.
+    #[error("{what} belongs to device {device}, but was used with an object of device {expected}")]
     ForeignDevice {
-        /// What is of the other device.
+        /// The object of the other device.
         what: &'static str,
-        /// Its device's ordinal.
+        /// The ordinal of that device.
         device: u32,
-        /// The ordinal that it should have.
+        /// The ordinal of the device that it should belong to.
         expected: u32,
     },
-    /// A stream, an event or a kernel of one driver was to meet one of another.
-    #[error("the event, the kernel or the stream is of another driver than what it was to meet")]
-    ForeignDriver,
-    /// The end of a stream's use of memory or a graph can neither be recorded nor waited for, so that is kept.
+    /// A stream, an event or a kernel was used with an object of another driver.
     #[error(
-        "it cannot be known when a stream is done with this memory or this graph, so it is kept and not used again; the first error of the stream says why"
+        "the event, the kernel or the stream belongs to another driver than the object it was used with"
+    )]
+    ForeignDriver,
+    /// The end of a stream's use of memory or of a graph can be neither recorded nor waited for, so the memory or graph
+    /// is
+    /// not freed.
+    #[error(
+        "it is unknown when a stream will be done with this memory or this graph, so it is neither freed nor used again; the first error of the stream says why"
     )]
     EndUnknown,
     /// Source and destination of a copy differ in length.
-    #[error("a copy of {source_len} bytes does not fit a buffer of {buffer_len}")]
+    #[error("a copy of {source_len} bytes does not match a buffer of {buffer_len} bytes")]
     LengthMismatch {
         /// Bytes on the host.
         source_len: usize,
@@ -447,14 +457,53 @@ pub enum Error {
     },
 }
 
-/// `NOT_READY` is an answer, not a failure.
+impl Error {
+    /// Returns the driver's code, if the driver or its absence is the reason.
+    ///
+    /// ```
+    /// use cuda_green::{CUresult, Driver};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// let newer = cuda_green::sys::CUdevice_attribute(10_000);
+    /// let error = device.attribute(newer).unwrap_err();
+    /// assert_eq!(error.code(), Some(CUresult::CUDA_ERROR_INVALID_VALUE));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn code(&self) -> Option<CUresult> {
+        match self {
+            Self::Driver { code, .. }
+            | Self::Poisoned { code, .. }
+            | Self::ImageRefused { code, .. }
+            | Self::LaunchRefused { code, .. }
+            | Self::CaptureFailed { code, .. }
+            | Self::SplitRefused { code, .. } => Some(*code),
+            Self::NoGpu { .. } => Some(CUresult::CUDA_ERROR_NO_DEVICE),
+            Self::Forked { .. } => Some(CUresult::CUDA_ERROR_NOT_INITIALIZED),
+            _ => None,
+        }
+    }
+
+    /// Returns whether the driver refused this particular call with this code. After a fault that makes the driver
+    /// unusable, codes no longer concern a particular call.
+    pub(crate) fn is_refusal(&self, code: CUresult) -> bool {
+        matches!(self, Self::Driver { code: own, .. } if *own == code)
+    }
+}
+
+/// Formats like `Display`, so that `unwrap` prints the message.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Turns the code `NOT_READY`, which is an answer and no failure, into `false`.
 pub(crate) fn not_ready_is_false(result: Result<()>) -> Result<bool> {
     match result {
         Ok(()) => Ok(true),
-        Err(Error::Driver {
-            code: CUresult::CUDA_ERROR_NOT_READY,
-            ..
-        }) => Ok(false),
+        Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NOT_READY) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -465,31 +514,31 @@ impl From<BrokenImage> for Error {
             BrokenImage::Truncated { kind, len } => Self::InvalidArgument {
                 name: "image",
                 value: format!("a {kind} of {len} bytes"),
-                reason: "its headers tell of more bytes than these: it is cut off or damaged",
+                reason: "its headers describe more bytes than that: it is truncated or damaged",
             },
             BrokenImage::Nul { at } => Self::InvalidArgument {
                 name: "ptx",
                 value: format!("text with a NUL at {at}"),
-                reason: "the driver takes C strings; a binary begins with the letters of ELF or the number \
+                reason: "the driver takes C strings; a binary would begin with the ELF magic or the number \
                          0xba55ed50",
             },
         }
     }
 }
 
-/// The kernels that a module has in the place of one that it lacks.
-fn instead(kernels: Option<&[String]>) -> String {
-    /// More of them than this are only counted.
-    const TOLD: usize = 10;
+/// Lists the kernels that a module has, as the end of a message about a missing kernel.
+fn other_kernels(kernels: Option<&[String]>) -> String {
+    /// Number of kernels that are named; further ones are only counted.
+    const NAMED: usize = 10;
     let Some(kernels) = kernels else {
         return String::new();
     };
     if kernels.is_empty() {
         return "; it has none".to_owned();
     }
-    let told = kernels[..kernels.len().min(TOLD)].join(", ");
-    match kernels.len().saturating_sub(TOLD) {
-        0 => format!("; it has {told}"),
-        more => format!("; it has {told} and {more} more"),
+    let named = kernels[..kernels.len().min(NAMED)].join(", ");
+    match kernels.len().saturating_sub(NAMED) {
+        0 => format!("; it has {named}"),
+        more => format!("; it has {named} and {more} more"),
     }
 }

@@ -1,4 +1,4 @@
-//! Events: points in the work of streams that others can wait for.
+//! Events: marks in the work of streams, which other streams and the host can wait for.
 
 use std::{ffi::c_uint, fmt, sync::Arc, time::Duration};
 
@@ -10,28 +10,28 @@ use crate::{
     error::{Error, Result, not_ready_is_false},
 };
 
-/// A point in the work of a stream or a green context.
+/// A mark in the work of a stream or a green context.
 ///
 /// It belongs to the device, not to a context, so it may be recorded in one partition and waited for in
 /// another, and may outlive both.
 pub struct Event {
-    /// Shared with a completion that waits for it.
-    inner: Arc<Inner>,
+    /// Shared with the completions that wait for the event.
+    inner: Arc<EventInner>,
 }
 
-struct Inner {
+struct EventInner {
     device: CudaDevice,
     raw: CUevent,
     timed: bool,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
-unsafe impl Send for Inner {}
+unsafe impl Send for EventInner {}
 // SAFETY: as above; the driver's event calls are thread-safe.
-unsafe impl Sync for Inner {}
+unsafe impl Sync for EventInner {}
 
 impl Event {
-    /// An event for ordering alone, which is the cheap kind.
+    /// Creates an event for ordering only, which is the cheap kind.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -40,7 +40,7 @@ impl Event {
         Self::with_flags(device, CUevent_flags::CU_EVENT_DISABLE_TIMING)
     }
 
-    /// An event that also notes the time, for [`Event::elapsed_since`].
+    /// Creates an event that also records the time, for [`Event::elapsed_since`].
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -50,12 +50,12 @@ impl Event {
 
     fn with_flags(device: &CudaDevice, flags: CUevent_flags) -> Result<Self> {
         let mut raw = std::ptr::null_mut();
-        // Creating an event needs a current context (measured: error 201 without); using one does not.
+        // Creating an event needs a current context (measured: error 201 without one); using an event does not.
         device.with_primary(|| {
             // SAFETY: the pointer is valid for the one handle that is written.
             unsafe { device.driver().cuEventCreate(&mut raw, flags.0 as c_uint) }
         })?;
-        let inner = Inner {
+        let inner = EventInner {
             device: device.clone(),
             raw,
             timed: flags == CUevent_flags::CU_EVENT_DEFAULT,
@@ -65,7 +65,7 @@ impl Event {
         })
     }
 
-    /// Returns an event at the end of what a stream of the device has been given.
+    /// Creates an event and records it at the end of the work in a stream of the device.
     pub(crate) fn at_end_of(device: &CudaDevice, stream: CUstream) -> Result<Self> {
         let event = Self::new(device)?;
         // SAFETY: both are live, and of this device.
@@ -73,14 +73,14 @@ impl Event {
         Ok(event)
     }
 
-    /// Another holder of the same event.
+    /// Returns another handle of the same event.
     pub(crate) fn share(&self) -> Self {
         Self {
             inner: Arc::clone(&self.inner),
         }
     }
 
-    /// Whether all work before it is done. An event that was never recorded is.
+    /// Returns whether all work before the event is done; true if the event was never recorded.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -90,7 +90,7 @@ impl Event {
         not_ready_is_false(unsafe { self.inner.device.driver().cuEventQuery(self.inner.raw) })
     }
 
-    /// Waits until all work before it is done.
+    /// Waits until all work before the event is done.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -105,18 +105,18 @@ impl Event {
         }
     }
 
-    /// Waits, on the crate's own account, for an event of the crate's own: beside captures too.
+    /// Waits for an event that this crate recorded itself, also during captures.
     pub(crate) fn wait_beside_captures(&self) -> Result<()> {
         let _allowed = self.inner.device.driver().beside_captures();
         self.synchronize()
     }
 
-    /// The time between two timed events, both of which are done; about 0.5 µs exact.
+    /// Returns the time between two timed events that are both done, with a resolution of about 0.5 µs.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for an event that is not [timed](Self::timed) or was never recorded;
     /// [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for events of different devices; [`Error::Driver`] with
-    /// `CUDA_ERROR_NOT_READY` where one is not done yet.
+    /// `CUDA_ERROR_NOT_READY` if one is not done yet.
     #[doc(alias = "cuEventElapsedTime")]
     pub fn elapsed_since(&self, start: &Event) -> Result<Duration> {
         let invalid = |reason| Error::InvalidArgument {
@@ -126,7 +126,7 @@ impl Event {
         };
         if !self.inner.timed || !start.inner.timed {
             return Err(invalid(
-                "made for ordering alone, it notes no time; make it with `Event::timed`",
+                "it was made for ordering only and records no time; make it with `Event::timed`",
             ));
         }
         self.inner
@@ -140,27 +140,26 @@ impl Event {
             driver.cuEventElapsedTime(&mut milliseconds, start, self.inner.raw)
         };
         match elapsed {
-            // Both live, are timed and of this device, so this is all that it can mean.
-            Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_INVALID_HANDLE,
-                ..
-            }) => return Err(invalid("it was never recorded")),
+            // Both events are live, timed and of this device, so no other cause is left.
+            Err(error) if error.is_refusal(CUresult::CUDA_ERROR_INVALID_HANDLE) => {
+                return Err(invalid("it was never recorded"));
+            }
             answer => answer?,
         }
         Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
     }
 
-    /// Its device. It belongs to no context: what it was recorded in last, whoever recorded it knows.
+    /// Returns the event's device. An event belongs to no context.
     pub fn device(&self) -> &CudaDevice {
         &self.inner.device
     }
 
-    /// The raw event, which this object destroys.
+    /// Returns the raw event, which this object destroys.
     pub fn raw(&self) -> CUevent {
         self.inner.raw
     }
 
-    /// The same for a call of this driver, if that is its own.
+    /// Returns the raw event for a call of this driver, or [`Error::ForeignDriver`] if it is another driver's.
     #[inline]
     pub(crate) fn raw_for(&self, driver: &Driver) -> Result<CUevent> {
         driver.check_own(self.inner.device.driver())?;
@@ -168,9 +167,9 @@ impl Event {
     }
 }
 
-impl Drop for Inner {
+impl Drop for EventInner {
     fn drop(&mut self) {
-        // SAFETY: the event is live, and this is its end; the driver lets pending work finish.
+        // SAFETY: the event is live and destroyed here; the driver lets pending work finish.
         log_failure(unsafe { self.device.driver().cuEventDestroy_v2(self.raw) });
     }
 }

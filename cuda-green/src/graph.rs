@@ -1,8 +1,8 @@
 //! Graphs: work that is captured once from a stream and launched as a whole, many times.
 //!
-//! A kernel in a graph stays on the SMs of the stream that it was captured in, wherever the graph is
-//! launched (measured on an H200, driver 580, CUDA 13.0). So a graph is captured once for each partition;
-//! [`PartitionGraph`](crate::PartitionGraph) does that by itself.
+//! A kernel in a graph runs on the SMs of the stream that it was captured in, in whatever stream the graph is
+//! launched (measured on an H200, driver 580, CUDA 13.0). So a graph has to be captured once for each partition,
+//! which [`PartitionGraph`](crate::PartitionGraph) does automatically.
 
 mod capture;
 
@@ -25,23 +25,22 @@ use crate::{
     stream::Stream,
 };
 
-/// What a graph needs as long as it can be launched.
-pub(crate) struct Kept {
-    /// Of every stream that was part of the capture.
+/// Everything that a graph keeps alive while it can be launched.
+pub(crate) struct GraphResources {
+    /// The contexts of all streams that were part of the capture.
     contexts: Vec<GreenContext>,
-    /// Kernels, and whatever the client gave.
+    /// The captured kernels, and the values that the client gave to [`Capture::keep`].
     values: Vec<Box<dyn Any + Send + Sync>>,
 }
 
-/// Work that was captured, from [`Stream::capture`]. It cannot run by itself: see
-/// [`instantiate`](Self::instantiate).
+/// Captured work, from [`Stream::capture`]. To run it, [`instantiate`](Self::instantiate) it.
 ///
-/// It keeps the contexts of its streams alive, the kernels of [`Capture::launch`], and what was given to
-/// [`Capture::keep`]. Of other memory and other libraries' kernels it knows nothing.
+/// It keeps alive the contexts of its streams, the kernels of [`Capture::launch`], and the values given to
+/// [`Capture::keep`]. It does not know of other memory or of other libraries' kernels.
 pub struct Graph {
     device: CudaDevice,
     raw: CUgraph,
-    kept: Arc<Kept>,
+    resources: Arc<GraphResources>,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread, one at a time: there is
@@ -49,9 +48,9 @@ pub struct Graph {
 unsafe impl Send for Graph {}
 
 impl Graph {
-    /// Makes it ready to be launched. Takes tens of microseconds and more, by the number of its nodes, and
-    /// may be done several times: each instantiation is independent of the others and of the graph. It spoils no
-    /// capture that goes on elsewhere.
+    /// Makes the graph ready to be launched. This takes tens of microseconds or more, depending on the number of its
+    /// nodes, and may be done several times: the instantiations are independent of each other and of the graph. It does
+    /// not affect captures in other streams.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).
@@ -63,24 +62,24 @@ impl Graph {
         let done = Event::new(&self.device)?;
         let mut raw = std::ptr::null_mut();
         self.device.with_primary(|| {
-            // SAFETY: the graph is live and nobody else's meanwhile, the output valid; 0 is no flag.
+            // SAFETY: the graph is live and not used by another thread, the output valid; 0 means no flags.
             unsafe { driver.cuGraphInstantiateWithFlags(&mut raw, self.raw, 0) }
         })?;
-        let exec = Exec {
+        let exec = ExecInner {
             device: self.device.clone(),
             raw: Mutex::new(RawExec {
                 raw,
                 end_is_unknown: false,
             }),
             done,
-            _kept: Arc::clone(&self.kept),
+            _resources: Arc::clone(&self.resources),
         };
         Ok(GraphExec {
             exec: Arc::new(exec),
         })
     }
 
-    /// The raw graph, which belongs to this object and must not be destroyed.
+    /// Returns the raw graph, which belongs to this object and must not be destroyed.
     pub fn raw(&self) -> CUgraph {
         self.raw
     }
@@ -89,14 +88,14 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         let driver = self.device.driver();
-        // SAFETY: the graph is live, and this is its end; instantiations stay.
+        // SAFETY: the graph is live and destroyed here; instantiations stay.
         log_failure(unsafe { driver.cuGraphDestroy(self.raw) });
     }
 }
 
 struct RawExec {
     raw: CUgraphExec,
-    /// Whether it runs and nobody can tell until when.
+    /// Whether it may be running without a way to learn when it ends.
     end_is_unknown: bool,
 }
 
@@ -106,31 +105,31 @@ unsafe impl Send for RawExec {}
 
 /// A graph that can be launched, from [`Graph::instantiate`].
 ///
-/// Its launches run one after another, in whatever streams. It keeps alive what its graph does. Dropping it
-/// waits for its last launch, so that nothing of that is given back too early.
+/// Its launches run one after another, whatever streams they are in. It keeps alive everything that its graph keeps
+/// alive. Dropping it waits for its last launch, so that nothing is released too early.
 pub struct GraphExec {
-    exec: Arc<Exec>,
+    exec: Arc<ExecInner>,
 }
 
-/// An instantiated graph, and what it needs until its last launch is done. Shared with its end, where that has to
-/// be tried again.
-struct Exec {
+/// An instantiated graph with everything that it needs until its last launch is done. It is shared with the deferred
+/// destruction.
+struct ExecInner {
     device: CudaDevice,
     raw: Mutex<RawExec>,
     /// The end of the last launch.
     done: Event,
-    _kept: Arc<Kept>,
+    _resources: Arc<GraphResources>,
 }
 
 impl GraphExec {
-    /// Launches it. What follows in the stream waits for all of it; it waits for what is in the stream,
-    /// and for its own launch before. Its kernels run on the SMs of the contexts that they were captured
-    /// in, with the priority of this stream. Beside the driver's call it records one event, by which its end
-    /// is known.
+    /// Launches the graph. The launch waits for earlier work in the stream and for the previous launch of this graph;
+    /// later work in the stream waits for all of it. Kernels run on the SMs of the contexts that they were captured
+    /// in, with the priority of this stream. Besides the launch this records one event, which marks its end.
     ///
     /// ```no_run
     /// # fn main() -> cuda_green::Result<()> {
-    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) = unimplemented!();
+    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) =
+    /// unimplemented!();
     /// use cuda_green::{CaptureMode, LaunchConfig};
     ///
     /// let graph = stream.capture(CaptureMode::default(), |capture| {
@@ -141,7 +140,7 @@ impl GraphExec {
     ///     Ok(())
     /// })?;
     /// let exec = graph.instantiate()?;
-    /// // SAFETY: the buffer lives until the stream was waited for.
+    /// // SAFETY: the buffer lives until the wait for the stream has returned.
     /// unsafe { exec.launch(&stream)? }; // a hundred kernels in one launch
     /// stream.synchronize()?;
     /// # Ok(())
@@ -150,13 +149,14 @@ impl GraphExec {
     ///
     /// # Errors
     /// [`Error::ForeignDevice`] for a stream of another device; [`Error::Driver`], also for an earlier
-    /// fault. Where it runs and its end can neither be recorded nor waited for, what it keeps is kept for as long as
-    /// no later launch succeeds.
+    /// fault. If the graph runs and its end can be neither recorded nor waited for, everything it keeps alive stays
+    /// alive
+    /// until a later launch succeeds.
     ///
     /// # Safety
-    /// What the captured work points to is valid until the launch has ended: device memory, host memory of
-    /// copies, arguments' targets, kernels that were captured past [`Capture::launch`]. The stream is in no
-    /// capture.
+    /// Everything that the captured work points to is valid until the launch has ended: device memory, host memory of
+    /// copies, memory that arguments point to, and kernels that were not captured by [`Capture::launch`]. The stream is
+    /// in no capture.
     #[doc(alias = "cuGraphLaunch")]
     pub unsafe fn launch(&self, stream: &Stream) -> Result<()> {
         self.check_stream(stream)?;
@@ -165,7 +165,7 @@ impl GraphExec {
         // SAFETY: both are live, and the lock keeps other threads out; the caller vouches for what the
         // nodes use.
         unsafe { driver.cuGraphLaunch(exec.raw, stream.raw()) }?;
-        // It runs. Where its end cannot be recorded, it is waited for here.
+        // It runs. If its end cannot be recorded, wait for it here.
         let known = stream.record(&self.exec.done).or_else(|error| {
             stream.wait_beside_captures().map_err(|refusal| {
                 log::error!("waiting for a graph whose end could not be recorded: {refusal}");
@@ -177,7 +177,7 @@ impl GraphExec {
         known
     }
 
-    /// Brings it to the device ahead of its first launch, which is faster then.
+    /// Uploads the graph to the device, which makes its first launch faster.
     ///
     /// # Errors
     /// As [`launch`](Self::launch).
@@ -189,13 +189,13 @@ impl GraphExec {
         unsafe { self.driver().cuGraphUpload(raw.raw, stream.raw()) }
     }
 
-    /// Whether its last launch is done; true where there was none.
+    /// Returns whether the last launch is done; true if there was none.
     ///
     /// # Errors
-    /// [`Error::Driver`], also for a fault of the work itself; [`Error::EndUnknown`] after a launch whose end the driver
-    /// neither recorded nor waited for, until one succeeds.
+    /// [`Error::Driver`], also for a fault of the work itself; [`Error::EndUnknown`] after a launch whose end could be
+    /// neither recorded nor waited for, until a later launch succeeds.
     pub fn is_done(&self) -> Result<bool> {
-        // The event is the graph's own.
+        // This object recorded the event itself, outside of captures.
         let _allowed = self.driver().beside_captures();
         self.exec.lock().known_end()?;
         self.exec.done.is_done()
@@ -212,6 +212,7 @@ impl GraphExec {
 }
 
 impl RawExec {
+    /// Returns an error if the end of the last launch is unknown.
     fn known_end(&self) -> Result<()> {
         if self.end_is_unknown {
             return Err(Error::EndUnknown);
@@ -220,18 +221,18 @@ impl RawExec {
     }
 }
 
-impl Exec {
+impl ExecInner {
     fn lock(&self) -> MutexGuard<'_, RawExec> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for its last launch, and destroys it.
+    /// Waits for the last launch and destroys the driver's object.
     fn end(&self) -> Result<()> {
         let exec = self.lock();
         exec.known_end()?;
         self.done.synchronize()?;
         let driver = self.device.driver();
-        // SAFETY: it is live and idle, and this is its end, which is not tried again after it succeeded.
+        // SAFETY: it is live and idle, and destroyed here; this is not tried again after it succeeded.
         unsafe { driver.cuGraphExecDestroy(exec.raw) }
     }
 }
@@ -239,7 +240,7 @@ impl Exec {
 impl Drop for GraphExec {
     fn drop(&mut self) {
         let exec = Arc::clone(&self.exec);
-        // What it keeps is given up with the last reference, and not while it may run.
+        // Everything it keeps alive is dropped with the last reference, which is not while it may run.
         self.exec.device.end("a graph", move || exec.end());
     }
 }
@@ -248,8 +249,8 @@ impl fmt::Debug for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Graph")
             .field("raw", &self.raw)
-            .field("contexts", &self.kept.contexts.len())
-            .field("kept", &self.kept.values.len())
+            .field("contexts", &self.resources.contexts.len())
+            .field("kept", &self.resources.values.len())
             .finish()
     }
 }

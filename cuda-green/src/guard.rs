@@ -1,8 +1,8 @@
-//! Guards over the calling thread's current context: they restore what was, on every path.
+//! Guards that make a context current to the calling thread and restore the previous one on every path.
 //!
-//! Each guard pushes its context onto the driver's own stack for this thread and pops it when dropped.
-//! Guards dropped out of order wait for those above them, so the stack never holds a gap. Foreign code
-//! that left another context current is noticed by what the pop returns.
+//! Each guard pushes its context onto the driver's context stack of this thread and pops it when dropped.
+//! A guard that is dropped out of order takes effect once the guards above it are gone, so the stack never has a gap.
+//! Foreign code that left another context current is detected by the context that the pop returns.
 
 mod base;
 mod entered;
@@ -12,7 +12,7 @@ use std::{cell::RefCell, marker::PhantomData, ops::Deref, sync::Arc};
 use cuda_green_sys::CUcontext;
 
 pub(crate) use base::{set_current, unset_current};
-use entered::{DEPTH, Entered, ORPHANED, Taken, Trouble};
+use entered::{DEPTH, EndFailure, Entered, Held, PENDING_COUNT};
 
 use crate::{
     error::{Error, Result},
@@ -21,15 +21,15 @@ use crate::{
 
 thread_local! {
     /// Guards that were dropped before those above them.
-    static ORPHANS: RefCell<Vec<Orphan>> = const { RefCell::new(Vec::new()) };
+    static PENDING_ENDS: RefCell<Vec<PendingEnd>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Keeps a context current on this thread until it is dropped.
+/// Keeps a context current to this thread until it is dropped.
 ///
-/// Dropping it makes current again what was current before, also in a panic, in any order with other
-/// guards, and when foreign code left something else current (which is logged as a warning, and is an
-/// error of [`ContextGuard::close`]). It cannot be sent to another thread. Forgetting it
-/// (`mem::forget`) leaves the context current and never destroyed.
+/// Dropping it restores the context that was current before: also during a panic, in any order with other
+/// guards, and if foreign code left another context current (which is logged as a warning, and is an
+/// error of [`ContextGuard::close`]). A guard cannot be sent to another thread. Forgetting it
+/// (`mem::forget`) leaves the context current, and the context is never destroyed.
 ///
 /// ```
 /// # use cuda_green::{ContextId, Driver, SmPartitionManager};
@@ -39,26 +39,27 @@ thread_local! {
 /// manager.init_quad_partition()?;
 /// {
 ///     let _embedding = manager.activate(ContextId::Embedding)?;
-///     // what works in the current context runs in the Embedding partition here
+///     // code that uses the current context runs in the Embedding partition here
 /// }
-/// // and what was current before is current again
+/// // the context that was current before is current again
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// # Across an `await`
 ///
-/// Do not hold one there: use [`GreenContext::with_current`], which takes a closure, or streams, for which nothing
-/// need be current. Where tasks take turns on one thread (`block_on` with `join!`, a `LocalSet`), each would run in
-/// what another made current. [`close`](Self::close) tells where a guard ends below another one; that a task ran
-/// meanwhile and ended its own guard in order, nothing can tell. In `clippy.toml`, this finds it:
+/// Do not hold a guard across an `await`. Use [`GreenContext::with_current`], which takes a closure, or streams, which
+/// need no current context. If tasks take turns on one thread (`block_on` with `join!`, a `LocalSet`), each would run
+/// in the context that another task made current. [`close`](Self::close) reports a guard that ends below another one;
+/// a task that ran meanwhile and ended its own guard in order cannot be detected. These lines in `clippy.toml` find
+/// guards held across an `await`:
 ///
 /// ```toml
 /// await-holding-invalid-types = ["cuda_green::ContextGuard"]
 /// ```
 ///
-/// It stays on its thread, so a future that is to be `Send` cannot hold it across an `await`: the rest
-/// could run on another thread, where something else is current.
+/// A guard belongs to its thread, so a future that is `Send` cannot hold one across an `await`: the rest of the future
+/// could run on another thread, where another context is current.
 ///
 /// ```compile_fail
 /// # use cuda_green::{ContextId, SmPartitionManager};
@@ -73,7 +74,7 @@ thread_local! {
 /// # }
 /// ```
 ///
-/// Ended before the `await`, it does no harm:
+/// A guard that ends before the `await` does no harm:
 ///
 /// ```
 /// # use cuda_green::{ContextId, SmPartitionManager};
@@ -90,30 +91,30 @@ thread_local! {
 ///
 /// # Cost
 ///
-/// Three calls of the driver: one to see what is current, a push and a pop. On an H200 a push and a pop take
-/// 32 ns (`evidence/activate.json`), and the question 12 ns more. It cannot be saved: code that sets another
-/// context inside the guard, and code that pops the guard's and leaves what was below, may leave the very
-/// same stack behind, and only what was seen at the beginning tells what is to be restored.
+/// A guard makes three driver calls: a query of the current context, a push and a pop. On an H200 a push and a pop take
+/// 32 ns (`evidence/activate.json`), and the query 12 ns more. The query is needed: foreign code that sets another
+/// context inside the guard, and foreign code that pops the guard's context and leaves the one below, can leave the
+/// same stack behind, so only the context seen at the start tells what to restore.
 #[must_use = "the context stops being current when the guard is dropped"]
 pub struct ContextGuard<'a> {
     entered: Entered,
-    context: Hold<'a>,
+    context: ContextRef<'a>,
     _not_send: PhantomData<*mut ()>,
 }
 
-/// A guard that was dropped before one above it, with all that it still needs.
-struct Orphan {
+/// A guard that was dropped before one above it, with everything that its end still needs.
+struct PendingEnd {
     entered: Entered,
     context: Arc<ContextInner>,
 }
 
-/// What keeps a context alive while it is current.
-enum Hold<'a> {
+/// A reference that keeps a context alive while it is current.
+enum ContextRef<'a> {
     Borrowed(&'a Arc<ContextInner>),
     Owned(Arc<ContextInner>),
 }
 
-impl Deref for Hold<'_> {
+impl Deref for ContextRef<'_> {
     type Target = Arc<ContextInner>;
 
     fn deref(&self) -> &Arc<ContextInner> {
@@ -125,23 +126,25 @@ impl Deref for Hold<'_> {
 }
 
 impl<'a> ContextGuard<'a> {
+    /// Makes a context current, borrowing its handle.
     #[inline]
     pub(crate) fn borrowed(context: &'a Arc<ContextInner>) -> Result<Self> {
         match Entered::begin(context) {
-            Ok(entered) => Ok(Self::new(entered, Hold::Borrowed(context))),
+            Ok(entered) => Ok(Self::new(entered, ContextRef::Borrowed(context))),
             Err(refusal) => Err(refusal.into_error(context.driver())),
         }
     }
 
+    /// Makes a context current, owning a handle.
     pub(crate) fn owned(context: GreenContext) -> Result<Self> {
         match Entered::begin(&context.inner) {
-            Ok(entered) => Ok(Self::new(entered, Hold::Owned(context.inner))),
+            Ok(entered) => Ok(Self::new(entered, ContextRef::Owned(context.inner))),
             Err(refusal) => Err(refusal.into_error(context.inner.driver())),
         }
     }
 
     #[inline]
-    fn new(entered: Entered, context: Hold<'a>) -> Self {
+    fn new(entered: Entered, context: ContextRef<'a>) -> Self {
         Self {
             entered,
             context,
@@ -149,57 +152,61 @@ impl<'a> ContextGuard<'a> {
         }
     }
 
-    /// The raw context that this guard made current. With several threads in one context it may be that
+    /// Returns the raw context that this guard made current. If several threads use one context, it may be that
     /// of a sibling: another green context over the same SMs.
     pub fn raw_context(&self) -> CUcontext {
         self.entered.change.current
     }
 
-    /// Drops the guard and says whether all was as it should be.
+    /// Ends the guard and reports whether the thread's current contexts were as expected.
     ///
     /// # Errors
-    /// [`Error::ForeignContext`] where foreign code had left another context current; what was current before the
-    /// guard is current again all the same. [`Error::GuardNotOnTop`] where a guard that this thread entered later
-    /// is still there, or was forgotten: the context of that one is current, and stays so until it ends, which
-    /// ends this one. [`Error::Driver`].
+    /// [`Error::ForeignContext`] if foreign code had left another context current; the context that was current before
+    /// the guard is restored even then. [`Error::GuardNotOnTop`] if a guard that this thread entered later still exists
+    /// or was forgotten: the later guard's context stays current until that guard ends, which ends this one too.
+    /// [`Error::Driver`].
     pub fn close(mut self) -> Result<()> {
         match self.entered.end(&self.context) {
             Ok(()) => Ok(()),
-            Err(trouble) => self.end_in(trouble),
+            Err(failure) => self.recover(failure),
         }
     }
 
+    /// Ends the guard after the usual end failed.
     #[cold]
-    fn end_in(&mut self, trouble: Trouble) -> Result<()> {
-        match trouble {
-            Trouble::Popped(answer, popped) => self.entered.mend(&self.context, answer, popped),
-            Trouble::OutOfOrder if DEPTH.get() == self.entered.depth => {
-                let ended = self.entered.pop_and_mend(&self.context);
-                ended.and(unwind_orphans())
+    fn recover(&mut self, failure: EndFailure) -> Result<()> {
+        match failure {
+            EndFailure::UnexpectedPop(answer, popped) => {
+                self.entered.restore(&self.context, answer, popped)
             }
-            Trouble::OutOfOrder => {
-                self.wait_for_those_above();
+            EndFailure::OutOfOrder if DEPTH.get() == self.entered.depth => {
+                let ended = self.entered.pop_and_restore(&self.context);
+                ended.and(end_pending())
+            }
+            EndFailure::OutOfOrder => {
+                self.defer_end();
                 Err(Error::GuardNotOnTop)
             }
         }
     }
 
-    fn wait_for_those_above(&mut self) {
-        let nothing = Entered {
+    /// Leaves the end of this guard to the guards above it.
+    fn defer_end(&mut self) {
+        let ended = Entered {
             depth: 0,
-            seat: Taken(None),
+            held: Held(None),
             change: self.entered.change,
         };
-        let orphan = Orphan {
-            entered: std::mem::replace(&mut self.entered, nothing),
+        let pending = PendingEnd {
+            entered: std::mem::replace(&mut self.entered, ended),
             context: Arc::clone(&self.context),
         };
-        // At the end of a thread its locals may be gone; then its context stack ends with it.
-        if ORPHANS
-            .try_with(|orphans| orphans.borrow_mut().push(orphan))
+        // At the end of a thread its thread-locals may be gone; its context stack then ends with the thread.
+        if PENDING_ENDS
+            .try_with(|ends| ends.borrow_mut().push(pending))
             .is_ok()
         {
-            ORPHANED.set(ORPHANED.get() + 1);
+            PENDING_COUNT.set(PENDING_COUNT.get() + 1);
         }
     }
 }
@@ -208,44 +215,44 @@ impl Drop for ContextGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.entered.depth > 0
-            && let Err(trouble) = self.entered.end(&self.context)
+            && let Err(failure) = self.entered.end(&self.context)
         {
-            self.drop_in(trouble);
+            self.recover_in_drop(failure);
         }
     }
 }
 
 impl ContextGuard<'_> {
     #[cold]
-    fn drop_in(&mut self, trouble: Trouble) {
-        match self.end_in(trouble) {
-            // Guards may be dropped in any order; where that was not meant, `close` tells.
+    fn recover_in_drop(&mut self, failure: EndFailure) {
+        match self.recover(failure) {
+            // Guards may be dropped in any order; `close` reports a wrong one.
             Ok(()) | Err(Error::GuardNotOnTop) => {}
             Err(error) => log::warn!("dropping a context guard: {error}"),
         }
     }
 }
 
-/// Unwinds the guards that were dropped early and have none above them any more.
-fn unwind_orphans() -> Result<()> {
+/// Ends the guards that were dropped early and now have no guard above them.
+fn end_pending() -> Result<()> {
     let next = || {
-        let orphan = ORPHANS.try_with(|orphans| {
-            let mut orphans = orphans.borrow_mut();
+        let pending = PENDING_ENDS.try_with(|ends| {
+            let mut ends = ends.borrow_mut();
             let depth = DEPTH.get();
-            let is_next = |orphan: &Orphan| orphan.entered.depth == depth;
-            let index = orphans.iter().position(is_next)?;
-            Some(orphans.swap_remove(index))
+            let is_next = |end: &PendingEnd| end.entered.depth == depth;
+            let index = ends.iter().position(is_next)?;
+            Some(ends.swap_remove(index))
         });
-        orphan.ok().flatten()
+        pending.ok().flatten()
     };
     let mut result = Ok(());
-    while let Some(Orphan {
+    while let Some(PendingEnd {
         mut entered,
         context,
     }) = next()
     {
-        ORPHANED.set(ORPHANED.get() - 1);
-        result = result.and(entered.pop_and_mend(&context));
+        PENDING_COUNT.set(PENDING_COUNT.get() - 1);
+        result = result.and(entered.pop_and_restore(&context));
     }
     result
 }

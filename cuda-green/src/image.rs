@@ -1,8 +1,8 @@
-//! Images of code: which kind one is, and whether all of it is there.
+//! Images of GPU code: recognising their kind, and checking that they are complete.
 
 use std::{borrow::Cow, fmt};
 
-/// The kind of an image, by its first bytes.
+/// The kind of an image, recognised by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ImageKind {
@@ -10,7 +10,7 @@ pub enum ImageKind {
     Ptx,
     /// Machine code for one compute capability, an ELF file.
     Cubin,
-    /// Several of the other two, of which the driver takes what suits.
+    /// A container of PTX and cubins, from which the driver takes the one that suits its GPU.
     FatBinary,
 }
 
@@ -24,24 +24,24 @@ impl fmt::Display for ImageKind {
     }
 }
 
-/// An image as the driver takes it: a pointer without a length.
+/// A checked image, in the form that the driver takes: a pointer without a length.
 pub(crate) struct Image<'a> {
     pub(crate) kind: ImageKind,
     bytes: Cow<'a, [u8]>,
 }
 
-/// An image that the driver must not be given.
+/// The defect of an image that must not be passed to the driver.
 #[derive(Debug)]
 pub(crate) enum BrokenImage {
-    /// A binary's headers tell of more bytes than there are.
+    /// A binary whose headers describe more bytes than there are.
     Truncated { kind: ImageKind, len: usize },
     /// Text with a NUL inside.
     Nul { at: usize },
 }
 
 impl<'a> Image<'a> {
-    /// Looks at an image's kind. The driver learns the length of a binary from its headers, so those must not
-    /// promise more than there is.
+    /// Recognises an image's kind and checks it. The driver takes the length of a binary from its headers, so they must
+    /// not describe more bytes than there are.
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, BrokenImage> {
         let kind = match bytes {
             [0x7f, b'E', b'L', b'F', ..] => ImageKind::Cubin,
@@ -62,7 +62,7 @@ impl<'a> Image<'a> {
         })
     }
 
-    /// Text, with the NUL that ends a C string, which NVRTC's output has already.
+    /// Makes an image of text, adding the final NUL of a C string unless it is there, as in NVRTC's output.
     fn ptx(bytes: &'a [u8]) -> Result<Self, BrokenImage> {
         let end = bytes.iter().position(|byte| *byte == 0);
         let rest = end.map_or(&[][..], |end| &bytes[end..]);
@@ -84,7 +84,7 @@ impl<'a> Image<'a> {
     }
 }
 
-/// A little-endian number, if it is there.
+/// Reads a little-endian number of `N` bytes, if the bytes are there.
 fn number<const N: usize>(bytes: &[u8], at: u64) -> Option<u64> {
     let at = usize::try_from(at).ok()?;
     let found = bytes.get(at..at.checked_add(N)?)?;
@@ -93,14 +93,14 @@ fn number<const N: usize>(bytes: &[u8], at: u64) -> Option<u64> {
     Some(u64::from_le_bytes(whole))
 }
 
-/// The bytes that a fat binary's header tells of: itself and what follows.
+/// Returns the length that a fat binary's header describes: of itself and what follows.
 fn fat_length(bytes: &[u8]) -> Option<u64> {
     number::<2>(bytes, 6)?.checked_add(number::<8>(bytes, 8)?)
 }
 
-/// The end of the last part that the headers of an ELF file of 64 bits tell of.
+/// Returns the end of the last part that the headers of a 64-bit ELF file describe.
 fn elf_length(bytes: &[u8]) -> Option<u64> {
-    /// A section without bytes in the file.
+    /// The type of a section without bytes in the file.
     const NOBITS: u64 = 8;
     let (segments, sections) = (number::<8>(bytes, 0x20)?, number::<8>(bytes, 0x28)?);
     let [segment, segment_count, section, section_count] =
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// An ELF file with one section of these bytes.
+    /// Makes an ELF file with one section of this length.
     fn elf(len: u64) -> Vec<u8> {
         let mut bytes = vec![0; 64 + len as usize];
         bytes[..4].copy_from_slice(b"\x7fELF");

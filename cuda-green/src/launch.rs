@@ -1,8 +1,8 @@
-//! The shape of a launch, and its arguments.
+//! The configuration of a kernel launch, and its arguments.
 
 use std::{ffi::c_void, fmt};
 
-/// The shape of a launch.
+/// The configuration of a kernel launch: its grid, its blocks and their memory.
 ///
 /// ```
 /// use cuda_green::LaunchConfig;
@@ -19,21 +19,21 @@ use std::{ffi::c_void, fmt};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct LaunchConfig {
-    /// Blocks in x, y and z.
+    /// Number of blocks in x, y and z.
     pub grid: [u32; 3],
-    /// Threads of a block in x, y and z.
+    /// Number of threads of a block in x, y and z.
     pub block: [u32; 3],
-    /// Dynamic shared memory of a block in bytes. Above 48 KiB, the first such launch of a kernel raises the limit
-    /// that the driver keeps for it.
+    /// Dynamic shared memory of a block in bytes. The first launch of a kernel with more than 48 KiB raises the limit
+    /// that the driver keeps for the kernel.
     pub shared_bytes: u32,
-    /// Blocks of a thread-block cluster in x, y and z, if the launch is one in clusters.
+    /// Number of blocks of a thread-block cluster in x, y and z; `None` for a launch without clusters.
     pub cluster: Option<[u32; 3]>,
     /// Whether all blocks are resident at once, so that they can wait for each other.
     pub cooperative: bool,
 }
 
 impl LaunchConfig {
-    /// So many blocks, each of so many threads, both in x, y and z.
+    /// Makes a configuration of `grid` blocks, each of `block` threads, both in x, y and z.
     pub const fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
         Self {
             grid,
@@ -44,12 +44,12 @@ impl LaunchConfig {
         }
     }
 
-    /// So many blocks of so many threads, in one dimension.
+    /// Makes a one-dimensional configuration of `blocks` blocks, each of `threads` threads.
     pub const fn linear(blocks: u32, threads: u32) -> Self {
         Self::new([blocks, 1, 1], [threads, 1, 1])
     }
 
-    /// The same with so many bytes of dynamic shared memory for each block.
+    /// Sets the dynamic shared memory of each block, in bytes.
     #[must_use]
     pub const fn shared_bytes(self, shared_bytes: u32) -> Self {
         Self {
@@ -58,9 +58,10 @@ impl LaunchConfig {
         }
     }
 
-    /// The same in thread-block clusters of so many blocks in x, y and z: the grid must be whole clusters. Needs
-    /// compute capability 9.0 and CUDA 11.8. Up to 8 blocks are portable; more, up to 16, run on some devices and
-    /// partitions. [`Stream::max_cluster_size`](crate::Stream::max_cluster_size) and
+    /// Sets the number of blocks of a thread-block cluster in x, y and z, of which the grid must be a multiple. Needs
+    /// compute capability 9.0 and CUDA 11.8. Clusters of up to 8 blocks are portable; larger ones, up to 16, run on
+    /// some
+    /// devices and partitions. [`Stream::max_cluster_size`](crate::Stream::max_cluster_size) and
     /// [`Stream::max_active_clusters`](crate::Stream::max_active_clusters) tell what fits a partition.
     #[must_use]
     pub const fn cluster(self, blocks: [u32; 3]) -> Self {
@@ -70,8 +71,8 @@ impl LaunchConfig {
         }
     }
 
-    /// The same as a cooperative launch, whose blocks are all resident at once, or which is refused. Needs CUDA
-    /// 11.6. [`Stream::max_cooperative_blocks`](crate::Stream::max_cooperative_blocks) tells how many fit a
+    /// Makes the launch cooperative: all its blocks are resident at once, or it is refused. Needs CUDA 11.6.
+    /// [`Stream::max_cooperative_blocks`](crate::Stream::max_cooperative_blocks) tells how many blocks fit a
     /// partition.
     #[must_use]
     pub const fn cooperative(self) -> Self {
@@ -81,22 +82,24 @@ impl LaunchConfig {
         }
     }
 
-    /// Whether nothing is asked for that needs attributes of the launch.
+    /// Returns whether the launch needs no launch attributes: it has no clusters and is not cooperative.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.cluster.is_none() && !self.cooperative
     }
 
-    /// Blocks of a cluster; 1 without clusters.
+    /// Returns the number of blocks of a cluster; 1 without clusters.
     #[inline]
     pub(crate) fn cluster_size(&self) -> u64 {
         self.cluster.map_or(1, product)
     }
 
+    /// Returns the number of blocks of the grid.
     pub(crate) fn blocks(&self) -> u64 {
         product(self.grid)
     }
 
+    /// Returns the number of threads of a block.
     pub(crate) fn threads(&self) -> u64 {
         product(self.block)
     }
@@ -127,13 +130,13 @@ impl fmt::Display for LaunchConfig {
     }
 }
 
-/// A value that a kernel can take as an argument.
+/// A value that can be passed to a kernel as an argument.
 ///
 /// # Safety
-/// The pointer is valid, while `self` is borrowed, for reading a value of the size and alignment that the
-/// kernel's parameter has.
+/// While `self` is borrowed, the pointer is valid for reading a value of the size and alignment of the kernel's
+/// parameter.
 pub unsafe trait KernelArg {
-    /// Where the value lies.
+    /// Returns a pointer to the value.
     fn as_ptr(&self) -> *const c_void {
         std::ptr::from_ref(self).cast()
     }

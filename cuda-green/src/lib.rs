@@ -1,3 +1,24 @@
+//! Guaranteed shares of an NVIDIA GPU: disjoint partitions of its SMs, through CUDA green contexts.
+//!
+//! Start with these five:
+//!
+//! - [`SmPartitionManager`] splits a device into named partitions, resizes them while work runs, and reports on them.
+//! - [`GreenContext`] is one partition: it creates streams and has a memory pool.
+//! - [`Stream`] takes the work: [`launch`](Stream::launch) runs a kernel on the partition's SMs.
+//! - [`Module`] loads PTX or a cubin, whose [`Kernel`]s streams launch.
+//! - [`GpuMemoryPool`] gives [`GpuBuffer`]s under a limit that is exact to the byte.
+//!
+//! | for | see |
+//! |---|---|
+//! | drivers and devices | [`Driver`], [`CudaDevice`], [`Capabilities`], [`Error`] |
+//! | sizes of partitions | [`planner::PartitionRequest`], [`planner::Plan`], [`GreenContextConfig`] |
+//! | splits by hand | [`SmResource`], [`SmSplit`], [`WorkqueueResource`] |
+//! | streams that follow a name through rebalances | [`PartitionStream`], [`PartitionGraph`], [`HandOff`] |
+//! | order and ends of work | [`Event`], [`Completion`], [`Graph`] |
+//! | libraries that use the current context | [`ContextGuard`], [`guide::foreign_libraries`] |
+//! | memory | [`MemoryBudget`], [`PinnedBuffer`], [`TypedBuffer`], [`ModelSlots`], [`MemoryReport`] |
+//! | checks | [`Verification`], [`StreamHome`], [`Probe`] |
+#![doc = ""]
 #![doc = include_str!("../README.md")]
 // On docs.rs, what needs a feature says so.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,4 +1,4 @@
-//! Modules and kernels.
+//! Modules of loaded code, and their kernels.
 
 mod attributes;
 
@@ -6,20 +6,20 @@ use std::{fmt, sync::Arc};
 
 use cuda_green_sys::{CUfunction, CUresult};
 
-use attributes::{Attributes, AttributesByFunction};
+use attributes::{AttributesByFunction, FunctionAttributes};
 
 use crate::{
     device::{CudaDevice, RawModule},
     error::{Error, Result},
 };
 
-/// Loaded code. One module serves every partition of its device: a kernel runs where its stream is.
+/// Loaded code. One module serves every partition of its device: a kernel runs on the SMs of its stream.
 #[derive(Clone)]
 pub struct Module {
-    inner: Arc<Owned>,
+    inner: Arc<ModuleInner>,
 }
 
-struct Owned {
+struct ModuleInner {
     device: CudaDevice,
     raw: RawModule,
     attributes: AttributesByFunction,
@@ -44,14 +44,14 @@ impl Module {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for text with a NUL inside; [`Error::ImageRefused`], with the compiler's log,
-    /// where it does not compile or its PTX version is newer than the driver; [`Error::Driver`].
+    /// if the text does not compile or its PTX version is newer than the driver; [`Error::Driver`].
     #[doc(alias = "cuModuleLoadDataEx")]
     pub fn load_ptx(device: &CudaDevice, ptx: &str) -> Result<Self> {
-        Ok(Self::of(device, RawModule::load_ptx(device, ptx)?))
+        Ok(Self::from_raw(device, RawModule::load_ptx(device, ptx)?))
     }
 
-    /// Loads an image of any [kind](ImageKind): PTX, a cubin for the device's compute capability, or a fat
-    /// binary. The first bytes tell which it is; a NUL after text is not needed.
+    /// Loads an image of any [kind](crate::ImageKind): PTX, a cubin for the device's compute capability, or a fat
+    /// binary. The kind is read from the first bytes. Text needs no NUL at its end.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,7 +59,7 @@ impl Module {
     /// use cuda_green::Module;
     ///
     /// let image = std::fs::read("kernels.fatbin")?; // from `nvcc -fatbin`
-    /// // SAFETY: the file is our own build's.
+    /// // SAFETY: our own build made the file.
     /// let module = unsafe { Module::load_image(&device, &image)? };
     /// # Ok(())
     /// # }
@@ -70,20 +70,20 @@ impl Module {
     /// say; [`Error::ImageRefused`] for one that has no code for this device.
     ///
     /// # Safety
-    /// A binary is whole and was made by NVIDIA's tools. The driver gets a pointer without a length and trusts
-    /// what it finds inside; here only the outer headers are checked.
+    /// A binary is complete and was made by NVIDIA's tools. The driver gets a pointer without a length and trusts
+    /// the contents; this function checks only the outer headers.
     #[doc(alias = "cuModuleLoadDataEx")]
     #[doc(alias = "cubin")]
     #[doc(alias = "fatbin")]
     pub unsafe fn load_image(device: &CudaDevice, image: &[u8]) -> Result<Self> {
-        // SAFETY: the caller's promise is the one asked for.
+        // SAFETY: the caller makes the same promise.
         let raw = unsafe { RawModule::load_image(device, image)? };
-        Ok(Self::of(device, raw))
+        Ok(Self::from_raw(device, raw))
     }
 
-    fn of(device: &CudaDevice, raw: RawModule) -> Self {
+    fn from_raw(device: &CudaDevice, raw: RawModule) -> Self {
         Self {
-            inner: Arc::new(Owned {
+            inner: Arc::new(ModuleInner {
                 device: device.clone(),
                 raw,
                 attributes: AttributesByFunction::default(),
@@ -91,24 +91,21 @@ impl Module {
         }
     }
 
-    /// Its device.
+    /// Returns the module's device.
     pub fn device(&self) -> &CudaDevice {
         &self.inner.device
     }
 
-    /// One of its kernels, by the name of its entry: the mangled one, where C++ was compiled without
+    /// Returns a kernel by the name of its entry, which is the mangled name if C++ was compiled without
     /// `extern "C"`.
     ///
     /// # Errors
-    /// [`Error::NoSuchKernel`] where it has none of that name, with those that it has; [`Error::Driver`].
+    /// [`Error::NoSuchKernel`], with the names of the module's kernels, if none has that name; [`Error::Driver`].
     #[doc(alias = "cuModuleGetFunction")]
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
         let driver = self.inner.device.driver();
         let raw = match self.inner.raw.function(driver, name) {
-            Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_NOT_FOUND,
-                ..
-            }) => {
+            Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NOT_FOUND) => {
                 return Err(Error::NoSuchKernel {
                     name: name.to_owned(),
                     kernels: self.kernel_names().ok(),
@@ -120,11 +117,11 @@ impl Module {
             module: self.clone(),
             raw,
             name: name.into(),
-            attributes: self.inner.attributes.of(raw),
+            attributes: self.inner.attributes.get(raw),
         })
     }
 
-    /// The names of its kernels, in alphabetical order. CUDA 12.4 or later.
+    /// Returns the names of the module's kernels in alphabetical order. Needs CUDA 12.4 or later.
     ///
     /// # Errors
     /// [`Error::MissingEntryPoint`] before CUDA 12.4; [`Error::Driver`].
@@ -134,7 +131,7 @@ impl Module {
     }
 }
 
-impl Drop for Owned {
+impl Drop for ModuleInner {
     fn drop(&mut self) {
         match self.device.raw_primary_context() {
             Ok(context) => self.raw.unload(self.device.driver(), context),
@@ -149,7 +146,7 @@ pub struct Kernel {
     module: Module,
     raw: CUfunction,
     name: Arc<str>,
-    attributes: Arc<Attributes>,
+    attributes: Arc<FunctionAttributes>,
 }
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
@@ -158,22 +155,22 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
-    /// Its name in its module.
+    /// Returns the kernel's name in its module.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its module.
+    /// Returns the kernel's module.
     pub fn module(&self) -> &Module {
         &self.module
     }
 
-    /// The raw function, valid while this object lives.
+    /// Returns the raw function, which is valid while this object lives.
     pub fn raw(&self) -> CUfunction {
         self.raw
     }
 
-    /// The same for a call of this device, if that is its own.
+    /// Returns the raw function for a call on this device, or an error if it is another device's or driver's.
     #[inline]
     pub(crate) fn raw_for(&self, device: &CudaDevice) -> Result<CUfunction> {
         device.check_own("the kernel", self.module.device())?;

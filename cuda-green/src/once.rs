@@ -1,10 +1,11 @@
-//! A value that is made when it is first asked for, and whose making may fail.
+//! A value that is initialised on first use by a function that may fail.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::error::Result;
 
-/// Made at most once, by one thread while the others wait; a failure is not kept, so the next asks again.
+/// A value that is initialised at most once, by one thread while the others wait. A failure is not kept: the next call
+/// tries again.
 pub(crate) struct Once<T> {
     value: OnceLock<T>,
     making: Mutex<()>,
@@ -20,13 +21,13 @@ impl<T> Default for Once<T> {
 }
 
 impl<T> Once<T> {
-    /// The value, if it was made.
+    /// Returns the value, if it is initialised.
     #[inline]
     pub(crate) fn get(&self) -> Option<&T> {
         self.value.get()
     }
 
-    /// The value, made here if it was not.
+    /// Returns the value, and initialises it first if it is not yet.
     #[inline]
     pub(crate) fn get_or_make(&self, make: impl FnOnce() -> Result<T>) -> Result<&T> {
         if let Some(value) = self.value.get() {
@@ -40,13 +41,13 @@ impl<T> Once<T> {
         Ok(self.value.get_or_init(|| value))
     }
 
-    /// Does something while the value is surely not made yet; nothing where it was.
+    /// Runs `action` if the value is not initialised yet, and keeps other threads from initialising it meanwhile.
     pub(crate) fn before_made<R>(&self, action: impl FnOnce() -> R) -> Option<R> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         self.value.get().is_none().then(action)
     }
 
-    /// Takes the value out, if it was made.
+    /// Takes the value out, if it is initialised.
     pub(crate) fn take(&mut self) -> Option<T> {
         self.value.take()
     }

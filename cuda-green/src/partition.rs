@@ -1,4 +1,5 @@
-//! Partitions as the driver has them: green contexts, their handles, and who may have them current.
+//! The driver's objects of a partition: green contexts, their handles, and the rule of which thread may have one
+//! current.
 
 mod config;
 mod end;
@@ -8,7 +9,7 @@ mod handles;
 mod live_streams;
 mod memory_slot;
 mod resources;
-mod thread_seats;
+mod thread_contexts;
 mod workqueues;
 
 pub use config::{ContextPolicy, GreenContextConfig};
@@ -17,6 +18,6 @@ pub use workqueues::WorkqueueIsolation;
 
 pub(crate) use followers::{Follower, Later};
 pub(crate) use green_context::{ContextInner, Shape};
-pub(crate) use handles::{Partition, Seat};
+pub(crate) use handles::{Partition, Sibling};
 pub(crate) use memory_slot::MemorySlot;
 pub(crate) use workqueues::{Workqueues, balanced};

@@ -1,9 +1,9 @@
-//! Probes by residency: blocks of known length that fill every SM of a context.
+//! Probes by residency: blocks of known duration that fill every SM of a context.
 //!
-//! SM ids say where blocks ran, but under MPS they are numbered anew in each context, and they say nothing of
-//! work that this process does not know. A probe needs no ids. Its blocks take all threads of an SM, so each SM
-//! holds a fixed number of them and nothing else beside them, and each stays for a known time. If all of them
-//! are there at once, the SMs belong to nobody else at that moment; if some come late, something else was there.
+//! SM ids tell where blocks ran, but under MPS each context numbers them from 0, and they reveal nothing about
+//! the work of other processes. A probe needs no ids. Its blocks take all threads of an SM, so each SM
+//! holds a fixed number of them and nothing else, and each block stays for a known time. If all of them
+//! are resident at once, nothing else runs on the SMs at that moment; if some start late, something else did.
 
 mod filler;
 mod sm_ids;
@@ -14,22 +14,22 @@ use crate::{error::Result, event::Event, partition::GreenContext};
 
 use filler::Filler;
 
-/// Rounds of [`GreenContext::probe`].
+/// Maximal number of rounds of [`GreenContext::probe`].
 const ROUNDS: u32 = 16;
-/// Late rounds after which it is clear that somebody is there. Each may wait for a block of theirs.
+/// Number of late rounds that suffice to show that other work is there. Each round may wait for a block of that work.
 const LATE_ROUNDS: u32 = 4;
 /// Time that each block stays in a round.
 const ROUND: Duration = Duration::from_micros(100);
 /// A round that takes no longer than this beyond [`ROUND`] counts as undisturbed. On an idle H200 the longest of
 /// 16 rounds took 2.9 to 3.2 µs more in each of six runs (driver 580).
 const TOLERANCE: Duration = Duration::from_micros(25);
-/// The same for the first round, in which the driver loads the kernel.
+/// Tolerance of the first round, in which the driver loads the kernel.
 const FIRST_TOLERANCE: Duration = Duration::from_millis(1);
-/// Time that each block stays where contexts are to be shown apart, and what is added for each context, since
-/// their kernels must all be launched within it.
+/// Time that each block stays when several contexts are filled at once.
 const TOGETHER: Duration = Duration::from_millis(2);
+/// Addition to [`TOGETHER`] for each context, since all their kernels must be launched within that time.
 const TOGETHER_PER_CONTEXT: Duration = Duration::from_micros(100);
-/// Tries to have the blocks of several contexts on their SMs at once: the host may be interrupted between launches.
+/// Attempts to have the blocks of several contexts resident at once: the host may be interrupted between launches.
 const TRIES: u32 = 3;
 
 /// The result of [`GreenContext::probe`].
@@ -38,20 +38,20 @@ const TRIES: u32 = 3;
 pub enum ContextProbe {
     /// The context's own streams had work, so it was not probed.
     InUse,
-    /// All blocks of all rounds ran at once.
+    /// In every round all blocks were resident at once.
     Undisturbed {
         /// Rounds that were run.
         rounds: u32,
-        /// The longest time that a round took beyond its known length.
+        /// The longest time that a round took beyond its known duration.
         longest_delay: Duration,
     },
-    /// Blocks came late in some rounds: something else ran on SMs of the context.
+    /// Blocks started late in some rounds: something else ran on SMs of the context.
     Disturbed {
         /// Rounds that were run.
         rounds: u32,
-        /// Rounds in which blocks came late.
+        /// Rounds in which blocks started late.
         late: u32,
-        /// The longest time that a round took beyond its known length.
+        /// The longest time that a round took beyond its known duration.
         longest_delay: Duration,
     },
 }
@@ -80,19 +80,19 @@ impl fmt::Display for ContextProbe {
 }
 
 impl GreenContext {
-    /// Looks for work of others on the context's SMs, while the context itself has nothing to do.
+    /// Detects other work on the context's SMs while the context itself is idle.
     ///
-    /// In each of up to 16 rounds a kernel fills every SM of the context with blocks that stay for 100 µs. Work of anyone
-    /// else on one of these SMs makes blocks come late: streams left in the primary context, contexts that overlap,
-    /// other processes, under MPS and by time slices. After four late rounds it ends. It takes about 3 ms where
-    /// nobody else is there. Work that
-    /// comes to the context meanwhile waits for up to a round.
+    /// In each of up to 16 rounds a kernel fills every SM of the context with blocks that stay for 100 µs. Any other
+    /// work
+    /// on one of these SMs makes blocks start late: streams left in the primary context, contexts that overlap,
+    /// other processes, both under MPS and by time slices. The probe ends after four late rounds. Without other work it
+    /// takes about 3 ms. Work that is put into the context meanwhile waits for up to one round.
     ///
-    /// The first probe of a process loads the crate's kernel, which waits for work that is on the device at that moment.
+    /// The first probe of a process loads the crate's kernel, which waits for the work on the device at that moment.
     ///
-    /// It does **not** see what runs at other times, what ends within 25 µs, what shares memory bandwidth, caches or
-    /// copy engines only, and it cannot tell who was there. Work that is put into the context's own streams while
-    /// it is probed counts as somebody else's.
+    /// It does **not** detect work at other times, work that ends within 25 µs, or use of memory bandwidth, caches or
+    /// copy engines only, and it cannot tell whose work it was. Work that is put into the context's own streams during
+    /// the probe counts as other work.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).
@@ -131,11 +131,13 @@ impl GreenContext {
     }
 }
 
-/// Shows that contexts, each with the number of SMs that it runs on, have SMs of their own: whether the blocks that
-/// fill each of them are all there at once.
+/// Returns whether blocks that fill each of the contexts were all resident at once. Each context is given with the
+/// number
+/// of SMs that it runs on.
 ///
-/// `true` is a proof: each SM holds only so many of the blocks. `false` is none of the contrary, since others may be
-/// on the SMs.
+/// `true` proves that no two contexts share an SM, because an SM holds only a fixed number of these blocks. `false`
+/// does
+/// not prove the contrary, since other work may be on the SMs.
 pub(crate) fn fit_together(contexts: &[(&GreenContext, u32)]) -> Result<bool> {
     let Some((first, _)) = contexts.first() else {
         return Ok(true);
@@ -162,7 +164,7 @@ pub(crate) fn fit_together(contexts: &[(&GreenContext, u32)]) -> Result<bool> {
             first_start = first_start.min(start);
             last_end = last_end.max(end);
         }
-        // The last block that came did so at `last_end - stay`, and no block left before `first_start + stay`.
+        // The last block started at `last_end - stay` or before, and no block ended before `first_start + stay`.
         if last_end.saturating_sub(first_start) < 2 * stay {
             return Ok(true);
         }

@@ -1,8 +1,8 @@
-//! Sizes of memory for people.
+//! Formatting of memory sizes for messages.
 
 use std::fmt;
 
-/// Bytes as `1.50 GiB (1610612736 bytes)`; few of them as `512 bytes`.
+/// A number of bytes, formatted as `1.50 GiB (1610612736 bytes)`, or below 1 KiB as `512 bytes`.
 pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {
@@ -29,13 +29,13 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// What is left, and of which limit, where there is one.
-pub(crate) struct Left {
+/// The bytes that are left of a limit, formatted with their verb; without the limit if there is none (`u64::MAX`).
+pub(crate) struct BytesLeft {
     pub(crate) available: u64,
     pub(crate) limit: u64,
 }
 
-impl fmt::Display for Left {
+impl fmt::Display for BytesLeft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Bytes(self.available).fmt(f)?;
         if self.limit < u64::MAX {
@@ -49,27 +49,27 @@ impl fmt::Display for Left {
     }
 }
 
-/// How much of a device is free, if it is known.
-pub(crate) struct Free {
+/// The free bytes of a device, if they are known, formatted with their verb.
+pub(crate) struct BytesFree {
     pub(crate) free: Option<u64>,
     pub(crate) total: u64,
 }
 
-impl fmt::Display for Free {
+impl fmt::Display for BytesFree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = Bytes(self.total);
         match self.free {
-            Some(1) => write!(f, "of the device's {total} only 1 byte is free"),
-            Some(free) => write!(f, "of the device's {total} only {} are free", Bytes(free)),
+            Some(1) => write!(f, "only 1 byte of the device's {total} is free"),
+            Some(free) => write!(f, "only {} of the device's {total} are free", Bytes(free)),
             None => write!(f, "less of the device's {total} is free"),
         }
     }
 }
 
-/// Bytes with their verb: `1 byte was`, `2 KiB (2048 bytes) were`.
-pub(crate) struct Were(pub(crate) u64);
+/// A number of bytes with its verb: `1 byte was`, `2 KiB (2048 bytes) were`.
+pub(crate) struct BytesWere(pub(crate) u64);
 
-impl fmt::Display for Were {
+impl fmt::Display for BytesWere {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = if self.0 == 1 { "was" } else { "were" };
         write!(f, "{} {verb}", Bytes(self.0))
@@ -92,14 +92,14 @@ mod tests {
         ] {
             assert_eq!(Bytes(bytes).to_string(), text);
         }
-        assert_eq!(Were(1).to_string(), "1 byte was");
-        assert_eq!(Were(0).to_string(), "0 bytes were");
-        let left = |available, limit| Left { available, limit }.to_string();
+        assert_eq!(BytesWere(1).to_string(), "1 byte was");
+        assert_eq!(BytesWere(0).to_string(), "0 bytes were");
+        let left = |available, limit| BytesLeft { available, limit }.to_string();
         assert_eq!(left(1, 512), "1 byte of the limit of 512 bytes is left");
         assert_eq!(left(10, u64::MAX), "10 bytes are left");
-        let free = |free| Free { free, total: 1024 }.to_string();
+        let free = |free| BytesFree { free, total: 1024 }.to_string();
         let total = "of the device's 1 KiB (1024 bytes)";
-        assert_eq!(free(Some(0)), format!("{total} only 0 bytes are free"));
+        assert_eq!(free(Some(0)), format!("only 0 bytes {total} are free"));
         assert_eq!(free(None), format!("less {total} is free"));
     }
 }

@@ -25,11 +25,11 @@ use crate::{
 
 /// A queue of work that runs in order, on the SMs of its context only.
 ///
-/// It keeps its context alive. Dropping it does not wait: work in it is finished first.
+/// It keeps its context alive. Dropping it does not wait; the driver finishes its work first.
 pub struct Stream {
     context: GreenContext,
     raw: CUstream,
-    /// Never used twice in a process, as the handle may be.
+    /// Unique in the process; handles can be reused.
     serial: u64,
 }
 
@@ -39,6 +39,7 @@ unsafe impl Send for Stream {}
 unsafe impl Sync for Stream {}
 
 impl Stream {
+    /// Creates a stream in a context.
     pub(crate) fn create(context: &GreenContext, options: &StreamOptions) -> Result<Self> {
         let priority = options.check(context)?;
         let device = context.device();
@@ -54,8 +55,8 @@ impl Stream {
                 unsafe { driver.cuStreamCreateWithPriority(&mut raw, flags, priority) }
             };
             if context.is_partitioned() {
-                // On 12.4 a stream is of the green context that is current when it is made. The guard
-                // keeps to one thread at a time, but a sibling's stream would do as well: same SMs.
+                // On 12.4 a stream belongs to the green context that is current when it is made. The guard may make
+                // a sibling current; a stream of a sibling serves as well, because it has the same SMs.
                 let guard = context.activate()?;
                 let created = create();
                 drop(guard);
@@ -73,18 +74,19 @@ impl Stream {
         })
     }
 
-    /// Its context.
+    /// Returns the stream's context.
     pub fn context(&self) -> &GreenContext {
         &self.context
     }
 
-    /// Its device.
+    /// Returns the stream's device.
     pub fn device(&self) -> &CudaDevice {
         self.context.device()
     }
 
-    /// The SMs that its work runs on, as the driver describes them. Before CUDA 13.1, which asks the stream
-    /// itself (proven against the real header and the simulated driver), these are its context's.
+    /// Returns the SMs that the stream's work runs on, as the driver describes them. From CUDA 13.1 on the stream
+    /// itself
+    /// is queried (tested against the real header and the simulated driver), before that its context.
     ///
     /// # Errors
     /// As [`GreenContext::sm_resource`].
@@ -98,7 +100,7 @@ impl Stream {
         Ok(self.context.describe_sms(raw))
     }
 
-    /// Its priority as the driver has it; lower numbers come first.
+    /// Returns the stream's priority as the driver's number; lower numbers have precedence.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -110,11 +112,12 @@ impl Stream {
         Ok(priority)
     }
 
-    /// Records the work so far in an event.
+    /// Records an event after the work so far.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for an event of elsewhere: it is recorded
-    /// on its own device only. Others may wait for it.
+    /// [`Error::Driver`]; [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for an event of another device or
+    /// driver.
+    /// An event can be recorded on its device only; streams of other devices may wait for it.
     #[doc(alias = "cuEventRecord")]
     pub fn record(&self, event: &Event) -> Result<()> {
         self.device().check_own("the event", event.device())?;
@@ -123,21 +126,21 @@ impl Stream {
         unsafe { self.driver().cuEventRecord(event, self.raw) }
     }
 
-    /// Makes the work to come wait for an event, on the GPU; the host does not wait.
+    /// Makes the stream's later work wait for an event on the GPU; the host does not wait.
     ///
-    /// An event that was recorded in a capture takes the stream into that capture. Its graph does not keep this
-    /// stream's context then, as [`Capture::fork`](crate::Capture::fork) does.
+    /// An event that was recorded in a capture takes the stream into that capture. The graph then does not keep this
+    /// stream's context alive; with [`Capture::fork`](crate::Capture::fork) it does.
     ///
     /// # Errors
     /// [`Error::Driver`]; [`Error::ForeignDriver`] for an event of another driver.
     #[doc(alias = "cuStreamWaitEvent")]
     pub fn wait(&self, event: &Event) -> Result<()> {
         let event = event.raw_for(self.driver())?;
-        // SAFETY: both are live, as their owners are borrowed, and of this driver; 0 is the only flag.
+        // SAFETY: both are live, as their owners are borrowed, and of this driver; 0 is the only flag value.
         unsafe { self.driver().cuStreamWaitEvent(self.raw, event, 0) }
     }
 
-    /// Waits for all work in it.
+    /// Waits for all work in the stream.
     ///
     /// # Errors
     /// [`Error::Driver`], also for a fault of the work itself.
@@ -147,7 +150,7 @@ impl Stream {
         unsafe { self.driver().cuStreamSynchronize(self.raw) }
     }
 
-    /// Whether all work in it is done.
+    /// Returns whether all work in the stream is done.
     ///
     /// # Errors
     /// [`Error::Driver`], also for a fault of the work itself.
@@ -157,24 +160,26 @@ impl Stream {
         not_ready_is_false(unsafe { self.driver().cuStreamQuery(self.raw) })
     }
 
-    /// The raw stream, for [other libraries](crate::guide::foreign_libraries): it belongs to this object, must not be
-    /// destroyed, and must not be used after this object is dropped.
+    /// Returns the raw stream, for [other libraries](crate::guide::foreign_libraries). It belongs to this object, must
+    /// not
+    /// be destroyed, and must not be used after this object is dropped.
     pub fn raw(&self) -> CUstream {
         self.raw
     }
 
-    /// Its number, which no other stream of the process ever has.
+    /// Returns the stream's number, which is unique among all streams that the process ever makes.
     pub(crate) fn serial(&self) -> u64 {
         self.serial
     }
 
-    /// Waits for all work in it, on the crate's own account: beside captures of other streams too.
+    /// Waits for all work in the stream, also during captures of other streams. For waits of the crate itself.
     pub(crate) fn wait_beside_captures(&self) -> Result<()> {
         let _allowed = self.driver().beside_captures();
         self.synchronize()
     }
 
-    /// Returns whether it is part of a capture. The driver knows, whoever took the stream into it.
+    /// Returns whether the stream is part of a capture. The driver reports this also if foreign code took the
+    /// stream into it.
     pub(crate) fn is_captured(&self) -> Result<bool> {
         let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
         // SAFETY: the stream is live, and the output valid.
@@ -182,13 +187,13 @@ impl Stream {
         Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
-    /// Refuses where it is part of a capture: there, nothing is done whose end could be waited for.
+    /// Ensures that the stream is in no capture. Captured work is not done, so it has no end to wait for.
     pub(crate) fn outside_captures(&self) -> Result<()> {
         if self.is_captured()? {
             return Err(Error::InvalidArgument {
                 name: "stream",
                 value: "in a capture".to_owned(),
-                reason: "buffers follow the work of streams by events, which stand for nothing in a capture; \
+                reason: "buffers follow the work of streams through events, which mark no work in a capture; \
                          launch kernels on their addresses, and copy before or after",
             });
         }
@@ -203,7 +208,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.context.inner.streams.remove(self.raw);
-        // SAFETY: the stream is live, and this is its end; the driver finishes its work first.
+        // SAFETY: the stream is live and destroyed here; the driver finishes its work first.
         log_failure(unsafe { self.driver().cuStreamDestroy_v2(self.raw) });
     }
 }

@@ -1,11 +1,11 @@
-//! Every interleaving of a few threads over the seats of a partition, by loom, over the very same source
-//! file: no context is ever current to two threads, and a hand-off reaches every seat.
+//! A model check by loom of how a partition's contexts are assigned to threads, with the crate's own source file: in
+//! every interleaving, no context is current to two threads, and a hand-off reaches every context.
 
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
-#[path = "../src/partition/thread_seats.rs"]
-mod seat;
-/// What `src/sync.rs` is to the crate.
+#[path = "../src/partition/thread_contexts.rs"]
+mod thread_contexts;
+/// Stands in for the crate's `src/sync.rs`.
 mod sync {
     pub(crate) use loom::sync::{
         Arc, Mutex, MutexGuard,
@@ -16,8 +16,8 @@ mod sync {
 use std::convert::Infallible;
 
 use loom::{cell::UnsafeCell, thread};
-use seat::{Seat, Seats};
 use sync::Arc;
+use thread_contexts::{ThreadContext, ThreadContexts};
 
 /// A context; loom fails where two threads have it open at once, or one after the other without order.
 type Context = UnsafeCell<u32>;
@@ -26,32 +26,32 @@ fn make() -> Context {
     UnsafeCell::new(0)
 }
 
-/// What a guard does between its beginning and its end.
-fn use_it(seat: &Seat<Context>) {
-    // SAFETY: loom finds it out if another thread is in here.
-    seat.context.with_mut(|uses| unsafe { *uses += 1 });
+/// Uses the context, as code between the start and the end of a guard does.
+fn use_it(context: &ThreadContext<Context>) {
+    // SAFETY: loom detects it if another thread is in here.
+    context.context.with_mut(|uses| unsafe { *uses += 1 });
 }
 
 /// Activates twice, one within the other, as `guard.rs` does.
-fn activate(seats: &Seats<Context, ()>, thread: usize) {
-    if seats.main.take(thread) {
-        use_it(&seats.main);
-        assert!(seats.main.take(thread), "it is this thread's");
-        use_it(&seats.main);
-        assert_eq!(seats.main.leave_biased(), 1);
-        use_it(&seats.main);
-        seats.main.leave_biased();
+fn activate(contexts: &ThreadContexts<Context, ()>, thread: usize) {
+    if contexts.main.acquire(thread) {
+        use_it(&contexts.main);
+        assert!(contexts.main.acquire(thread), "it is this thread's");
+        use_it(&contexts.main);
+        assert_eq!(contexts.main.release_biased(), 1);
+        use_it(&contexts.main);
+        contexts.main.release_biased();
         return;
     }
-    let sibling = || seats.sibling(thread, |_| Ok::<_, Infallible>(make()));
+    let sibling = || contexts.acquire_sibling(thread, |_| Ok::<_, Infallible>(make()));
     let outer = sibling().unwrap();
     use_it(&outer);
     let inner = sibling().unwrap();
     assert!(Arc::ptr_eq(&outer, &inner), "a thread needs one sibling");
     use_it(&inner);
-    inner.leave();
+    inner.release();
     use_it(&outer);
-    outer.leave();
+    outer.release();
 }
 
 /// Bounded, as all interleavings of three threads would take minutes.
@@ -64,18 +64,18 @@ fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
 #[test]
 fn a_context_is_current_to_one_thread_at_a_time() {
     model(3, || {
-        let seats = Arc::new(Seats::<Context, ()>::new(make()));
+        let contexts = Arc::new(ThreadContexts::<Context, ()>::new(make()));
         let threads = [1, 2].map(|token| {
-            let seats = Arc::clone(&seats);
-            thread::spawn(move || activate(&seats, token))
+            let contexts = Arc::clone(&contexts);
+            thread::spawn(move || activate(&contexts, token))
         });
-        activate(&seats, 3);
+        activate(&contexts, 3);
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(seats.taken(), 0);
+        assert_eq!(contexts.use_count(), 0);
         assert!(
-            (1..=3).contains(&seats.count()),
+            (1..=3).contains(&contexts.count()),
             "as many as were active at once"
         );
     });
@@ -85,19 +85,19 @@ fn a_context_is_current_to_one_thread_at_a_time() {
 #[test]
 fn a_sibling_goes_from_hand_to_hand() {
     model(3, || {
-        let seats = Arc::new(Seats::<Context, ()>::new(make()));
-        assert!(seats.main.take(9), "so that all others need siblings");
+        let contexts = Arc::new(ThreadContexts::<Context, ()>::new(make()));
+        assert!(contexts.main.acquire(9), "so that all others need siblings");
         let first = {
-            let seats = Arc::clone(&seats);
+            let contexts = Arc::clone(&contexts);
             thread::spawn(move || {
-                activate(&seats, 1);
-                activate(&seats, 1);
+                activate(&contexts, 1);
+                activate(&contexts, 1);
             })
         };
-        activate(&seats, 2);
+        activate(&contexts, 2);
         first.join().unwrap();
-        assert_eq!(seats.taken(), 1);
-        assert!((2..=3).contains(&seats.count()));
+        assert_eq!(contexts.use_count(), 1);
+        assert!((2..=3).contains(&contexts.count()));
     });
 }
 
@@ -105,23 +105,23 @@ fn a_sibling_goes_from_hand_to_hand() {
 #[test]
 fn threads_that_share_are_all_counted() {
     model(3, || {
-        let seats = Arc::new(Seats::<(), ()>::new(()));
+        let contexts = Arc::new(ThreadContexts::<(), ()>::new(()));
         let threads = [1, 2].map(|_| {
-            let seats = Arc::clone(&seats);
+            let contexts = Arc::clone(&contexts);
             thread::spawn(move || {
-                seats.main.take_shared();
-                assert!(seats.taken() > 0);
-                seats.main.leave_shared();
+                contexts.main.acquire_shared();
+                assert!(contexts.use_count() > 0);
+                contexts.main.release_shared();
             })
         });
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(seats.taken(), 0);
+        assert_eq!(contexts.use_count(), 0);
     });
 }
 
-/// What a context was made to wait for. The driver's calls are no place where loom would switch.
+/// The events that a context was made to wait for. Loom does not switch threads in driver calls.
 #[derive(Default)]
 struct Waits(std::sync::Mutex<Vec<usize>>);
 
@@ -131,41 +131,43 @@ impl Waits {
     }
 }
 
-/// Seats are provided while a thread needs one and gives it back: it finds one, and no more are made than
+/// Siblings are provisioned while a thread acquires and releases one: it finds one, and no more are made than
 /// were asked for, or than threads needed before.
 #[test]
-fn what_is_provided_is_found() {
+fn provisioned_siblings_are_found() {
     model(2, || {
-        let seats = Arc::new(Seats::<Context, ()>::new(make()));
-        assert!(seats.main.take(9));
+        let contexts = Arc::new(ThreadContexts::<Context, ()>::new(make()));
+        assert!(contexts.main.acquire(9));
         let thread = thread::spawn({
-            let seats = Arc::clone(&seats);
-            move || activate(&seats, 1)
+            let contexts = Arc::clone(&contexts);
+            move || activate(&contexts, 1)
         });
-        seats.provide(3, |_| Ok::<_, Infallible>(make())).unwrap();
-        let provided = seats.count();
-        activate(&seats, 2);
+        contexts
+            .provision(3, |_| Ok::<_, Infallible>(make()))
+            .unwrap();
+        let provisioned = contexts.count();
+        activate(&contexts, 2);
         thread.join().unwrap();
-        assert_eq!((provided, seats.count()), (3, 3));
+        assert_eq!((provisioned, contexts.count()), (3, 3));
     });
 }
 
-/// Two hand-offs, while two threads come to need siblings: each seat waits for all of both.
+/// Two hand-offs, while two threads come to need siblings: each context waits for both.
 #[test]
-fn a_hand_off_reaches_the_seats_that_come_later() {
+fn a_hand_off_reaches_later_siblings() {
     model(2, || {
-        let seats = Arc::new(Seats::<Waits, usize>::new(Waits::default()));
-        assert!(seats.main.take(9));
+        let contexts = Arc::new(ThreadContexts::<Waits, usize>::new(Waits::default()));
+        assert!(contexts.main.acquire(9));
         let events = [10, 11].map(Arc::new);
         let threads = [1, 2].map(|token| {
-            let seats = Arc::clone(&seats);
+            let contexts = Arc::clone(&contexts);
             thread::spawn(move || {
                 let make = |awaited: &[Arc<usize>]| {
                     let waits = Waits::default();
                     awaited.iter().for_each(|event| waits.add(event));
                     Ok::<_, Infallible>(waits)
                 };
-                seats.sibling(token, make).unwrap().leave();
+                contexts.acquire_sibling(token, make).unwrap().release();
             })
         });
         for event in &events {
@@ -173,12 +175,14 @@ fn a_hand_off_reaches_the_seats_that_come_later() {
                 waits.add(event);
                 Ok::<_, Infallible>(())
             };
-            seats.hand_off(std::slice::from_ref(event), wait).unwrap();
+            contexts
+                .hand_off(std::slice::from_ref(event), wait)
+                .unwrap();
         }
         for thread in threads {
             thread.join().unwrap();
         }
-        for waits in seats.map(|waits| waits.0.lock().unwrap().clone()) {
+        for waits in contexts.map(|waits| waits.0.lock().unwrap().clone()) {
             assert!(waits.contains(&10) && waits.contains(&11), "{waits:?}");
         }
     });
@@ -188,15 +192,15 @@ fn a_hand_off_reaches_the_seats_that_come_later() {
 #[test]
 fn what_has_ended_is_not_waited_for() {
     model(1, || {
-        let seats = Seats::<Waits, usize>::new(Waits::default());
+        let contexts = ThreadContexts::<Waits, usize>::new(Waits::default());
         let wait = |_: &Waits, _: &usize| Ok::<_, Infallible>(());
         for event in 0..3 {
-            seats.hand_off(&[Arc::new(event)], wait).unwrap();
+            contexts.hand_off(&[Arc::new(event)], wait).unwrap();
         }
-        let sibling = seats.sibling(1, |awaited| {
+        let sibling = contexts.acquire_sibling(1, |awaited| {
             assert_eq!(awaited.len(), 1, "all but the last are nobody's any more");
             Ok::<_, Infallible>(Waits::default())
         });
-        sibling.unwrap().leave();
+        sibling.unwrap().release();
     });
 }

@@ -335,7 +335,7 @@ fn streams(driver: &Driver) -> Result<()> {
     assert!(
         error
             .to_string()
-            .contains("green streams must be non-blocking"),
+            .contains("streams of green contexts must be non-blocking"),
         "{error}"
     );
     assert_eq!(

@@ -1,10 +1,10 @@
 //! What several cases need.
 
-#[path = "../../cuda-green/tests/clusters/mod.rs"]
+#[path = "../../cuda-green/tests/library/support/clusters.rs"]
 mod clusters;
-#[path = "../../cuda-green/tests/linked/mod.rs"]
+#[path = "../../cuda-green/tests/library/support/linked.rs"]
 pub mod linked;
-#[path = "../../cuda-green/tests/oracle/mod.rs"]
+#[path = "../../cuda-green/tests/library/support/oracle.rs"]
 pub mod oracle;
 
 use std::collections::BTreeSet;

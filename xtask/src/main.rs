@@ -8,6 +8,8 @@ mod artifacts;
 mod bench;
 mod bindings;
 mod fetch;
+#[cfg(test)]
+mod floors;
 mod gpu_bundle;
 mod matrix;
 mod published;
@@ -29,14 +31,12 @@ struct Options {
 enum Command {
     /// Fetches the CUDA headers, the real drivers and libclang that the tests use.
     Fetch,
-    /// Runs every check: formatting, clippy, tests, documentation, the published crates as their users
+    /// Runs every check, or one part: formatting, clippy, tests, documentation, the published crates as their users
     /// get them, Miri and valgrind. Fetches first.
-    Test,
-    /// The part of `test` that builds the published crates as their users get them.
-    Published,
+    Test(test::Options),
     /// Looks for undefined behaviour and panics: Miri, valgrind, AddressSanitizer, the fuzzer.
     Safety,
-    /// Writes cuda-green-sys's bindings.rs and MATRIX.md anew.
+    /// Writes cuda-green-sys's bindings.rs and MATRIX.md.
     Bindings,
     /// Prints which entry points and struct fields each CUDA version has, and the conformance table.
     Matrix(matrix::Options),
@@ -50,8 +50,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Options::parse().command {
         Command::Fetch => fetch::run(),
-        Command::Test => test::run(),
-        Command::Published => published::run(),
+        Command::Test(options) => test::run(&options),
         Command::Safety => safety::run(),
         Command::Bindings => bindings::run(),
         Command::Matrix(options) => matrix::run(&options),

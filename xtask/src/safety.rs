@@ -123,7 +123,7 @@ fn many_rebalances(shell: &Shell) -> Result<()> {
     let _many = shell.push_env("CUDA_GREEN_REBALANCES", "100000");
     cmd!(
         shell,
-        "cargo test --release --package cuda-green --test rebalance"
+        "cargo test --release --package cuda-green --test library manager::rebalance"
     )
     .run()
     .context("a rebalance lost or gave away something")

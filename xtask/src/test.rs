@@ -1,26 +1,88 @@
-//! `cargo xtask test`: every check there is, in the order in which failing is cheapest.
+//! `cargo xtask test`: every check there is, in the order in which failing is cheapest, or one part of them.
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
 use crate::{fetch, published, safety, skipped};
 
-pub fn run() -> Result<()> {
+/// A part of the checks. CI runs each as a job.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Part {
+    /// Formatting, clippy with each feature, documentation.
+    Lint,
+    /// The tests of all packages but `driver-matrix`, without a C compiler or a download.
+    Test,
+    /// The package `driver-matrix`: bindings against every CUDA header, the loader against every real driver, the
+    /// suite and the conformance cases. Miri and valgrind.
+    Matrix,
+    /// The published crates as their users get them.
+    Published,
+}
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Runs this part alone.
+    part: Option<Part>,
+}
+
+pub fn run(options: &Options) -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(crate::root());
-    let required = skipped::matrix_is_required();
     let list = skipped::start().context("cannot make a temporary file")?;
     let _variable = shell.push_env(skipped::FILE_VARIABLE, list.path());
+    let runs = |part| options.part.is_none_or(|only| only == part);
 
-    cmd!(shell, "cargo fmt --all --check").run()?;
+    let mut skipped = Vec::new();
+    if runs(Part::Lint) {
+        cmd!(shell, "cargo fmt --all --check").run()?;
+    }
+    if runs(Part::Lint) || runs(Part::Matrix) {
+        skipped.extend(fetch()?);
+    }
+    if runs(Part::Lint) {
+        clippy(&shell)?;
+    }
+    if runs(Part::Test) || runs(Part::Matrix) {
+        tests(&shell, options.part)?;
+    }
+    if runs(Part::Lint) {
+        let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings");
+        cmd!(shell, "cargo doc --workspace --no-deps").run()?;
+    }
+    if runs(Part::Published) {
+        skipped.extend(published::check(&shell)?);
+    }
+    if runs(Part::Matrix) {
+        skipped.extend(safety::quick(&shell)?);
+    }
 
+    let mut lines = skipped::lines(list.path());
+    lines.extend(skipped);
+    if lines.is_empty() {
+        println!("all green, nothing skipped");
+    } else {
+        println!("all green, but skipped:");
+        for line in lines {
+            println!("  {line}");
+        }
+    }
+    Ok(())
+}
+
+/// Fetches headers and drivers; returns a line for each that is missing, unless all are required.
+fn fetch() -> Result<Vec<String>> {
     let missing = fetch::fetch()?;
     ensure!(
-        missing.is_empty() || !required,
+        missing.is_empty() || !skipped::matrix_is_required(),
         "CUDA_GREEN_REQUIRE_MATRIX=1, and this could not be fetched:\n{}",
         missing.join("\n")
     );
+    let lines = missing.iter().map(|line| format!("not fetched: {line}"));
+    Ok(lines.collect())
+}
 
+fn clippy(shell: &Shell) -> Result<()> {
     cmd!(
         shell,
         "cargo clippy --workspace --all-targets -- -D warnings"
@@ -39,33 +101,27 @@ pub fn run() -> Result<()> {
         "cargo clippy --workspace --all-targets --all-features -- -D warnings"
     )
     .run()?;
+    Ok(())
+}
+
+/// Runs the tests of one part, or of both at once, so that cargo builds what they share once.
+fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
+    let packages: &[&str] = match part {
+        None => &["--workspace"],
+        Some(Part::Matrix) => &["--package=driver-matrix"],
+        Some(_) => &["--workspace", "--exclude=driver-matrix"],
+    };
     // The same random cases each time, so that a red run can be had again; `cargo test` alone tries others.
     let _seed = shell.push_env("PROPTEST_RNG_SEED", "12345");
     // Doc tests included: the READMEs' examples are among them.
-    cmd!(shell, "cargo test --workspace --no-fail-fast").run()?;
-    // What needs features that nothing else in the workspace has.
-    cmd!(
-        shell,
-        "cargo test --package cuda-green --all-features --test memory_export --test memory_tracing"
-    )
-    .run()?;
-    {
-        let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings");
-        cmd!(shell, "cargo doc --workspace --no-deps").run()?;
-    }
-    let mut unchecked = published::check(&shell)?;
-    unchecked.extend(safety::quick(&shell)?);
-
-    let mut lines = skipped::lines(list.path());
-    lines.extend(unchecked);
-    lines.extend(missing.iter().map(|line| format!("not fetched: {line}")));
-    if lines.is_empty() {
-        println!("all green, nothing skipped");
-    } else {
-        println!("all green, but skipped:");
-        for line in lines {
-            println!("  {line}");
-        }
+    cmd!(shell, "cargo test {packages...} --no-fail-fast").run()?;
+    if part != Some(Part::Matrix) {
+        // These need features that nothing else in the workspace has.
+        cmd!(
+            shell,
+            "cargo test --package cuda-green --all-features --test facades"
+        )
+        .run()?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The end of a context: closed by its last owner, or dropped.
+//! Closing a context, with an error if it cannot be closed.
 
 use std::{fmt, sync::Arc};
 
@@ -7,23 +7,22 @@ use crate::{
     partition::GreenContext,
 };
 
-/// Why [`GreenContext::close`] did not close a context, with the context where it is as it was.
+/// The error of [`GreenContext::close`], which gives the context back unless the driver has destroyed it.
 ///
-/// As an [`Error`], by `?` too, it lets go of the context, which then ends with the last of its holders. Where it is
-/// current to the thread that lets go of it last, that thread has no current context then.
-#[derive(Debug)]
+/// Converting it into [`Error`] (`?` does) drops the context; it is destroyed when its last user is gone. If it is
+/// current to the thread that drops it last, that thread then has no current context.
 pub struct CloseError {
     context: Option<GreenContext>,
     error: Error,
 }
 
 impl CloseError {
-    /// Why.
+    /// Returns the reason why the context was not closed.
     pub fn error(&self) -> &Error {
         &self.error
     }
 
-    /// The context, unless the driver has destroyed it, and why it was not closed.
+    /// Returns the context, unless the driver has destroyed it, and the reason why it was not closed.
     pub fn into_parts(self) -> (Option<GreenContext>, Error) {
         (self.context, self.error)
     }
@@ -32,6 +31,13 @@ impl CloseError {
 impl fmt::Display for CloseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
+    }
+}
+
+/// Says what `Display` says.
+impl fmt::Debug for CloseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -48,13 +54,13 @@ impl From<CloseError> for Error {
 }
 
 impl GreenContext {
-    /// Waits for its work and destroys it.
+    /// Waits for the context's work and destroys it.
     ///
     /// # Errors
-    /// With the context, [`Error::ContextInUse`] where clones, streams or guards still hold it, forgotten
-    /// guards too, and [`Error::ContextIsCurrent`] where foreign code made it current to this thread (what
-    /// other threads have current, the driver does not tell: whatever activates it through this crate holds
-    /// it); or the driver's refusal. The context comes back unless the driver has destroyed it.
+    /// [`Error::ContextInUse`] if clones, streams or guards, including forgotten guards, still hold it;
+    /// [`Error::ContextIsCurrent`] if foreign code made it current to this thread (the driver does not tell what other
+    /// threads have current, but guards of this crate count as users); or the driver's refusal. The error contains the
+    /// context unless the driver has destroyed it.
     #[doc(alias = "cuGreenCtxDestroy")]
     pub fn close(self) -> Result<(), CloseError> {
         let not_closed = |inner, error| {
@@ -65,7 +71,7 @@ impl GreenContext {
             id: "to be closed".into(),
             holders,
         };
-        // What is looked at below, nobody else can change any more.
+        // From here on this is the only handle, so the state that is checked below cannot change.
         let mut inner = match Arc::try_unwrap(self.inner) {
             Ok(inner) => inner,
             Err(inner) => {
@@ -73,7 +79,7 @@ impl GreenContext {
                 return not_closed(inner, in_use(holders));
             }
         };
-        let refused = match (inner.taken(), inner.is_current()) {
+        let refused = match (inner.use_count(), inner.is_current()) {
             (0, Ok(false)) => None,
             (0, Ok(true)) => Some(Error::ContextIsCurrent),
             (0, Err(error)) => Some(error),

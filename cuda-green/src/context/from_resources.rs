@@ -2,7 +2,7 @@
 
 use std::slice;
 
-use super::memory::Memory;
+use super::memory::ContextMemory;
 use crate::{
     error::{Error, Result},
     partition::{GreenContext, GreenContextConfig, Partition, Shape, Workqueues},
@@ -75,7 +75,7 @@ impl GreenContext {
             shape,
             Some(partition),
             Workqueues::given(workqueue),
-            Memory::slot(),
+            ContextMemory::slot(),
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! A context's memory: one pool under its limit, made when it is first asked for.
+//! A context's memory: one pool with the configured limit, created at first use.
 
 use std::sync::OnceLock;
 
@@ -9,22 +9,23 @@ use crate::{
     partition::{GreenContext, MemorySlot},
 };
 
-/// The pool of a context, or of all contexts that take each other's place under one name.
+/// The memory pool of a context, or of all contexts that replace each other under one name.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(super) struct ContextMemory {
     pool: Once<GpuMemoryPool>,
-    /// What the pool's limit is to stand within.
+    /// The budget that contains the pool's limit.
     budget: OnceLock<MemoryBudget>,
 }
 
-impl Memory {
+impl ContextMemory {
+    /// Makes the memory of a new context, without a pool yet.
     pub(super) fn slot() -> MemorySlot {
         MemorySlot::new(Self::default())
     }
 }
 
 impl GreenContext {
-    /// Its memory pool, with the limit of its policy; made at the first call.
+    /// Returns the context's memory pool, with the limit of its policy. The pool is created at the first call.
     ///
     /// # Errors
     /// Those of [`GpuMemoryPool::on`].
@@ -39,21 +40,22 @@ impl GreenContext {
         })
     }
 
-    /// Bytes in use of its memory pool; 0 if it was never asked for.
+    /// Returns the bytes in use of the context's memory pool; 0 if the pool does not exist yet.
     pub fn memory_used(&self) -> u64 {
         self.memory_if_made().map_or(0, GpuMemoryPool::used)
     }
 
-    /// Its memory pool, if it was ever asked for.
+    /// Returns the context's memory pool, if it exists.
     pub(crate) fn memory_if_made(&self) -> Option<&GpuMemoryPool> {
         self.memory_slot().pool.get()
     }
 
-    /// Puts the limit of its memory pool within a budget, before the pool is first asked for. A manager does
-    /// that by itself: [`SmPartitionManager::with_memory_budget`](crate::SmPartitionManager).
+    /// Puts the limit of the context's memory pool within a budget. This must happen before the pool's first use. A
+    /// manager can do it for all its contexts:
+    /// [`with_memory_budget`](crate::SmPartitionManager::with_memory_budget).
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] where the pool has been made, or a budget has been given, already.
+    /// [`Error::InvalidArgument`] if the pool exists or has a budget already.
     pub fn set_memory_budget(&self, budget: &MemoryBudget) -> Result<()> {
         let memory = self.memory_slot();
         let set = || memory.budget.set(budget.clone()).is_ok();
@@ -63,11 +65,11 @@ impl GreenContext {
         Err(Error::InvalidArgument {
             name: "budget",
             value: format!("{budget:?}"),
-            reason: "the context's memory pool has its place already",
+            reason: "the context's memory pool exists or has a budget already; set the budget once, before first use",
         })
     }
 
-    fn memory_slot(&self) -> &Memory {
+    fn memory_slot(&self) -> &ContextMemory {
         match self.inner.memory.get() {
             Some(memory) => memory,
             None => unreachable!("every context is made by this room, with a slot of this type"),

@@ -1,5 +1,5 @@
-//! Who has which SMs of a device: that one manager at a time splits it, and what keeps a part of the split from
-//! being given to somebody else.
+//! Ownership of a device's SMs: a claim, which ensures that only one manager at a time splits a device, and leases,
+//! which keep the pieces of a split from being given out twice.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -8,19 +8,20 @@ use cuda_green_sys::CUdevice;
 use super::CudaDevice;
 use crate::error::{Error, Result};
 
-/// The right to split a device: the SMs of two splits overlap, and neither would know.
+/// The exclusive right to split a device. Without it, two splits could overlap unnoticed.
 pub(crate) struct Claim;
 
-/// A hold on one part of a split. Whatever runs on its SMs, or can become a context over them, has one: the
-/// driver's objects of a context, the resources that were asked of it, and all that is made of those. As long as
-/// there is one, the SMs are nobody else's, and what they are within stays.
+/// A hold on one piece of a split. Everything that runs on the piece's SMs, or can become a context over them, holds
+/// the lease: the driver's objects of a context, the resources queried from it, and all that is made of those. While
+/// the lease is held, the SMs are not given to others, and whatever the piece lies within stays alive.
 pub(crate) struct Lease {
     _within: Box<dyn Send + Sync>,
 }
 
 impl Lease {
-    /// A hold on SMs that are to be had only while something lives: the claim, or a context that holds a split
-    /// together.
+    /// Makes a lease that keeps alive what its SMs lie within: the claim on the device, or the scaffold whose split
+    /// they
+    /// are part of.
     pub(crate) fn within(holds: impl Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             _within: Box::new(holds),
@@ -28,11 +29,12 @@ impl Lease {
     }
 }
 
-/// The claims of this process: the driver and the device of each. Few, and looked at only when a device is split.
+/// The claims of this process, each with its driver and device. They are few, and this list is read only when a device
+/// is split.
 static CLAIMS: Mutex<Vec<(usize, CUdevice, Weak<Claim>)>> = Mutex::new(Vec::new());
 
 impl CudaDevice {
-    /// Claims the device, if nobody has split it.
+    /// Claims the device, unless it is split already.
     ///
     /// # Errors
     /// [`Error::PartitionedElsewhere`].
@@ -40,7 +42,7 @@ impl CudaDevice {
         let (driver, device) = (self.driver().address(), self.raw());
         let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
         claims.retain(|(_, _, claim)| claim.strong_count() > 0);
-        // Whatever holds a claim holds the driver, so that no other can have its address.
+        // Every holder of a claim holds the driver too, so no other driver can have this address.
         if claims
             .iter()
             .any(|(on, of, _)| (*on, *of) == (driver, device))

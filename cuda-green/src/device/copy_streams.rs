@@ -1,4 +1,4 @@
-//! Streams for copies that the caller waits for, lent to one copy at a time.
+//! Streams for synchronous copies, each used by one copy at a time.
 
 use std::{
     ffi::c_void,
@@ -14,12 +14,12 @@ use crate::{
     error::{Error, Result, not_ready_is_false},
 };
 
-/// After so many refusals to wait and to ask, a copy counts as unfinished.
+/// Number of failed waits and queries after which a copy counts as unfinished.
 const TRIES: u32 = 3;
-/// Between a refusal to wait and the next try.
+/// Pause between a failed wait and the next attempt.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// The streams that no copy uses now. There are as many as copies ever ran at once.
+/// The idle copy streams. Busy and idle, there are as many as copies ever ran at once.
 #[derive(Default)]
 pub(super) struct CopyStreams(Mutex<Vec<CopyStream>>);
 
@@ -30,15 +30,18 @@ struct CopyStream(CUstream);
 unsafe impl Send for CopyStream {}
 
 impl CudaDevice {
-    /// Runs something that puts a copy into a stream, and waits for it, beside captures too. `host` is the host memory
-    /// that it reads or writes, if any. Where it cannot be waited for, `unfinished` gets the stream, to record its end.
+    /// Lets `work` put a copy into a stream, and waits for the copy, also during captures. `host` is the host memory
+    /// that
+    /// the copy reads or writes, if any. If the wait fails, `unfinished` gets the stream, to record the copy's end.
     ///
-    /// Pageable memory is not used any more when the driver's call returns: the driver stages it. Pinned memory is, so
-    /// with that a copy is waited for until it has ended or the device is lost, whatever the driver refuses.
+    /// Pageable memory is no longer used when the driver's call returns, because the driver stages it. Pinned memory is
+    /// still used then, so the wait for such a copy goes on until it has ended or the device is lost, whatever the
+    /// driver
+    /// refuses meanwhile.
     ///
-    /// The stream is non-blocking and in the primary context. A default stream would not do: on an H200, a
-    /// synchronous copy of pageable memory returns before its end, and streams that are non-blocking, as all of this
-    /// crate's are, do not wait for it. It would also spoil the captures of blocking streams.
+    /// The stream is non-blocking and in the primary context. The default stream would not do: on an H200, a
+    /// synchronous copy of pageable memory returns before its end, and non-blocking streams, which all streams of this
+    /// crate are, do not wait for it. It would also invalidate the captures of blocking streams.
     pub(crate) fn in_copy_stream(
         &self,
         host: Option<*const c_void>,
@@ -51,7 +54,7 @@ impl CudaDevice {
             None => self.create_copy_stream()?,
         };
         let begun = work(stream.0);
-        // Also after an error: part of the work may have begun.
+        // Waits after an error too: part of the work may have begun.
         match self.wait_for_copy(stream, host.filter(|_| begun.is_ok())) {
             Ok(()) => {
                 self.inner.copy_streams.push(stream);
@@ -59,11 +62,11 @@ impl CudaDevice {
             }
             Err(error) => {
                 unfinished(stream.0);
-                // No other copy would know that it waits for this one.
+                // The stream is not reused: another copy in it would wait for this one unknowingly.
                 let device = self.clone();
-                self.end("a stream of copies", move || {
+                self.end("a copy stream", move || {
                     device.synchronize_copy(stream)?;
-                    // SAFETY: the stream is live and idle, and this is its end, which is not tried again after it
+                    // SAFETY: the stream is live and idle, and destroyed here; this is not tried again after it
                     // succeeded.
                     unsafe { device.driver().cuStreamDestroy_v2(stream.0) }
                 });
@@ -72,6 +75,7 @@ impl CudaDevice {
         }
     }
 
+    /// Waits for a copy through refusals: at most [`TRIES`] of them, but without limit if the memory may be pinned.
     fn wait_for_copy(&self, stream: CopyStream, host: Option<*const c_void>) -> Result<()> {
         let mut refusals = 0;
         loop {
@@ -100,10 +104,10 @@ impl CudaDevice {
         unsafe { self.driver().cuStreamSynchronize(stream.0) }
     }
 
-    /// Whether the driver knows the host memory, as it does what is pinned.
+    /// Returns whether the host memory may be pinned: whether the driver knows the address.
     fn may_be_pinned(&self, host: *const c_void) -> bool {
         let mut kind = 0u32;
-        // SAFETY: this attribute is a 32-bit number; any address may be asked about.
+        // SAFETY: this attribute is a 32-bit number; any address may be queried.
         let result = unsafe {
             self.driver().api().cuPointerGetAttribute(
                 std::ptr::from_mut(&mut kind).cast(),
@@ -128,7 +132,7 @@ impl CudaDevice {
     }
 }
 
-/// Whether an error says that nothing runs on the device any more, or in the stream's context.
+/// Returns whether an error says that nothing runs any more on the device or in the stream's context.
 fn is_lost(error: &Error) -> bool {
     match error {
         Error::Poisoned { .. } | Error::Forked { .. } => true,

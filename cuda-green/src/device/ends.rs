@@ -1,61 +1,64 @@
-//! Ends of things that a device may still use: tried again where they fail, never given up on.
+//! Deferred destruction: objects that the GPU may still use are destroyed once their work is done, and a failed attempt
+//! is retried later.
 
 use std::sync::{Mutex, PoisonError};
 
 use super::CudaDevice;
 use crate::error::{Error, Result};
 
-/// Waits for what still uses a thing, and frees it. Owns the thing, which goes with it once it has succeeded.
+/// Waits for the users of an object and frees it. It owns the object and is dropped once it has succeeded.
 type End = Box<dyn FnMut() -> Result<()> + Send>;
 
-/// The ends of the process that failed, each with its device. Not the device's own list: whoever has another handle of
-/// the device tries them again, too, and the things hold the device.
-static PUT_OFF: Mutex<Vec<(CudaDevice, End)>> = Mutex::new(Vec::new());
+/// The failed attempts of the process, each with its device. They are not kept in the device: they hold the device, and
+/// they are to be retried through any handle of it.
+static DEFERRED: Mutex<Vec<(CudaDevice, End)>> = Mutex::new(Vec::new());
 
 impl CudaDevice {
-    /// Ends something, beside captures too. Where that fails, it is kept as it is and tried again later: what could
-    /// not be waited for may still be in use.
+    /// Destroys an object, also during captures. If that fails, the object is kept as it is and the attempt repeated
+    /// later: an object that could not be waited for may still be in use.
     pub(crate) fn end(&self, what: &str, end: impl FnMut() -> Result<()> + Send + 'static) {
         let mut end: End = Box::new(end);
-        // At once again, too: there may be no later occasion.
+        // One immediate retry: there may be no later occasion.
         let ended = self.try_end(&mut end).or_else(|_| self.try_end(&mut end));
         match ended {
             Ok(()) => {}
-            // After a fault that stays nothing runs any more, so nothing is in use.
+            // After a fault that makes the driver unusable nothing runs any more, so nothing is in use.
             Err(error) if self.driver().is_poisoned() => {
                 log::error!("{what} was not freed: {error}");
             }
             Err(error) => {
-                log::error!("the end of {what} is put off: {error}");
-                put_off(self.clone(), end, &error);
+                log::error!("destroying {what} is put off: {error}");
+                defer(self.clone(), end, &error);
             }
         }
     }
 
+    /// Makes one attempt, in which waits are allowed during captures.
     fn try_end(&self, end: &mut End) -> Result<()> {
         let _allowed = self.driver().beside_captures();
         end()
     }
 }
 
-/// Tries again what was put off.
+/// Retries the attempts that failed before.
 pub(crate) fn retry_ends() {
-    // What ends may be a client's, and its end may call anything: no lock is held meanwhile.
-    let ends = std::mem::take(&mut *PUT_OFF.lock().unwrap_or_else(PoisonError::into_inner));
+    // The object may belong to a client, and its destructor may call anything, so no lock is held meanwhile.
+    let ends = std::mem::take(&mut *DEFERRED.lock().unwrap_or_else(PoisonError::into_inner));
     for (device, mut end) in ends {
         if let Err(error) = device.try_end(&mut end)
             && !device.driver().is_poisoned()
         {
-            put_off(device, end, &error);
+            defer(device, end, &error);
         }
     }
 }
 
-fn put_off(device: CudaDevice, end: End, error: &Error) {
+/// Keeps a failed attempt for later.
+fn defer(device: CudaDevice, end: End, error: &Error) {
     if matches!(error, Error::EndUnknown) {
-        // It will not be known later either: the thing stays as it is, and its device with it.
+        // It will not be known later either, so the object is leaked, and its device with it.
         return std::mem::forget((device, end));
     }
-    let mut ends = PUT_OFF.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ends = DEFERRED.lock().unwrap_or_else(PoisonError::into_inner);
     ends.push((device, end));
 }

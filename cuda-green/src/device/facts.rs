@@ -1,4 +1,4 @@
-//! What a driver is asked about a device.
+//! Queries of a device's properties.
 
 use std::ffi::{CStr, c_int};
 
@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
 };
 
+/// Returns an attribute of the device.
 pub(super) fn attribute(
     driver: &Driver,
     device: CUdevice,
@@ -20,6 +21,7 @@ pub(super) fn attribute(
     Ok(value)
 }
 
+/// Returns the driver's name for the device.
 pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {
     let mut name = [0u8; 256];
     // SAFETY: the buffer is as long as said, and the driver ends what it writes with a NUL.
@@ -28,7 +30,8 @@ pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-/// The granularity that the driver reports, or as the inner error why the device has no green contexts.
+/// Returns the granularity that the driver reports, or as the inner error the reason why the device has no green
+/// contexts.
 pub(super) fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u32, u32), String>> {
     let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
     match query_resource(driver, ResourceOwner::Device(device), kind) {
@@ -42,13 +45,10 @@ pub(super) fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u
                 driver.version()
             )))
         }
-        // The version has it: the error names what hides it.
+        // The driver's version has the call, but it is hidden; the error says by what.
         Err(Error::MissingEntryPoint(missing)) => Ok(Err(missing.to_string())),
-        // A driver that has the call may still refuse the device: old architectures, some virtual GPUs.
-        Err(Error::Driver {
-            code: CUresult::CUDA_ERROR_NOT_SUPPORTED,
-            ..
-        }) => Ok(Err(
+        // A driver that has the call may still refuse the device: an old architecture, or some virtual GPUs.
+        Err(error) if error.is_refusal(CUresult::CUDA_ERROR_NOT_SUPPORTED) => Ok(Err(
             "the driver says that this device does not support green contexts".to_owned(),
         )),
         Err(error) => Err(error),

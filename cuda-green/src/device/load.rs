@@ -1,4 +1,4 @@
-//! Loading of images by the driver's compiler, with what it says about them.
+//! Loading of code images, with the log of the driver's compiler.
 
 use std::ffi::c_void;
 
@@ -10,20 +10,20 @@ use crate::{
     image::{Image, ImageKind},
 };
 
-/// Bytes of each log. The compiler cuts off what is longer.
-const LOG: usize = 8192;
+/// Size of each log in bytes. The compiler truncates a longer one.
+const LOG_BYTES: usize = 8192;
 
 /// Loads an image into the device's primary context, which serves all green contexts of the device.
 pub(super) fn load(device: &CudaDevice, image: &Image<'_>) -> Result<CUmodule> {
-    let (mut errors, mut notes) = (vec![0u8; LOG], vec![0u8; LOG]);
+    let (mut errors, mut notes) = (vec![0u8; LOG_BYTES], vec![0u8; LOG_BYTES]);
     let mut options = [
         CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
         CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
         CUjit_option::CU_JIT_INFO_LOG_BUFFER,
         CUjit_option::CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES,
     ];
-    // A number stands in the place of a pointer.
-    let size = std::ptr::without_provenance_mut::<c_void>(LOG);
+    // The driver takes the size in the place of a pointer.
+    let size = std::ptr::without_provenance_mut::<c_void>(LOG_BYTES);
     let mut values = [
         errors.as_mut_ptr().cast(),
         size,
@@ -32,8 +32,8 @@ pub(super) fn load(device: &CudaDevice, image: &Image<'_>) -> Result<CUmodule> {
     ];
     let mut module = std::ptr::null_mut();
     let loaded = device.with_primary(|| {
-        // SAFETY: the image is a C string, or a binary that is as long as its headers say; the options and
-        // their values are four, and the logs as long as said.
+        // SAFETY: the image is a C string, or a binary that is as long as its headers say; there are four options
+        // and four values, and the logs have the given size.
         unsafe {
             device.driver().cuModuleLoadDataEx(
                 &mut module,
@@ -52,13 +52,14 @@ pub(super) fn load(device: &CudaDevice, image: &Image<'_>) -> Result<CUmodule> {
             }
             Ok(module)
         }
-        Err(Error::Driver { code, .. }) if !errors.is_empty() || is_of_the_image(code) => {
+        Err(Error::Driver { code, .. }) if !errors.is_empty() || is_about_image(code) => {
             Err(refused(image.kind, code, &errors, &notes))
         }
         Err(error) => Err(error),
     }
 }
 
+/// Makes the error of a refused image, with both logs.
 fn refused(image: ImageKind, code: CUresult, errors: &str, notes: &str) -> Error {
     let log = [errors, notes].into_iter().filter(|part| !part.is_empty());
     Error::ImageRefused {
@@ -68,8 +69,8 @@ fn refused(image: ImageKind, code: CUresult, errors: &str, notes: &str) -> Error
     }
 }
 
-/// Whether the code is about the image, and not about the device or the driver.
-fn is_of_the_image(code: CUresult) -> bool {
+/// Returns whether the code concerns the image and not the device or the driver.
+fn is_about_image(code: CUresult) -> bool {
     matches!(
         code,
         CUresult::CUDA_ERROR_INVALID_IMAGE
@@ -82,7 +83,7 @@ fn is_of_the_image(code: CUresult) -> bool {
     )
 }
 
-/// A log up to its NUL.
+/// Returns the text of a log, up to its NUL.
 fn text(log: &[u8]) -> String {
     let end = log.iter().position(|byte| *byte == 0);
     let text = String::from_utf8_lossy(&log[..end.unwrap_or(log.len())]);

@@ -1,4 +1,4 @@
-//! The primary context: retained once, current where a call needs one, and the stream priorities it offers.
+//! The primary context, retained once and made current for calls that need a context, and its stream priorities.
 
 use std::{ffi::c_int, ops::RangeInclusive};
 
@@ -11,10 +11,10 @@ use crate::{
     error::Result,
 };
 
-/// A retain of the primary context.
+/// The retained primary context.
 pub(super) struct Primary {
     pub(super) context: CUcontext,
-    /// Least and greatest stream priority; lower numbers come first.
+    /// Least and greatest stream priority; lower numbers have precedence.
     priorities: (c_int, c_int),
 }
 
@@ -24,9 +24,10 @@ unsafe impl Send for Primary {}
 unsafe impl Sync for Primary {}
 
 impl CudaDevice {
-    /// The primary context's raw handle, retained until the last handle of this device is dropped.
+    /// Returns the raw handle of the primary context, which is retained until the last handle of this device is
+    /// dropped.
     ///
-    /// Not to be destroyed or reset by anyone.
+    /// The context must not be destroyed or reset.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).
@@ -35,8 +36,8 @@ impl CudaDevice {
         Ok(self.primary()?.context)
     }
 
-    /// The stream priorities that the device offers, as the driver's numbers: lower ones come first. 0 to -5
-    /// on an H200 (measured).
+    /// Returns the range of stream priorities that the device offers, as the driver's numbers: lower numbers have
+    /// precedence. On an H200 the range is 0 to -5 (measured).
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).
@@ -46,7 +47,7 @@ impl CudaDevice {
         Ok(greatest..=least)
     }
 
-    /// The number for a priority within what the device offers: lower numbers come first.
+    /// Maps a priority to a number in the range that the device offers; lower numbers have precedence.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).
@@ -56,13 +57,13 @@ impl CudaDevice {
         Ok(priority.within(least, greatest))
     }
 
-    /// Runs something with the primary context current, and puts back what was.
+    /// Runs a closure with the primary context current, then restores the previous current context.
     pub(crate) fn with_primary<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
         let context = self.primary()?.context;
         self.with_current(context, action)
     }
 
-    /// Runs something with a context current, and puts back what was, panics included.
+    /// Runs a closure with a context current, then restores the previous current context, also after a panic.
     pub(crate) fn with_current<T>(
         &self,
         context: CUcontext,
@@ -82,6 +83,7 @@ impl CudaDevice {
         action()
     }
 
+    /// Returns the primary context, retaining it at the first call.
     fn primary(&self) -> Result<&Primary> {
         self.inner.primary.get_or_make(|| self.retain())
     }
@@ -107,7 +109,7 @@ impl CudaDevice {
                 priorities: (least, greatest),
             }),
             Err(error) => {
-                // SAFETY: this gives back the retain above, which nothing else knows of.
+                // SAFETY: this releases the retain above, which nothing else uses.
                 log_failure(unsafe { self.driver().cuDevicePrimaryCtxRelease_v2(self.raw()) });
                 Err(error)
             }

@@ -1,15 +1,14 @@
 //! Priorities of streams, in four levels.
 
-/// How important a context's work is.
+/// The importance of a context's work.
 ///
-/// Of all this, CUDA has one thing: a priority for streams, to which the four levels are mapped, spread over
-/// what the device offers ([`CudaDevice::stream_priorities`](crate::CudaDevice::stream_priorities)). What the
-/// levels promise beyond that, this crate keeps: a critical context cannot be preemptible, and a rebalance
-/// takes SMs from preemptible ones only.
+/// CUDA itself has only a priority for streams. The four levels are spread over the range that the device offers
+/// ([`CudaDevice::stream_priorities`](crate::CudaDevice::stream_priorities)). This crate enforces the rest: a critical
+/// context cannot be preemptible, and a rebalance takes SMs from preemptible contexts only.
 ///
 /// # What CUDA does with a priority
-/// Among blocks that wait for the same SMs, those of the stream with the higher priority go first. That is
-/// all. Measured on an H200 (driver of CUDA 13.0; `evidence/isolation.json`), a request of one kernel beside a
+/// Among blocks that wait for the same SMs, those of the stream with the higher priority start first. It does
+/// nothing else. Measured on an H200 (driver of CUDA 13.0; `evidence/isolation.json`), a request of one kernel beside a
 /// flood from another stream:
 ///
 /// <!-- priorities: written by `BLESS=1 cargo test --test readme` from evidence/isolation.json -->
@@ -22,20 +21,20 @@
 /// <!-- end -->
 ///
 /// # What CUDA does not do
-/// - No block that runs is ever stopped for another: where blocks are long, a priority changes nothing.
-/// - Contexts have no priority, only streams have. Contexts with SMs of their own do not wait for each other's
-///   blocks at all, so there the priority matters within a partition; in single-context mode, for all work.
-/// - Copies between host and device take no notice of it (the header of `cuStreamCreateWithPriority`), nor does
+/// - A running block is never stopped for another: with long blocks, a priority changes nothing.
+/// - Contexts have no priority; only streams have one. Contexts with separate SMs never wait for each other's
+///   blocks, so with partitions the priority matters only within one; in single-context mode, for all work.
+/// - Copies between host and device ignore it (the header of `cuStreamCreateWithPriority`), and so does
 ///   memory bandwidth.
 /// - Before blocks wait for SMs, their launches go through workqueues that contexts share. From CUDA 13.1 on a
-///   manager asks for workqueues of each context's own; whether the driver gave them, the context says:
-///   [`GreenContext::workqueue_isolation`](crate::GreenContext::workqueue_isolation). No such driver was at
-///   hand, so what that gains is not measured.
+///   manager asks for separate workqueues for each context;
+///   [`GreenContext::workqueue_isolation`](crate::GreenContext::workqueue_isolation) tells whether the driver granted
+///   them. No such driver was available, so the benefit is not measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum ContextPriority {
     /// Gives way to all other work.
     Low,
-    /// As usual.
+    /// The default.
     #[default]
     Medium,
     /// Rarely gives way.
@@ -45,7 +44,7 @@ pub enum ContextPriority {
 }
 
 impl ContextPriority {
-    /// Spreads the four levels over what a device offers; lower numbers come first.
+    /// Maps the level into a device's range of priorities; lower numbers have precedence.
     pub(crate) fn within(self, least: i32, greatest: i32) -> i32 {
         let range = f64::from(greatest) - f64::from(least);
         let share = match self {

@@ -1,4 +1,4 @@
-//! Modules without an owner: loading, looking up kernels, unloading.
+//! Raw modules, which their holder has to unload: loading, finding kernels, unloading.
 
 use std::ffi::{CStr, CString};
 
@@ -11,7 +11,7 @@ use crate::{
     image::{Image, ImageKind},
 };
 
-/// A module without its owner: whoever holds it unloads it.
+/// The handle of a loaded module. Its holder has to unload it.
 pub(crate) struct RawModule(CUmodule);
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
@@ -20,9 +20,10 @@ unsafe impl Send for RawModule {}
 unsafe impl Sync for RawModule {}
 
 impl RawModule {
+    /// Compiles and loads PTX in the device's primary context.
     pub(crate) fn load_ptx(device: &CudaDevice, ptx: &str) -> Result<Self> {
         let image = Image::new(ptx.as_bytes())?;
-        // Safe code must not make the driver read a binary: it trusts what is inside.
+        // Safe code must not make the driver read a binary, because the driver trusts the contents.
         match image.kind {
             ImageKind::Ptx => load::load(device, &image).map(Self),
             kind => Err(Error::InvalidArgument {
@@ -33,12 +34,15 @@ impl RawModule {
         }
     }
 
+    /// Loads an image of any kind in the device's primary context.
+    ///
     /// # Safety
-    /// A binary is whole and was made by NVIDIA's tools.
+    /// A binary is complete and was made by NVIDIA's tools.
     pub(crate) unsafe fn load_image(device: &CudaDevice, image: &[u8]) -> Result<Self> {
         load::load(device, &Image::new(image)?).map(Self)
     }
 
+    /// Returns a kernel by the name of its entry.
     pub(crate) fn function(&self, driver: &Driver, name: &str) -> Result<CUfunction> {
         let name = c_string("kernel", name)?;
         let mut function = std::ptr::null_mut();
@@ -47,7 +51,7 @@ impl RawModule {
         Ok(function)
     }
 
-    /// The names of its kernels, in alphabetical order.
+    /// Returns the names of the module's kernels in alphabetical order.
     pub(crate) fn kernel_names(&self, driver: &Driver) -> Result<Vec<String>> {
         let mut count = 0;
         // SAFETY: the module is live, the output valid.
@@ -61,7 +65,7 @@ impl RawModule {
             // SAFETY: the function is the module's, which is live; the output is valid.
             unsafe { driver.cuFuncGetName(&mut name, function) }?;
             if !name.is_null() {
-                // SAFETY: a string of the driver's that lives as long as the module.
+                // SAFETY: the driver's string lives as long as the module.
                 let name = unsafe { CStr::from_ptr(name) };
                 names.push(name.to_string_lossy().into_owned());
             }
@@ -70,16 +74,16 @@ impl RawModule {
         Ok(names)
     }
 
-    /// Unloads it, with the context current that it was loaded in.
+    /// Unloads the module, with the context current in which it was loaded.
     pub(crate) fn unload(&self, driver: &Driver, context: CUcontext) {
         let _allowed = driver.beside_captures();
         // SAFETY: the caller holds the context.
         let pushed = unsafe { driver.cuCtxPushCurrent_v2(context) };
-        // SAFETY: the caller gives up the module.
+        // SAFETY: the caller does not use the module again.
         log_failure(unsafe { driver.cuModuleUnload(self.0) });
         if let Err(error) = pushed {
             log::error!("unloading a module: {error}");
-            return; // what is current is another's
+            return; // the push failed, so there is nothing to pop
         }
         let mut popped = std::ptr::null_mut();
         // SAFETY: the output is valid.
@@ -87,6 +91,7 @@ impl RawModule {
     }
 }
 
+/// Makes a C string.
 fn c_string(name: &'static str, text: &str) -> Result<CString> {
     CString::new(text).map_err(|error| Error::InvalidArgument {
         name,

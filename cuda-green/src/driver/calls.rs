@@ -1,4 +1,4 @@
-//! The result layer: one fallible call for each entry point of the driver, which knows its own name.
+//! The result layer: one fallible method for each entry point of the driver. Its errors carry the entry point's name.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
@@ -12,12 +12,12 @@ macro_rules! calls {
         $(#[$doc:meta])+
         $name:ident($($arg:ident: $ty:ty),* $(,)?), since $since:tt;
     )+) => {
-        #[allow(dead_code, non_snake_case, clippy::too_many_arguments)] // the driver's own names, and all of them
+        #[allow(dead_code, non_snake_case, clippy::too_many_arguments)] // all entry points, under the driver's names
         impl Driver {$(
             $(#[$doc])+
             ///
             /// # Safety
-            /// The rules of the driver's function of this name.
+            /// The rules that the CUDA headers and documentation give for the function of this name.
             #[inline]
             pub(crate) unsafe fn $name(&self, $($arg: $ty),*) -> Result<()> {
                 // SAFETY: the caller keeps the rules of the driver's function.
@@ -25,7 +25,7 @@ macro_rules! calls {
             }
         )+}
 
-        /// The names of the calls, as errors have them: without the suffix of an ABI.
+        /// The names of the entry points as errors give them: without the suffix of an ABI version.
         pub(crate) mod name {
             $(
                 #[allow(dead_code, non_upper_case_globals)]
@@ -37,7 +37,7 @@ macro_rules! calls {
 
 cuda_green_sys::each_entry_point!(calls);
 
-/// Cuts off `_v2`, `_v3` and the like.
+/// Returns the name without its ABI suffix (`_v2`, `_v3`).
 const fn without_suffix(name: &str) -> &str {
     match name.as_bytes() {
         [.., b'_', b'v', b'0'..=b'9'] => name.split_at(name.len() - 3).0,
@@ -45,7 +45,7 @@ const fn without_suffix(name: &str) -> &str {
     }
 }
 
-/// Leaves a trace of a call that failed where nobody can be told: in a destructor.
+/// Logs the failure of a call in a destructor, which cannot return an error.
 pub(crate) fn log_failure(result: Result<()>) {
     if let Err(error) = result {
         log::error!("in a destructor: {error}");

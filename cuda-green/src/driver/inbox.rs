@@ -1,4 +1,4 @@
-//! A queue with one thread that serves it, started when something comes in and ended when nothing has for a while.
+//! A queue with one worker thread, which starts when an item arrives and ends after a second without any.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -8,9 +8,10 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// How long the thread stays when there is nothing to do.
+/// Time after which an idle worker thread ends.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// A queue of items for one worker thread.
 pub(crate) struct Inbox<T> {
     contents: Mutex<Contents<T>>,
     changed: Condvar,
@@ -18,7 +19,7 @@ pub(crate) struct Inbox<T> {
 
 struct Contents<T> {
     items: Vec<T>,
-    /// Whether a thread serves it, or was started to.
+    /// Whether a worker thread runs or was started.
     served: bool,
 }
 
@@ -37,7 +38,7 @@ impl<T> Inbox<T> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts something in, and starts the thread where none serves.
+    /// Adds an item, and starts the worker thread if none runs.
     pub(crate) fn send(&self, item: T, start: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
         let mut contents = self.started(start)?;
         contents.items.push(item);
@@ -46,11 +47,12 @@ impl<T> Inbox<T> {
         Ok(())
     }
 
-    /// Starts the thread where none serves.
+    /// Starts the worker thread if none runs.
     pub(crate) fn wake(&self, start: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
         self.started(start).map(drop)
     }
 
+    /// Returns the contents, locked, once a worker thread runs.
     fn started(
         &self,
         start: impl FnOnce() -> std::io::Result<()>,
@@ -65,17 +67,17 @@ impl<T> Inbox<T> {
         Ok(contents)
     }
 
-    /// What came in, after waiting for something as long as said.
-    pub(crate) fn receive(&self, patience: Duration) -> Vec<T> {
+    /// Takes all items, waiting up to `timeout` for the first.
+    pub(crate) fn receive(&self, timeout: Duration) -> Vec<T> {
         let contents = self.lock();
         let waited = self
             .changed
-            .wait_timeout_while(contents, patience, |contents| contents.items.is_empty());
+            .wait_timeout_while(contents, timeout, |contents| contents.items.is_empty());
         let (mut contents, _) = waited.unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut contents.items)
     }
 
-    /// What came in; `None` where nothing did for so long that the thread is to end.
+    /// Takes all items, or returns `None` if there were none for so long that the worker thread is to end.
     pub(crate) fn receive_or_end(&self) -> Option<Vec<T>> {
         let items = self.receive(IDLE);
         if !items.is_empty() {
@@ -86,7 +88,7 @@ impl<T> Inbox<T> {
         contents.served.then(|| std::mem::take(&mut contents.items))
     }
 
-    /// Serves what comes in until nothing does any more.
+    /// Runs the worker thread's loop: passes items to `each` as they arrive, until the thread is to end.
     pub(crate) fn serve(&self, mut each: impl FnMut(Vec<T>)) {
         let served = self.served();
         while let Some(items) = self.receive_or_end() {
@@ -95,34 +97,35 @@ impl<T> Inbox<T> {
         drop(served);
     }
 
-    /// Lets another thread take over where this one panics.
-    pub(crate) fn served(&self) -> Served<'_, T> {
-        Served(self)
+    /// Returns a guard for the worker thread, which lets another one take over if this one panics.
+    pub(crate) fn served(&self) -> WorkerGuard<'_, T> {
+        WorkerGuard(self)
     }
 }
 
-pub(crate) struct Served<'a, T>(&'a Inbox<T>);
+/// Empties the inbox if its worker thread panics, so that the next item starts another thread.
+pub(crate) struct WorkerGuard<'a, T>(&'a Inbox<T>);
 
-impl<T> Drop for Served<'_, T> {
+impl<T> Drop for WorkerGuard<'_, T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut contents = self.0.lock();
             contents.served = false;
             let left = std::mem::take(&mut contents.items);
             drop(contents);
-            // What is in there says itself that it will not be done.
+            // Each item reports in its own destructor that it will not be done.
             drop(left);
         }
     }
 }
 
-/// Starts a thread that nobody joins.
+/// Starts a detached thread.
 pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(run).map(drop)
 }
 
-/// Runs code of another's; a panic in it is logged.
+/// Runs code that is not this crate's, and logs a panic in it.
 pub(crate) fn caught(what: &str, run: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(run)).is_err() {
         log::error!("{what} panicked at the end of GPU work");

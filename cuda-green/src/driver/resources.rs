@@ -1,4 +1,4 @@
-//! Queries for resources: SMs and workqueues of a device, a context or a stream, as the driver describes them.
+//! Queries for the resources, SMs and workqueues, of a device, a context or a stream.
 
 use cuda_green_sys::{
     CUcontext, CUdevResource, CUdevResourceType, CUdevSmResource, CUdevice, CUgreenCtx, CUstream,
@@ -7,7 +7,7 @@ use cuda_green_sys::{
 use super::Driver;
 use crate::error::Result;
 
-/// What a resource is asked of.
+/// An object of the driver that has resources.
 #[derive(Clone, Copy)]
 pub(crate) enum ResourceOwner {
     Device(CUdevice),
@@ -16,7 +16,7 @@ pub(crate) enum ResourceOwner {
     Stream(CUstream),
 }
 
-/// A resource of one type, as the driver describes it. The owner must be live.
+/// Asks the driver for an owner's resource of one type. The owner must be live.
 pub(crate) fn query_resource(
     driver: &Driver,
     owner: ResourceOwner,
@@ -36,7 +36,7 @@ pub(crate) fn query_resource(
     Ok(resource)
 }
 
-/// The fields of an SM resource.
+/// Returns the fields of an SM resource.
 pub(crate) fn sm_fields(raw: &CUdevResource) -> CUdevSmResource {
     // SAFETY: the callers have resources that were zeroed and then filled by the driver, if at all, and all
     // fields of every kind are plain integers.

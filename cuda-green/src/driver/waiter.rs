@@ -1,4 +1,4 @@
-//! The thread that waits for what runs on the GPU, by asking again and again.
+//! The thread that waits for work on the GPU by polling events.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,23 +9,24 @@ use std::{
 use super::inbox::{Inbox, caught, spawn};
 use crate::error::Result;
 
-/// The shortest and the longest pause between two rounds of questions.
+/// The shortest and the longest pause between two polls.
 const PAUSES: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
-/// This part of the time that has passed is paused for.
-const PART: u32 = 16;
+/// The pause is the time since the last change, divided by this.
+const PAUSE_DIVISOR: u32 = 16;
 
-/// Something that ends some day. Dropped before its end, where the thread could not start or panicked, it says so
-/// itself.
+/// Work whose end the waiter waits for. If it is dropped before its end, because the thread could not start or
+/// panicked,
+/// its destructor reports that.
 pub(crate) trait Pending: Send {
-    /// Prepares the waiter's thread for [`is_over`](Self::is_over). Returns whether to pause between questions.
+    /// Prepares the waiter's thread for [`is_over`](Self::is_over). Returns whether to pause between polls.
     fn prepare(&self) -> bool;
 
-    /// Returns whether it has ended, having told so, or whether its end interests no one any more.
+    /// Returns whether it can be dropped: it has ended and reported that, or its end is no longer of interest.
     fn is_over(&self) -> bool;
 }
 
-/// A driver's waiter. Its thread holds the driver only as long as it waits for something.
-pub(crate) struct Waiter(Arc<Inbox<Entry>>);
+/// A driver's waiter. Its thread holds the driver only while it waits for something.
+pub(crate) struct Waiter(Arc<Inbox<WaiterEntry>>);
 
 impl Default for Waiter {
     fn default() -> Self {
@@ -34,39 +35,41 @@ impl Default for Waiter {
 }
 
 impl Waiter {
-    /// Waits for something. Those of one stream, by its number, end in the order in which they come.
+    /// Has the thread wait for something. Entries of one stream, named by its number, end in the order in which they
+    /// are
+    /// given.
     pub(crate) fn wait_for(&self, stream: Option<u64>, pending: Box<dyn Pending>) -> Result<()> {
-        self.0.send(Entry { stream, pending }, || {
+        self.0.send(WaiterEntry { stream, pending }, || {
             let inbox = Arc::clone(&self.0);
             spawn("green-waiter", move || run(&inbox))
         })
     }
 }
 
-struct Entry {
+struct WaiterEntry {
     stream: Option<u64>,
     pending: Box<dyn Pending>,
 }
 
-impl Entry {
+impl WaiterEntry {
     fn is_over(&self) -> bool {
         self.pending.is_over()
     }
 }
 
-/// What is waited for: a queue for each stream, and events by themselves.
+/// The entries that are waited for: a queue for each stream, and events of no stream.
 #[derive(Default)]
-struct Waiting {
-    streams: HashMap<u64, VecDeque<Entry>>,
-    events: Vec<Entry>,
+struct WaitList {
+    streams: HashMap<u64, VecDeque<WaiterEntry>>,
+    events: Vec<WaiterEntry>,
 }
 
-impl Waiting {
+impl WaitList {
     fn is_empty(&self) -> bool {
         self.streams.is_empty() && self.events.is_empty()
     }
 
-    fn add(&mut self, entries: Vec<Entry>) {
+    fn add(&mut self, entries: Vec<WaiterEntry>) {
         for entry in entries {
             match entry.stream {
                 Some(stream) => self.streams.entry(stream).or_default().push_back(entry),
@@ -75,26 +78,28 @@ impl Waiting {
         }
     }
 
-    /// Asks for all whose turn it is, and takes away what is over. Tells whether anything was.
-    fn ask(&mut self) -> bool {
+    /// Polls the first entry of each stream and all events, and removes those that are over. Returns whether there were
+    /// any.
+    fn poll(&mut self) -> bool {
         let mut over = Vec::new();
         self.streams.retain(|_, queue| {
-            while queue.front().is_some_and(Entry::is_over) {
+            while queue.front().is_some_and(WaiterEntry::is_over) {
                 over.extend(queue.pop_front());
             }
             !queue.is_empty()
         });
         over.extend(self.events.extract_if(.., |entry| entry.is_over()));
         let any = !over.is_empty();
-        // Their events end here, maybe with the driver.
-        caught("the end of an event", move || drop(over));
+        // This drops their events, and perhaps the last handle of the driver.
+        caught("the destructor of an event", move || drop(over));
         any
     }
 }
 
-fn run(inbox: &Inbox<Entry>) {
+/// Runs the waiter's thread.
+fn run(inbox: &Inbox<WaiterEntry>) {
     let served = inbox.served();
-    let mut waiting = Waiting::default();
+    let mut waiting = WaitList::default();
     let mut changed = Instant::now();
     let mut pauses = None;
     loop {
@@ -105,7 +110,7 @@ fn run(inbox: &Inbox<Entry>) {
             }
         } else {
             inbox.receive(match pauses {
-                Some((least, most)) => (changed.elapsed() / PART).clamp(least, most),
+                Some((least, most)) => (changed.elapsed() / PAUSE_DIVISOR).clamp(least, most),
                 None => Duration::ZERO,
             })
         };
@@ -114,7 +119,7 @@ fn run(inbox: &Inbox<Entry>) {
             changed = Instant::now();
         }
         waiting.add(new);
-        if waiting.ask() {
+        if waiting.poll() {
             changed = Instant::now();
         }
     }

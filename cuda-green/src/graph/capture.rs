@@ -1,10 +1,10 @@
-//! Captures: what is put into a stream becomes a graph instead of being done.
+//! Captures: recording the work that is put into a stream as a graph, without running it.
 
 use std::{any::Any, cell::RefCell, sync::Arc};
 
 use cuda_green_sys::{CUgraph, CUresult, CUstreamCaptureMode};
 
-use super::{Graph, Kept};
+use super::{Graph, GraphResources};
 use crate::{
     driver::log_failure,
     error::{Error, Result},
@@ -15,26 +15,30 @@ use crate::{
     stream::Stream,
 };
 
-/// What is forbidden while a capture goes on: to allocate, to free or to make a pool, to instantiate a graph,
-/// and to ask or wait for a stream or an event, those of elsewhere too. Allocating from a driver's pool in
-/// the order of another stream is forbidden as well. Copies that wait, loading a module, making a context
-/// and waiting for a context without a captured stream are not (measured on an H200, driver 580, CUDA 13.0).
+/// The calls that are forbidden during a capture, and to which threads.
 ///
-/// The captured streams, their contexts and events recorded in them can be waited for or asked in no mode. So a
-/// rebalance with a strict hand-off, which records contexts, is refused while a stream of one is in a capture
-/// ([`Error::ContextInCapture`]): the capture goes on.
+/// A capture can forbid allocating, freeing, creating a memory pool, instantiating a graph, and querying or waiting for
+/// any stream or event, captured or not. It also forbids allocating from a driver's pool in the order of another
+/// stream.
+/// It does not forbid synchronous copies, loading a module, creating a context, or waiting for a context without a
+/// captured stream (measured on an H200, driver 580, CUDA 13.0).
+///
+/// The captured streams, their contexts, and events recorded in them cannot be queried or waited for in any mode. So a
+/// rebalance with a strict hand-off, which records contexts, is refused while a stream of one of these contexts is in a
+/// capture ([`Error::ContextInCapture`]); the capture stays valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CaptureMode {
-    /// All threads of the process are forbidden those calls. One of them spoils the capture.
+    /// The calls are forbidden to all threads of the process. One such call invalidates the capture.
     Global,
-    /// The capturing thread is.
+    /// The calls are forbidden to the capturing thread.
     #[default]
     ThreadLocal,
-    /// Nobody is. For code that allocates while it is captured, and knows what it does.
+    /// The calls are allowed. For code that has to allocate while it is captured.
     Relaxed,
 }
 
 impl CaptureMode {
+    /// Returns the driver's value.
     fn raw(self) -> CUstreamCaptureMode {
         match self {
             Self::Global => CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL,
@@ -44,40 +48,42 @@ impl CaptureMode {
     }
 }
 
-/// A capture that goes on, as the closure of [`Stream::capture`] sees it.
+/// A capture in progress, passed to the closure of [`Stream::capture`].
 ///
-/// Everything that is put into [`stream`](Self::stream) meanwhile is captured, by foreign libraries through
-/// its raw handle too.
+/// Everything that is put into [`stream`](Self::stream) meanwhile is captured, also by foreign libraries through
+/// its raw handle.
 ///
-/// The graph keeps the contexts of the streams that it knows of: its own, and those of [`fork`](Self::fork) and
-/// [`join`](Self::join). A stream of another partition that comes in and goes out by events alone
-/// ([`Stream::record`], [`Stream::wait`]) it does not know of: [`keep`](Self::keep) that stream's
-/// [context](Stream::context), which must not end before the graph's last launch.
+/// The graph keeps alive the contexts of the streams that it knows: the captured one, and those of [`fork`](Self::fork)
+/// and [`join`](Self::join). It does not know a stream of another partition that joins the capture through events only
+/// ([`Stream::record`], [`Stream::wait`]). In that case, [`keep`](Self::keep) that stream's [context](Stream::context),
+/// which must not end before the graph's last launch.
 pub struct Capture<'s> {
     stream: &'s Stream,
     contexts: RefCell<Vec<GreenContext>>,
     values: RefCell<Vec<Box<dyn Any + Send + Sync>>>,
-    /// Those that join streams; they may go when the capture has ended.
+    /// The events that order streams; they can be dropped when the capture has ended.
     events: RefCell<Vec<Event>>,
 }
 
 impl Stream {
-    /// Captures what is put into this stream while the closure runs. Nothing of it is done.
+    /// Captures the work that is put into this stream while the closure runs. None of it is executed.
     ///
-    /// The capture ends with the closure, on every path, an error or a panic included: then there is no
-    /// graph, and the stream is as before. What other threads put into the stream meanwhile is captured too.
+    /// The capture ends with the closure on every path. After an error or a panic there is no graph, and the stream is
+    /// as
+    /// before. Work that other threads put into the stream meanwhile is captured too.
     ///
-    /// Launches and events are captured. The copies and allocations of this crate's buffers in streams are
-    /// refused meanwhile, with [`Error::InvalidArgument`]: they follow work by events, which stand for
-    /// nothing in a capture. A launch that is refused spoils the capture, and so does the launch of a graph
-    /// that was captured in another context (measured on an H200, driver 580, CUDA 13.0).
+    /// Launches and events are captured. During a capture, copies and allocations of this crate's buffers in the stream
+    /// fail with [`Error::InvalidArgument`]: they follow work through events, which mark no work in a capture. A
+    /// refused
+    /// launch invalidates the capture, and so does the launch of a graph that was captured in another context (measured
+    /// on an H200, driver 580, CUDA 13.0).
     ///
-    /// An event that was recorded in a capture stands for no work after it either: whoever asks it or waits
-    /// for it gets an error of the driver's (`INVALID_VALUE`, the same measurement) until it is recorded anew.
+    /// An event that was recorded in a capture cannot be queried or waited for afterwards: until it is recorded again,
+    /// the driver refuses that (`INVALID_VALUE`, the same measurement).
     ///
     /// # Errors
-    /// The closure's own; [`Error::CaptureFailed`] where the capture came to nothing, because something
-    /// was done that a capture forbids or another stream was not joined; [`Error::Driver`].
+    /// The closure's error; [`Error::CaptureFailed`] if there is no graph because a forbidden call was made
+    /// or another stream was not joined; [`Error::Driver`].
     #[doc(alias = "cuStreamBeginCapture")]
     #[doc(alias = "cuStreamEndCapture")]
     pub fn capture(
@@ -97,39 +103,39 @@ impl Stream {
             unsafe { driver.cuStreamBeginCapture_v2(self.raw(), mode.raw()) }
         });
         begun.map_err(explained)?;
-        let ending = Ending(self);
+        let ending = EndCapture(self);
         let recorded = record(&capture);
         let ended = ending.end();
-        let kept = Arc::new(Kept {
+        let resources = Arc::new(GraphResources {
             contexts: capture.contexts.into_inner(),
             values: capture.values.into_inner(),
         });
-        // Owned at once, so that it goes where the closure failed.
+        // Owned here, so that the graph is destroyed if the closure failed.
         let graph = ended.map(|raw| Graph {
             device: self.device().clone(),
             raw,
-            kept,
+            resources,
         });
-        // Where the closure failed, that says more than what came of the capture.
+        // If the closure failed, its error says more than the one of the capture.
         recorded.map_err(explained)?;
         graph.map_err(explained)
     }
 }
 
 impl Capture<'_> {
-    /// The stream that is captured.
+    /// Returns the stream that is captured.
     pub fn stream(&self) -> &Stream {
         self.stream
     }
 
-    /// Captures the launch of a kernel, which the graph then keeps loaded. The arguments' values are taken
+    /// Captures the launch of a kernel, which the graph then keeps loaded. The values of the arguments are copied
     /// now.
     ///
     /// # Errors
     /// As [`Stream::launch`].
     ///
     /// # Safety
-    /// The arguments are those of the kernel, in number, type and order. What they point to is a matter of
+    /// The arguments match the kernel's parameters in number, type and order. For what they point to, see
     /// [`GraphExec::launch`](crate::GraphExec::launch).
     pub unsafe fn launch(
         &self,
@@ -137,25 +143,26 @@ impl Capture<'_> {
         config: &LaunchConfig,
         args: &[&dyn KernelArg],
     ) -> Result<()> {
-        // SAFETY: the caller's promise is the one asked for; nothing runs before the graph is launched,
-        // whose caller makes the rest of the promise.
+        // SAFETY: the caller promises what `Stream::launch` asks for about the arguments; nothing runs before the graph
+        // is launched, whose caller promises the rest.
         unsafe { self.stream.launch(kernel, config, args)? };
         self.keep(kernel.clone());
         Ok(())
     }
 
-    /// Keeps something alive as long as the graph and its instantiations, until their last launch is done:
-    /// a buffer, a module, an `Arc` of either.
+    /// Keeps a value alive as long as the graph and its instantiations, until their last launch is done:
+    /// a buffer, a module, or an `Arc` of either.
     pub fn keep(&self, value: impl Any + Send + Sync) {
         self.values.borrow_mut().push(Box::new(value));
     }
 
-    /// Takes another stream into the capture, of this or another partition of the device: what is put
-    /// into it from now on is captured too, follows what was captured here so far, and runs on its own
-    /// context's SMs. It has to be joined again before the capture ends.
+    /// Takes another stream, of this or another partition of the device, into the capture. Work that is put
+    /// into it from now on is captured too, follows the work captured here so far, and runs on the SMs of that stream's
+    /// context. The stream has to be joined before the capture ends.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::ForeignDriver`] or [`Error::ForeignDevice`] for a stream of another driver or device.
+    /// [`Error::Driver`]; [`Error::ForeignDriver`] or [`Error::ForeignDevice`] for a stream of another driver or
+    /// device.
     pub fn fork(&self, other: &Stream) -> Result<()> {
         self.check_device(other)?;
         self.keep_context(other.context());
@@ -163,17 +170,18 @@ impl Capture<'_> {
         streams.begin_capture(|| self.follow(other, self.stream))
     }
 
-    /// Makes what is captured here from now on follow what was put into a stream that was taken in.
+    /// Joins a stream that was taken in: work captured here from now on follows the work in that stream.
     ///
     /// # Errors
     /// As [`fork`](Self::fork).
     pub fn join(&self, other: &Stream) -> Result<()> {
         self.check_device(other)?;
-        // It may have come in by an event of the client's, and not by `fork`.
+        // It may have been taken in through an event of the client, and not by `fork`.
         self.keep_context(other.context());
         self.follow(self.stream, other)
     }
 
+    /// Keeps a context alive with the graph.
     fn keep_context(&self, context: &GreenContext) {
         let mut contexts = self.contexts.borrow_mut();
         if !contexts
@@ -184,6 +192,7 @@ impl Capture<'_> {
         }
     }
 
+    /// Ensures that a stream is of the captured stream's device.
     fn check_device(&self, other: &Stream) -> Result<()> {
         let device = self.stream.device();
         device.check_own("the other stream", other.device())
@@ -198,17 +207,18 @@ impl Capture<'_> {
     }
 }
 
-/// Ends a capture, in a panic too.
-struct Ending<'s>(&'s Stream);
+/// Ends a capture, also during a panic.
+struct EndCapture<'s>(&'s Stream);
 
-impl Ending<'_> {
+impl EndCapture<'_> {
+    /// Ends the capture and returns its graph.
     fn end(self) -> Result<CUgraph> {
-        let ended = self.end_once();
+        let ended = self.end_capture();
         std::mem::forget(self);
         ended
     }
 
-    fn end_once(&self) -> Result<CUgraph> {
+    fn end_capture(&self) -> Result<CUgraph> {
         let driver = self.0.device().driver();
         let mut graph = std::ptr::null_mut();
         // SAFETY: the stream is live, and the output valid.
@@ -217,21 +227,21 @@ impl Ending<'_> {
     }
 }
 
-impl Drop for Ending<'_> {
+impl Drop for EndCapture<'_> {
     fn drop(&mut self) {
-        // The closure panicked. What it captured, good or spoilt, is of no use.
-        match self.end_once() {
+        // The closure panicked, so the captured work is discarded, whether the capture is valid or not.
+        match self.end_capture() {
             Ok(graph) => {
                 let driver = self.0.device().driver();
-                // SAFETY: the graph was made just now, and nobody else has it.
+                // SAFETY: the graph was made just now and has no other owner.
                 log_failure(unsafe { driver.cuGraphDestroy(graph) });
             }
-            Err(error) => log::debug!("ending a capture in a panic: {error}"),
+            Err(error) => log::debug!("ending a capture during a panic: {error}"),
         }
     }
 }
 
-/// An error of a capture in words that help.
+/// Turns a driver's refusal that concerns a capture into [`Error::CaptureFailed`], which explains it.
 fn explained(error: Error) -> Error {
     let Error::Driver { call, code } = error else {
         return error;
@@ -239,26 +249,26 @@ fn explained(error: Error) -> Error {
     let reason = match code {
         CUresult::CUDA_ERROR_ILLEGAL_STATE => "the stream is in a capture already",
         CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED => {
-            "a capture forbids this call: it waits, asks or allocates, and a graph could not do it again"
+            "a capture forbids this call: it waits, queries or allocates, which a graph cannot repeat"
         }
         CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => {
-            "something was called meanwhile that a capture forbids: see CaptureMode"
+            "a call that a capture forbids was made meanwhile: see CaptureMode"
         }
         CUresult::CUDA_ERROR_STREAM_CAPTURE_MERGE => "two captures cannot wait for each other",
         CUresult::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED => {
-            "the stream was taken into the capture of another one, which has to end it"
+            "the stream was taken into the capture of another stream, which has to end it"
         }
         CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED => {
-            "a stream was forked into the capture and not joined again"
+            "a stream was forked into the capture and not joined"
         }
         CUresult::CUDA_ERROR_STREAM_CAPTURE_ISOLATION => {
-            "captured work cannot wait for an event of outside the capture"
+            "captured work cannot wait for an event from outside the capture"
         }
         CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT => {
             "the default stream would wait for a captured one"
         }
         CUresult::CUDA_ERROR_CAPTURED_EVENT => {
-            "the event was recorded in a capture, so it stands for no work that is done"
+            "the event was recorded in a capture, so it marks no work that runs"
         }
         CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD => "the capture began on another thread",
         _ => return Error::Driver { call, code },

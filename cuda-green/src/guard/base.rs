@@ -1,10 +1,10 @@
-//! What a thread has current without a guard.
+//! Contexts that are current to a thread without a guard.
 
 use std::{cell::RefCell, sync::Arc};
 
 use cuda_green_sys::CUcontext;
 
-use super::entered::{DEPTH, Taken};
+use super::entered::{DEPTH, Held};
 use crate::{
     device::CudaDevice,
     error::{Error, Result},
@@ -12,17 +12,17 @@ use crate::{
 };
 
 thread_local! {
-    /// What `set_current` made current on this thread.
+    /// The context that `set_current` made current to this thread.
     static BASE: RefCell<Option<Base>> = const { RefCell::new(None) };
 }
 
-/// What `set_current` made current, and what keeps it alive until the thread changes or ends.
+/// A context that `set_current` made current, kept alive until the thread sets another or ends.
 struct Base {
-    seat: Taken,
+    held: Held,
     context: Arc<ContextInner>,
 }
 
-/// Makes a context current on this thread without a guard; it stays so, and alive, until the thread sets
+/// Makes a context current to this thread without a guard. It stays current and alive until the thread sets
 /// another, calls [`unset_current`], or ends.
 pub(crate) fn set_current(context: GreenContext) -> Result<()> {
     if DEPTH.get() > 0 {
@@ -36,22 +36,22 @@ pub(crate) fn set_current(context: GreenContext) -> Result<()> {
         });
     }
     let context = context.inner;
-    let (seat, raw) = Taken::take(&context).map_err(|error| *error)?;
+    let (held, raw) = Held::acquire(&context).map_err(|error| *error)?;
     if let Err(error) = set(&context.device, raw) {
-        seat.leave(&context);
+        held.release(&context);
         return Err(error);
     }
-    let previous = BASE.with_borrow_mut(|base| base.replace(Base { seat, context }));
-    drop(previous); // after the borrow, since destroying a context may use this thread's context stack
+    let previous = BASE.with_borrow_mut(|base| base.replace(Base { held, context }));
+    drop(previous); // after the borrow, because destroying a context may use this thread's context stack
     Ok(())
 }
 
-/// Leaves this thread without a current context, if `set_current` had given it one.
+/// Leaves this thread without a current context, if `set_current` had set one.
 pub(crate) fn unset_current(device: &CudaDevice) -> Result<()> {
     if DEPTH.get() > 0 {
         return Err(Error::GuardActive);
     }
-    // At the end of a thread its locals may be gone, and with them the hold on what was current.
+    // At the end of a thread its thread-locals may be gone, and with them the handle of the current context.
     let base = BASE.try_with(|base| {
         let mut base = base.borrow_mut();
         base.take_if(|base| base.context.device == *device)
@@ -64,10 +64,11 @@ pub(crate) fn unset_current(device: &CudaDevice) -> Result<()> {
 
 impl Drop for Base {
     fn drop(&mut self) {
-        self.seat.leave(&self.context);
+        self.held.release(&self.context);
     }
 }
 
+/// Sets the thread's current context.
 fn set(device: &CudaDevice, context: CUcontext) -> Result<()> {
     // SAFETY: the caller holds the object whose context this is, or it is null.
     unsafe { device.driver().cuCtxSetCurrent(context) }

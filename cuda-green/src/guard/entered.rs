@@ -1,4 +1,4 @@
-//! What a guard does to this thread's context stack, and how that is undone.
+//! A guard's changes to this thread's context stack, and their undoing.
 
 use std::{cell::Cell, sync::Arc};
 
@@ -7,51 +7,53 @@ use cuda_green_sys::{CUcontext, CUresult, MissingEntryPoint};
 use crate::{
     driver::{Driver, name},
     error::{Error, Result},
-    partition::{ContextInner, Seat},
+    partition::{ContextInner, Sibling},
 };
 
 thread_local! {
-    /// How many guards of this thread have not been unwound. Its address names the thread.
+    /// Number of guards of this thread that have not ended. Its address identifies the thread.
     pub(super) static DEPTH: Cell<usize> = const { Cell::new(0) };
-    /// How many of them were dropped before those above them.
-    pub(super) static ORPHANED: Cell<usize> = const { Cell::new(0) };
+    /// Number of those that were dropped before the guards above them.
+    pub(super) static PENDING_COUNT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What a guard took and changed.
+/// The state of an active guard.
 pub(super) struct Entered {
-    /// Which guard of its thread it is, from 1; 0 once it has ended.
+    /// The guard's position in its thread's stack, from 1; 0 once the guard has ended.
     pub(super) depth: usize,
-    pub(super) seat: Taken,
+    pub(super) held: Held,
     pub(super) change: Change,
 }
 
-/// What a guard changed on the driver's stack for this thread.
+/// A guard's change of the driver's context stack of this thread.
 #[derive(Clone, Copy)]
 pub(super) struct Change {
     previous: CUcontext,
     pub(super) current: CUcontext,
 }
 
-/// Which of a context's seats the thread has: a sibling, or the main one, if its context has seats at all.
-/// One word, so that a guard is handed around in registers.
-pub(super) struct Taken(pub(super) Option<Arc<Seat>>);
+/// The green context that the thread holds: a sibling, or with `None` the main one, or the primary context in
+/// single-context mode. It is one machine word, so that a guard is passed in registers.
+pub(super) struct Held(pub(super) Option<Arc<Sibling>>);
 
-/// Why a guard could not begin. Small, and made into an error apart: where the driver takes a few
-/// nanoseconds, moving an error about that is not there would be seen.
-pub(super) enum Refusal {
+/// The reason why a guard could not begin. It is small and becomes an [`Error`] only if needed: beside driver calls of
+/// a
+/// few nanoseconds, moving a large `Result` around would be measurable.
+pub(super) enum BeginFailure {
     Poisoned,
     Call(&'static str, Answer),
-    Seat(Box<Error>),
+    Sibling(Box<Error>),
 }
 
-/// Why a guard could not end as it should.
-pub(super) enum Trouble {
-    /// There are guards above it, or orphans below.
+/// The reason why a guard could not end as usual.
+pub(super) enum EndFailure {
+    /// There are guards above it, or guards below it wait for it to end.
     OutOfOrder,
-    /// What the driver popped instead.
-    Popped(Answer, CUcontext),
+    /// The pop failed, or gave another context.
+    UnexpectedPop(Answer, CUcontext),
 }
 
+/// The driver's answer to a call, before it is made into an [`Error`].
 pub(super) type Answer = std::result::Result<CUresult, MissingEntryPoint>;
 
 #[inline]
@@ -62,44 +64,44 @@ fn is_success(answer: &Answer) -> bool {
 impl Entered {
     /// Pushes the context onto this thread's stack.
     #[inline]
-    pub(super) fn begin(context: &ContextInner) -> std::result::Result<Self, Refusal> {
+    pub(super) fn begin(context: &ContextInner) -> std::result::Result<Self, BeginFailure> {
         let driver = context.driver();
         if driver.is_poisoned() {
-            return Err(Refusal::Poisoned);
+            return Err(BeginFailure::Poisoned);
         }
         let mut previous = std::ptr::null_mut();
         // SAFETY: the pointer is valid for the one handle that is written.
         let answer = unsafe { driver.api().cuCtxGetCurrent(&mut previous) };
         if !is_success(&answer) {
-            return Err(Refusal::Call(name::cuCtxGetCurrent, answer));
+            return Err(BeginFailure::Call(name::cuCtxGetCurrent, answer));
         }
-        let (seat, current) = Taken::take(context).map_err(Refusal::Seat)?;
-        // SAFETY: the context is live: the seat is ours, and the guard keeps it.
+        let (held, current) = Held::acquire(context).map_err(BeginFailure::Sibling)?;
+        // SAFETY: the context is live: this thread holds it, and the guard keeps it alive.
         let answer = unsafe { driver.api().cuCtxPushCurrent_v2(current) };
         if !is_success(&answer) {
-            seat.leave(context);
-            return Err(Refusal::Call(name::cuCtxPushCurrent_v2, answer));
+            held.release(context);
+            return Err(BeginFailure::Call(name::cuCtxPushCurrent_v2, answer));
         }
         let depth = DEPTH.get() + 1;
         DEPTH.set(depth);
         Ok(Self {
             depth,
-            seat,
+            held,
             change: Change { previous, current },
         })
     }
 
-    /// Restores what was current, if nothing is in the way.
+    /// Restores the previous current context, if the stack is as expected.
     #[inline]
-    pub(super) fn end(&mut self, context: &ContextInner) -> std::result::Result<(), Trouble> {
-        if DEPTH.get() != self.depth || ORPHANED.get() > 0 {
-            return Err(Trouble::OutOfOrder);
+    pub(super) fn end(&mut self, context: &ContextInner) -> std::result::Result<(), EndFailure> {
+        if DEPTH.get() != self.depth || PENDING_COUNT.get() > 0 {
+            return Err(EndFailure::OutOfOrder);
         }
         let popped = self.pop(context);
-        popped.map_err(|(answer, popped)| Trouble::Popped(answer, popped))
+        popped.map_err(|(answer, popped)| EndFailure::UnexpectedPop(answer, popped))
     }
 
-    /// Pops the context and leaves the seat; all but that is left where something else was popped.
+    /// Pops the context and releases it. If another context was popped, the release is left to the caller.
     #[inline]
     fn pop(&mut self, context: &ContextInner) -> std::result::Result<(), (Answer, CUcontext)> {
         DEPTH.set(self.depth - 1);
@@ -110,119 +112,124 @@ impl Entered {
         if !is_success(&answer) || popped != self.change.current {
             return Err((answer, popped));
         }
-        self.seat.leave(context);
+        self.held.release(context);
         Ok(())
     }
 
-    pub(super) fn pop_and_mend(&mut self, context: &ContextInner) -> Result<()> {
+    /// Pops the context, and restores the previous one also if another was popped.
+    pub(super) fn pop_and_restore(&mut self, context: &ContextInner) -> Result<()> {
         match self.pop(context) {
             Ok(()) => Ok(()),
-            Err((answer, popped)) => self.mend(context, answer, popped),
+            Err((answer, popped)) => self.restore(context, answer, popped),
         }
     }
 
-    /// Restores what was current where something else was popped.
-    pub(super) fn mend(
+    /// Restores the previous current context after an unexpected pop.
+    pub(super) fn restore(
         &mut self,
         context: &ContextInner,
         answer: Answer,
         popped: CUcontext,
     ) -> Result<()> {
         let driver = context.driver();
-        let mended = match answer {
-            // Foreign code popped all there was.
-            Ok(CUresult::CUDA_ERROR_INVALID_CONTEXT) => self.change.repair(driver, None),
+        let restored = match answer {
+            // Foreign code had emptied the stack.
+            Ok(CUresult::CUDA_ERROR_INVALID_CONTEXT) => self.change.undo(driver, None),
             answer => driver
                 .check(name::cuCtxPopCurrent_v2, answer)
-                .and_then(|()| self.change.repair(driver, Some(popped))),
+                .and_then(|()| self.change.undo(driver, Some(popped))),
         };
-        self.seat.leave(context);
-        mended
+        self.held.release(context);
+        restored
     }
 }
 
-impl Refusal {
+impl BeginFailure {
+    /// Makes the error of this failure.
     #[cold]
     pub(super) fn into_error(self, driver: &Driver) -> Error {
         let error = match self {
             Self::Poisoned => driver.check_fault(),
             Self::Call(call, answer) => driver.check(call, answer),
-            Self::Seat(error) => return *error,
+            Self::Sibling(error) => return *error,
         };
-        // There is one, or there would be no refusal.
+        // There is always an error here, because something failed.
         error.err().unwrap_or(Error::GuardActive)
     }
 }
 
 impl Change {
-    /// Foreign code changed the stack: what was popped, if anything, is not ours. Takes off what it pushed
-    /// above ours, or puts back what it popped, until what we saw is current.
-    fn repair(self, driver: &Driver, popped: Option<CUcontext>) -> Result<()> {
-        /// Deeper stacks than this are nobody's intention.
-        const DEEPEST: usize = 64;
+    /// Restores the context that was current before, after foreign code changed the stack: `popped`, if anything, is
+    /// not
+    /// our context. Pops what foreign code pushed above ours, or pushes back what it popped.
+    fn undo(self, driver: &Driver, popped: Option<CUcontext>) -> Result<()> {
+        /// Number of contexts that are popped in search of ours; deeper stacks are not expected.
+        const MAX_POPPED: usize = 64;
         if popped.is_some() && current(driver)? == self.previous {
-            // It replaced ours (`cuCtxSetCurrent`), and the pop took the replacement.
+            // Foreign code replaced ours (`cuCtxSetCurrent`), and the pop removed the replacement.
             return Err(Error::ForeignContext);
         }
         let mut above = Vec::from_iter(popped);
-        while above.len() < DEEPEST && !current(driver)?.is_null() {
+        while above.len() < MAX_POPPED && !current(driver)?.is_null() {
             let popped = pop(driver)?;
             if popped == self.current {
-                // Ours was below what it pushed; what we saw is on top now.
+                // Ours was below what foreign code pushed; the previous context is on top now.
                 return Err(Error::ForeignContext);
             }
             above.push(popped);
         }
-        // Ours is gone: it was popped by foreign code. Put back what we took off in looking for it.
+        // Foreign code popped ours. Push back what was popped in search of it.
         while let Some(context) = above.pop() {
-            // SAFETY: this was on the stack a moment ago, so it is as live as it was then.
+            // SAFETY: this context was on the stack a moment ago, so it is as live as it was then.
             unsafe { driver.cuCtxPushCurrent_v2(context) }?;
         }
         if current(driver)? != self.previous {
-            // SAFETY: this was current when the guard began; null is allowed.
+            // SAFETY: this context was current when the guard began; null is allowed.
             unsafe { driver.cuCtxSetCurrent(self.previous) }?;
         }
         Err(Error::ForeignContext)
     }
 }
 
-impl Taken {
-    /// A seat for this thread, and its context.
+impl Held {
+    /// Acquires a context for this thread, the main one or a sibling, and returns it with its handle.
     #[inline]
-    pub(super) fn take(
+    pub(super) fn acquire(
         context: &ContextInner,
     ) -> std::result::Result<(Self, CUcontext), Box<Error>> {
         let Some(partition) = &context.partition else {
-            // The primary context is not ours to destroy, so nobody has to know who has it.
+            // This crate never destroys the primary context, so its users need not be counted.
             let primary = context.device.raw_primary_context();
             return Ok((Self(None), primary.map_err(Box::new)?));
         };
         let thread = thread();
         if partition.shared {
-            partition.seats.main.take_shared();
-        } else if !partition.seats.main.take(thread) {
-            let seat = partition.sibling(&context.device, thread);
-            let seat = seat.map_err(Box::new)?;
-            let sibling = seat.context.context;
-            return Ok((Self(Some(seat)), sibling));
+            partition.contexts.main.acquire_shared();
+        } else if !partition.contexts.main.acquire(thread) {
+            let sibling = partition.sibling(&context.device, thread);
+            let sibling = sibling.map_err(Box::new)?;
+            let raw = sibling.context.context;
+            return Ok((Self(Some(sibling)), raw));
         }
         Ok((Self(None), partition.context()))
     }
 
+    /// Releases the context.
     #[inline]
-    pub(super) fn leave(&self, context: &ContextInner) {
+    pub(super) fn release(&self, context: &ContextInner) {
         if let Self(Some(sibling)) = self {
-            sibling.leave();
+            sibling.release();
         } else if let Some(partition) = &context.partition {
             if partition.shared {
-                partition.seats.main.leave_shared();
+                partition.contexts.main.release_shared();
             } else {
-                partition.seats.main.leave_biased();
+                partition.contexts.main.release_biased();
             }
         }
     }
 }
 
+/// Returns the thread's current context.
 fn current(driver: &Driver) -> Result<CUcontext> {
     let mut context = std::ptr::null_mut();
     // SAFETY: the pointer is valid for the one handle that is written.
@@ -230,6 +237,7 @@ fn current(driver: &Driver) -> Result<CUcontext> {
     Ok(context)
 }
 
+/// Pops the thread's current context.
 fn pop(driver: &Driver) -> Result<CUcontext> {
     let mut popped = std::ptr::null_mut();
     // SAFETY: the pointer is valid for the one handle that is written.
@@ -237,7 +245,7 @@ fn pop(driver: &Driver) -> Result<CUcontext> {
     Ok(popped)
 }
 
-/// A number that no other live thread has; never 0.
+/// Returns a number that is unique among the live threads and never 0.
 #[inline]
 fn thread() -> usize {
     DEPTH.with(|depth| std::ptr::from_ref(depth) as usize)

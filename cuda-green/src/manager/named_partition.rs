@@ -102,7 +102,9 @@ impl<Id> NamedPartition<Id> {
             return holders;
         }
         let contexts = self.generations.iter();
-        contexts.map(|generation| generation.context.taken()).sum()
+        contexts
+            .map(|generation| generation.context.use_count())
+            .sum()
     }
 
     /// Returns the number of green contexts behind all generations, siblings included.
@@ -133,7 +135,7 @@ impl<Id> NamedPartition<Id> {
             return Ok(None);
         };
         let context = &self.generations[index].context;
-        if context.holders() > 1 || context.taken() > 0 || context.is_current()? {
+        if context.holders() > 1 || context.use_count() > 0 || context.is_current()? {
             return Ok(None);
         }
         if index < self.in_force {

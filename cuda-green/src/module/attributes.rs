@@ -1,7 +1,7 @@
-//! Attributes of functions that launches need raised: dynamic shared memory, and clusters of more than 8 blocks.
+//! Function attributes that some launches need raised: dynamic shared memory, and clusters of more than 8 blocks.
 //!
-//! The driver keeps them with the function, so they are only ever raised: one launch must not take from another
-//! what that one needs.
+//! The driver keeps them per function, so they are only ever raised: a launch must not lower a limit that another
+//! launch needs.
 
 use std::{
     collections::HashMap,
@@ -14,37 +14,40 @@ use cuda_green_sys::{CUfunction, CUfunction_attribute};
 use super::Kernel;
 use crate::{error::Result, launch::LaunchConfig};
 
-/// Dynamic shared memory that every function may be launched with, in bytes (NVIDIA's programming guide).
-const SHARED: u32 = 48 << 10;
-/// Blocks of a cluster that every function may be launched with (the same).
-const CLUSTER: u32 = 8;
+/// Dynamic shared memory, in bytes, that every function may be launched with (NVIDIA's programming guide).
+const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
+/// Largest cluster, in blocks, that every function may be launched with (NVIDIA's programming guide).
+const PORTABLE_CLUSTER: u32 = 8;
 
-/// What a function's attributes are known to be.
+/// The known values of a function's attributes.
 #[derive(Default)]
-pub(super) struct Attributes(Mutex<Known>);
+pub(super) struct FunctionAttributes(Mutex<RaisedLimits>);
 
 #[derive(Default)]
-struct Known {
-    shared: u32,
+struct RaisedLimits {
+    shared_bytes: u32,
     large_clusters: bool,
 }
 
-/// One entry for each function of a module that was asked for, as the driver has one handle for each name.
+/// The attributes of each function of a module that was looked up. The driver has one handle for each name.
 #[derive(Default)]
-pub(super) struct AttributesByFunction(Mutex<HashMap<usize, Arc<Attributes>>>);
+pub(super) struct AttributesByFunction(Mutex<HashMap<usize, Arc<FunctionAttributes>>>);
 
 impl AttributesByFunction {
-    pub(super) fn of(&self, function: CUfunction) -> Arc<Attributes> {
+    /// Returns the attributes of a function, shared by all its kernels.
+    pub(super) fn get(&self, function: CUfunction) -> Arc<FunctionAttributes> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(function as usize).or_default())
     }
 }
 
 impl Kernel {
-    /// Raises what a launch like this needs raised. Most need nothing.
+    /// Raises the limits that a launch of this configuration needs. Most launches need none raised.
     #[inline]
     pub(crate) fn prepare(&self, config: &LaunchConfig) -> Result<()> {
-        if config.shared_bytes > SHARED || config.cluster_size() > u64::from(CLUSTER) {
+        if config.shared_bytes > DEFAULT_SHARED_BYTES
+            || config.cluster_size() > u64::from(PORTABLE_CLUSTER)
+        {
             self.raise(config)
         } else {
             Ok(())
@@ -55,17 +58,17 @@ impl Kernel {
         use CUfunction_attribute as A;
         let known = &self.attributes.0;
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if config.shared_bytes > SHARED.max(known.shared) {
+        if config.shared_bytes > DEFAULT_SHARED_BYTES.max(known.shared_bytes) {
             let attribute = A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // Foreign code may have raised it further by the raw handle.
+            // Foreign code may have raised it further through the raw handle.
             let now = u32::try_from(self.attribute(attribute)?).unwrap_or(0);
             if now < config.shared_bytes {
                 let bytes = c_int::try_from(config.shared_bytes).unwrap_or(c_int::MAX);
                 self.set_attribute(attribute, bytes)?;
             }
-            known.shared = now.max(config.shared_bytes);
+            known.shared_bytes = now.max(config.shared_bytes);
         }
-        if config.cluster_size() > u64::from(CLUSTER) && !known.large_clusters {
+        if config.cluster_size() > u64::from(PORTABLE_CLUSTER) && !known.large_clusters {
             let attribute = A::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
             self.set_attribute(attribute, 1)?;
             known.large_clusters = true;
@@ -73,7 +76,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// One attribute of the function, such as its registers or its static shared memory.
+    /// Returns an attribute of the function, such as its number of registers or its static shared memory.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).

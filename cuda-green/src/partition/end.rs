@@ -1,4 +1,4 @@
-//! The end of a context's driver objects, once nobody holds it.
+//! Destruction of a context's driver objects after its last handle is dropped.
 
 use super::green_context::ContextInner;
 use crate::{
@@ -8,26 +8,27 @@ use crate::{
 };
 
 impl ContextInner {
-    /// Waits for the work in it and destroys the driver's objects. Where it cannot wait, its SMs are not idle for
-    /// all that is known, and it is as it was.
+    /// Waits for the context's work and destroys the driver's objects. If the wait fails, its SMs may still be in use,
+    /// so
+    /// nothing is destroyed.
     pub(crate) fn destroy(&mut self) -> Result<()> {
         let Some(partition) = &self.partition else {
             return Ok(());
         };
-        if partition.seats.taken() > 0 {
+        if partition.contexts.use_count() > 0 {
             log::warn!("a context guard was forgotten: its green context is never destroyed");
             self.leak("a guard was forgotten");
             return Ok(());
         }
-        // Their SMs must be idle when others get them.
+        // The SMs must be idle before other contexts get them.
         let idle = partition.synchronize(&self.driver);
-        // After a fault that stays nothing runs, and nothing can be waited for.
+        // After a fault that makes the driver unusable nothing runs, and nothing can be waited for.
         if idle.is_err() && !self.driver.is_poisoned() {
             return idle;
         }
         let partition = self.partition.take();
         let destroyed = partition.map_or(Ok(()), |partition| {
-            let green_contexts = partition.seats.count();
+            let green_contexts = partition.contexts.count();
             partition.destroy(&self.driver)?;
             emit(|| PartitionEvent::ContextDestroyed {
                 device: self.device.ordinal(),
@@ -39,6 +40,7 @@ impl ContextInner {
         idle.and(destroyed)
     }
 
+    /// Leaks the driver's objects, with their SMs, until the process ends.
     fn leak(&mut self, reason: &'static str) {
         if let Some(partition) = self.partition.take() {
             emit(|| PartitionEvent::ContextKept {
@@ -50,10 +52,10 @@ impl ContextInner {
         }
     }
 
-    /// Whether it is current to this thread.
+    /// Returns whether the context is current to this thread.
     pub(crate) fn is_current(&self) -> Result<bool> {
         let Some(partition) = &self.partition else {
-            return Ok(false); // the primary context is not ours to destroy
+            return Ok(false); // this crate never destroys the primary context
         };
         let mut current = std::ptr::null_mut();
         // SAFETY: the pointer is valid for the one handle that is written.
@@ -64,15 +66,15 @@ impl ContextInner {
 
 impl Drop for ContextInner {
     fn drop(&mut self) {
-        if self.taken() == 0 && matches!(self.is_current(), Ok(true)) {
-            // Foreign code made it current. Destroyed, it would stay so as a dangling handle (measured): no
-            // context is better. One whose guard was forgotten is not destroyed at all.
+        if self.use_count() == 0 && matches!(self.is_current(), Ok(true)) {
+            // Foreign code made it current. Destroying it would leave a dangling handle current (measured), so no
+            // context is made current instead. A context whose guard was forgotten is not destroyed at all.
             // SAFETY: null is allowed.
             log_failure(unsafe { self.driver.cuCtxSetCurrent(std::ptr::null_mut()) });
         }
         if let Err(error) = self.destroy() {
             log::error!("destroying a green context: {error}");
-            // Once more, for what passes: nobody else can.
+            // One retry, in case the failure was temporary: there is no later occasion.
             if self.partition.is_some() && self.destroy().is_err() {
                 self.leak("its work cannot be waited for");
             }

@@ -1,4 +1,4 @@
-//! What keeps something in a context for its own use, and gives it up when the context is to end.
+//! Objects that keep streams or graphs in a context for their own use and release them when the context is to end.
 
 use std::sync::{PoisonError, Weak};
 
@@ -8,22 +8,22 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// What keeps something in contexts: streams, instantiations of graphs.
+/// An object that keeps streams or instantiated graphs in contexts for its own use.
 pub(crate) trait Follower: Send + Sync {
-    /// Gives up what it keeps in a context; whether there was anything. What is to be dropped, it hands over.
+    /// Releases what it keeps in a context, moving it to `later`. Returns whether there was anything.
     fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool>;
 }
 
-/// What is to be dropped with no lock held: its end may wait for the GPU, and it may be a client's, whose end may
-/// call whatever it likes.
+/// Values to be dropped while no lock is held: a destructor may wait for the GPU, or be a client's, which may call
+/// anything.
 pub(crate) type Later = Vec<Box<dyn Send>>;
 
-/// All that follow one context.
+/// The followers of one context.
 #[derive(Default)]
 pub(crate) struct Followers(Mutex<Vec<Weak<dyn Follower>>>);
 
 impl Followers {
-    /// Asks this one, too, when the context is to end.
+    /// Adds a follower, unless it is there already.
     pub(crate) fn add(&self, follower: Weak<dyn Follower>) {
         let mut followers = self.lock();
         if !followers.iter().any(|other| other.ptr_eq(&follower)) {
@@ -32,14 +32,14 @@ impl Followers {
         }
     }
 
-    /// Asks all of them to give up what they keep in this context; whether any had something. The caller holds no
-    /// lock that somebody who uses a follower may wait for.
+    /// Makes all followers release what they keep in this context. Returns whether any kept something. The caller must
+    /// hold no lock that a user of a follower may wait for.
     pub(crate) fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
         let followers = self.lock().clone();
         let mut gave_up = false;
         for follower in followers.iter().filter_map(Weak::upgrade) {
             let answer = follower.give_up(context, later);
-            // Its owner may have dropped it meanwhile: then its end is ours.
+            // Its owner may have dropped it meanwhile; this is then the last reference.
             later.push(Box::new(follower));
             gave_up |= answer?;
         }

@@ -1,4 +1,4 @@
-//! Green contexts: a share of the GPU's SMs, with the driver's objects for it.
+//! Green contexts: shares of a GPU's SMs, with the driver's objects for them.
 
 use std::{fmt, sync::Arc};
 
@@ -22,8 +22,9 @@ use crate::{
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
 ///
-/// Work in its streams runs on its SMs only. Streams, guards and clones keep it alive; it is destroyed
-/// after the last of them, once its work is done.
+/// Work in its streams runs on its SMs only. Streams, guards and clones keep it alive; after the last of them is
+/// dropped,
+/// it waits for its work and is destroyed.
 ///
 /// In single-context mode ([`GreenContext::is_partitioned`] is false) it stands for the whole GPU.
 #[derive(Clone)]
@@ -31,13 +32,14 @@ pub struct GreenContext {
     pub(crate) inner: Arc<ContextInner>,
 }
 
+/// The shared state of all clones of a [`GreenContext`].
 pub(crate) struct ContextInner {
-    /// The device's, at hand without a detour for what must be fast.
+    /// The device's driver, copied here to save an indirection in guards.
     pub(super) driver: Driver,
     pub(crate) device: CudaDevice,
     pub(super) policy: ContextPolicy,
     pub(super) shape: Shape,
-    /// None: the primary context, with all SMs.
+    /// The driver's objects; `None` for the primary context, which has all SMs.
     pub(crate) partition: Option<Partition>,
     pub(super) workqueues: Workqueues,
     pub(crate) memory: MemorySlot,
@@ -45,16 +47,21 @@ pub(crate) struct ContextInner {
     pub(crate) streams: LiveStreams,
 }
 
-/// What of the GPU a context has.
+/// The SMs of a context.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
+    /// The SMs that were requested.
     pub(crate) requested_sms: u32,
+    /// The SMs that it has.
     pub(crate) sm_count: u32,
+    /// How many of its SMs are co-scheduled together.
     pub(crate) coscheduled: u32,
+    /// Blocks of the largest cluster that is sure to run.
     pub(crate) max_cluster: u32,
 }
 
 impl GreenContext {
+    /// Makes a context of its parts.
     pub(crate) fn from_parts(
         device: &CudaDevice,
         policy: ContextPolicy,
@@ -84,28 +91,28 @@ impl GreenContext {
         }
     }
 
-    /// Returns the settings that it was created with, other than its size.
+    /// Returns the settings that the context was created with, other than its size.
     pub fn policy(&self) -> &ContextPolicy {
         &self.inner.policy
     }
 
-    /// The SMs that it really has.
+    /// Returns the number of SMs that the context has.
     pub fn sm_count(&self) -> u32 {
         self.inner.shape.sm_count
     }
 
-    /// The SMs that it was to have: of a quad partition, the device's quarter.
+    /// Returns the number of SMs that were requested; for a quad partition, a quarter of the device's.
     pub fn requested_sms(&self) -> u32 {
         self.inner.shape.requested_sms
     }
 
-    /// How many of its SMs are co-scheduled together.
+    /// Returns how many of its SMs are co-scheduled together.
     pub fn coscheduled_sms(&self) -> u32 {
         self.inner.shape.coscheduled
     }
 
-    /// The largest thread-block cluster that is sure to run in it, in blocks; 1 before compute
-    /// capability 9.0, which has no clusters.
+    /// Returns the size, in blocks, of the largest thread-block cluster that is sure to run in the context; 1 before
+    /// compute capability 9.0, which has no clusters.
     pub fn max_cluster_size(&self) -> u32 {
         self.inner.shape.max_cluster
     }
@@ -114,52 +121,55 @@ impl GreenContext {
         self.inner.shape
     }
 
-    /// Whether it has SMs of its own. If not, it stands for the whole GPU (single-context mode).
+    /// Returns whether the context has a partition. If not, it stands for the whole GPU (single-context mode).
     pub fn is_partitioned(&self) -> bool {
         self.inner.partition.is_some()
     }
 
-    /// Its device.
+    /// Returns the context's device.
     pub fn device(&self) -> &CudaDevice {
         &self.inner.device
     }
 
-    /// Makes the siblings that so many threads need to have it current at once, so that no thread's first
-    /// [`activate`](Self::activate) has to, which under load waits for the device to be idle.
+    /// Creates the siblings that `threads` threads need to have the context current at once. Otherwise a thread's first
+    /// [`activate`](Self::activate) creates its sibling, and under load waits for the device to be idle.
     ///
-    /// Returns how many green contexts it is made of then, each with
-    /// [`GREEN_CONTEXT_BYTES`](crate::GREEN_CONTEXT_BYTES) of device memory. There are never fewer later, and
-    /// a context that takes its place in a rebalance has as many. The first thread that ever activated it
-    /// counts as one of them even where it has ended.
+    /// Returns the number of green contexts that the context then consists of, each of which takes
+    /// [`GREEN_CONTEXT_BYTES`](crate::GREEN_CONTEXT_BYTES) of device memory. This number never decreases, and
+    /// a context that replaces this one in a rebalance has as many. The first thread that ever activated the context
+    /// counts as one of the threads even after it has ended.
     ///
-    /// In single-context mode, and from CUDA 13.5 on, every thread may have the one context, so nothing is made.
+    /// In single-context mode, and from CUDA 13.5 on, every thread may have the same context current, so nothing is
+    /// created.
     ///
     /// # Errors
-    /// [`Error::Driver`], where the driver has no room for more: no number is refused before, and each takes
-    /// memory until then. What was made stays until the context ends.
+    /// [`Error::Driver`] if the driver has no room for more. There is no limit before that, and each sibling takes
+    /// memory. Siblings that were created stay until the context ends.
     pub fn provision_threads(&self, threads: usize) -> Result<usize> {
         if let Some(partition) = &self.inner.partition {
-            partition.provide_seats(self.device(), threads)?;
+            partition.provision_threads(self.device(), threads)?;
         }
         Ok(self.green_contexts())
     }
 
-    /// Captures in the event all work of this context so far.
+    /// Records the event after all work of this context so far.
     ///
     /// # Errors
-    /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, which records streams only;
-    /// [`Error::ContextInCapture`] where one of its streams is in a capture: the driver refuses that, and the
-    /// capture would be lost (measured on an H200, driver 580), as it is where only foreign code knows the stream;
-    /// [`Error::ForeignDriver`] for an event of another driver.
+    /// [`Error::Driver`]; [`Error::NotPartitioned`] in single-context mode, in which only streams can be recorded;
+    /// [`Error::ContextInCapture`] if one of its streams is in a capture, because the driver would refuse the call and
+    /// invalidate the capture (measured on an H200, driver 580). A captured stream that only foreign code knows is not
+    /// detected, and its capture is lost. [`Error::ForeignDriver`] for an event of another driver.
     #[doc(alias = "cuGreenCtxRecordEvent")]
     pub fn record_event(&self, event: &Event) -> Result<()> {
         self.device().check_own("the event", event.device())?;
-        let green =
-            self.partition_only("an event of all work of a context", "record its streams")?;
+        let green = self.partition_only(
+            "recording an event for a whole context",
+            "record its streams",
+        )?;
         self.outside_captures(|| handles::record(self.driver(), green, event))
     }
 
-    /// Makes all later work of this context wait for the event, on the GPU; the host does not wait.
+    /// Makes all later work of this context wait for the event on the GPU; the host does not wait.
     ///
     /// # Errors
     /// As [`record_event`](Self::record_event).
@@ -169,7 +179,7 @@ impl GreenContext {
         self.outside_captures(|| handles::wait(self.driver(), green, event))
     }
 
-    /// The raw green context; null in single-context mode. Not to be destroyed by the caller.
+    /// Returns the raw green context; null in single-context mode. The caller must not destroy it.
     pub fn raw(&self) -> CUgreenCtx {
         self.inner
             .partition
@@ -177,9 +187,10 @@ impl GreenContext {
             .map_or(std::ptr::null_mut(), Partition::green)
     }
 
-    /// The raw context, for [libraries that take one](crate::guide::foreign_libraries): it belongs to this
+    /// Returns the raw context, for [libraries that take one](crate::guide::foreign_libraries). It belongs to this
     /// object and must not be destroyed (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may
-    /// be current to one thread at a time; [`activate`](Self::activate) keeps to that by itself.
+    /// be current to one thread at a time; [`activate`](Self::activate) ensures that, other ways to make it current do
+    /// not.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -191,6 +202,7 @@ impl GreenContext {
         self.inner.driver()
     }
 
+    /// Returns the raw green context, or [`Error::NotPartitioned`] in single-context mode.
     fn partition_only(&self, what: &'static str, instead: &'static str) -> Result<CUgreenCtx> {
         match &self.inner.partition {
             Some(partition) => Ok(partition.green()),
@@ -198,7 +210,7 @@ impl GreenContext {
         }
     }
 
-    /// Notes the work so far, and gives what marks it; nothing in single-context mode.
+    /// Records the work so far of all its green contexts and returns the events; none in single-context mode.
     pub(crate) fn mark_work(&self) -> Result<Vec<Arc<Event>>> {
         match &self.inner.partition {
             None => Ok(Vec::new()),
@@ -206,7 +218,7 @@ impl GreenContext {
         }
     }
 
-    /// Makes all later work here wait for what another noted.
+    /// Makes all later work of this context wait for the marks of another.
     pub(crate) fn wait_for_marked(&self, marks: &[Arc<Event>]) -> Result<()> {
         match &self.inner.partition {
             None => Ok(()),
@@ -214,54 +226,57 @@ impl GreenContext {
         }
     }
 
+    /// Runs an action that must not happen while one of its streams is in a capture.
     fn outside_captures<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
         self.inner.streams.outside_captures(self.driver(), action)
     }
 
-    /// Asks this, too, for what it keeps here when the context is to end.
+    /// Adds a follower, which is to release what it keeps here when the context is to end.
     pub(crate) fn follow(&self, follower: std::sync::Weak<dyn Follower>) {
         self.inner.followers.add(follower);
     }
 
-    /// Lets all that keep something here give it up; whether there was anything. See [`Followers::give_up`].
+    /// Makes all followers release what they keep here. Returns whether there was anything. See [`Followers::give_up`].
     pub(crate) fn give_up(&self, later: &mut Later) -> Result<bool> {
         self.inner.followers.give_up(self, later)
     }
 
+    /// Returns the number of handles of the context: clones, streams and guards.
     pub(crate) fn holders(&self) -> usize {
         Arc::strong_count(&self.inner)
     }
 
-    /// How many green contexts it is made of: itself, and siblings; none in single-context mode.
+    /// Returns how many green contexts it consists of: the main one and its siblings; 0 in single-context mode.
     pub(crate) fn green_contexts(&self) -> usize {
         let partition = self.inner.partition.as_ref();
-        partition.map_or(0, |partition| partition.seats.count())
+        partition.map_or(0, |partition| partition.contexts.count())
     }
 
-    /// Whether this green context is its own or a sibling's.
+    /// Returns whether this raw green context is its main one or a sibling.
     pub(crate) fn is_made_of(&self, green: CUgreenCtx) -> bool {
         let partition = self.inner.partition.as_ref();
         partition.is_some_and(|partition| partition.has(green))
     }
 
-    /// How often it is current to some thread, through guards that were forgotten too.
-    pub(crate) fn taken(&self) -> usize {
-        self.inner.taken()
+    /// Returns how often it is current to any thread, forgotten guards included.
+    pub(crate) fn use_count(&self) -> usize {
+        self.inner.use_count()
     }
 
-    /// Whether it is current to this thread, by whoever's doing.
+    /// Returns whether it is current to this thread, also if foreign code made it current.
     pub(crate) fn is_current(&self) -> Result<bool> {
         self.inner.is_current()
     }
 }
 
 impl ContextInner {
+    /// Returns the device's driver.
     #[inline]
     pub(crate) fn driver(&self) -> &Driver {
         &self.driver
     }
 
-    /// The context of the main seat, or the primary one.
+    /// Returns the main context, or the primary context in single-context mode.
     pub(crate) fn context(&self) -> Result<CUcontext> {
         match &self.partition {
             Some(partition) => Ok(partition.context()),
@@ -269,9 +284,10 @@ impl ContextInner {
         }
     }
 
-    pub(crate) fn taken(&self) -> usize {
+    /// Returns how often it is current to any thread, forgotten guards included.
+    pub(crate) fn use_count(&self) -> usize {
         let partition = self.partition.as_ref();
-        partition.map_or(0, |partition| partition.seats.taken())
+        partition.map_or(0, |partition| partition.contexts.use_count())
     }
 }
 

@@ -1,10 +1,10 @@
-//! The driver's objects behind one partition.
+//! The driver's objects of one partition.
 
 use std::sync::Arc;
 
 use cuda_green_sys::{CUcontext, CUdevResourceDesc, CUgreenCtx, CUgreenCtxCreate_flags};
 
-use super::thread_seats::{self, Seats};
+use super::thread_contexts::{ThreadContext, ThreadContexts};
 use crate::{
     device::{CudaDevice, Lease},
     driver::{Driver, log_failure},
@@ -13,32 +13,32 @@ use crate::{
     events::{self, PartitionEvent, emit},
 };
 
-/// The driver's objects for one partition.
+/// The driver's objects of one partition: its main green context and the siblings over the same SMs.
 pub(crate) struct Partition {
     descriptor: CUdevResourceDesc,
-    /// The context itself, and further ones over the same SMs for other threads.
-    pub(crate) seats: Seats<Handles, Event>,
-    /// Whether one context may be current to several threads, so that nobody needs a sibling.
+    /// The main context, and siblings over the same SMs for other threads.
+    pub(crate) contexts: ThreadContexts<Handles, Event>,
+    /// Whether one context may be current to several threads at once, so that no thread needs a sibling.
     pub(crate) shared: bool,
-    /// What keeps its SMs from being given to others. Dropped when the contexts are destroyed, and never if they
-    /// are not.
+    /// The leases of its SMs. They are dropped when the contexts are destroyed, and never if the contexts are leaked.
     leases: Vec<Arc<Lease>>,
 }
 
-/// One of its contexts, which one thread at a time may have current (the contract up to CUDA 13.4).
-pub(crate) type Seat = thread_seats::Seat<Handles>;
+/// A further green context over the SMs of a partition, for another thread (the driver's contract up to CUDA 13.4).
+pub(crate) type Sibling = ThreadContext<Handles>;
 
-/// A green context as the driver knows it.
+/// The driver's handles of one green context.
 pub(crate) struct Handles {
     green: CUgreenCtx,
     pub(crate) context: CUcontext,
-    /// Marks its work, for a hand-off and for its end. Made at the beginning: destroying should fail for
-    /// nothing, and be quick.
+    /// Marks its work, for a hand-off and for its end. Created with the context, so that destruction cannot fail for
+    /// want
+    /// of an event and is quick.
     last_work: Arc<Event>,
 }
 
 // SAFETY: the handles are opaque tokens that the driver accepts from every thread; what it does not
-// accept, one context current on two threads, is kept by the seats.
+// accept, one context current to two threads, `contexts` prevents.
 unsafe impl Send for Partition {}
 // SAFETY: as above.
 unsafe impl Sync for Partition {}
@@ -48,13 +48,14 @@ unsafe impl Send for Handles {}
 unsafe impl Sync for Handles {}
 
 impl Handles {
+    /// Creates a green context over the described resources.
     fn create(device: &CudaDevice, descriptor: CUdevResourceDesc) -> Result<Self> {
         let driver = device.driver();
         let last_work = Arc::new(Event::new(device)?);
         let mut green = std::ptr::null_mut();
         // The flag is required before 13.3 and allowed after.
         let flags = CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM.0;
-        // SAFETY: the output is valid, and the descriptor is a driver's own, which lives as long as the
+        // SAFETY: the output is valid, and the descriptor is the driver's, which lives as long as the
         // process.
         unsafe { driver.cuGreenCtxCreate(&mut green, descriptor, device.raw(), flags) }?;
         let mut handles = Self {
@@ -71,7 +72,7 @@ impl Handles {
         Ok(handles)
     }
 
-    /// Captures all its work so far.
+    /// Records all its work so far.
     fn mark_work(&self, driver: &Driver) -> Result<()> {
         record(driver, self.green, &self.last_work)
     }
@@ -81,13 +82,15 @@ impl Handles {
         wait(driver, self.green, event)
     }
 
+    /// Destroys the green context.
     fn destroy(&self, driver: &Driver) -> Result<()> {
-        // SAFETY: called once, by whoever owns the handles, when nothing made in the context is left.
+        // SAFETY: called once, by the owner of the handles, when nothing made in the context is left.
         unsafe { driver.cuGreenCtxDestroy(self.green) }
     }
 }
 
 impl Partition {
+    /// Creates the main green context over the described resources.
     pub(crate) fn create(
         device: &CudaDevice,
         descriptor: CUdevResourceDesc,
@@ -95,59 +98,59 @@ impl Partition {
     ) -> Result<Self> {
         Ok(Self {
             descriptor,
-            seats: Seats::new(Handles::create(device, descriptor)?),
+            contexts: ThreadContexts::new(Handles::create(device, descriptor)?),
             shared: device.capabilities().shared_current,
             leases,
         })
     }
 
-    /// What keeps its SMs from being given to others.
+    /// Returns the leases of its SMs.
     pub(super) fn leases(&self) -> &[Arc<Lease>] {
         &self.leases
     }
 
-    /// The green context itself.
+    /// Returns the main green context.
     pub(super) fn green(&self) -> CUgreenCtx {
-        self.seats.main.context.green
+        self.contexts.main.context.green
     }
 
-    /// Whether this is one of its contexts.
+    /// Returns whether this is one of its green contexts.
     pub(super) fn has(&self, green: CUgreenCtx) -> bool {
         let is_it = |handles: &Handles| handles.green == green;
-        self.seats.map(is_it).contains(&true)
+        self.contexts.map(is_it).contains(&true)
     }
 
-    /// Whether this is one of its contexts, by the handle under which it is current.
+    /// Returns whether this is one of its contexts, by the `CUcontext` handle under which a context is current.
     pub(super) fn has_context(&self, context: CUcontext) -> bool {
         let is_it = |handles: &Handles| handles.context == context;
-        self.seats.map(is_it).contains(&true)
+        self.contexts.map(is_it).contains(&true)
     }
 
-    /// The same as a context.
+    /// Returns the main green context's `CUcontext` handle.
     #[inline]
     pub(crate) fn context(&self) -> CUcontext {
-        self.seats.main.context.context
+        self.contexts.main.context.context
     }
 
-    /// A sibling for this thread: an idle one, or a new one over the same SMs.
+    /// Acquires a sibling for this thread: its own, an idle one, or a new one over the same SMs.
     #[cold]
-    pub(crate) fn sibling(&self, device: &CudaDevice, thread: usize) -> Result<Arc<Seat>> {
-        let _events = events::defer(); // until the seats can be looked at again
+    pub(crate) fn sibling(&self, device: &CudaDevice, thread: usize) -> Result<Arc<Sibling>> {
+        let _events = events::defer(); // emitted after the lock of `contexts` is released
         let make = |awaited: &[_]| self.make_sibling(device, awaited);
-        self.seats.sibling(thread, make)
+        self.contexts.acquire_sibling(thread, make)
     }
 
-    /// Makes siblings until so many threads can have it current at once.
-    pub(super) fn provide_seats(&self, device: &CudaDevice, threads: usize) -> Result<()> {
+    /// Creates siblings until `threads` threads can have the partition current at once.
+    pub(super) fn provision_threads(&self, device: &CudaDevice, threads: usize) -> Result<()> {
         if self.shared {
             return Ok(());
         }
         let _events = events::defer(); // as above
         let make = |awaited: &[_]| self.make_sibling(device, awaited);
-        self.seats.provide(threads, make)
+        self.contexts.provision(threads, make)
     }
 
-    /// A further context over the same SMs, whose work waits for what that of the others does.
+    /// Creates a further green context over the same SMs, whose work waits for the same events as that of the others.
     fn make_sibling(&self, device: &CudaDevice, awaited: &[Arc<Event>]) -> Result<Handles> {
         let (driver, handles) = (device.driver(), Handles::create(device, self.descriptor)?);
         let waits = awaited
@@ -163,18 +166,18 @@ impl Partition {
         Ok(handles)
     }
 
-    /// Notes the work so far of all its contexts, and gives what marks it.
+    /// Records the work so far of all its contexts and returns the events.
     pub(super) fn mark_work(&self, driver: &Driver) -> Result<Vec<Arc<Event>>> {
-        let marks = self.seats.map(|handles| {
+        let marks = self.contexts.map(|handles| {
             handles.mark_work(driver)?;
             Ok(Arc::clone(&handles.last_work))
         });
         marks.into_iter().collect()
     }
 
-    /// Makes all later work of all its contexts, those to come too, wait for these.
+    /// Makes all later work of all its contexts, future siblings included, wait for these events.
     pub(super) fn wait_for(&self, driver: &Driver, marks: &[Arc<Event>]) -> Result<()> {
-        self.seats
+        self.contexts
             .hand_off(marks, |handles, event| handles.wait(driver, event))
     }
 
@@ -185,21 +188,21 @@ impl Partition {
         marks.iter().try_for_each(|event| event.synchronize())
     }
 
-    /// Destroys the driver's objects; nothing runs in them any more.
+    /// Destroys the driver's objects, in which nothing runs any more.
     pub(super) fn destroy(self, driver: &Driver) -> Result<()> {
-        let destroyed = self.seats.map(|handles| handles.destroy(driver));
+        let destroyed = self.contexts.map(|handles| handles.destroy(driver));
         destroyed.into_iter().fold(Ok(()), Result::and)
     }
 
-    /// Leaves the contexts to the end of the process, with their SMs and their device: a thread may have one
-    /// current, to which destroying it would leave a dangling handle, or work may run there still. Leaking harms
-    /// nobody.
+    /// Leaks the contexts, with their SMs and their device, until the process ends. A thread may have one of them
+    /// current,
+    /// in which case destroying it would leave a dangling handle, or work may still run there. Leaking is safe.
     pub(super) fn leak(self) {
-        std::mem::forget(self); // with the events of its contexts, which hold the device
+        std::mem::forget(self); // also the events of its contexts, which hold the device
     }
 }
 
-/// Captures in an event all work of a green context so far.
+/// Records an event after all work of a green context so far.
 pub(super) fn record(driver: &Driver, green: CUgreenCtx, event: &Event) -> Result<()> {
     let event = event.raw_for(driver)?;
     // SAFETY: the callers hold the green context, and the event is borrowed; both are of this driver.

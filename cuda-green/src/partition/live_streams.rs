@@ -1,4 +1,5 @@
-//! The streams of a context, which are asked before all its work is recorded: that spoils a capture.
+//! The streams of a context, which are checked for captures before the whole context is recorded: recording it would
+//! invalidate a capture.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,22 +10,23 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The live streams that this crate made in a context. Of others it knows nothing.
+/// The live streams that this crate made in a context. Streams that foreign code made are not among them.
 #[derive(Default)]
-pub(crate) struct LiveStreams(Mutex<Vec<Raw>>);
+pub(crate) struct LiveStreams(Mutex<Vec<RawStream>>);
 
 #[derive(PartialEq, Eq)]
-struct Raw(CUstream);
+struct RawStream(CUstream);
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
-unsafe impl Send for Raw {}
+unsafe impl Send for RawStream {}
 
 impl LiveStreams {
+    /// Adds a stream that was just made.
     pub(crate) fn add(&self, stream: CUstream) {
-        self.lock().push(Raw(stream));
+        self.lock().push(RawStream(stream));
     }
 
-    /// To be called before a stream is destroyed.
+    /// Removes a stream. Must be called before the stream is destroyed.
     pub(crate) fn remove(&self, stream: CUstream) {
         let mut streams = self.lock();
         if let Some(index) = streams.iter().rposition(|own| own.0 == stream) {
@@ -32,14 +34,14 @@ impl LiveStreams {
         }
     }
 
-    /// Begins a capture of one of them, while nobody records the context.
+    /// Begins a capture of one of the streams, while no other thread records the context.
     pub(crate) fn begin_capture<T>(&self, begin: impl FnOnce() -> T) -> T {
         let _streams = self.lock();
         begin()
     }
 
-    /// Records the context, or makes it wait, where none of its streams is in a capture; the driver refuses it
-    /// otherwise, and the capture is lost (measured on an H200, driver 580).
+    /// Runs an action that records the context or makes it wait, if none of its streams is in a capture. Otherwise the
+    /// driver would refuse the action and invalidate the capture (measured on an H200, driver 580).
     ///
     /// # Errors
     /// [`Error::ContextInCapture`].
@@ -60,7 +62,7 @@ impl LiveStreams {
         action()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Raw>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<RawStream>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

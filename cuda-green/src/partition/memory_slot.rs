@@ -1,13 +1,15 @@
-//! The place of a context's memory, whose type belongs to a room above this one.
+//! Storage for a context's memory, whose type is defined in a room above this one.
 
 use std::{any::Any, sync::Arc};
 
-/// What the room `context` keeps as a context's memory. Contexts that take each other's place under one name share
-/// it, so that the name's limit holds over all of them.
+/// The memory of a context, set by the room `context`. Contexts that replace each other under one name share it, so
+/// that
+/// the name's limit applies to all of them together.
 #[derive(Clone)]
 pub(crate) struct MemorySlot(Arc<dyn Any + Send + Sync>);
 
 impl MemorySlot {
+    /// Stores a context's memory.
     pub(crate) fn new(memory: impl Any + Send + Sync) -> Self {
         Self(Arc::new(memory))
     }

@@ -1,4 +1,4 @@
-//! Resources that a context has.
+//! Queries of a context's resources.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::{
 };
 
 impl GreenContext {
-    /// Its SMs as the driver describes them; they can be split, for contexts within this one.
+    /// Returns the context's SMs as the driver describes them. They can be split, for contexts within this one.
     ///
-    /// Of a manager's context, it holds the SMs as a context over them would: see
+    /// For a manager's context, the resource holds a lease on the SMs, as a context over them would: see
     /// [`from_resources`](Self::from_resources).
     ///
     /// # Errors
-    /// [`Error::MissingEntryPoint`] before CUDA 12.4; [`Error::Driver`].
+    /// [`Error::MissingEntryPoint`](crate::Error::MissingEntryPoint) before CUDA 12.4; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxGetDevResource")]
     #[doc(alias = "cuCtxGetDevResource")]
     pub fn sm_resource(&self) -> Result<SmResource> {
@@ -27,34 +27,37 @@ impl GreenContext {
         Ok(self.describe_sms(raw))
     }
 
-    /// How its workqueues are configured. CUDA 13.1; proven against the real header and the simulated driver.
+    /// Returns the configuration of the context's workqueues. Needs CUDA 13.1; tested against the real header and the
+    /// simulated driver.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] before CUDA 13.1; [`Error::Driver`].
+    /// [`Error::Unsupported`](crate::Error::Unsupported) before CUDA 13.1; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxGetDevResource")]
     pub fn workqueue(&self) -> Result<WorkqueueResource> {
         WorkqueueResource::config_of(self.device(), self.owner()?)
     }
 
-    /// Its workqueue itself, for contexts that are to share it. CUDA 13.1; proven against the real header and
-    /// the simulated driver.
+    /// Returns the context's workqueue, for other contexts that are to share it. Needs CUDA 13.1; tested against the
+    /// real
+    /// header and the simulated driver.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] before CUDA 13.1; [`Error::Driver`].
+    /// [`Error::Unsupported`](crate::Error::Unsupported) before CUDA 13.1; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "CU_DEV_RESOURCE_TYPE_WORKQUEUE")]
     pub fn existing_workqueue(&self) -> Result<WorkqueueResource> {
         let context = Arc::clone(&self.inner);
         WorkqueueResource::existing_of(self.device(), self.owner()?, context)
     }
 
-    /// Whether it shares workqueues with other contexts. A manager's contexts ask for their own from CUDA 13.1
-    /// on, with the device's own limit of concurrency; for how many contexts there are enough, the header does
-    /// not say.
+    /// Returns whether the context shares workqueues with other contexts. From CUDA 13.1 on, a manager's contexts ask
+    /// for
+    /// separate workqueues, with the device's limit of concurrency. The header does not say for how many contexts there
+    /// are enough.
     pub fn workqueue_isolation(&self) -> &WorkqueueIsolation {
         &self.inner.workqueues.isolation
     }
 
-    /// What the driver said of its SMs.
+    /// Makes a resource of the driver's description of the context's SMs, with their leases.
     pub(crate) fn describe_sms(&self, raw: CUdevResource) -> SmResource {
         let leases = self
             .inner
@@ -64,6 +67,7 @@ impl GreenContext {
         SmResource::queried(self.device(), raw, Some(self.coscheduled_sms())).leased(leases)
     }
 
+    /// Returns the object whose resources the driver is asked for.
     fn owner(&self) -> Result<ResourceOwner> {
         Ok(match &self.inner.partition {
             Some(partition) => ResourceOwner::Green(partition.green()),

@@ -1,4 +1,4 @@
-//! Workqueues of a context: who shares them.
+//! The workqueues of a context, and whether other contexts share them.
 
 use std::sync::Arc;
 
@@ -11,16 +11,17 @@ use crate::{
     resource::{self, SmResource, WorkqueueResource, WorkqueueScope},
 };
 
-/// Whether a context's work can wait behind another context's in a workqueue that both use.
+/// The isolation of a context's workqueues, which decides whether its work can wait behind another context's work in a
+/// workqueue that both use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkqueueIsolation {
-    /// The driver keeps its workqueues apart from those of other contexts of this kind, as far as there are
-    /// enough (the 13.1 header; no such driver was at hand to measure it).
+    /// The driver gives it different workqueues than other contexts of this kind, while there are enough (the 13.1
+    /// header; no such driver was available to measure it).
     Balanced,
-    /// It shares workqueues with others, as all contexts do before CUDA 13.1.
+    /// It shares workqueues with other contexts, as all contexts do before CUDA 13.1.
     Shared {
-        /// Why.
+        /// The reason for that.
         reason: String,
     },
 }
@@ -28,11 +29,13 @@ pub enum WorkqueueIsolation {
 /// The workqueues of a context.
 pub(crate) struct Workqueues {
     pub(super) isolation: WorkqueueIsolation,
-    /// What it was created with. An existing one holds its context, and must outlive this one.
+    /// The resource that the context was created with. An existing workqueue holds its context, which must outlive this
+    /// one.
     _held: Option<WorkqueueResource>,
 }
 
 impl Workqueues {
+    /// Describes shared workqueues, with the reason why they are shared.
     pub(crate) fn shared(reason: impl Into<String>) -> Self {
         Self {
             isolation: WorkqueueIsolation::Shared {
@@ -42,6 +45,7 @@ impl Workqueues {
         }
     }
 
+    /// Describes workqueues that the driver balances among green contexts.
     fn balanced() -> Self {
         Self {
             isolation: WorkqueueIsolation::Balanced,
@@ -49,6 +53,7 @@ impl Workqueues {
         }
     }
 
+    /// Describes the workqueues of a context that was created with this resource.
     pub(crate) fn given(workqueue: Option<&WorkqueueResource>) -> Self {
         let isolation = match workqueue {
             None => return Self::shared("it was created without a workqueue"),
@@ -58,7 +63,7 @@ impl Workqueues {
             Some(workqueue) => match workqueue.scope() {
                 Some(WorkqueueScope::GreenContextBalanced) => WorkqueueIsolation::Balanced,
                 _ => WorkqueueIsolation::Shared {
-                    reason: "the workqueue that it was created with is device-wide".to_owned(),
+                    reason: "it was created with a device-wide workqueue".to_owned(),
                 },
             },
         };
@@ -69,7 +74,7 @@ impl Workqueues {
     }
 }
 
-/// A partition with workqueues of its own where the driver has that, and takes it.
+/// Creates a partition with balanced workqueues, or with shared ones if the driver does not have or refuses those.
 pub(crate) fn balanced(
     device: &CudaDevice,
     resources: &[SmResource],
@@ -99,7 +104,7 @@ pub(crate) fn balanced(
     Ok((partition, Workqueues::shared(reason)))
 }
 
-/// Whether the driver may do without the workqueue what it did not do with it.
+/// Returns whether the driver may accept the same call without the workqueue.
 fn is_refusal(error: &Error) -> bool {
     let codes = [
         CUresult::CUDA_ERROR_INVALID_VALUE,

@@ -1,23 +1,23 @@
-//! Where a context's blocks run, measured on the device itself.
+//! The SMs on which a context's blocks run, measured on the device.
 
 use crate::{
     error::Result, kernels, launch::LaunchConfig, memory::GpuMemoryPool, partition::GreenContext,
 };
 
 impl GreenContext {
-    /// The ids of the SMs that its blocks run on, measured: a small kernel of the crate is run in a
-    /// stream of its own, and each block notes the SM it finds itself on. Takes about a millisecond on
-    /// an idle GPU; waits for what runs there otherwise.
+    /// Measures the ids of the SMs that the context's blocks run on: it runs a small kernel of this crate in a
+    /// separate stream, and each block records the SM it runs on. This takes about a millisecond on
+    /// an idle GPU; otherwise it waits for the work there.
     ///
-    /// Under MPS the ids are numbered anew in each context, from 0 (measured on an H200, driver 580): their count means
-    /// something there, and comparing those of two contexts does not.
+    /// Under MPS each context numbers its SM ids from 0 (measured on an H200, driver 580). Their count is meaningful
+    /// there, but the ids of two contexts cannot be compared.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver), [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn observed_sm_ids(&self) -> Result<Vec<u32>> {
-        /// More ids than any device has SMs.
+        /// A number larger than the number of SMs of any device.
         const IDS: usize = 4096;
-        /// Long enough that no SM takes a second block before each has had its first.
+        /// Long enough that no SM gets a second block before every SM has had its first.
         const SPIN_NS: u32 = 50_000;
         let stream = self.create_stream()?;
         let pool = GpuMemoryPool::on(self.device(), (IDS * 4) as u64)?;

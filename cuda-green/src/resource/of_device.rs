@@ -13,7 +13,7 @@ impl CudaDevice {
     /// All SMs of the device, as the driver describes them.
     ///
     /// # Errors
-    /// [`Error::MissingEntryPoint`] before CUDA 12.4; [`Error::Driver`].
+    /// [`Error::MissingEntryPoint`](crate::Error::MissingEntryPoint) before CUDA 12.4; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuDeviceGetDevResource")]
     pub fn sm_resource(&self) -> Result<SmResource> {
         let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
@@ -25,7 +25,7 @@ impl CudaDevice {
     /// proven against the real header and the simulated driver.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] before CUDA 13.1; [`Error::Driver`].
+    /// [`Error::Unsupported`](crate::Error::Unsupported) before CUDA 13.1; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuDeviceGetDevResource")]
     pub fn workqueue(&self) -> Result<WorkqueueResource> {
         WorkqueueResource::config_of(self, ResourceOwner::Device(self.raw()))

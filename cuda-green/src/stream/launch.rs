@@ -1,4 +1,4 @@
-//! Launches of kernels in a stream, and how much of one fits the stream's context.
+//! Kernel launches in a stream, and queries of what a launch can have in the stream's context.
 
 use std::{
     ffi::{c_int, c_uint, c_void},
@@ -19,15 +19,16 @@ use crate::{
 
 /// The first compute capability with thread-block clusters (NVIDIA's programming guide).
 const CLUSTERS_SINCE: (u32, u32) = (9, 0);
-/// The first CUDA version whose launches have a cluster (its header).
+/// The first CUDA version with launches in clusters (its header).
 const CLUSTERS_SINCE_CUDA: CudaVersion = CudaVersion::new(11, 8);
 
 impl Stream {
-    /// Launches a kernel, in clusters or cooperatively where the configuration says so.
+    /// Launches a kernel, in clusters or cooperatively if the configuration says so.
     ///
     /// ```no_run
     /// # fn main() -> cuda_green::Result<()> {
-    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) = unimplemented!();
+    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) =
+    /// unimplemented!();
     /// use cuda_green::LaunchConfig;
     ///
     /// let length = 1024u32;
@@ -39,15 +40,16 @@ impl Stream {
     /// ```
     ///
     /// # Errors
-    /// [`Error::LaunchRefused`]: a shape that does not fit the device or the partition, with the limit where it is
-    /// known; [`Error::InvalidArgument`] for clusters on a device without them, [`Error::Unsupported`] on a driver
+    /// [`Error::LaunchRefused`] for a configuration that exceeds a limit of the device or the partition, with the limit
+    /// if
+    /// it is known; [`Error::InvalidArgument`] for clusters on a device without them, [`Error::Unsupported`] on a
+    /// driver
     /// without them; [`Error::ForeignDriver`] and [`Error::ForeignDevice`] for a kernel of another driver or
     /// device; [`Error::Driver`], also for an earlier fault.
     ///
     /// # Safety
-    /// The arguments are those of the kernel, in number, type and order; what they point to is valid for
-    /// what the kernel does with it, until the kernel has ended. So are the kernel's module and every
-    /// buffer: neither may be dropped before.
+    /// The arguments match the kernel's parameters in number, type and order. Whatever they point to stays valid for
+    /// the kernel's accesses until the kernel has ended; until then, neither its module nor a buffer may be dropped.
     #[doc(alias = "cuLaunchKernel")]
     #[doc(alias = "cuLaunchKernelEx")]
     #[doc(alias = "cuLaunchCooperativeKernel")]
@@ -61,11 +63,13 @@ impl Stream {
         self.check_clusters(config)?;
         let prepared = kernel.prepare(config);
         prepared
-            // SAFETY: the caller's promise is the one asked for.
+            // SAFETY: the caller makes the same promise.
             .and_then(|()| unsafe { self.launch_raw(function, config, args) })
             .map_err(|error| limits::explained(self, kernel, config, error))
     }
 
+    /// Launches a raw function.
+    ///
     /// # Safety
     /// As [`Stream::launch`]; the function is live.
     pub(crate) unsafe fn launch_raw(
@@ -74,7 +78,7 @@ impl Stream {
         config: &LaunchConfig,
         args: &[&dyn KernelArg],
     ) -> Result<()> {
-        /// More arguments than this go through an allocation.
+        /// Number of arguments up to which no allocation is needed.
         const INLINE: usize = 16;
         let mut inline = [ptr::null_mut::<c_void>(); INLINE];
         let mut spilled = Vec::new();
@@ -94,7 +98,7 @@ impl Stream {
         let [grid_x, grid_y, grid_z] = config.grid;
         let [block_x, block_y, block_z] = config.block;
         // SAFETY: the caller vouches for the arguments; the driver reads them before it returns. The
-        // stream is live. Nothing needs to be current: the stream decides (measured).
+        // stream is live. No context needs to be current: the stream decides (measured).
         unsafe {
             self.driver().cuLaunchKernel(
                 function,
@@ -112,8 +116,10 @@ impl Stream {
         }
     }
 
+    /// Launches a function in clusters or cooperatively.
+    ///
     /// # Safety
-    /// The function is live, and the pointers are to its arguments.
+    /// The function is live, and the pointers point to its arguments.
     unsafe fn launch_with_attributes(
         &self,
         function: CUfunction,
@@ -122,7 +128,7 @@ impl Stream {
     ) -> Result<()> {
         let mut attributes = attributes(config);
         let config = self.raw_config(config, &mut attributes);
-        // SAFETY: as in `launch_raw`; the attributes live until the call comes back.
+        // SAFETY: as in `launch_raw`; the attributes live until the call returns.
         unsafe {
             self.driver().cuLaunchKernelEx(
                 &config,
@@ -133,7 +139,7 @@ impl Stream {
         }
     }
 
-    /// The configuration as the driver takes it, valid as long as the attributes are.
+    /// Returns the configuration in the driver's form, which points to the attributes.
     fn raw_config(
         &self,
         config: &LaunchConfig,
@@ -155,17 +161,18 @@ impl Stream {
         }
     }
 
-    /// Refuses clusters where there are none, before the driver is asked: a refused launch spoils a capture.
+    /// Ensures that clusters are supported before the driver is called: a refused launch invalidates a capture.
     #[inline]
     fn check_clusters(&self, config: &LaunchConfig) -> Result<()> {
         match config.cluster {
-            Some(cluster) => self.can_cluster(cluster),
+            Some(cluster) => self.check_cluster(cluster),
             None => Ok(()),
         }
     }
 
+    /// Ensures that the device and the driver support clusters of these dimensions.
     #[cold]
-    fn can_cluster(&self, cluster: [u32; 3]) -> Result<()> {
+    fn check_cluster(&self, cluster: [u32; 3]) -> Result<()> {
         let invalid = |reason| Error::InvalidArgument {
             name: "cluster",
             value: format!("{}×{}×{}", cluster[0], cluster[1], cluster[2]),
@@ -191,24 +198,25 @@ impl Stream {
         Ok(())
     }
 
-    /// The largest cluster, in blocks, that a launch like this can have in the stream's context; 1 where the
-    /// device or the driver has no clusters. At most 8, and up to 16 for a kernel once it was launched or asked
-    /// about with a cluster of more than 8.
+    /// Returns the size, in blocks, of the largest cluster that a launch of this configuration can have in the stream's
+    /// context; 1 if the device or the driver has no clusters. The result is at most 8, and at most 16 for a kernel
+    /// that
+    /// was once launched or queried with a cluster of more than 8.
     ///
     /// A partition of 2-SM units has clusters of 2 (measured on an H200, driver 580): see
     /// [`PartitionRequest::cluster`](crate::planner::PartitionRequest::cluster).
     ///
     /// # Errors
-    /// [`Error::LaunchRefused`] for a shape that no launch can have; [`Error::ForeignDriver`],
+    /// [`Error::LaunchRefused`] for a configuration that no launch can have; [`Error::ForeignDriver`],
     /// [`Error::ForeignDevice`], [`Error::Driver`].
     #[doc(alias = "cuOccupancyMaxPotentialClusterSize")]
     pub fn max_cluster_size(&self, kernel: &Kernel, config: &LaunchConfig) -> Result<u32> {
         let function = kernel.raw_for(self.device())?;
-        if self.can_cluster([1; 3]).is_err() {
+        if self.check_cluster([1; 3]).is_err() {
             return Ok(1);
         }
-        self.asked(kernel, config, || {
-            // The driver looks for a cluster's size, so it is not told one.
+        self.query_launch(kernel, config, || {
+            // The driver searches for a cluster size, so the configuration must not have one.
             let wanted = LaunchConfig {
                 cluster: None,
                 ..*config
@@ -225,8 +233,8 @@ impl Stream {
         })
     }
 
-    /// How many clusters of the configuration's size can be resident at once in the stream's context; 0 where
-    /// none fits, and the launch would be refused.
+    /// Returns how many clusters of the configuration's size can be resident at once in the stream's context; 0 if
+    /// none fits, in which case the launch would be refused.
     ///
     /// # Errors
     /// As [`launch`](Self::launch).
@@ -238,7 +246,7 @@ impl Stream {
             ..*config
         };
         self.check_clusters(&config)?;
-        self.asked(kernel, &config, || {
+        self.query_launch(kernel, &config, || {
             let mut attributes = attributes(&config);
             let raw = self.raw_config(&config, &mut attributes);
             let mut clusters = 0;
@@ -251,8 +259,9 @@ impl Stream {
         })
     }
 
-    /// How many blocks of this shape can be resident at once on the SMs of the stream's context: the largest grid
-    /// of a cooperative launch. What else runs there is not counted.
+    /// Returns how many blocks of this configuration can be resident at once on the SMs of the stream's context, which
+    /// is
+    /// the largest grid of a cooperative launch. Other work on these SMs is not taken into account.
     ///
     /// # Errors
     /// As [`launch`](Self::launch).
@@ -263,7 +272,7 @@ impl Stream {
             return Ok(u64::from(clusters).saturating_mul(config.cluster_size()));
         }
         let function = kernel.raw_for(self.device())?;
-        let blocks = self.asked(kernel, config, || {
+        let blocks = self.query_launch(kernel, config, || {
             let threads = c_int::try_from(config.threads()).unwrap_or(c_int::MAX);
             let mut blocks = 0;
             // SAFETY: the function is live, the output valid.
@@ -280,21 +289,21 @@ impl Stream {
         Ok(blocks * u64::from(self.context().sm_count()))
     }
 
-    /// Asks the driver about a launch, as which the kernel is prepared.
-    fn asked<T>(
+    /// Queries the driver about a launch, for which the kernel is prepared first.
+    fn query_launch<T>(
         &self,
         kernel: &Kernel,
         config: &LaunchConfig,
-        ask: impl FnOnce() -> Result<T>,
+        query: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         kernel
             .prepare(config)
-            .and_then(|()| self.device().with_primary(ask))
-            .map_err(|error| limits::by_device(kernel, config, error))
+            .and_then(|()| self.device().with_primary(query))
+            .map_err(|error| limits::explained_by_device(kernel, config, error))
     }
 }
 
-/// What a configuration asks for beside its shape.
+/// Returns the launch attributes of a configuration: cluster dimensions and cooperation.
 fn attributes(config: &LaunchConfig) -> Vec<CUlaunchAttribute> {
     let mut attributes = Vec::with_capacity(2);
     if let Some([x, y, z]) = config.cluster {

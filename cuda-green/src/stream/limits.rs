@@ -1,10 +1,10 @@
-//! The limit that a refused launch exceeds, in words.
+//! Errors of refused launches, which name the limit that the launch exceeds.
 
 use cuda_green_sys::{CUdevice_attribute as D, CUfunction_attribute as F};
 
 use crate::{error::Error, launch::LaunchConfig, module::Kernel, stream::Stream};
 
-/// A launch's refusal with the kernel's name, the shape, and the limit where it is known.
+/// Adds the kernel's name, the configuration and, if it is known, the exceeded limit to a refused launch's error.
 #[cold]
 pub(super) fn explained(
     stream: &Stream,
@@ -17,12 +17,13 @@ pub(super) fn explained(
     })
 }
 
-/// The same for a question about a launch.
+/// Adds the same to the error of a query about a launch, which no partition limits.
 #[cold]
-pub(super) fn by_device(kernel: &Kernel, config: &LaunchConfig, error: Error) -> Error {
+pub(super) fn explained_by_device(kernel: &Kernel, config: &LaunchConfig, error: Error) -> Error {
     refused(kernel, config, error, || of_device(kernel, config))
 }
 
+/// Turns a driver's refusal into [`Error::LaunchRefused`]; other errors stay as they are.
 fn refused(
     kernel: &Kernel,
     config: &LaunchConfig,
@@ -30,7 +31,7 @@ fn refused(
     limit: impl FnOnce() -> Option<String>,
 ) -> Error {
     match error {
-        // A capture has its own reasons.
+        // Codes 900 to 909 concern a capture, which explains them itself.
         Error::Driver { call, code } if !(900..910).contains(&code.0) => Error::LaunchRefused {
             kernel: kernel.name().to_owned(),
             config: Box::new(*config),
@@ -42,8 +43,8 @@ fn refused(
     }
 }
 
-/// The first limit of the device or the kernel that the shape exceeds. Where the driver does not tell a limit,
-/// none is exceeded.
+/// Returns the first limit of the device or the kernel that the configuration exceeds. A limit that the driver does not
+/// report is not checked.
 fn of_device(kernel: &Kernel, config: &LaunchConfig) -> Option<String> {
     let device = kernel.module().device();
     let of_device = |which| device.attribute(which).map(i64::from).unwrap_or(i64::MAX);
@@ -77,23 +78,23 @@ fn of_device(kernel: &Kernel, config: &LaunchConfig) -> Option<String> {
     let most = most.min(of_device(D::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK));
     if threads > most {
         return Some(format!(
-            "a block has {threads} threads, and this kernel's at most {most} on this device"
+            "a block has {threads} threads, but this kernel allows at most {most} on this device"
         ));
     }
     let own = of_kernel(F::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES).unwrap_or(0);
     let most = of_device(D::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
     if i64::from(config.shared_bytes).saturating_add(own) > most {
         return Some(format!(
-            "a block has at most {most} bytes of shared memory on this device, and {own} are the kernel's own"
+            "a block has at most {most} bytes of shared memory on this device, of which the kernel uses {own} statically"
         ));
     }
     let cluster = config.cluster?;
     let mut sides = config.grid.iter().zip(cluster);
     let whole = sides.all(|(grid, side)| side > 0 && grid.is_multiple_of(side));
-    (!whole).then(|| "the grid is not made of whole clusters".to_owned())
+    (!whole).then(|| "the grid is not a multiple of the cluster in each dimension".to_owned())
 }
 
-/// The limit of the stream's SMs that the launch exceeds.
+/// Returns the limit of the stream's SMs that the launch exceeds.
 fn of_partition(stream: &Stream, kernel: &Kernel, config: &LaunchConfig) -> Option<String> {
     let sms = stream.context().sm_count();
     if config.cluster.is_some() {
@@ -107,13 +108,13 @@ fn of_partition(stream: &Stream, kernel: &Kernel, config: &LaunchConfig) -> Opti
     let most = stream.max_cooperative_blocks(kernel, config).ok()?;
     if most == 0 {
         return Some(format!(
-            "not one fits the {sms} SMs of the stream's context"
+            "not one of its blocks fits on the {sms} SMs of the stream's context"
         ));
     }
     (config.cooperative && config.blocks() > most).then(|| {
         format!(
-            "on the {sms} SMs of the stream's context {most} blocks are resident at once, and a cooperative \
-             launch of {} needs them all",
+            "on the {sms} SMs of the stream's context only {most} blocks can be resident at once, and a cooperative \
+             launch needs all its {} to be",
             config.blocks()
         )
     })

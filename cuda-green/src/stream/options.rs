@@ -1,4 +1,4 @@
-//! What a stream is to be like.
+//! Options of streams.
 
 use std::ffi::c_int;
 
@@ -8,7 +8,7 @@ use crate::{
     partition::GreenContext,
 };
 
-/// What a stream is to be like; by default non-blocking, with the priority of its context.
+/// Options of a stream. By default it is non-blocking and has the priority of its context.
 ///
 /// ```
 /// use cuda_green::{ContextPriority, Driver, Error, GreenContext, GreenContextConfig, StreamOptions};
@@ -26,10 +26,10 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct StreamOptions {
-    /// Its priority.
+    /// The stream's priority.
     pub priority: StreamPriority,
-    /// Whether it ignores the default stream. It must: green contexts have no streams that wait for the
-    /// default stream.
+    /// Whether the stream ignores the default stream. This must be true: green contexts have no streams that wait for
+    /// the default stream.
     pub non_blocking: bool,
 }
 
@@ -37,12 +37,12 @@ pub struct StreamOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 #[non_exhaustive]
 pub enum StreamPriority {
-    /// That of its context's configuration.
+    /// The priority in the configuration of the stream's context.
     #[default]
     OfContext,
-    /// This one, mapped to what the device offers.
+    /// A level, mapped into the range that the device offers.
     Level(ContextPriority),
-    /// The driver's number: lower ones come first.
+    /// The driver's number; lower numbers have precedence.
     Raw(c_int),
 }
 
@@ -56,14 +56,14 @@ impl Default for StreamOptions {
 }
 
 impl StreamOptions {
-    /// The same with a priority that is mapped to what the device offers.
+    /// Sets the priority to a level, which is mapped into the range that the device offers.
     #[must_use]
     pub fn priority(mut self, priority: ContextPriority) -> Self {
         self.priority = StreamPriority::Level(priority);
         self
     }
 
-    /// The same with the driver's own number for the priority, within
+    /// Sets the priority to the driver's own number, within
     /// [`CudaDevice::stream_priorities`](crate::CudaDevice::stream_priorities).
     #[must_use]
     pub fn raw_priority(mut self, priority: c_int) -> Self {
@@ -71,20 +71,20 @@ impl StreamOptions {
         self
     }
 
-    /// The same, non-blocking or not.
+    /// Sets whether the stream is non-blocking, which a stream of a green context must be.
     #[must_use]
     pub fn non_blocking(mut self, non_blocking: bool) -> Self {
         self.non_blocking = non_blocking;
         self
     }
 
-    /// The number for the driver, once all is found to be possible.
+    /// Checks the options and returns the driver's number for the priority.
     pub(super) fn check(&self, context: &GreenContext) -> Result<c_int> {
         if !self.non_blocking {
             return Err(Error::InvalidArgument {
                 name: "non_blocking",
                 value: "false".into(),
-                reason: "green streams must be non-blocking: a green context has no streams that wait for the default stream",
+                reason: "streams of green contexts must be non-blocking: a green context has no streams that wait for the default stream",
             });
         }
         let device = context.device();
@@ -99,7 +99,7 @@ impl StreamOptions {
                     Err(Error::InvalidArgument {
                         name: "priority",
                         value: number.to_string(),
-                        reason: "the device offers no such priority; see `CudaDevice::stream_priorities`",
+                        reason: "the device does not offer this priority; see `CudaDevice::stream_priorities`",
                     })
                 }
             }

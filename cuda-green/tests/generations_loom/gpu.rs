@@ -171,7 +171,7 @@ impl GreenContext {
         Arc::strong_count(&self.inner)
     }
 
-    pub fn taken(&self) -> usize {
+    pub fn use_count(&self) -> usize {
         0
     }
 
