@@ -1,4 +1,4 @@
-//! Figures of partitions for the `metrics` facade.
+//! The exporter of partitions' figures to the `metrics` facade.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! The split in force: its pieces, which of them are free, and contexts made of them.
+//! The layout: the split in force, its pieces, which of them are free, and contexts made of them.
 
 use std::sync::Arc;
 
@@ -24,25 +24,25 @@ pub(super) struct NestedSplit {
 
 /// One split of the device, piece by piece.
 pub(super) struct Layout {
-    /// Kept by each of its contexts, too.
+    /// Held by each of its contexts, too.
     pub(super) claim: Arc<Claim>,
     pub(super) strategy: SplitStrategy,
     /// Better plans that the driver refused.
     pub(super) refused: Vec<RefusedPlan>,
     pub(super) facts: DeviceFacts,
     pub(super) pieces: Vec<Piece>,
-    /// The resource of each piece, with no hold on it.
+    /// The resource of each piece, without a lease.
     pub(super) resources: Vec<SmResource>,
-    /// The hold on each piece, which contexts over it share: who else has one, has the piece.
+    /// The lease of each piece, which contexts over it share: any other holder has the piece, too.
     pub(super) leases: Vec<Arc<Lease>>,
     /// Splits within pieces, an outer one before those within it.
     pub(super) nested: Vec<NestedSplit>,
-    /// Groups so far, which name the next.
+    /// The number of groups so far, which names the next.
     pub(super) groups: usize,
 }
 
 impl Layout {
-    /// The result of one split of the device.
+    /// Returns the layout of one split of the device.
     pub(super) fn of(
         claim: Arc<Claim>,
         facts: DeviceFacts,
@@ -86,7 +86,7 @@ impl Layout {
         self.add(part, area, resource)
     }
 
-    /// Adds what a split left over, if anybody can use it.
+    /// Adds the remainder of a split, if a partition can use it.
     pub(super) fn add_remainder(&mut self, area: Area, resource: SmResource) -> Option<usize> {
         let of_use = self.facts.is_of_use(area.sm_count) || (self.merges() && self.joins());
         of_use.then(|| self.add(Part::Remainder, area, resource))
@@ -120,45 +120,55 @@ impl Layout {
         self.strategy.merges()
     }
 
+    /// Returns the number of SMs of the first group of the split, which is a unit where units merge.
+    pub(super) fn unit(&self) -> Option<u32> {
+        let first = self.pieces.iter();
+        let mut first = first.filter(|piece| piece.part == Part::Group(0));
+        first.next().map(|piece| piece.area.sm_count)
+    }
+
     fn joins(&self) -> bool {
         self.facts.remainder_joins()
     }
 
-    /// What one more context would be made of that runs clusters of this size: for a count `nominal` or a few
-    /// SMs more, for a target as near below as can be, for a share or the rest all that there is.
+    /// Chooses the pieces of one more context that runs clusters of this size: for a count, that many SMs or a few more;
+    /// for a target, as near below as possible; for a share or the rest, all that one context can have.
     pub(super) fn choose_for(
         &self,
         request: &PartitionRequest,
-        nominal: u32,
+        requested_sms: u32,
         cluster: u32,
     ) -> Option<Choice> {
-        let choose = |asked: u32| {
-            let choice =
-                planner::choose(&self.pieces, self.merges(), self.joins(), asked, |kept| {
-                    self.facts.max_cluster(kept) >= cluster
-                });
-            let choice = self.cut_to_size(choice?, asked);
+        let choose = |sm_count: u32| {
+            let choice = planner::choose(
+                &self.pieces,
+                self.merges(),
+                self.joins(),
+                sm_count,
+                |coscheduled| self.facts.max_cluster(coscheduled) >= cluster,
+            );
+            let choice = self.cut_to_size(choice?, sm_count);
             Some((self.size(&choice), choice))
         };
         let most = |most: u32| (1..=most).rev().find_map(choose);
-        // A cluster takes as many SMs.
+        // A cluster of a size takes that many SMs.
         let (_, choice) = match request.sms {
             SmRequest::AtLeast(count) => choose(count.max(cluster))?,
             SmRequest::Share { at_least, .. } => {
                 most(self.available()).filter(|(size, _)| *size >= at_least)?
             }
             SmRequest::Rest => most(self.available())?,
-            SmRequest::Target(_) | SmRequest::Percent(_) => (1..=nominal)
+            SmRequest::Target(_) | SmRequest::Percent(_) => (1..=requested_sms)
                 .rev()
-                .find_map(|asked| choose(asked).filter(|(size, _)| *size <= nominal))
+                .find_map(|sm_count| choose(sm_count).filter(|(size, _)| *size <= requested_sms))
                 .or_else(|| choose(cluster))?,
         };
         Some(choice)
     }
 
-    /// A choice of pieces that are more than was asked, cut to size where the driver can (13.1): SMs come in pairs.
-    fn cut_to_size(&self, choice: Choice, asked: u32) -> Choice {
-        let sm_count = asked.max(1).next_multiple_of(2);
+    /// Cuts a choice of pieces with more SMs than requested to size, where the driver can (13.1): SMs come in pairs.
+    fn cut_to_size(&self, choice: Choice, sm_count: u32) -> Choice {
+        let sm_count = sm_count.max(1).next_multiple_of(2);
         match choice {
             Choice::Pieces(pieces)
                 if self.merges()
@@ -171,24 +181,24 @@ impl Layout {
         }
     }
 
-    /// Whether any of these pieces was cut out of others, so that it merges with none.
+    /// Returns whether any of these pieces was cut out of others, so that it merges with none.
     pub(super) fn are_cut_out(&self, pieces: &[usize]) -> bool {
         pieces.iter().any(|index| self.pieces[*index].within)
     }
 
-    /// SMs that are surely co-scheduled together in a group of this size cut out of pieces.
+    /// Returns the number of SMs that are sure to be co-scheduled in a group of this size cut out of pieces.
     pub(super) fn coscheduled_in(&self, pieces: &[usize], sm_count: u32) -> u32 {
-        let kept = pieces
+        let guaranteed = pieces
             .iter()
             .map(|index| self.pieces[*index].area.coscheduled);
-        let mut coscheduled = kept.max().unwrap_or(1);
+        let mut coscheduled = guaranteed.max().unwrap_or(1);
         while coscheduled > sm_count {
             coscheduled /= 2;
         }
         coscheduled
     }
 
-    /// SMs of a choice.
+    /// Returns the SMs of a choice.
     pub(super) fn size(&self, choice: &Choice) -> u32 {
         match choice {
             Choice::Pieces(pieces) => self.sm_count(pieces),
@@ -196,14 +206,14 @@ impl Layout {
         }
     }
 
-    /// The largest cluster that a choice is sure to run.
+    /// Returns the largest cluster that a choice is sure to run.
     pub(super) fn max_cluster(&self, choice: &Choice) -> u32 {
-        let kept = match choice {
+        let guaranteed = match choice {
             Choice::Pieces(pieces) => {
-                let kept = pieces
+                let guaranteed = pieces
                     .iter()
                     .map(|index| self.pieces[*index].area.coscheduled);
-                kept.max()
+                guaranteed.max()
             }
             Choice::CutOut { pieces, sm_count } => Some(self.coscheduled_in(pieces, *sm_count)),
             Choice::SplitOff { piece, sm_count } => {
@@ -211,15 +221,15 @@ impl Layout {
                 split.map(|(group, _)| group.coscheduled)
             }
         };
-        self.facts.max_cluster(kept.unwrap_or(1))
+        self.facts.max_cluster(guaranteed.unwrap_or(1))
     }
 
-    /// SMs that one more context could get.
+    /// Returns the number of SMs that one more context could get.
     pub(super) fn available(&self) -> u32 {
         planner::available(&self.pieces, self.merges(), self.joins())
     }
 
-    /// SMs of all free pieces, which several contexts could share.
+    /// Returns the number of SMs in all free pieces, which several contexts could share.
     pub(super) fn free(&self) -> u32 {
         let free = self
             .leaves()
@@ -227,13 +237,13 @@ impl Layout {
         free.map(|(_, piece)| piece.area.sm_count).sum()
     }
 
-    /// SMs that are in no piece, so that nobody can be given them.
+    /// Returns the number of SMs that are in no piece, so that no context can be given them.
     pub(super) fn stranded(&self) -> u32 {
         let leaves = self.leaves().map(|(_, piece)| piece.area.sm_count);
         self.facts.sm_count.saturating_sub(leaves.sum())
     }
 
-    /// Creates a context over some of the pieces; nothing is marked as taken yet.
+    /// Creates a context over some of the pieces; does not mark them as taken.
     pub(super) fn create(
         &self,
         device: &CudaDevice,
@@ -268,11 +278,11 @@ impl Layout {
             .iter()
             .map(|index| self.resources[*index].clone())
             .collect();
-        // The guarantee of the best piece holds for some of the SMs, and that is what a cluster needs.
-        let kept = pieces
+        // A cluster needs only some of the SMs, so the guarantee of the best piece counts.
+        let guaranteed = pieces
             .iter()
             .map(|index| self.pieces[*index].area.coscheduled);
-        let coscheduled = kept.max().unwrap_or(1);
+        let coscheduled = guaranteed.max().unwrap_or(1);
         let shape = Shape {
             requested_sms,
             sm_count: resources.iter().map(SmResource::sm_count).sum(),
@@ -282,7 +292,7 @@ impl Layout {
         (shape, resources)
     }
 
-    /// SMs of these pieces together.
+    /// Returns the number of SMs in these pieces together.
     pub(super) fn sm_count(&self, pieces: &[usize]) -> u32 {
         pieces
             .iter()
@@ -321,7 +331,7 @@ impl Layout {
         self.pieces.iter().any(|piece| piece.state == State::Taken)
     }
 
-    /// The pieces that are these parts; none if the split did not give them all.
+    /// Returns the pieces that are these parts; none if the split did not give them all.
     pub(super) fn find(&self, parts: &[Part]) -> Option<Vec<usize>> {
         parts
             .iter()
@@ -332,7 +342,7 @@ impl Layout {
             .collect()
     }
 
-    /// The pieces that are not split further.
+    /// Returns the pieces that are not split further.
     pub(super) fn leaves(&self) -> impl Iterator<Item = (usize, &Piece)> {
         let pieces = self.pieces.iter().enumerate();
         pieces.filter(|(_, piece)| matches!(piece.state, State::Free | State::Taken))

@@ -1,5 +1,4 @@
-//! What a manager notes of itself: figures for the `metrics` facade, events for `tracing`. Nothing is kept without the
-//! features.
+//! Figures of a manager for the `metrics` facade, and its events for `tracing`. Without the features, nothing is counted.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -9,7 +8,7 @@ use crate::{
     events::{PartitionEvent, emit},
 };
 
-/// What a manager can be asked to change.
+/// An operation that changes a manager.
 #[derive(Clone, Copy)]
 pub(super) enum Operation {
     Create,
@@ -19,7 +18,7 @@ pub(super) enum Operation {
     Release,
 }
 
-/// What a manager counted since it was made.
+/// The counters of a manager since it was made.
 #[cfg(feature = "metrics")]
 #[derive(Default)]
 pub(super) struct Figures(std::sync::Mutex<Counted>);
@@ -44,7 +43,7 @@ impl Figures {
     }
 }
 
-/// The time since something began, where anybody wants to know.
+/// The time since something began, with a feature that reports it.
 pub(super) struct Stopwatch(
     #[cfg(any(feature = "metrics", feature = "tracing"))] std::time::Instant,
 );
@@ -66,7 +65,7 @@ impl Stopwatch {
 }
 
 impl<Id: Clone + Eq + Debug> ManagerState<Id> {
-    /// Notes a refusal, if this is one. No lock is held.
+    /// Counts and reports an error, if this is one. The caller holds no lock.
     pub(super) fn noting<T>(&self, operation: Operation, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
             #[cfg(feature = "metrics")]
@@ -84,7 +83,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         result
     }
 
-    /// Notes a rebalance that was done. No lock is held.
+    /// Counts and reports a rebalance. The caller holds no lock.
     pub(super) fn note_rebalance(
         &self,
         favoured: Option<&Id>,
@@ -109,7 +108,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         });
     }
 
-    /// Tells of the partitions that a plan made. No lock is held.
+    /// Reports the partitions that a plan made. The caller holds no lock.
     pub(super) fn note_partitions(&self) {
         emit(|| {
             let status = self.status();
@@ -136,7 +135,7 @@ impl Operation {
     }
 }
 
-/// The kind of a refusal, as labels and events have it.
+/// Returns the kind of a refusal, as labels and events have it.
 fn kind(error: &Error) -> &'static str {
     match error {
         Error::AlreadyPartitioned { .. } => "already_partitioned",

@@ -9,7 +9,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The time of such a closure.
+/// A guard for the time of such a closure.
 pub(super) struct InClosure(PhantomData<*mut ()>);
 
 impl InClosure {

@@ -1,10 +1,10 @@
-//! Splits within pieces, where the driver cannot merge (12.4), or where units that merge are to be cut to size (13.1): a
-//! tree of pieces.
+//! Splits within pieces, through scaffolds: where the driver cannot merge (12.4), or where units that merge are cut to size
+//! (13.1). Pieces and their parts form a tree.
 //!
 //! The device itself is split directly. A piece is the result of a split, which the driver refuses to split
-//! again (915, measured on an H200, driver 580); but the own resource of a context over it can be split. So
-//! a piece is divided through a scaffold: a context that nothing runs in, over all of the piece. It lives as
-//! long as its parts are apart.
+//! again (915, measured on an H200, driver 580); but the resource of a context over it can be split. So
+//! a piece is divided through a scaffold: a context without work, over all of the piece. It lives until its parts are made
+//! whole again.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Layout {
-    /// The whole device in one piece, of which so many whole units can be split off.
+    /// Returns the layout of the whole device in one piece, of which this many whole units can be split off.
     pub(super) fn whole(
         claim: Arc<Claim>,
         facts: DeviceFacts,
@@ -37,13 +37,13 @@ impl Layout {
         layout
     }
 
-    /// Contexts that hold splits within splits together, and that nothing runs in.
+    /// Returns the number of scaffolds.
     pub(super) fn scaffolds(&self) -> usize {
         let nested = self.nested.iter();
         nested.filter(|split| split.scaffold.is_some()).count()
     }
 
-    /// Divides a free piece into so many groups and what they leave; returns the groups.
+    /// Divides a free piece into this many groups and a remainder; returns the groups.
     pub(super) fn divide(
         &mut self,
         device: &CudaDevice,
@@ -69,7 +69,7 @@ impl Layout {
             false,
         )?;
         let expected = area.split(groups, sm_count);
-        // A part that came out otherwise is what it is, and is not divided again.
+        // A part with another size than expected is not divided again.
         let part = |expected: Option<Area>, resource: &SmResource| {
             expected
                 .filter(|expected| expected.sm_count == resource.sm_count())
@@ -98,11 +98,11 @@ impl Layout {
         Ok(made)
     }
 
-    /// Cuts a group of this many SMs out of free pieces, together (13.1): what is left of them comes in pairs, and
-    /// merges with nothing. Gives the group.
+    /// Cuts a group of this many SMs out of free pieces, together (13.1); returns the group. The remainder comes in pairs of
+    /// SMs, and merges with nothing.
     ///
-    /// That a context's own resource, and what a structured split leaves, can be split like this is what the 13.1
-    /// header says; no such driver was at hand.
+    /// By the 13.1 header, a context's resource and the remainder of a structured split can be split like this; no such
+    /// driver was available.
     pub(super) fn cut_out(
         &mut self,
         device: &CudaDevice,
@@ -148,7 +148,7 @@ impl Layout {
         Ok(made)
     }
 
-    /// Notes what pieces were divided into. The parts are to be had as long as the scaffold lives, if there is one.
+    /// Notes the parts of pieces. Each part holds the scaffold, if there is one.
     fn note_nested(
         &mut self,
         pieces: Vec<usize>,
@@ -167,13 +167,13 @@ impl Layout {
         });
     }
 
-    /// A context over pieces that nothing runs in, whose own resource can be split.
+    /// Creates a context over pieces without work, whose resource can be split.
     fn scaffold(&self, device: &CudaDevice, pieces: &[usize]) -> Result<GreenContext> {
         let sm_count = self.sm_count(pieces);
         self.create(device, ContextPolicy::default(), sm_count, pieces)
     }
 
-    /// Splits one more group off what the last split left.
+    /// Splits one more group off the remainder of the last split.
     pub(super) fn divide_remainder(&mut self, device: &CudaDevice, sm_count: u32) -> Result<()> {
         let remainder = self
             .find(&[Part::Remainder])
@@ -190,7 +190,7 @@ impl Layout {
         self.divide(device, piece, 1, sm_count).map(drop)
     }
 
-    /// Pieces as they are; of the device, which is no result of a split yet, one group of all.
+    /// Returns the pieces themselves; of the device, which was not split yet, one group of all SMs.
     pub(super) fn undivided(
         &mut self,
         device: &CudaDevice,
@@ -207,10 +207,10 @@ impl Layout {
     /// Makes pieces whole again whose parts are all free.
     ///
     /// # Errors
-    /// The driver's refusal to destroy a scaffold context; the piece is whole all the same.
+    /// The driver's refusal to destroy a scaffold; the piece is whole even then.
     pub(super) fn tidy(&mut self) -> Result<()> {
         let mut result = Ok(());
-        // An inner one comes after its outer one.
+        // An inner split comes after the outer one.
         for index in (0..self.nested.len()).rev() {
             let parts = &self.nested[index].parts;
             if parts

@@ -1,4 +1,4 @@
-//! What a manager has given to whom: values for people and for programs.
+//! The status of a manager: which SMs each context has, and which are free; for people and for programs.
 
 use std::{fmt, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     planner::{self, RefusedPlan, SplitStrategy},
 };
 
-/// What a manager has given to whom.
+/// The status of a manager: the SMs that each context has, and those that are free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AllocationStatus<Id = ContextId> {
@@ -22,33 +22,31 @@ pub struct AllocationStatus<Id = ContextId> {
     pub simulated: bool,
     /// Whether the device is really partitioned.
     pub mode: PartitionMode,
-    /// How the sizes in force were met; none while nothing is partitioned.
+    /// The way in which the device is split; none while it is not.
     pub strategy: Option<SplitStrategy>,
-    /// Why the plan in force is that one, in words: what the driver's version has, and what was refused.
+    /// The split in words, and why it is this one: what the driver's version offers, and which plans the driver refused.
     pub strategy_reason: Option<String>,
     /// Better plans that the driver refused before the one in force (915).
     pub refused: Vec<RefusedPlan>,
-    /// Green contexts that only hold splits within splits together (12.4): 5 MiB of device memory each
-    /// (measured on an H200).
+    /// Green contexts that exist only to be split further (12.4): 5 MiB of device memory each (measured on an H200).
     pub scaffold_contexts: usize,
     /// SMs of the device.
     pub total_sms: u32,
-    /// SMs that contexts have. In single-context mode all, as soon as there is a context.
+    /// SMs that contexts have. In single-context mode all, once there is a context.
     pub allocated_sms: u32,
     /// SMs that further contexts could have.
     pub available_sms: u32,
-    /// SMs that no context has in force and nobody can be given yet: what a name had lent to one that is gone, which
-    /// it gets back at the next rebalance, and what is left of destroyed names holds (SM resources that were asked
-    /// of their contexts, contexts made of those, and contexts that could not be destroyed).
+    /// SMs that no context has in force, and that no other can be given yet: those that a name lent to one that is gone,
+    /// which it gets back at the next rebalance; and those that remains of destroyed names hold (SM resources that were
+    /// asked of their contexts, contexts made of those, and contexts that could not be destroyed).
     pub held_sms: u32,
-    /// SMs that nobody has and nobody can be given.
+    /// SMs that no context has and none can be given.
     pub stranded_sms: u32,
-    /// Why they are stranded.
+    /// The reason why they are stranded.
     pub stranded_reason: Option<String>,
-    /// Green contexts that are kept: those in force, those that rebalances can put into force, and siblings
-    /// for further threads.
+    /// Green contexts: those in force, those that rebalances can put into force, and siblings for further threads.
     pub green_contexts: usize,
-    /// Device memory that they take, in bytes, by what one takes on an H200.
+    /// Device memory that they take, in bytes: their number times what one takes on an H200.
     pub green_context_bytes: u64,
     /// The contexts, in the order of their creation.
     pub contexts: Vec<ContextStatus<Id>>,
@@ -60,7 +58,7 @@ pub struct AllocationStatus<Id = ContextId> {
 pub struct ContextStatus<Id = ContextId> {
     /// Its id.
     pub id: Id,
-    /// SMs that it was to have.
+    /// SMs that it was created to have.
     pub requested_sms: u32,
     /// SMs that it has.
     pub sm_count: u32,
@@ -70,7 +68,7 @@ pub struct ContextStatus<Id = ContextId> {
     pub max_cluster_size: u32,
     /// The priority of its streams.
     pub priority: ContextPriority,
-    /// Whether its work can wait behind another context's in a workqueue (13.1 and later keep them apart).
+    /// Whether its work can wait behind another context's in a workqueue (13.1 and later keep workqueues apart).
     pub workqueues: WorkqueueIsolation,
     /// Whether a rebalance may take SMs from it.
     pub preemptible: bool,
@@ -95,7 +93,7 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
         }
         write!(
             f,
-            "{allocated_sms} of {total_sms} SMs allocated, {available_sms} available, {stranded_sms} stranded"
+            "{allocated_sms} of {total_sms} SMs allocated, {available_sms} free, {stranded_sms} unusable"
         )?;
         if let Some(reason) = &self.stranded_reason {
             write!(f, " ({reason})")?;
@@ -104,13 +102,13 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
             write!(f, ", {held_sms} held")?;
         }
         if let PartitionMode::SingleContext { reason } = &self.mode {
-            write!(f, "; single-context mode: {reason}")?;
+            write!(f, ". Single-context mode: {reason}")?;
         }
         if let Some(reason) = &self.strategy_reason {
-            write!(f, "; by {reason}")?;
+            write!(f, ". Split: {reason}")?;
         }
         if self.scaffold_contexts > 0 {
-            write!(f, "; {} scaffold contexts", self.scaffold_contexts)?;
+            write!(f, ". {} scaffold contexts", self.scaffold_contexts)?;
         }
         for context in &self.contexts {
             let ContextStatus {
@@ -123,7 +121,7 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
             } = context;
             write!(
                 f,
-                "\n  {}: {sm_count} SMs ({requested_sms} asked), priority {priority:?}",
+                "\n  {}: {sm_count} SMs ({requested_sms} requested), priority {priority:?}",
                 label(id)
             )?;
             if *max_cluster_size > 1 {
@@ -135,7 +133,7 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
 }
 
 impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
-    /// Returns which SMs the contexts have, and which are free.
+    /// Returns the SMs that each context has, and those that are free.
     pub(super) fn status(&self) -> AllocationStatus<Id> {
         let (status, contexts) = self.with_tidied_layout(|layout| self.survey(layout));
         // Ids are copied with no lock held.
@@ -169,7 +167,7 @@ impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
             green_context_bytes: green_contexts as u64 * GREEN_CONTEXT_BYTES,
             mode: self.mode.clone(),
             strategy: layout.map(|layout| layout.strategy),
-            strategy_reason: layout.map(|layout| reason(layout, driver)),
+            strategy_reason: layout.map(|layout| split_in_words(layout, driver)),
             refused: layout.map_or_else(Vec::new, |layout| layout.refused.clone()),
             scaffold_contexts: layout.map_or(0, Layout::scaffolds),
             total_sms: self.facts.sm_count,
@@ -189,7 +187,7 @@ impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
         (status, contexts)
     }
 
-    /// SMs that one more context could get, and SMs that are stranded.
+    /// Returns the number of SMs that one more context could get, and that of stranded SMs.
     pub(super) fn remaining(&self, layout: Option<&Layout>) -> (u32, u32) {
         match layout {
             Some(layout) => (layout.available(), layout.stranded()),
@@ -202,27 +200,38 @@ impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
     }
 }
 
-/// Why the plan in force is this one.
-fn reason(layout: &Layout, driver: CudaVersion) -> String {
+/// Returns the split in words, and why it is this one.
+fn split_in_words(layout: &Layout, driver: CudaVersion) -> String {
     let strategy = layout.strategy;
-    let merges = layout.facts.capabilities.merge;
-    let because = match strategy {
-        SplitStrategy::EqualGroups | SplitStrategy::Nested if merges => {
-            "units that merge do not come to these sizes"
+    let split = match (strategy, layout.unit()) {
+        (SplitStrategy::StructuredUnits, Some(unit)) => {
+            format!("units of {unit} SMs of one structured split, merged")
         }
-        SplitStrategy::StructuredUnits | SplitStrategy::Structured => "it has the structured split",
-        SplitStrategy::MergedUnits => "it merges units of one split",
-        SplitStrategy::MergedFineUnits => {
-            "it merges units of one split, and those of 2 SMs give exact sizes"
+        (SplitStrategy::MergedUnits, Some(unit)) => format!("units of {unit} SMs, merged"),
+        (SplitStrategy::MergedFineUnits, Some(unit)) => {
+            format!("units of {unit} SMs that ignore co-scheduling, merged")
         }
-        SplitStrategy::EqualGroups => "it cannot merge, and the sizes need no further split",
-        SplitStrategy::Nested => "it cannot merge",
+        _ => strategy.to_string(),
     };
-    let why = planner::refusals(&layout.refused).unwrap_or_else(|| because.to_owned());
-    format!("{strategy}: CUDA {driver}, {why}")
+    let merges = layout.facts.capabilities.merge;
+    let why = planner::refusals(&layout.refused).unwrap_or_else(|| {
+        let why = match strategy {
+            SplitStrategy::EqualGroups | SplitStrategy::Nested if merges => {
+                "units that merge do not add up to these sizes"
+            }
+            SplitStrategy::EqualGroups => "it cannot merge, and the sizes need no further split",
+            SplitStrategy::Nested => "it cannot merge",
+            SplitStrategy::MergedFineUnits => "units of 2 SMs give exact sizes",
+            SplitStrategy::StructuredUnits
+            | SplitStrategy::Structured
+            | SplitStrategy::MergedUnits => return format!("what CUDA {driver} offers"),
+        };
+        format!("CUDA {driver}: {why}")
+    });
+    format!("{split} ({why})")
 }
 
-/// What there is to tell of a context, as it was seen under the lock.
+/// The facts about a context, as they were seen under the lock.
 struct Seen {
     policy: ContextPolicy,
     shape: Shape,

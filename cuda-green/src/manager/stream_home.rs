@@ -17,9 +17,9 @@ use crate::{
 pub enum StreamHome<Id> {
     /// On the SMs that this name has now.
     Partition(Id),
-    /// On SMs that this name had before a rebalance, some of which others may have now.
+    /// On SMs that this name had before a rebalance, some of which other names may have now.
     Retired(Id),
-    /// In a green context that this manager did not make, on SMs that it knows nothing of.
+    /// In a green context that this manager did not make, on SMs that it does not know.
     ForeignPartition,
     /// In no green context, so on all SMs, those of every partition too.
     WholeDevice,

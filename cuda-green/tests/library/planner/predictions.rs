@@ -363,7 +363,7 @@ fn splits_within_splits_say_why_where_units_could_merge() {
     let status = manager.allocation_status();
     let reason = status.strategy_reason.unwrap();
     assert!(
-        reason.ends_with("CUDA 13.0, units that merge do not come to these sizes"),
+        reason.ends_with("(CUDA 13.0: units that merge do not add up to these sizes)"),
         "{reason}"
     );
     let refused = manager
