@@ -4,6 +4,8 @@
 //! is destroyed; when the last one is gone, so is the split.
 
 mod context_key;
+#[cfg(feature = "metrics")]
+mod counters;
 mod create;
 mod create_one;
 mod destroy;

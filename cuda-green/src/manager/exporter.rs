@@ -8,7 +8,7 @@ use std::{
 use metrics::{Label, counter, gauge, histogram};
 
 use super::{
-    hand_off::HandOff, label::label, mode::PartitionMode, observe::Counted,
+    counters::Counters, hand_off::HandOff, label::label, mode::PartitionMode,
     partition_manager::SmPartitionManager,
 };
 
@@ -38,7 +38,7 @@ pub struct PartitionExporter {
 
 #[derive(Default)]
 struct Exported {
-    counted: Counted,
+    counters: Counters,
     partitions: BTreeSet<String>,
 }
 
@@ -47,7 +47,7 @@ impl PartitionExporter {
     /// gone is 0.
     pub fn export<Id: Clone + Eq + Debug>(&mut self, manager: &SmPartitionManager<Id>) {
         let status = manager.allocation_status();
-        let counted = manager.state.figures.counted().clone();
+        let counters = manager.state.counters.lock().clone();
         let device = manager.device().ordinal();
         let exported = self.exported.entry(device).or_default();
         let device = Label::new("device", device.to_string());
@@ -99,10 +99,11 @@ impl PartitionExporter {
         }
         exported.partitions = partitions.into_keys().collect();
 
-        let before = std::mem::replace(&mut exported.counted, counted);
-        let now = &exported.counted;
+        let before = std::mem::replace(&mut exported.counters, counters);
+        let now = &exported.counters;
         for hand_off in [HandOff::Strict, HandOff::Relaxed] {
-            let [now, before] = [now, &before].map(|counted| counted.rebalances[hand_off as usize]);
+            let [now, before] =
+                [now, &before].map(|counters| counters.rebalances[hand_off as usize]);
             counter!(
                 "cuda_green_rebalances_total",
                 with(&[("hand_off", hand_off.label())])

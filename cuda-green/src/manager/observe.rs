@@ -1,4 +1,4 @@
-//! Figures of a manager for the `metrics` facade, and its events for `tracing`. Without the features, nothing is counted.
+//! Observation of a manager: what it counts for the `metrics` facade and reports to `tracing`; nothing without the features.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -16,31 +16,6 @@ pub(super) enum Operation {
     Rebalance,
     Provision,
     Release,
-}
-
-/// The counters of a manager since it was made.
-#[cfg(feature = "metrics")]
-#[derive(Default)]
-pub(super) struct Figures(std::sync::Mutex<Counted>);
-
-#[cfg(feature = "metrics")]
-#[derive(Clone, Default)]
-pub(super) struct Counted {
-    /// By hand-off: strict, relaxed.
-    pub(super) rebalances: [u64; 2],
-    /// Rebalances that had to make contexts.
-    pub(super) with_new_contexts: u64,
-    pub(super) took: crate::memory::Latencies,
-    /// By operation and kind.
-    pub(super) refusals: std::collections::BTreeMap<(&'static str, &'static str), u64>,
-}
-
-#[cfg(feature = "metrics")]
-impl Figures {
-    pub(super) fn counted(&self) -> std::sync::MutexGuard<'_, Counted> {
-        let counted = self.0.lock();
-        counted.unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 /// The time since something began, with a feature that reports it.
@@ -71,7 +46,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
             #[cfg(feature = "metrics")]
             {
                 let key = (operation.label(), kind(error));
-                *self.figures.counted().refusals.entry(key).or_default() += 1;
+                *self.counters.lock().refusals.entry(key).or_default() += 1;
             }
             emit(|| PartitionEvent::Refused {
                 device: self.device.ordinal(),
@@ -94,10 +69,10 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         let took = since.elapsed();
         #[cfg(feature = "metrics")]
         {
-            let mut counted = self.figures.counted();
-            counted.rebalances[hand_off as usize] += 1;
-            counted.with_new_contexts += u64::from(made > 0);
-            counted.took.note(took);
+            let mut counters = self.counters.lock();
+            counters.rebalances[hand_off as usize] += 1;
+            counters.with_new_contexts += u64::from(made > 0);
+            counters.took.note(took);
         }
         emit(|| PartitionEvent::Rebalanced {
             device: self.device.ordinal(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 #[cfg(feature = "metrics")]
-use super::observe::Figures;
+use super::counters::SharedCounters;
 use super::{
     layout::Layout,
     mode::PartitionMode,
@@ -40,7 +40,7 @@ pub(super) struct ManagerState<Id> {
     /// The budget that the contexts' memory limits stand within.
     pub(super) memory_budget: Option<MemoryBudget>,
     #[cfg(feature = "metrics")]
-    pub(super) figures: Figures,
+    pub(super) counters: SharedCounters,
 }
 
 /// A change, during which no other begins. Its holder may wait for the GPU, and for the users of streams that follow
@@ -88,7 +88,7 @@ impl<Id> ManagerState<Id> {
             context_limit: AtomicUsize::new(usize::MAX),
             memory_budget: None,
             #[cfg(feature = "metrics")]
-            figures: Figures::default(),
+            counters: SharedCounters::default(),
         }
     }
 
