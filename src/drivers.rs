@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use cuda_green::{Capabilities, Driver, Granularity};
+use cuda_green::{Capabilities, Driver};
 use cuda_green_sys::{
     Absence, Api, CUdevResourceType, CUresult, DriverSpec, ENTRY_POINTS, EntryPoint, Error,
     MissingEntryPoint, Platform,
@@ -188,8 +188,7 @@ fn safe(spec: &DriverSpec) -> Safe {
     }
     if let Ok(driver) = driver {
         // Nothing that is listed here depends on the device.
-        let any = Granularity::of((9, 0), None);
-        let can = Capabilities::of(driver.version(), any);
+        let can = Capabilities::of(driver.version(), (9, 0), None);
         let features = can.features().into_iter();
         safe.capabilities = features
             .map(|feature| (feature.name.to_owned(), feature.there))

@@ -1,12 +1,12 @@
 //! The steps of the API's history: the versions that brought something. Lists of simulated drivers that claim
 //! to have each of them are held to it.
 
-use cuda_green::{Capabilities, CudaVersion, Feature, Granularity, sim::Sim};
+use cuda_green::{Capabilities, CudaVersion, Feature, sim::Sim};
 
 /// All that versions of the driver bring, and whether this version has it.
 pub fn features(version: CudaVersion) -> Vec<Feature> {
     // Nothing of it depends on the device.
-    Capabilities::of(version, Granularity::of((9, 0), None)).features()
+    Capabilities::of(version, (9, 0), None).features()
 }
 
 /// Whether a list of simulated drivers has one that stands on each step, from 12.4 on.

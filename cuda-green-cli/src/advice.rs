@@ -1,39 +1,35 @@
-//! What to do about an error: a pure function of the error and of what the machine tells. It says no more than
-//! these facts support.
+//! Advice about an error: a pure function of the error and of the facts about the machine. It says no more than these
+//! facts support.
 //!
-//! Sources: the codes' meanings are those of the CUDA 13.5 header. That a driver without its kernel module
-//! answers 100 was seen with real drivers of CUDA 11.4 to 12.5. `CUDA_VISIBLE_DEVICES`: the CUDA programming
-//! guide, environment variables. `NVIDIA_VISIBLE_DEVICES` and `NVIDIA_DRIVER_CAPABILITIES`: the container
-//! toolkit's guide. Device files: nvidia-modprobe(1) and the driver's README. MPS: its guide.
+//! Sources: the codes' meanings are those of the CUDA 13.5 header. Real drivers of CUDA 11.4 to 12.5 were seen to
+//! answer 100 without their kernel module. `CUDA_VISIBLE_DEVICES`: the CUDA programming guide, environment variables.
+//! `NVIDIA_VISIBLE_DEVICES` and `NVIDIA_DRIVER_CAPABILITIES`: the container toolkit's guide. Device files:
+//! nvidia-modprobe(1) and the driver's README. MPS: its guide.
 
 mod codes;
 mod gpu;
 mod library;
+mod sentences;
 
-use cuda_green::{CudaVersion, Error, sim, sys};
+use cuda_green::{Error, sim, sys};
+use sentences::SIMULATE;
 
-use crate::situation::Situation;
+use crate::{
+    partitions::{FIRST_BRANCH, GREEN_CONTEXTS},
+    situation::Situation,
+};
 
-const SIMULATE: &str = "Without a GPU: run this command with `--driver sim:h200@13.0`, simulated.";
-const GIVE_GPUS: &str = "`docker run --gpus all`, `podman run --device nvidia.com/gpu=all`, or a limit of \
-     nvidia.com/gpu in Kubernetes. The host needs a driver and the NVIDIA Container Toolkit for it.";
-/// The first version with green contexts.
-pub const GREEN_CONTEXTS: CudaVersion = CudaVersion::new(12, 4);
-/// Which drivers have green contexts, in words.
-pub const FIRST_BRANCH: &str = "CUDA 12.4 comes with the drivers of NVIDIA's branch 550 and later";
-
-/// What to do about an error, the most likely cause first; empty where its own words say all.
+/// Returns what to do about an error, the most likely cause first; nothing if the error itself says it.
 pub fn advice(error: &Error, situation: &Situation) -> Vec<String> {
     if let Error::Simulator(sim::Error::InvalidInjection { .. }) = error {
-        let said =
-            "CUDA_GREEN_SIM_FAULTS says it: unset it, or write faults like `cuInit=NO_DEVICE`.";
+        let said = "It comes from CUDA_GREEN_SIM_FAULTS: unset that, or write faults like `cuInit=NO_DEVICE`.";
         return vec![said.into()];
     }
     let mut advice = of_error(error, situation);
     let faults = situation.variable("CUDA_GREEN_SIM_FAULTS");
     if let (true, Some(faults)) = (situation.simulated && !advice.is_empty(), faults) {
         let told = format!(
-            "The driver is simulated, and CUDA_GREEN_SIM_FAULTS tells it to fail: `{faults}`. With a real one:"
+            "The driver is simulated, and CUDA_GREEN_SIM_FAULTS tells it to fail: `{faults}`. With a real driver:"
         );
         advice.insert(0, told);
     }

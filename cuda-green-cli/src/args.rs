@@ -1,5 +1,8 @@
 //! The command line.
 
+mod bench;
+mod sizes;
+
 use std::path::PathBuf;
 
 use clap::{
@@ -8,7 +11,8 @@ use clap::{
 };
 use cuda_green::{CudaDevice, Driver, DriverSpec};
 
-use crate::{bench::Bench, request::Sizes};
+pub use bench::{Bench, Drawing, Measurement, StartupPart};
+pub use sizes::Sizes;
 
 /// Guaranteed shares of an NVIDIA GPU through CUDA green contexts.
 #[derive(Parser)]
@@ -22,13 +26,12 @@ pub struct Args {
 
 #[derive(clap::Args)]
 pub struct Global {
-    /// `system`, a library's path, or a simulated driver such as `sim:h200@13.0`
+    /// The driver: `system`, the path of a library, or a simulated one such as `sim:h200@13.0`
     ///
-    /// Without it, the environment variable CUDA_GREEN_DRIVER decides, and without that the system's
-    /// driver.
+    /// By default, the driver that the environment variable CUDA_GREEN_DRIVER names, or else the system's.
     #[arg(long, global = true, value_name = "DRIVER", value_parser = driver_spec())]
     driver: Option<DriverSpec>,
-    /// Which of the driver's devices, from 0
+    /// The device, by its number in the driver's list, from 0
     #[arg(
         long,
         global = true,
@@ -40,44 +43,48 @@ pub struct Global {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub json: bool,
-    /// Whether to use colours; `auto` means on a terminal only
+    /// When to use colours; `auto` means on a terminal only
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
 }
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// What driver, devices and SM resources there are, and what they can and cannot do
+    /// Show a request's latency beside background work, without partitions and with them
     ///
-    /// Exits with 0 where the device can be partitioned, with 1 where it cannot. What needs CUDA 13.1 or later is
-    /// proven against the real header and the simulated driver.
+    /// Takes less than a minute. If no GPU is found and neither --driver nor CUDA_GREEN_DRIVER names a driver, it runs
+    /// on a simulated H200 in virtual time and says SIMULATED in its first line.
+    Demo,
+    /// List the driver, the devices and their SMs, and what they can and cannot do
+    ///
+    /// Exits with 0 if the device can be partitioned, with 1 if it cannot. Features of CUDA 13.1 and later were tested
+    /// with the real header and the simulated driver only.
     Info,
-    /// The exact split that the driver would make for these sizes, before it is made
+    /// Print the exact split that the driver would make for these sizes, without making it
     ///
-    /// For each partition it tells the SMs, and the largest thread-block cluster, in blocks, that is sure to
-    /// run there.
+    /// For each partition, prints its SMs and the largest thread-block cluster, in blocks, that is sure to run there.
     Plan(Sizes),
-    /// Run a kernel in each partition, and draw the chip with the SMs that it ran on
+    /// Run a kernel in each partition and draw the chip with the SMs that it ran on
     ///
-    /// Exits with 1 where partitions share an SM.
+    /// Exits with 1 if two partitions share an SM.
     Map {
         #[command(flatten)]
         sizes: Sizes,
-        /// Draw it as an SVG picture too
+        /// Also draw the chip as an SVG picture
         #[arg(long, value_name = "FILE")]
         svg: Option<PathBuf>,
     },
-    /// Whether partitions hold on this machine, what is wrong, and how to mend it
+    /// Check whether partitions hold on this machine, and say how to fix what is wrong
     ///
-    /// Exits with 1 where they do not hold.
+    /// Exits with 1 if they do not hold.
     Check,
     /// Measure on this machine what the documentation claims
     Bench(Bench),
-    /// Print the completions of a shell
+    /// Print the completion script of a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual pages of the program and of each command, in roff
     Man {
-        /// Write each into a file of its own, for a folder such as /usr/local/share/man/man1
+        /// Write each page to its own file in this folder, such as /usr/local/share/man/man1
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
@@ -91,7 +98,7 @@ pub enum Color {
 }
 
 impl Color {
-    /// Decides for everything that is printed from now on.
+    /// Applies this choice to everything that is printed from now on.
     pub fn write_global(self) {
         let choice = match self {
             Self::Auto => anstream::ColorChoice::Auto,
@@ -108,7 +115,7 @@ fn driver_spec() -> impl TypedValueParser<Value = DriverSpec> {
 }
 
 impl Global {
-    /// The driver that was asked for.
+    /// Loads the driver that was asked for.
     pub fn driver(&self) -> cuda_green::Result<Driver> {
         match &self.driver {
             Some(spec) => Driver::open(spec),
@@ -116,7 +123,7 @@ impl Global {
         }
     }
 
-    /// Tells which that is; none where the environment asks for what is none.
+    /// Returns which driver was asked for; `None` if the environment names something that is no driver.
     pub fn asked(&self) -> Option<DriverSpec> {
         match &self.driver {
             Some(spec) => Some(spec.clone()),
@@ -124,7 +131,18 @@ impl Global {
         }
     }
 
-    /// The device that was asked for.
+    /// Returns whether `--driver` or CUDA_GREEN_DRIVER names a driver.
+    pub fn names_driver(&self) -> bool {
+        let variable = || std::env::var_os("CUDA_GREEN_DRIVER");
+        self.driver.is_some() || variable().is_some_and(|value| !value.is_empty())
+    }
+
+    /// Opens the chosen device of this driver, whatever driver was named.
+    pub fn device_of(&self, driver: &Driver) -> cuda_green::Result<CudaDevice> {
+        driver.device(self.device)
+    }
+
+    /// Opens the device that was asked for.
     pub fn device(&self) -> cuda_green::Result<CudaDevice> {
         self.driver()?.device(self.device)
     }

@@ -1,4 +1,4 @@
-//! How a command that failed says so: the error, and what to do about it, as text or JSON.
+//! The report of a failed command: the error and advice, as text or JSON.
 
 use std::{
     env,
@@ -13,12 +13,15 @@ use serde_json::{Value, json};
 use crate::{
     advice::advice,
     args::Global,
-    page::{Page, printable, width},
-    report::{self, RED},
-    situation::Situation,
+    render::{
+        json,
+        page::{Page, printable, width},
+        style::RED,
+    },
+    situation::{Situation, loaded_library},
 };
 
-/// Reports an error; the code to exit with.
+/// Reports an error, and returns the code to exit with.
 pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
     let cause = error.downcast_ref::<Error>();
     let situation = cause.map(|cause| {
@@ -30,28 +33,28 @@ pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
         (Some(cause), Some(situation)) => advice(cause, situation),
         _ => Vec::new(),
     };
-    let printed = if global.json && !report::was_printed() {
-        report::print(&value(error, cause, &advice, situation.as_ref()))
+    let printed = if global.json && !json::was_printed() {
+        json::print(&value(error, cause, &advice, situation.as_ref()))
     } else {
         let page = text(error, cause, &advice, width(&io::stderr()));
         let mut stderr = anstream::stderr().lock();
         stderr.write_all(page.text().as_bytes()).map_err(Into::into)
     };
-    // Where nothing can be written any more, nothing can be said about that either.
+    // If writing fails, there is no way left to report it.
     drop(printed);
     ExitCode::FAILURE
 }
 
-/// The file of the driver that failed.
+/// Returns the file of the driver that failed.
 fn library(cause: &Error, asked: Option<&DriverSpec>) -> Option<PathBuf> {
     match (cause, asked) {
-        (Error::NoGpu { source_name, .. }, _) => report::library(source_name),
-        (_, Some(DriverSpec::Path(path))) => report::library(&path.to_string_lossy()),
-        _ => report::library(""),
+        (Error::NoGpu { source_name, .. }, _) => loaded_library(source_name),
+        (_, Some(DriverSpec::Path(path))) => loaded_library(&path.to_string_lossy()),
+        _ => loaded_library(""),
     }
 }
 
-/// The error's own words, without the advice that they carry for those who read no more than these.
+/// Returns the error's text, without the advice that some errors contain, since this program adds its own.
 fn words(error: &anyhow::Error, cause: Option<&Error>) -> String {
     match cause {
         Some(Error::Load(sys::Error::DriverNotFound { .. })) => "no CUDA driver was found".into(),
@@ -63,7 +66,7 @@ fn words(error: &anyhow::Error, cause: Option<&Error>) -> String {
     }
 }
 
-/// Where a driver was looked for, and what the system's loader said of each place.
+/// Returns what the system's loader said of each place where it looked for a driver.
 fn tried(cause: Option<&Error>) -> Vec<&str> {
     match cause {
         Some(Error::Load(sys::Error::DriverNotFound { tried })) => {
@@ -115,19 +118,19 @@ fn value(
     })
 }
 
-/// Prints what is wrong with a command line as JSON; `text` is what would be printed otherwise.
+/// Prints the error of a command line as JSON; `text` is the error as it would be printed otherwise.
 pub fn print_usage(text: &str) {
     let message = text.split("\n\n").next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message);
-    // As above: there is nothing to do where it cannot be written.
-    let _ = report::print(&json!({
+    // As above: if writing fails, there is no way left to report it.
+    let _ = json::print(&json!({
         "command": command(),
         "error": { "message": message },
         "version": env!("CARGO_PKG_VERSION"),
     }));
 }
 
-/// The command line.
+/// Returns the command line.
 fn command() -> String {
     let arguments = env::args_os().skip(1);
     arguments.fold("cuda-green".to_owned(), |command, argument| {

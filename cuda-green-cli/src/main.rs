@@ -1,22 +1,11 @@
-//! The program `cuda-green`: what green contexts do for your GPU, without writing code.
+//! The program `cuda-green`: green contexts on your GPU, without writing code.
 
 mod advice;
 mod args;
-mod bench;
-mod check;
-mod chip;
-mod duration;
+mod commands;
 mod failure;
-mod features;
-mod info;
-mod manual;
-mod map;
-mod out;
-mod page;
-mod plan;
-mod plot;
-mod report;
-mod request;
+mod partitions;
+mod render;
 mod situation;
 
 use std::{
@@ -25,9 +14,9 @@ use std::{
     process::ExitCode,
 };
 
-use args::{Args, Command};
+use args::Args;
 use clap::{Parser, error::ErrorKind};
-use page::{printable, printable_line, width, wrapped};
+use render::page::{printable, printable_line, width, wrapped};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -35,26 +24,13 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     args.global.color.write_global();
-    match run(&args) {
+    match commands::run(&args) {
         Ok(code) => code,
         Err(error) => failure::report(&error, &args.global),
     }
 }
 
-fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match &args.command {
-        Command::Info => return info::run(&args.global),
-        Command::Plan(sizes) => return plan::run(&args.global, sizes),
-        Command::Map { sizes, svg } => return map::run(&args.global, sizes, svg.as_deref()),
-        Command::Check => return check::run(&args.global),
-        Command::Bench(bench) => return bench::run(&args.global, bench),
-        Command::Completions { shell } => manual::completions(*shell)?,
-        Command::Man { dir } => manual::pages(dir.as_deref())?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Prints help, or what is wrong with the command line; as JSON where that was asked for.
+/// Prints help or the error of a command line, the error as JSON if that was asked for.
 fn usage(error: &clap::Error) -> ExitCode {
     let code = ExitCode::from(error.exit_code() as u8);
     let is_help = matches!(
@@ -71,14 +47,14 @@ fn usage(error: &clap::Error) -> ExitCode {
         let text = argument.to_string_lossy();
         printable_line(&text) == text
     };
-    // An error repeats the arguments, in which a stranger may have had a hand.
+    // An error repeats the arguments, which may come from a stranger.
     let text = if is_help || std::env::args_os().skip(1).all(is_harmless) {
         error.render().ansi().to_string()
     } else {
         printable(&error.render().to_string())
     };
     let text = if is_help {
-        // Help is broken into lines already, but with blanks at the ends of some.
+        // Help is already broken into lines, but some end in blanks.
         text.lines()
             .map(str::trim_end)
             .collect::<Vec<_>>()
@@ -86,7 +62,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     } else {
         wrapped(text.trim_end(), width(&io::stderr()), "  ")
     };
-    // A terminal that is gone reads nothing, and that is no failure.
+    // A closed terminal is no failure.
     let _ = if error.use_stderr() {
         writeln!(anstream::stderr().lock(), "{text}")
     } else {

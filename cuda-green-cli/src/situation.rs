@@ -1,5 +1,7 @@
-//! What a machine tells of its GPUs and their driver: read from its files and the environment, not judged.
-//! `advice.rs` draws the conclusions.
+//! The facts about the machine, its GPUs and their driver, read from files and the environment. `advice.rs` draws the
+//! conclusions.
+
+mod loaded;
 
 use std::{
     collections::BTreeMap,
@@ -8,9 +10,10 @@ use std::{
 };
 
 use cuda_green::DriverSpec;
+pub use loaded::loaded_library;
 use serde_json::{Value, json};
 
-/// The environment variables that decide what a process sees of a GPU.
+/// The environment variables that decide which GPUs a process sees.
 const VARIABLES: [&str; 10] = [
     "CUDA_GREEN_DRIVER",
     "CUDA_GREEN_SIM_FAULTS",
@@ -24,7 +27,7 @@ const VARIABLES: [&str; 10] = [
     "container",
 ];
 
-/// Where drivers and container runtimes put the driver's libraries.
+/// The folders where drivers and container runtimes put the driver's libraries.
 const LIBRARY_FOLDERS: [&str; 9] = [
     "usr/lib/x86_64-linux-gnu",
     "usr/lib/aarch64-linux-gnu",
@@ -40,9 +43,9 @@ const LIBRARY_FOLDERS: [&str; 9] = [
 /// The facts.
 #[derive(Debug, Default)]
 pub struct Situation {
-    /// Whether the driver is simulated, and has no more to do with this machine than it is told.
+    /// Whether the driver is simulated, and so independent of this machine.
     pub simulated: bool,
-    /// What says that this is a container, if anything does.
+    /// The sign that this is a container, if there is one.
     pub container: Option<String>,
     /// Whether this is the Windows Subsystem for Linux, whose driver is that of Windows.
     pub wsl: bool,
@@ -50,7 +53,7 @@ pub struct Situation {
     pub kernel_module: Option<String>,
     /// NVIDIA GPUs on the PCI bus; `None` where the bus cannot be seen.
     pub gpus_on_bus: Option<usize>,
-    /// The device files that CUDA needs, and what comes of opening them.
+    /// The device files that CUDA needs, and the results of opening them.
     pub device_files: Vec<(String, FileState)>,
     /// A `libcuda.so.1` in a folder where drivers are put.
     pub cuda_library: Option<PathBuf>,
@@ -66,24 +69,24 @@ pub struct Situation {
     pub variables: BTreeMap<&'static str, String>,
 }
 
-/// What comes of opening a device file.
+/// The result of opening a device file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileState {
     Opens,
     Missing,
-    /// Its permissions keep this user out; the name of the group that they let in, if there is one.
+    /// Its permissions exclude this user; the group that they admit, if there is one.
     Denied {
         group: Option<String>,
     },
-    /// The kernel keeps this process out, whatever the permissions: a container's device rules.
+    /// The kernel denies this process access whatever the permissions, as a container's device rules do.
     Forbidden,
-    /// It opens for another reason not; usually no module is behind it.
+    /// It does not open for another reason; usually no module is behind it.
     Dead(String),
 }
 
 impl Situation {
-    /// Looks at this machine, as it is for a driver that was asked for and one that was loaded. A simulated driver
-    /// does not heed which devices are to be visible.
+    /// Looks at this machine, for the driver that was asked for and the library that was loaded. A simulated driver
+    /// ignores the list of visible devices.
     pub fn here(asked: Option<DriverSpec>, loaded: Option<PathBuf>) -> Self {
         let simulated = matches!(asked, Some(DriverSpec::Simulated(_)));
         let named = match asked {
@@ -105,7 +108,7 @@ impl Situation {
         }
     }
 
-    /// Looks at a machine whose files are under a root.
+    /// Looks at a machine whose files are under `root`.
     pub fn under(
         root: &Path,
         variable: impl Fn(&str) -> Option<String>,
@@ -131,12 +134,12 @@ impl Situation {
         }
     }
 
-    /// The value of one of the variables.
+    /// Returns the value of one of the variables.
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
 
-    /// The facts as JSON.
+    /// Returns the facts as JSON.
     pub fn json(&self) -> Value {
         let files = self.device_files.iter().map(|(path, state)| {
             let state = match state {
@@ -164,7 +167,7 @@ impl Situation {
     }
 }
 
-/// What says that this is a container: a file that an engine puts there, a variable, or a control group.
+/// Returns the sign that this is a container: an engine's file, a variable, or a control group.
 fn container(root: &Path, variables: &BTreeMap<&'static str, String>) -> Option<String> {
     const FILES: [&str; 3] = [".dockerenv", "run/.containerenv", "run/systemd/container"];
     const ENGINES: [&str; 6] = [
@@ -191,7 +194,7 @@ fn container(root: &Path, variables: &BTreeMap<&'static str, String>) -> Option<
         .then(|| "/proc/1/cgroup".to_owned())
 }
 
-/// The version in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Sat …`.
+/// Returns the version in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Sat …`.
 fn kernel_module(root: &Path) -> Option<String> {
     let text = fs::read_to_string(root.join("proc/driver/nvidia/version")).ok()?;
     let version = text
@@ -200,7 +203,7 @@ fn kernel_module(root: &Path) -> Option<String> {
     Some(version.unwrap_or("of an unknown version").to_owned())
 }
 
-/// Display and 3D controllers (class 03) of NVIDIA (vendor 10de).
+/// Counts display and 3D controllers (class 03) of NVIDIA (vendor 10de).
 fn gpus_on_bus(root: &Path) -> Option<usize> {
     let devices = fs::read_dir(root.join("sys/bus/pci/devices")).ok()?;
     let is = |device: &Path, file: &str, start: &str| {
@@ -213,7 +216,7 @@ fn gpus_on_bus(root: &Path) -> Option<usize> {
     Some(gpus.count())
 }
 
-/// The control file, unified memory's, and that of each GPU; of the first GPU at least.
+/// Opens the control file, unified memory's file, and that of each GPU; at least that of the first.
 fn device_files(root: &Path, open: impl Fn(&Path) -> io::Result<()>) -> Vec<(String, FileState)> {
     let entries = fs::read_dir(root.join("dev"))
         .into_iter()
@@ -249,7 +252,7 @@ fn device_files(root: &Path, open: impl Fn(&Path) -> io::Result<()>) -> Vec<(Str
 }
 
 fn refused(root: &Path, path: &Path, error: &io::Error) -> FileState {
-    /// What a container's rules for devices answer, on Linux; permissions answer `EACCES`, which is 13.
+    /// The error of a container's device rules on Linux; permissions give `EACCES`, which is 13.
     const EPERM: i32 = 1;
     match error.kind() {
         io::ErrorKind::NotFound => FileState::Missing,
@@ -267,7 +270,7 @@ fn refused(root: &Path, path: &Path, error: &io::Error) -> FileState {
     }
 }
 
-/// The group that a file's permissions let read and write it, where that is not root's.
+/// Returns the group that may read and write a file, unless that is root's.
 #[cfg(unix)]
 fn group_let_in(root: &Path, path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
@@ -289,7 +292,7 @@ fn group_let_in(_: &Path, _: &Path) -> Option<String> {
     None
 }
 
-/// A library in one of the folders where drivers put theirs, as its user would name it.
+/// Finds a library in the folders where drivers put theirs; the path is relative to the machine, not to `root`.
 fn library(root: &Path, name: &str) -> Option<PathBuf> {
     LIBRARY_FOLDERS
         .iter()

@@ -1,14 +1,14 @@
-//! What a driver and a device can do together: a pure function of their versions and facts.
+//! The capabilities of a driver with a device: a pure function of versions and facts.
 
 use cuda_green_sys::CudaVersion;
 
-/// One thing that a version of the driver brings, and whether this one has it.
+/// One feature that a version of the driver introduces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Feature {
     /// The name of its field in [`Capabilities`].
     pub name: &'static str,
-    /// What it is good for, in a few words.
+    /// Its use, in a few words.
     pub what: &'static str,
     /// The first version of the driver that has it.
     pub since: CudaVersion,
@@ -21,11 +21,11 @@ macro_rules! capabilities {
         $(#[doc = $doc:literal])+
         $name:ident since ($major:literal, $minor:literal): $what:literal;
     )+) => {
-        /// What this driver and device can do. Each field says since when.
+        /// The capabilities of a driver with a device. Each field says since which version.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub struct Capabilities {
-            /// The driver's CUDA version, of which the rest follows.
+            /// The driver's CUDA version, from which the features follow.
             pub driver: CudaVersion,
             $(
                 $(#[doc = $doc])+
@@ -34,32 +34,61 @@ macro_rules! capabilities {
             )+
             /// The smallest partition and the step between sizes.
             pub granularity: Granularity,
+            /// The source of the granularity.
+            pub granularity_source: GranularitySource,
         }
 
         impl Capabilities {
-            /// The capabilities of a driver's version with a device of this granularity.
+            /// Returns the capabilities of a driver's version with a device of this compute capability.
+            ///
+            /// `reported` is the granularity that the driver reports. Before 13.0 it reports none, and NVIDIA's guide
+            /// for the compute capability holds; for 9.0 its numbers were also measured (H200).
             ///
             /// ```
-            /// use cuda_green::{Capabilities, CudaVersion, Granularity};
+            /// use cuda_green::{Capabilities, CudaVersion};
             ///
-            /// let granularity = Granularity::of((9, 0), None);
-            /// let old = Capabilities::of(CudaVersion::new(12, 4), granularity);
+            /// let old = Capabilities::of(CudaVersion::new(12, 4), (9, 0), None);
             /// assert!(old.green_contexts && !old.merge);
             /// ```
-            pub fn of(driver: CudaVersion, granularity: Granularity) -> Self {
+            pub fn of(
+                driver: CudaVersion,
+                compute_capability: (u32, u32),
+                reported: Option<Granularity>,
+            ) -> Self {
+                match reported {
+                    Some(granularity) => Self::new(driver, granularity, GranularitySource::Driver),
+                    None => Self::new(
+                        driver,
+                        Granularity::of(compute_capability),
+                        GranularitySource::ComputeCapability,
+                    ),
+                }
+            }
+
+            /// Returns the capabilities of the same device with another version of the driver.
+            #[must_use]
+            pub fn with_driver(self, driver: CudaVersion) -> Self {
+                Self::new(driver, self.granularity, self.granularity_source)
+            }
+
+            fn new(
+                driver: CudaVersion,
+                granularity: Granularity,
+                granularity_source: GranularitySource,
+            ) -> Self {
                 Self {
                     driver,
                     $($name: driver >= CudaVersion::new($major, $minor),)+
                     granularity,
+                    granularity_source,
                 }
             }
 
-            /// All that versions of the driver bring, oldest first, and whether this one has it.
+            /// Returns all features, oldest first, and whether this driver has them.
             ///
             /// ```
-            /// # use cuda_green::{Capabilities, CudaVersion, Granularity};
-            /// # let granularity = Granularity::of((9, 0), None);
-            /// let capabilities = Capabilities::of(CudaVersion::new(13, 0), granularity);
+            /// # use cuda_green::{Capabilities, CudaVersion};
+            /// let capabilities = Capabilities::of(CudaVersion::new(13, 0), (9, 0), None);
             /// let newer = capabilities.features().into_iter().find(|feature| !feature.there);
             /// assert_eq!(newer.map(|feature| feature.since), Some(CudaVersion::new(13, 1)));
             /// ```
@@ -77,30 +106,29 @@ macro_rules! capabilities {
     };
 }
 
-// The one table of what versions bring. `tests/versions.rs` of the workspace holds each line against the
-// headers.
+// The one table of features. `tests/versions.rs` of the workspace checks each line against the headers.
 capabilities! {
     /// Green contexts at all.
     green_contexts since (12, 4): "partitions with SMs of their own";
     /// Flags of the split by count, which allow finer units.
     split_flags since (12, 5): "units of 2 SMs, where clusters are not needed";
-    /// One context from several resources of one split.
+    /// One context over several resources of one split.
     merge since (12, 5): "partitions of unequal sizes from one split; rebalancing";
-    /// Streams straight from a green context, without touching the thread's current context.
+    /// Creation of streams from a green context, without touching the thread's current context.
     direct_streams since (12, 5): "streams in a partition without making it current";
-    /// Ids of green contexts, and the driver's own account of its granularity.
+    /// Ids of green contexts, and the granularity as the driver reports it.
     context_ids since (13, 0): "the driver tells its own granularity";
-    /// The structured split, with a size of its own for each group.
+    /// The structured split, with a separate size for each group.
     structured_split since (13, 1): "any even size, exactly, with clusters kept";
     /// Workqueue resources.
     workqueues since (13, 1): "workqueues of a partition's own";
-    /// Asking a stream for its SMs. Before, they are its context's.
+    /// Queries of a stream's SMs. Before, they are taken to be its context's.
     stream_resources since (13, 1): "asking a stream for its SMs";
     /// A green context without a default stream. Before, the flag is required.
     plain_creation since (13, 3): "a green context without a default stream";
     /// Locality domains.
     locality_domains since (13, 4): "partitions within a locality domain";
-    /// Whether one green context may be current to several threads at once, by the documents.
+    /// Permission, by the documentation, to have one green context current to several threads at once.
     shared_current since (13, 5): "one green context current to several threads";
 }
 
@@ -110,47 +138,34 @@ capabilities! {
 pub struct Granularity {
     /// SMs of the smallest partition.
     pub min: u32,
-    /// Partition sizes are multiples of this: so many SMs are co-scheduled.
-    pub multiple: u32,
-    /// Where both were learned from.
-    pub source: GranularitySource,
+    /// SMs that are co-scheduled together; partition sizes are multiples of this.
+    pub coscheduled: u32,
 }
 
-/// Where a [`Granularity`] was learned from.
+/// The source of a [`Granularity`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GranularitySource {
-    /// The driver said so (13.0 and later).
+    /// The driver, which reports it (13.0 and later).
     Driver,
     /// NVIDIA's guide for this compute capability; the driver is older than 13.0.
     ComputeCapability,
 }
 
 impl Granularity {
-    /// What the driver reports, or else what holds for a compute capability.
-    ///
-    /// `reported` is `minSmPartitionSize` and `smCoscheduledAlignment` as the device's resource has
-    /// them; drivers before 13.0 leave them zero. The other numbers are from NVIDIA's guide; for 9.0
-    /// they were also measured (H200).
-    pub fn of(compute_capability: (u32, u32), reported: Option<(u32, u32)>) -> Self {
-        if let Some((min, multiple)) = reported.filter(|(min, multiple)| *min > 0 && *multiple > 0)
-        {
-            return Self {
-                min,
-                multiple,
-                source: GranularitySource::Driver,
-            };
-        }
-        let (min, multiple) = match compute_capability.0 {
+    /// The granularity where co-scheduling is ignored, and in a remainder (measured on an H200).
+    pub(crate) const PAIRS: Self = Self {
+        min: 2,
+        coscheduled: 2,
+    };
+
+    fn of(compute_capability: (u32, u32)) -> Self {
+        let (min, coscheduled) = match compute_capability.0 {
             0..=6 => (1, 1),
             7 => (2, 2),
             8 => (4, 2),
             _ => (8, 8),
         };
-        Self {
-            min,
-            multiple,
-            source: GranularitySource::ComputeCapability,
-        }
+        Self { min, coscheduled }
     }
 }
 
@@ -160,15 +175,14 @@ mod tests {
 
     #[test]
     fn each_feature_is_there_from_its_version_on() {
-        let granularity = Granularity::of((9, 0), None);
-        let none = Capabilities::of(CudaVersion::new(11, 8), granularity);
-        let features = none.features();
+        let at = |major, minor| Capabilities::of(CudaVersion::new(major, minor), (9, 0), None);
+        let features = at(11, 8).features();
         assert!(features.is_sorted_by_key(|feature| feature.since));
         assert!(features.iter().all(|feature| !feature.there));
         for major in 11..=14 {
             for minor in 0..=9 {
                 let version = CudaVersion::new(major, minor);
-                for feature in Capabilities::of(version, granularity).features() {
+                for feature in at(major, minor).features() {
                     assert_eq!(
                         feature.there,
                         version >= feature.since,
@@ -182,12 +196,26 @@ mod tests {
 
     #[test]
     fn the_driver_is_believed_over_the_guide() {
+        let of = |compute_capability, reported| {
+            Capabilities::of(CudaVersion::new(13, 0), compute_capability, reported)
+        };
+        let reported = Granularity {
+            min: 4,
+            coscheduled: 2,
+        };
+        let believed = of((9, 0), Some(reported));
+        assert_eq!(believed.granularity, reported);
+        assert_eq!(believed.granularity_source, GranularitySource::Driver);
+        let guessed = of((8, 6), None);
+        assert_eq!(guessed.granularity, reported); // the guide has the same numbers for 8.x
         assert_eq!(
-            Granularity::of((9, 0), Some((4, 2))).source,
-            GranularitySource::Driver
+            guessed.granularity_source,
+            GranularitySource::ComputeCapability
         );
-        let guessed = Granularity::of((8, 6), Some((0, 0)));
-        assert_eq!((guessed.min, guessed.multiple), (4, 2));
-        assert_eq!(guessed.source, GranularitySource::ComputeCapability);
+        let older = believed.with_driver(CudaVersion::new(12, 4));
+        assert_eq!(
+            older,
+            Capabilities::new(CudaVersion::new(12, 4), reported, GranularitySource::Driver)
+        );
     }
 }

@@ -38,7 +38,7 @@ impl GreenContext {
         policy.check()?;
         device.raw_primary_context()?;
         let facts = device.facts();
-        let coscheduled = facts.capabilities.granularity.multiple;
+        let coscheduled = facts.capabilities.granularity.coscheduled;
         let shape = Shape {
             requested_sms,
             sm_count: facts.sm_count,

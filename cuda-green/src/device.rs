@@ -22,7 +22,7 @@ pub use priority::ContextPriority;
 pub(crate) use raw_module::RawModule;
 
 use crate::{
-    capabilities::{Capabilities, Granularity},
+    capabilities::Capabilities,
     driver::{Driver, log_failure},
     error::{Error, Result},
     kernels,
@@ -115,8 +115,11 @@ impl CudaDevice {
         // Drivers that are older than this attribute refuse the query.
         let under_mps = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED);
         let reported = granularity(driver, handle)?;
-        let granularity = Granularity::of(compute_capability, reported.as_ref().ok().copied());
-        let mut capabilities = Capabilities::of(driver.version(), granularity);
+        let mut capabilities = Capabilities::of(
+            driver.version(),
+            compute_capability,
+            reported.as_ref().ok().copied().flatten(),
+        );
         let no_green_contexts = reported.err();
         capabilities.green_contexts = no_green_contexts.is_none();
         Ok(Self {

@@ -18,7 +18,7 @@ use cuda_green_sys::{Api, CUresult, CUuuid, CudaVersion, DriverSpec, MissingEntr
 
 pub(crate) use calls::{log_failure, name};
 pub(crate) use inbox::{Inbox, caught, spawn};
-pub(crate) use resources::{ResourceOwner, query_resource, sm_fields};
+pub(crate) use resources::{ResourceOwner, query_resource, reported_granularity, sm_fields};
 pub(crate) use waiter::{Pending, Waiter};
 
 use crate::error::{Error, Result};

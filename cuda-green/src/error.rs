@@ -155,51 +155,51 @@ pub enum Error {
     },
     /// Not enough SMs are left.
     #[error(
-        "`{requests}` takes at least {asked} SMs, but at most {available} of the device's {total} can be given{}",
+        "`{requests}` needs at least {asked} SMs, but at most {available} of the device's {total} are available{}",
         if *stranded > 0 { format!(" ({stranded} more are free but stranded)") } else { String::new() }
     )]
     InsufficientSms {
-        /// What was asked, as [`PartitionRequest`](crate::planner::PartitionRequest)s are written.
+        /// The requests, as [`PartitionRequest`](crate::planner::PartitionRequest)s are written.
         requests: String,
-        /// SMs that this takes at least: one for a rest or a share without a minimum.
+        /// The fewest SMs that meet them; a rest, or a share without a minimum, counts as one.
         asked: u32,
-        /// The most that one new context could get now.
+        /// The most SMs that one new context can get now.
         available: u32,
         /// SMs that are free but cannot be combined with those.
         stranded: u32,
         /// SMs of the device.
         total: u32,
     },
-    /// A split asks for more SMs than there are, or than can be in such groups.
+    /// A split asks for more SMs than there are, or than are available for such groups.
     #[error(
-        "{total} SMs cannot be split into {groups}: only {available} can be in groups like these{}",
-        if asked <= available { ", so that one of these finds none" } else { "" }
+        "the groups ({groups}) need {asked} SMs; {}",
+        available_to_groups(*asked, *available, *total)
     )]
     UnmetSplit {
-        /// The sizes that were asked for, in order; `all` for as many as there are.
+        /// The requested sizes, in order; `all` for as many SMs as there are.
         groups: String,
         /// SMs of all groups together.
         asked: u32,
-        /// SMs that groups of this kind can have.
+        /// SMs that are available for groups of this kind.
         available: u32,
-        /// SMs that were to be split.
+        /// SMs to be split.
         total: u32,
     },
-    /// The driver refused a split for reasons of the chip's topology.
+    /// The driver refused a split for the chip's topology.
     #[error(
-        "the driver cannot split {total} SMs into {groups} ({code}): not so many are co-scheduled like this on the chip; lower `coscheduled`, or allow `backfill`. CUDA_LOG_FILE makes the driver write its reason"
+        "the driver refused to split {total} SMs into {groups} ({code}): the chip does not have that many SMs co-scheduled in this way; lower `coscheduled`, or allow `backfill`. With CUDA_LOG_FILE set, the driver writes its reason"
     )]
     SplitRefused {
-        /// The sizes that were asked for, in order.
+        /// The requested sizes, in order.
         groups: String,
-        /// SMs that were to be split.
+        /// SMs to be split.
         total: u32,
         /// The driver's code.
         code: CUresult,
     },
     /// MPS leaves the process a part of the SMs, which the driver does not split.
     #[error(
-        "MPS limits this process to {sm_count} SMs, and the driver makes no partitions within that limit; it comes from {limit}, so that partitions divide the SMs instead"
+        "MPS limits this process to {sm_count} SMs, and the driver makes no partitions within that limit; the limit comes from {limit}, so that partitions divide the SMs instead"
     )]
     LimitedByMps {
         /// SMs that MPS leaves the process.
@@ -209,7 +209,7 @@ pub enum Error {
     },
     /// Parts of a split cannot be split again.
     #[error(
-        "these {sm_count} SMs are part of a split, which cannot be split again; create a context over them and split that one's own resource, or ask for all groups in one split"
+        "these {sm_count} SMs are part of a split, which cannot be split again; create a context over them and split that context's resource, or ask for all groups in one split"
     )]
     SplitAgain {
         /// How many SMs.
@@ -235,7 +235,7 @@ pub enum Error {
     )]
     ContextIsCurrent,
     /// No plan keeps the thread-block cluster that a request demands.
-    #[error("`{text}` cannot be: the best plan runs clusters of {best} there: {why}")]
+    #[error("`{text}` cannot be met: the best plan runs clusters of up to {best} there: {why}")]
     ClusterUnavailable {
         /// The request, as a [`PartitionRequest`](crate::planner::PartitionRequest) is written.
         text: String,
@@ -250,10 +250,10 @@ pub enum Error {
     },
     /// The sizes would fit, but not in whole units of the device.
     #[error(
-        "`{requests}` takes at least {asked} of the {total} SMs, which does not work out in units of {unit} SMs; {help}"
+        "`{requests}` needs at least {asked} of the {total} SMs, which does not work out in units of {unit} SMs; {help}"
     )]
     UnitsTooCoarse {
-        /// What was asked, as [`PartitionRequest`](crate::planner::PartitionRequest)s are written.
+        /// The requests, as [`PartitionRequest`](crate::planner::PartitionRequest)s are written.
         requests: String,
         /// SMs asked for, in all.
         asked: u32,
@@ -524,6 +524,19 @@ impl From<BrokenImage> for Error {
             },
         }
     }
+}
+
+/// Says how many of the SMs to be split are available for groups.
+fn available_to_groups(asked: u32, available: u32, total: u32) -> String {
+    if available == total && asked > available {
+        return format!("{available} are available");
+    }
+    let none = if asked <= available {
+        ", so one of them gets none"
+    } else {
+        ""
+    };
+    format!("{available} of {total} are available for groups of this kind{none}")
 }
 
 /// Lists the kernels that a module has, as the end of a message about a missing kernel.

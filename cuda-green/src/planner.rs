@@ -1,71 +1,49 @@
-//! How a device is split: pure functions from facts and requests to the calls to make and their result.
+//! The planner: pure functions from facts and requests to the calls that split a device, and their result.
 //!
-//! Nothing here touches a driver. What cannot be derived, how many groups of a size the chip's topology
-//! allows, is asked through [`GroupCount`].
+//! Nothing here touches a driver. One thing cannot be derived: how many groups of a size the chip's topology
+//! allows. The planner asks for that through [`GroupCount`].
 //!
 //! | driver | a plan is | sizes come in |
 //! |---|---|---|
 //! | 13.1 and later | one structured split, into units that merge or straight into the sizes | 2 SMs |
-//! | 12.5 to 13.0 | units of one split by count, merged, or larger groups where a topology leaves less over then; the remainder joins one partition; else as on 12.4 | units of 8 SMs on compute capability 9.0 and later, of 2 before |
-//! | 12.4 | equal groups and what they leave; unequal ones by splitting that again, within a context | 2 SMs, the groups in the device's own step |
+//! | 12.5 to 13.0 | units of one split by count, merged, or larger groups where these leave less over; the remainder joins one partition; else as on 12.4 | units of 8 SMs on compute capability 9.0 and later, of 2 before |
+//! | 12.4 | equal groups and their remainder; for unequal sizes, the remainder is split again, within a context | 2 SMs, the groups in the device's own step |
 //!
-//! So no driver does worse than an older one. Of all plans that meet what was asked, the best is that in which equal
-//! requests are equal, targets are near, and nobody's SMs are few; of those that are as good, the first of this table.
+//! So no driver does worse than an older one. Of all plans that meet the requests, the best is the one in which equal
+//! requests get equal sizes, targets are missed by little and few SMs are idle; of equally good plans, the one that
+//! stands first in this table.
 //!
 //! A partition keeps the device's co-scheduling, and so its thread-block clusters, unless
 //! [`PartitionRequest::exact`] asks for exact sizes where only units that ignore it give them.
 
+mod area;
 mod candidates;
 mod choose;
+mod counted_split;
 mod demands;
-mod facts;
+mod device_facts;
 mod merged;
 mod nested;
 mod plan;
+mod planning;
 mod refusal;
 mod request;
+mod split_call;
 mod structured;
 mod worth;
 
-pub use candidates::GroupCount;
+pub(crate) use area::Area;
 pub(crate) use choose::{Choice, Piece, State, available, choose};
+pub(crate) use counted_split::{CountedSplit, MergedGroups};
 pub(crate) use demands::Demands;
-pub use facts::DeviceFacts;
-pub(crate) use nested::Area;
+pub use device_facts::DeviceFacts;
 pub(crate) use plan::refusals;
-pub use plan::{Group, Part, Plan, PlannedPartition, RefusedPlan, SplitCall, SplitStrategy};
+pub use plan::{Part, Plan, PlannedPartition, RefusedPlan, SplitStrategy};
+pub use planning::plans;
 pub(crate) use refusal::of_all_plans;
 pub use request::{PartitionRequest, SmRequest};
 pub(crate) use request::{in_words, without_runs};
-
-use crate::error::Result;
-
-/// The plans that meet the requests, best first: where the driver refuses one for reasons of topology
-/// (`CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION`, 915), the next is to be tried.
-///
-/// Best is where equal requests get equal sizes, then where targets are nearest, then where the one with the rest has
-/// all of it. Plans as good as each other stand in this order: a structured split into units that merge, so that they
-/// can change hands later, or straight into the sizes (13.1); merged units of the device's own size, or larger equal
-/// groups, then fine ones if exact sizes are demanded (12.5); groups of splits within splits (12.4).
-///
-/// # Errors
-/// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for requests that contradict each other;
-/// [`Error::ClusterUnavailable`](crate::Error::ClusterUnavailable) where only a demanded cluster is in the
-/// way; [`Error::UnitsTooCoarse`](crate::Error::UnitsTooCoarse) where only the device's units are;
-/// [`Error::InsufficientSms`](crate::Error::InsufficientSms) where the requests exceed the device or no plan
-/// can meet them; what `count_groups` fails with.
-pub fn plans(
-    facts: &DeviceFacts,
-    requests: &[PartitionRequest],
-    count_groups: &GroupCount<'_>,
-) -> Result<Vec<Plan>> {
-    let demands = Demands::of(facts, requests)?;
-    let plans = candidates::all(facts, &demands, count_groups)?;
-    if plans.is_empty() {
-        return Err(refusal::reason(facts, &demands, count_groups)?);
-    }
-    Ok(plans)
-}
+pub use split_call::{Group, GroupCount, SplitCall, SplitFlag};
 
 #[cfg(test)]
 mod tests;

@@ -1,28 +1,29 @@
-//! What a device can be shared by: SMs and workqueues, as the driver hands them out.
+//! The resources that share out a device: SMs and workqueues, as the driver hands them out.
 //!
-//! A split is a value (`request`), is checked without a driver (`check`), becomes one call that the driver
-//! has (`recipe`), and is made (`split`, `calls`). What may be merged and split again, an [`SmResource`] knows
-//! of itself (`sm`, `origin`).
+//! A split is a value (`sm_split`). It is checked without a driver (`check`), lowered to one call that this driver has
+//! (`lowering`) and executed (`split`); plans of the planner come as such calls, and are executed by the same functions
+//! (`split_calls`). Each [`SmResource`] knows its provenance, which decides whether it can be merged or split again (`sm`,
+//! `provenance`).
 
-mod calls;
 mod check;
+mod descriptor;
+mod lowering;
 mod mps;
 mod of_device;
-mod origin;
-mod recipe;
-mod request;
+mod provenance;
 mod sm;
+mod sm_parts;
+mod sm_split;
 mod split;
+mod split_calls;
 #[cfg(test)]
 mod tests;
 mod workqueue;
 
-pub use request::{PerGroup, SmCount, SmSplit};
 pub use sm::SmResource;
-pub use split::{SmParts, SmSizes};
+pub use sm_parts::{SmParts, SmSizes};
+pub use sm_split::{PerGroup, SmCount, SmSplit};
 pub use workqueue::{WorkqueueResource, WorkqueueScope};
 
-pub(crate) use calls::{
-    Split, count_groups, describe, describe_with, is_topology_refusal, split_by_count,
-    split_structured, try_structured,
-};
+pub(crate) use descriptor::describe;
+pub(crate) use split_calls::is_topology_refusal;

@@ -17,7 +17,8 @@ fn in_a_child(call: impl FnOnce() -> Result<()>) -> String {
         0 => {
             let said = match call() {
                 Ok(()) => "success".to_owned(),
-                Err(error) => format!("{error:?}: {error}"),
+                Err(error @ Error::Forked { .. }) => format!("forked: {error}"),
+                Err(error) => format!("another error: {error}"),
             };
             let code = i32::from(writer.write_all(said.as_bytes()).is_err());
             // SAFETY: nothing of this process's is to be ended in order; that is the parent's.
@@ -60,7 +61,7 @@ fn the_error_of_a_forked_child_says_that_it_was_forked() {
             in_a_child(|| device.free_memory().map(drop)),
         ),
     ] {
-        assert!(said.starts_with("Forked"), "{call}: {said}");
+        assert!(said.starts_with("forked"), "{call}: {said}");
         assert!(
             said.contains(&format!("{call} failed: this process was forked after")),
             "{said}"

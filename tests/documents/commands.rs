@@ -13,15 +13,15 @@ use crate::{
 const NOT_RUN: &[(&str, &str)] = &[
     ("cargo xtask test", "runs these tests"),
     (
+        "cargo test --package cuda-green",
+        "the checks run these tests, in the same way",
+    ),
+    (
         "cargo xtask gpu-bundle",
         "builds the whole workspace anew, optimised",
     ),
     ("./gpu-bundle/run.sh", "needs a GPU"),
     ("./gpu-bundle/run.sh suite conformance", "needs a GPU"),
-    (
-        "cargo run --release --package cuda-green-cli -- bench isolation",
-        "measures for minutes, and without a GPU it measures nothing",
-    ),
     (
         "cuda-green bench alloc --json >alloc.json",
         "the program's own tests run it, as a quick measurement",
@@ -116,8 +116,8 @@ fn commands_in_blocks_run() {
 /// trycmd compares what the program's README shows with what the program prints.
 #[test]
 fn outputs_that_are_shown_are_compared() {
-    let test =
-        fs::read_to_string(Path::new(ROOT).join("cuda-green-cli/tests/commands.rs")).unwrap();
+    let test = fs::read_to_string(Path::new(ROOT).join("cuda-green-cli/tests/program/commands.rs"))
+        .unwrap();
     assert!(test.contains("trycmd::TestCases") && test.contains("\"README.md\""));
     for document in prose() {
         let shown = document

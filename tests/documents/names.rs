@@ -110,7 +110,7 @@ fn manifests_name_this_version() {
 const OF_CARGO: [&str; 2] = ["HOST", "OUT_DIR"];
 
 /// The file that looks at the driver's own variables, by way of a function.
-const CHECK: &str = "cuda-green-cli/src/check/surroundings.rs";
+const CHECK: &str = "cuda-green-cli/src/commands/check/surroundings.rs";
 
 fn asked_for(check: &str) -> impl Iterator<Item = &str> {
     let quoted = check.split("(\"").skip(1).filter_map(name_at);

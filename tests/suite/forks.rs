@@ -29,7 +29,7 @@ fn forked(driver: &Driver) -> Result<()> {
     ];
     for (what, call) in calls {
         let said = in_a_child(call);
-        assert!(said.starts_with("Forked"), "{what}: {said}");
+        assert!(said.starts_with("forked"), "{what}: {said}");
     }
     buffer.fill(7)?;
     let mut bytes = [0; 4096];
@@ -48,7 +48,7 @@ fn in_a_child(call: &dyn Fn() -> Result<()>) -> String {
             unsafe { libc::alarm(10) };
             let said = match call() {
                 Ok(()) => "it succeeded".to_owned(),
-                Err(error @ Error::Forked { .. }) => format!("{error:?}"),
+                Err(error @ Error::Forked { .. }) => format!("forked: {error}"),
                 Err(error) => format!("another error: {error}"),
             };
             let code = i32::from(writer.write_all(said.as_bytes()).is_err());

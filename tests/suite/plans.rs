@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cuda_green::{
-    Capabilities, ContextPolicy, CudaVersion, Driver, Error, Result, SmPartitionManager, kernels,
+    ContextPolicy, CudaVersion, Driver, Error, Result, SmPartitionManager, kernels,
     planner::{PartitionRequest, SmRequest},
 };
 
@@ -170,7 +170,7 @@ fn no_way_is_better(driver: &Driver) -> Result<()> {
     let has_clusters = device.properties().compute_capability.0 >= 9;
     for version in versions(driver) {
         let manager: SmPartitionManager<usize> = SmPartitionManager::as_of(&device, version)?;
-        let capabilities = Capabilities::of(version, device.capabilities().granularity);
+        let capabilities = device.capabilities().with_driver(version);
         let oracle = Oracle::of(&device, capabilities);
         let mut random = Random(67890);
         for _ in 0..times(driver, 100, 1_000) {

@@ -61,7 +61,7 @@ fn of_each(driver: &Driver) -> Result<()> {
     assert_eq!(all.sm_count(), device.properties().multiprocessor_count);
     let granularity = device.capabilities().granularity;
     assert_eq!(all.min_partition_size(), granularity.min);
-    assert_eq!(all.coscheduled_alignment(), granularity.multiple);
+    assert_eq!(all.coscheduled_alignment(), granularity.coscheduled);
     assert_eq!(all.flags(), 0);
     let primary = GreenContext::primary(&device, ContextPolicy::default())?;
     assert_eq!(primary.sm_resource()?.sm_count(), all.sm_count());
@@ -72,7 +72,7 @@ fn of_each(driver: &Driver) -> Result<()> {
     let event = Event::new(&device)?;
     for resource in [context.sm_resource()?, stream.sm_resource()?] {
         assert_eq!(resource.sm_count(), size);
-        assert_eq!(resource.coscheduled_alignment(), granularity.multiple);
+        assert_eq!(resource.coscheduled_alignment(), granularity.coscheduled);
         assert_eq!(resource.device().ordinal(), device.ordinal());
     }
     assert_eq!(

@@ -93,7 +93,7 @@ fn pairs(driver: &Driver) -> Result<()> {
         return Ok(());
     };
     let all = device.sm_resource()?;
-    let usual = device.capabilities().granularity.multiple;
+    let usual = device.capabilities().granularity.coscheduled;
     for sizes in [[10, 10], [14, 6]] {
         let split = SmSplit::groups(sizes).coscheduled(2);
         if since(driver, 12, 5) {
@@ -122,7 +122,7 @@ fn discovery(driver: &Driver) -> Result<()> {
         return Ok(());
     };
     let all = device.sm_resource()?;
-    let unit = device.capabilities().granularity.multiple;
+    let unit = device.capabilities().granularity.coscheduled;
     let found = split_and_run(&all, &SmSplit::all())?;
     assert_eq!(found[0] % unit, 0);
     assert!(found[0] * 10 >= all.sm_count() * 9, "{found:?}");
@@ -175,7 +175,7 @@ fn refused_splits(driver: &Driver) -> Result<()> {
     };
     let all = device.sm_resource()?;
     let total = all.sm_count();
-    let unit = device.capabilities().granularity.multiple;
+    let unit = device.capabilities().granularity.coscheduled;
     let clusters = device.properties().compute_capability.0 >= 9;
     let most = if clusters { 32 } else { 2 };
     let none: [u32; 0] = [];

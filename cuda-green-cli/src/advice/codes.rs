@@ -5,7 +5,7 @@ use cuda_green::CUresult;
 use super::gpu::{files, invalid_device, mismatch, no_gpu, same_version};
 use crate::situation::Situation;
 
-/// What a code of the driver asks for.
+/// Returns advice for a code of the driver.
 pub(super) fn of_code(code: CUresult, situation: &Situation) -> Vec<String> {
     let loaded = || match &situation.loaded {
         Some(path) => format!(" ({})", path.display()),
@@ -19,16 +19,16 @@ pub(super) fn of_code(code: CUresult, situation: &Situation) -> Vec<String> {
             "`nvidia-smi` lists the processes that hold the device's memory.".into(),
         ),
         CUresult::CUDA_ERROR_STUB_LIBRARY => one(format!(
-            "The library{} is there for linking only: take its folder out of LD_LIBRARY_PATH.",
+            "The library{} is a stub, for linking only: take its folder out of LD_LIBRARY_PATH.",
             loaded()
         )),
         CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => one(
-            "Its compute mode may be exclusive or prohibited: `nvidia-smi -q -d COMPUTE` tells, `nvidia-smi` \
+            "Its compute mode may be exclusive or prohibited: `nvidia-smi -q -d COMPUTE` shows it, `nvidia-smi` \
              lists the process that has it, and `sudo nvidia-smi -c DEFAULT` lets several in."
                 .into(),
         ),
         CUresult::CUDA_ERROR_DEVICE_NOT_LICENSED => one(
-            "This virtual GPU needs a licence: `nvidia-smi -q` tells its licence's state.".into(),
+            "This virtual GPU needs a licence: `nvidia-smi -q` shows the licence's state.".into(),
         ),
         CUresult::CUDA_ERROR_OPERATING_SYSTEM
         | CUresult::CUDA_ERROR_NOT_PERMITTED
@@ -36,7 +36,7 @@ pub(super) fn of_code(code: CUresult, situation: &Situation) -> Vec<String> {
             let mut advice: Vec<String> = mismatch(situation).into_iter().collect();
             advice.extend(files(situation));
             if advice.is_empty() {
-                advice.push("`sudo dmesg | grep -i nvrm` tells what the kernel module says.".into());
+                advice.push("`sudo dmesg | grep -i nvrm` shows the kernel module's messages.".into());
             }
             advice
         }
@@ -52,8 +52,7 @@ pub(super) fn of_code(code: CUresult, situation: &Situation) -> Vec<String> {
             mismatch(situation).unwrap_or_else(|| same_version(situation).to_owned()),
         ),
         CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => one(format!(
-            "The library{} is newer than the kernel module and relies on forward compatibility, which only \
-             some GPUs have, those of data centres above all. Remove the package cuda-compat, or take its \
+            "The library{} is newer than the kernel module and relies on forward compatibility, which only some GPUs have, mainly those of data centres. Remove the package cuda-compat, or take its \
              folder out of LD_LIBRARY_PATH, so that the driver's own libcuda.so.1 is found.",
             loaded()
         )),
@@ -70,7 +69,7 @@ fn multi_process_service(situation: &Situation) -> String {
         .variable("CUDA_MPS_LOG_DIRECTORY")
         .unwrap_or("/var/log/nvidia-mps");
     format!(
-        "MPS, which is looked for in {pipe}, does not serve this process; {log}/control.log and server.log \
-         say why. `echo quit | nvidia-cuda-mps-control` ends MPS, and `nvidia-cuda-mps-control -d` starts it."
+        "MPS, which is expected in {pipe}, does not serve this process; {log}/control.log and server.log \
+         say why. `echo quit | nvidia-cuda-mps-control` stops MPS, and `nvidia-cuda-mps-control -d` starts it."
     )
 }

@@ -1,15 +1,14 @@
-//! Advice where a driver is loaded that cannot reach a GPU.
+//! Advice for a driver that loads but reaches no GPU.
 
-use super::GIVE_GPUS;
+use super::sentences::GIVE_GPUS;
 use crate::situation::{FileState, Situation};
 
-/// A driver was loaded, and it sees no GPU.
+/// Returns advice for a driver that sees no GPU.
 pub(super) fn no_gpu(situation: &Situation) -> Vec<String> {
     let mut advice: Vec<String> = visible_devices(situation).into_iter().collect();
     if situation.wsl {
         advice.push(
-            "This is the Windows Subsystem for Linux: see that `nvidia-smi` works in Windows, whose driver it \
-             is, and update that."
+            "This is the Windows Subsystem for Linux: make sure that `nvidia-smi` works in Windows, which provides the driver, and update that driver."
                 .into(),
         );
         return advice;
@@ -22,8 +21,7 @@ pub(super) fn no_gpu(situation: &Situation) -> Vec<String> {
     advice.extend(files(situation));
     if advice.is_empty() {
         advice.push(format!(
-            "The kernel module ({module}) is loaded and the device files open. See what `nvidia-smi` lists \
-             and what `sudo dmesg | grep -i nvrm` says; a GPU in MIG mode needs a compute instance."
+            "The kernel module ({module}) is loaded and the device files open. See what `nvidia-smi` lists and what `sudo dmesg | grep -i nvrm` shows; a GPU in MIG mode needs a compute instance."
         ));
     }
     advice
@@ -48,12 +46,12 @@ fn no_kernel_module(situation: &Situation) -> Vec<String> {
         ),
         _ => format!(
             "The kernel module is not loaded: {ABSENT}. Try `sudo modprobe nvidia`; `sudo dmesg | grep -i \
-             nvrm` says why it does not load. It must be installed for the kernel that runs."
+             nvrm` says why it does not load. It must be installed for the running kernel."
         ),
     }]
 }
 
-/// `cuInit` answered that a device is invalid, which is how the driver refuses a list that names one twice.
+/// Returns advice for an invalid device in `cuInit`, the answer to a list of visible devices that names one twice.
 pub(super) fn invalid_device(situation: &Situation) -> Vec<String> {
     let twice = situation.variable("CUDA_VISIBLE_DEVICES").filter(|list| {
         let entries: Vec<&str> = list.split(',').map(str::trim).collect();
@@ -68,7 +66,7 @@ pub(super) fn invalid_device(situation: &Situation) -> Vec<String> {
     }
 }
 
-/// Whether `CUDA_VISIBLE_DEVICES` hides devices.
+/// Returns what to do about `CUDA_VISIBLE_DEVICES`, if it is set and so may hide devices.
 fn visible_devices(situation: &Situation) -> Option<String> {
     let value = situation.variable("CUDA_VISIBLE_DEVICES")?;
     let first = value.split(',').next().unwrap_or_default().trim();
@@ -94,7 +92,7 @@ pub(super) fn no_such_device(situation: &Situation) -> Vec<String> {
     advice
 }
 
-/// The device files that cannot be used, and what makes them usable.
+/// Names the device files that cannot be used, and what makes them usable.
 pub(super) fn files(situation: &Situation) -> Vec<String> {
     let of = |wanted: fn(&FileState) -> bool| {
         let files = situation.device_files.iter();
@@ -115,8 +113,7 @@ pub(super) fn files(situation: &Situation) -> Vec<String> {
     }
     if let Some(paths) = of(|state| matches!(state, FileState::Forbidden)) {
         advice.push(format!(
-            "{paths}: not permitted here, whatever the file's permissions are, as where a container has the \
-             file but not the right to use the device. Start it with {GIVE_GPUS}"
+            "{paths}: not permitted, whatever the file's permissions say. That is so in a container that has the file but not the right to use the device. Start it with {GIVE_GPUS}"
         ));
     }
     if let Some(paths) = of(|state| matches!(state, FileState::Denied { .. })) {
@@ -133,8 +130,7 @@ pub(super) fn files(situation: &Situation) -> Vec<String> {
                  in again."
             ),
             None => "Let this user read and write it (the kernel module's options NVreg_DeviceFileMode, \
-                     NVreg_DeviceFileUID and NVreg_DeviceFileGID decide who may), and see that /dev is not \
-                     mounted `nodev`."
+                     NVreg_DeviceFileUID and NVreg_DeviceFileGID decide who may), and make sure that /dev is not mounted `nodev`."
                 .into(),
         };
         advice.push(format!("{paths}: permission denied to this user. {mend}"));
@@ -142,15 +138,15 @@ pub(super) fn files(situation: &Situation) -> Vec<String> {
     for (path, state) in &situation.device_files {
         if let FileState::Dead(reason) = state {
             advice.push(format!(
-                "{path}: {reason}. `sudo dmesg | grep -i nvrm` tells what the kernel module says."
+                "{path}: {reason}. `sudo dmesg | grep -i nvrm` shows the kernel module's messages."
             ));
         }
     }
     advice
 }
 
-/// Whether the library is of another version than the kernel module. A package for forward compatibility is
-/// meant to be.
+/// Returns advice if the library and the kernel module have different versions. In a package for forward compatibility
+/// they are meant to.
 pub(super) fn mismatch(situation: &Situation) -> Option<String> {
     let module = situation.kernel_module.as_deref()?;
     let path = situation.loaded.as_deref()?;

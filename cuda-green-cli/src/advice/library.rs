@@ -1,11 +1,11 @@
-//! Advice where no library of a driver can be loaded.
+//! Advice for a driver whose library cannot be loaded.
 
 use std::path::Path;
 
-use super::{FIRST_BRANCH, GIVE_GPUS, SIMULATE};
-use crate::situation::Situation;
+use super::sentences::{GIVE_GPUS, SIMULATE};
+use crate::{partitions::FIRST_BRANCH, situation::Situation};
 
-/// No library of a driver was found.
+/// Returns advice if no driver's library was found.
 pub(super) fn no_library(situation: &Situation) -> Vec<String> {
     let mut advice = Vec::new();
     if let Some(path) = &situation.cuda_library {
@@ -30,7 +30,7 @@ pub(super) fn no_library(situation: &Situation) -> Vec<String> {
     advice
 }
 
-/// What gives a container the library that the rest of this driver came without.
+/// The option that adds the CUDA library to a container that has the rest of the driver.
 const WITH_COMPUTE: &str = "start it with `NVIDIA_DRIVER_CAPABILITIES=compute,utility`";
 
 fn container_without_library(sign: &str, situation: &Situation) -> String {
@@ -43,8 +43,7 @@ fn container_without_library(sign: &str, situation: &Situation) -> String {
         };
         let told = match capabilities {
             Some(value) if asks(value) => format!(
-                "NVIDIA_DRIVER_CAPABILITIES is `{value}`, which asks for it: see that the host has it, and that \
-                 the container's own start does not hide it"
+                "NVIDIA_DRIVER_CAPABILITIES is `{value}`, which asks for it: make sure that the host has it, and that the container's start command does not hide it"
             ),
             Some(value) => format!("NVIDIA_DRIVER_CAPABILITIES is `{value}`: {WITH_COMPUTE}"),
             None => format!("NVIDIA_DRIVER_CAPABILITIES is not set: {WITH_COMPUTE}"),
@@ -84,7 +83,7 @@ fn bare_without_library(situation: &Situation) -> String {
     }
 }
 
-/// A library was loaded, but what it answers is no driver's.
+/// Returns advice for a library that loads but does not answer as a driver does.
 pub(super) fn refused(path: &Path, situation: &Situation) -> Vec<String> {
     if situation.named.is_some() {
         let used = "Without --driver and CUDA_GREEN_DRIVER, the system's driver is used.";
@@ -96,7 +95,7 @@ pub(super) fn refused(path: &Path, situation: &Situation) -> Vec<String> {
         && folders.split(':').any(|one| Path::new(one) == folder)
     {
         advice.push(format!(
-            "LD_LIBRARY_PATH is `{folders}`: {} is looked into before the driver's own folder.",
+            "LD_LIBRARY_PATH is `{folders}`: {} is searched before the driver's own folder.",
             folder.display()
         ));
     }
@@ -113,7 +112,7 @@ pub(super) fn refused(path: &Path, situation: &Situation) -> Vec<String> {
     advice
 }
 
-/// The library that was named cannot be loaded.
+/// Returns advice if the named library cannot be loaded.
 pub(super) fn unloadable(path: &Path, situation: &Situation) -> Vec<String> {
     let mut advice = Vec::new();
     let name = path.display().to_string();
@@ -127,7 +126,7 @@ pub(super) fn unloadable(path: &Path, situation: &Situation) -> Vec<String> {
     }
     if !name.contains('/') && situation.named_is_here {
         advice.push(format!(
-            "`{name}` was looked for where the system keeps libraries; the file in this folder is `./{name}`."
+            "`{name}` was searched for where the system keeps libraries; the file in this folder is `./{name}`."
         ));
     } else if !name.contains('/') {
         advice.push(format!(

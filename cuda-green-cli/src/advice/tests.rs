@@ -1,4 +1,4 @@
-//! What is said in each situation, and above all what is not said where nothing supports it.
+//! Tests of the advice in each situation, above all that nothing is said without support.
 
 mod codes;
 mod gpu;
@@ -34,7 +34,7 @@ fn files(states: [FileState; 3]) -> Vec<(String, FileState)> {
     paths.into_iter().map(str::to_owned).zip(states).collect()
 }
 
-/// A machine on which all is as it should be.
+/// Returns a machine without any fault.
 fn healthy() -> Situation {
     Situation {
         kernel_module: Some("580.159.04".into()),
@@ -45,7 +45,7 @@ fn healthy() -> Situation {
     }
 }
 
-/// A machine with these variables.
+/// Returns the machine with these variables.
 fn with(mut situation: Situation, variables: &[(&'static str, &str)]) -> Situation {
     let owned = variables
         .iter()
@@ -61,7 +61,7 @@ fn container(situation: Situation) -> Situation {
     }
 }
 
-/// The advice holds all of `said` and none of `unsaid`.
+/// Asserts that the advice contains all of `said` and none of `unsaid`.
 #[track_caller]
 fn says(error: &Error, situation: &Situation, said: &[&str], unsaid: &[&str]) {
     let text = advice(error, situation).join("\n");

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 
 use super::*;
 
-/// A machine of these files, in which opening a device file ends as `open` says, where the file is there.
+/// Looks at a machine of these files, whose existing device files open as `open` says.
 fn machine(
     files: &[(&str, &str)],
     variables: &[(&str, &str)],

@@ -56,7 +56,7 @@ impl GreenContext {
         let policy = config.policy();
         policy.check()?;
         device.raw_primary_context()?; // as in `create`
-        let descriptor = resource::describe_with(
+        let descriptor = resource::describe(
             device.driver(),
             slice::from_ref(&sms),
             workqueue.map(WorkqueueResource::raw),

@@ -5,7 +5,8 @@ use std::ffi::{CStr, c_int};
 use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute, CUresult};
 
 use crate::{
-    driver::{Driver, ResourceOwner, query_resource, sm_fields},
+    capabilities::Granularity,
+    driver::{Driver, ResourceOwner, query_resource, reported_granularity},
     error::{Error, Result},
 };
 
@@ -30,15 +31,15 @@ pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-/// Returns the granularity that the driver reports, or as the inner error the reason why the device has no green
+/// Returns the granularity that the driver reports, if any, or as the inner error the reason why the device has no green
 /// contexts.
-pub(super) fn granularity(driver: &Driver, device: CUdevice) -> Result<Result<(u32, u32), String>> {
+pub(super) fn granularity(
+    driver: &Driver,
+    device: CUdevice,
+) -> Result<Result<Option<Granularity>, String>> {
     let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
     match query_resource(driver, ResourceOwner::Device(device), kind) {
-        Ok(resource) => {
-            let sms = sm_fields(&resource);
-            Ok(Ok((sms.minSmPartitionSize, sms.smCoscheduledAlignment)))
-        }
+        Ok(resource) => Ok(Ok(reported_granularity(&resource))),
         Err(Error::MissingEntryPoint(missing)) if missing.entry_point.since > missing.driver => {
             Ok(Err(format!(
                 "green contexts need a driver of CUDA 12.4 or later; this one speaks CUDA {}",

@@ -5,7 +5,7 @@ use cuda_green_sys::{
 };
 
 use super::Driver;
-use crate::error::Result;
+use crate::{capabilities::Granularity, error::Result};
 
 /// An object of the driver that has resources.
 #[derive(Clone, Copy)]
@@ -34,6 +34,17 @@ pub(crate) fn query_resource(
         }
     }?;
     Ok(resource)
+}
+
+/// Returns the granularity that the driver reports of an SM resource. Before 13.0 it reports none, and 13.0 reports none
+/// of a split's parts.
+pub(crate) fn reported_granularity(raw: &CUdevResource) -> Option<Granularity> {
+    let CUdevSmResource {
+        minSmPartitionSize: min,
+        smCoscheduledAlignment: coscheduled,
+        ..
+    } = sm_fields(raw);
+    (min > 0 && coscheduled > 0).then_some(Granularity { min, coscheduled })
 }
 
 /// Returns the fields of an SM resource.

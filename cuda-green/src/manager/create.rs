@@ -10,8 +10,8 @@ use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
     partition::{ContextPolicy, GreenContext, GreenContextConfig},
-    planner::{self, Demands, PartitionRequest, Plan, RefusedPlan, SplitCall},
-    resource::{self, SmResource, is_topology_refusal},
+    planner::{self, Demands, PartitionRequest, Plan, RefusedPlan},
+    resource::{SmResource, is_topology_refusal},
 };
 
 impl<Id: Clone + Eq + Debug> ManagerState<Id> {
@@ -102,12 +102,8 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         }
         self.device.check_mps_allows_splits()?;
         let all = self.device.sm_resource()?;
-        let driver = self.device.driver();
-        let dry_run = |plan: &Plan| match &plan.call {
-            SplitCall::Structured(groups) => resource::try_structured(driver, &all, groups),
-            SplitCall::ByCount { .. } => Ok(()), // counted by the planner
-        };
-        let (plan, ()) = self.first_plan(requests, &all, dry_run)?;
+        let dry_run = |plan: &Plan| all.announced_sizes(&plan.call);
+        let (plan, _) = self.first_plan(requests, &all, dry_run)?;
         Ok(plan)
     }
 
@@ -121,7 +117,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     ) -> Result<(Plan, T)> {
         let mut refused = Vec::new();
         let mut refusal = None;
-        let count = self.count_groups(all);
+        let count = |sm_count, flag| all.count_groups(sm_count, flag);
         for plan in planner::plans(&self.facts, requests, &count)? {
             match attempt(&plan) {
                 Ok(done) => return Ok((Plan { refused, ..plan }, done)),

@@ -11,10 +11,10 @@ use crate::{
     events::{PartitionEvent, emit},
     partition::{ContextPolicy, GreenContext, GreenContextConfig},
     planner::{
-        self, Choice, Demands, PartitionRequest, Plan, RefusedPlan, SmRequest, SplitCall,
-        SplitStrategy,
+        self, Choice, CountedSplit, Demands, PartitionRequest, Plan, RefusedPlan, SmRequest,
+        SplitFlag, SplitStrategy,
     },
-    resource::{self, is_topology_refusal},
+    resource::is_topology_refusal,
 };
 
 impl<Id: Clone + Eq + Debug> ManagerState<Id> {
@@ -197,13 +197,13 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
             let units = self.whole_units(&all)?;
             return Ok(Layout::whole(claim, self.facts, all, units));
         }
-        let (unit, fine) = self.facts.unit();
+        let (unit, flag) = self.facts.unit();
+        let count = |sm_count, flag| all.count_groups(sm_count, flag);
         let mut refused = Vec::new();
         let rest = PartitionRequest::rest();
         // With the rest, so that this is in units too; or alone; or in units whatever the size.
         let lists: [&[PartitionRequest]; 3] = [&[*first, rest], &[*first], &[rest]];
-        for requests in lists.into_iter().filter(|_| !fine) {
-            let count = self.count_groups(&all);
+        for requests in lists.into_iter().filter(|_| flag == SplitFlag::None) {
             let plans = match planner::plans(&self.facts, requests, &count) {
                 Err(error @ (Error::Driver { .. } | Error::Poisoned { .. })) => return Err(error),
                 plans => plans.unwrap_or_default(),
@@ -216,7 +216,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
                 if !in_units {
                     continue;
                 }
-                match self.split(&call, &all) {
+                match all.execute(&call) {
                     Err(error) if is_topology_refusal(&error) => {
                         emit(|| PartitionEvent::PlanRefused {
                             device: self.device.ordinal(),
@@ -232,21 +232,11 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
                 }
             }
         }
-        let groups = resource::count_groups(self.device.driver(), &all, unit, fine)?;
-        let strategy = if fine {
-            SplitStrategy::MergedFineUnits
-        } else {
-            SplitStrategy::MergedUnits
-        };
-        let call = SplitCall::ByCount {
-            groups,
-            min_count: unit,
-            fine,
-        };
-        let split = self.split(&call, &all)?;
+        let units = CountedSplit::of(self.facts.sm_count, unit, flag, &count)?;
+        let split = all.execute(&units.call())?;
         Ok(Layout {
             refused,
-            ..Layout::of(claim, self.facts, strategy, &call, split)
+            ..Layout::of(claim, self.facts, units.strategy(), &units.call(), split)
         })
     }
 }

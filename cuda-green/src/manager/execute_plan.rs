@@ -7,8 +7,8 @@ use crate::{
     device::Claim,
     error::{Error, Result},
     partition::ContextPolicy,
-    planner::{Plan, SplitCall, SplitStrategy},
-    resource::{self, SmResource, Split},
+    planner::{Plan, SplitCall, SplitFlag, SplitStrategy},
+    resource::SmResource,
 };
 
 impl<Id: Clone + Eq + Debug> ManagerState<Id> {
@@ -24,21 +24,19 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         let mut layout = match (&plan.call, plan.strategy) {
             (
                 SplitCall::ByCount {
-                    groups, min_count, ..
+                    groups, sm_count, ..
                 },
                 SplitStrategy::EqualGroups | SplitStrategy::Nested,
             ) => {
                 let units = self.whole_units(all)?;
                 let mut layout = Layout::whole(claim, self.facts, all.clone(), units);
-                layout.divide(&self.device, 0, *groups, *min_count)?;
+                layout.divide(&self.device, 0, *groups, *sm_count)?;
                 for sm_count in &plan.nested {
                     layout.divide_remainder(&self.device, *sm_count)?;
                 }
                 layout
             }
-            (call, strategy) => {
-                Layout::of(claim, self.facts, strategy, call, self.split(call, all)?)
-            }
+            (call, strategy) => Layout::of(claim, self.facts, strategy, call, all.execute(call)?),
         };
         let mut partitions = Vec::with_capacity(contexts.len());
         for ((id, policy), planned) in contexts.iter().zip(&plan.partitions) {
@@ -56,27 +54,9 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         Ok((layout, partitions))
     }
 
-    pub(super) fn count_groups<'a>(
-        &'a self,
-        all: &'a SmResource,
-    ) -> impl Fn(u32, bool) -> Result<u32> + 'a {
-        |min, fine| resource::count_groups(self.device.driver(), all, min, fine)
-    }
-
+    /// Returns the number of whole units that the driver can split the device into.
     pub(super) fn whole_units(&self, all: &SmResource) -> Result<u32> {
-        self.count_groups(all)(self.facts.coscheduled(), false)
-    }
-
-    pub(super) fn split(&self, call: &SplitCall, all: &SmResource) -> Result<Split> {
-        let driver = self.device.driver();
-        match call {
-            SplitCall::Structured(groups) => resource::split_structured(driver, all, groups),
-            SplitCall::ByCount {
-                groups,
-                min_count,
-                fine,
-            } => resource::split_by_count(driver, all, *groups, *min_count, *fine),
-        }
+        all.count_groups(self.facts.coscheduled(), SplitFlag::None)
     }
 
     /// Returns the error for requests that do not fit, with the SMs asked for and those that there are.

@@ -11,7 +11,7 @@ use crate::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
         SplitCall, SplitStrategy, State,
     },
-    resource::{SmResource, Split},
+    resource::{SmParts, SmResource},
 };
 
 /// A split of pieces, together: of one or, where pieces merge, several.
@@ -48,12 +48,12 @@ impl Layout {
         facts: DeviceFacts,
         strategy: SplitStrategy,
         call: &SplitCall,
-        split: Split,
+        split: SmParts,
     ) -> Self {
         let mut layout = Self::empty(claim, facts, strategy);
         let coscheduled = |index: usize| match call {
             SplitCall::Structured(groups) => groups.get(index).map_or(1, |group| group.coscheduled),
-            SplitCall::ByCount { min_count, .. } => facts.coscheduled_by_count(*min_count),
+            SplitCall::ByCount { sm_count, .. } => facts.coscheduled_by_count(*sm_count),
         };
         for (index, group) in split.groups.into_iter().enumerate() {
             let area = Area::fixed(group.sm_count(), coscheduled(index));

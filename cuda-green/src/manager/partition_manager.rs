@@ -17,8 +17,6 @@ use super::{
     stream_home::StreamHome,
     verify::{Verification, VerificationMethod},
 };
-#[cfg(feature = "test-utils")]
-use crate::capabilities::Capabilities;
 use crate::{
     device::CudaDevice,
     error::Result,
@@ -106,10 +104,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// As [`with_ids`](Self::with_ids).
     #[cfg(feature = "test-utils")]
     pub fn as_of(device: &CudaDevice, version: CudaVersion) -> Result<Self> {
-        let capabilities = Capabilities::of(
-            version.min(device.capabilities().driver),
-            device.capabilities().granularity,
-        );
+        let own = device.capabilities();
+        let capabilities = own.with_driver(version.min(own.driver));
         let missing = (!capabilities.green_contexts).then_some("the version asked for has none");
         let missing = device.missing_features().or(missing);
         Ok(Self {

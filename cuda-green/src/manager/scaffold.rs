@@ -13,8 +13,8 @@ use crate::{
     device::{Claim, CudaDevice, Lease},
     error::{Error, Result},
     partition::{ContextPolicy, GreenContext},
-    planner::{Area, DeviceFacts, Group, Part, Piece, SplitStrategy, State},
-    resource::{self, SmResource},
+    planner::{Area, DeviceFacts, Group, Part, Piece, SplitCall, SplitFlag, SplitStrategy, State},
+    resource::SmResource,
 };
 
 impl Layout {
@@ -61,13 +61,12 @@ impl Layout {
             .map(GreenContext::sm_resource)
             .transpose()?
             .map(|own| own.leased(&[])); // the parts get leases of their own
-        let split = resource::split_by_count(
-            device.driver(),
-            &own.unwrap_or(resource),
+        let call = SplitCall::ByCount {
             groups,
             sm_count,
-            false,
-        )?;
+            flag: SplitFlag::None,
+        };
+        let split = own.unwrap_or(resource).execute(&call)?;
         let expected = area.split(groups, sm_count);
         // A part with another size than expected is not divided again.
         let part = |expected: Option<Area>, resource: &SmResource| {
@@ -110,11 +109,7 @@ impl Layout {
         sm_count: u32,
     ) -> Result<Vec<usize>> {
         let coscheduled = self.coscheduled_in(pieces, sm_count);
-        let group = Group {
-            sm_count,
-            coscheduled,
-            backfill: true,
-        };
+        let call = SplitCall::Structured(vec![Group::new(sm_count, coscheduled, true)]);
         let as_it_is = match pieces {
             [piece] => Some(&self.resources[*piece]).filter(|resource| resource.can_be_split()),
             _ => None,
@@ -127,7 +122,7 @@ impl Layout {
                 (Some(scaffold), own)
             }
         };
-        let split = resource::split_structured(device.driver(), &own, &[group])?;
+        let split = own.execute(&call)?;
         for piece in pieces {
             self.pieces[*piece].state = State::Split;
         }

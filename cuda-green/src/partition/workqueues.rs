@@ -86,7 +86,7 @@ pub(crate) fn balanced(
             let workqueue = device
                 .workqueue()?
                 .with_scope(WorkqueueScope::GreenContextBalanced)?;
-            let descriptor = resource::describe_with(driver, resources, Some(workqueue.raw()))?;
+            let descriptor = resource::describe(driver, resources, Some(workqueue.raw()))?;
             Partition::create(device, descriptor, leases.clone())
         };
         match with_workqueue() {
@@ -99,7 +99,7 @@ pub(crate) fn balanced(
     } else {
         "workqueue resources need a driver of CUDA 13.1 or later".to_owned()
     };
-    let descriptor = resource::describe(driver, resources)?;
+    let descriptor = resource::describe(driver, resources, None)?;
     let partition = Partition::create(device, descriptor, leases)?;
     Ok((partition, Workqueues::shared(reason)))
 }

@@ -1,17 +1,14 @@
-//! All plans for a list of requests, best first and without those that cannot keep what it demands.
+//! All plans that keep the demands of a list of requests.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
 use super::{
-    Demands, DeviceFacts, Plan, facts::FINE_UNIT, merged, nested, structured, worth::Worth,
+    Demands, DeviceFacts, GroupCount, Plan, SplitFlag, device_facts::FINE_UNIT, merged, nested,
+    structured, worth::Worth,
 };
 use crate::error::Result;
 
-/// The driver's dry run: how many groups of at least this many SMs a split by count would make, with
-/// co-scheduling ignored or not.
-pub type GroupCount<'a> = dyn Fn(u32, bool) -> Result<u32> + 'a;
-
-/// Those plans that keep all that is demanded.
+/// Returns the plans that keep all demands, best first.
 pub(super) fn all(
     facts: &DeviceFacts,
     demands: &Demands,
@@ -19,13 +16,13 @@ pub(super) fn all(
 ) -> Result<Vec<Plan>> {
     let capabilities = &facts.capabilities;
     let known = RefCell::new(BTreeMap::new());
-    let count_groups = &|min: u32, fine: bool| {
-        if let Some(count) = known.borrow().get(&(min, fine)) {
+    let count_groups = &|sm_count: u32, flag: SplitFlag| {
+        if let Some(count) = known.borrow().get(&(sm_count, flag)) {
             return Ok(*count);
         }
-        // More groups than there are SMs for them would be no answer, and no sum below reckons with it.
-        let count = count_groups(min, fine)?.min(facts.sm_count / min.max(1));
-        known.borrow_mut().insert((min, fine), count);
+        // No sum below expects more groups than there are SMs for.
+        let count = count_groups(sm_count, flag)?.min(facts.sm_count / sm_count.max(1));
+        known.borrow_mut().insert((sm_count, flag), count);
         Ok(count)
     };
     let mut plans = Vec::new();
@@ -33,10 +30,11 @@ pub(super) fn all(
         plans.extend(structured::plans(facts, demands, count_groups)?);
     }
     if capabilities.merge {
-        let (unit, fine) = facts.unit();
-        plans.extend(merged::plan(facts, demands, unit, fine, count_groups)?);
+        let (unit, flag) = facts.unit();
+        plans.extend(merged::plan(facts, demands, unit, flag, count_groups)?);
         if unit > FINE_UNIT && demands.list.iter().any(|request| request.exact) {
-            plans.extend(merged::plan(facts, demands, FINE_UNIT, true, count_groups)?);
+            let fine = SplitFlag::IgnoreCoscheduling;
+            plans.extend(merged::plan(facts, demands, FINE_UNIT, fine, count_groups)?);
         }
     }
     plans.extend(nested::plans(facts, demands, count_groups)?);
@@ -46,7 +44,7 @@ pub(super) fn all(
             partition.max_cluster >= request.cluster && demands.is_exact(index, partition.sm_count)
         })
     });
-    // Stable: of plans that are as good, the way that comes first above.
+    // The sort is stable: equally good plans keep the order of the ways above.
     plans.sort_by_key(|plan| {
         let sizes = plan.partitions.iter().map(|partition| partition.sm_count);
         Worth::of(facts, demands, &sizes.collect::<Vec<_>>())

@@ -1,43 +1,43 @@
-//! Which pieces of a split one more context gets.
+//! The choice of pieces for one more context.
 
-use super::{Area, Part, facts::FINE_UNIT};
+use super::{Area, Part, device_facts::FINE_UNIT};
 
-/// A part of the split in force, as far as handing it out depends on it.
+/// A piece of the layout, as far as the choice depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) part: Part,
     pub(crate) area: Area,
     pub(crate) state: State,
-    /// Whether it was cut out of other pieces (13.1), so that it merges with none.
+    /// Whether it was cut out of other pieces (13.1), so that it merges with no other.
     pub(crate) within: bool,
 }
 
-/// What has become of a piece.
+/// The state of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// To be given.
+    /// No context has it.
     Free,
     /// Part of a context.
     Taken,
     /// Split further: its SMs are in other pieces.
     Split,
-    /// No longer there: whole again with those beside it.
+    /// Gone: merged back into the piece that it was split off.
     Gone,
 }
 
-/// What one more context is made of.
+/// The SMs chosen for one more context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// These pieces as they are.
+    /// Whole pieces.
     Pieces(Vec<usize>),
-    /// A group of this many SMs, to be cut out of these pieces together (13.1).
+    /// A group to be cut out of several pieces at once (13.1).
     CutOut {
         /// The pieces.
         pieces: Vec<usize>,
         /// SMs of the group.
         sm_count: u32,
     },
-    /// A group of this many SMs, to be split off this piece.
+    /// A group to be split off one piece.
     SplitOff {
         /// The piece.
         piece: usize,
@@ -46,23 +46,23 @@ pub(crate) enum Choice {
     },
 }
 
-/// The pieces for one more context of at least `asked` SMs: the fewest SMs that do.
+/// Chooses pieces for one more context of at least `requested` SMs: those with the fewest SMs.
 ///
-/// Where pieces merge, that is a set of groups, with or without the remainder where that joins them. Where
-/// they do not, it is one piece, or a part of one. Pieces that keep no clusters above 2, such as a remainder
-/// alone, are given only when nothing else is enough.
+/// Where pieces merge, the choice is a set of groups, and the remainder where `joins` says that it merges with groups.
+/// Where they do not merge, the choice is one piece, or a part of one. Pieces that keep no clusters above 2, such as a
+/// remainder alone, are chosen only when nothing else is large enough.
 ///
-/// `keeps_enough` tells from the SMs that are surely co-scheduled together whether the context may be made of
-/// that.
+/// `keeps_enough` decides from the number of SMs that are surely co-scheduled together whether the context may be made
+/// of them.
 pub(crate) fn choose(
     pieces: &[Piece],
     merge: bool,
     joins: bool,
-    asked: u32,
+    requested: u32,
     keeps_enough: impl Fn(u32) -> bool,
 ) -> Option<Choice> {
     if !merge {
-        return single(pieces, asked, keeps_enough);
+        return single(pieces, requested, keeps_enough);
     }
     let kept = |chosen: &Vec<usize>| {
         let pieces = chosen.iter().filter_map(|index| pieces.get(*index));
@@ -73,13 +73,13 @@ pub(crate) fn choose(
                 .unwrap_or(1),
         )
     };
-    merged(pieces, joins, asked)
+    merged(pieces, joins, requested)
         .filter(kept)
-        .or_else(|| alone(pieces, asked).filter(kept))
+        .or_else(|| alone(pieces, requested).filter(kept))
         .map(Choice::Pieces)
 }
 
-/// Free pieces: groups that merge, or those that stand alone.
+/// Returns the free pieces that merge, or those that stand alone.
 fn free(pieces: &[Piece], alone: bool) -> impl Iterator<Item = (usize, u32)> {
     pieces
         .iter()
@@ -91,15 +91,15 @@ fn free(pieces: &[Piece], alone: bool) -> impl Iterator<Item = (usize, u32)> {
         .map(|(index, piece)| (index, piece.area.sm_count))
 }
 
-fn alone(pieces: &[Piece], asked: u32) -> Option<Vec<usize>> {
+fn alone(pieces: &[Piece], requested: u32) -> Option<Vec<usize>> {
     free(pieces, true)
-        .filter(|(_, sm_count)| *sm_count >= asked)
+        .filter(|(_, sm_count)| *sm_count >= requested)
         .min_by_key(|(_, sm_count)| *sm_count)
         .map(|(index, _)| vec![index])
 }
 
-fn merged(pieces: &[Piece], joins: bool, asked: u32) -> Option<Vec<usize>> {
-    // Every sum that groups can make, each with its last group and the sum before that.
+fn merged(pieces: &[Piece], joins: bool, requested: u32) -> Option<Vec<usize>> {
+    // Each sum that groups can make, with its last group and the sum before that group.
     let all: u32 = free(pieces, false).map(|(_, sm_count)| sm_count).sum();
     let mut sums: Vec<Option<(usize, u32)>> = vec![None; all as usize + 1];
     for (index, sm_count) in free(pieces, false) {
@@ -110,13 +110,13 @@ fn merged(pieces: &[Piece], joins: bool, asked: u32) -> Option<Vec<usize>> {
             }
         }
     }
-    let least = |asked: u32| (asked.max(1)..=all).find(|sum| sums[*sum as usize].is_some());
-    let without = least(asked).map(|sum| (sum, sum, None));
+    let least = |requested: u32| (requested.max(1)..=all).find(|sum| sums[*sum as usize].is_some());
+    let without = least(requested).map(|sum| (sum, sum, None));
     let with = free(pieces, true)
         .next()
         .filter(|_| joins)
         .and_then(|(index, sm_count)| {
-            let sum = least(asked.saturating_sub(sm_count))?;
+            let sum = least(requested.saturating_sub(sm_count))?;
             Some((sum + sm_count, sum, Some(index)))
         });
     let (_, mut sum, remainder) = without
@@ -132,15 +132,15 @@ fn merged(pieces: &[Piece], joins: bool, asked: u32) -> Option<Vec<usize>> {
     Some(chosen)
 }
 
-fn single(pieces: &[Piece], asked: u32, keeps_enough: impl Fn(u32) -> bool) -> Option<Choice> {
+fn single(pieces: &[Piece], requested: u32, keeps_enough: impl Fn(u32) -> bool) -> Option<Choice> {
     let leaves = pieces.iter().enumerate();
     let choices = leaves
         .filter(|(_, piece)| piece.state == State::Free)
         .filter_map(|(index, piece)| {
             let area = piece.area;
-            let part = area.size_of(asked).and_then(|size| area.split(1, size));
+            let part = area.size_of(requested).and_then(|size| area.split(1, size));
             let part = part.filter(|(_, rest)| rest.sm_count > 0);
-            // A piece that cannot be split to this size is given whole.
+            // A piece that cannot be split to this size is chosen whole.
             let given = part.map_or(area, |(group, _)| group);
             let key = (
                 given.coscheduled <= FINE_UNIT,
@@ -155,7 +155,7 @@ fn single(pieces: &[Piece], asked: u32, keeps_enough: impl Fn(u32) -> bool) -> O
                 },
                 None => Choice::Pieces(vec![index]),
             };
-            let fits = area.sm_count >= asked && keeps_enough(given.coscheduled);
+            let fits = area.sm_count >= requested && keeps_enough(given.coscheduled);
             fits.then_some((key, choice))
         });
     choices
@@ -163,7 +163,7 @@ fn single(pieces: &[Piece], asked: u32, keeps_enough: impl Fn(u32) -> bool) -> O
         .map(|(_, choice)| choice)
 }
 
-/// SMs that one more context could get.
+/// Returns the most SMs that one more context can get.
 pub(crate) fn available(pieces: &[Piece], merge: bool, joins: bool) -> u32 {
     let groups = free(pieces, false).map(|(_, sm_count)| sm_count);
     let remainders = free(pieces, true).map(|(_, sm_count)| sm_count);

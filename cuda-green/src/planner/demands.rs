@@ -1,20 +1,20 @@
-//! What a list of requests comes to in SMs: checked against each other and the device, and rounded.
+//! Requests in SMs: checked against each other and the device, and rounded.
 
 use super::{
     DeviceFacts, PartitionRequest, SmRequest,
-    facts::{FINE_UNIT, PORTABLE_CLUSTER},
+    device_facts::{FINE_UNIT, PORTABLE_CLUSTER},
     in_words,
 };
 use crate::error::{Error, Result};
 
-/// A list of requests that can be met as far as plain numbers go.
+/// A list of requests that fits the device before any rounding to units.
 #[derive(Clone, Debug)]
 pub(crate) struct Demands {
     total: u32,
     pub(super) list: Vec<PartitionRequest>,
-    /// The one that takes what the others leave.
+    /// The request that takes what the others leave.
     pub(super) rest: Option<usize>,
-    /// Each in SMs, before any rounding to units.
+    /// SMs of each request, before any rounding to units.
     pub(crate) requested: Vec<u32>,
 }
 
@@ -33,27 +33,29 @@ impl Demands {
                 .or_else(|| requests.iter().rposition(is_share)),
             requested: Vec::new(),
         };
-        demands.requested = demands.nominal().ok_or_else(|| Error::InsufficientSms {
-            requests: in_words(requests),
-            asked: requests
-                .iter()
-                .map(|request| demands.least(request))
-                .fold(0, u32::saturating_add),
-            available: facts.sm_count,
-            stranded: 0,
-            total: facts.sm_count,
-        })?;
+        demands.requested = demands
+            .before_rounding()
+            .ok_or_else(|| Error::InsufficientSms {
+                requests: in_words(requests),
+                asked: requests
+                    .iter()
+                    .map(|request| demands.least(request))
+                    .fold(0, u32::saturating_add),
+                available: facts.sm_count,
+                stranded: 0,
+                total: facts.sm_count,
+            })?;
         Ok(demands)
     }
 
-    /// The same sizes with other demands.
+    /// Returns the same sizes with other demands.
     pub(super) fn changed(&self, change: impl Fn(&mut PartitionRequest)) -> Self {
         let mut changed = self.clone();
         changed.list.iter_mut().for_each(change);
         changed
     }
 
-    /// SMs that a request must have, by plain numbers.
+    /// Returns the fewest SMs for a request, before any rounding.
     fn least(&self, request: &PartitionRequest) -> u32 {
         match request.sms {
             SmRequest::AtLeast(count) | SmRequest::Target(count) => count,
@@ -63,7 +65,7 @@ impl Demands {
         }
     }
 
-    /// SMs that a request must have, its cluster's among them: what no plan may go below.
+    /// Returns the fewest SMs that any plan may give a request, including those for its cluster.
     pub(super) fn floor(&self, index: usize) -> u32 {
         self.list.get(index).map_or(1, |request| {
             let least = match request.sms {
@@ -74,14 +76,14 @@ impl Demands {
         })
     }
 
-    /// SMs that no target may exceed: what was asked, but no less than the smallest partition.
+    /// Returns the most SMs that a target may get: the requested number, or the smallest partition where that is more.
     pub(super) fn most(&self, index: usize, smallest: u32) -> u32 {
-        let asked = self.requested.get(index).copied().unwrap_or(self.total);
+        let requested = self.requested.get(index).copied().unwrap_or(self.total);
         let cluster = self.list.get(index).map_or(1, |request| request.cluster);
-        asked.max(smallest).max(cluster)
+        requested.max(smallest).max(cluster)
     }
 
-    /// The first of each kind of request, and the one with the rest.
+    /// Returns the first of each kind of request, and the one that takes the rest.
     pub(super) fn distinct(&self) -> impl Iterator<Item = usize> {
         (0..self.list.len()).filter(|index| {
             let mut before = self.list.iter().take(*index);
@@ -89,12 +91,12 @@ impl Demands {
         })
     }
 
-    /// Limits for targets, from one that lowers none downwards: the largest targets are lowered first, and equal
-    /// ones alike.
+    /// Returns limits for targets in falling order; the first lowers none. Lower limits lower the largest targets first,
+    /// and equal targets alike.
     pub(super) fn caps(&self, step: u32) -> impl Iterator<Item = u32> {
         let targets = self.list.iter().zip(&self.requested);
         let targets = targets.filter(|(request, _)| request.is_target());
-        let largest = targets.map(|(_, asked)| *asked).max().unwrap_or(0);
+        let largest = targets.map(|(_, requested)| *requested).max().unwrap_or(0);
         let step = step.max(1);
         let lower = (step..largest).rev().filter(move |cap| cap % step == 0);
         std::iter::once(u32::MAX).chain(lower)
@@ -105,17 +107,17 @@ impl Demands {
         u32::try_from(share).unwrap_or(self.total).max(1)
     }
 
-    fn nominal(&self) -> Option<Vec<u32>> {
+    fn before_rounding(&self) -> Option<Vec<u32>> {
         let rest = self.rest.and_then(|rest| self.list.get(rest));
         let rest_least = rest.map_or(0, |request| self.least(request));
         let sizes = self.divided(|request| self.least(request), rest_least, 1, self.total)?;
         (sum(&sizes)? <= self.total).then_some(sizes)
     }
 
-    /// Each request in SMs where sizes are multiples of `unit` and at least `min`. The one that takes the rest
-    /// has what is left of the device; nothing where that is not enough. Without one, rounding may make them
-    /// more than the device. Of `room` SMs at most, shares are made for all but that one. Targets have `cap` SMs at
-    /// most, if that is no less than `min`.
+    /// Returns each request in SMs, in multiples of `unit` and at least `min`. The request that takes the rest has what
+    /// is left of the device; if that is too little, the result is `None`. Without such a request, rounding may exceed
+    /// the device. Shares of the other requests come out of at most `room` SMs. Targets have at most `cap` SMs, but no
+    /// less than `min`.
     pub(super) fn sizes(&self, unit: u32, min: u32, room: u32, cap: u32) -> Option<Vec<u32>> {
         let unit = unit.max(1);
         let floor = |request: &PartitionRequest| {
@@ -136,8 +138,8 @@ impl Demands {
         self.divided(floor, self.rest_least(), unit, room)
     }
 
-    /// As [`sizes`](Self::sizes): what each has at least, and of what that leaves the shares, rounded down to
-    /// units. Where units do not work out, the shares that come first have theirs.
+    /// Does the work of [`sizes`](Self::sizes): gives each request its `floor`, then divides what is left among the
+    /// shares, rounded down to units. Where there are too few units, earlier shares come first.
     fn divided(
         &self,
         floor: impl Fn(&PartitionRequest) -> u32,
@@ -167,13 +169,13 @@ impl Demands {
         Some(sizes)
     }
 
-    /// SMs that the one with the rest must have; none where nobody has it.
+    /// Returns the fewest SMs for the request that takes the rest; 0 if there is none.
     pub(super) fn rest_least(&self) -> u32 {
         let request = self.rest.and_then(|rest| self.list.get(rest));
         request.map_or(0, |request| self.least(request).max(request.cluster))
     }
 
-    /// Whether a size is what an exact request asks for. Shares and the rest take what there is.
+    /// Returns whether a size meets an exact request. Shares and the rest are met by any size.
     pub(crate) fn is_exact(&self, index: usize, sm_count: u32) -> bool {
         let Some(request) = self.list.get(index).filter(|request| request.exact) else {
             return true;
@@ -190,7 +192,7 @@ impl Demands {
     }
 }
 
-/// The sum of sizes, if it is a number of SMs at all.
+/// Returns the sum of sizes; `None` where it overflows.
 pub(super) fn sum(sizes: &[u32]) -> Option<u32> {
     sizes
         .iter()
@@ -222,7 +224,7 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
                 return invalid("request", request.to_string(), reason);
             }
             SmRequest::Percent(percent @ (0 | 101..)) => {
-                let reason = "a part of the device is 1 to 100 percent";
+                let reason = "a partition has 1 to 100 percent of the device";
                 return invalid("request", format!("{percent}%"), reason);
             }
             SmRequest::Share { weight: 0, .. } => {
@@ -240,11 +242,12 @@ fn check(requests: &[PartitionRequest]) -> Result<()> {
     let count = |is: fn(&SmRequest) -> bool| requests.iter().filter(|r| is(&r.sms)).count();
     let rests = count(|sms| *sms == SmRequest::Rest);
     if rests > 1 {
-        let reason = "only one partition can have the rest";
+        let reason = "only one partition can take the rest";
         return invalid("requests", in_words(requests), reason);
     }
     if rests == 1 && count(|sms| matches!(sms, SmRequest::Share { .. })) > 0 {
-        let reason = "shares take all that is left; give the rest a share of its own";
+        let reason =
+            "shares take all that is left; give the partition that takes the rest a share instead";
         return invalid("requests", in_words(requests), reason);
     }
     Ok(())

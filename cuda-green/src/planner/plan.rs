@@ -1,14 +1,14 @@
-//! A plan: the calls to make, the partitions they give, and why it is this one.
+//! Plans: the split of a device, the partitions that it gives, and better plans that were refused.
 
 use std::fmt;
 
-use super::DeviceFacts;
+use super::{DeviceFacts, SplitCall};
 
-/// How a plan meets the sizes that were asked for.
+/// The way in which a plan meets the requested sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SplitStrategy {
-    /// One structured split into units and what each size needs beside them, merged (13.1).
+    /// One structured split into units, the last of each partition with the SMs beside whole units, merged (13.1).
     StructuredUnits,
     /// One structured split with a size for each group (13.1).
     Structured,
@@ -16,15 +16,15 @@ pub enum SplitStrategy {
     MergedUnits,
     /// The same with units that ignore co-scheduling: exact to 2 SMs, but no clusters above 2.
     MergedFineUnits,
-    /// Equal groups of one split by count, and what it leaves (12.4; later ones where units do not come to the sizes).
+    /// Equal groups of one split by count, and its remainder (12.4; on later drivers where units do not fit the sizes).
     EqualGroups,
-    /// Groups of splits within splits: each further one divides what the one before left, through a
-    /// scaffold context over that (12.4; later ones where units do not come to the sizes).
+    /// Groups of splits within splits: each further one divides the remainder of the one before, through a scaffold
+    /// context over it (12.4; on later drivers where units do not fit the sizes).
     Nested,
 }
 
 impl SplitStrategy {
-    /// Whether contexts are made of several parts, so that parts can change hands.
+    /// Returns whether contexts are made of several parts, so that parts can change hands.
     pub fn merges(self) -> bool {
         matches!(
             self,
@@ -46,41 +46,12 @@ impl fmt::Display for SplitStrategy {
     }
 }
 
-/// One group of a structured split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Group {
-    /// SMs of the group.
-    pub sm_count: u32,
-    /// So many of them are co-scheduled together.
-    pub coscheduled: u32,
-    /// Whether the size may be filled up with SMs that are not.
-    pub backfill: bool,
-}
-
-/// The split of the device that a plan begins with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SplitCall {
-    /// `cuDevSmResourceSplit` with these groups.
-    Structured(Vec<Group>),
-    /// `cuDevSmResourceSplitByCount`.
-    ByCount {
-        /// Groups to ask for.
-        groups: u32,
-        /// SMs of each.
-        min_count: u32,
-        /// Whether co-scheduling is ignored.
-        fine: bool,
-    },
-}
-
-/// A part of the split's result.
+/// A part of a split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     /// The group of this index: those of the first split, then one of each nested split.
     Group(usize),
-    /// What the last split left over.
+    /// All SMs that no group has; after nested splits, those that the last one left.
     Remainder,
 }
 
@@ -88,8 +59,7 @@ pub enum Part {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PlannedPartition {
-    /// SMs asked for, before any rounding to units; of a share or the rest, what is left of the device by
-    /// plain numbers.
+    /// SMs requested, before any rounding to units; for a share or the rest, what the other requests leave.
     pub requested: u32,
     /// SMs it will have.
     pub sm_count: u32,
@@ -106,7 +76,7 @@ pub struct PlannedPartition {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Plan {
-    /// How the sizes are met.
+    /// The way in which the sizes are met.
     pub strategy: SplitStrategy,
     /// The split of the device.
     pub call: SplitCall,
@@ -116,18 +86,18 @@ pub struct Plan {
     pub nested: Vec<u32>,
     /// The partitions, in the order of the requests.
     pub partitions: Vec<PlannedPartition>,
-    /// SMs that no partition has, but further contexts can have.
+    /// SMs left for further contexts.
     pub left_over: u32,
-    /// SMs that nobody can be given.
+    /// SMs that no context can have.
     pub stranded: u32,
-    /// Why they cannot.
+    /// The reason for stranded SMs.
     pub stranded_reason: Option<String>,
     /// Better plans that the driver refused before this one.
     pub refused: Vec<RefusedPlan>,
 }
 
 impl Plan {
-    /// A plan with what its partitions do not have told apart: what others can have, and what nobody can.
+    /// Returns a plan, with the SMs that no partition has divided into left over and stranded ones.
     pub(super) fn new(
         facts: &DeviceFacts,
         strategy: SplitStrategy,
@@ -176,7 +146,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Which better plans the driver refused, in words; nothing where there are none.
+/// Returns in words which better plans the driver refused; `None` if it refused none.
 pub(crate) fn refusals(refused: &[RefusedPlan]) -> Option<String> {
     let plans: Vec<String> = refused.iter().map(RefusedPlan::to_string).collect();
     (!plans.is_empty()).then(|| {
@@ -187,18 +157,18 @@ pub(crate) fn refusals(refused: &[RefusedPlan]) -> Option<String> {
     })
 }
 
-/// Plans of one strategy that the driver refused for what the chip looks like (915).
+/// Plans of one strategy that the driver refused for the chip's topology (915).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RefusedPlan {
-    /// How they would have met the sizes.
+    /// The strategy.
     pub strategy: SplitStrategy,
-    /// How many arrangements of groups were tried.
+    /// Number of arrangements of groups that were tried.
     pub arrangements: u32,
 }
 
 impl RefusedPlan {
-    /// Notes one more refusal.
+    /// Adds one more refusal to the list.
     pub(crate) fn note(refused: &mut Vec<Self>, strategy: SplitStrategy) {
         match refused.iter_mut().find(|one| one.strategy == strategy) {
             Some(one) => one.arrangements += 1,

@@ -1,12 +1,12 @@
-//! Why no plan meets a list of requests: which demand is in the way, and what would help.
+//! The errors where no plan meets a list of requests: the demand in the way, and what would help.
 
 use super::{
     Demands, DeviceFacts, GroupCount, PartitionRequest, Plan, PlannedPartition, SplitStrategy,
-    candidates::all, facts::FINE_UNIT, in_words,
+    candidates::all, device_facts::FINE_UNIT, in_words,
 };
 use crate::error::{Error, Result};
 
-/// The error for requests that no plan meets.
+/// Returns the error for requests that no plan meets.
 pub(super) fn reason(
     facts: &DeviceFacts,
     demands: &Demands,
@@ -53,13 +53,14 @@ pub(super) fn reason(
     .is_empty()
     {
         return Ok(too_coarse(
-            "sizes that need not be exact would fit; CUDA 12.5 splits into units of 2, and 13.1 without losing clusters",
+            "inexact sizes would fit; CUDA 12.5 splits into units of 2 SMs, and 13.1 also keeps thread-block clusters",
         ));
     }
     Ok(too_coarse("ask for a few SMs less"))
 }
 
-/// The error where the driver refused all plans: a demanded cluster, if there are plans without it.
+/// Returns the error where the driver refused all plans: a demanded cluster if other plans lack only that, else
+/// `refusal`.
 pub(crate) fn of_all_plans(
     facts: &DeviceFacts,
     requests: &[PartitionRequest],
@@ -75,7 +76,7 @@ pub(crate) fn of_all_plans(
     Ok(cluster_in_the_way(facts, &demands, &without).unwrap_or(refusal))
 }
 
-/// What the best of the plans lacks that keep all but the clusters.
+/// Returns the cluster that the best plan lacks, of plans that keep all but the clusters.
 fn cluster_in_the_way(facts: &DeviceFacts, demands: &Demands, plans: &[Plan]) -> Option<Error> {
     let lacking = |plan: &Plan| {
         let partitions = plan.partitions.iter().zip(&demands.list);
@@ -112,12 +113,12 @@ fn why(facts: &DeviceFacts, plan: &Plan, partition: &PlannedPartition) -> String
     }
     if partition.sm_count < facts.coscheduled() {
         return format!(
-            "a partition of {} SMs holds no larger one",
+            "a partition of {} SMs runs no larger one",
             partition.sm_count
         );
     }
     format!(
-        "the chip's whole units of {} SMs go to the other partitions, and the {} SMs that are left are together in pairs only; smaller sizes leave it one",
+        "the chip's whole units of {} SMs go to the other partitions, and the {} SMs left are co-scheduled in pairs only; smaller sizes leave it a whole unit",
         facts.coscheduled(),
         partition.sm_count
     )

@@ -1,40 +1,39 @@
-//! What partitions ask for.
+//! Requests for partitions.
 
 use std::fmt;
 
-/// How many SMs a partition asks for.
+/// The number of SMs that a partition asks for.
 ///
-/// Sizes come in units: see [the planner](crate::planner). A request rounds to whole units as each variant
-/// says, and what rounding leaves goes to the rest or to the last share; without one it is left for further
-/// contexts.
+/// Sizes come in units: see [the planner](crate::planner). Each variant says how it rounds to whole units. SMs that
+/// rounding leaves go to the rest or to the last share; without one they are left for further contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SmRequest {
-    /// This many or, where the units demand it, a few more: rounded up.
+    /// This many SMs, rounded up to whole units.
     AtLeast(u32),
-    /// As near to this as can be without going over: rounded down, but to no less than one unit.
+    /// At most this many SMs: rounded down, but to no less than one unit.
     Target(u32),
-    /// This many percent of the device's SMs, 1 to 100: rounded down to whole SMs, then as a
+    /// A percentage of the device's SMs, 1 to 100: rounded down to whole SMs, then treated as a
     /// [`Target`](Self::Target).
     Percent(u32),
-    /// A minimum, and a share by weight of what all counts, percents and minimums leave.
+    /// A minimum, and a share by weight of the SMs that all counts, percentages and minimums leave.
     ///
     /// The minimum rounds up, to at least one unit; the share of what is left, `left × weight ÷ sum of
-    /// weights`, rounds down. The last share of a list takes what the others leave, so that nothing is over.
+    /// weights`, rounds down. The last share of a list takes what the others leave, so that no SM is left.
     Share {
-        /// SMs that it has in any case; 0 is no minimum.
+        /// The minimum in SMs; 0 for none.
         at_least: u32,
-        /// Its part of what is left, beside the weights of the other shares.
+        /// The weight, relative to the other shares.
         weight: u32,
     },
-    /// All that the others leave. At most one of a list, and not beside a share.
+    /// All SMs that the others leave. At most one request of a list can ask for it, and none beside a share.
     ///
-    /// Before 13.1, beside [exact](PartitionRequest::exact) sizes, it may be rounded down to whole units, where
-    /// nothing else meets those.
+    /// Before 13.1, beside [exact](PartitionRequest::exact) sizes, it may be rounded down to whole units, if only that
+    /// meets those sizes.
     Rest,
 }
 
-/// What one partition asks for.
+/// A request for one partition.
 ///
 /// ```
 /// use cuda_green::planner::PartitionRequest;
@@ -47,16 +46,16 @@ pub enum SmRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PartitionRequest {
-    /// How many SMs.
+    /// The SMs that it asks for.
     pub sms: SmRequest,
-    /// The thread-block cluster that must run in it, in blocks: 1, 2, 4 or 8. With 1, none is demanded.
+    /// Blocks of the thread-block cluster that must run in it: 1, 2, 4 or 8. With 1, no cluster is demanded.
     pub cluster: u32,
-    /// Whether the size must be met to 2 SMs, even at the price of clusters above 2.
+    /// Whether the size must be exact to 2 SMs, even at the price of clusters above 2.
     pub exact: bool,
 }
 
-/// As the program `cuda-green` takes it: `64`, `25%`, `16+2` (at least 16 and a share of weight 2), `rest`; of a target
-/// `up to 64`.
+/// Writes it as the program `cuda-green` takes it: `64`, `25%`, `16+2` (at least 16 and a share of weight 2), `rest`; a
+/// target as `up to 64`.
 impl fmt::Display for SmRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,7 +68,7 @@ impl fmt::Display for SmRequest {
     }
 }
 
-/// The SMs, then what else is demanded: `64 exactly in clusters of 8`.
+/// Writes the SMs, then the other demands: `64 exactly in clusters of 8`.
 impl fmt::Display for PartitionRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.sms.fmt(f)?;
@@ -83,12 +82,12 @@ impl fmt::Display for PartitionRequest {
     }
 }
 
-/// A list of requests as one text.
+/// Returns a list of requests as one text.
 pub(crate) fn in_words(requests: &[PartitionRequest]) -> String {
     without_runs(requests.iter().map(ToString::to_string)).join(", ")
 }
 
-/// The same texts, where many that follow each other are alike one with their number: `16 × 8`.
+/// Returns the texts with each long run of equal ones replaced by one with their number: `16 × 8`.
 pub(crate) fn without_runs(texts: impl Iterator<Item = String>) -> Vec<String> {
     const MANY: usize = 5;
     let texts: Vec<String> = texts.collect();
@@ -111,37 +110,37 @@ impl From<SmRequest> for PartitionRequest {
 }
 
 impl PartitionRequest {
-    /// [`SmRequest::AtLeast`].
+    /// Requests [`SmRequest::AtLeast`].
     pub fn at_least(sms: u32) -> Self {
         SmRequest::AtLeast(sms).into()
     }
 
-    /// [`SmRequest::Target`].
+    /// Requests [`SmRequest::Target`].
     pub fn target(sms: u32) -> Self {
         SmRequest::Target(sms).into()
     }
 
-    /// [`SmRequest::Percent`].
+    /// Requests [`SmRequest::Percent`].
     pub fn percent(percent: u32) -> Self {
         SmRequest::Percent(percent).into()
     }
 
-    /// [`SmRequest::Share`].
+    /// Requests [`SmRequest::Share`].
     pub fn share(at_least: u32, weight: u32) -> Self {
         SmRequest::Share { at_least, weight }.into()
     }
 
-    /// [`SmRequest::Rest`].
+    /// Requests [`SmRequest::Rest`].
     pub fn rest() -> Self {
         SmRequest::Rest.into()
     }
 
-    /// Whether it takes less than it asks for where units do not work out.
+    /// Returns whether it accepts fewer SMs than it asks for.
     pub(crate) fn is_target(&self) -> bool {
         matches!(self.sms, SmRequest::Target(_) | SmRequest::Percent(_))
     }
 
-    /// The weight of a share; 0 of all others.
+    /// Returns the weight of a share; 0 for all others.
     pub(super) fn weight(&self) -> u64 {
         match self.sms {
             SmRequest::Share { weight, .. } => weight.into(),
@@ -149,8 +148,8 @@ impl PartitionRequest {
         }
     }
 
-    /// Demands that clusters of so many blocks run in it: 2, 4 or 8. Plans that cannot keep that are not
-    /// used. A partition that demands it has at least as many SMs.
+    /// Demands that clusters of this many blocks run in it: 2, 4 or 8. Plans that do not ensure that are not used. The
+    /// partition has at least as many SMs.
     #[must_use]
     pub fn cluster(self, blocks: u32) -> Self {
         Self {
@@ -159,11 +158,11 @@ impl PartitionRequest {
         }
     }
 
-    /// Demands its size to 2 SMs: an odd count is rounded to an even one, up or down as the request rounds.
+    /// Demands a size that is exact to 2 SMs: an odd count is rounded to an even one, up or down as the request rounds.
     ///
-    /// From 13.1 on that costs nothing. From 12.5 to 13.0, on compute capability 9.0 and later, all
-    /// partitions are then made of units of 2 SMs that ignore co-scheduling, if whole units do not do by
-    /// chance: kernels in clusters above 2 no longer run in them. Shares and the rest take what there is.
+    /// From 13.1 on that costs nothing. From 12.5 to 13.0, on compute capability 9.0 and later, it makes all partitions
+    /// of units of 2 SMs that ignore co-scheduling, unless whole units happen to fit: kernels in clusters above 2 no
+    /// longer run in them. It has no effect on shares and the rest.
     #[must_use]
     pub fn exact(self) -> Self {
         Self {

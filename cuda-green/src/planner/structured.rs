@@ -1,16 +1,16 @@
-//! Plans of one structured split (13.1): a size of its own for each group, or units that merge.
+//! Plans of one structured split (13.1): a group for each size, or units that merge.
 
 use super::{
-    Demands, DeviceFacts, Group, GroupCount, Part, Plan, PlannedPartition, SplitCall,
-    SplitStrategy, demands::sum, facts::FINE_UNIT,
+    Demands, DeviceFacts, Group, GroupCount, Part, Plan, PlannedPartition, SplitCall, SplitFlag,
+    SplitStrategy, demands::sum, device_facts::FINE_UNIT,
 };
 use crate::error::Result;
 
-/// So many units a structured split may lose to groups that need a few SMs beside whole units.
+/// The most units that a structured split may lose to groups that need a few SMs beside whole units.
 const MOST_UNITS_LOST: u32 = 3;
 
-/// The structured plans, best first: units that merge, so that they can change hands later; then the sizes
-/// themselves. The driver looks at groups in their order, and which one it accepts depends on the chip.
+/// Returns the structured plans, best first: units that merge, so that they can change hands later; then a group for
+/// each size. The driver handles groups in their order, so which order it accepts depends on the chip.
 pub(super) fn plans(
     facts: &DeviceFacts,
     demands: &Demands,
@@ -38,14 +38,14 @@ pub(super) fn plans(
         .iter()
         .all(|size| *size >= facts.capabilities.granularity.min.max(unit))
     {
-        let units = count_groups(unit, false)?;
+        let units = count_groups(unit, SplitFlag::None)?;
         for units in (units.saturating_sub(MOST_UNITS_LOST)..=units).rev() {
             for plain_first in [true, false] {
                 add(in_units(facts, demands, &sizes, unit, units, plain_first));
             }
         }
     }
-    // More partitions than the chip has whole units: the smallest that demand no cluster do without one.
+    // Where there are more partitions than whole units, the smallest that demand no cluster do without a unit.
     let mut without: Vec<usize> = (0..sizes.len()).collect();
     without.sort_by_key(|index| sizes.get(*index).copied());
     without.retain(|index| {
@@ -106,8 +106,9 @@ fn plan(
     Plan::new(facts, strategy, SplitCall::Structured(groups), partitions)
 }
 
-/// A group for each size; a small one is co-scheduled as far as it goes, and these in pairs. Small ones come first if said so: each
-/// needs a whole unit, of which a large one beside them needs not all that it would take.
+/// Returns the plan with one group for each size. A group smaller than a unit is co-scheduled as far as its size allows,
+/// and groups of `in_pairs` in pairs only. With `small_first`, small groups precede large ones: each needs a whole unit,
+/// while a large group can do with fewer whole units than it would take.
 fn in_sizes(
     facts: &DeviceFacts,
     demands: &Demands,
@@ -133,18 +134,14 @@ fn in_sizes(
                 coscheduled /= 2;
             }
             parts.push(Part::Group(groups.len()));
-            groups.push(Group {
-                sm_count,
-                coscheduled,
-                backfill: true,
-            });
+            groups.push(Group::new(sm_count, coscheduled, true));
         }
     }
     plan(facts, demands, SplitStrategy::Structured, groups, parts)
 }
 
-/// The same sizes with each group in units: the last of them has what a unit does not divide. Groups of one
-/// split merge where they are co-scheduled alike. There are at most so many units in all.
+/// Returns the plan with each size in units, at most `most` in all. The last unit of a size also has the SMs beside whole
+/// units. The groups of one split merge, since they are co-scheduled alike.
 fn in_units(
     facts: &DeviceFacts,
     demands: &Demands,
@@ -155,14 +152,14 @@ fn in_units(
 ) -> Option<Plan> {
     let mut units: Vec<u32> = sizes.iter().map(|size| (size / unit).max(1)).collect();
     for _ in most..units.iter().sum() {
-        // The last of the largest can best do with a coarser piece: `max_by_key` gives the last.
+        // The last of the largest partitions can best do with a larger last unit; `max_by_key` returns the last.
         *units
             .iter_mut()
             .max_by_key(|units| **units)
             .filter(|units| **units > 1)? -= 1;
     }
-    // One with something over may take whole units for it that plain ones miss later; or plain ones leave
-    // no unit for it.
+    // A unit with more SMs may use up whole units that plain ones then lack; or plain ones leave none for it. So both
+    // orders are tried.
     let mut groups = Vec::new();
     let mut parts = vec![Vec::new(); units.len()];
     for plain in [plain_first, !plain_first] {
@@ -179,15 +176,11 @@ fn in_units(
     Some(plan(facts, demands, strategy, groups, parts))
 }
 
-/// So many SMs in so many groups of a unit each; the last has what is over.
+/// Returns this many SMs as groups of one unit each; the last group has the SMs beside whole units.
 fn units_of(sm_count: u32, units: u32, unit: u32) -> Option<impl Iterator<Item = Group>> {
     let last = sm_count
         .checked_sub(units.checked_sub(1)?.checked_mul(unit)?)
         .filter(|last| *last >= unit)?;
-    let group = move |sm_count| Group {
-        sm_count,
-        coscheduled: unit,
-        backfill: sm_count != unit,
-    };
+    let group = move |sm_count| Group::new(sm_count, unit, sm_count != unit);
     Some((1..units).map(move |_| group(unit)).chain([group(last)]))
 }

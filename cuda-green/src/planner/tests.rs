@@ -5,13 +5,13 @@ use super::*;
 use cuda_green_sys::CudaVersion;
 
 use crate::{
-    capabilities::{Capabilities, Granularity},
+    capabilities::Capabilities,
     error::{Error, Result},
 };
 
 fn facts(sm_count: u32, compute_capability: (u32, u32), driver: (u16, u8)) -> DeviceFacts {
-    let granularity = Granularity::of(compute_capability, None);
-    let capabilities = Capabilities::of(CudaVersion::new(driver.0, driver.1), granularity);
+    let driver = CudaVersion::new(driver.0, driver.1);
+    let capabilities = Capabilities::of(driver, compute_capability, None);
     DeviceFacts {
         sm_count,
         compute_capability,
@@ -20,7 +20,7 @@ fn facts(sm_count: u32, compute_capability: (u32, u32), driver: (u16, u8)) -> De
 }
 
 /// As many groups as the numbers allow; a real chip's topology may allow fewer.
-fn by_numbers(facts: DeviceFacts) -> impl Fn(u32, bool) -> Result<u32> {
+fn by_numbers(facts: DeviceFacts) -> impl Fn(u32, SplitFlag) -> Result<u32> {
     move |min, _| Ok(facts.sm_count / min.max(1))
 }
 
@@ -32,7 +32,8 @@ fn sizes(plan: &Plan) -> Vec<u32> {
 }
 
 /// As an H200 does it (measured, driver 580).
-fn h200(min: u32, fine: bool) -> Result<u32> {
+fn h200(min: u32, flag: SplitFlag) -> Result<u32> {
+    let fine = flag == SplitFlag::IgnoreCoscheduling;
     Ok(match min {
         0..=8 if !fine => 15,
         129..=132 => 1,
@@ -84,8 +85,8 @@ fn the_quad_of_an_h200_follows_its_topology() {
         plan.call,
         SplitCall::ByCount {
             groups: 15,
-            min_count: 8,
-            fine: false
+            sm_count: 8,
+            flag: SplitFlag::None
         }
     );
 }

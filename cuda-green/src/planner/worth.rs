@@ -1,31 +1,32 @@
-//! The measure that plans are compared by: how far they fall short of what was asked.
+//! The measure that plans are compared by: how far they fall short of the requests.
 
 use super::{Demands, DeviceFacts, PartitionRequest};
 
-/// What a plan's sizes fall short of; less is better, and what comes first counts first.
+/// The shortfall of a plan's sizes; less is better, and earlier fields count first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Worth {
-    /// SMs by which partitions with equal requests differ at most.
+    /// SMs between the largest and the smallest partition of equal requests, summed over the kinds of requests.
     unequal: u32,
-    /// SMs by which targets are below what whole units give.
+    /// SMs by which targets are missed, beyond rounding to whole units.
     below: u32,
-    /// SMs that nobody has, though one was to have the rest.
+    /// SMs that no partition has although one takes the rest.
     idle: u32,
 }
 
 impl Worth {
+    /// Measures the sizes of a plan's partitions.
     pub(super) fn of(facts: &DeviceFacts, demands: &Demands, sizes: &[u32]) -> Self {
         let unit = facts.unit().0;
-        // The one with the rest has what the others leave, whatever that is.
+        // The partition that takes the rest is excluded: any size meets it.
         let entries = demands.list.iter().zip(sizes).enumerate();
         let others: Vec<(usize, &PartitionRequest, u32)> = entries
             .filter(|(index, _)| demands.rest != Some(*index))
             .map(|(index, (request, size))| (index, request, *size))
             .collect();
-        let asked = |index: usize| demands.requested.get(index).copied().unwrap_or(0);
+        let requested = |index: usize| demands.requested.get(index).copied().unwrap_or(0);
         let targets = others.iter().filter(|(_, request, _)| request.is_target());
         let below = targets
-            .map(|(index, _, size)| (asked(*index) / unit * unit).saturating_sub(*size))
+            .map(|(index, _, size)| (requested(*index) / unit * unit).saturating_sub(*size))
             .sum();
         let kinds = demands.distinct().filter(|of| demands.rest != Some(*of));
         let unequal = kinds.filter_map(|of| {

@@ -1,42 +1,28 @@
-//! Whether a split can be at all: everything that can be known before the driver is asked.
+//! The checks of a split that need no driver.
 
-use super::{
-    origin::Granularity,
-    request::{PerGroup, SmCount, SmSplit},
-};
+use super::sm_split::{PerGroup, SmCount, SmSplit};
 use crate::{
+    capabilities::Granularity,
     error::{Error, Result},
-    planner::without_runs,
+    planner::{Group, without_runs},
 };
 
-/// What is split, as far as a split depends on it.
+/// The SMs to be split, as far as a split depends on them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Input {
     pub(super) total: u32,
     pub(super) granularity: Granularity,
-    /// Whether there are thread-block clusters (compute capability 9.0), and so larger co-scheduling.
+    /// Whether the device has thread-block clusters (compute capability 9.0), and so larger co-scheduling.
     pub(super) has_clusters: bool,
 }
 
-/// One group, with every value that was given for all or by default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
-    /// 0: as many as there are.
-    pub(super) sm_count: u32,
-    pub(super) coscheduled: u32,
-    /// Whether that was asked for, and is not only the default.
-    pub(super) demands: bool,
-    pub(super) preferred: u32,
-    pub(super) backfill: bool,
-}
-
-/// The most SMs that can be co-scheduled (13.1 header).
+/// Returns the most SMs that can be co-scheduled together (13.1 header).
 fn most_coscheduled(input: &Input) -> u32 {
     if input.has_clusters { 32 } else { 2 }
 }
 
-/// Each group of the split, checked against what is split.
-pub(super) fn check(input: &Input, split: &SmSplit) -> Result<Vec<Wanted>> {
+/// Returns the groups of the split with all defaults filled in, checked against the SMs to be split.
+pub(super) fn check(input: &Input, split: &SmSplit) -> Result<Vec<Group>> {
     let SmSplit {
         counts,
         coscheduled,
@@ -63,71 +49,70 @@ pub(super) fn check(input: &Input, split: &SmSplit) -> Result<Vec<Wanted>> {
             );
         }
     }
-    let wanted = counts
-        .iter()
-        .enumerate()
-        .map(|(index, count)| {
-            let demanded = coscheduled.as_ref().and_then(|values| values.get(index));
-            let unit = demanded.unwrap_or(input.granularity.alignment.max(1));
-            let preferred = preferred_coscheduled
-                .as_ref()
-                .and_then(|values| values.get(index));
-            Ok(Wanted {
-                sm_count: match count {
+    let mut groups = Vec::with_capacity(counts.len());
+    for (index, count) in counts.iter().enumerate() {
+        let usual = input.granularity.coscheduled.max(1);
+        let coscheduled = coscheduled.as_ref().and_then(|values| values.get(index));
+        let coscheduled = coscheduled.unwrap_or(usual);
+        let preferred = preferred_coscheduled
+            .as_ref()
+            .and_then(|values| values.get(index));
+        groups.push(Group {
+            preferred_coscheduled: preferred.unwrap_or(coscheduled),
+            ..Group::new(
+                match count {
                     SmCount::Exactly(0) => {
                         return invalid(
                             "sm_count",
                             "0".into(),
-                            "a group has at least one SM; `SmCount::All` finds out how many there are",
+                            "a group has at least one SM; `SmCount::All` asks for as many as there are",
                         );
                     }
                     SmCount::Exactly(count) => *count,
                     SmCount::All => 0,
                 },
-                coscheduled: unit,
-                demands: demanded.is_some(),
-                preferred: preferred.unwrap_or(unit),
-                backfill: backfill.get(index).unwrap_or(false),
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    wanted
+                coscheduled,
+                backfill.get(index).unwrap_or(false),
+            )
+        });
+    }
+    groups
         .iter()
-        .try_for_each(|group| check_group(input, group))?;
-    let asked = wanted
+        .try_for_each(|group| check_group(input, group, coscheduled.is_some()))?;
+    let sizes: Vec<u32> = groups.iter().map(|group| group.sm_count).collect();
+    let requested = sizes
         .iter()
-        .fold(0u32, |sum, group| sum.saturating_add(group.sm_count));
-    if asked > input.total {
+        .fold(0u32, |sum, size| sum.saturating_add(*size));
+    if requested > input.total {
         return Err(Error::UnmetSplit {
-            groups: in_words(wanted.iter().map(|group| group.sm_count)),
-            asked,
+            groups: sizes_in_words(&sizes),
+            asked: requested,
             available: input.total,
             total: input.total,
         });
     }
-    Ok(wanted)
+    Ok(groups)
 }
 
-/// The sizes of groups as one text; 0 stands for as many as there are.
-pub(super) fn in_words(counts: impl IntoIterator<Item = u32>) -> String {
-    let counts = counts.into_iter().map(|count| match count {
+/// Returns the sizes of groups as one text; 0 stands for as many SMs as there are.
+pub(super) fn sizes_in_words(sizes: &[u32]) -> String {
+    let sizes = sizes.iter().map(|size| match size {
         0 => "all".to_owned(),
-        count => count.to_string(),
+        size => size.to_string(),
     });
-    without_runs(counts).join(" + ")
+    without_runs(sizes).join(" + ")
 }
 
-fn check_group(input: &Input, group: &Wanted) -> Result<()> {
-    let Wanted {
+fn check_group(input: &Input, group: &Group, demands_coscheduling: bool) -> Result<()> {
+    let Group {
         sm_count,
         coscheduled,
-        demands,
-        preferred,
+        preferred_coscheduled: preferred,
         backfill,
     } = *group;
     let most = most_coscheduled(input);
     for (name, value, given) in [
-        ("coscheduled", coscheduled, demands),
+        ("coscheduled", coscheduled, demands_coscheduling),
         ("preferred_coscheduled", preferred, preferred != coscheduled),
     ] {
         let problem = if !given {
@@ -137,7 +122,7 @@ fn check_group(input: &Input, group: &Wanted) -> Result<()> {
         } else if value > most && input.has_clusters {
             "at most 32 SMs can be co-scheduled"
         } else if value > most {
-            "before compute capability 9.0, 2 SMs are co-scheduled and never more"
+            "before compute capability 9.0, no more than 2 SMs are co-scheduled"
         } else {
             continue;
         };
@@ -147,7 +132,7 @@ fn check_group(input: &Input, group: &Wanted) -> Result<()> {
         return invalid(
             "preferred_coscheduled",
             format!("{preferred} beside {coscheduled} co-scheduled"),
-            "what is preferred is made of whole co-scheduled units, so it is a multiple of those",
+            "the preferred number is a multiple of `coscheduled`",
         );
     }
     if sm_count == 0 {
@@ -157,17 +142,17 @@ fn check_group(input: &Input, group: &Wanted) -> Result<()> {
         return invalid(
             "sm_count",
             format!("{sm_count} with {coscheduled} co-scheduled"),
-            "a group has at least one co-scheduled unit, backfill or not; lower `coscheduled`",
+            "a group has at least one co-scheduled unit, even with backfill; lower `coscheduled`",
         );
     }
     if !backfill && sm_count % coscheduled != 0 {
         return invalid(
             "sm_count",
             format!("{sm_count} with {coscheduled} co-scheduled"),
-            "without backfill a group is a multiple of what is co-scheduled",
+            "without backfill the size is a multiple of `coscheduled`",
         );
     }
-    let step = input.granularity.alignment.clamp(1, 2);
+    let step = input.granularity.coscheduled.clamp(1, 2);
     if sm_count % step != 0 {
         return invalid(
             "sm_count",

@@ -1,21 +1,20 @@
 //! Limits of MPS, the server through which processes share a GPU, that forbid splits.
 
-use cuda_green_sys::CUresult;
-
-use super::count_groups;
+use super::split_calls::is_topology_refusal;
 use crate::{
     device::CudaDevice,
     error::{Error, Result},
+    planner::SplitFlag,
 };
 
-/// The environment variable of MPS's clients that limits their SMs.
+/// The environment variable that limits the SMs of an MPS client.
 const PERCENTAGE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
 
 impl CudaDevice {
-    /// Refuses splits where MPS leaves the process a part of the SMs. The driver then refuses to split them into whole
-    /// units, and says that there are none where it is only asked. It makes groups without co-scheduling, but what
-    /// they leave it counts from the whole device, 130 SMs beside 2 of 98, so those are not used either (measured with
-    /// 75 and 50 % on an H200, driver 580).
+    /// Refuses splits where MPS leaves the process only a part of the SMs. The driver then refuses to split them into
+    /// whole units, and counts 0 units in a dry run. It does make groups without co-scheduling, but counts their
+    /// remainder from the whole device, 130 SMs beside 2 of 98, so these are not used either (measured with 75 and 50 %
+    /// on an H200, driver 580).
     ///
     /// # Errors
     /// [`Error::LimitedByMps`]; [`Error::Driver`].
@@ -24,22 +23,19 @@ impl CudaDevice {
             return Ok(());
         }
         let all = self.sm_resource()?;
-        match count_groups(self.driver(), &all, 1, false) {
-            Ok(0)
-            | Err(Error::Driver {
-                code: CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
-                ..
-            }) => Err(Error::LimitedByMps {
-                sm_count: all.sm_count(),
-                limit: match std::env::var(PERCENTAGE) {
-                    Ok(percent) => format!("{PERCENTAGE}={percent}: unset it"),
-                    Err(_) => "its daemon's default active thread percentage: raise it to 100 \
-                        (`set_default_active_thread_percentage` of `nvidia-cuda-mps-control`)"
-                        .to_owned(),
-                },
-            }),
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
+        match all.count_groups(1, SplitFlag::None) {
+            Ok(0) => {}
+            Err(error) if is_topology_refusal(&error) => {}
+            counted => return counted.map(drop),
         }
+        Err(Error::LimitedByMps {
+            sm_count: all.sm_count(),
+            limit: match std::env::var(PERCENTAGE) {
+                Ok(percent) => format!("{PERCENTAGE}={percent}: unset it"),
+                Err(_) => "its daemon's default active thread percentage: raise it to 100 \
+                    (`set_default_active_thread_percentage` of `nvidia-cuda-mps-control`)"
+                    .to_owned(),
+            },
+        })
     }
 }

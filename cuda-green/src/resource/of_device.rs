@@ -1,4 +1,4 @@
-//! Resources that a device has.
+//! The resources of a device.
 
 use cuda_green_sys::CUdevResourceType;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl CudaDevice {
-    /// All SMs of the device, as the driver describes them.
+    /// Returns all SMs of the device, as the driver describes them.
     ///
     /// # Errors
     /// [`Error::MissingEntryPoint`](crate::Error::MissingEntryPoint) before CUDA 12.4; [`Error::Driver`](crate::Error::Driver).
@@ -21,7 +21,7 @@ impl CudaDevice {
         Ok(SmResource::queried(self, raw, None))
     }
 
-    /// How the device's workqueues are configured, from which configurations for contexts are made. CUDA 13.1;
+    /// Returns the configuration of the device's workqueues, from which configurations for contexts are made. CUDA 13.1;
     /// proven against the real header and the simulated driver.
     ///
     /// # Errors

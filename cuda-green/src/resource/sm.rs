@@ -1,20 +1,22 @@
-//! SM resources: how many SMs, and where they are from, which decides what may be done with them.
+//! SM resources: sets of SMs that know their device and their provenance.
 
 use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
-use super::origin::{Granularity, Origin, Place, SplitId};
+use super::provenance::{Provenance, SplitId};
 use crate::{
+    capabilities::Granularity,
     device::{CudaDevice, Lease},
-    driver::sm_fields,
+    driver::{reported_granularity, sm_fields},
     error::{Error, Result},
+    planner::Part,
 };
 
 /// A set of SMs that the driver described: those of a device, a context or a stream, or parts of a split.
 ///
-/// It knows its device and the split that it is of, so that what the driver would take without a word, and
-/// then count wrongly, is an error here: parts of two splits in one context, or one part twice.
+/// It knows its device and the split that it is part of, so mistakes that the driver accepts silently, and then counts
+/// wrongly, are errors here: parts of two splits in one context, or one part twice.
 ///
 /// ```
 /// use cuda_green::{Driver, GreenContext, GreenContextConfig, SmSplit};
@@ -31,66 +33,63 @@ use crate::{
 /// # }
 /// ```
 ///
-/// Two splits of one resource know nothing of each other and share SMs. Keeping account of what was given to
-/// whom is what [`SmPartitionManager`](crate::SmPartitionManager) is for.
+/// Two splits of one resource know nothing of each other and share SMs. [`SmPartitionManager`](crate::SmPartitionManager)
+/// keeps account of who has which SMs.
 #[derive(Clone)]
 pub struct SmResource {
     device: CudaDevice,
-    origin: Origin,
-    first: Part,
+    provenance: Provenance,
+    first: RawResource,
     /// Further parts of the same split.
-    more: Vec<Part>,
-    /// What keeps a manager from giving these SMs to others: of what was split, so the same for all its parts.
+    more: Vec<RawResource>,
+    /// Leases that keep a manager from giving these SMs to others. All parts of a split have those of what was split.
     leases: Vec<Arc<Lease>>,
 }
 
-/// One resource of the driver's.
+/// One of the driver's resources, and the part of a split that it is.
 #[derive(Clone, Copy)]
-struct Part {
+struct RawResource {
     raw: CUdevResource,
-    place: Place,
+    part: Part,
     granularity: Granularity,
 }
 
 // SAFETY: the resource is a value; the one pointer in it (13.1) is null or the driver's own, and is never
 // followed here.
-unsafe impl Send for Part {}
+unsafe impl Send for RawResource {}
 // SAFETY: as above; nothing is changed through a shared reference.
-unsafe impl Sync for Part {}
+unsafe impl Sync for RawResource {}
 
 impl SmResource {
-    /// What the driver answered to a query. `coscheduled`: what the asker knows of it, where the driver says
-    /// nothing.
+    /// Returns the resource that the driver answered a query with. `coscheduled` is the caller's knowledge, used where
+    /// the driver reports nothing.
     pub(crate) fn queried(
         device: &CudaDevice,
         raw: CUdevResource,
         coscheduled: Option<u32>,
     ) -> Self {
         let known = device.capabilities().granularity;
-        let otherwise = match coscheduled.filter(|own| *own < known.multiple) {
+        let otherwise = match coscheduled.filter(|own| *own < known.coscheduled) {
             Some(own) => Granularity {
                 min: own,
-                alignment: own,
+                coscheduled: own,
             },
-            None => Granularity {
-                min: known.min,
-                alignment: known.multiple,
-            },
+            None => known,
         };
         Self {
             device: device.clone(),
-            origin: Origin::Query,
-            first: Part {
+            provenance: Provenance::Query,
+            first: RawResource {
                 raw,
-                place: Place::Group(0),
-                granularity: Granularity::of(&raw, otherwise),
+                part: Part::Group(0),
+                granularity: reported_granularity(&raw).unwrap_or(otherwise),
             },
             more: Vec::new(),
             leases: Vec::new(),
         }
     }
 
-    /// The same SMs, held by these leases.
+    /// Returns the same SMs, held by these leases.
     pub(crate) fn leased(self, leases: &[Arc<Lease>]) -> Self {
         Self {
             leases: leases.to_vec(),
@@ -98,81 +97,81 @@ impl SmResource {
         }
     }
 
-    /// What holds them.
+    /// Returns the leases that hold the SMs.
     pub(crate) fn leases(&self) -> &[Arc<Lease>] {
         &self.leases
     }
 
-    /// A group of a split of this.
+    /// Returns a group of a split of this resource.
     pub(super) fn group(
         &self,
         raw: CUdevResource,
         id: SplitId,
-        index: u32,
+        index: usize,
         granularity: Granularity,
     ) -> Self {
-        self.part(raw, id, Place::Group(index), granularity, false)
+        self.part(raw, id, Part::Group(index), granularity, false)
     }
 
-    /// What a split of this left over.
+    /// Returns the remainder of a split of this resource.
     pub(super) fn remainder(&self, raw: CUdevResource, id: SplitId, structured: bool) -> Self {
-        self.part(raw, id, Place::Remainder, Granularity::PAIRS, structured)
+        self.part(raw, id, Part::Remainder, Granularity::PAIRS, structured)
     }
 
     fn part(
         &self,
         raw: CUdevResource,
         id: SplitId,
-        place: Place,
+        part: Part,
         otherwise: Granularity,
         structured: bool,
     ) -> Self {
         Self {
             device: self.device.clone(),
-            origin: Origin::Split { id, structured },
-            first: Part {
+            provenance: Provenance::Split { id, structured },
+            first: RawResource {
                 raw,
-                place,
-                granularity: Granularity::of(&raw, otherwise),
+                part,
+                granularity: reported_granularity(&raw).unwrap_or(otherwise),
             },
             more: Vec::new(),
             leases: self.leases.clone(),
         }
     }
 
-    /// Its device.
+    /// Returns its device.
     pub fn device(&self) -> &CudaDevice {
         &self.device
     }
 
-    /// How many SMs.
+    /// Returns the number of SMs.
     pub fn sm_count(&self) -> u32 {
         self.raw_parts().map(|raw| sm_fields(raw).smCount).sum()
     }
 
-    /// The smallest partition of it, in SMs: as the driver says or, where it says nothing (before 13.0, and
-    /// on 13.0 of a split's parts), as NVIDIA's guide has it for the device.
+    /// Returns the SMs of the smallest partition of it: as the driver reports or, where it reports nothing (before 13.0,
+    /// and on 13.0 for parts of a split), as NVIDIA's guide says for the device.
     pub fn min_partition_size(&self) -> u32 {
         self.granularity().min
     }
 
-    /// So many of its SMs are co-scheduled together, in each of its groups; known as
-    /// [`min_partition_size`](Self::min_partition_size) is.
+    /// Returns how many SMs are co-scheduled together in each of its groups. The source is that of
+    /// [`min_partition_size`](Self::min_partition_size).
     pub fn coscheduled_alignment(&self) -> u32 {
-        self.granularity().alignment
+        self.granularity().coscheduled
     }
 
-    /// The driver's flags of it (`CUdevSmResourceGroup_flags`, 13.1); 0 before.
+    /// Returns the driver's flags of it (`CUdevSmResourceGroup_flags`, 13.1); 0 before.
     pub fn flags(&self) -> u32 {
         sm_fields(&self.first.raw).flags
     }
 
-    /// The driver's resources that it is made of: one, or several of one split.
+    /// Returns the driver's resources that it is made of: one, or several of one split.
     pub fn raw_parts(&self) -> impl Iterator<Item = &CUdevResource> {
         self.parts().map(|part| &part.raw)
     }
 
-    /// Several parts of one split as one resource, for one context.
+    /// Merges several parts of one split into one resource, for one context.
     ///
     /// ```
     /// use cuda_green::{Driver, Error, SmResource, SmSplit};
@@ -189,9 +188,9 @@ impl SmResource {
     /// ```
     ///
     /// # Errors
-    /// [`Error::IncompatibleResources`] for none, for resources of two devices or two splits, for a part that
-    /// comes twice, for a queried resource beside others, and from 13.1 on for parts that are co-scheduled
-    /// differently (the 13.1 header). [`Error::Unsupported`] for several before CUDA 12.5.
+    /// [`Error::IncompatibleResources`] for no resource, for resources of two devices or two splits, for one part twice,
+    /// for a queried resource beside others, and from 13.1 on for parts that are co-scheduled differently (the 13.1
+    /// header). [`Error::Unsupported`] for several before CUDA 12.5.
     pub fn merge(resources: &[SmResource]) -> Result<SmResource> {
         let incompatible = |reason| Err(Error::IncompatibleResources { reason });
         let Some((first, others)) = resources.split_first() else {
@@ -203,19 +202,19 @@ impl SmResource {
             if merged.device != other.device {
                 return incompatible("they are of different devices");
             }
-            let Origin::Split { id, .. } = merged.origin else {
+            let Provenance::Split { id, .. } = merged.provenance else {
                 return incompatible(
-                    "what was asked of a device, context or stream has all of its SMs, so nothing can be added",
+                    "a resource queried of a device, context or stream has all of its SMs, so nothing can be added",
                 );
             };
-            if !matches!(other.origin, Origin::Split { id: its, .. } if its == id) {
+            if !matches!(other.provenance, Provenance::Split { id: its, .. } if its == id) {
                 return incompatible(
-                    "they are not of one split call: the driver would count SMs twice that both have",
+                    "they are not parts of one split call: the driver would count the SMs that both have twice",
                 );
             }
             if other
                 .parts()
-                .any(|part| merged.parts().any(|own| own.place == part.place))
+                .any(|part| merged.parts().any(|own| own.part == part.part))
             {
                 return incompatible(
                     "one part was given twice: the driver would count its SMs twice",
@@ -238,38 +237,28 @@ impl SmResource {
         Ok(merged)
     }
 
-    /// Whether it can be split as it is: what was asked of a device, a context or a stream, and what a structured split
-    /// left over.
+    /// Returns whether the driver splits it: yes for a queried resource, and for the remainder of a structured split.
     pub(crate) fn can_be_split(&self) -> bool {
-        match self.origin {
-            Origin::Query => true,
-            Origin::Split { structured, .. } => {
-                structured && self.first.place == Place::Remainder && self.more.is_empty()
+        match self.provenance {
+            Provenance::Query => true,
+            Provenance::Split { structured, .. } => {
+                structured && self.first.part == Part::Remainder && self.more.is_empty()
             }
         }
     }
 
-    /// Refuses what the driver refuses to split: parts of a split, but for what a structured one left over.
-    pub(super) fn check_splittable(&self) -> Result<()> {
-        if self.can_be_split() {
-            return Ok(());
-        }
-        Err(Error::SplitAgain {
-            sm_count: self.sm_count(),
-        })
-    }
-
-    /// Of several parts the least, as a context over them reports it (measured on an H200).
+    /// Returns the granularity; of several parts the least, as a context over them reports it (measured on an H200).
     pub(super) fn granularity(&self) -> Granularity {
         self.parts()
             .map(|part| part.granularity)
-            .min_by_key(|granularity| granularity.alignment)
+            .min_by_key(|granularity| granularity.coscheduled)
             .unwrap_or(Granularity::PAIRS)
     }
 
-    /// How many SMs are co-scheduled together at best: a group's guarantee holds beside a remainder.
+    /// Returns the most SMs that are co-scheduled together in any of its parts: a group keeps its guarantee beside a
+    /// remainder.
     pub(crate) fn best_coscheduled(&self) -> u32 {
-        let alignments = self.parts().map(|part| part.granularity.alignment);
+        let alignments = self.parts().map(|part| part.granularity.coscheduled);
         alignments.max().unwrap_or(1)
     }
 
@@ -277,7 +266,7 @@ impl SmResource {
         &self.first.raw
     }
 
-    fn parts(&self) -> impl Iterator<Item = &Part> {
+    fn parts(&self) -> impl Iterator<Item = &RawResource> {
         slice::from_ref(&self.first).iter().chain(&self.more)
     }
 }
@@ -287,7 +276,7 @@ impl fmt::Debug for SmResource {
         f.debug_struct("SmResource")
             .field("sm_count", &self.sm_count())
             .field("device", &self.device.ordinal())
-            .field("origin", &self.origin)
+            .field("provenance", &self.provenance)
             .finish_non_exhaustive()
     }
 }

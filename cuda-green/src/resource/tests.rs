@@ -6,13 +6,13 @@ use cuda_green_sys::CudaVersion;
 
 use super::{
     check::{Input, check},
-    origin::Granularity,
-    recipe::{Merged, Recipe},
-    request::{SmCount, SmSplit},
+    lowering::{Lowered, Lowering},
+    sm_split::{SmCount, SmSplit},
 };
 use crate::{
-    capabilities::Capabilities,
+    capabilities::{Capabilities, Granularity},
     error::{Error, Result},
+    planner::{CountedSplit, Group, MergedGroups, SplitCall, SplitFlag},
 };
 
 /// An H200 as it was measured: 15 units of 8 and 12 SMs beside them, or 66 pairs.
@@ -20,39 +20,48 @@ const H200: Input = Input {
     total: 132,
     granularity: Granularity {
         min: 8,
-        alignment: 8,
+        coscheduled: 8,
     },
     has_clusters: true,
 };
 
-fn groups_of_h200(size: u32, flags: u32) -> Result<u32> {
-    Ok(match flags {
-        1 => 132 / size.next_multiple_of(2),
+fn groups_of_h200(size: u32, flag: SplitFlag) -> Result<u32> {
+    Ok(match flag {
+        SplitFlag::IgnoreCoscheduling => 132 / size.next_multiple_of(2),
         _ => (132 / size.next_multiple_of(8).min(132)).min(15),
     })
 }
 
 fn capabilities(major: u16, minor: u8) -> Capabilities {
-    let granularity = crate::capabilities::Granularity::of((9, 0), Some((8, 8)));
-    Capabilities::of(CudaVersion::new(major, minor), granularity)
+    Capabilities::of(
+        CudaVersion::new(major, minor),
+        (9, 0),
+        Some(H200.granularity),
+    )
 }
 
-fn recipe(version: (u16, u8), split: &SmSplit) -> Result<Recipe> {
-    let wanted = check(&H200, split)?;
-    let capabilities = capabilities(version.0, version.1);
-    Recipe::of(&H200, &capabilities, &wanted, false, &groups_of_h200)
+fn lower(version: (u16, u8), split: &SmSplit) -> Result<Lowered> {
+    let lowering = Lowering {
+        input: H200,
+        capabilities: &capabilities(version.0, version.1),
+        groups: &check(&H200, split)?,
+        demands_coscheduling: split.coscheduled.is_some(),
+        count_groups: &groups_of_h200,
+        is_dry_run: false,
+    };
+    lowering.lower()
 }
 
 /// Refused up to one version, done from the next on.
 fn since(before: (u16, u8), first: (u16, u8), split: &SmSplit) {
-    match recipe(before, split) {
+    match lower(before, split) {
         Err(Error::Unsupported { needs, driver, .. }) => {
             assert_eq!(needs, CudaVersion::new(first.0, first.1), "{split:?}");
             assert_eq!(driver, CudaVersion::new(before.0, before.1));
         }
         other => panic!("{split:?}: {other:?}"),
     }
-    recipe(first, split).unwrap_or_else(|error| panic!("{split:?}: {error}"));
+    lower(first, split).unwrap_or_else(|error| panic!("{split:?}: {error}"));
 }
 
 #[test]
@@ -92,71 +101,90 @@ fn what_needs_a_newer_driver_says_which() {
         SmSplit::groups([132]).backfill(true),
     ] {
         for version in [(12, 4), (12, 5), (13, 0), (13, 1), (13, 5)] {
-            recipe(version, &split).unwrap_or_else(|error| panic!("{split:?}: {error}"));
+            lower(version, &split).unwrap_or_else(|error| panic!("{split:?}: {error}"));
         }
     }
 }
 
 #[test]
 fn one_call_makes_it() {
-    let by_count = |split: &SmSplit| match recipe((13, 0), split).unwrap() {
-        Recipe::Equal {
+    let by_count = |split: &SmSplit| match lower((13, 0), split).unwrap() {
+        Lowered::Groups(SplitCall::ByCount {
             groups,
-            size,
-            flags,
-        } => (groups, size, flags),
+            sm_count,
+            flag,
+        }) => (groups, sm_count, flag),
         other => panic!("{split:?}: {other:?}"),
     };
-    assert_eq!(by_count(&SmSplit::equal(4, 32)), (4, 32, 0));
-    assert_eq!(by_count(&SmSplit::equal(4, 30).coscheduled(2)), (4, 30, 1));
+    assert_eq!(by_count(&SmSplit::equal(4, 32)), (4, 32, SplitFlag::None));
+    assert_eq!(
+        by_count(&SmSplit::equal(4, 30).coscheduled(2)),
+        (4, 30, SplitFlag::IgnoreCoscheduling)
+    );
     let large = SmSplit::equal(2, 32).preferred_coscheduled(16);
-    assert_eq!(by_count(&large), (2, 32, 2));
+    assert_eq!(by_count(&large), (2, 32, SplitFlag::MaxClusterSize));
     // A driver rounds up to all there is.
     let whole = SmSplit::groups([132]).backfill(true);
-    assert_eq!(by_count(&whole), (1, 132, 0));
+    assert_eq!(by_count(&whole), (1, 132, SplitFlag::None));
 
-    let merged = |split: &SmSplit| match recipe((13, 0), split).unwrap() {
-        Recipe::Units {
-            unit,
-            units,
-            flags,
-            groups,
-        } => (unit, units, flags, groups),
+    let merged = |split: &SmSplit| match lower((13, 0), split).unwrap() {
+        Lowered::Merged(units, merged) => {
+            let CountedSplit {
+                sm_count,
+                groups,
+                flag,
+                ..
+            } = units;
+            (sm_count, groups, flag, merged)
+        }
         other => panic!("{split:?}: {other:?}"),
     };
-    let plain = |units| Merged {
-        units,
+    let plain = |groups| MergedGroups {
+        groups,
         remainder: false,
     };
-    let with_rest = |units| Merged {
-        units,
+    let with_rest = |groups| MergedGroups {
+        groups,
         remainder: true,
     };
     let unequal = SmSplit::groups([64, 32, 24]);
     let groups = vec![plain(8), plain(4), plain(3)];
-    assert_eq!(merged(&unequal), (8, 15, 0, groups));
+    assert_eq!(merged(&unequal), (8, 15, SplitFlag::None, groups));
     // Demanded co-scheduling is made of whole units, which equal groups by count are not.
     let demanded = SmSplit::equal(3, 32).coscheduled(8);
-    assert_eq!(merged(&demanded), (8, 15, 0, vec![plain(4); 3]));
+    assert_eq!(
+        merged(&demanded),
+        (8, 15, SplitFlag::None, vec![plain(4); 3])
+    );
     let filled = SmSplit::groups([64, 36]).backfill([false, true]);
-    assert_eq!(merged(&filled), (8, 15, 0, vec![plain(8), with_rest(3)]));
+    assert_eq!(
+        merged(&filled),
+        (8, 15, SplitFlag::None, vec![plain(8), with_rest(3)])
+    );
     let pairs = SmSplit::groups([14, 6]).coscheduled(2);
-    assert_eq!(merged(&pairs), (2, 66, 1, vec![plain(7), plain(3)]));
+    assert_eq!(
+        merged(&pairs),
+        (
+            2,
+            66,
+            SplitFlag::IgnoreCoscheduling,
+            vec![plain(7), plain(3)]
+        )
+    );
     let all = SmSplit::groups([SmCount::Exactly(16), SmCount::All]).backfill([false, true]);
-    assert_eq!(merged(&all), (8, 15, 0, vec![plain(2), with_rest(13)]));
+    assert_eq!(
+        merged(&all),
+        (8, 15, SplitFlag::None, vec![plain(2), with_rest(13)])
+    );
 
-    let Recipe::Structured(params) = recipe(
+    let Lowered::Groups(SplitCall::Structured(groups)) = lower(
         (13, 1),
         &SmSplit::groups([64, 10]).coscheduled([8, 2]).backfill(true),
     )
     .unwrap() else {
         panic!("13.1 has the structured split");
     };
-    let fields: Vec<_> = params
-        .iter()
-        .map(|group| (group.smCount, group.coscheduledSmCount, group.flags))
-        .collect();
-    assert_eq!(fields, [(64, 8, 1), (10, 2, 1)]);
+    assert_eq!(groups, [Group::new(64, 8, true), Group::new(10, 2, true)]);
 }
 
 #[test]
@@ -167,7 +195,7 @@ fn more_than_there_is_in_such_groups() {
         (SmSplit::groups([64, 32, 32]), 128, 120),
         (SmSplit::groups([SmCount::All, SmCount::Exactly(8)]), 8, 120),
     ] {
-        match recipe((13, 0), &split) {
+        match lower((13, 0), &split) {
             Err(Error::UnmetSplit {
                 asked: said,
                 available: of,
@@ -180,23 +208,23 @@ fn more_than_there_is_in_such_groups() {
     for (split, said) in [
         (
             SmSplit::equal(16, 8),
-            "132 SMs cannot be split into 16 × 8: only 120 can be in groups like these",
+            "the groups (16 × 8) need 128 SMs; 120 of 132 are available for groups of this kind",
         ),
         (
             SmSplit::groups([SmCount::Exactly(120), SmCount::All]),
-            "132 SMs cannot be split into 120 + all: only 120 can be in groups like these, so that one of these finds none",
+            "the groups (120 + all) need 120 SMs; 120 of 132 are available for groups of this kind, so one of them gets none",
         ),
     ] {
-        assert_eq!(recipe((13, 0), &split).unwrap_err().to_string(), said);
+        assert_eq!(lower((13, 0), &split).unwrap_err().to_string(), said);
     }
     let too_much = SmSplit::groups([100, 40]).backfill(true);
     assert!(matches!(
-        recipe((13, 5), &too_much),
+        lower((13, 5), &too_much),
         Err(Error::UnmetSplit { asked: 140, .. })
     ));
     let overflow = SmSplit::equal(3, u32::MAX - 7);
     assert!(matches!(
-        recipe((13, 5), &overflow),
+        lower((13, 5), &overflow),
         Err(Error::UnmetSplit { .. })
     ));
 }
@@ -205,20 +233,20 @@ fn more_than_there_is_in_such_groups() {
 fn a_group_has_a_co_scheduled_unit_even_filled_up() {
     let split = SmSplit::groups([4]).backfill(true);
     assert!(matches!(
-        recipe((13, 1), &split),
+        lower((13, 1), &split),
         Err(Error::InvalidArgument {
             name: "sm_count",
             ..
         })
     ));
-    assert!(recipe((13, 1), &split.coscheduled(2)).is_ok());
+    assert!(lower((13, 1), &split.coscheduled(2)).is_ok());
 }
 
 /// However many groups are asked for, that is a refusal, and no end of memory.
 #[test]
 fn groups_beyond_number_are_refused() {
     for groups in [67, 1 << 40, usize::MAX] {
-        let refused = recipe((13, 0), &SmSplit::equal(groups, 2)).unwrap_err();
+        let refused = lower((13, 0), &SmSplit::equal(groups, 2)).unwrap_err();
         assert!(
             matches!(
                 refused,

@@ -1,4 +1,4 @@
-//! Workqueue resources: what carries work from streams to the GPU, and who shares it (CUDA 13.1).
+//! Workqueue resources: the queues that carry work from streams to the GPU, and their sharing (CUDA 13.1).
 
 use std::{fmt, sync::Arc};
 
@@ -13,16 +13,17 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Through what a context's work goes to the GPU. CUDA 13.1; proven against the real header and the simulated
-/// driver.
+/// The queues through which a context's work reaches the GPU. CUDA 13.1; proven against the real header and the
+/// simulated driver.
 ///
-/// Streams share a few hardware queues, so that work of one may have to wait behind another's although their
-/// SMs are disjoint. A context that is created with a workqueue that is balanced among green contexts shares
-/// none with other such contexts, as far as there are enough (the 13.1 header).
+/// Streams share a few hardware queues, so work of one stream may have to wait behind another's although their SMs are
+/// disjoint. A context that is created with a workqueue balanced among green contexts shares none with other such
+/// contexts, while the device has enough queues (the 13.1 header).
 ///
-/// It is either a configuration, from [`CudaDevice::workqueue`] or [`GreenContext::workqueue`](crate::GreenContext::workqueue), which a
-/// context created with it makes real; or one that exists, from [`GreenContext::existing_workqueue`](crate::GreenContext::existing_workqueue), to be
-/// shared with its context on purpose.
+/// A resource is either a configuration, from [`CudaDevice::workqueue`] or
+/// [`GreenContext::workqueue`](crate::GreenContext::workqueue), which takes effect in a context created with it; or an
+/// existing workqueue, from [`GreenContext::existing_workqueue`](crate::GreenContext::existing_workqueue), to be shared
+/// with its context on purpose.
 ///
 /// ```
 /// use cuda_green::{Driver, GreenContext, GreenContextConfig, SmSplit, WorkqueueScope};
@@ -44,17 +45,17 @@ use crate::{
 pub struct WorkqueueResource {
     device: CudaDevice,
     raw: CUdevResource,
-    /// Keeps the context of an existing one alive: the fate of the workqueue without it is not documented.
+    /// Keeps the context of an existing workqueue alive: it is not documented what becomes of the workqueue without it.
     context: Option<Arc<dyn Send + Sync>>,
 }
 
-/// Who shares a context's workqueues (`CUdevWorkqueueConfigScope`).
+/// The contexts that share a workqueue (`CUdevWorkqueueConfigScope`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkqueueScope {
-    /// All contexts of the device share all of them: what the driver does by itself.
+    /// All contexts of the device share all queues: the driver's default.
     DeviceWide,
-    /// As far as there are enough, none is shared with other green contexts that ask for this.
+    /// No queue is shared with other green contexts of this scope, while the device has enough queues.
     GreenContextBalanced,
 }
 
@@ -65,16 +66,16 @@ unsafe impl Send for WorkqueueResource {}
 unsafe impl Sync for WorkqueueResource {}
 
 impl WorkqueueResource {
-    /// The configuration that a device or a context has.
+    /// Queries the configuration of a device or a context.
     pub(crate) fn config_of(device: &CudaDevice, owner: ResourceOwner) -> Result<Self> {
-        Self::ask(
+        Self::query(
             device,
             owner,
             CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG,
         )
     }
 
-    /// The workqueue of a context that exists, which it keeps alive.
+    /// Queries the existing workqueue of a context, and keeps the context alive.
     pub(crate) fn existing_of(
         device: &CudaDevice,
         owner: ResourceOwner,
@@ -83,13 +84,13 @@ impl WorkqueueResource {
         let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE;
         Ok(Self {
             context: Some(context),
-            ..Self::ask(device, owner, kind)?
+            ..Self::query(device, owner, kind)?
         })
     }
 
-    fn ask(device: &CudaDevice, owner: ResourceOwner, kind: CUdevResourceType) -> Result<Self> {
-        // Drivers before 13.1 do not know the types; one of 13.0 ends the process where such a resource is
-        // described to it (measured on an H200, driver 580).
+    fn query(device: &CudaDevice, owner: ResourceOwner, kind: CUdevResourceType) -> Result<Self> {
+        // Drivers before 13.1 do not know the types; one of 13.0 ends the process when such a resource is in a
+        // descriptor (measured on an H200, driver 580).
         if !device.capabilities().workqueues {
             return Err(Error::Unsupported {
                 what: "a workqueue resource",
@@ -104,17 +105,17 @@ impl WorkqueueResource {
         })
     }
 
-    /// Its device.
+    /// Returns its device.
     pub fn device(&self) -> &CudaDevice {
         &self.device
     }
 
-    /// Whether it is one that exists, rather than the configuration of one to be made.
+    /// Returns whether it is an existing workqueue, rather than a configuration.
     pub fn is_existing(&self) -> bool {
         self.context.is_some()
     }
 
-    /// Who shares it; none for one that exists, and for a scope newer than this crate.
+    /// Returns its scope; `None` for an existing workqueue, and for a scope newer than this crate.
     pub fn scope(&self) -> Option<WorkqueueScope> {
         match self.config()?.sharingScope {
             CUdevWorkqueueConfigScope::CU_WORKQUEUE_SCOPE_DEVICE_CTX => {
@@ -127,15 +128,15 @@ impl WorkqueueResource {
         }
     }
 
-    /// How many streams are expected to have work at once; none for one that exists.
+    /// Returns how many streams are expected to have work at once; `None` for an existing workqueue.
     pub fn concurrency_limit(&self) -> Option<u32> {
         self.config().map(|config| config.wqConcurrencyLimit)
     }
 
-    /// The same with another scope.
+    /// Returns the same configuration with another scope.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for one that exists.
+    /// [`Error::InvalidArgument`] for an existing workqueue.
     #[doc(alias = "CU_WORKQUEUE_SCOPE_GREEN_CTX_BALANCED")]
     pub fn with_scope(self, scope: WorkqueueScope) -> Result<Self> {
         let raw = match scope {
@@ -149,11 +150,11 @@ impl WorkqueueResource {
         })
     }
 
-    /// The same for so many streams that are expected to have work at once. A guidance: with more than the
-    /// device's own limit, or more streams at work than said, work of several may share a queue.
+    /// Returns the same configuration for this many streams that are expected to have work at once. It is a hint: above
+    /// the device's own limit, or with more streams at work, several streams may share a queue.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for 0, and for one that exists.
+    /// [`Error::InvalidArgument`] for 0, and for an existing workqueue.
     pub fn with_concurrency_limit(self, streams: u32) -> Result<Self> {
         if streams == 0 {
             return Err(Error::InvalidArgument {
@@ -177,7 +178,7 @@ impl WorkqueueResource {
             return Err(Error::InvalidArgument {
                 name,
                 value,
-                reason: "a workqueue that exists is as it is; configure that of the device, `CudaDevice::workqueue`",
+                reason: "an existing workqueue cannot be configured; configure the device's, `CudaDevice::workqueue`",
             });
         };
         change(&mut config);
@@ -194,7 +195,7 @@ impl WorkqueueResource {
         Some(unsafe { self.raw.__bindgen_anon_1.wqConfig })
     }
 
-    /// The driver's resource.
+    /// Returns the driver's resource.
     pub fn raw(&self) -> &CUdevResource {
         &self.raw
     }

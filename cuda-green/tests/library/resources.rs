@@ -129,7 +129,7 @@ fn never(device: &CudaDevice, case: &Case) -> bool {
         9.. => 32,
         _ => 2,
     };
-    let default = device.capabilities().granularity.multiple;
+    let default = device.capabilities().granularity.coscheduled;
     let impossible = |group: &Asked| {
         let unit = group.coscheduled.unwrap_or(default);
         let preferred = group.preferred.unwrap_or(unit);
@@ -155,7 +155,7 @@ fn assert_given(all: &SmResource, case: &Case, parts: &SmParts) {
         let device = all.device();
         let unit = asked
             .coscheduled
-            .unwrap_or(device.capabilities().granularity.multiple);
+            .unwrap_or(device.capabilities().granularity.coscheduled);
         if asked.sm_count > 0 {
             assert_eq!(got.sm_count(), asked.sm_count);
         } else {

@@ -85,6 +85,6 @@ fn codes_of_the_driver_say_what_they_ask_for() {
     }
     let elsewhere = with(healthy(), &[("CUDA_MPS_PIPE_DIRECTORY", "/run/mps")]);
     let gone = code(CUresult::CUDA_ERROR_MPS_CONNECTION_FAILED);
-    says(&gone, &elsewhere, &["looked for in /run/mps"], &["/tmp"]);
+    says(&gone, &elsewhere, &["expected in /run/mps"], &["/tmp"]);
     assert!(advice(&code(CUresult::CUDA_ERROR_INVALID_VALUE), &healthy()).is_empty());
 }

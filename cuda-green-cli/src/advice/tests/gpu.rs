@@ -1,4 +1,4 @@
-//! Advice where a driver is loaded that sees no GPU.
+//! Advice for a driver that sees no GPU.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Advice where no library of a driver can be loaded.
+//! Advice for a driver whose library cannot be loaded.
 
 use super::*;
 

@@ -52,12 +52,7 @@ fn check(facts: &DeviceFacts, requests: &[PartitionRequest], plan: &Plan) {
     parts.dedup();
     assert_eq!(parts.len(), all, "a part is in two partitions: {plan:?}");
     // The sizes of all parts, of the calls alone.
-    let mut groups: Vec<u32> = match &plan.call {
-        SplitCall::Structured(groups) => groups.iter().map(|group| group.sm_count).collect(),
-        SplitCall::ByCount {
-            groups, min_count, ..
-        } => vec![*min_count; *groups as usize],
-    };
+    let mut groups = plan.call.sizes();
     groups.extend(&plan.nested);
     let remainder = facts.sm_count - groups.iter().sum::<u32>();
     for (request, partition) in requests.iter().zip(&plan.partitions) {
@@ -125,7 +120,7 @@ proptest! {
     #[test]
     fn every_plan_keeps_the_promises(facts in any_facts(), requests in any_requests(), lost in 0..3u32) {
         // A chip whose topology loses a few groups against the plain division.
-        let count = |min: u32, _: bool| {
+        let count = |min: u32, _: SplitFlag| {
             let at_least = u32::from(min <= facts.sm_count);
             Ok((facts.sm_count / min.max(1)).saturating_sub(lost).max(at_least))
         };

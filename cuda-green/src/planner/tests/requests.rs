@@ -257,17 +257,17 @@ fn refusals_are_in_the_requests_words() {
         (
             (13, 0),
             &[R::at_least(132), R::rest()][..],
-            "`132, rest` takes at least 133 SMs, but at most 132 of the device's 132 can be given",
+            "`132, rest` needs at least 133 SMs, but at most 132 of the device's 132 are available",
         ),
         (
             (13, 1),
             &[R::at_least(131), R::at_least(1)],
-            "`131, 1` takes at least 132 of the 132 SMs, which does not work out in units of 2 SMs; ask for a few SMs less",
+            "`131, 1` needs at least 132 of the 132 SMs, which does not work out in units of 2 SMs; ask for a few SMs less",
         ),
         (
             (13, 0),
             &[R::percent(80), R::share(16, 2), R::target(12)],
-            "`80%, 16+2, up to 12` takes at least 133 SMs, but at most 132 of the device's 132 can be given",
+            "`80%, 16+2, up to 12` needs at least 133 SMs, but at most 132 of the device's 132 are available",
         ),
         (
             (13, 0),
@@ -277,25 +277,25 @@ fn refusals_are_in_the_requests_words() {
         (
             (13, 0),
             &[R::percent(101)],
-            "request = 101%: a part of the device is 1 to 100 percent",
+            "request = 101%: a partition has 1 to 100 percent of the device",
         ),
         (
             (13, 0),
             &[R::rest(), R::rest()],
-            "requests = rest, rest: only one partition can have the rest",
+            "requests = rest, rest: only one partition can take the rest",
         ),
     ] {
         assert_eq!(said(driver, requests), expected);
     }
     let many = said((13, 0), &[R::at_least(16).cluster(4); 9]);
     assert!(
-        many.starts_with("`9 × 16 in clusters of 4` takes at least 144"),
+        many.starts_with("`9 × 16 in clusters of 4` needs at least 144"),
         "{many}"
     );
     let cluster = said((13, 0), &[R::at_least(44).exact().cluster(8); 3]);
     assert!(
         cluster.starts_with(
-            "`44 exactly in clusters of 8` cannot be: the best plan runs clusters of 2"
+            "`44 exactly in clusters of 8` cannot be met: the best plan runs clusters of up to 2"
         ),
         "{cluster}"
     );
@@ -309,12 +309,12 @@ fn merged_groups_are_as_large_as_can_be_where_units_do_not_do() {
     let by = |requests: &[R]| {
         let plan = first(&facts, requests, &h200);
         let SplitCall::ByCount {
-            groups, min_count, ..
+            groups, sm_count, ..
         } = plan.call
         else {
             panic!("{plan:?}");
         };
-        (plan.strategy, groups, min_count, sizes(&plan))
+        (plan.strategy, groups, sm_count, sizes(&plan))
     };
     let merged = SplitStrategy::MergedUnits;
     for (requests, expected) in [

@@ -116,7 +116,7 @@ impl Oracle {
         if !clusters {
             let device = Area {
                 sms: total,
-                step: capabilities.granularity.multiple,
+                step: capabilities.granularity.coscheduled,
                 min: capabilities.granularity.min,
             };
             let mut sizes = vec![0; list.len()];
@@ -133,7 +133,7 @@ impl Oracle {
         let granularity = self.facts.capabilities.granularity;
         let total = self.facts.sm_count;
         (granularity.min..=total)
-            .filter(move |size| size % granularity.multiple == 0 || *size == total)
+            .filter(move |size| size % granularity.coscheduled == 0 || *size == total)
             .filter(|size| self.groups[*size as usize] > 0)
     }
 
@@ -233,7 +233,7 @@ impl Oracle {
     /// What a split leaves comes in pairs. Where all SMs do, the device's smallest group still holds.
     fn left(&self, sms: u32) -> Area {
         let granularity = self.facts.capabilities.granularity;
-        let min = if granularity.multiple > 2 {
+        let min = if granularity.coscheduled > 2 {
             2
         } else {
             granularity.min

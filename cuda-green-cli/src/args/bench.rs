@@ -1,0 +1,77 @@
+//! The command line of `cuda-green bench`.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum, value_parser};
+
+#[derive(clap::Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    pub what: Measurement,
+    /// Make a short run that only shows that it works, as always on a simulated driver; its figures mean nothing
+    #[arg(long, global = true)]
+    pub quick: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Measurement {
+    /// The latency of a request while background work floods the GPU
+    Isolation(Drawing),
+    /// The cost of activating a context, of launches, events and creation, beside raw calls
+    Activate(Drawing),
+    /// The cost of an allocation and its release, beside the driver's pool and `cuMemAlloc`
+    ///
+    /// On one thread and on several; the fragmentation that a random workload leaves; and a soak of 20 seconds. Exits
+    /// with 1 if the driver's own counters differ from those before the soak.
+    Alloc {
+        #[command(flatten)]
+        drawing: Drawing,
+        /// Run only the soak, for this many seconds
+        #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true,
+              conflicts_with_all = ["svg", "from", "quick"])]
+        soak: Option<f64>,
+        /// Number of threads of the soak
+        #[arg(long, value_name = "N", default_value_t = 8, requires = "soak",
+              value_parser = value_parser!(u16).range(1..=1024))]
+        threads: u16,
+    },
+    /// The cost of a rebalance, and of the first launch after it
+    Rebalance(Drawing),
+    /// The cost of calls while background work floods the GPU, and which of them wait for it
+    UnderLoad,
+    /// The time that loading the driver and checking for a GPU add to a process's start
+    Startup {
+        /// Measure only this, once, in this process, and print nanoseconds
+        #[arg(long, hide = true)]
+        only: Option<StartupPart>,
+    },
+}
+
+/// The file for a measurement's picture, and the figures to draw.
+#[derive(clap::Args)]
+pub struct Drawing {
+    /// Draw the distributions of the latencies as an SVG picture
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Take the figures from the output of an earlier run with `--json`
+    #[arg(long, value_name = "FILE", requires = "svg", conflicts_with_all = ["json", "quick"])]
+    pub from: Option<PathBuf>,
+}
+
+/// The part that a new process measures.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum StartupPart {
+    /// The resolution of every entry point, with the library already loaded.
+    Load,
+    /// The check after loading and initialising the driver by hand.
+    Adds,
+    /// The check alone.
+    First,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok();
+    seconds
+        .filter(|seconds| (0.1..=1e6).contains(seconds))
+        .ok_or_else(|| "a soak takes 0.1 to 1000000 seconds".to_owned())
+}

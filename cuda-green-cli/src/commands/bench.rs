@@ -1,0 +1,56 @@
+//! `cuda-green bench`: measurements of what the documentation claims, on this machine.
+
+mod activate;
+mod alloc;
+mod clock;
+pub mod contexts;
+mod create;
+mod isolation;
+pub mod load;
+mod numbers;
+mod raw;
+mod rebalance;
+mod run;
+pub mod samples;
+mod startup;
+#[cfg(test)]
+mod tests;
+mod under_load;
+
+use std::process::ExitCode;
+
+use alloc::soak;
+use run::Run;
+
+use crate::args::{Bench, Global, Measurement};
+
+pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
+    let run = Run {
+        global,
+        quick: bench.quick,
+    };
+    match &bench.what {
+        Measurement::Isolation(drawing) => run.with_picture(drawing, isolation::measure)?,
+        Measurement::Activate(drawing) => run.with_picture(drawing, activate::measure)?,
+        Measurement::Rebalance(drawing) => run.with_picture(drawing, rebalance::measure)?,
+        Measurement::UnderLoad => run.without_picture("under-load", under_load::measure)?,
+        Measurement::Alloc {
+            soak: Some(seconds),
+            threads,
+            ..
+        } => {
+            let length = soak::Length {
+                seconds: *seconds,
+                threads: *threads,
+            };
+            run.without_picture(
+                &format!("alloc --soak {seconds} --threads {threads}"),
+                |work| soak::measure(work, &length),
+            )?;
+        }
+        Measurement::Alloc { drawing, .. } => run.with_picture(drawing, alloc::measure)?,
+        Measurement::Startup { only: Some(part) } => startup::only(*part)?,
+        Measurement::Startup { only: None } => run.without_picture("startup", startup::measure)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

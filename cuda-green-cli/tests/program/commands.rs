@@ -1,0 +1,11 @@
+//! The program's output, word for word: that of the README's commands, and of those in `tests/program/commands/`.
+//! `TRYCMD=overwrite` rewrites it.
+
+#[test]
+fn the_program_prints_what_is_written() {
+    trycmd::TestCases::new()
+        .env("CUDA_GREEN_DRIVER", "system")
+        .env("COLUMNS", "80")
+        .case("README.md")
+        .case("tests/program/commands/*.md");
+}

@@ -1,0 +1,15 @@
+//! The tests of the program, which run it as a user does.
+//!
+//! `cargo test -p cuda-green-cli --test program pictures` runs the tests of one module.
+
+// clippy's own exception for tests does not reach the functions that they share.
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+mod commands;
+mod common;
+mod demo;
+mod errors;
+mod manual;
+mod pictures;
+mod terminal;
