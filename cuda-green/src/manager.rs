@@ -9,7 +9,6 @@ mod counters;
 mod create;
 mod create_one;
 mod destroy;
-mod execute_plan;
 #[cfg(feature = "metrics")]
 mod exporter;
 mod generation;
