@@ -29,7 +29,7 @@ pub struct Field {
     pub offset: u64,
 }
 
-/// What bindgen wrote down of each type before it was flattened.
+/// bindgen's record of each type before it was flattened.
 struct Raw<'a> {
     is_union: bool,
     size: u64,

@@ -33,10 +33,10 @@ pub fn versions() -> Vec<(&'static str, &'static str)> {
     drivers
 }
 
-/// Whether these drivers can be loaded where this runs.
+/// Tells whether these drivers can be loaded on this machine.
 pub const CAN_BE_LOADED: bool = cfg!(all(target_arch = "x86_64", target_os = "linux"));
 
-/// What one driver says of itself, or why it cannot be loaded.
+/// A driver's report on itself, or the reason why it cannot be loaded.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The text of the error, where loading failed, and nothing else then.
@@ -49,20 +49,20 @@ pub struct Report {
     pub present: Vec<String>,
     /// Each entry point that the driver lacks, and whether it has an older form.
     pub absent: BTreeMap<String, Missing>,
-    /// What calling each of some absent entry points says.
+    /// The errors of calls of some absent entry points.
     pub calls: BTreeMap<String, String>,
     /// Entry points whose address, by the driver's own resolver, is not that of the exported symbol
     /// of their name.
     pub other_symbol: Vec<String>,
     /// Entry points that the driver's resolver gives already for the version before `since`.
     pub earlier: Vec<String>,
-    /// What `cuInit` answers.
+    /// The answer of `cuInit`.
     pub init: Option<u32>,
-    /// What the safe crate says of the GPUs behind the driver.
+    /// The safe crate's report on the GPUs behind the driver.
     pub safe: Safe,
 }
 
-/// What the safe crate says of a driver.
+/// The safe crate's report on a driver.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Safe {
     /// How many GPUs there are.
@@ -71,7 +71,7 @@ pub struct Safe {
     pub error: Option<[String; 2]>,
     /// How long that took, from opening the driver, in milliseconds.
     pub milliseconds: f64,
-    /// What the driver's version can do, by name.
+    /// The capabilities of the driver's version, by name.
     pub capabilities: BTreeMap<String, bool>,
 }
 
@@ -84,7 +84,7 @@ pub enum Missing {
     OlderAbi,
 }
 
-/// Where the real driver of this CUDA version lies, if it was fetched.
+/// Returns the path of the real driver of this CUDA version, if it was fetched.
 pub fn path(version: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/cuda/drivers")
@@ -118,7 +118,7 @@ pub fn ask(
     })
 }
 
-/// What many threads got that all loaded the driver of the environment at once.
+/// Loads the driver of the environment from many threads at once and returns what each got.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Loads {
     /// How many threads there were.
@@ -171,7 +171,7 @@ pub fn load() -> Loads {
     loads
 }
 
-/// What the safe crate says of a driver, and how fast.
+/// Returns the safe crate's report on a driver, and the time that it took.
 fn safe(spec: &DriverSpec) -> Safe {
     let start = Instant::now();
     let driver = Driver::open(spec);

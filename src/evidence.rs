@@ -5,10 +5,10 @@ use std::{error::Error, fs, io, path::Path};
 use cuda_green::CudaDevice;
 use serde_json::{Value, json};
 
-/// Sees that a file can be written, before minutes are spent on what goes into it. What is in it stays.
+/// Checks that a file can be written, before minutes are spent on its content. Leaves the file unchanged.
 ///
 /// # Errors
-/// What the file system says, with the file's name.
+/// An error of the file system, with the file's name.
 pub fn check(path: &Path) -> io::Result<()> {
     let named = |error: io::Error| {
         let said = format!("{}: {error}", path.display());
@@ -35,7 +35,7 @@ pub fn check(path: &Path) -> io::Result<()> {
 /// The commit is what `CUDA_GREEN_COMMIT` says; the GPU bundle's script sets it.
 ///
 /// # Errors
-/// What the file system says.
+/// An error of the file system.
 pub fn write(
     path: &Path,
     device: &CudaDevice,

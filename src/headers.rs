@@ -1,4 +1,4 @@
-//! What `build.rs` found in each CUDA header set.
+//! The findings of `build.rs` in each set of CUDA headers.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -26,7 +26,7 @@ pub struct Facts {
     pub symbols: Vec<String>,
     /// The header sets by version.
     pub headers: BTreeMap<CudaVersionKey, Header>,
-    /// What the build lacked, in words.
+    /// The missing tools and headers, in words.
     pub problems: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ pub struct Facts {
 /// a test holds.
 pub type CudaVersionKey = String;
 
-/// What one header set tells.
+/// The content of one set of headers.
 #[derive(Deserialize)]
 pub struct Header {
     /// Each struct and union by name, as bindgen sees it.
@@ -43,7 +43,7 @@ pub struct Header {
     pub probe: BTreeMap<String, Layout<[u64; 2]>>,
     /// Each constant's value; those of enums as `CUresult::…`.
     pub constants: BTreeMap<String, String>,
-    /// What each type name stands for.
+    /// The meaning of each type name.
     pub aliases: BTreeMap<String, String>,
     /// Each function's parameters: name and type.
     pub functions: BTreeMap<String, Vec<(String, String)>>,
@@ -62,7 +62,7 @@ pub struct Layout<Field = u64> {
     pub fields: BTreeMap<String, Field>,
 }
 
-/// What rustc makes of one committed type.
+/// rustc's layout of one committed type.
 pub struct Rust {
     /// The type's name.
     pub name: &'static str,
@@ -74,7 +74,7 @@ pub struct Rust {
     pub fields: &'static [(&'static str, usize, usize)],
 }
 
-/// What rustc makes of every committed struct and union.
+/// Returns rustc's layout of every committed struct and union.
 pub static RUST: &[Rust] = {
     #[allow(unused_imports)]
     use cuda_green_sys::*;
@@ -91,7 +91,7 @@ pub fn generated_path() -> String {
 /// The committed bindings, with nothing but the formatting changed.
 pub const COMMITTED: &str = include_str!(concat!(env!("OUT_DIR"), "/committed.rs"));
 
-/// What the build found.
+/// Returns the findings of the build.
 pub static FACTS: LazyLock<Facts> = LazyLock::new(|| {
     let facts = include_str!(concat!(env!("OUT_DIR"), "/facts.json"));
     serde_json::from_str(facts).unwrap_or_else(|error| Facts {

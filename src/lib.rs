@@ -1,4 +1,4 @@
-//! The driver matrix: what the tests in `tests/` share.
+//! The driver matrix: helpers of the tests in `tests/`.
 //!
 //! It holds nothing that a user of the published crates needs.
 

@@ -1,4 +1,4 @@
-//! What the driver matrix does in a process of its own: reports on one driver, prints the table.
+//! The program of the driver matrix: reports on one driver and prints the table, in a separate process.
 
 use std::{
     error::Error,

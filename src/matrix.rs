@@ -43,7 +43,7 @@ const CONSTANTS_TEXT: &str = "
 ## Constants newer than 12.4
 ";
 
-/// Where the committed table lies.
+/// The path of the committed table.
 pub fn committed() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda-green-sys/MATRIX.md")
 }

@@ -20,15 +20,16 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use crate::{
-    driver::{Inbox, Pending, caught, spawn},
+    driver::{Inbox, Pending, catch_panic, spawn_detached},
     error::{Error, Result},
     event::Event,
     stream::Stream,
+    sync::{Mutex, MutexGuard},
 };
 
 /// The end of GPU work, from [`Stream::completion`] or [`Event::completion`]: a future, which can instead be given a
@@ -74,7 +75,7 @@ static CALLBACKS: Inbox<CallbackJob> = Inbox::new();
 
 impl SharedProgress {
     fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Sets the result, unless there is one already. Wakers and callbacks run without the lock.
@@ -95,7 +96,7 @@ impl SharedProgress {
                 *progress = Progress::Done(result);
                 drop(progress);
                 if let Some(OnEnd::Wake(waker)) = on_end {
-                    caught("a waker", || waker.wake());
+                    catch_panic("a waker", || waker.wake());
                 }
             }
             Progress::Done(_) | Progress::Taken => {}
@@ -113,11 +114,11 @@ fn start_callbacks() -> std::io::Result<()> {
     let run = || {
         CALLBACKS.serve(|jobs| {
             for (callback, result) in jobs {
-                caught("a callback", move || callback(result));
+                catch_panic("a callback", move || callback(result));
             }
         });
     };
-    spawn("green-callbacks", run)
+    spawn_detached("green-callbacks", run)
 }
 
 impl Completion {
@@ -278,12 +279,10 @@ impl Stream {
 
 impl Event {
     /// Returns the end of the work that the event was last recorded after, as a future or for a callback. If it was
-    /// never
-    /// recorded, the completion ends at once.
+    /// never recorded, the completion ends at once.
     ///
     /// The event may be dropped meanwhile. If it is recorded again meanwhile, the completion waits for that work too.
-    /// As
-    /// with [`is_done`](Self::is_done), an event that was recorded in a capture cannot be queried, and the query
+    /// As with [`is_done`](Self::is_done), an event that was recorded in a capture cannot be queried, and the query
     /// invalidates the capture.
     pub fn completion(&self) -> Completion {
         wait_for(self.share(), None)

@@ -13,7 +13,7 @@ use crate::{
     device::{ContextPriority, CudaDevice, Lease},
     error::Result,
     guard::ContextGuard,
-    partition::{ContextPolicy, GreenContext, Shape, Workqueues, balanced},
+    partition::{ContextPolicy, ContextSms, GreenContext, Workqueues, balanced},
     resource::SmResource,
     stream::{Stream, StreamOptions},
 };
@@ -39,7 +39,7 @@ impl GreenContext {
         device.raw_primary_context()?;
         let facts = device.facts();
         let coscheduled = facts.capabilities.granularity.coscheduled;
-        let shape = Shape {
+        let sms = ContextSms {
             requested_sms,
             sm_count: facts.sm_count,
             coscheduled,
@@ -48,7 +48,7 @@ impl GreenContext {
         Ok(Self::from_parts(
             device,
             policy,
-            shape,
+            sms,
             None,
             Workqueues::shared("it is the context of the whole device"),
             ContextMemory::slot(),
@@ -60,7 +60,7 @@ impl GreenContext {
     pub(crate) fn create(
         device: &CudaDevice,
         policy: ContextPolicy,
-        shape: Shape,
+        sms: ContextSms,
         resources: &[SmResource],
         leases: Vec<Arc<Lease>>,
         in_place_of: Option<&Self>,
@@ -74,7 +74,7 @@ impl GreenContext {
         Ok(Self::from_parts(
             device,
             policy,
-            shape,
+            sms,
             Some(partition),
             workqueues,
             memory,
@@ -101,12 +101,11 @@ impl GreenContext {
     }
 
     /// Creates a stream in the context with these options. From CUDA 12.5 on it is created directly from the context;
-    /// on
-    /// 12.4 the context is current to this thread during the call.
+    /// on 12.4 the context is current to this thread during the call.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a blocking stream, which green contexts do not have, and
-    /// for a priority that the device does not offer; [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a blocking stream, which green contexts do not
+    /// have, and for a priority that the device does not offer; [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxStreamCreate")]
     pub fn create_stream_with(&self, options: &StreamOptions) -> Result<Stream> {
         Stream::create(self, options)
@@ -125,8 +124,8 @@ impl GreenContext {
     /// Up to CUDA 13.4 a green context may be current to one thread at a time. So it stays with the first
     /// thread that activates it, and other threads get siblings: further green contexts over the same SMs. Creating a
     /// sibling takes about 1 ms and 5 MiB of device memory, and the driver waits for all work on the device meanwhile
-    /// (seen on an H200, driver 580). Siblings are reused: there are as many as threads were ever active here at once,
-    /// less the first. [`provision_threads`](Self::provision_threads) creates them in advance.
+    /// (seen on an H200, driver 580). Siblings are reused: there are at most as many as threads were ever active here at
+    /// once. [`provision_threads`](Self::provision_threads) creates them in advance.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).

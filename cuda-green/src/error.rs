@@ -226,10 +226,9 @@ pub enum Error {
         "a stream of the context is in a capture, which would be lost if the whole context were recorded or made to wait; end the capture first, or rebalance with a relaxed hand-off"
     )]
     ContextInCapture,
-    /// Foreign code made the context current to this thread, so it was not closed. Keep the handle that comes with this
-    /// error ([`CloseError::into_parts`](crate::CloseError::into_parts)): when the last handle is dropped, by `?` too,
-    /// the
-    /// context is destroyed, and the thread then has no current context.
+    /// Foreign code made the context current to this thread, so it was not closed. Keep the handle that comes with
+    /// this error ([`CloseError::into_parts`](crate::CloseError::into_parts)): when the last handle is dropped, by
+    /// `?` too, the context is destroyed, and the thread then has no current context.
     #[error(
         "the context is current to this thread, so it was not closed; make another context current first (if its last handle is dropped before that, it is destroyed, and the thread has no current context)"
     )]
@@ -293,8 +292,7 @@ pub enum Error {
         contexts: usize,
     },
     /// Another manager has split the device, or an object of an earlier split still holds its SMs. A further split
-    /// would
-    /// overlap with that one.
+    /// would overlap with that one.
     #[error(
         "device {device} is partitioned by another SmPartitionManager of this process, or objects of an earlier partitioning (contexts, streams, SM resources, forgotten guards) still hold its SMs; share one manager, since the SMs of two splits overlap"
     )]
@@ -324,8 +322,7 @@ pub enum Error {
         streams: Vec<String>,
     },
     /// The call waits for rebalances and was made inside [`PartitionStream::with`](crate::PartitionStream::with), for
-    /// which
-    /// rebalances wait.
+    /// which rebalances wait.
     #[error(
         "rebalances wait for PartitionStream::with to return, so a call that waits for a rebalance cannot be made inside it; make it before or after, and order the streams of names by an Event"
     )]
@@ -424,8 +421,7 @@ pub enum Error {
     #[error("the buffer belongs to another pool")]
     ForeignBuffer,
     /// Two objects that can be used together only on one device are of different devices: a stream and a buffer, a
-    /// kernel,
-    /// a graph or an event.
+    /// kernel, a graph or an event.
     #[error("{what} belongs to device {device}, but was used with an object of device {expected}")]
     ForeignDevice {
         /// The object of the other device.
@@ -440,9 +436,8 @@ pub enum Error {
         "the event, the kernel or the stream belongs to another driver than the object it was used with"
     )]
     ForeignDriver,
-    /// The end of a stream's use of memory or of a graph can be neither recorded nor waited for, so the memory or graph
-    /// is
-    /// not freed.
+    /// The end of a stream's use of memory or of a graph can be neither recorded nor waited for, so the memory or
+    /// graph is not freed.
     #[error(
         "it is unknown when a stream will be done with this memory or this graph, so it is neither freed nor used again; the first error of the stream says why"
     )]

@@ -22,6 +22,8 @@
 #![doc = include_str!("../README.md")]
 // On docs.rs, what needs a feature says so.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Tests under loom leave the manager out, since loom's `Arc` differs from that of std, which programs see.
+#![cfg_attr(all(test, loom), allow(unused))]
 
 mod capabilities;
 mod completion;
@@ -37,13 +39,16 @@ pub mod guide;
 mod image;
 pub mod kernels;
 mod launch;
+#[cfg(not(all(test, loom)))]
 mod manager;
 mod memory;
+mod models;
 mod module;
 mod once;
 mod partition;
 pub mod planner;
 mod probe;
+mod report;
 mod resource;
 mod size;
 mod stream;
@@ -61,25 +66,27 @@ pub use graph::{Capture, CaptureMode, Graph, GraphExec};
 pub use guard::ContextGuard;
 pub use image::ImageKind;
 pub use launch::{KernelArg, LaunchConfig};
-#[cfg(feature = "metrics")]
+#[cfg(all(feature = "metrics", not(all(test, loom))))]
 pub use manager::PartitionExporter;
+#[cfg(not(all(test, loom)))]
 pub use manager::{
     AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount,
     Overlap, PartitionGraph, PartitionMode, PartitionStream, Probe, RebalanceHint,
     SmPartitionManager, StreamHome, Verification, VerificationMethod,
 };
-#[cfg(feature = "metrics")]
-pub use memory::MemoryExporter;
 pub use memory::{
-    EvictionPolicy, FreeError, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer,
-    MemoryPool, MemoryPressure, MemoryReport, MemoryRow, ModelLease, ModelNeeds, ModelSlots,
-    PinnedBuffer, PoolMetrics, PressureChange, SlotStatus, SlotsStatus, TypedBuffer,
+    FreeError, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
+    MemoryPressure, PinnedBuffer, PoolMetrics, PressureChange, TypedBuffer,
 };
 #[cfg(feature = "test-utils")]
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
+pub use models::{EvictionPolicy, ModelLease, ModelNeeds, ModelSlots, SlotStatus, SlotsStatus};
 pub use module::{Kernel, Module};
 pub use partition::{ContextPolicy, GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use probe::ContextProbe;
+#[cfg(feature = "metrics")]
+pub use report::MemoryExporter;
+pub use report::{MemoryReport, MemoryRow};
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
@@ -91,6 +98,7 @@ pub use cuda_green_sim as sim;
 
 // What users may rely on: values and handles go from thread to thread, a recording stays where it is made,
 // and errors can be put into any box. A guard is not `Send`, which its documentation tests.
+#[cfg(not(all(test, loom)))]
 const _: () = {
     const fn send_sync<T: Send + Sync>() {}
     send_sync::<Driver>();

@@ -1,8 +1,8 @@
 //! A value that is initialised on first use by a function that may fail.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
-use crate::error::Result;
+use crate::{error::Result, sync::Mutex};
 
 /// A value that is initialised at most once, by one thread while the others wait. A failure is not kept: the next call
 /// tries again.
@@ -33,7 +33,7 @@ impl<T> Once<T> {
         if let Some(value) = self.value.get() {
             return Ok(value);
         }
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = self.making.lock();
         if let Some(value) = self.value.get() {
             return Ok(value);
         }
@@ -43,7 +43,7 @@ impl<T> Once<T> {
 
     /// Runs `action` if the value is not initialised yet, and keeps other threads from initialising it meanwhile.
     pub(crate) fn before_made<R>(&self, action: impl FnOnce() -> R) -> Option<R> {
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = self.making.lock();
         self.value.get().is_none().then(action)
     }
 

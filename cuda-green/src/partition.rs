@@ -10,14 +10,16 @@ mod live_streams;
 mod memory_slot;
 mod resources;
 mod thread_contexts;
+#[cfg(all(test, loom))]
+mod thread_contexts_loom;
 mod workqueues;
 
 pub use config::{ContextPolicy, GreenContextConfig};
 pub use green_context::GreenContext;
 pub use workqueues::WorkqueueIsolation;
 
-pub(crate) use followers::{Follower, Later};
-pub(crate) use green_context::{ContextInner, Shape};
+pub(crate) use followers::{DropLater, Follower};
+pub(crate) use green_context::{ContextInner, ContextSms};
 pub(crate) use handles::{Partition, Sibling};
 pub(crate) use memory_slot::MemorySlot;
 pub(crate) use workqueues::{Workqueues, balanced};

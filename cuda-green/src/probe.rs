@@ -1,7 +1,7 @@
 //! Probes by residency: blocks of known duration that fill every SM of a context.
 //!
 //! SM ids tell where blocks ran, but under MPS each context numbers them from 0, and they reveal nothing about
-//! the work of other processes. A probe needs no ids. Its blocks take all threads of an SM, so each SM
+//! work that this process does not know of. A probe needs no ids. Its blocks take all threads of an SM, so each SM
 //! holds a fixed number of them and nothing else, and each block stays for a known time. If all of them
 //! are resident at once, nothing else runs on the SMs at that moment; if some start late, something else did.
 
@@ -83,10 +83,9 @@ impl GreenContext {
     /// Detects other work on the context's SMs while the context itself is idle.
     ///
     /// In each of up to 16 rounds a kernel fills every SM of the context with blocks that stay for 100 µs. Any other
-    /// work
-    /// on one of these SMs makes blocks start late: streams left in the primary context, contexts that overlap,
-    /// other processes, both under MPS and by time slices. The probe ends after four late rounds. Without other work it
-    /// takes about 3 ms. Work that is put into the context meanwhile waits for up to one round.
+    /// work on one of these SMs makes blocks start late: streams left in the primary context, contexts that overlap,
+    /// other processes, both under MPS and by time slices. The probe ends after four late rounds. Without other work
+    /// it takes about 3 ms. Work that is put into the context meanwhile waits for up to one round.
     ///
     /// The first probe of a process loads the crate's kernel, which waits for the work on the device at that moment.
     ///
@@ -132,12 +131,10 @@ impl GreenContext {
 }
 
 /// Returns whether blocks that fill each of the contexts were all resident at once. Each context is given with the
-/// number
-/// of SMs that it runs on.
+/// number of SMs that it runs on.
 ///
 /// `true` proves that no two contexts share an SM, because an SM holds only a fixed number of these blocks. `false`
-/// does
-/// not prove the contrary, since other work may be on the SMs.
+/// does not prove the contrary, since other work may be on the SMs.
 pub(crate) fn fit_together(contexts: &[(&GreenContext, u32)]) -> Result<bool> {
     let Some((first, _)) = contexts.first() else {
         return Ok(true);

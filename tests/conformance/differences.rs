@@ -1,4 +1,4 @@
-//! Where the simulator is known to differ from the real driver, and why.
+//! Known differences between the simulator and the real driver, each with its reason.
 
 /// A handle that is stale or an argument that is null or wrong: the driver dies of it, at the call after the
 /// last note. The simulator must not, and answers with a code. Nothing is known of the calls after that one.

@@ -1,4 +1,4 @@
-//! What is no driver: a clear error on each, and nothing else is tried.
+//! Files that are no drivers: each gives a clear error, and nothing else is tried.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 

@@ -1,4 +1,4 @@
-//! What must hold of each parser whatever it is given. Each function panics where it does not.
+//! Properties that hold for each parser and any input. Each function panics if one does not.
 //!
 //! Both `tests/parsers` (on stable, everywhere) and the targets in `fuzz/` (where there is time) call
 //! these, so that what one looks for, the other does.

@@ -1,4 +1,4 @@
-//! What several cases need.
+//! Helpers of several cases.
 
 #[path = "../../cuda-green/tests/library/support/clusters.rs"]
 mod clusters;

@@ -5,7 +5,7 @@
 //! the package as its registry serves it (`sha256sum`). The driver matrix reads this table too: which
 //! versions it covers, and which header the bindings come from, is written nowhere else.
 
-/// Where a package comes from.
+/// The source of a package.
 #[derive(Clone, Copy)]
 pub enum Source {
     /// A wheel from PyPI, through pip.
@@ -17,7 +17,7 @@ pub enum Source {
     },
 }
 
-/// What is taken out of the package.
+/// The part that is taken out of the package.
 #[derive(Clone, Copy)]
 pub enum Take {
     /// `cuda.h`, and `cudaTypedefs.h`, which tells each function's versions.
@@ -34,9 +34,9 @@ pub enum Take {
 pub struct Artifact {
     /// The folder that it fills.
     pub place: &'static str,
-    /// What fills it.
+    /// The package that fills it.
     pub take: Take,
-    /// Where the package comes from.
+    /// The package's source.
     pub source: Source,
     /// The package's name there.
     pub package: &'static str,

@@ -151,7 +151,6 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-#[ignore = "until the room `models` is there"]
 fn imports_of_cuda_green_only_point_down() {
     let architecture = fs::read_to_string(crate::root().join("ARCHITECTURE.md")).unwrap();
     let floors = floors(&architecture);

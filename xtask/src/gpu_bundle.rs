@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
-/// What the archive may weigh, so that it can be carried anywhere.
+/// Largest size of the archive in bytes, so that it can be copied anywhere.
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: the package, kind and name of the target of each.

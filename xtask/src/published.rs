@@ -1,4 +1,4 @@
-//! What must hold of the published crates as their users get them: each from its archive, with the
+//! Checks of the published crates as their users get them: each from its archive, with the
 //! oldest Rust, with the oldest dependencies, on Windows, on docs.rs, under their licences.
 
 use std::{fs, process};
@@ -53,7 +53,7 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
     Ok(skipped)
 }
 
-/// What is published must build from its archive alone, and the other crates from the archives of those that they
+/// Checks that each crate builds from its archive alone, and the other crates from the archives of those that they
 /// need: all together, as the registry has none of them before the release.
 ///
 /// In a folder of its own each time: cargo takes an archive of the same version for the same archive, and would
@@ -92,7 +92,7 @@ fn contents(shell: &Shell) -> Result<()> {
     Ok(())
 }
 
-/// What the registry would refuse about a manifest, which a dry run does not tell.
+/// Returns the registry's objection to a manifest, which a dry run does not show.
 fn refused(manifest: &Value) -> Option<&'static str> {
     let words = |key: &str| {
         let list = manifest[key].as_array();
@@ -126,7 +126,7 @@ const CATEGORIES: [&str; 7] = [
 ];
 
 /// Checks the published crates with the oldest Rust that they promise to build with, or says why not.
-/// Where as little as possible is to be skipped, rustup is asked for that toolchain first.
+/// If nothing may be skipped, asks rustup for that toolchain first.
 fn msrv(shell: &Shell) -> Result<Option<String>> {
     let version = env!("CARGO_PKG_RUST_VERSION");
     let there = || is_there(cmd!(shell, "rustup run {version} rustc --version"));
@@ -269,7 +269,7 @@ fn deny(shell: &Shell) -> Result<Vec<String>> {
     Ok(Vec::new())
 }
 
-/// Whether the public API changed more than the version says, since the newest release's tag.
+/// Checks that the public API changed no more since the newest release's tag than the version says.
 fn semver(shell: &Shell) -> Result<Option<String>> {
     let tags = cmd!(shell, "git tag --list v* --sort=-version:refname").quiet();
     let tags = tags.ignore_stderr().read().unwrap_or_default();

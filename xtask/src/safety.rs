@@ -12,7 +12,7 @@ use crate::skipped::is_there;
 
 /// Seconds for each fuzz target.
 const FUZZ_SECONDS: &str = "20";
-/// What valgrind ends with where it found an error. The report itself never ends so.
+/// Exit status of valgrind after an error. The report itself never ends with it.
 const VALGRIND_ERRORS: i32 = 99;
 
 /// Every check, the long ones too.

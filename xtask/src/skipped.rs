@@ -1,4 +1,4 @@
-//! What the tests skipped: each test that lacks something writes a line into one file, and
+//! The list of skipped tests: each test that lacks something writes a line into one file, and
 //! `cargo xtask test` shows them at its end.
 
 use std::{fs, io, path::Path};
@@ -8,12 +8,12 @@ use tempfile::NamedTempFile;
 /// The variable that names the file. `driver_matrix::skip` reads it.
 pub const FILE_VARIABLE: &str = "CUDA_GREEN_SKIPPED";
 
-/// Whether a missing header, driver or tool is a failure.
+/// Tells whether a missing header, driver or tool is a failure.
 pub fn matrix_is_required() -> bool {
     std::env::var_os("CUDA_GREEN_REQUIRE_MATRIX").is_some_and(|value| value == "1")
 }
 
-/// Whether a tool is there: whether this command of it succeeds.
+/// Tells whether a tool is installed: whether this command of it succeeds.
 pub fn is_there(command: xshell::Cmd<'_>) -> bool {
     command
         .quiet()
@@ -23,12 +23,12 @@ pub fn is_there(command: xshell::Cmd<'_>) -> bool {
         .is_ok()
 }
 
-/// The file, empty. Each run has its own, as two may go on at once.
+/// Creates the file, empty. Each run has its own, since two may run at once.
 pub fn start() -> io::Result<NamedTempFile> {
     NamedTempFile::with_prefix("cuda-green-skipped-")
 }
 
-/// Its lines, each once.
+/// Returns its lines, each once.
 pub fn lines(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();

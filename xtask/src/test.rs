@@ -122,6 +122,21 @@ fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
             "cargo test --package cuda-green --all-features --test facades"
         )
         .run()?;
+        loom(shell)?;
+    }
+    Ok(())
+}
+
+/// Runs the tests that try every interleaving of their threads. In a target folder of their own, since the flag would
+/// have cargo build everything again.
+fn loom(shell: &Shell) -> Result<()> {
+    let _flags = shell.push_env("RUSTFLAGS", "--cfg loom");
+    for tests in [["--lib", "_loom"], ["--test", "generations_loom"]] {
+        cmd!(
+            shell,
+            "cargo test --package cuda-green --target-dir target/loom {tests...}"
+        )
+        .run()?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ impl fmt::Display for CloseError {
     }
 }
 
-/// Says what `Display` says.
+/// Formats like `Display`.
 impl fmt::Debug for CloseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

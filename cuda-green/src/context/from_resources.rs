@@ -5,7 +5,7 @@ use std::slice;
 use super::memory::ContextMemory;
 use crate::{
     error::{Error, Result},
-    partition::{GreenContext, GreenContextConfig, Partition, Shape, Workqueues},
+    partition::{ContextSms, GreenContext, GreenContextConfig, Partition, Workqueues},
     resource::{self, SmResource, WorkqueueResource},
 };
 
@@ -63,7 +63,7 @@ impl GreenContext {
         )?;
         let partition = Partition::create(device, descriptor, sms.leases().to_vec())?;
         let coscheduled = sms.best_coscheduled();
-        let shape = Shape {
+        let sms_of_context = ContextSms {
             requested_sms,
             sm_count,
             coscheduled,
@@ -72,7 +72,7 @@ impl GreenContext {
         Ok(Self::from_parts(
             device,
             policy,
-            shape,
+            sms_of_context,
             Some(partition),
             Workqueues::given(workqueue),
             ContextMemory::slot(),

@@ -1,12 +1,15 @@
 //! Ownership of a device's SMs: a claim, which ensures that only one manager at a time splits a device, and leases,
 //! which keep the pieces of a split from being given out twice.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use cuda_green_sys::CUdevice;
 
-use super::CudaDevice;
-use crate::error::{Error, Result};
+use super::cuda_device::CudaDevice;
+use crate::{
+    error::{Error, Result},
+    sync::native::Mutex,
+};
 
 /// The exclusive right to split a device. Without it, two splits could overlap unnoticed.
 pub(crate) struct Claim;
@@ -20,8 +23,7 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Makes a lease that keeps alive what its SMs lie within: the claim on the device, or the scaffold whose split
-    /// they
-    /// are part of.
+    /// they are part of.
     pub(crate) fn within(holds: impl Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             _within: Box::new(holds),
@@ -40,7 +42,7 @@ impl CudaDevice {
     /// [`Error::PartitionedElsewhere`].
     pub(crate) fn claim(&self) -> Result<Arc<Claim>> {
         let (driver, device) = (self.driver().address(), self.raw());
-        let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claims = CLAIMS.lock();
         claims.retain(|(_, _, claim)| claim.strong_count() > 0);
         // Every holder of a claim holds the driver too, so no other driver can have this address.
         if claims

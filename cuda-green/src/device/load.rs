@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use cuda_green_sys::{CUjit_option, CUmodule, CUresult};
 
-use super::CudaDevice;
+use super::{cuda_device::CudaDevice, raw_module::RawModule};
 use crate::{
     error::{Error, Result},
     image::{Image, ImageKind},
@@ -13,8 +13,32 @@ use crate::{
 /// Size of each log in bytes. The compiler truncates a longer one.
 const LOG_BYTES: usize = 8192;
 
+impl RawModule {
+    /// Compiles and loads PTX in the device's primary context.
+    pub(crate) fn load_ptx(device: &CudaDevice, ptx: &str) -> Result<Self> {
+        let image = Image::new(ptx.as_bytes())?;
+        // Safe code must not make the driver read a binary, because the driver trusts the contents.
+        match image.kind {
+            ImageKind::Ptx => load(device, &image).map(Self),
+            kind => Err(Error::InvalidArgument {
+                name: "ptx",
+                value: format!("a {kind}"),
+                reason: "binaries are loaded by `Module::load_image`",
+            }),
+        }
+    }
+
+    /// Loads an image of any kind in the device's primary context.
+    ///
+    /// # Safety
+    /// A binary is complete and was made by NVIDIA's tools.
+    pub(crate) unsafe fn load_image(device: &CudaDevice, image: &[u8]) -> Result<Self> {
+        load(device, &Image::new(image)?).map(Self)
+    }
+}
+
 /// Loads an image into the device's primary context, which serves all green contexts of the device.
-pub(super) fn load(device: &CudaDevice, image: &Image<'_>) -> Result<CUmodule> {
+fn load(device: &CudaDevice, image: &Image<'_>) -> Result<CUmodule> {
     let (mut errors, mut notes) = (vec![0u8; LOG_BYTES], vec![0u8; LOG_BYTES]);
     let mut options = [
         CUjit_option::CU_JIT_ERROR_LOG_BUFFER,

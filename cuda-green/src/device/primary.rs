@@ -4,24 +4,14 @@ use std::{ffi::c_int, ops::RangeInclusive};
 
 use cuda_green_sys::CUcontext;
 
-use super::ContextPriority;
-use super::CudaDevice;
+use super::{
+    cuda_device::{CudaDevice, Primary},
+    priority::ContextPriority,
+};
 use crate::{
     driver::{Driver, log_failure},
     error::Result,
 };
-
-/// The retained primary context.
-pub(super) struct Primary {
-    pub(super) context: CUcontext,
-    /// Least and greatest stream priority; lower numbers have precedence.
-    priorities: (c_int, c_int),
-}
-
-// SAFETY: the context handle is an opaque token that the driver accepts from every thread.
-unsafe impl Send for Primary {}
-// SAFETY: as above; nothing is changed through a shared reference.
-unsafe impl Sync for Primary {}
 
 impl CudaDevice {
     /// Returns the raw handle of the primary context, which is retained until the last handle of this device is

@@ -1,18 +1,16 @@
-//! Raw modules, which their holder has to unload: loading, finding kernels, unloading.
+//! Raw modules, which their holder has to unload: finding kernels, unloading.
 
 use std::ffi::{CStr, CString};
 
 use cuda_green_sys::{CUcontext, CUfunction, CUmodule};
 
-use super::{CudaDevice, load};
 use crate::{
     driver::{Driver, log_failure},
     error::{Error, Result},
-    image::{Image, ImageKind},
 };
 
 /// The handle of a loaded module. Its holder has to unload it.
-pub(crate) struct RawModule(CUmodule);
+pub(crate) struct RawModule(pub(super) CUmodule);
 
 // SAFETY: the handle is an opaque token that the driver accepts from every thread.
 unsafe impl Send for RawModule {}
@@ -20,28 +18,6 @@ unsafe impl Send for RawModule {}
 unsafe impl Sync for RawModule {}
 
 impl RawModule {
-    /// Compiles and loads PTX in the device's primary context.
-    pub(crate) fn load_ptx(device: &CudaDevice, ptx: &str) -> Result<Self> {
-        let image = Image::new(ptx.as_bytes())?;
-        // Safe code must not make the driver read a binary, because the driver trusts the contents.
-        match image.kind {
-            ImageKind::Ptx => load::load(device, &image).map(Self),
-            kind => Err(Error::InvalidArgument {
-                name: "ptx",
-                value: format!("a {kind}"),
-                reason: "binaries are loaded by `Module::load_image`",
-            }),
-        }
-    }
-
-    /// Loads an image of any kind in the device's primary context.
-    ///
-    /// # Safety
-    /// A binary is complete and was made by NVIDIA's tools.
-    pub(crate) unsafe fn load_image(device: &CudaDevice, image: &[u8]) -> Result<Self> {
-        load::load(device, &Image::new(image)?).map(Self)
-    }
-
     /// Returns a kernel by the name of its entry.
     pub(crate) fn function(&self, driver: &Driver, name: &str) -> Result<CUfunction> {
         let name = c_string("kernel", name)?;

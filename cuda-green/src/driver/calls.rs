@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use cuda_green_sys::*;
 
-use super::Driver;
+use super::loaded::Driver;
 use crate::error::Result;
 
 macro_rules! calls {

@@ -2,7 +2,7 @@
 
 use cuda_green_sys::CUstreamCaptureMode;
 
-use super::Driver;
+use super::loaded::Driver;
 
 /// Restores a thread's capture mode when dropped: see [`Driver::beside_captures`].
 #[must_use = "the thread's capture mode is restored when this is dropped"]

@@ -2,11 +2,13 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::native::{Condvar, Mutex, MutexGuard},
+};
 
 /// Time after which an idle worker thread ends.
 const IDLE: Duration = Duration::from_secs(1);
@@ -35,7 +37,7 @@ impl<T> Inbox<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents<T>> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock()
     }
 
     /// Adds an item, and starts the worker thread if none runs.
@@ -73,7 +75,7 @@ impl<T> Inbox<T> {
         let waited = self
             .changed
             .wait_timeout_while(contents, timeout, |contents| contents.items.is_empty());
-        let (mut contents, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut contents = waited;
         std::mem::take(&mut contents.items)
     }
 
@@ -120,13 +122,16 @@ impl<T> Drop for WorkerGuard<'_, T> {
 }
 
 /// Starts a detached thread.
-pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+pub(crate) fn spawn_detached(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<()> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(run).map(drop)
 }
 
 /// Runs code that is not this crate's, and logs a panic in it.
-pub(crate) fn caught(what: &str, run: impl FnOnce()) {
+pub(crate) fn catch_panic(what: &str, run: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(run)).is_err() {
         log::error!("{what} panicked at the end of GPU work");
     }

@@ -4,7 +4,7 @@ use cuda_green_sys::{
     CUcontext, CUdevResource, CUdevResourceType, CUdevSmResource, CUdevice, CUgreenCtx, CUstream,
 };
 
-use super::Driver;
+use super::loaded::Driver;
 use crate::{capabilities::Granularity, error::Result};
 
 /// An object of the driver that has resources.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::inbox::{Inbox, caught, spawn};
+use super::inbox::{Inbox, catch_panic, spawn_detached};
 use crate::error::Result;
 
 /// The shortest and the longest pause between two polls.
@@ -15,8 +15,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_micros(10), Duration::from_
 const PAUSE_DIVISOR: u32 = 16;
 
 /// Work whose end the waiter waits for. If it is dropped before its end, because the thread could not start or
-/// panicked,
-/// its destructor reports that.
+/// panicked, its destructor reports that.
 pub(crate) trait Pending: Send {
     /// Prepares the waiter's thread for [`is_over`](Self::is_over). Returns whether to pause between polls.
     fn prepare(&self) -> bool;
@@ -36,12 +35,11 @@ impl Default for Waiter {
 
 impl Waiter {
     /// Has the thread wait for something. Entries of one stream, named by its number, end in the order in which they
-    /// are
-    /// given.
+    /// are given.
     pub(crate) fn wait_for(&self, stream: Option<u64>, pending: Box<dyn Pending>) -> Result<()> {
         self.0.send(WaiterEntry { stream, pending }, || {
             let inbox = Arc::clone(&self.0);
-            spawn("green-waiter", move || run(&inbox))
+            spawn_detached("green-waiter", move || run(&inbox))
         })
     }
 }
@@ -91,7 +89,7 @@ impl WaitList {
         over.extend(self.events.extract_if(.., |entry| entry.is_over()));
         let any = !over.is_empty();
         // This drops their events, and perhaps the last handle of the driver.
-        caught("the destructor of an event", move || drop(over));
+        catch_panic("the destructor of an event", move || drop(over));
         any
     }
 }

@@ -4,7 +4,7 @@ use std::{any::Any, cell::RefCell, sync::Arc};
 
 use cuda_green_sys::{CUgraph, CUresult, CUstreamCaptureMode};
 
-use super::{Graph, GraphResources};
+use super::{captured::Graph, resources::GraphResources};
 use crate::{
     driver::log_failure,
     error::{Error, Result},
@@ -17,11 +17,10 @@ use crate::{
 
 /// The calls that are forbidden during a capture, and to which threads.
 ///
-/// A capture can forbid allocating, freeing, creating a memory pool, instantiating a graph, and querying or waiting for
-/// any stream or event, captured or not. It also forbids allocating from a driver's pool in the order of another
-/// stream.
-/// It does not forbid synchronous copies, loading a module, creating a context, or waiting for a context without a
-/// captured stream (measured on an H200, driver 580, CUDA 13.0).
+/// A capture can forbid allocating, freeing, creating a memory pool, instantiating a graph, and querying or waiting
+/// for any stream or event, captured or not. It also forbids allocating from a driver's pool in the order of another
+/// stream. It does not forbid synchronous copies, loading a module, creating a context, or waiting for a context
+/// without a captured stream (measured on an H200, driver 580, CUDA 13.0).
 ///
 /// The captured streams, their contexts, and events recorded in them cannot be queried or waited for in any mode. So a
 /// rebalance with a strict hand-off, which records contexts, is refused while a stream of one of these contexts is in a
@@ -68,15 +67,13 @@ pub struct Capture<'s> {
 impl Stream {
     /// Captures the work that is put into this stream while the closure runs. None of it is executed.
     ///
-    /// The capture ends with the closure on every path. After an error or a panic there is no graph, and the stream is
-    /// as
-    /// before. Work that other threads put into the stream meanwhile is captured too.
+    /// The capture ends with the closure on every path. After an error or a panic there is no graph, and the stream
+    /// is as before. Work that other threads put into the stream meanwhile is captured too.
     ///
-    /// Launches and events are captured. During a capture, copies and allocations of this crate's buffers in the stream
-    /// fail with [`Error::InvalidArgument`]: they follow work through events, which mark no work in a capture. A
-    /// refused
-    /// launch invalidates the capture, and so does the launch of a graph that was captured in another context (measured
-    /// on an H200, driver 580, CUDA 13.0).
+    /// Launches and events are captured. During a capture, copies and allocations of this crate's buffers in the
+    /// stream fail with [`Error::InvalidArgument`]: they follow work through events, which mark no work in a capture.
+    /// A refused launch invalidates the capture, and so does the launch of a graph that was captured in another
+    /// context (measured on an H200, driver 580, CUDA 13.0).
     ///
     /// An event that was recorded in a capture cannot be queried or waited for afterwards: until it is recorded again,
     /// the driver refuses that (`INVALID_VALUE`, the same measurement).

@@ -36,9 +36,8 @@ pub(super) struct Change {
 /// single-context mode. It is one machine word, so that a guard is passed in registers.
 pub(super) struct Held(pub(super) Option<Arc<Sibling>>);
 
-/// The reason why a guard could not begin. It is small and becomes an [`Error`] only if needed: beside driver calls of
-/// a
-/// few nanoseconds, moving a large `Result` around would be measurable.
+/// The reason why a guard could not begin. It is small and becomes an [`Error`] only if needed: beside driver calls
+/// of a few nanoseconds, moving a large `Result` around would be measurable.
 pub(super) enum BeginFailure {
     Poisoned,
     Call(&'static str, Answer),
@@ -160,8 +159,7 @@ impl BeginFailure {
 
 impl Change {
     /// Restores the context that was current before, after foreign code changed the stack: `popped`, if anything, is
-    /// not
-    /// our context. Pops what foreign code pushed above ours, or pushes back what it popped.
+    /// not our context. Pops what foreign code pushed above ours, or pushes back what it popped.
     fn undo(self, driver: &Driver, popped: Option<CUcontext>) -> Result<()> {
         /// Number of contexts that are popped in search of ours; deeper stacks are not expected.
         const MAX_POPPED: usize = 64;

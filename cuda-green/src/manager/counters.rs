@@ -1,11 +1,11 @@
 //! The counters of a manager, for the `metrics` facade.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
 
-use crate::memory::Latencies;
+use crate::{
+    memory::Latencies,
+    sync::{Mutex, MutexGuard},
+};
 
 /// The counters of a manager since it was made, under their lock.
 #[derive(Default)]
@@ -26,6 +26,6 @@ pub(super) struct Counters {
 
 impl SharedCounters {
     pub(super) fn lock(&self) -> MutexGuard<'_, Counters> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

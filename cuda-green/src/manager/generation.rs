@@ -1,7 +1,5 @@
 //! A generation: the context that a name stands for at one time; and the one in force, as followers of a name see it.
 
-use std::sync::PoisonError;
-
 use crate::{
     partition::GreenContext,
     sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -32,11 +30,11 @@ impl ContextInForce {
 
     /// Returns it under a guard, while which lives no other is put into force.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, GreenContext> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.read()
     }
 
     /// Waits for all readers, and keeps new ones waiting while the guard lives.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, GreenContext> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.0.write()
     }
 }

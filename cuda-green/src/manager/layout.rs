@@ -6,7 +6,7 @@ use super::registry::UsedPieces;
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::Result,
-    partition::{ContextPolicy, GreenContext, Shape},
+    partition::{ContextPolicy, ContextSms, GreenContext},
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
         SplitCall, SplitStrategy, State,
@@ -251,9 +251,9 @@ impl Layout {
         requested_sms: u32,
         pieces: &[usize],
     ) -> Result<GreenContext> {
-        let (shape, resources) = self.shape(requested_sms, pieces);
+        let (sms, resources) = self.sms(requested_sms, pieces);
         let leases = self.leases_of(pieces);
-        GreenContext::create(device, policy, shape, &resources, leases, None)
+        GreenContext::create(device, policy, sms, &resources, leases, None)
     }
 
     /// Creates a context to take another's place: the same policy and memory, other pieces.
@@ -263,9 +263,9 @@ impl Layout {
         of: &GreenContext,
         pieces: &[usize],
     ) -> Result<GreenContext> {
-        let (shape, resources) = self.shape(of.requested_sms(), pieces);
+        let (sms, resources) = self.sms(of.requested_sms(), pieces);
         let leases = self.leases_of(pieces);
-        GreenContext::create(device, *of.policy(), shape, &resources, leases, Some(of))
+        GreenContext::create(device, *of.policy(), sms, &resources, leases, Some(of))
     }
 
     fn leases_of(&self, pieces: &[usize]) -> Vec<Arc<Lease>> {
@@ -273,7 +273,7 @@ impl Layout {
         leases.collect()
     }
 
-    fn shape(&self, requested_sms: u32, pieces: &[usize]) -> (Shape, Vec<SmResource>) {
+    fn sms(&self, requested_sms: u32, pieces: &[usize]) -> (ContextSms, Vec<SmResource>) {
         let resources: Vec<SmResource> = pieces
             .iter()
             .map(|index| self.resources[*index].clone())
@@ -283,13 +283,13 @@ impl Layout {
             .iter()
             .map(|index| self.pieces[*index].area.coscheduled);
         let coscheduled = guaranteed.max().unwrap_or(1);
-        let shape = Shape {
+        let sms = ContextSms {
             requested_sms,
             sm_count: resources.iter().map(SmResource::sm_count).sum(),
             coscheduled,
             max_cluster: self.facts.max_cluster(coscheduled),
         };
-        (shape, resources)
+        (sms, resources)
     }
 
     /// Returns the number of SMs in these pieces together.

@@ -7,8 +7,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    memory::{MemoryBudget, MemoryReport},
+    memory::MemoryBudget,
     partition::GreenContext,
+    report::MemoryReport,
 };
 
 impl<Id: Clone + Eq + Debug> ManagerState<Id> {

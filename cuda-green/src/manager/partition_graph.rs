@@ -1,16 +1,14 @@
 //! Graphs that follow a name: captured once for each context that the name has had.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use super::partition_stream::PartitionStream;
 use crate::{
     error::Result,
     graph::{Capture, CaptureMode, GraphExec},
-    partition::{Follower, GreenContext, Later},
+    partition::{DropLater, Follower, GreenContext},
     stream::Stream,
+    sync::{Mutex, MutexGuard},
 };
 
 type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
@@ -171,12 +169,12 @@ impl Instantiation {
 
 impl Instantiations {
     fn lock(&self) -> MutexGuard<'_, Vec<Instantiation>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
 impl Follower for Instantiations {
-    fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
+    fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool> {
         let mut made = self.lock();
         let Some(index) = made.iter().position(|made| made.is_of(context)) else {
             return Ok(false);

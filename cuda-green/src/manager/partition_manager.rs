@@ -21,9 +21,10 @@ use crate::{
     device::CudaDevice,
     error::Result,
     guard::{self, ContextGuard},
-    memory::{MemoryBudget, MemoryReport},
+    memory::MemoryBudget,
     partition::{ContextPolicy, GreenContext, GreenContextConfig},
     planner::{PartitionRequest, Plan},
+    report::MemoryReport,
 };
 
 /// Partitions one device and hands the partitions out by name.

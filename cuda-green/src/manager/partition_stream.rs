@@ -1,6 +1,6 @@
 //! Streams that follow a name: their work runs on the SMs that the name has when it is submitted.
 
-use std::{fmt, sync::PoisonError};
+use std::fmt;
 
 use super::{
     generation::ContextInForce,
@@ -12,7 +12,7 @@ use crate::{
     event::Event,
     launch::{KernelArg, LaunchConfig},
     module::Kernel,
-    partition::{Follower, GreenContext, Later},
+    partition::{DropLater, Follower, GreenContext},
     stream::Stream,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -144,7 +144,7 @@ impl PartitionStream {
 
 impl StreamsOfGenerations {
     fn lock(&self) -> MutexGuard<'_, Streams> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Registers with a context, which asks for its streams to be given up when it is to end.
@@ -155,7 +155,7 @@ impl StreamsOfGenerations {
 }
 
 impl Follower for StreamsOfGenerations {
-    fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
+    fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool> {
         let mut streams = self.lock();
         let Some(index) = streams
             .made

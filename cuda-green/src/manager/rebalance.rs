@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    partition::Later,
+    partition::DropLater,
     planner::SplitStrategy,
 };
 
@@ -70,7 +70,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
             favoured.iter().map(place).collect::<Result<Vec<_>>>()
         };
         loop {
-            let mut later = Later::new(); // outlives the lock
+            let mut later = DropLater::new(); // outlives the lock
             let (change, favoured) = self.begin_change_of(positions)?;
             let shares = change.registry.own_shares();
             if !self.can_rebalance(&change, &shares, &favoured)? {
@@ -144,7 +144,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         &self,
         change: &Change<'_, Id>,
         wanted: &[Vec<Pieces>],
-        later: &mut Later,
+        later: &mut DropLater,
     ) -> Result<Option<Ready>> {
         if let Some(generations) = change.registry.find_all(wanted) {
             return Ok(Some(Ready {

@@ -5,8 +5,6 @@
 //! fields are private, methods return what they found, and what they are given to do is a function without state.
 //! Between the two, [`RegistryChange::put_in_force`] locks the contexts that followers of names use.
 
-use std::sync::PoisonError;
-
 use super::{
     generation::{ContextInForce, Generation, Pieces},
     hand_off::{HandOff, wait_for_old_work},
@@ -14,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    partition::{GreenContext, Later},
+    partition::{DropLater, GreenContext},
     sync::{Arc, Mutex, MutexGuard, RwLock},
 };
 
@@ -88,13 +86,13 @@ impl<Id> Registry<Id> {
     pub(super) fn begin_change(&self) -> RegistryChange<'_, Id> {
         RegistryChange {
             registry: self,
-            _lock: self.changes.lock().unwrap_or_else(PoisonError::into_inner),
+            _lock: self.changes.lock(),
         }
     }
 
     /// Returns the ids as they are now.
     pub(super) fn ids(&self) -> Ids<Id> {
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.read();
         Arc::clone(&names.ids)
     }
 
@@ -177,7 +175,7 @@ impl<Id> Registry<Id> {
     }
 
     fn read<T>(&self, look: impl FnOnce(&[NamedPartition<Id>]) -> T) -> T {
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.read();
         look(&names.partitions)
     }
 }
@@ -326,7 +324,7 @@ impl<Id> RegistryChange<'_, Id> {
     pub(super) fn retire(
         &self,
         wanted: &[Vec<Pieces>],
-        later: &mut Later,
+        later: &mut DropLater,
     ) -> Result<Option<RetireStep>> {
         let candidates: Vec<(usize, Pieces)> = self.registry.read(|partitions| {
             let partitions = partitions.iter().enumerate();
@@ -346,7 +344,7 @@ impl<Id> RegistryChange<'_, Id> {
                 let generation = partition.find(&pieces);
                 generation.map(|generation| partition.generations()[generation].context.clone())
             });
-            let gave_up = context.map_or(Ok(false), |context| context.give_up(later))?;
+            let gave_up = context.map_or(Ok(false), |context| context.release_followers(later))?;
             if gave_up {
                 return Ok(Some(RetireStep::GaveUp));
             }
@@ -360,7 +358,7 @@ impl<Id> RegistryChange<'_, Id> {
     /// Changes partitions, and makes a new list of the ids where their number changed.
     fn write<T>(&self, change: impl FnOnce(&mut Vec<NamedPartition<Id>>) -> T) -> T {
         let names = &self.registry.names;
-        let mut names = names.write().unwrap_or_else(PoisonError::into_inner);
+        let mut names = names.write();
         let done = change(&mut names.partitions);
         if names.partitions.len() != names.ids.len() {
             let ids = names.partitions.iter().map(|one| Arc::clone(one.id()));

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
-    partition::{GreenContext, Later},
+    partition::{DropLater, GreenContext},
 };
 
 /// Device memory that a green context takes: 5 MiB (measured on an H200, driver 580).
@@ -31,7 +31,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     fn try_release(&self) -> Result<usize> {
         let mut released = 0;
         loop {
-            let mut later = Later::new(); // outlives the lock
+            let mut later = DropLater::new(); // outlives the lock
             let change = self.begin_change()?;
             match change.registry.retire(&[], &mut later)? {
                 None => return Ok(released),
@@ -58,7 +58,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         &self,
         change: &Change<'_, Id>,
         wanted: &[Vec<Pieces>],
-        later: &mut Later,
+        later: &mut DropLater,
     ) -> Result<Option<RetireStep>> {
         let limit = self.context_limit.load(Ordering::Relaxed);
         let kept = self.registry.green_contexts();

@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Debug,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 #[cfg(feature = "metrics")]
@@ -24,6 +24,7 @@ use crate::{
     events::{self, PartitionEvent, emit},
     memory::MemoryBudget,
     planner::DeviceFacts,
+    sync::{Mutex, MutexGuard},
 };
 
 /// The state of a manager.
@@ -126,7 +127,7 @@ impl<Id> ManagerState<Id> {
     /// Looks at the layout outside of a change, once the pieces that became free are free.
     pub(super) fn with_tidied_layout<T>(&self, look: impl FnOnce(Option<&Layout>) -> T) -> T {
         let _events = events::defer(); // until the lock is free
-        let mut layout = lock(&self.layout);
+        let mut layout = self.layout.lock();
         self.tidy(&mut layout);
         look(layout.as_ref())
     }
@@ -156,12 +157,8 @@ impl<Id> ManagerState<Id> {
 impl<Id> Change<'_, Id> {
     /// Locks the layout.
     pub(super) fn layout(&self) -> MutexGuard<'_, Option<Layout>> {
-        lock(self.layout)
+        self.layout.lock()
     }
-}
-
-fn lock(layout: &Mutex<Option<Layout>>) -> MutexGuard<'_, Option<Layout>> {
-    layout.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<Id: Debug> Debug for ManagerState<Id> {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     device::ContextPriority,
-    partition::{ContextPolicy, GreenContext, Shape, WorkqueueIsolation},
+    partition::{ContextPolicy, ContextSms, GreenContext, WorkqueueIsolation},
     planner::{self, RefusedPlan, SplitStrategy},
 };
 
@@ -152,7 +152,7 @@ impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
             .registry
             .survey(|id, context| (Arc::clone(id), Seen::of(context)));
         let allocated = if self.mode == PartitionMode::Partitioned {
-            contexts.iter().map(|(_, seen)| seen.shape.sm_count).sum()
+            contexts.iter().map(|(_, seen)| seen.sms.sm_count).sum()
         } else if contexts.is_empty() {
             0
         } else {
@@ -234,7 +234,7 @@ fn split_in_words(layout: &Layout, driver: CudaVersion) -> String {
 /// The facts about a context, as they were seen under the lock.
 struct Seen {
     policy: ContextPolicy,
-    shape: Shape,
+    sms: ContextSms,
     workqueues: WorkqueueIsolation,
     memory_used: u64,
 }
@@ -243,7 +243,7 @@ impl Seen {
     fn of(context: &GreenContext) -> Self {
         Self {
             policy: *context.policy(),
-            shape: context.shape(),
+            sms: context.sms(),
             workqueues: context.workqueue_isolation().clone(),
             memory_used: context.memory_used(),
         }
@@ -254,16 +254,16 @@ impl<Id> ContextStatus<Id> {
     fn of(id: Id, seen: Seen) -> Self {
         let Seen {
             policy,
-            shape,
+            sms,
             workqueues,
             memory_used,
         } = seen;
         Self {
             id,
-            requested_sms: shape.requested_sms,
-            sm_count: shape.sm_count,
-            coscheduled_sms: shape.coscheduled,
-            max_cluster_size: shape.max_cluster,
+            requested_sms: sms.requested_sms,
+            sm_count: sms.sm_count,
+            coscheduled_sms: sms.coscheduled,
+            max_cluster_size: sms.max_cluster,
             priority: policy.priority,
             workqueues,
             preemptible: policy.preemptible,

@@ -1,10 +1,16 @@
-//! Buffers: memory of a pool, which gets it back when they are dropped.
+//! Buffers: memory of a pool, freed when they are dropped.
 
 use std::{ffi::c_void, fmt};
 
 use cuda_green_sys::{CUdeviceptr, CUstream};
 
-use super::{GpuMemoryPool, PinnedBuffer, TypedBuffer, cache::Home, fence::Fences, seat::Taken};
+use super::{
+    GpuMemoryPool, PinnedBuffer,
+    alloc::{
+        allocation::{Allocation, AllocationKind},
+        fence::Fences,
+    },
+};
 use crate::{
     driver::Driver,
     error::{Error, Result},
@@ -12,67 +18,64 @@ use crate::{
     stream::Stream,
 };
 
-/// Bytes on the device. Keeps its pool alive, and gives the memory back when dropped.
+/// Bytes on the device. A buffer keeps its pool alive, and frees its memory when it is dropped.
 ///
-/// Kernels use it through [`GpuBuffer::address`]. Dropping it does not wait for anything. What this crate's
-/// own functions put into streams is done before the memory is used again; a kernel must have ended before
-/// its buffers are dropped ([`Stream::launch`]), or the buffer must have been told of its stream:
+/// Kernels use it through [`GpuBuffer::address`]. Dropping it does not wait for anything. The memory is not reused
+/// before all work is done that this crate's own functions put into streams. A kernel must have ended before its
+/// buffers are dropped ([`Stream::launch`]), or the buffer must have been fenced on its stream:
 /// [`GpuBuffer::fence_on`], [`GpuBuffer::free_on`].
 pub struct GpuBuffer {
     pool: GpuMemoryPool,
     address: CUdeviceptr,
     len: usize,
-    home: Home,
+    kind: AllocationKind,
     fences: Fences,
-    /// Whether its end is to be timed.
+    /// Whether to time its free.
     timed: bool,
     freed: bool,
 }
 
 impl GpuBuffer {
     #[inline]
-    pub(super) fn new(pool: GpuMemoryPool, taken: Taken, len: usize, timed: bool) -> Self {
+    pub(super) fn new(
+        pool: GpuMemoryPool,
+        allocation: Allocation,
+        len: usize,
+        timed: bool,
+    ) -> Self {
         Self {
             pool,
-            address: taken.address,
+            address: allocation.address,
             len,
-            home: taken.home,
-            fences: Fences::of(taken.fences),
+            kind: allocation.kind,
+            fences: Fences::new(allocation.fences),
             timed,
             freed: false,
         }
     }
 
-    /// The device address, as a kernel takes it.
+    /// Returns the device address, as a kernel takes it.
     pub fn address(&self) -> CUdeviceptr {
         self.address
     }
 
-    /// Its length in bytes; never 0.
+    /// Returns the length in bytes; never 0.
     #[allow(clippy::len_without_is_empty)] // no buffer is empty
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The pool that it is of.
+    /// Returns the pool this buffer was allocated from.
     pub fn pool(&self) -> &GpuMemoryPool {
         &self.pool
     }
 
-    /// The same memory as values of a type; what does not fill one at the end is left unused.
+    /// Fences the buffer on a stream of this device or another: its memory is not reused before the stream has done the
+    /// work that is in it now. Does not wait.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a type without a size, or aligned to more than the buffer is.
-    pub fn typed<T: bytemuck::Pod>(self) -> Result<TypedBuffer<T>> {
-        TypedBuffer::new(self)
-    }
-
-    /// Tells the buffer of a stream that uses it, of this device or another: its memory is not used again before the
-    /// stream has done the work that is in it now. Does not wait.
-    ///
-    /// # Errors
-    /// [`Error::Driver`] where the stream can neither be fenced nor waited for instead: the device is lost, and the
-    /// memory is not used again. [`Error::InvalidArgument`] for a stream in a capture; [`Error::ForeignDriver`].
+    /// [`Error::Driver`] if the stream can neither be fenced nor waited for instead: the device is lost, and the memory
+    /// is never reused. [`Error::InvalidArgument`] for a stream in a capture; [`Error::ForeignDriver`].
     pub fn fence_on(&self, stream: &Stream) -> Result<()> {
         self.pool
             .device()
@@ -81,11 +84,11 @@ impl GpuBuffer {
         self.fences.note(stream)
     }
 
-    /// Frees the buffer once the stream has done the work that is in it now. Does not wait. Until then, the
-    /// memory can be had by [`GpuMemoryPool::allocate_on`] for the same stream.
+    /// Frees the buffer once the stream has done the work that is in it now. Does not wait. Until then,
+    /// [`GpuMemoryPool::allocate_on`] can reuse the memory in the same stream.
     ///
     /// # Errors
-    /// [`FreeError`], as [`GpuBuffer::fence_on`], with the buffer in it, since the stream may still use it.
+    /// [`FreeError`] with the buffer in it, since the stream may still use it; the cases of [`GpuBuffer::fence_on`].
     #[doc(alias = "cuMemFreeAsync")]
     pub fn free_on(self, stream: &Stream) -> Result<(), FreeError> {
         match self.fence_on(stream) {
@@ -105,8 +108,8 @@ impl GpuBuffer {
         }
     }
 
-    /// Copies from pinned memory, from the buffer's start on, in a stream, after all earlier uses of both
-    /// that this crate put into streams. Does not wait.
+    /// Copies from pinned memory to the buffer's start, in a stream, after all earlier uses of both that this crate put
+    /// into streams. Does not wait.
     ///
     /// # Errors
     /// [`Error::LengthMismatch`]; [`Error::ForeignDevice`] for a stream of another device;
@@ -123,8 +126,8 @@ impl GpuBuffer {
         let device = self.pool.device();
         source.fences().around(stream, || {
             self.fences.around(stream, || {
-                // SAFETY: the buffer has room for the source's length, and both are fenced: neither is
-                // freed or used anew before the stream has done this.
+                // SAFETY: the buffer has room for the source's length, and both are fenced: neither is freed or reused
+                // before the stream has done this.
                 unsafe {
                     device.driver().cuMemcpyHtoDAsync_v2(
                         self.address,
@@ -137,7 +140,8 @@ impl GpuBuffer {
         })
     }
 
-    /// Copies to pinned memory, from the buffer's start on, in a stream, likewise.
+    /// Copies from the buffer's start to pinned memory, in a stream, after all earlier uses of both that this crate put
+    /// into streams. Does not wait.
     ///
     /// # Errors
     /// As [`GpuBuffer::copy_from_pinned`].
@@ -167,7 +171,7 @@ impl GpuBuffer {
         })
     }
 
-    /// Sets every byte in a stream, likewise.
+    /// Sets every byte, in a stream, after all earlier uses that this crate put into streams. Does not wait.
     ///
     /// # Errors
     /// [`Error::ForeignDevice`], [`Error::Driver`].
@@ -185,13 +189,13 @@ impl GpuBuffer {
         })
     }
 
-    /// Copies from the host, from the buffer's start on. When it returns, the bytes are there for every stream.
+    /// Copies from the host to the buffer's start. When it returns, the bytes are there for every stream.
     ///
-    /// Waits for what this crate put into streams for the buffer, and for nothing else: it runs in a stream of its
-    /// own, not in a default stream.
+    /// Waits only for the work that this crate put into streams for the buffer: the copy runs in a private stream, not
+    /// in a default stream.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`] where the source is longer than the buffer; [`Error::Driver`].
+    /// [`Error::LengthMismatch`] if the source is longer than the buffer; [`Error::Driver`].
     #[doc(alias = "cuMemcpyHtoD")]
     pub fn copy_from(&self, source: &[u8]) -> Result<()> {
         self.check_len(source.len())?;
@@ -209,10 +213,11 @@ impl GpuBuffer {
         })
     }
 
-    /// Copies to the host, from the buffer's start on, and waits for the end; likewise.
+    /// Copies from the buffer's start to the host, and waits for the copy and for earlier work as
+    /// [`GpuBuffer::copy_from`] does.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`] where the destination is longer than the buffer; [`Error::Driver`].
+    /// [`Error::LengthMismatch`] if the destination is longer than the buffer; [`Error::Driver`].
     #[doc(alias = "cuMemcpyDtoH")]
     pub fn copy_to(&self, destination: &mut [u8]) -> Result<()> {
         self.check_len(destination.len())?;
@@ -224,7 +229,7 @@ impl GpuBuffer {
         })
     }
 
-    /// Sets every byte, and waits for the end; likewise.
+    /// Sets every byte, and waits for that and for earlier work as [`GpuBuffer::copy_from`] does.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -236,8 +241,8 @@ impl GpuBuffer {
         })
     }
 
-    /// Runs a call in a stream that nobody else uses meanwhile, after all uses of the buffer that are known, and
-    /// waits for its end. The host memory that it uses, if any, is no more in use after it, errors included.
+    /// Runs a call in a stream that no other thread uses meanwhile, after all known uses of the buffer, and waits for
+    /// its end. The host memory that it uses, if any, is no longer in use afterwards, even after an error.
     fn copy(
         &self,
         host: Option<*const c_void>,
@@ -253,18 +258,18 @@ impl GpuBuffer {
     }
 
     pub(super) fn free(mut self) -> Result<()> {
-        self.give_back()
+        self.free_once()
     }
 
     #[inline]
-    fn give_back(&mut self) -> Result<()> {
+    fn free_once(&mut self) -> Result<()> {
         self.freed = true;
-        let taken = Taken {
+        let allocation = Allocation {
             address: self.address,
-            home: self.home,
+            kind: self.kind,
             fences: self.fences.take(),
         };
-        self.pool.free(taken, self.len, self.timed)
+        self.pool.free(allocation, self.len, self.timed)
     }
 
     fn check_device(&self, stream: &Stream) -> Result<()> {
@@ -289,33 +294,33 @@ impl Drop for GpuBuffer {
         if self.freed {
             return;
         }
-        if let Err(error) = self.give_back() {
+        if let Err(error) = self.free_once() {
             log::error!("freeing a buffer of {} bytes: {error}", self.len);
         }
     }
 }
 
-/// A buffer that could not be freed in a stream's order, and why: see [`GpuBuffer::free_on`].
+/// The error of [`GpuBuffer::free_on`], with the buffer that could not be freed in the stream's order.
 ///
-/// Dropped with the buffer in it, or converted into [`Error`] (`?` does), it keeps the buffer's memory from being used
-/// again for as long as the pool lives: nobody knows when the stream is done with it.
+/// Dropped with the buffer in it, or converted into [`Error`] (`?` does), it keeps the buffer's memory from being
+/// reused as long as the pool lives, because it is not known when the stream is done with it.
 #[derive(thiserror::Error)]
 #[error("{error}")]
 pub struct FreeError {
     #[source]
     error: Error,
-    /// None where the buffer is gone: only giving its memory back failed.
+    /// None if the buffer is gone: only freeing its memory failed.
     buffer: Option<Box<GpuBuffer>>,
 }
 
 impl FreeError {
-    /// Returns why it could not be freed.
+    /// Returns the reason why it could not be freed.
     pub fn error(&self) -> &Error {
         &self.error
     }
 
-    /// Returns the buffer, if there still is one, and why it could not be freed. To drop the buffer is to free it at
-    /// once: the stream must be done with it.
+    /// Returns the buffer, if there still is one, and the reason why it could not be freed. Dropping the buffer frees
+    /// it at once: the stream must be done with it.
     pub fn into_parts(mut self) -> (Option<GpuBuffer>, Error) {
         let buffer = self.buffer.take();
         (buffer.map(|buffer| *buffer), self.take_error())

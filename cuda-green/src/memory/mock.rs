@@ -1,21 +1,26 @@
-//! A pool without any driver, for tests: the same accounting over the host's memory.
+//! A mock of the pool for tests without a driver: the same accounting over the host's memory.
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
 };
 
 use super::{
     MemoryBuffer, MemoryPool, MemoryPressure,
-    budget::{Account, Budget},
+    budget::account::{Account, Limit},
+    memory_budget::check_limit,
+    pool::no_bytes,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::Mutex,
+};
 
-/// [`GpuMemoryPool`](super::GpuMemoryPool) for tests, without a driver, simulated or not. What is never
-/// written takes no memory, so that limits of many GiB cost nothing.
+/// [`GpuMemoryPool`](super::GpuMemoryPool) for tests, without a driver, not even a simulated one. Bytes that
+/// are never written take no memory, so that limits of many GiB cost nothing.
 ///
 /// ```
 /// use cuda_green::{MemoryBuffer, MemoryPool, MockGpuMemoryPool};
@@ -37,46 +42,40 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone)]
 pub struct MockGpuMemoryPool {
-    inner: Arc<Inner>,
+    state: Arc<MockState>,
 }
 
-struct Inner {
+struct MockState {
     account: Account<()>,
     failures: AtomicU32,
 }
 
-/// Memory of a [`MockGpuMemoryPool`].
+/// A buffer of a [`MockGpuMemoryPool`].
 pub struct MockGpuBuffer {
     pool: MockGpuMemoryPool,
     len: usize,
-    /// The bytes up to the last that was written.
+    /// The bytes up to the last one written.
     bytes: Mutex<Vec<u8>>,
 }
 
 impl MockGpuMemoryPool {
-    /// A pool with a limit, of a device that is not there.
+    /// Creates a pool with a limit. The device need not exist.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a limit of 0.
     pub fn new(_device_id: u32, limit_bytes: u64) -> Result<Self> {
-        if limit_bytes == 0 {
-            return Err(Error::InvalidArgument {
-                name: "limit_bytes",
-                value: "0".into(),
-                reason: "no buffer would fit; u64::MAX is no limit",
-            });
-        }
+        check_limit(limit_bytes)?;
         Ok(Self {
-            inner: Arc::new(Inner {
-                account: Account::new(&Budget::new(limit_bytes), [()]),
+            state: Arc::new(MockState {
+                account: Account::new(&Limit::new(limit_bytes), [()]),
                 failures: AtomicU32::new(0),
             }),
         })
     }
 
-    /// Makes the next so many allocations fail as if the device had no more memory.
+    /// Makes the next `count` allocations fail as if the device had no more memory.
     pub fn fail_next(&self, count: u32) {
-        self.inner.failures.store(count, Ordering::Relaxed);
+        self.state.failures.store(count, Ordering::Relaxed);
     }
 }
 
@@ -89,14 +88,10 @@ impl MemoryPool for MockGpuMemoryPool {
 
     fn allocate(&self, size: usize) -> Result<MockGpuBuffer> {
         if size == 0 {
-            return Err(Error::InvalidArgument {
-                name: "size",
-                value: "0".into(),
-                reason: "a buffer has at least one byte",
-            });
+            return Err(no_bytes());
         }
         let fail = self
-            .inner
+            .state
             .failures
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(1)
@@ -105,14 +100,14 @@ impl MemoryPool for MockGpuMemoryPool {
             return Err(Error::DeviceOutOfMemory {
                 asked: size as u64,
                 free: Some(0),
-                // Of a device that is not there, all that is known is that it is full.
+                // There is no device; all that is known is that it is full.
                 total: match self.limit() {
                     u64::MAX => self.used(),
                     limit => limit,
                 },
             });
         }
-        drop(self.inner.account.take(0, size as u64)?);
+        drop(self.state.account.charge(0, size as u64)?);
         Ok(MockGpuBuffer {
             pool: self.clone(),
             len: size,
@@ -121,7 +116,7 @@ impl MemoryPool for MockGpuMemoryPool {
     }
 
     fn deallocate(&self, buffer: MockGpuBuffer) -> Result<()> {
-        if Arc::ptr_eq(&self.inner, &buffer.pool.inner) {
+        if Arc::ptr_eq(&self.state, &buffer.pool.state) {
             Ok(())
         } else {
             Err(Error::ForeignBuffer)
@@ -129,19 +124,19 @@ impl MemoryPool for MockGpuMemoryPool {
     }
 
     fn limit(&self) -> u64 {
-        self.inner.account.budget().figures().limit
+        self.state.account.limit().figures().limit
     }
 
     fn used(&self) -> u64 {
-        self.inner.account.budget().figures().used
+        self.state.account.limit().figures().used
     }
 
     fn available(&self) -> u64 {
-        self.inner.account.budget().figures().available
+        self.state.account.limit().figures().available
     }
 
     fn high_water_mark(&self) -> u64 {
-        self.inner.account.budget().figures().high
+        self.state.account.limit().figures().high
     }
 
     fn pressure_level(&self) -> MemoryPressure {
@@ -168,7 +163,7 @@ impl MemoryBuffer for MockGpuBuffer {
 
     fn copy_from(&self, source: &[u8]) -> Result<()> {
         self.check(source.len())?;
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = self.bytes.lock();
         let len = bytes.len().max(source.len());
         bytes.resize(len, 0);
         bytes[..source.len()].copy_from_slice(source);
@@ -177,7 +172,7 @@ impl MemoryBuffer for MockGpuBuffer {
 
     fn copy_to(&self, destination: &mut [u8]) -> Result<()> {
         self.check(destination.len())?;
-        let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = self.bytes.lock();
         let written = bytes.len().min(destination.len());
         destination[..written].copy_from_slice(&bytes[..written]);
         destination[written..].fill(0);
@@ -185,14 +180,14 @@ impl MemoryBuffer for MockGpuBuffer {
     }
 
     fn fill(&self, byte: u8) -> Result<()> {
-        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = vec![byte; self.len];
+        *self.bytes.lock() = vec![byte; self.len];
         Ok(())
     }
 }
 
 impl Drop for MockGpuBuffer {
     fn drop(&mut self) {
-        self.pool.inner.account.give(0, self.len as u64, |()| ());
+        self.pool.state.account.refund(0, self.len as u64, |()| ());
     }
 }
 

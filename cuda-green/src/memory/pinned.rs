@@ -1,10 +1,10 @@
-//! Pinned host memory: what the GPU copies from and to without the host waiting.
+//! Pinned host memory: the GPU copies from and to it without the host waiting.
 
 use std::{fmt, marker::PhantomData, ptr::NonNull};
 
 use bytemuck::Pod;
 
-use super::fence::Fences;
+use super::alloc::fence::Fences;
 use crate::{
     device::{CudaDevice, retry_ends},
     error::{Error, Result},
@@ -15,7 +15,7 @@ const PORTABLE: u32 = 1;
 
 /// Values in pinned host memory.
 ///
-/// Copies in streams use it without waiting, so looking at it waits for them: [`PinnedBuffer::as_slice`].
+/// Copies in streams use it without waiting, so access from the host waits for them: [`PinnedBuffer::as_slice`].
 pub struct PinnedBuffer<T: Pod> {
     device: CudaDevice,
     start: NonNull<T>,
@@ -24,13 +24,13 @@ pub struct PinnedBuffer<T: Pod> {
     values: PhantomData<T>,
 }
 
-// SAFETY: it owns plain memory, like a `Vec<T>`; what streams do with it is fenced.
+// SAFETY: it owns plain memory, like a `Vec<T>`; uses in streams are fenced.
 unsafe impl<T: Pod + Send> Send for PinnedBuffer<T> {}
 // SAFETY: shared references only read, and copies out of it only read, too.
 unsafe impl<T: Pod + Sync> Sync for PinnedBuffer<T> {}
 
 impl<T: Pod> PinnedBuffer<T> {
-    /// So many values, all zero.
+    /// Allocates `len` values, all zero.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for no bytes, too many, or a type aligned to more than a page;
@@ -67,8 +67,10 @@ impl<T: Pod> PinnedBuffer<T> {
         })?;
         let start = NonNull::new(pointer.cast::<T>())
             .filter(|start| start.is_aligned())
-            .ok_or_else(|| invalid("the driver gave no memory, or none that is aligned"))?;
-        // SAFETY: so many bytes were allocated just now, and nobody else knows of them.
+            .ok_or_else(|| {
+                invalid("the driver returned no memory, or memory that is not aligned")
+            })?;
+        // SAFETY: this many bytes were just allocated, and nothing else refers to them.
         unsafe { start.as_ptr().cast::<u8>().write_bytes(0, bytes) };
         Ok(Self {
             device: device.clone(),
@@ -79,25 +81,25 @@ impl<T: Pod> PinnedBuffer<T> {
         })
     }
 
-    /// How many values there are; never 0.
+    /// Returns the number of values; never 0.
     #[allow(clippy::len_without_is_empty)] // no buffer is empty
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The values, once every copy that was put into a stream is done.
+    /// Returns the values, after waiting for every copy that was put into a stream.
     ///
     /// # Errors
     /// [`Error::Driver`].
     pub fn as_slice(&self) -> Result<&[T]> {
         self.fences.wait(&self.device)?;
-        // SAFETY: the memory is this object's, of that length, and written whole when it was made; any
-        // bytes are a value. No stream writes to it: that takes a mutable reference, and what was begun
-        // before was waited for.
+        // SAFETY: this object owns the memory, which has that length and was written whole when it was allocated; any
+        // bytes are a value. No stream writes to it: that takes a mutable reference, and copies begun before were
+        // waited for.
         Ok(unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) })
     }
 
-    /// The values to be changed, likewise.
+    /// Returns the values for writing, after waiting for every copy that was put into a stream.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -136,14 +138,14 @@ impl<T: Pod> Drop for PinnedBuffer<T> {
     fn drop(&mut self) {
         let device = self.device.clone();
         let fences = std::mem::take(&mut self.fences);
-        let memory = Memory(self.start.as_ptr().cast());
+        let memory = PinnedPointer(self.start.as_ptr().cast());
         let what = format!("{} bytes of pinned memory", self.bytes());
-        // Copies that are still to run would read or write whoever has the memory next.
+        // Copies still to run would read or write memory of its next owner.
         self.device.end(&what, move || {
-            let Memory(start) = &memory;
+            let PinnedPointer(start) = &memory;
             fences.wait(&device)?;
             device.with_primary(|| {
-                // SAFETY: the memory is of `cuMemHostAlloc`, and this is its end, which is not tried again after it
+                // SAFETY: the memory is of `cuMemHostAlloc`, and it is freed here, which is not tried again after it
                 // succeeded.
                 unsafe { device.driver().cuMemFreeHost(*start) }
             })
@@ -152,10 +154,10 @@ impl<T: Pod> Drop for PinnedBuffer<T> {
 }
 
 /// Pinned memory whose buffer is gone.
-struct Memory(*mut std::ffi::c_void);
+struct PinnedPointer(*mut std::ffi::c_void);
 
-// SAFETY: whoever has it is its only owner.
-unsafe impl Send for Memory {}
+// SAFETY: it has one owner, whatever thread that is on.
+unsafe impl Send for PinnedPointer {}
 
 impl<T: Pod> fmt::Debug for PinnedBuffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,16 +1,19 @@
-//! Pools of device memory with limits that hold exactly.
+//! Pools of device memory with exact limits.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     GpuBuffer, MemoryBudget, MemoryPressure, PinnedBuffer, PoolMetrics, PressureChange,
-    TypedBuffer,
-    budget::Budget,
-    cache::Cache,
-    core::Core,
-    inner::Inner,
-    seat::{Seat, Taken},
-    shard::{self, Here},
+    alloc::{
+        allocation::Allocation,
+        arena::Arena,
+        pool_shard::PoolShard,
+        pool_state::PoolState,
+        thread_cache::ThreadCache,
+        thread_index::{self, CurrentThread},
+    },
+    budget::account::Limit,
+    memory_budget::check_limit,
 };
 use crate::{
     device::CudaDevice,
@@ -21,37 +24,36 @@ use crate::{
 
 /// A pool of device memory with a limit in bytes. Cheap to clone; all clones are the same pool.
 ///
-/// The limit is kept in this crate's own accounting, to the byte of what was asked for: what fits is granted
-/// (as far as the device has memory), what does not is refused, from any number of threads. Limits can stand
-/// within others: [`GpuMemoryPool::within`], [`GpuMemoryPool::child`], [`GpuMemoryPool::reserve`].
+/// The pool counts the bytes that were asked for, exactly: an allocation that fits the limit is granted (if the device
+/// has the memory), one that does not is refused, from any number of threads. Limits can stand within others:
+/// [`GpuMemoryPool::within`], [`GpuMemoryPool::child`], [`GpuMemoryPool::reserve`].
 ///
-/// Memory comes from the driver's stream-ordered pool where there is one (CUDA 11.2 and the device
-/// permitting), from plain allocation otherwise, in slabs, and stays with the pool until
-/// [`GpuMemoryPool::trim`] or its end. What is freed is at hand for the next allocation of about its size
-/// without a call to the driver. Rounding takes at most an eighth of a buffer (256 bytes of a small one);
-/// before the pool takes more than an eighth above its limit, it gives back what is idle.
-/// [`GpuMemoryPool::metrics`] tells what all that comes to.
+/// Memory comes from the driver's stream-ordered pool if there is one (from CUDA 11.2 on, if the device supports it),
+/// else from plain allocation. It comes in slabs and stays with the pool until [`GpuMemoryPool::trim`] or the pool's
+/// end. Freed memory is reused for the next allocation of about its size without a call to the driver. Rounding takes
+/// at most an eighth of a buffer (256 bytes of a small one). Before the pool takes more than an eighth above its limit
+/// from the driver, it gives back what is idle. See [`GpuMemoryPool::metrics`] for the resulting overhead.
 ///
-/// # When memory is used again
-/// A buffer's memory is never handed out while a stream may still use it, as far as the pool knows of it:
-/// - What this crate's own functions put into streams, it knows.
-/// - A kernel must have ended before its buffers are dropped ([`Stream::launch`] is unsafe for that), unless
-///   the buffer was told of the stream after the launch: [`GpuBuffer::fence_on`], or
-///   [`GpuBuffer::free_on`], which frees it in the same breath. Neither waits.
+/// # When memory is reused
+/// A buffer's memory is not reused while a stream may still use it, as far as the pool knows:
+/// - It knows all work that this crate's own functions put into streams.
+/// - A kernel must have ended before its buffers are dropped ([`Stream::launch`] is unsafe because of that), unless the
+///   buffer was fenced on the stream after the launch, with [`GpuBuffer::fence_on`] or with [`GpuBuffer::free_on`],
+///   which also frees it. Neither waits.
 ///
-/// Memory that a stream still uses is given to the next allocation in that stream
-/// ([`GpuMemoryPool::allocate_on`]), and to all others once it is done.
+/// Memory that a stream still uses can be had by the next allocation in that stream ([`GpuMemoryPool::allocate_on`]),
+/// and by all others once the stream is done with it.
 ///
 /// Buffers keep their pool alive and may outlive every context.
 #[derive(Clone)]
 pub struct GpuMemoryPool {
-    seat: Arc<Seat>,
-    /// One seat for each shard; buffers have only the one that they are of.
-    all: Option<Arc<[Arc<Seat>]>>,
+    shard: Arc<PoolShard>,
+    /// All shards; a buffer's pool has only the shard that the buffer was allocated from.
+    all: Option<Arc<[Arc<PoolShard>]>>,
 }
 
 impl GpuMemoryPool {
-    /// A pool on a device of the process's driver.
+    /// Creates a pool on a device of the process's driver.
     ///
     /// # Errors
     /// Those of [`CudaDevice::init`] and [`GpuMemoryPool::on`].
@@ -59,63 +61,65 @@ impl GpuMemoryPool {
         Self::on(&CudaDevice::init(device_id)?, limit_bytes)
     }
 
-    /// A pool on a device. `u64::MAX` is no limit.
+    /// Creates a pool on a device. `u64::MAX` is no limit.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a limit of 0; [`Error::Driver`].
     pub fn on(device: &CudaDevice, limit_bytes: u64) -> Result<Self> {
         check_limit(limit_bytes)?;
-        let core = Arc::new(Core::new(device, limit_bytes)?);
-        Ok(Self::make(core, &Budget::new(limit_bytes), None))
+        let arena = Arc::new(Arena::new(device, limit_bytes)?);
+        Ok(Self::create(arena, &Limit::new(limit_bytes), None))
     }
 
-    /// A pool on a device with a limit within a budget: a context's within the device's.
+    /// Creates a pool on a device with a limit within a budget, for example a context's within the device's.
     ///
     /// # Errors
     /// As [`GpuMemoryPool::on`].
     pub fn within(device: &CudaDevice, budget: &MemoryBudget, limit_bytes: u64) -> Result<Self> {
         check_limit(limit_bytes)?;
         let tightest = limit_bytes.min(budget.limit());
-        let core = Arc::new(Core::new(device, tightest)?);
-        Ok(Self::make(core, &budget.0.child(limit_bytes), None))
+        let arena = Arc::new(Arena::new(device, tightest)?);
+        Ok(Self::create(arena, &budget.0.child(limit_bytes), None))
     }
 
-    /// A pool with a limit within this one's, and from the same memory: a model's within a context's. Limits
-    /// of children may add up to more than their parent's; what a child uses, its parent uses.
+    /// Creates a pool with a limit within this one's and from the same memory, for example a model's within a
+    /// context's. The limits of children may add up to more than their parent's; bytes that a child uses count as used
+    /// by its parent.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a limit of 0.
     pub fn child(&self, limit_bytes: u64) -> Result<Self> {
         check_limit(limit_bytes)?;
-        let inner = &self.seat.inner;
-        Ok(Self::make(
-            inner.core.clone(),
-            &inner.account.budget().child(limit_bytes),
-            Some(inner),
-        ))
+        let state = &self.shard.state;
+        let limit = state.account.limit().child(limit_bytes);
+        Ok(Self::create(state.arena.clone(), &limit, Some(state)))
     }
 
-    /// A child whose bytes are taken from this pool's limit now, so that they are there later; they go back
-    /// with the child's last handle and buffer. The accounting promises them, not the driver.
+    /// Creates a child whose bytes are charged to this pool's limit now, so that they are available later. They are
+    /// refunded with the child's last handle and buffer. The accounting promises them, not the driver.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::InvalidArgument`] for 0 bytes.
     pub fn reserve(&self, bytes: u64) -> Result<Self> {
         check_limit(bytes)?;
-        let inner = &self.seat.inner;
-        let budget = inner.account.budget().reserve(bytes)?;
-        Ok(Self::make(inner.core.clone(), &budget, Some(inner)))
+        let state = &self.shard.state;
+        let limit = state.account.limit().reserve(bytes)?;
+        Ok(Self::create(state.arena.clone(), &limit, Some(state)))
     }
 
-    fn make(core: Arc<Core>, budget: &Budget<Cache>, parent: Option<&Arc<Inner>>) -> Self {
-        let all = Seat::all(core, budget, parent);
+    fn create(
+        arena: Arc<Arena>,
+        limit: &Limit<ThreadCache>,
+        parent: Option<&Arc<PoolState>>,
+    ) -> Self {
+        let all = PoolShard::all(arena, limit, parent);
         Self {
-            seat: all[0].clone(),
+            shard: all[0].clone(),
             all: Some(all),
         }
     }
 
-    /// Whether memory can be had at all: a driver loads, and it sees a GPU. Meant for the start of a
+    /// Checks whether memory can be allocated at all: a driver loads, and it sees a GPU. Meant for the start of a
     /// program; most of its time is the driver's own `cuInit`.
     ///
     /// # Errors
@@ -124,43 +128,32 @@ impl GpuMemoryPool {
         Driver::load()?.device_count().map(drop)
     }
 
-    /// Allocates memory that any stream may use at once. Aligned to at least 256 bytes; the contents are
-    /// whatever was there before.
+    /// Allocates memory that any stream may use at once. It is aligned to at least 256 bytes and not initialized.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for 0 bytes; [`Error::OutOfMemory`] over the limit, or where the device
-    /// has no more; [`Error::Driver`].
+    /// [`Error::InvalidArgument`] for 0 bytes; [`Error::OutOfMemory`] over a limit; [`Error::DeviceOutOfMemory`] if the
+    /// device has no more; [`Error::Driver`].
     #[doc(alias = "cuMemAllocFromPoolAsync")]
     #[inline]
     pub fn allocate(&self, size: usize) -> Result<GpuBuffer> {
-        self.take(size, None)
+        self.allocate_in(size, None)
     }
 
-    /// Allocates memory for use in one stream, which may be what a buffer that was freed on this stream
-    /// had, although the stream has not come to that yet. Other streams may use it through this crate's
-    /// functions, which see to the order; kernels in other streams must wait for this one first.
+    /// Allocates memory for use in one stream. It may be the memory of a buffer that was freed on this stream, even if
+    /// the stream has not reached that point yet. Other streams may use it through this crate's functions, which keep
+    /// the order; kernels in other streams must wait for this stream first.
     ///
     /// # Errors
-    /// As [`GpuMemoryPool::allocate`]; [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for a stream of elsewhere,
-    /// [`Error::InvalidArgument`] for one in a capture.
+    /// As [`GpuMemoryPool::allocate`]; [`Error::ForeignDevice`] and [`Error::ForeignDriver`] for a stream of another
+    /// device or driver, [`Error::InvalidArgument`] for one in a capture.
     pub fn allocate_on(&self, stream: &Stream, size: usize) -> Result<GpuBuffer> {
         self.device().check_own("the stream", stream.device())?;
         stream.outside_captures()?;
-        self.take(size, Some(stream))
+        self.allocate_in(size, Some(stream))
     }
 
-    /// Allocates room for so many values.
-    ///
-    /// # Errors
-    /// As [`GpuMemoryPool::allocate`]; also [`Error::InvalidArgument`] for a type without a size or aligned
-    /// to more than 256 bytes.
-    pub fn allocate_typed<T: bytemuck::Pod>(&self, count: usize) -> Result<TypedBuffer<T>> {
-        let bytes = count.saturating_mul(size_of::<T>());
-        self.allocate(bytes)?.typed()
-    }
-
-    /// Pinned host memory for so many values, all zero, for copies that do not wait. It is the host's memory:
-    /// this pool's limit has no part in it.
+    /// Allocates pinned host memory for `count` values, all zero, for copies that do not wait. It is memory of the
+    /// host, which does not count towards this pool's limit.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`], [`Error::Driver`].
@@ -169,91 +162,91 @@ impl GpuMemoryPool {
     }
 
     #[inline]
-    fn take(&self, size: usize, stream: Option<&Stream>) -> Result<GpuBuffer> {
+    fn allocate_in(&self, size: usize, stream: Option<&Stream>) -> Result<GpuBuffer> {
         if size == 0 {
             return Err(no_bytes());
         }
-        let Here { shard, timed } = shard::here();
-        let seat = self.all.as_ref().and_then(|all| all.get(shard));
-        let seat = seat.unwrap_or(&self.seat);
-        let taken = seat.take(size as u64, stream, timed)?;
+        let CurrentThread { shard, timed } = thread_index::current();
+        let shard = self.all.as_ref().and_then(|all| all.get(shard));
+        let shard = shard.unwrap_or(&self.shard);
+        let allocation = shard.allocate(size as u64, stream, timed)?;
         let pool = Self {
-            seat: seat.clone(),
+            shard: shard.clone(),
             all: None,
         };
-        Ok(GpuBuffer::new(pool, taken, size, timed))
+        Ok(GpuBuffer::new(pool, allocation, size, timed))
     }
 
     #[inline]
-    pub(super) fn free(&self, taken: Taken, size: usize, timed: bool) -> Result<()> {
-        self.seat.free(taken, size as u64, timed)
+    pub(super) fn free(&self, allocation: Allocation, size: usize, timed: bool) -> Result<()> {
+        self.shard.free(allocation, size as u64, timed)
     }
 
-    /// Gives a buffer back, as dropping it does, and says whether that went well.
+    /// Frees a buffer, as dropping it does, and returns the error if that fails.
     ///
     /// # Errors
     /// [`Error::ForeignBuffer`] for another pool's buffer, which is then dropped; [`Error::Driver`].
     #[doc(alias = "cuMemFreeAsync")]
     pub fn deallocate(&self, buffer: GpuBuffer) -> Result<()> {
-        if Arc::ptr_eq(&self.seat.inner, &buffer.pool().seat.inner) {
+        if Arc::ptr_eq(&self.shard.state, &buffer.pool().shard.state) {
             buffer.free()
         } else {
             Err(Error::ForeignBuffer)
         }
     }
 
-    /// Gives the system all memory that no buffer has, of this pool and of those that share its memory, and
-    /// waits for streams that still use some of it. Tells how many bytes that were.
+    /// Returns all idle memory of this pool, and of the pools that share its memory, to the system, after waiting for
+    /// streams that still use freed buffers. Returns the number of bytes.
     ///
     /// # Errors
-    /// [`Error::Driver`].
+    /// [`Error::MemoryNotBack`] if the driver did not take all of it; [`Error::Driver`].
     #[doc(alias = "cuMemPoolTrimTo")]
     pub fn trim(&self) -> Result<u64> {
-        self.core().trim()
+        self.arena().trim()
     }
 
-    /// The limit in bytes.
+    /// Returns the limit in bytes.
     pub fn limit(&self) -> u64 {
-        self.budget().figures().limit
+        self.own_limit().figures().limit
     }
 
-    /// Bytes in use, as they were asked for.
+    /// Returns the bytes in use, as they were asked for.
     pub fn used(&self) -> u64 {
-        self.budget().figures().used
+        self.own_limit().figures().used
     }
 
-    /// Bytes left under this limit and all above it.
+    /// Returns the bytes left under this limit and all above it.
     pub fn available(&self) -> u64 {
-        self.budget().figures().available
+        self.own_limit().figures().available
     }
 
-    /// The most bytes that were ever in use at once. Exact for one thread; with several it may be too high
-    /// by what others had at hand, at most a 1024th of the limit for each.
+    /// Returns the most bytes that were ever in use at once. Exact for one thread; with several it may be too high by
+    /// the credit that the others keep, at most a 1024th of the limit each.
     pub fn high_water_mark(&self) -> u64 {
-        self.budget().figures().high
+        self.own_limit().figures().high
     }
 
-    /// How full the pool is.
+    /// Returns how full the pool is.
     pub fn pressure_level(&self) -> MemoryPressure {
-        let figures = self.budget().figures();
+        let figures = self.own_limit().figures();
         MemoryPressure::of(figures.used, figures.limit)
     }
 
-    /// How full the whole device is, other processes and what this pool has idle counted in. The driver is
-    /// asked when its last answer is older than `max_age`.
+    /// Returns the pressure on the whole device, including other processes and this pool's idle memory. Asks the driver
+    /// if its last answer is older than `max_age`.
     ///
     /// # Errors
     /// [`Error::Driver`].
     #[doc(alias = "cuMemGetInfo")]
     pub fn device_pressure(&self, max_age: Duration) -> Result<MemoryPressure> {
-        let (used, total) = self.core().whole_device.used(self.device(), max_age)?;
+        let (used, total) = self.arena().device_usage.used(self.device(), max_age)?;
         Ok(MemoryPressure::of(used, total))
     }
 
-    /// Calls back when the level of the whole device's pressure changes, other processes counted in, by the
-    /// same rule as [`GpuMemoryPool::on_pressure`]. The driver is asked when [`device_pressure`] asks it, and
-    /// each time that the pool takes memory from it; so what others do is heard of then, and a program that
-    /// allocates from what it has calls [`device_pressure`] now and then.
+    /// Registers a callback for changes of the pressure on the whole device, including other processes, by the same
+    /// rule as [`GpuMemoryPool::on_pressure`]. The driver is asked by [`device_pressure`], and each time the pool takes
+    /// memory from it. Other processes' use is noticed only at those moments; if you rarely allocate, call
+    /// [`device_pressure`] regularly.
     ///
     /// [`device_pressure`]: GpuMemoryPool::device_pressure
     ///
@@ -263,60 +256,51 @@ impl GpuMemoryPool {
         &self,
         callback: impl Fn(PressureChange) + Send + Sync + 'static,
     ) -> Result<()> {
-        self.core()
-            .whole_device
+        self.arena()
+            .device_usage
             .watch(self.device(), Arc::new(callback))
     }
 
-    /// Calls back when the level of pressure changes, with no lock held: from the thread whose allocation or free did it,
-    /// or, where another thread is telling of an earlier change, from that one. Changes are told one after another, in
-    /// their order. A level is entered at its threshold, and left when use has fallen 2 % of the limit below
-    /// it; bytes that threads have at hand (at most a 1024th of the limit each) count as used here.
+    /// Registers a callback for changes of the level of pressure. It is called with no lock held, from the thread whose
+    /// allocation or free caused the change or, while another thread is making calls for an earlier change, from that
+    /// thread. Changes are reported one after another, in their order. A level is entered at its threshold, and left
+    /// when use has fallen 2 % of the limit below it. The credit that threads keep (at most a 1024th of the limit each)
+    /// counts as used here.
     ///
-    /// A callback that owns the pool, or a buffer of it, would keep it for ever. A panic of it is caught and
-    /// logged.
+    /// A callback that owns the pool, or a buffer of it, would keep the pool alive for ever. A panic in a callback is
+    /// caught and logged.
     pub fn on_pressure(&self, callback: impl Fn(PressureChange) + Send + Sync + 'static) {
-        self.budget().watch(Arc::new(callback));
+        self.own_limit().watch(Arc::new(callback));
     }
 
-    /// All figures of the pool at once.
+    /// Returns all figures of the pool.
     pub fn metrics(&self) -> PoolMetrics {
-        self.seat.inner.metrics()
+        self.shard.state.metrics()
     }
 
-    /// The pool's device.
+    /// Returns the pool's device.
     pub fn device(&self) -> &CudaDevice {
-        &self.core().device
+        &self.arena().device
     }
 
-    /// Bytes from the driver that no buffer has, in all pools that share this one's memory. Streams may still use
-    /// some.
-    pub(super) fn idle(&self) -> Result<u64> {
-        self.core().idle()
+    /// Returns the bytes from the driver that no buffer owns, in all pools that share this one's memory. Streams may
+    /// still use some of them.
+    pub(crate) fn idle_bytes(&self) -> Result<u64> {
+        self.arena().idle_bytes()
     }
 
-    fn core(&self) -> &Core {
-        &self.seat.inner.core
+    fn arena(&self) -> &Arena {
+        &self.shard.state.arena
     }
 
-    fn budget(&self) -> &Budget<Cache> {
-        self.seat.inner.account.budget()
+    fn own_limit(&self) -> &Limit<ThreadCache> {
+        self.shard.state.account.limit()
     }
 }
 
-fn check_limit(limit_bytes: u64) -> Result<()> {
-    if limit_bytes > 0 {
-        return Ok(());
-    }
-    Err(Error::InvalidArgument {
-        name: "limit_bytes",
-        value: "0".into(),
-        reason: "no buffer would fit; u64::MAX is no limit",
-    })
-}
-
+/// Returns the error of an allocation of 0 bytes.
 #[cold]
-fn no_bytes() -> Error {
+pub(super) fn no_bytes() -> Error {
     Error::InvalidArgument {
         name: "size",
         value: "0".into(),

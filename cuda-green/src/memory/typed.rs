@@ -1,24 +1,46 @@
-//! Buffers of values instead of bytes.
+//! Typed buffers: values instead of bytes.
 
 use std::{fmt, marker::PhantomData};
 
 use bytemuck::Pod;
 use cuda_green_sys::CUdeviceptr;
 
-use super::{GpuBuffer, PinnedBuffer};
+use super::{GpuBuffer, GpuMemoryPool, PinnedBuffer};
 use crate::{
     error::{Error, Result},
     stream::Stream,
 };
 
-/// Values of one type on the device: a [`GpuBuffer`] whose size and alignment were checked for it.
+/// Values of one type on the device: a [`GpuBuffer`] whose size and alignment were checked for the type.
 pub struct TypedBuffer<T> {
     bytes: GpuBuffer,
     values: PhantomData<T>,
 }
 
+impl GpuMemoryPool {
+    /// Allocates a buffer of `count` values.
+    ///
+    /// # Errors
+    /// As [`GpuMemoryPool::allocate`]; also [`Error::InvalidArgument`] for a type of size 0 or aligned to
+    /// more than 256 bytes.
+    pub fn allocate_typed<T: Pod>(&self, count: usize) -> Result<TypedBuffer<T>> {
+        let bytes = count.saturating_mul(size_of::<T>());
+        self.allocate(bytes)?.typed()
+    }
+}
+
+impl GpuBuffer {
+    /// Converts it into a buffer of values of a type. Bytes at the end that do not fill a value are left unused.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a type of size 0, or aligned to more than the buffer is.
+    pub fn typed<T: Pod>(self) -> Result<TypedBuffer<T>> {
+        TypedBuffer::new(self)
+    }
+}
+
 impl<T: Pod> TypedBuffer<T> {
-    pub(super) fn new(bytes: GpuBuffer) -> Result<Self> {
+    fn new(bytes: GpuBuffer) -> Result<Self> {
         let invalid = |reason| {
             Err(Error::InvalidArgument {
                 name: "T",
@@ -27,7 +49,7 @@ impl<T: Pod> TypedBuffer<T> {
             })
         };
         if size_of::<T>() == 0 {
-            return invalid("a type without a size");
+            return invalid("a type of size 0");
         }
         if !bytes.address().is_multiple_of(align_of::<T>() as u64) {
             return invalid("aligned to more than the buffer is");
@@ -38,32 +60,32 @@ impl<T: Pod> TypedBuffer<T> {
         })
     }
 
-    /// How many values it has room for; 0 if the buffer was smaller than one.
+    /// Returns the number of values it has room for; 0 if the buffer is smaller than one.
     pub fn len(&self) -> usize {
         self.bytes.len() / size_of::<T>()
     }
 
-    /// Whether it has room for none.
+    /// Returns whether it has room for no value.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The device address, as a kernel takes it.
+    /// Returns the device address, as a kernel takes it.
     pub fn address(&self) -> CUdeviceptr {
         self.bytes.address()
     }
 
-    /// The bytes of it, for what a typed buffer does not have.
+    /// Returns the underlying buffer of bytes, for methods that a typed buffer does not have.
     pub fn bytes(&self) -> &GpuBuffer {
         &self.bytes
     }
 
-    /// The buffer of bytes that it was.
+    /// Converts it back into the buffer of bytes.
     pub fn into_bytes(self) -> GpuBuffer {
         self.bytes
     }
 
-    /// Copies from the host, from the start on, and waits for the end.
+    /// Copies from the host to the start, and waits for the end.
     ///
     /// # Errors
     /// As [`GpuBuffer::copy_from`], lengths in bytes.
@@ -71,7 +93,7 @@ impl<T: Pod> TypedBuffer<T> {
         self.bytes.copy_from(bytemuck::cast_slice(source))
     }
 
-    /// Copies to the host, from the start on, and waits for the end.
+    /// Copies from the start to the host, and waits for the end.
     ///
     /// # Errors
     /// As [`GpuBuffer::copy_to`], lengths in bytes.
@@ -79,7 +101,7 @@ impl<T: Pod> TypedBuffer<T> {
         self.bytes.copy_to(bytemuck::cast_slice_mut(destination))
     }
 
-    /// Copies from pinned memory in a stream.
+    /// Copies from pinned memory, in a stream.
     ///
     /// # Errors
     /// As [`GpuBuffer::copy_from_pinned`], lengths in bytes.
@@ -87,7 +109,7 @@ impl<T: Pod> TypedBuffer<T> {
         self.bytes.copy_from_pinned(source, stream)
     }
 
-    /// Copies to pinned memory in a stream.
+    /// Copies to pinned memory, in a stream.
     ///
     /// # Errors
     /// As [`GpuBuffer::copy_to_pinned`], lengths in bytes.

@@ -8,9 +8,8 @@ use crate::{
 };
 
 impl ContextInner {
-    /// Waits for the context's work and destroys the driver's objects. If the wait fails, its SMs may still be in use,
-    /// so
-    /// nothing is destroyed.
+    /// Waits for the context's work and destroys the driver's objects. If the wait fails, its SMs may still be in
+    /// use, so nothing is destroyed.
     pub(crate) fn destroy(&mut self) -> Result<()> {
         let Some(partition) = &self.partition else {
             return Ok(());
@@ -32,7 +31,7 @@ impl ContextInner {
             partition.destroy(&self.driver)?;
             emit(|| PartitionEvent::ContextDestroyed {
                 device: self.device.ordinal(),
-                sms: self.shape.sm_count,
+                sms: self.sms.sm_count,
                 green_contexts,
             });
             Ok(())
@@ -45,7 +44,7 @@ impl ContextInner {
         if let Some(partition) = self.partition.take() {
             emit(|| PartitionEvent::ContextKept {
                 device: self.device.ordinal(),
-                sms: self.shape.sm_count,
+                sms: self.sms.sm_count,
                 reason,
             });
             partition.leak();

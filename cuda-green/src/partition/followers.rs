@@ -1,6 +1,6 @@
 //! Objects that keep streams or graphs in a context for their own use and release them when the context is to end.
 
-use std::sync::{PoisonError, Weak};
+use std::sync::Weak;
 
 use crate::{
     error::Result,
@@ -11,12 +11,12 @@ use crate::{
 /// An object that keeps streams or instantiated graphs in contexts for its own use.
 pub(crate) trait Follower: Send + Sync {
     /// Releases what it keeps in a context, moving it to `later`. Returns whether there was anything.
-    fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool>;
+    fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool>;
 }
 
 /// Values to be dropped while no lock is held: a destructor may wait for the GPU, or be a client's, which may call
 /// anything.
-pub(crate) type Later = Vec<Box<dyn Send>>;
+pub(crate) type DropLater = Vec<Box<dyn Send>>;
 
 /// The followers of one context.
 #[derive(Default)]
@@ -34,19 +34,23 @@ impl Followers {
 
     /// Makes all followers release what they keep in this context. Returns whether any kept something. The caller must
     /// hold no lock that a user of a follower may wait for.
-    pub(crate) fn give_up(&self, context: &GreenContext, later: &mut Later) -> Result<bool> {
+    pub(crate) fn release_all(
+        &self,
+        context: &GreenContext,
+        later: &mut DropLater,
+    ) -> Result<bool> {
         let followers = self.lock().clone();
-        let mut gave_up = false;
+        let mut released = false;
         for follower in followers.iter().filter_map(Weak::upgrade) {
-            let answer = follower.give_up(context, later);
+            let answer = follower.release(context, later);
             // Its owner may have dropped it meanwhile; this is then the last reference.
             later.push(Box::new(follower));
-            gave_up |= answer?;
+            released |= answer?;
         }
-        Ok(gave_up)
+        Ok(released)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -6,7 +6,7 @@ use cuda_green_sys::{CUcontext, CUgreenCtx};
 
 use super::{
     config::ContextPolicy,
-    followers::{Follower, Followers, Later},
+    followers::{DropLater, Follower, Followers},
     handles::{self, Partition},
     live_streams::LiveStreams,
     memory_slot::MemorySlot,
@@ -22,9 +22,8 @@ use crate::{
 
 /// An isolated share of a GPU's SMs. Cheap to clone; all clones are the same context.
 ///
-/// Work in its streams runs on its SMs only. Streams, guards and clones keep it alive; after the last of them is
-/// dropped,
-/// it waits for its work and is destroyed.
+/// Work in its streams runs on its SMs only. Streams, guards and clones keep it alive; it is destroyed once the last of
+/// them is dropped and its work is done.
 ///
 /// In single-context mode ([`GreenContext::is_partitioned`] is false) it stands for the whole GPU.
 #[derive(Clone)]
@@ -38,7 +37,7 @@ pub(crate) struct ContextInner {
     pub(super) driver: Driver,
     pub(crate) device: CudaDevice,
     pub(super) policy: ContextPolicy,
-    pub(super) shape: Shape,
+    pub(super) sms: ContextSms,
     /// The driver's objects; `None` for the primary context, which has all SMs.
     pub(crate) partition: Option<Partition>,
     pub(super) workqueues: Workqueues,
@@ -49,7 +48,7 @@ pub(crate) struct ContextInner {
 
 /// The SMs of a context.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
+pub(crate) struct ContextSms {
     /// The SMs that were requested.
     pub(crate) requested_sms: u32,
     /// The SMs that it has.
@@ -65,7 +64,7 @@ impl GreenContext {
     pub(crate) fn from_parts(
         device: &CudaDevice,
         policy: ContextPolicy,
-        shape: Shape,
+        sms: ContextSms,
         partition: Option<Partition>,
         workqueues: Workqueues,
         memory: MemorySlot,
@@ -73,7 +72,7 @@ impl GreenContext {
         if partition.is_some() {
             emit(|| PartitionEvent::ContextCreated {
                 device: device.ordinal(),
-                sms: shape.sm_count,
+                sms: sms.sm_count,
             });
         }
         Self {
@@ -81,7 +80,7 @@ impl GreenContext {
                 driver: device.driver().clone(),
                 device: device.clone(),
                 policy,
-                shape,
+                sms,
                 partition,
                 workqueues,
                 memory,
@@ -98,27 +97,28 @@ impl GreenContext {
 
     /// Returns the number of SMs that the context has.
     pub fn sm_count(&self) -> u32 {
-        self.inner.shape.sm_count
+        self.inner.sms.sm_count
     }
 
     /// Returns the number of SMs that were requested; for a quad partition, a quarter of the device's.
     pub fn requested_sms(&self) -> u32 {
-        self.inner.shape.requested_sms
+        self.inner.sms.requested_sms
     }
 
     /// Returns how many of its SMs are co-scheduled together.
     pub fn coscheduled_sms(&self) -> u32 {
-        self.inner.shape.coscheduled
+        self.inner.sms.coscheduled
     }
 
     /// Returns the size, in blocks, of the largest thread-block cluster that is sure to run in the context; 1 before
     /// compute capability 9.0, which has no clusters.
     pub fn max_cluster_size(&self) -> u32 {
-        self.inner.shape.max_cluster
+        self.inner.sms.max_cluster
     }
 
-    pub(crate) fn shape(&self) -> Shape {
-        self.inner.shape
+    /// Returns the SMs of the context.
+    pub(crate) fn sms(&self) -> ContextSms {
+        self.inner.sms
     }
 
     /// Returns whether the context has a partition. If not, it stands for the whole GPU (single-context mode).
@@ -189,8 +189,7 @@ impl GreenContext {
 
     /// Returns the raw context, for [libraries that take one](crate::guide::foreign_libraries). It belongs to this
     /// object and must not be destroyed (`cuCtxDestroy` on it is undefined behaviour). Up to CUDA 13.4 it may
-    /// be current to one thread at a time; [`activate`](Self::activate) ensures that, other ways to make it current do
-    /// not.
+    /// be current to one thread at a time; [`activate`](Self::activate) ensures that.
     ///
     /// # Errors
     /// [`Error::Driver`].
@@ -236,9 +235,10 @@ impl GreenContext {
         self.inner.followers.add(follower);
     }
 
-    /// Makes all followers release what they keep here. Returns whether there was anything. See [`Followers::give_up`].
-    pub(crate) fn give_up(&self, later: &mut Later) -> Result<bool> {
-        self.inner.followers.give_up(self, later)
+    /// Makes all followers release what they keep here. Returns whether there was anything. See
+    /// [`Followers::release_all`].
+    pub(crate) fn release_followers(&self, later: &mut DropLater) -> Result<bool> {
+        self.inner.followers.release_all(self, later)
     }
 
     /// Returns the number of handles of the context: clones, streams and guards.
@@ -295,7 +295,7 @@ impl fmt::Debug for GreenContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GreenContext")
             .field("policy", self.policy())
-            .field("shape", &self.inner.shape)
+            .field("sms", &self.inner.sms)
             .field("partitioned", &self.is_partitioned())
             .finish()
     }

@@ -32,8 +32,7 @@ pub(crate) struct Handles {
     green: CUgreenCtx,
     pub(crate) context: CUcontext,
     /// Marks its work, for a hand-off and for its end. Created with the context, so that destruction cannot fail for
-    /// want
-    /// of an event and is quick.
+    /// want of an event and is quick.
     last_work: Arc<Event>,
 }
 
@@ -195,8 +194,8 @@ impl Partition {
     }
 
     /// Leaks the contexts, with their SMs and their device, until the process ends. A thread may have one of them
-    /// current,
-    /// in which case destroying it would leave a dangling handle, or work may still run there. Leaking is safe.
+    /// current, in which case destroying it would leave a dangling handle, or work may still run there. Leaking is
+    /// safe.
     pub(super) fn leak(self) {
         std::mem::forget(self); // also the events of its contexts, which hold the device
     }

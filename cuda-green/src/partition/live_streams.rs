@@ -1,13 +1,12 @@
 //! The streams of a context, which are checked for captures before the whole context is recorded: recording it would
 //! invalidate a capture.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use cuda_green_sys::{CUstream, CUstreamCaptureStatus};
 
 use crate::{
     driver::Driver,
     error::{Error, Result},
+    sync::{Mutex, MutexGuard},
 };
 
 /// The live streams that this crate made in a context. Streams that foreign code made are not among them.
@@ -63,6 +62,6 @@ impl LiveStreams {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<RawStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

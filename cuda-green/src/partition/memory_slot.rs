@@ -3,8 +3,7 @@
 use std::{any::Any, sync::Arc};
 
 /// The memory of a context, set by the room `context`. Contexts that replace each other under one name share it, so
-/// that
-/// the name's limit applies to all of them together.
+/// that the name's limit applies to all of them together.
 #[derive(Clone)]
 pub(crate) struct MemorySlot(Arc<dyn Any + Send + Sync>);
 

@@ -18,7 +18,8 @@ impl GreenContext {
     /// [`from_resources`](Self::from_resources).
     ///
     /// # Errors
-    /// [`Error::MissingEntryPoint`](crate::Error::MissingEntryPoint) before CUDA 12.4; [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::MissingEntryPoint`](crate::Error::MissingEntryPoint) before CUDA 12.4;
+    /// [`Error::Driver`](crate::Error::Driver).
     #[doc(alias = "cuGreenCtxGetDevResource")]
     #[doc(alias = "cuCtxGetDevResource")]
     pub fn sm_resource(&self) -> Result<SmResource> {
@@ -38,8 +39,7 @@ impl GreenContext {
     }
 
     /// Returns the context's workqueue, for other contexts that are to share it. Needs CUDA 13.1; tested against the
-    /// real
-    /// header and the simulated driver.
+    /// real header and the simulated driver.
     ///
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported) before CUDA 13.1; [`Error::Driver`](crate::Error::Driver).
@@ -50,9 +50,8 @@ impl GreenContext {
     }
 
     /// Returns whether the context shares workqueues with other contexts. From CUDA 13.1 on, a manager's contexts ask
-    /// for
-    /// separate workqueues, with the device's limit of concurrency. The header does not say for how many contexts there
-    /// are enough.
+    /// for separate workqueues, with the device's limit of concurrency. The header does not say for how many contexts
+    /// there are enough.
     pub fn workqueue_isolation(&self) -> &WorkqueueIsolation {
         &self.inner.workqueues.isolation
     }

@@ -4,9 +4,9 @@
 //! first thread that acquires it, so that this thread needs no atomic exchange to acquire and release it. Other
 //! threads get siblings, which are reused.
 
-use std::sync::PoisonError;
+use std::sync::Arc;
 
-use crate::sync::{Arc, AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// A context that one thread at a time may have current.
 pub(crate) struct ThreadContext<T> {
@@ -19,8 +19,7 @@ pub(crate) struct ThreadContext<T> {
 }
 
 /// The contexts of one partition: the main one and its siblings. `E` is the type of the events that a hand-off makes
-/// them
-/// wait for.
+/// them wait for.
 pub(crate) struct ThreadContexts<T, E> {
     pub(crate) main: ThreadContext<T>,
     siblings: Mutex<Siblings<T, E>>,
@@ -135,8 +134,7 @@ impl<T, E> ThreadContexts<T, E> {
     }
 
     /// Makes siblings until there are `contexts` contexts in all. The lock is released after each, so that a thread
-    /// that
-    /// needs a context meanwhile waits for one at most.
+    /// that needs a context meanwhile waits for one at most.
     #[cold]
     pub(crate) fn provision<Error>(
         &self,
@@ -167,8 +165,7 @@ impl<T, E> ThreadContexts<T, E> {
             }
         }
         // An event without another holder belonged to a partition that has ended, and so has its work. An event that
-        // was
-        // recorded again marks more work, all of it submitted before now, so waiting for it does no harm.
+        // was recorded again marks more work, all of it submitted before now, so waiting for it does no harm.
         siblings.awaited.retain(|old| {
             Arc::strong_count(old) > 1 && !events.iter().any(|new| Arc::ptr_eq(old, new))
         });
@@ -204,6 +201,6 @@ impl<T, E> ThreadContexts<T, E> {
     }
 
     fn siblings(&self) -> MutexGuard<'_, Siblings<T, E>> {
-        self.siblings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.siblings.lock()
     }
 }

@@ -14,8 +14,7 @@ use crate::{
 };
 
 /// Duration of the kernel before each round, during which the host queues the whole round. It is doubled if the host
-/// was
-/// slower.
+/// was slower.
 const LEAD: Duration = Duration::from_micros(50);
 /// The longest duration of that kernel.
 const LONGEST_LEAD: Duration = Duration::from_millis(50);

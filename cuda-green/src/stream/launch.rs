@@ -9,12 +9,11 @@ use cuda_green_sys::{
     CUfunction, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig, CudaVersion,
 };
 
-use super::limits;
+use super::{limits, queue::Stream};
 use crate::{
     error::{Error, Result},
     launch::{KernelArg, LaunchConfig},
     module::Kernel,
-    stream::Stream,
 };
 
 /// The first compute capability with thread-block clusters (NVIDIA's programming guide).
@@ -27,8 +26,7 @@ impl Stream {
     ///
     /// ```no_run
     /// # fn main() -> cuda_green::Result<()> {
-    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) =
-    /// unimplemented!();
+    /// # let (stream, kernel, buffer): (cuda_green::Stream, cuda_green::Kernel, cuda_green::GpuBuffer) = unimplemented!();
     /// use cuda_green::LaunchConfig;
     ///
     /// let length = 1024u32;
@@ -40,12 +38,10 @@ impl Stream {
     /// ```
     ///
     /// # Errors
-    /// [`Error::LaunchRefused`] for a configuration that exceeds a limit of the device or the partition, with the limit
-    /// if
-    /// it is known; [`Error::InvalidArgument`] for clusters on a device without them, [`Error::Unsupported`] on a
-    /// driver
-    /// without them; [`Error::ForeignDriver`] and [`Error::ForeignDevice`] for a kernel of another driver or
-    /// device; [`Error::Driver`], also for an earlier fault.
+    /// [`Error::LaunchRefused`] for a configuration that exceeds a limit of the device or the partition, with the
+    /// limit if it is known; [`Error::InvalidArgument`] for clusters on a device without them, [`Error::Unsupported`]
+    /// on a driver without them; [`Error::ForeignDriver`] and [`Error::ForeignDevice`] for a kernel of another driver
+    /// or device; [`Error::Driver`], also for an earlier fault.
     ///
     /// # Safety
     /// The arguments match the kernel's parameters in number, type and order. Whatever they point to stays valid for
@@ -109,7 +105,7 @@ impl Stream {
                 block_y,
                 block_z,
                 config.shared_bytes,
-                self.raw,
+                self.raw(),
                 pointers.as_mut_ptr(),
                 ptr::null_mut(),
             )
@@ -155,7 +151,7 @@ impl Stream {
             blockDimY: block_y,
             blockDimZ: block_z,
             sharedMemBytes: config.shared_bytes,
-            hStream: self.raw,
+            hStream: self.raw(),
             attrs: attributes.as_mut_ptr(),
             numAttrs: attributes.len() as c_uint,
         }
@@ -198,10 +194,9 @@ impl Stream {
         Ok(())
     }
 
-    /// Returns the size, in blocks, of the largest cluster that a launch of this configuration can have in the stream's
-    /// context; 1 if the device or the driver has no clusters. The result is at most 8, and at most 16 for a kernel
-    /// that
-    /// was once launched or queried with a cluster of more than 8.
+    /// Returns the size, in blocks, of the largest cluster that a launch of this configuration can have in the
+    /// stream's context; 1 if the device or the driver has no clusters. The result is at most 8, and at most 16 for a
+    /// kernel that was once launched or queried with a cluster of more than 8.
     ///
     /// A partition of 2-SM units has clusters of 2 (measured on an H200, driver 580): see
     /// [`PartitionRequest::cluster`](crate::planner::PartitionRequest::cluster).
@@ -259,9 +254,8 @@ impl Stream {
         })
     }
 
-    /// Returns how many blocks of this configuration can be resident at once on the SMs of the stream's context, which
-    /// is
-    /// the largest grid of a cooperative launch. Other work on these SMs is not taken into account.
+    /// Returns how many blocks of this configuration can be resident at once on the SMs of the stream's context,
+    /// which is the largest grid of a cooperative launch. Other work on these SMs is not taken into account.
     ///
     /// # Errors
     /// As [`launch`](Self::launch).

@@ -2,7 +2,8 @@
 
 use cuda_green_sys::{CUdevice_attribute as D, CUfunction_attribute as F};
 
-use crate::{error::Error, launch::LaunchConfig, module::Kernel, stream::Stream};
+use super::queue::Stream;
+use crate::{error::Error, launch::LaunchConfig, module::Kernel};
 
 /// Adds the kernel's name, the configuration and, if it is known, the exceeded limit to a refused launch's error.
 #[cold]

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use crate::{
-    partition::{Follower, Followers, Later},
+    partition::{DropLater, Follower, Followers},
     sync::{self, Arc},
 };
 
@@ -142,7 +142,7 @@ impl GreenContext {
     }
 
     pub fn mark_work(&self) -> Result<Vec<Arc<Event>>> {
-        let all = self.inner.device.0.lock().unwrap();
+        let all = self.inner.device.0.lock();
         let own = all
             .iter()
             .filter(|work| work.context == self.inner.number());
@@ -151,7 +151,7 @@ impl GreenContext {
     }
 
     pub fn wait_for_marked(&self, marks: &[Arc<Event>]) -> Result<()> {
-        let _submissions = self.inner.device.0.lock().unwrap();
+        let _submissions = self.inner.device.0.lock();
         for mark in marks {
             *lock(&self.inner.barrier) |= *lock(&mark.0);
         }
@@ -162,8 +162,8 @@ impl GreenContext {
         self.inner.followers.add(follower);
     }
 
-    pub(crate) fn give_up(&self, later: &mut Later) -> Result<bool> {
-        self.inner.followers.give_up(self, later)
+    pub(crate) fn release_followers(&self, later: &mut DropLater) -> Result<bool> {
+        self.inner.followers.release_all(self, later)
     }
 
     pub fn holders(&self) -> usize {
@@ -202,7 +202,7 @@ impl Stream {
     /// Launches something, after all work in other contexts that has an SM in common.
     pub fn submit(&self) -> Result<()> {
         let context = &self.context.inner;
-        let mut all = context.device.0.lock().unwrap();
+        let mut all = context.device.0.lock();
         let mut order = lock(&self.order);
         let ended = *order | *lock(&context.barrier);
         for (index, work) in all.iter().enumerate() {

@@ -1,9 +1,11 @@
-//! Every interleaving of a few threads over what stands behind a manager's names, by loom, over the very
-//! same source files: rebalances, launches by name, lookups and destruction.
+//! Every interleaving of a few threads over what stands behind a manager's names, by loom: rebalances, launches by
+//! name, lookups and destruction.
 //!
-//! The GPU is a model (`gpu.rs`): a launch checks that all work on any of its SMs, in whatever other context,
-//! is work that it waits for.
+//! The GPU is a model (`gpu.rs`): a launch checks that all work on any of its SMs, in whatever other context, is work
+//! that it waits for. The model takes the place of the crate's contexts and streams, so the files of the manager that
+//! are tested stand here by their paths.
 
+#![cfg(loom)]
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
 
 #[path = "../../src/partition/followers.rs"]
@@ -35,7 +37,7 @@ mod reentrancy {
 /// What the rooms of these names are to the crate.
 mod partition {
     pub(crate) use crate::{
-        followers::{Follower, Followers, Later},
+        followers::{DropLater, Follower, Followers},
         gpu::GreenContext,
     };
 }
@@ -57,13 +59,10 @@ mod module {
 mod stream {
     pub(crate) use crate::gpu::Stream;
 }
-/// What `src/sync.rs` is to the crate.
-mod sync {
-    pub(crate) use loom::sync::{
-        Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    };
-}
 mod gpu;
+#[allow(unused_imports)]
+#[path = "../../src/sync.rs"]
+mod sync;
 
 use gpu::{ContextPriority, CudaDevice, GreenContext, Result, Stream};
 
@@ -71,7 +70,7 @@ use generation::Generation;
 use hand_off::HandOff;
 use loom::thread;
 use named_partition::NamedPartition;
-use partition::Later;
+use partition::DropLater;
 use partition_stream::PartitionStream;
 use registry::{NotRemoved, Registry, RetireStep};
 use sync::Arc;
@@ -138,7 +137,7 @@ impl Manager {
     fn release(&self) -> usize {
         let mut released = 0;
         loop {
-            let mut later = Later::new();
+            let mut later = DropLater::new();
             let change = self.0.begin_change();
             match change.retire(&[], &mut later).unwrap() {
                 None => return released,

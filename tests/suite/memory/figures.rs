@@ -1,4 +1,4 @@
-//! What pools tell of themselves: pressure, counts, times.
+//! Figures of pools: pressure, counts, times.
 
 use std::{
     sync::{Arc, Mutex},

@@ -40,7 +40,7 @@ fn wait(file: &File, folder: &Path) -> Result<()> {
     }
 }
 
-/// What is fetched is for Linux; elsewhere only the parts that pip has can be had.
+/// The files are for Linux; elsewhere only those that pip has can be fetched.
 #[cfg(not(unix))]
 fn wait(_: &File, _: &Path) -> Result<()> {
     Ok(())

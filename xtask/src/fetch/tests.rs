@@ -27,7 +27,7 @@ struct Registry {
     artifacts: Vec<Artifact>,
 }
 
-/// Where clients are looked for.
+/// The folders that are searched for clients.
 const SEARCH_PATH: &str = "PATH";
 
 /// Notes that it was asked, takes its time, and copies the wheel of the package that the requirement names.
@@ -91,7 +91,7 @@ impl Registry {
         fetch_into(self.path("cuda"), &self.artifacts, shell).unwrap()
     }
 
-    /// What the registry was asked for since this was asked last.
+    /// Returns the requests to the registry since the last call.
     fn asked(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("asked")).unwrap_or_default();
         let _ = fs::remove_file(self.path("asked"));

@@ -1,4 +1,4 @@
-//! What is taken out of a package, and whether it is the one that was meant.
+//! Unpacking of packages, after a check that each is the intended one.
 
 use std::{
     fs,
