@@ -110,7 +110,8 @@ thread_local! {
     static QUEUE: RefCell<DeferredEvents> = RefCell::default();
 }
 
-/// Emits an event, now or once this thread no longer defers its events. The event is made only if there is a subscriber.
+/// Emits an event, now or once this thread no longer defers its events. The event is made only if there is a
+/// subscriber.
 #[cfg(feature = "tracing")]
 pub(crate) fn emit(event: impl FnOnce() -> PartitionEvent) {
     use tracing::level_filters::LevelFilter;

@@ -1,5 +1,5 @@
-//! Creating contexts all at once: the first plan for their sizes that the driver does not refuse is executed, all of it or
-//! nothing.
+//! Creating contexts all at once: the first plan for their sizes that the driver does not refuse is executed, all of
+//! it or nothing.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -111,8 +111,8 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         Ok(plan)
     }
 
-    /// Returns the first plan for which the driver does not refuse the attempt (915), with those that it refused before, and
-    /// the attempt's result. `plan` and `create_partitions` choose the same plan by this.
+    /// Returns the first plan for which the driver does not refuse the attempt (915), with those that it refused
+    /// before, and the attempt's result. `plan` and `create_partitions` choose the same plan by this.
     fn first_plan<T>(
         &self,
         requests: &[PartitionRequest],

@@ -28,8 +28,8 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     }
 
     fn try_destroy(&self, id: &impl ContextKey<Id>) -> Result<()> {
-        // These outlive the locks, since a client's code may run at their end: that of the id, and watchers of the bytes
-        // that a pool gives back.
+        // These outlive the locks, since a client's code may run at their end: that of the id, and watchers of the
+        // bytes that a pool gives back.
         let (_id, _pool);
         let holders = {
             let (change, index) = self.begin_change_of(|ids| position(ids, id))?;

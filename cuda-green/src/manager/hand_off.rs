@@ -27,8 +27,8 @@ impl HandOff {
     }
 }
 
-/// Makes the new generations wait, on the GPU, for the work of all generations that share pieces with them. Retired ones
-/// count too: a relaxed hand-off, or an old handle, may have left work there.
+/// Makes the new generations wait, on the GPU, for the work of all generations that share pieces with them. Retired
+/// ones count too: a relaxed hand-off, or an old handle, may have left work there.
 pub(super) fn wait_for_old_work<'a>(
     new: &[&Generation],
     all: impl Iterator<Item = &'a Generation>,

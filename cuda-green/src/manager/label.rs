@@ -2,11 +2,12 @@
 
 use std::fmt::Debug;
 
-/// Returns an id for messages, tables and labels of metrics: a string as it is, and any other kind as its `Debug` shows it.
+/// Returns an id for messages, tables and labels of metrics: a string as it is, and any other kind as its `Debug`
+/// shows it.
 ///
-/// Ids offer only `Debug`, which puts a string into quotation marks; so an output that is one quoted string is taken for a
-/// string. Where that has characters that are not printable, it stays as `Debug` shows it: messages must not contain line
-/// breaks or control sequences of a terminal.
+/// Ids offer only `Debug`, which puts a string into quotation marks; so an output that is one quoted string is taken
+/// for a string. Where that has characters that are not printable, it stays as `Debug` shows it: messages must not
+/// contain line breaks or control sequences of a terminal.
 pub(super) fn label(id: &(impl Debug + ?Sized)) -> String {
     let shown = format!("{id:?}");
     unquoted(&shown).unwrap_or(shown)

@@ -18,7 +18,8 @@ use crate::{
 pub(super) struct NestedSplit {
     pub(super) pieces: Vec<usize>,
     pub(super) parts: Vec<usize>,
-    /// The context over the pieces; none over the device, and over what a structured split left, which are split as they are.
+    /// The context over the pieces; none over the device, and over what a structured split left, which are split as
+    /// they are.
     pub(super) scaffold: Option<GreenContext>,
 }
 
@@ -131,8 +132,8 @@ impl Layout {
         self.facts.remainder_joins()
     }
 
-    /// Chooses the pieces of one more context that runs clusters of this size: for a count, that many SMs or a few more;
-    /// for a target, as near below as possible; for a share or the rest, all that one context can have.
+    /// Chooses the pieces of one more context that runs clusters of this size: for a count, that many SMs or a few
+    /// more; for a target, as near below as possible; for a share or the rest, all that one context can have.
     pub(super) fn choose_for(
         &self,
         request: &PartitionRequest,
@@ -307,8 +308,8 @@ impl Layout {
     }
 
     /// Frees all pieces but the taken ones, and those with more leases than the contexts of names have: a context that
-    /// could not be destroyed has one, resources that were asked of a context, and contexts over those. Splits within pieces
-    /// stay until [`tidy`](Self::tidy).
+    /// could not be destroyed has one, resources that were asked of a context, and contexts over those. Splits within
+    /// pieces stay until [`tidy`](Self::tidy).
     pub(super) fn free_all_but(&mut self, used: &UsedPieces) {
         // Of each piece, the number of leases accounted for (the layout has one), and whether it is taken.
         let mut known = vec![(1, false); self.pieces.len()];

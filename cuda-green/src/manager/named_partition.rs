@@ -16,8 +16,8 @@ pub(super) struct NamedPartition<Id> {
     own_pieces: Pieces,
     /// The index of the generation in force.
     in_force: usize,
-    /// The oldest first. Those not in force stay for the next time: a green context over other pieces takes long to make
-    /// and little to keep.
+    /// The oldest first. Those not in force stay for the next time: a green context over other pieces takes long to
+    /// make and little to keep.
     generations: Vec<Generation>,
 }
 

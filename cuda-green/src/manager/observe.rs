@@ -1,4 +1,5 @@
-//! Observation of a manager: what it counts for the `metrics` facade and reports to `tracing`; nothing without the features.
+//! Observation of a manager: what it counts for the `metrics` facade and reports to `tracing`; nothing without the
+//! features.
 
 use std::{fmt::Debug, time::Duration};
 

@@ -76,10 +76,10 @@ impl PartitionStream {
 
     /// Calls a closure with the stream in force. No rebalance happens meanwhile, so the closure should be brief.
     ///
-    /// A call that would wait for a rebalance is refused inside, since the rebalance waits for the closure: the use of a
-    /// stream of a name, this one included, the creation of one, and every change of a manager's contexts. Contexts can be
-    /// looked up. The closure must not wait for another thread that does any of this. Use an [`Event`] to order two streams
-    /// of names.
+    /// A call that would wait for a rebalance is refused inside, since the rebalance waits for the closure: the use of
+    /// a stream of a name, this one included, the creation of one, and every change of a manager's contexts. Contexts
+    /// can be looked up. The closure must not wait for another thread that does any of this. Use an [`Event`] to order
+    /// two streams of names.
     ///
     /// # Errors
     /// Those of the closure; [`Error::InsidePartitionStream`](crate::Error::InsidePartitionStream) inside another

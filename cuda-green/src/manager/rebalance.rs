@@ -1,8 +1,8 @@
 //! Rebalancing: SMs change hands between names, and no context in use is destroyed.
 //!
-//! Another generation of a name, over more or fewer pieces of the same split, is put into force. Both contexts stay: work
-//! in flight ends where it began, streams made before stay valid, and the way back is as short. In a strict hand-off the
-//! new contexts wait, on the GPU, for the work of the old ones, so that no SM runs both.
+//! Another generation of a name, over more or fewer pieces of the same split, is put into force. Both contexts stay:
+//! work in flight ends where it began, streams made before stay valid, and the way back is as short. In a strict
+//! hand-off the new contexts wait, on the GPU, for the work of the old ones, so that no SM runs both.
 
 use std::fmt::Debug;
 
@@ -58,8 +58,8 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         self.noting(Operation::Provision, provided).map(drop)
     }
 
-    /// Calls `action` with the generations that any of the rebalances puts into force, once all are made; with nothing to
-    /// rebalance, returns none.
+    /// Calls `action` with the generations that any of the rebalances puts into force, once all are made; with nothing
+    /// to rebalance, returns none.
     fn with_generations<T>(
         &self,
         favoured: &[Option<&Id>],
@@ -78,7 +78,8 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
             }
             let wanted = wanted(&shares, &favoured);
             if let Some(ready) = self.make_generations(&change, &wanted, &mut later)? {
-                // Pieces that return to a name which is gone are free now. A search for free pieces begins by freeing them.
+                // Pieces that return to a name which is gone are free now. A search for free pieces begins by freeing
+                // them.
                 return action(&change, &ready).map(Some);
             }
         }
@@ -137,9 +138,9 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         }
     }
 
-    /// Makes the missing ones of the generations over the wanted pieces of each partition. That takes long, and names can be
-    /// looked up meanwhile. Returns none where there is no room yet: something was given up, and once it is dropped, with
-    /// no lock held, the caller tries again.
+    /// Makes the missing ones of the generations over the wanted pieces of each partition. That takes long, and names
+    /// can be looked up meanwhile. Returns none where there is no room yet: something was given up, and once it is
+    /// dropped, with no lock held, the caller tries again.
     fn make_generations(
         &self,
         change: &Change<'_, Id>,
@@ -198,8 +199,8 @@ fn wanted(shares: &[OwnShare], rebalances: &[Option<usize>]) -> Vec<Vec<Pieces>>
     wanted
 }
 
-/// Returns the pieces of each partition once one is favoured: half of what each preemptible other was created with, from
-/// its end, goes to that one.
+/// Returns the pieces of each partition once one is favoured: half of what each preemptible other was created with,
+/// from its end, goes to that one.
 fn pieces_after(shares: &[OwnShare], favoured: Option<usize>) -> Vec<Pieces> {
     let mut gained = Vec::new();
     let mut after: Vec<Pieces> = shares

@@ -20,7 +20,8 @@ use crate::{
 pub(super) struct Registry<Id> {
     changes: Mutex<()>,
     names: RwLock<Names<Id>>,
-    /// Whether ids are this crate's own, whose comparison calls no code of a client's, so that it may run under the lock.
+    /// Whether ids are this crate's own, whose comparison calls no code of a client's, so that it may run under the
+    /// lock.
     ids_are_own: bool,
 }
 
@@ -29,8 +30,8 @@ struct Names<Id> {
     partitions: Vec<NamedPartition<Id>>,
 }
 
-/// The ids at one moment, in the order of their partitions. Clients' ids are compared, shown, copied and dropped from this
-/// list, with no lock held.
+/// The ids at one moment, in the order of their partitions. Clients' ids are compared, shown, copied and dropped from
+/// this list, with no lock held.
 pub(super) type Ids<Id> = Arc<Vec<Arc<Id>>>;
 
 /// A change of the registry, during which no other begins. Only through it are partitions changed.
@@ -277,8 +278,8 @@ impl<Id> RegistryChange<'_, Id> {
         })
     }
 
-    /// Puts a generation of each partition into force, all at once for everyone who follows a name. Waits for the users of
-    /// streams that follow a name whose generation changes; names can be looked up meanwhile.
+    /// Puts a generation of each partition into force, all at once for everyone who follows a name. Waits for the
+    /// users of streams that follow a name whose generation changes; names can be looked up meanwhile.
     pub(super) fn put_in_force(&self, generations: &[usize], hand_off: HandOff) -> Result<()> {
         let followed: Vec<Option<Arc<ContextInForce>>> = self.registry.read(|partitions| {
             let partitions = partitions.iter().zip(generations);
@@ -318,9 +319,9 @@ impl<Id> RegistryChange<'_, Id> {
         Ok(())
     }
 
-    /// Takes out the oldest context that is retired, not wanted and not used; or gives up what kept one in use. `wanted`
-    /// has, for each partition, the pieces of contexts that stay. The caller holds no other lock: the user of what is to
-    /// be given up may be looking something up in the manager.
+    /// Takes out the oldest context that is retired, not wanted and not used; or gives up what kept one in use.
+    /// `wanted` has, for each partition, the pieces of contexts that stay. The caller holds no other lock: the user of
+    /// what is to be given up may be looking something up in the manager.
     pub(super) fn retire(
         &self,
         wanted: &[Vec<Pieces>],

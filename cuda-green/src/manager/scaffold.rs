@@ -1,10 +1,9 @@
-//! Splits within pieces, through scaffolds: where the driver cannot merge (12.4), or where units that merge are cut to size
-//! (13.1). Pieces and their parts form a tree.
+//! Splits within pieces, through scaffolds: where the driver cannot merge (12.4), or where units that merge are cut to
+//! size (13.1). Pieces and their parts form a tree.
 //!
-//! The device itself is split directly. A piece is the result of a split, which the driver refuses to split
-//! again (915, measured on an H200, driver 580); but the resource of a context over it can be split. So
-//! a piece is divided through a scaffold: a context without work, over all of the piece. It lives until its parts are made
-//! whole again.
+//! The device itself is split directly. A piece is the result of a split, which the driver refuses to split again
+//! (915, measured on an H200, driver 580); but the resource of a context over it can be split. So a piece is divided
+//! through a scaffold: a context without work, over all of the piece. It lives until its parts are made whole again.
 
 use std::sync::Arc;
 
@@ -97,8 +96,8 @@ impl Layout {
         Ok(made)
     }
 
-    /// Cuts a group of this many SMs out of free pieces, together (13.1); returns the group. The remainder comes in pairs of
-    /// SMs, and merges with nothing.
+    /// Cuts a group of this many SMs out of free pieces, together (13.1); returns the group. The remainder comes in
+    /// pairs of SMs, and merges with nothing.
     ///
     /// By the 13.1 header, a context's resource and the remainder of a structured split can be split like this; no such
     /// driver was available.

@@ -107,8 +107,8 @@ impl<Id> ManagerState<Id> {
         })
     }
 
-    /// Begins a change, and returns what `look` found among the ids, which holds until the change ends. Looking at ids runs
-    /// a client's code, so it is done with no lock held, and again where names were added or removed meanwhile.
+    /// Begins a change, and returns what `look` found among the ids, which holds until the change ends. Looking at ids
+    /// runs a client's code, so it is done with no lock held, and again where names were added or removed meanwhile.
     pub(super) fn begin_change_of<T>(
         &self,
         look: impl Fn(&Ids<Id>) -> Result<T>,
@@ -132,8 +132,8 @@ impl<Id> ManagerState<Id> {
         look(layout.as_ref())
     }
 
-    /// Frees pieces that no name owns or has in force, and ends a layout without pieces in use. Borrowed pieces stay with
-    /// their owner; lent pieces become free when they are returned.
+    /// Frees pieces that no name owns or has in force, and ends a layout without pieces in use. Borrowed pieces stay
+    /// with their owner; lent pieces become free when they are returned.
     pub(super) fn free_unused_pieces(&self, layout: &mut Option<Layout>) -> Result<()> {
         let Some(current) = layout else {
             return Ok(());

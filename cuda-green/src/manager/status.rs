@@ -24,7 +24,8 @@ pub struct AllocationStatus<Id = ContextId> {
     pub mode: PartitionMode,
     /// The way in which the device is split; none while it is not.
     pub strategy: Option<SplitStrategy>,
-    /// The split in words, and why it is this one: what the driver's version offers, and which plans the driver refused.
+    /// The split in words, and why it is this one: what the driver's version offers, and which plans the driver
+    /// refused.
     pub strategy_reason: Option<String>,
     /// Better plans that the driver refused before the one in force (915).
     pub refused: Vec<RefusedPlan>,
@@ -36,9 +37,9 @@ pub struct AllocationStatus<Id = ContextId> {
     pub allocated_sms: u32,
     /// SMs that further contexts could have.
     pub available_sms: u32,
-    /// SMs that no context has in force, and that no other can be given yet: those that a name lent to one that is gone,
-    /// which it gets back at the next rebalance; and those that remains of destroyed names hold (SM resources that were
-    /// asked of their contexts, contexts made of those, and contexts that could not be destroyed).
+    /// SMs that no context has in force, and that no other can be given yet: those that a name lent to one that is
+    /// gone, which it gets back at the next rebalance; and those that remains of destroyed names hold (SM resources
+    /// that were asked of their contexts, contexts made of those, and contexts that could not be destroyed).
     pub held_sms: u32,
     /// SMs that no context has and none can be given.
     pub stranded_sms: u32,

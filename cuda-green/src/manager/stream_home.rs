@@ -77,8 +77,8 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         }
     }
 
-    /// Returns whether a stream was made to wait for the default stream, and the default stream for it; false for default
-    /// streams, which nobody made.
+    /// Returns whether a stream was made to wait for the default stream, and the default stream for it; false for
+    /// default streams, which nobody made.
     ///
     /// # Safety
     /// As [`stream_home`](Self::stream_home).

@@ -1,7 +1,8 @@
 //! Verification: the SMs that each partition's blocks really run on, measured on the device.
 //!
-//! Blocks read the ids of their SMs, except under MPS, where the ids differ between contexts (measured on an H200, driver
-//! 580). There, contexts are shown to be disjoint by blocks that fit on the device together only if no SM is shared.
+//! Blocks read the ids of their SMs, except under MPS, where the ids differ between contexts (measured on an H200,
+//! driver 580). There, contexts are shown to be disjoint by blocks that fit on the device together only if no SM is
+//! shared.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -18,8 +19,8 @@ use crate::{
 pub struct Verification<Id> {
     /// The method by which contexts were told apart.
     pub method: VerificationMethod,
-    /// The SMs that each context's blocks ran on, in the order of the contexts. Under MPS each context numbers its SMs, so
-    /// that only their count means anything.
+    /// The SMs that each context's blocks ran on, in the order of the contexts. Under MPS each context numbers its
+    /// SMs, so that only their count means anything.
     pub contexts: Vec<(Id, BTreeSet<u32>)>,
     /// The SMs that blocks in the primary context ran on: all of them, those of every partition too.
     pub primary: BTreeSet<u32>,
