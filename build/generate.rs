@@ -92,6 +92,8 @@ fn builder(wrapper: &Path, headers: &Path) -> Builder {
         // A value that the driver sends may be newer than this binding, so it must not be a Rust enum.
         .newtype_enum(".*")
         .must_use_type("cudaError_enum")
+        // Its `Debug` reads as its name: see `result_text.rs` of the crate.
+        .no_debug("cudaError_enum")
         .derive_default(true)
         .allowlist_recursively(true)
         .size_t_is_usize(true)

@@ -183,8 +183,8 @@ fn safe(spec: &DriverSpec) -> Safe {
     };
     match devices {
         Ok(Ok(count)) => safe.devices = Some(count),
-        Ok(Err(error)) => safe.error = Some([kind(&error), error.to_string()]),
-        Err(error) => safe.error = Some([kind(error), error.to_string()]),
+        Ok(Err(error)) => safe.error = Some([safe_kind(&error), error.to_string()]),
+        Err(error) => safe.error = Some([safe_kind(error), error.to_string()]),
     }
     if let Ok(driver) = driver {
         // Nothing that is listed here depends on the device.
@@ -197,11 +197,31 @@ fn safe(spec: &DriverSpec) -> Safe {
     safe
 }
 
-/// The name of the error's variant.
-fn kind(error: &impl std::fmt::Debug) -> String {
-    let debug = format!("{error:?}");
-    let kind = debug.split(|c: char| !c.is_alphanumeric()).next();
-    kind.unwrap_or_default().to_owned()
+/// Returns the name of the error's variant.
+fn kind(error: &Error) -> String {
+    match error {
+        Error::DriverNotFound { .. } => "DriverNotFound",
+        Error::DriverUnloadable { .. } => "DriverUnloadable",
+        Error::NotACudaDriver { .. } => "NotACudaDriver",
+        Error::VersionUnknown { .. } => "VersionUnknown",
+        Error::VersionImpossible { .. } => "VersionImpossible",
+        Error::Simulated(_) => "Simulated",
+        Error::VariableRefused { .. } => "VariableRefused",
+        Error::InvalidSpec(_) => "InvalidSpec",
+        Error::InvalidVersion(_) => "InvalidVersion",
+        Error::MissingEntryPoint(_) => "MissingEntryPoint",
+        _ => "another",
+    }
+    .to_owned()
+}
+
+/// Returns the name of the variant, as far as the tests distinguish errors of the safe crate.
+fn safe_kind(error: &cuda_green::Error) -> String {
+    match error {
+        cuda_green::Error::Load(error) => kind(error),
+        cuda_green::Error::NoGpu { .. } => "NoGpu".to_owned(),
+        _ => "another".to_owned(),
+    }
 }
 
 /// The report on a driver, from within the process that loads it.

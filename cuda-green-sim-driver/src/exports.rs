@@ -1,10 +1,10 @@
-//! The driver's C symbols. Each only hands its call on to the process's simulated driver.
+//! The driver's C symbols. Each only passes its call on to the process's simulated driver.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use cuda_green_sys::*;
 
-use crate::door::door;
+use crate::instance::instance;
 
 macro_rules! exports {
     ($(
@@ -16,9 +16,9 @@ macro_rules! exports {
         #[unsafe(no_mangle)]
         #[allow(clippy::too_many_arguments)]
         pub(crate) unsafe extern "C" fn $name($($arg: $ty),*) -> CUresult {
-            match door() {
+            match instance() {
                 // SAFETY: the caller keeps the rules of the driver's function.
-                Ok(door) => unsafe { door.api.$name($($arg),*) }
+                Ok(instance) => unsafe { instance.api.$name($($arg),*) }
                     // A real driver of that version does not export the symbol at all.
                     .unwrap_or(CUresult::CUDA_ERROR_NOT_SUPPORTED),
                 Err(code) => code,

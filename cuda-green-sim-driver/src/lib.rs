@@ -1,9 +1,9 @@
 #![doc = include_str!("../README.md")]
 
-mod door;
 #[allow(non_snake_case)] // the driver's own names
 mod exports;
-#[allow(non_snake_case)]
-mod other_forms;
+mod instance;
 #[allow(non_snake_case)]
 mod proc_address;
+#[allow(non_snake_case)]
+mod symbol_aliases;

@@ -4,9 +4,9 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use cuda_green_sys::{CUresult, CudaVersion};
 
-use crate::{door::door, other_forms};
+use crate::{instance::instance, symbol_aliases};
 
-/// What is said of a name (`CUdriverProcAddressQueryResult`).
+/// The status of a name (`CUdriverProcAddressQueryResult`).
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
@@ -15,9 +15,9 @@ enum Found {
     OlderVersion = 2,
 }
 
-/// The address of a function by its name and the version of its ABI.
+/// Finds the address of a function by its name and the version of its ABI.
 fn find(name: &CStr, version: c_int) -> Result<(*const c_void, Found), CUresult> {
-    let sim = &door()?.sim;
+    let sim = &instance()?.sim;
     let own = sim.profile().cuda_version;
     if name == c"cuGetProcAddress" {
         let with_status = version >= 12_000 && own >= CudaVersion::new(12, 0);
@@ -32,7 +32,7 @@ fn find(name: &CStr, version: c_int) -> Result<(*const c_void, Found), CUresult>
     // Above its own version it finds nothing, in these forms either.
     let asked = CudaVersion::from_raw(version);
     if asked <= own
-        && let Some(address) = other_forms::find(name, version)
+        && let Some(address) = symbol_aliases::find(name, version)
     {
         return Ok((address, Found::Yes));
     }
@@ -86,7 +86,8 @@ unsafe extern "C" fn cuGetProcAddress(
     }
 }
 
-/// The form from 12.0 on, which this one library exports whatever version it speaks (driver 470 does not export it): success, a null address, and a status that says why (as driver 555 answers).
+/// The form from 12.0 on: success, a null address, and a status that says why (as driver 555 answers). This library
+/// exports it whatever version it supports (driver 470 does not export it).
 ///
 /// # Safety
 /// The rules of the driver's function of this name.

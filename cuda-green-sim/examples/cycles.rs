@@ -1,4 +1,4 @@
-//! How fast the simulator is: green contexts made and destroyed, one after another.
+//! The speed of the simulator: green contexts created and destroyed in turn.
 //!
 //! `cargo run --release --package cuda-green-sim --example cycles -- [PROFILE]`
 

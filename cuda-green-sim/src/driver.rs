@@ -1,97 +1,98 @@
-//! The driver, and what all its entry points begin with. Each file below this one has the entry points of one
-//! part of the API, as methods of their C names, or what they work on (`state`, `handles`, `current`, `actions`).
+//! The driver, and the checks that all its entry points begin with.
+//!
+//! Each file below this one has the entry points of one part of the API, as methods of their C names, or what they
+//! work on (`state`, `handles`, `current_context`, `stream_actions`).
 
 #![allow(non_snake_case)] // the driver's own names
 
-mod actions;
 mod addresses;
-mod attributes;
-mod calls;
+mod begin_call;
 mod capture;
 mod capture_calls;
-mod context;
-mod current;
+mod current_context;
 mod descriptors;
-mod device;
+mod device_attributes;
+mod devices;
 mod events;
 mod functions;
 mod graphs;
-mod green;
+mod green_contexts;
 mod handles;
 mod host_functions;
 mod late_copies;
 mod launch;
+mod leaks;
 mod libraries;
 mod links;
-mod live;
 mod memory;
 mod modules;
 mod peers;
 mod pools;
+mod primary_contexts;
 mod resources;
 mod splits;
 mod state;
+mod stream_actions;
 mod streams;
 mod virtual_memory;
 mod workqueues;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
 use cuda_green_sys::{CUresult, CudaVersion};
 
 use crate::{
-    MadeAt, Profile,
+    c_args::Answer,
     injection::Injections,
     kernel::{Cost, Kernel, built_in, built_in_costs},
+    leaks::MadeAt,
     memory::Memory,
-    raw::Answer,
-    visible,
+    profile::Profile,
+    sync::{Mutex, MutexGuard, RwLock},
+    visible_devices,
 };
 
 use handles::{Kind, as_pointer};
 use state::{Context, State};
 
-/// Numbers of the drivers in this process.
+/// The number of the next driver in this process.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 /// A simulated driver.
 pub(crate) struct Driver {
     pub(crate) profile: Profile,
-    /// The ordinal that each device has where none is hidden, or what `cuInit` answers instead.
+    /// The original ordinal of each visible device, or the error code of `cuInit`.
     visible: Result<Vec<u32>, CUresult>,
     number: u64,
     state: Mutex<State>,
-    /// Locked after `state` where both are needed; by itself while a kernel runs.
+    /// Locked after `state` where both are needed, and alone while a kernel runs.
     memory: Mutex<Memory>,
     kernels: RwLock<HashMap<String, Kernel>>,
     costs: RwLock<HashMap<String, Cost>>,
     injections: Injections,
-    /// The devices that have disappeared, a bit for each.
+    /// The lost devices, a bit for each.
     lost: AtomicU32,
     /// Calls so far.
     calls: AtomicU64,
-    /// Whether `trace` is there, which a call looks at without the lock.
+    /// Whether `trace` is on, so that a call can check it without the lock.
     tracing: AtomicBool,
     /// The calls since the trace was started.
     trace: Mutex<Option<Vec<MadeAt>>>,
 }
 
 impl Driver {
-    /// Makes the driver of a profile, of whose devices the process may use those that `list` names
-    /// (`CUDA_VISIBLE_DEVICES`), all without one.
+    /// Makes the driver of a profile. If there is a `list` (`CUDA_VISIBLE_DEVICES`), the process sees only the
+    /// devices that it names.
     pub(crate) fn new(mut profile: Profile, list: Option<&str>) -> Self {
         let all = 0..profile.device_count;
         let visible = match list {
             Some(list) => {
                 let uuids: Vec<_> = all.map(|ordinal| profile.uuid(ordinal)).collect();
-                visible::devices(list, &uuids)
+                visible_devices::devices(list, &uuids)
             }
             None => Ok(all.collect()),
         };
@@ -115,21 +116,13 @@ impl Driver {
     }
 
     pub(crate) fn register_kernel(&self, name: &str, kernel: Kernel) {
-        let replaced = self
-            .kernels
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned(), kernel);
-        // Dropped without the lock: the closure may own anything.
+        let replaced = self.kernels.write().insert(name.to_owned(), kernel);
+        // Dropped after the lock is released: the closure may own anything.
         drop(replaced);
     }
 
     pub(crate) fn register_cost(&self, name: &str, cost: Cost) {
-        let replaced = self
-            .costs
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned(), cost);
+        let replaced = self.costs.write().insert(name.to_owned(), cost);
         drop(replaced);
     }
 
@@ -142,7 +135,7 @@ impl Driver {
         self.lock().timeline.spend(ns);
     }
 
-    /// `DEVICE_UNAVAILABLE` for a device that has disappeared.
+    /// Returns `DEVICE_UNAVAILABLE` for a lost device.
     fn present(&self, device: usize) -> Answer {
         match self.lost.load(Ordering::Relaxed) >> device & 1 {
             0 => Ok(()),
@@ -150,20 +143,20 @@ impl Driver {
         }
     }
 
-    /// Whether the driver speaks this CUDA version or a later one.
+    /// Returns whether the driver supports this CUDA version.
     fn speaks(&self, major: u16, minor: u8) -> bool {
         self.profile.cuda_version >= CudaVersion::new(major, minor)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
-    /// What nearly every entry point does first: the driver must be initialised, and no fault stay.
+    /// Begins nearly every entry point: the driver must be initialised and have no persistent fault.
     fn enter(&self) -> Result<MutexGuard<'_, State>, CUresult> {
         let state = self.enter_despite_fault()?;
         match state.fault {
@@ -172,10 +165,10 @@ impl Driver {
         }
     }
 
-    /// [`enter`](Self::enter) for those that answer after a fault as before it: whatever asks for devices
-    /// and resources, makes contexts current, or holds and ends them (measured on an H200, driver 580, for
-    /// `cuDeviceGetCount`, `cuDeviceGetDevResource`, `cuCtxGetCurrent`, `cuCtxSetCurrent`,
-    /// `cuGreenCtxDestroy` and the primary context's retain and release; the others are like these).
+    /// Begins an entry point that works after a fault as before it: one that queries devices and resources, makes
+    /// contexts current, or retains and ends them. Measured on an H200 (driver 580) for `cuDeviceGetCount`,
+    /// `cuDeviceGetDevResource`, `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuGreenCtxDestroy` and the primary context's
+    /// retain and release; assumed for the others.
     fn enter_despite_fault(&self) -> Result<MutexGuard<'_, State>, CUresult> {
         let state = self.lock_up_to_date();
         if state.initialised {
@@ -185,17 +178,17 @@ impl Driver {
         }
     }
 
-    /// [`enter`](Self::enter) for those that need nothing of the state.
+    /// Checks as [`enter`](Self::enter) does, for entry points that need no state.
     fn ready(&self) -> Answer {
         self.enter().map(drop)
     }
 
-    /// [`enter_despite_fault`](Self::enter_despite_fault) for those that need nothing of the state.
+    /// Checks as [`enter_despite_fault`](Self::enter_despite_fault) does, for entry points that need no state.
     fn ready_despite_fault(&self) -> Answer {
         self.enter_despite_fault().map(drop)
     }
 
-    /// The index of a device handle, which is its ordinal.
+    /// Returns the index of a device handle, which is its ordinal.
     fn device(&self, device: i32) -> Result<usize, CUresult> {
         let index = usize::try_from(device)
             .ok()
@@ -212,7 +205,7 @@ fn by_name<T>(list: Vec<(&'static str, T)>) -> HashMap<String, T> {
         .collect()
 }
 
-/// `INVALID_VALUE` unless the condition holds.
+/// Returns `INVALID_VALUE` unless the condition holds.
 fn require(condition: bool) -> Answer {
     if condition {
         Ok(())

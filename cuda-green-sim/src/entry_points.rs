@@ -1,19 +1,19 @@
-//! Every entry point of the simulated driver as C functions, one for each slot: the only unsafe door in.
+//! Every entry point of the simulated driver as C functions, one for each slot: the only unsafe way in.
 //!
-//! They come from the table of `cuda-green-sys`. For each of its lines, [`Driver`] must have a method of that
-//! name, or this does not compile; what is not modelled is answered in `not_modelled.rs`.
+//! They are generated from the table of `cuda-green-sys`. For each of its lines, [`Driver`] must have a method of
+//! that name, or this does not compile; functions that are not modelled are in `not_modelled.rs`.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use cuda_green_sys::*;
 
 use crate::{
+    c_args::Arg,
+    c_slots::{self, MAX_DRIVERS},
     driver::Driver,
-    raw::Arg,
-    slots::{self, MAX_DRIVERS},
 };
 
-/// The function of each slot, in an array.
+/// Makes an array of the functions of all slots.
 macro_rules! one_for_each_slot {
     ($name:ident, $ty:ty) => {{
         const FUNCTIONS: [$ty; MAX_DRIVERS] = one_for_each_slot!(
@@ -29,7 +29,7 @@ macro_rules! entry_points {
         $(#[$doc:meta])+
         $name:ident($($arg:ident: $ty:ty),* $(,)?), since $since:tt;
     )+) => {
-        /// The calls themselves, once for all slots.
+        /// The calls, once for all slots.
         #[allow(clippy::too_many_arguments)]
         mod in_slot {
             use super::*;
@@ -37,7 +37,7 @@ macro_rules! entry_points {
                 /// # Safety
                 /// The rules of the driver's function of this name.
                 pub(super) unsafe fn $name(slot: usize, $($arg: $ty),*) -> CUresult {
-                    slots::call(slot, stringify!($name), &mut |driver: &Driver| {
+                    c_slots::call(slot, stringify!($name), &mut |driver: &Driver| {
                         // SAFETY: the caller keeps the rules of the driver's function, which are the
                         // promise that `lift` asks for.
                         $(let $arg = unsafe { $arg.lift() };)*
@@ -47,7 +47,7 @@ macro_rules! entry_points {
             )+
         }
 
-        /// The C functions. They only add the slot's number, so that they stay a few instructions each.
+        /// The C functions. They only add the slot's number, so that each stays a few instructions.
         #[allow(clippy::too_many_arguments)]
         mod by_slot {
             use super::*;
@@ -61,7 +61,7 @@ macro_rules! entry_points {
             )+
         }
 
-        /// The address of an entry point's C function for a slot, by its exported symbol.
+        /// Returns the address of an entry point's C function for a slot, by its exported symbol.
         pub(crate) fn address(symbol: &CStr, slot: usize) -> Option<*const c_void> {
             match symbol.to_str().ok()? {
                 $(stringify!($name) => {

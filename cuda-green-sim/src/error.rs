@@ -1,23 +1,25 @@
-//! What can go wrong when a simulated driver is made.
+//! The one error type of the crate.
 
-/// Why there is no simulated driver.
-#[derive(Debug, thiserror::Error)]
+use std::fmt;
+
+/// The reason why a simulated driver could not be made, or what a test left in one.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The text is no `<device>@<major>.<minor>`.
+    /// The text is not of the form `<device>@<major>.<minor>`.
     #[error(
-        "`{spec}` describes no simulated driver; one looks like `h200@13.0`, `2xh200@13.0` for two devices, or is the path of a `.toml` file"
+        "`{spec}` does not describe a simulated driver; use `h200@13.0`, `2xh200@13.0` for two devices, or the path of a `.toml` file"
     )]
     InvalidSpec {
         /// The text that was given.
         spec: String,
     },
-    /// A driver of so many devices, or of none, is not simulated.
+    /// A driver of this many devices, or of none, is not simulated.
     #[error("{count} devices were asked for; a simulated driver has 1 to {most}")]
     DeviceCount {
-        /// How many were asked for.
+        /// The number that was asked for.
         count: u32,
-        /// How many there can be.
+        /// The largest possible number.
         most: u32,
     },
     /// No device of that name is built in.
@@ -29,48 +31,55 @@ pub enum Error {
         known: Vec<&'static str>,
     },
     /// There never was such a CUDA version, or the simulator does not know it.
-    #[error("the simulator does not speak CUDA `{version}`; it speaks {}", list(.known))]
+    #[error("the simulator does not support CUDA `{version}`; it supports {}", list(.known))]
     UnknownVersion {
         /// The version that was asked for.
         version: String,
         /// The versions that there are.
         known: Vec<String>,
     },
-    /// A profile's file cannot be read, or says something that cannot be.
+    /// A profile's file cannot be read, or contains something impossible.
     #[error("{}{}: {reason}", .path.display(), .line.map(|line| format!(", line {line}")).unwrap_or_default())]
     InvalidProfile {
         /// The file.
         path: std::path::PathBuf,
-        /// The line, where one is to blame, from 1.
+        /// The line of the mistake, from 1, if it has one.
         line: Option<usize>,
-        /// What is wrong.
+        /// The mistake.
         reason: String,
     },
     /// All slots are taken: drop a driver first.
     #[error(
-        "{limit} simulated drivers live in this process, which is the most there can be; drop one first"
+        "this process already has {limit} simulated drivers, the most that it can have; drop one first"
     )]
     TooManyDrivers {
-        /// How many there can be: [`MAX_DRIVERS`](crate::MAX_DRIVERS).
+        /// The largest possible number: [`MAX_DRIVERS`](crate::MAX_DRIVERS).
         limit: usize,
     },
-    /// The text describes no fault.
-    #[error("`{text}` is no fault that can be injected: {reason}")]
+    /// The text does not describe a fault.
+    #[error("`{text}` is not a fault that can be injected: {reason}")]
     InvalidInjection {
         /// The text that was given.
         text: String,
-        /// What is wrong with it.
+        /// The mistake in it.
         reason: String,
     },
-    /// Something still lives: see [`Sim::check_leaks`](crate::Sim::check_leaks).
+    /// Objects are left: see [`Sim::check_leaks`](crate::Sim::check_leaks).
     #[error("left behind in the simulated driver: {live}")]
     Leaks {
-        /// What lives.
-        live: Box<crate::LiveObjects>,
+        /// The objects that are left.
+        live: Box<crate::leaks::LiveObjects>,
     },
     /// The table of entry points could not be filled.
     #[error(transparent)]
     Api(#[from] cuda_green_sys::Error),
+}
+
+/// Writes what `Display` writes, because `unwrap` prints `Debug`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 fn list(names: &[impl AsRef<str>]) -> String {

@@ -1,9 +1,9 @@
 //! Binary images: the kernels of a cubin, by its symbols, and the images in a fat binary. No machine code runs.
 //!
-//! A cubin is an ELF file of 64 bits for the machine `EM_CUDA`. A kernel is a function among its symbols that
-//! bears NVIDIA's mark of an entry; its parameters stand in the section `.nv.info.<kernel>`. A fat binary is a
-//! header, and after it images with a header each. Neither format is documented; what is read here is what
-//! `ptxas` and `fatbinary` of CUDA 13.0 write.
+//! A cubin is an ELF file of 64 bits for the machine `EM_CUDA`. A kernel is a function among its symbols with
+//! NVIDIA's mark of an entry; its parameters are in the section `.nv.info.<kernel>`. A fat binary is a header
+//! followed by images with a header each. Neither format is documented; this reads what `ptxas` and `fatbinary` of
+//! CUDA 13.0 write.
 
 use std::collections::BTreeMap;
 
@@ -20,19 +20,19 @@ const SHT_SYMTAB: u32 = 2;
 const SHT_STRTAB: u32 = 3;
 const SHT_NOBITS: u32 = 8;
 const STT_FUNC: u8 = 2;
-/// In a symbol's `st_other`: it can be launched.
+/// In a symbol's `st_other`: the function can be launched.
 const STO_CUDA_ENTRY: u8 = 0x10;
-/// In `.nv.info`: one parameter, its place and size.
+/// In `.nv.info`: one parameter, its offset and size.
 const KPARAM_INFO: u8 = 0x17;
-/// The format of an entry in `.nv.info` whose payload follows, its length being told.
+/// The format of an entry in `.nv.info` whose payload follows, preceded by its length.
 const SIZED: u8 = 4;
-/// More than this no image has; it bounds what is read for a header that lies.
+/// Larger than any image; bounds the bytes that are read for a false header.
 const LARGEST: u64 = 1 << 30;
 
-type Answer<T> = Result<T, String>;
+type Parsed<T> = Result<T, String>;
 
-/// Reads little-endian numbers out of bytes, none beyond their end.
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Answer<u64> {
+/// Reads little-endian numbers from bytes, never beyond their end.
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Parsed<u64> {
     let end = at.checked_add(N).ok_or("a place is out of bounds")?;
     let found = bytes.get(at..end).ok_or("the image ends early")?;
     let mut whole = [0; 8];
@@ -40,32 +40,32 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> Answer<u64> {
     Ok(u64::from_le_bytes(whole))
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Answer<usize> {
+fn u16_at(bytes: &[u8], at: usize) -> Parsed<usize> {
     number::<2>(bytes, at).map(|n| n as usize)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Answer<u32> {
+fn u32_at(bytes: &[u8], at: usize) -> Parsed<u32> {
     number::<4>(bytes, at).map(|n| n as u32)
 }
 
-fn place(bytes: &[u8], at: usize) -> Answer<usize> {
+fn place(bytes: &[u8], at: usize) -> Parsed<usize> {
     number::<8>(bytes, at).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
-fn part(bytes: &[u8], at: usize, len: usize) -> Answer<&[u8]> {
+fn part(bytes: &[u8], at: usize, len: usize) -> Parsed<&[u8]> {
     let end = at.checked_add(len).ok_or("a part is out of bounds")?;
     Ok(bytes.get(at..end).ok_or("the image ends early")?)
 }
 
-fn text(bytes: &[u8], at: usize) -> Answer<&str> {
+fn text(bytes: &[u8], at: usize) -> Parsed<&str> {
     let rest = bytes.get(at..).ok_or("a name is out of bounds")?;
     let end = rest.iter().position(|byte| *byte == 0);
     let name = &rest[..end.ok_or("a name does not end")?];
     std::str::from_utf8(name).map_err(|_| "a name is no text".to_owned())
 }
 
-/// Copies a binary image from where only its start is known: `read` fills bytes from an offset on.
-pub(crate) fn copy(head: &[u8], read: impl Fn(usize, &mut [u8])) -> Answer<Vec<u8>> {
+/// Copies a binary image of which only the start is known: `read` fills bytes from an offset on.
+pub(crate) fn copy(head: &[u8], read: impl Fn(usize, &mut [u8])) -> Parsed<Vec<u8>> {
     let bytes = |len: u64| {
         if len > LARGEST {
             return Err(format!("an image of {len} bytes"));
@@ -95,8 +95,8 @@ pub(crate) fn copy(head: &[u8], read: impl Fn(usize, &mut [u8])) -> Answer<Vec<u
     bytes(whole)
 }
 
-/// The kernels of an image, the first that serves in a fat binary. `ptx` reads a text.
-pub(crate) fn read(bytes: &[u8], ptx: impl Fn(&str) -> Answer<Ptx>) -> Answer<Ptx> {
+/// Returns the kernels of an image, in a fat binary those of the first usable one. `ptx` reads a text.
+pub(crate) fn read(bytes: &[u8], ptx: impl Fn(&str) -> Parsed<Ptx>) -> Parsed<Ptx> {
     if !bytes.starts_with(&FATBIN) {
         return cubin(bytes);
     }
@@ -108,7 +108,7 @@ pub(crate) fn read(bytes: &[u8], ptx: impl Fn(&str) -> Answer<Ptx>) -> Answer<Pt
         let start = at.checked_add(header).ok_or("a part is out of bounds")?;
         let image = part(bytes, start, len)?;
         let found = match kind {
-            // Where it is compressed, it is told how long it was.
+            // If it is compressed, this is its length before.
             _ if header >= 64 && number::<8>(bytes, at + 56)? > 0 => {
                 Err("a compressed image, which is not simulated".to_owned())
             }
@@ -132,7 +132,7 @@ pub(crate) fn read(bytes: &[u8], ptx: impl Fn(&str) -> Answer<Ptx>) -> Answer<Pt
     Err(why)
 }
 
-/// The sections of an ELF file.
+/// Returns the sections of an ELF file.
 struct Sections<'a> {
     bytes: &'a [u8],
     table: usize,
@@ -144,12 +144,12 @@ struct Section {
     kind: u32,
     offset: usize,
     len: usize,
-    /// The section that this one is about: of symbols, that of their names.
+    /// The section that this one refers to: for symbols, that of their names.
     link: usize,
 }
 
 impl<'a> Sections<'a> {
-    fn of(bytes: &'a [u8]) -> Answer<Self> {
+    fn of(bytes: &'a [u8]) -> Parsed<Self> {
         if !bytes.starts_with(&ELF) || number::<2>(bytes, 0x12)? != u64::from(EM_CUDA) {
             return Err("an ELF file, but no cubin".to_owned());
         }
@@ -160,7 +160,7 @@ impl<'a> Sections<'a> {
         })
     }
 
-    fn get(&self, index: usize) -> Answer<Section> {
+    fn get(&self, index: usize) -> Parsed<Section> {
         let at = index * SECTION_HEADER;
         let header = part(self.bytes, self.table, self.count * SECTION_HEADER)?;
         Ok(Section {
@@ -172,16 +172,16 @@ impl<'a> Sections<'a> {
         })
     }
 
-    fn headers(&self) -> impl Iterator<Item = Answer<Section>> + '_ {
+    fn headers(&self) -> impl Iterator<Item = Parsed<Section>> + '_ {
         (0..self.count).map(|index| self.get(index))
     }
 
-    fn contents(&self, section: &Section) -> Answer<&'a [u8]> {
+    fn contents(&self, section: &Section) -> Parsed<&'a [u8]> {
         part(self.bytes, section.offset, section.len)
     }
 }
 
-fn cubin(bytes: &[u8]) -> Answer<Ptx> {
+fn cubin(bytes: &[u8]) -> Parsed<Ptx> {
     let sections = Sections::of(bytes)?;
     let names = sections.contents(&sections.get(u16_at(bytes, 0x3e)?)?)?;
     let mut kernels = BTreeMap::new();
@@ -212,15 +212,15 @@ fn cubin(bytes: &[u8]) -> Answer<Ptx> {
     })
 }
 
-/// The compute capability that a cubin is for. Its place in the flags changed with the ABI.
-fn architecture(bytes: &[u8]) -> Answer<u32> {
+/// Returns the compute capability that a cubin is for. Its place in the flags changed with the ABI.
+fn architecture(bytes: &[u8]) -> Parsed<u32> {
     let flags = u32_at(bytes, 0x30)?;
     let new = bytes.get(8).is_some_and(|abi| *abi >= 8);
     Ok(if new { flags >> 8 } else { flags } & 0xff)
 }
 
-/// The sizes of a kernel's parameters, in their order.
-fn sizes(info: &[u8]) -> Answer<Vec<usize>> {
+/// Returns the sizes of a kernel's parameters, in their order.
+fn sizes(info: &[u8]) -> Parsed<Vec<usize>> {
     let mut sizes = BTreeMap::new();
     let mut at = 0;
     while at < info.len() {
@@ -239,7 +239,7 @@ fn sizes(info: &[u8]) -> Answer<Vec<usize>> {
     Ok(sizes.into_values().collect())
 }
 
-/// A cubin with these kernels, as far as [`read`] looks at one: what linking gives.
+/// Makes a cubin with these kernels, as far as [`read`] reads one, for the result of a link.
 pub(crate) fn write(linked: &Ptx) -> Vec<u8> {
     let mut contents = vec![0; ELF_HEADER];
     let mut headers = vec![0; SECTION_HEADER]; // the first is empty
@@ -275,7 +275,7 @@ pub(crate) fn write(linked: &Ptx) -> Vec<u8> {
     let text_section = linked.kernels.len() as u32 + 1;
     add(".strtab", SHT_STRTAB, 0, &texts);
     add(".symtab", SHT_SYMTAB, text_section, &symbols);
-    // Its own name comes after its length was noted, so it is written with it.
+    // The section's own name is only known now, after the length of the others.
     let mut all = std::mem::take(&mut names);
     let own = all.len() as u32;
     all.extend(b".shstrtab\0");
@@ -323,7 +323,7 @@ mod tests {
         whole
     }
 
-    fn copied(image: &[u8]) -> Answer<Vec<u8>> {
+    fn copied(image: &[u8]) -> Parsed<Vec<u8>> {
         copy(&image[..4], |at, to| {
             for (place, byte) in to.iter_mut().enumerate() {
                 *byte = image.get(at + place).copied().unwrap_or(0);

@@ -1,6 +1,6 @@
-//! Faults on demand: calls that fail or are slow, memory that runs out, a device that disappears.
+//! Faults on demand: calls that fail or are slow, memory that runs out, a device that is lost.
 //!
-//! A fault happens before the call has any effect, as a call does that the driver refuses.
+//! A fault takes effect before the call does, as if the driver had refused the call.
 
 mod rules;
 mod text;
@@ -9,14 +9,14 @@ use std::{ffi::CStr, time::Duration};
 
 use cuda_green_sys::{CUresult, ENTRY_POINTS};
 
-use crate::Error;
+use crate::error::Error;
 pub(crate) use rules::Injections;
 
 /// The environment variable with the faults of every simulated driver that this process makes:
 /// [injections](Injection) in their text form, separated by `;`.
 pub const FAULTS_VARIABLE: &str = "CUDA_GREEN_SIM_FAULTS";
 
-/// A fault that is to happen. [`Sim::inject`](crate::Sim::inject) makes it so.
+/// A fault to be injected with [`Sim::inject`](crate::Sim::inject).
 ///
 /// Each has a text form, for the environment variable [`FAULTS_VARIABLE`] and for [`str::parse`]:
 ///
@@ -32,8 +32,8 @@ pub const FAULTS_VARIABLE: &str = "CUDA_GREEN_SIM_FAULTS";
 /// | `green#2=everywhere` | the second green context that is made runs on all SMs, whatever it says |
 /// | `mps=100%`, `mps=75%` | the process uses the device through MPS, with that active thread percentage |
 ///
-/// Calls are counted from the moment of the injection. A code that stays on a real driver (an illegal
-/// address, say) stays here too: every later call answers it.
+/// Calls are counted from the moment of the injection. A code that persists on a real driver (for example an illegal
+/// address) persists here too: every later call returns it.
 ///
 /// ```
 /// use cuda_green_sim::{Injection, Sim};
@@ -45,11 +45,11 @@ pub const FAULTS_VARIABLE: &str = "CUDA_GREEN_SIM_FAULTS";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Injection {
-    /// `None` for any.
+    /// The entry point; `None` for any.
     entry_point: Option<&'static str>,
-    /// The first call that it concerns, from 1.
+    /// The first call that it affects, from 1.
     nth: u64,
-    /// Whether all later calls are concerned, too.
+    /// Whether it affects all later calls, too.
     onwards: bool,
     effect: Effect,
 }
@@ -64,7 +64,7 @@ enum Effect {
     Mps(u32),
 }
 
-/// How much of a device's memory can be had.
+/// A limit of a device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fill {
     Percent(u32),
@@ -72,7 +72,7 @@ pub(crate) enum Fill {
 }
 
 impl Fill {
-    /// The fill in bytes of a device with this much memory.
+    /// Returns the limit in bytes for a device with this much memory.
     pub(crate) fn of(self, total: u64) -> u64 {
         match self {
             Self::Percent(percent) => {
@@ -84,8 +84,8 @@ impl Fill {
 }
 
 impl Injection {
-    /// Every call of an entry point fails with a code; [`at`](Self::at) and [`onwards`](Self::onwards)
-    /// say which calls instead. The entry point may be named with or without `_v2`; `*` is any.
+    /// Fails every call of an entry point with a code, or those that [`at`](Self::at) and [`onwards`](Self::onwards)
+    /// choose. The entry point may be named with or without `_v2`; `*` means any.
     ///
     /// # Errors
     /// [`Error::InvalidInjection`] where no entry point has that name.
@@ -93,7 +93,7 @@ impl Injection {
         Self::on_calls(entry_point, Effect::Fail(code))
     }
 
-    /// Every call of an entry point takes this much longer, in real time and in virtual time.
+    /// Delays every call of an entry point by this much, in real time and in virtual time.
     ///
     /// # Errors
     /// As [`fail`](Self::fail).
@@ -101,8 +101,8 @@ impl Injection {
         Self::on_calls(entry_point, Effect::Delay(delay))
     }
 
-    /// A device disappears at the next call, or at that of [`at`](Self::at): whatever has to do with it
-    /// answers `CUDA_ERROR_DEVICE_UNAVAILABLE` from then on. Other devices stay.
+    /// Makes a device disappear at the next call, or at that of [`at`](Self::at): from then on, everything on that
+    /// device returns `CUDA_ERROR_DEVICE_UNAVAILABLE`. Other devices stay.
     pub fn lose_device(ordinal: u32) -> Self {
         Self {
             entry_point: None,
@@ -112,12 +112,12 @@ impl Injection {
         }
     }
 
-    /// Every green context that is made runs on all SMs of its device, while the driver says what it would
-    /// have said: a driver that does not keep its word. [`at`](Self::at) and [`onwards`](Self::onwards)
-    /// count the green contexts made, and say which. So a test can show that a violation is found.
+    /// Makes every new green context run on all SMs of its device, while the driver reports what it would have
+    /// reported: a driver that breaks its promise. [`at`](Self::at) and [`onwards`](Self::onwards) count the green
+    /// contexts and choose some. With it, a test can show that a violation is detected.
     ///
-    /// (A real driver does the like to resources of two splits: it tells 64 SMs, and runs on 32; measured on
-    /// an H200, driver 580.)
+    /// (A real driver does something similar with resources of two splits: it reports 64 SMs and runs on 32; measured
+    /// on an H200, driver 580.)
     pub fn run_everywhere() -> Self {
         Self {
             entry_point: None,
@@ -127,11 +127,11 @@ impl Injection {
         }
     }
 
-    /// The process uses its devices through MPS, with this active thread percentage, from 1 to 100. Inject it before
-    /// the driver is used: a real process is under MPS from its start or never.
+    /// Runs the process under MPS with this active thread percentage, from 1 to 100. Inject it before the driver is
+    /// used: a real process is under MPS from its start or never.
     ///
-    /// The attribute `MPS_ENABLED` is 1, and kernels see SM ids that are numbered anew in each context. Below 100 %,
-    /// the device reports that part of its SMs, an even number (of 132, 98 at 75 % and 32 at 25 %), and splits answer
+    /// The attribute `MPS_ENABLED` is 1, and kernels see SM ids that are renumbered in each context. Below 100 %, the
+    /// device reports that part of its SMs, an even number (of 132, 98 at 75 % and 32 at 25 %), and splits return
     /// `INVALID_RESOURCE_CONFIGURATION`. All of that was measured on an H200, driver 580.
     pub fn under_mps(percent: u32) -> Self {
         Self {
@@ -142,8 +142,8 @@ impl Injection {
         }
     }
 
-    /// Nothing is allocated any more that would bring a device's memory in use above this many bytes.
-    /// `cuMemGetInfo` tells the whole of it, as where memory is there but fragmented.
+    /// Fails allocations that would bring a device's memory in use above this many bytes. `cuMemGetInfo` reports all
+    /// of the memory, as if it were available but fragmented.
     pub fn memory_full_at(bytes: u64) -> Self {
         Self {
             entry_point: None,
@@ -153,7 +153,7 @@ impl Injection {
         }
     }
 
-    /// Only the nth call from the injection on, where 1 is the next.
+    /// Affects only the nth call from the injection on, where 1 is the next.
     #[must_use]
     pub fn at(mut self, nth: u64) -> Self {
         self.nth = nth.max(1);
@@ -161,7 +161,7 @@ impl Injection {
         self
     }
 
-    /// The nth call from the injection on, and all later ones.
+    /// Affects the nth call from the injection on, and all later ones.
     #[must_use]
     pub fn onwards(mut self, nth: u64) -> Self {
         self.nth = nth.max(1);
@@ -185,13 +185,13 @@ impl Injection {
         })
     }
 
-    /// Counts one more of what it counts, and says whether that one is concerned.
+    /// Counts one more call, and returns whether it is affected.
     fn counts(&self, seen: &mut u64) -> bool {
         *seen += 1;
         *seen == self.nth || (self.onwards && *seen > self.nth)
     }
 
-    /// The fill that it limits memory to, if that is what it does.
+    /// Returns the limit of memory, if it is one.
     pub(crate) fn fill(&self) -> Option<Fill> {
         match self.effect {
             Effect::Full(fill) => Some(fill),
@@ -200,7 +200,7 @@ impl Injection {
     }
 }
 
-/// The exported symbol of an entry point by its own name or by the one that `cuGetProcAddress` knows.
+/// Returns the exported symbol of an entry point by that name or by the one that `cuGetProcAddress` knows.
 fn symbol(name: &str) -> Option<&'static str> {
     let text = |symbol: &'static CStr| symbol.to_str().ok();
     ENTRY_POINTS

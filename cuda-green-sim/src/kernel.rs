@@ -1,23 +1,21 @@
-//! Kernels: host functions that stand in for device code, and what they see of their launch.
+//! Kernels: host functions that stand in for device code, and their view of a launch.
 
-use std::{
-    cell::Cell,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+use std::{cell::Cell, fmt, sync::Arc, time::Duration};
+
+use crate::{
+    memory::{Fault, Memory},
+    sync::Mutex,
 };
 
-use crate::memory::{Fault, Memory};
-
-/// A host function that is run in a kernel's place.
+/// A host function that runs in place of a kernel.
 pub(crate) type Kernel = Arc<dyn Fn(&Launch<'_>) + Send + Sync>;
 
-/// A function that tells what a kernel's blocks cost.
+/// A function that returns the cost of a kernel's blocks.
 pub(crate) type Cost = Arc<dyn Fn(&Launch<'_>) -> BlockCost + Send + Sync>;
 
-/// What one block of a kernel takes, in virtual time.
+/// The cost of one block of a kernel, in virtual time.
 ///
-/// Blocks that are on an SM together slow each other down once their loads come to more than 1.
+/// Blocks that share an SM slow each other down once their loads add up to more than 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BlockCost {
     pub(crate) time: Duration,
@@ -25,28 +23,28 @@ pub struct BlockCost {
 }
 
 impl BlockCost {
-    /// A block that keeps a whole SM busy for this long: two of them together take twice as long.
+    /// Makes a block that keeps a whole SM busy for this long: two of them together take twice as long.
     pub fn busy(time: Duration) -> Self {
         Self { time, load: 1.0 }
     }
 
-    /// A block that only holds its place for this long and slows down nobody.
+    /// Makes a block that occupies its place for this long and slows no other down.
     pub fn idle(time: Duration) -> Self {
         Self { time, load: 0.0 }
     }
 
-    /// A block that takes this long by itself and keeps this part of an SM busy, from 0 to 1. What lies
-    /// outside is taken for the nearer of the two.
+    /// Makes a block that takes this long when alone and keeps this part of an SM busy, from 0 to 1. Values outside
+    /// are clamped.
     pub fn with_load(time: Duration, load: f64) -> Self {
         let load = if load > 0.0 { load.min(1.0) } else { 0.0 };
         Self { time, load }
     }
 }
 
-/// One launch, as the function registered for its kernel sees it.
+/// One launch, as seen by the function registered for its kernel.
 ///
-/// An access to memory that is not allocated is what it is on a GPU: the launch fails, and with it
-/// every later call to the driver (`CUDA_ERROR_ILLEGAL_ADDRESS`).
+/// An access to memory that is not allocated has the same result as on a GPU: the launch fails, and so does every
+/// later call to the driver (`CUDA_ERROR_ILLEGAL_ADDRESS`).
 pub struct Launch<'a> {
     pub(crate) name: &'a str,
     pub(crate) grid: [u32; 3],
@@ -71,43 +69,43 @@ impl fmt::Debug for Launch<'_> {
 }
 
 impl Launch<'_> {
-    /// The kernel's name in its module.
+    /// Returns the kernel's name in its module.
     pub fn name(&self) -> &str {
         self.name
     }
 
-    /// Blocks in x, y and z.
+    /// Returns the blocks in x, y and z.
     pub fn grid(&self) -> [u32; 3] {
         self.grid
     }
 
-    /// Threads of a block in x, y and z.
+    /// Returns the threads of a block in x, y and z.
     pub fn block(&self) -> [u32; 3] {
         self.block
     }
 
-    /// All blocks of the grid.
+    /// Returns the number of blocks in the grid.
     pub fn block_count(&self) -> u64 {
         self.grid.iter().map(|n| u64::from(*n)).product()
     }
 
-    /// Dynamic shared memory of a block, in bytes.
+    /// Returns the dynamic shared memory of a block, in bytes.
     pub fn shared_bytes(&self) -> u32 {
         self.shared_bytes
     }
 
-    /// Blocks of a thread-block cluster in x, y and z; 1 in each where the launch is not one in clusters.
+    /// Returns the blocks of a thread-block cluster in x, y and z; 1 in each if the launch has no clusters.
     pub fn cluster(&self) -> [u32; 3] {
         self.cluster
     }
 
-    /// The ids of the SMs that the launch may run on, in ascending order.
+    /// Returns the ids of the SMs that the launch may run on, in ascending order.
     pub fn sm_ids(&self) -> &[u32] {
         self.sm_ids
     }
 
-    /// How many blocks run on each SM when they are dealt out in turn, as (SM id, blocks); SMs without
-    /// a block are left out.
+    /// Returns how many blocks run on each SM when they are dealt out in turn, as (SM id, blocks). SMs without a
+    /// block are left out.
     pub fn blocks_by_sm(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         let blocks = self.block_count();
         let sms = self.sm_ids.len().max(1) as u64;
@@ -117,17 +115,17 @@ impl Launch<'_> {
             .filter(|(_, blocks)| *blocks > 0)
     }
 
-    /// The bytes of a parameter, if the kernel has that many.
+    /// Returns the bytes of a parameter, if the kernel has that many.
     pub fn arg(&self, index: usize) -> Option<&[u8]> {
         self.args.get(index).map(Vec::as_slice)
     }
 
-    /// A parameter of four bytes.
+    /// Returns a parameter of four bytes.
     pub fn arg_u32(&self, index: usize) -> Option<u32> {
         Some(u32::from_ne_bytes(self.arg(index)?.try_into().ok()?))
     }
 
-    /// A parameter of eight bytes: a number, or a device pointer.
+    /// Returns a parameter of eight bytes: a number, or a device pointer.
     pub fn arg_u64(&self, index: usize) -> Option<u64> {
         Some(u64::from_ne_bytes(self.arg(index)?.try_into().ok()?))
     }
@@ -135,7 +133,7 @@ impl Launch<'_> {
     /// Reads device memory, or pinned host memory.
     ///
     /// # Errors
-    /// [`Fault`] where it is not allocated, which also fails the launch.
+    /// [`Fault`] if it is not allocated, which also fails the launch.
     pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Fault> {
         self.checked(|memory| memory.read(address, to))
     }
@@ -148,8 +146,8 @@ impl Launch<'_> {
         self.checked(|memory| memory.write(address, from))
     }
 
-    /// Adds to a 32-bit number in memory, wrapping; no other launch comes between. Gives the number
-    /// that was there.
+    /// Adds to a 32-bit number in memory, wrapping, and returns the previous number. The addition is atomic among
+    /// launches.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -164,7 +162,7 @@ impl Launch<'_> {
     }
 
     fn checked<T>(&self, access: impl FnOnce(&mut Memory) -> Result<T, Fault>) -> Result<T, Fault> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory.lock();
         let answer = access(&mut memory);
         if let Err(fault) = &answer {
             self.fault.set(Some(*fault));
@@ -173,27 +171,27 @@ impl Launch<'_> {
     }
 }
 
-/// The kernels that every driver has, by the name of their entry point.
+/// Returns the kernels that every driver has, by the name of their entry point.
 pub(crate) fn built_in() -> Vec<(&'static str, Kernel)> {
     vec![("cuda_green_sm_ids", Arc::new(sm_ids))]
 }
 
-/// `cuda_green_sm_ids(out: *u32, len: u32, spin_ns: u32)`: each block adds 1 to `out[its SM's id]`, if
-/// there is such a place.
+/// Runs `cuda_green_sm_ids(out: *u32, len: u32, spin_ns: u32)`: each block adds 1 to `out[its SM's id]`, if `out` is
+/// long enough.
 fn sm_ids(launch: &Launch<'_>) {
     let (Some(out), Some(len)) = (launch.arg_u64(0), launch.arg_u32(1)) else {
         return;
     };
     for (sm, blocks) in launch.blocks_by_sm().filter(|(sm, _)| *sm < len) {
         let address = out.wrapping_add(u64::from(sm) * 4);
-        // A counter of 32 bits wraps, on a GPU too.
+        // A counter of 32 bits wraps on a GPU too.
         if launch.atomic_add_u32(address, blocks as u32).is_err() {
             return;
         }
     }
 }
 
-/// What the built-in kernels cost, and `cuda_green_burn`, which does nothing but cost.
+/// Returns the costs of the built-in kernels, and of `cuda_green_burn`, which has no effect but its cost.
 pub(crate) fn built_in_costs() -> Vec<(&'static str, Cost)> {
     vec![
         ("cuda_green_sm_ids", Arc::new(spin)),
@@ -201,17 +199,17 @@ pub(crate) fn built_in_costs() -> Vec<(&'static str, Cost)> {
     ]
 }
 
-/// `cuda_green_sm_ids(out, len, spin_ns)`: each block stays for `spin_ns`.
+/// Returns the cost of `cuda_green_sm_ids(out, len, spin_ns)`: each block stays for `spin_ns`.
 fn spin(launch: &Launch<'_>) -> BlockCost {
     BlockCost::idle(Duration::from_nanos(
         launch.arg_u32(2).unwrap_or_default().into(),
     ))
 }
 
-/// `cuda_green_burn(out, rounds)`: arithmetic. A block of 1024 threads takes 155 us for 20,000 rounds,
-/// launch and synchronisation included, two on one SM 295 us, eight 1,145 us (measured on an H200): 7.1 ns
-/// a round. Smaller blocks need less of the SM, down to the length of the chain of operations, for which
-/// 2.2 ns a round are assumed.
+/// Returns the cost of `cuda_green_burn(out, rounds)`, which does arithmetic. A block of 1024 threads takes 155 us
+/// for 20,000 rounds, launch and synchronisation included, two on one SM 295 us, eight 1,145 us (measured on an
+/// H200): 7.1 ns a round. Smaller blocks need less of the SM, down to the length of the chain of operations, for
+/// which 2.2 ns a round are assumed.
 fn burn(launch: &Launch<'_>) -> BlockCost {
     const FULL_NS: f64 = 7.1;
     const CHAIN_NS: f64 = 2.2;

@@ -1,8 +1,8 @@
-//! Device memory, pinned host memory and pools: addresses and accounting. What is in them is below.
+//! Device memory, pinned host memory and pools: addresses and accounting. The contents are in the files below this
+//! one.
 //!
-//! Contents are kept in pages that exist once something is written, so that allocating 8 GiB costs
-//! nothing. Memory that was never written reads as zero. An address is never given out twice, so that
-//! a use after free is always found.
+//! Contents are kept in pages that exist once something is written, so allocating 8 GiB costs nothing. Memory that
+//! was never written reads as zero. No address is used twice, so a use after free is always detected.
 
 mod contents;
 mod host;
@@ -16,25 +16,25 @@ use cuda_green_sys::CUresult;
 
 use self::{host::HostBlock, mapped::Mapped, pages::Pages};
 use crate::{
+    c_args::Answer,
     injection::Fill,
-    live::{self, MadeAt},
-    raw::Answer,
+    leaks::{self, MadeAt},
 };
 pub(crate) use contents::About;
 pub(crate) use pools::Pool;
 
-/// The first device address: above everything a host process can map, so that host and device
-/// addresses never meet.
+/// The first device address: above everything that a host process can map, so that host and device addresses never
+/// overlap.
 const FIRST_ADDRESS: u64 = 0x000d_0000_0000_0000;
 
-/// Where the addresses end.
+/// The end of the addresses.
 const LAST_ADDRESS: u64 = 1 << 57;
 
-/// Alignment of every allocation, and the step in which memory is accounted for.
+/// Alignment of every allocation, and the step of accounting.
 const ALIGNMENT: u64 = 512;
 
-/// What eight green contexts cost, of which one takes the place of one that was destroyed before (measured
-/// on an H200, driver 580: 38 MiB). That leaves what seven take.
+/// The memory of a green context, from what eight cost of which one replaced a destroyed one (measured on an H200,
+/// driver 580: 38 MiB). So this is the cost of seven.
 const GREEN_CONTEXT_BYTES: u64 = (38_u64 << 20).div_ceil(7);
 
 /// An access to memory that is not allocated.
@@ -59,10 +59,10 @@ struct Allocation {
 struct DeviceMemory {
     total: u64,
     used: u64,
-    /// Green contexts that live, and places for them that are paid for.
+    /// Live green contexts, and the largest number that lived at once, whose memory stays taken.
     greens: u64,
     green_places: u64,
-    /// What can be had of it: all, unless a fault was injected.
+    /// The memory that can be allocated: all, unless a fault was injected.
     ceiling: u64,
 }
 
@@ -96,36 +96,36 @@ impl Memory {
         }
     }
 
-    /// Tells each thing that lives on a device that is there, by its kind and the call that made it.
+    /// Calls `visit` with every live object on a device that is not lost: its kind and the call that made it.
     pub(crate) fn each_live(
         &self,
         present: &dyn Fn(usize) -> bool,
-        tell: &mut dyn FnMut(&'static str, MadeAt),
+        visit: &mut dyn FnMut(&'static str, MadeAt),
     ) {
         for allocation in self.allocations.values().filter(|a| present(a.device)) {
-            tell(live::ALLOCATION, allocation.made_at);
+            visit(leaks::ALLOCATION, allocation.made_at);
         }
         let pools = self.pools.values().filter(|pool| present(pool.device));
         for pool in pools.filter(|pool| pool.is_the_clients()) {
-            tell(live::POOL, pool.made_at);
+            visit(leaks::POOL, pool.made_at);
         }
         for block in self.host.values().filter(|block| present(block.device)) {
             let kind = match block.layout {
-                Some(_) => live::HOST,
-                None => live::REGISTRATION,
+                Some(_) => leaks::HOST,
+                None => leaks::REGISTRATION,
             };
-            tell(kind, block.made_at);
+            visit(kind, block.made_at);
         }
-        self.mapped.each_live(present, tell);
+        self.mapped.each_live(present, visit);
     }
 
-    /// Bytes of the device allocations that live, as they were asked for.
+    /// Returns the bytes of the live device allocations, as they were requested.
     pub(crate) fn live_bytes(&self, present: &dyn Fn(usize) -> bool) -> u64 {
         let there = self.allocations.values().filter(|a| present(a.device));
         there.map(|a| a.len).sum()
     }
 
-    /// Free and total bytes of a device.
+    /// Returns the free and total bytes of a device.
     pub(crate) fn info(&self, device: usize) -> (u64, u64) {
         let memory = &self.devices[device];
         (memory.total - memory.used, memory.total)
@@ -143,9 +143,9 @@ impl Memory {
         Ok(())
     }
 
-    /// Takes a green context's memory, which is not given back when the context ends (measured on an
-    /// H200, driver 580). That the next one takes it over is assumed: without it, memory would run out
-    /// where contexts come and go.
+    /// Takes a green context's memory, which is not released when the context ends (measured on an H200, driver 580).
+    /// It is assumed that the next context reuses it: otherwise a program that creates and destroys contexts would
+    /// run out of memory.
     pub(crate) fn take_green_context(&mut self, device: usize) -> Answer {
         let memory = &mut self.devices[device];
         if memory.greens == memory.green_places {
@@ -161,7 +161,7 @@ impl Memory {
         memory.greens = memory.greens.saturating_sub(1);
     }
 
-    /// From now on, no more than this can be had of each device.
+    /// Limits the memory of each device from now on.
     pub(crate) fn limit(&mut self, fill: Fill) {
         for memory in &mut self.devices {
             memory.ceiling = fill.of(memory.total).min(memory.total);
@@ -184,7 +184,7 @@ impl Memory {
 
     fn place(&mut self, device: usize, len: u64, pool: Option<u64>) -> u64 {
         let address = self.next;
-        // A gap follows each allocation, so that running over its end is found.
+        // A gap follows each allocation, so that an access beyond its end is detected.
         self.next += len.next_multiple_of(ALIGNMENT) + ALIGNMENT;
         self.allocations.insert(
             address,
@@ -199,13 +199,13 @@ impl Memory {
         address
     }
 
-    /// The device of an allocation.
+    /// Returns the device of an allocation.
     pub(crate) fn device_of(&self, address: u64) -> Option<usize> {
         self.allocations.get(&address).map(|found| found.device)
     }
 
-    /// Frees what `allocate` or a pool gave out; the asynchronous call takes either, too (measured on an
-    /// H200, driver 580). A null address is no error.
+    /// Frees memory of `allocate` or a pool; the asynchronous call takes either, too (measured on an H200, driver
+    /// 580). A null address is no error.
     pub(crate) fn free(&mut self, address: u64) -> Answer {
         if address == 0 {
             return Ok(());
@@ -224,8 +224,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Frees everything that belongs to a device's primary context; pools belong to the device and
-    /// stay. Gives the calls that made what the client had not freed.
+    /// Frees everything that belongs to a device's primary context; pools belong to the device and stay. Returns the
+    /// calls that made what the client had not freed.
     pub(crate) fn sweep(&mut self, device: usize) -> Vec<MadeAt> {
         let left: Vec<(u64, MadeAt)> = self
             .allocations
@@ -234,30 +234,30 @@ impl Memory {
             .map(|(address, allocation)| (*address, allocation.made_at))
             .collect();
         for (address, _) in &left {
-            // It was found just now, so this cannot fail.
+            // It was found above, so this cannot fail.
             let _ = self.free(*address);
         }
         left.into_iter().map(|(_, made_at)| made_at).collect()
     }
 
-    /// Takes a range of addresses that nobody else has.
+    /// Reserves an unused range of addresses.
     pub(crate) fn take_addresses(&mut self, len: u64, alignment: u64) -> Result<u64, CUresult> {
         let full = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
         let address = self.next.checked_next_multiple_of(alignment).ok_or(full)?;
         self.next = address
             .checked_add(accounted(len)?)
             .and_then(|end| end.checked_add(ALIGNMENT))
-            // No device has so many addresses; beyond them, later sums would wrap.
+            // No device has this many addresses; beyond them, later sums would wrap.
             .filter(|end| *end < LAST_ADDRESS)
             .ok_or(full)?;
         Ok(address)
     }
 }
 
-/// What an allocation costs.
+/// Returns the cost of an allocation.
 fn accounted(len: u64) -> Result<u64, CUresult> {
     len.checked_next_multiple_of(ALIGNMENT)
-        // Larger than any address space: also keeps the next address from wrapping.
+        // This is larger than any address space, and keeps the next address from wrapping.
         .filter(|len| *len < 1 << 50)
         .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
 }

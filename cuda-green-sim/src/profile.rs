@@ -1,13 +1,13 @@
-//! The devices and CUDA versions that can be simulated: data, in one table, and the parsing of a spec.
+//! The devices and CUDA versions that can be simulated, as one table of data, and the parsing of a profile's name.
 //!
-//! SM counts, compute capabilities and names are what the real drivers report. What only the H200 was
-//! measured for, and what other devices take over from it, is said in the table.
+//! SM counts, compute capabilities and names are those that real drivers report. The table says which figures were
+//! measured on the H200 only, and which of them other devices use too.
 
 mod file;
 
 use cuda_green_sys::{CUDA_VERSION, CudaVersion};
 
-use crate::{Error, sms::SmSet};
+use crate::{error::Error, sms::SmSet};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,32 +21,32 @@ pub struct DeviceProfile {
     pub device_name: &'static str,
     /// Compute capability, major and minor.
     pub compute_capability: (u32, u32),
-    /// How many SMs there are.
+    /// Number of SMs.
     pub sm_count: u32,
     /// Device memory in bytes.
     pub memory_bytes: u64,
     /// The smallest partition that a split by count makes, in SMs.
     pub min_sm_partition_size: u32,
-    /// How many SMs are co-scheduled by default; partitions of a split by count are multiples of it.
+    /// Number of SMs that are co-scheduled by default; partitions of a split by count are multiples of it.
     pub sm_coscheduled_alignment: u32,
     /// The numerically highest and lowest stream priority: least first, greatest last.
     pub stream_priorities: (i32, i32),
-    /// Where these figures come from.
+    /// The source of these figures.
     pub source: &'static str,
-    /// Groups of SMs that can be co-scheduled: how many of which size, in the order of the SM ids.
+    /// Groups of SMs that can be co-scheduled: number and size, in the order of the SM ids.
     topology: &'static [(u32, u32)],
     /// Threads, blocks and bytes of shared memory that one SM holds at once.
     per_sm: (u32, u32, u32),
     /// Bytes of second-level cache.
     pub(crate) l2_bytes: i32,
-    /// Bits of the memory's bus; 0 where it is not known.
+    /// Bits of the memory's bus; 0 if not known.
     pub(crate) memory_bus_bits: i32,
     /// Whether the GPU shares the host's memory.
     pub(crate) integrated: bool,
 }
 
 impl DeviceProfile {
-    /// All SMs, as the hardware groups them.
+    /// Returns all SMs, as the hardware groups them.
     pub(crate) fn sms(&self) -> SmSet {
         SmSet::with_chunks(
             self.topology
@@ -72,21 +72,21 @@ impl DeviceProfile {
         self.compute_capability.0 >= 9
     }
 
-    /// The most SMs that a structured split co-schedules (13.1 header).
+    /// Returns the most SMs that a structured split co-schedules (13.1 header).
     pub(crate) fn max_coscheduled(&self) -> u32 {
         if self.has_clusters() { 32 } else { 2 }
     }
 }
 
-/// What one simulated driver is: devices and a CUDA version.
+/// The devices and the CUDA version of one simulated driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Profile {
     /// The device; all devices of one driver are alike.
     pub device: &'static DeviceProfile,
-    /// How many of it there are.
+    /// Number of devices.
     pub device_count: u32,
-    /// The CUDA version that the driver speaks.
+    /// The CUDA version that the driver supports.
     pub cuda_version: CudaVersion,
 }
 
@@ -103,7 +103,7 @@ impl Profile {
     }
 
     /// Reads `<device>@<version>` or `<count>x<device>@<version>`, where the version is `<major>.<minor>` or
-    /// `newest`, or the file of a path that ends with `.toml`.
+    /// `newest`, or the file at a path that ends with `.toml`.
     pub(crate) fn parse(spec: &str) -> Result<Self, Error> {
         let invalid = || Error::InvalidSpec {
             spec: spec.to_owned(),
@@ -160,7 +160,7 @@ impl std::fmt::Display for Profile {
             write!(f, "{}x", self.device_count)?;
         }
         write!(f, "{}@{}", self.device.name, self.cuda_version)?;
-        // One that is built in may have the same name.
+        // A built-in device may have the same name.
         if DEVICES.iter().any(|known| std::ptr::eq(known, self.device)) {
             Ok(())
         } else {
@@ -172,13 +172,13 @@ impl std::fmt::Display for Profile {
 /// The most devices of one driver; an NVIDIA host has up to 16.
 const MAX_DEVICES: u32 = 16;
 
-/// The devices that are built in.
+/// Returns the built-in devices.
 pub fn profiles() -> &'static [DeviceProfile] {
     DEVICES
 }
 
-/// The CUDA versions that any device can be combined with, oldest first: from 11.4 to that of the header
-/// that the bindings come from.
+/// Returns the CUDA versions that any device can be combined with, oldest first: from 11.4 to that of the header from
+/// which the bindings were generated.
 pub fn cuda_versions() -> impl Iterator<Item = CudaVersion> {
     const NEWEST: CudaVersion = CudaVersion::from_raw(CUDA_VERSION as i32);
     [(11, 4..=8), (12, 0..=9), (13, 0..=NEWEST.minor())]
@@ -215,10 +215,10 @@ const HOPPER: DeviceProfile = DeviceProfile {
     ..AMPERE
 };
 
-/// 132 SMs of which 124 can run clusters of 4 and of 8, and which have 15 units of 8. At 8 blocks an SM,
-/// 327 clusters of 3 fit, 193 of 5, 163 of 6 and 139 of 7: so five groups of 16, two of 18 and one of 8 are
-/// co-scheduled, and 8 SMs in pairs at most. Deduced from these figures of an H200, driver 580; the order of
-/// the SM ids is not measured, and another chip of the same name may be cut differently.
+/// 132 SMs of which 124 can run clusters of 4 and of 8, and which have 15 units of 8. At 8 blocks an SM, 327 clusters
+/// of 3 fit, 193 of 5, 163 of 6 and 139 of 7. So five groups of 16, two of 18 and one of 8 are co-scheduled, and 8
+/// SMs in pairs at most. Deduced from these figures of an H200, driver 580; the order of the SM ids is not measured,
+/// and another chip of the same name may be cut differently.
 const H200_TOPOLOGY: &[(u32, u32)] = &[(5, 16), (2, 18), (1, 8), (4, 2)];
 
 static DEVICES: &[DeviceProfile] = &[

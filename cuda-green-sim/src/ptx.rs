@@ -1,11 +1,11 @@
-//! What the simulator needs to know of a PTX text: its version and target, its kernels, and how many
-//! bytes each of their parameters has. Nothing is compiled.
+//! Reading of PTX: its version and target, its kernels, and the size of each of their parameters. Nothing is
+//! compiled.
 
 use std::collections::BTreeMap;
 
 use cuda_green_sys::CudaVersion;
 
-/// Bytes that all parameters of a kernel may have (CUDA programming guide, from compute capability 7.0 on).
+/// The most bytes that all parameters of a kernel may have (CUDA programming guide, from compute capability 7.0 on).
 const MOST_PARAMETER_BYTES: usize = 32_764;
 
 /// A loaded text.
@@ -13,13 +13,13 @@ const MOST_PARAMETER_BYTES: usize = 32_764;
 pub(crate) struct Ptx {
     /// The version of the PTX language.
     pub(crate) version: (u32, u32),
-    /// The compute capability it is for, as in `sm_90`.
+    /// The compute capability that it is for, as in `sm_90`.
     pub(crate) target: u32,
     /// The kernels, with the size of each parameter in bytes.
     pub(crate) kernels: BTreeMap<String, Vec<usize>>,
 }
 
-/// The newest PTX version that a driver of this CUDA version compiles (NVIDIA's PTX release notes).
+/// Returns the newest PTX version that a driver of this CUDA version compiles (NVIDIA's PTX release notes).
 pub(crate) fn newest_version(cuda: CudaVersion) -> (u32, u32) {
     let minor = u32::from(cuda.minor());
     match (cuda.major(), minor) {
@@ -54,15 +54,15 @@ pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
         .ok_or("there is no sm_<number> after .target")?;
     let mut kernels = BTreeMap::new();
     let mut depth = 0_u32;
-    // Whether the next token begins a statement inside of a kernel or a function.
+    // Whether the next token begins a statement inside a kernel or a function.
     let mut begins = false;
     while let Some(token) = tokens.next() {
         if begins && depth > 0 {
-            // In the words of NVIDIA's assembler, which are the log's.
+            // The wording is that of NVIDIA's assembler, as in its log.
             check_instruction(token)
                 .map_err(|error| format!("line {}; error: {error}", line_of(text, token)))?;
         }
-        // After a label or a predicate the instruction is still to come.
+        // After a label or a predicate, the instruction follows.
         begins = matches!(token, "{" | "}" | ";")
             || begins && (token.ends_with(':') || token.starts_with('@'));
         match token {
@@ -117,7 +117,7 @@ const INSTRUCTIONS: &[&str] = &[
     "vshr", "vsub", "vsub2", "vsub4", "wgmma", "wmma", "xor",
 ];
 
-/// Refuses a statement that begins with no instruction; that is all that is looked at of one.
+/// Refuses a statement that does not begin with an instruction; the rest of it is not checked.
 fn check_instruction(token: &str) -> Result<(), String> {
     let name = token.split('.').next().unwrap_or_default();
     // Directives, brackets, labels and predicates.
@@ -131,7 +131,7 @@ fn check_instruction(token: &str) -> Result<(), String> {
     }
 }
 
-/// The bytes of one `.param` declaration: its type's, times the length of an array.
+/// Returns the bytes of one `.param` declaration: those of its type, times the length of an array.
 fn parameter_size(kernel: &str, tokens: &[&str]) -> Result<usize, String> {
     let wrong = || {
         format!(
@@ -170,7 +170,7 @@ fn parameter_size(kernel: &str, tokens: &[&str]) -> Result<usize, String> {
         })
 }
 
-/// Words and brackets, without comments and strings.
+/// Returns words and brackets, without comments and strings.
 fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut word = None;
@@ -221,7 +221,7 @@ fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// The number of the line that a token of a text stands in.
+/// Returns the line number of a token in a text.
 fn line_of(text: &str, token: &str) -> usize {
     let at = token.as_ptr() as usize - text.as_ptr() as usize;
     text[..at].matches('\n').count() + 1

@@ -1,4 +1,4 @@
-//! `Sim`: a simulated driver as its user holds it.
+//! `Sim`, the handle that users hold of a simulated driver.
 
 use std::{
     ffi::{CStr, c_void},
@@ -10,14 +10,20 @@ use std::{
 use cuda_green_sys::{Api, CUresult, CudaVersion, ENTRY_POINTS};
 
 use crate::{
-    BlockCost, Error, Injection, Launch, LiveObjects, MadeAt, Profile, driver::Driver,
-    entry_points, slots,
+    c_slots,
+    driver::Driver,
+    entry_points,
+    error::Error,
+    injection::Injection,
+    kernel::{BlockCost, Launch},
+    leaks::{LiveObjects, MadeAt},
+    profile::Profile,
 };
 
-/// A simulated driver. Clones are the same driver; it ends with the last one.
+/// A simulated driver. Clones are handles of the same driver, which ends with the last one.
 ///
-/// Its functions may be called from any thread. After it has ended they answer
-/// `CUDA_ERROR_DEINITIALIZED`, so a table that is kept too long is of no use, but does no harm.
+/// Its functions may be called from any thread. After the driver has ended they return `CUDA_ERROR_DEINITIALIZED`, so
+/// a table that outlives it is useless but harmless.
 #[derive(Clone)]
 pub struct Sim {
     inner: Arc<Inner>,
@@ -30,7 +36,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        slots::leave(self.slot);
+        c_slots::leave(self.slot);
     }
 }
 
@@ -45,17 +51,16 @@ impl Sim {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidSpec`], [`Error::UnknownDevice`] and [`Error::UnknownVersion`] for a profile
-    /// that does not exist; [`Error::InvalidProfile`] for a file that is none;
-    /// [`Error::TooManyDrivers`] when [`MAX_DRIVERS`](crate::MAX_DRIVERS) live
-    /// already; [`Error::InvalidInjection`] for a text in the environment variable
-    /// [`FAULTS_VARIABLE`](crate::FAULTS_VARIABLE) that is no fault.
+    /// [`Error::InvalidSpec`], [`Error::UnknownDevice`] and [`Error::UnknownVersion`] for a profile that does not
+    /// exist; [`Error::InvalidProfile`] for a file that is not a profile; [`Error::TooManyDrivers`] if the process
+    /// has [`MAX_DRIVERS`](crate::MAX_DRIVERS) already; [`Error::InvalidInjection`] if the environment variable
+    /// [`FAULTS_VARIABLE`](crate::FAULTS_VARIABLE) contains something that is not a fault.
     pub fn new(spec: &str) -> Result<Self, Error> {
         Self::of(Profile::parse(spec)?, None)
     }
 
     /// Makes the driver of a profile as a process sees it whose environment has this list of visible devices
-    /// (`CUDA_VISIBLE_DEVICES`). Its `cuInit` fails where the list names none, or one twice.
+    /// (`CUDA_VISIBLE_DEVICES`). Its `cuInit` fails if the list names no device, or one twice.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -70,30 +75,30 @@ impl Sim {
         for injection in injections {
             driver.inject(injection);
         }
-        let slot = slots::take(&driver)?;
+        let slot = c_slots::take(&driver)?;
         Ok(Self {
             inner: Arc::new(Inner { driver, slot }),
         })
     }
 
-    /// The table of this driver's functions, with those absent that its CUDA version lacks.
+    /// Returns the table of this driver's functions. Functions that its CUDA version lacks are absent.
     ///
     /// The table does not keep the driver alive: keep the `Sim` beside it.
     ///
     /// # Errors
-    /// [`Error::Api`] if the table cannot be filled, which no built-in profile leads to.
+    /// [`Error::Api`] if the table cannot be filled, which happens with no built-in profile.
     pub fn api(&self) -> Result<Api, Error> {
         // SAFETY: each address is this driver's function of that name in the ABI of the table; the
-        // functions are static code, so they can be called for ever.
+        // functions are static code, so they can always be called.
         let api = unsafe { Api::from_resolver(|name, abi| self.resolve(name, abi)) }?;
         Ok(api)
     }
 
-    /// A function's address by the name that `cuGetProcAddress` knows and the version of its ABI; null
-    /// where this CUDA version has none such.
+    /// Returns a function's address by the name that `cuGetProcAddress` knows and the version of its ABI; null if
+    /// this CUDA version has no such function.
     ///
-    /// The function is the newest ABI that is not newer than `abi`. A version above the driver's own
-    /// finds nothing at all, as measured (H200, driver 580).
+    /// The function has the newest ABI that is not newer than `abi`. A version above the driver's own finds nothing,
+    /// as measured (H200, driver 580).
     pub fn resolve(&self, name: &CStr, abi: CudaVersion) -> *const c_void {
         if abi > self.profile().cuda_version {
             return std::ptr::null();
@@ -106,15 +111,15 @@ impl Sim {
             .unwrap_or(std::ptr::null())
     }
 
-    /// What lives in the driver.
+    /// Returns the live objects of the driver.
     pub fn live_objects(&self) -> LiveObjects {
         self.inner.driver.live_objects()
     }
 
-    /// What lives, as an error.
+    /// Fails if objects are left.
     ///
     /// # Errors
-    /// [`Error::Leaks`] where something lives, with the calls that made it.
+    /// [`Error::Leaks`] if any object is alive, with the calls that made them.
     pub fn check_leaks(&self) -> Result<(), Error> {
         let live = Box::new(self.live_objects());
         if live.is_empty() {
@@ -124,10 +129,10 @@ impl Sim {
         }
     }
 
-    /// Fails a test in which something was left behind.
+    /// Panics if objects are left, to fail a test.
     ///
     /// # Panics
-    /// Where something lives; the message says what, and which calls made it.
+    /// If any object is alive; the message lists the objects and the calls that made them.
     #[track_caller]
     pub fn assert_no_leaks(&self) {
         let live = self.live_objects();
@@ -137,8 +142,7 @@ impl Sim {
         );
     }
 
-    /// A value that fails a test which leaves something behind. Make it first, so that it is dropped
-    /// last.
+    /// Returns a guard that fails a test which leaves objects behind. Make it first, so that it is dropped last.
     ///
     /// ```
     /// use cuda_green_sim::Sim;
@@ -152,25 +156,25 @@ impl Sim {
         LeakGuard { sim: self.clone() }
     }
 
-    /// How many calls the driver has had, failed ones too.
+    /// Returns the number of calls that the driver has had, including failed ones.
     pub fn calls(&self) -> u64 {
         self.inner.driver.calls()
     }
 
-    /// Notes every call from now on, until [`take_trace`](Self::take_trace).
+    /// Records every call from now on, until [`take_trace`](Self::take_trace).
     ///
-    /// What a good run calls is what can fail in the next one: with [`Injection::fail`] on `*`, a test
-    /// makes each call of it fail in turn.
+    /// The calls of a good run are those that can fail in the next one: with [`Injection::fail`] on `*`, a test makes
+    /// each of them fail in turn.
     pub fn start_trace(&self) {
         self.inner.driver.start_trace();
     }
 
-    /// The calls since [`start_trace`](Self::start_trace), those of all threads, and ends the trace.
+    /// Ends the trace and returns the calls of all threads since [`start_trace`](Self::start_trace).
     pub fn take_trace(&self) -> Vec<MadeAt> {
         self.inner.driver.take_trace()
     }
 
-    /// Makes a fault happen: see [`Injection`]. Several can be in force.
+    /// Injects a fault: see [`Injection`]. Several can be in force.
     pub fn inject(&self, injection: Injection) {
         self.inner.driver.inject(injection);
     }
@@ -197,9 +201,9 @@ impl Sim {
         Ok(())
     }
 
-    /// The faults in force that never happened, because their call did not come: what a test should find empty at its
-    /// end, lest it pass without its fault. Those of the environment are among them. Limits of memory and MPS are not:
-    /// they are in force from the injection on.
+    /// Returns the faults in force that never happened, because their call did not come. A test should check at its
+    /// end that there are none; otherwise it may pass without its fault. Faults of the environment are included.
+    /// Limits of memory and MPS are not: they are in force from the injection on.
     ///
     /// ```
     /// use cuda_green_sim::Sim;
@@ -216,40 +220,40 @@ impl Sim {
         self.inner.driver.unfired_injections()
     }
 
-    /// Fails a test in which an injected fault never happened: see [`unfired_injections`](Self::unfired_injections).
+    /// Panics if an injected fault never happened, to fail a test: see
+    /// [`unfired_injections`](Self::unfired_injections).
     ///
     /// # Panics
-    /// Where there is such a fault; the message names each in its text form.
+    /// If there is such a fault; the message lists each in its text form.
     #[track_caller]
     pub fn assert_injections_fired(&self) {
         let unfired = self.unfired_injections();
         let texts: Vec<String> = unfired.iter().map(ToString::to_string).collect();
         assert!(
             texts.is_empty(),
-            "faults that never happened: {}",
+            "injected faults that never happened: {}",
             texts.join("; ")
         );
     }
 
-    /// Ends all injected faults. A device that is lost stays lost, and a fault that stays stays.
+    /// Ends all injected faults. A lost device stays lost, and a persistent fault persists.
     pub fn clear_injections(&self) {
         self.inner.driver.clear_injections();
     }
 
-    /// The device and the CUDA version that are simulated.
+    /// Returns the simulated device and CUDA version.
     pub fn profile(&self) -> &Profile {
         &self.inner.driver.profile
     }
 
-    /// Runs `kernel` whenever a kernel of this name is launched, in place of the one registered before.
+    /// Runs `kernel` whenever a kernel of this name is launched, and replaces the one registered before.
     ///
-    /// PTX is not executed: a kernel for which nothing is registered only takes its place in the
-    /// stream, and its time if it has a [cost](Self::register_kernel_cost). `cuda_green_sm_ids` is built
-    /// in.
+    /// PTX is not executed: a kernel for which nothing is registered only takes its place in the stream, and its time
+    /// if it has a [cost](Self::register_kernel_cost). `cuda_green_sm_ids` is built in.
     ///
-    /// The function runs on the thread that launches. If it panics, the launch fails as a kernel that
-    /// crashed: every later call answers `CUDA_ERROR_LAUNCH_FAILED`. A closure that holds a clone of
-    /// its own `Sim` keeps the driver alive for good.
+    /// The function runs on the thread that launches. If it panics, the launch fails as a kernel that crashed: every
+    /// later call returns `CUDA_ERROR_LAUNCH_FAILED`. A closure that holds a clone of its own `Sim` keeps the driver
+    /// alive for good.
     pub fn register_kernel(
         &self,
         name: &str,
@@ -260,11 +264,10 @@ impl Sim {
 }
 
 impl Sim {
-    /// What each block of the kernels of this name takes, in place of what was registered before. `cost`
-    /// is asked at each launch.
+    /// Sets the cost of each block of the kernels of this name, and replaces what was registered before. `cost` is
+    /// called at each launch.
     ///
-    /// A kernel without a cost takes no time at all. `cuda_green_sm_ids` and `cuda_green_burn` have
-    /// theirs built in.
+    /// A kernel without a cost takes no time. The costs of `cuda_green_sm_ids` and `cuda_green_burn` are built in.
     ///
     /// ```
     /// use std::time::Duration;
@@ -285,21 +288,21 @@ impl Sim {
         self.inner.driver.register_cost(name, Arc::new(cost));
     }
 
-    /// The virtual time since the driver was made.
+    /// Returns the virtual time since the driver was made.
     ///
-    /// It moves where the host launches a kernel that has a cost (2.6 us), waits for one (until it ends,
-    /// and 5 us more), or asks in vain whether one is done (1 us), and nowhere else. All threads share it.
+    /// It advances where the host launches a kernel that has a cost (2.6 us), waits for one (until it ends, and 5 us
+    /// more), or queries one that is not done (1 us), and nowhere else. All threads share it.
     pub fn now(&self) -> Duration {
         self.inner.driver.now()
     }
 
-    /// Lets virtual time pass: what a client does on the host takes none by itself.
+    /// Advances virtual time, because a client's work on the host takes none.
     pub fn advance(&self, time: Duration) {
         self.inner.driver.advance(time);
     }
 }
 
-/// Fails a test that leaves something behind: see [`Sim::leak_guard`].
+/// A guard that fails a test which leaves objects behind: see [`Sim::leak_guard`].
 #[derive(Debug)]
 #[must_use = "it looks for leaks when it is dropped, which without a name is at once"]
 pub struct LeakGuard {
@@ -307,7 +310,7 @@ pub struct LeakGuard {
 }
 
 impl Drop for LeakGuard {
-    /// Panics where something lives, unless the thread panics already.
+    /// Panics if any object is alive, unless the thread is panicking already.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.sim.assert_no_leaks();

@@ -1,16 +1,16 @@
-//! Sets of SMs with their physical ids, kept as the pieces that the hardware can co-schedule.
+//! Sets of SMs with their physical ids, as chunks that the hardware can co-schedule.
 
 /// SMs with consecutive ids that are guaranteed to be co-scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Chunk {
     /// The id of the first one.
     pub(crate) first: u32,
-    /// How many there are.
+    /// The number of SMs.
     pub(crate) len: u32,
 }
 
 impl Chunk {
-    /// Takes `len` SMs off the front; what is left, if anything, stays.
+    /// Takes `len` SMs off the front; the rest stays.
     fn take_front(&mut self, len: u32) -> Chunk {
         let front = Chunk {
             first: self.first,
@@ -29,7 +29,7 @@ pub(crate) struct SmSet {
 }
 
 impl SmSet {
-    /// Chunks of these sizes, with ids from 0.
+    /// Makes chunks of these sizes, with ids from 0.
     pub(crate) fn with_chunks(sizes: impl IntoIterator<Item = u32>) -> Self {
         let mut first = 0;
         let mut set = Self::default();
@@ -50,7 +50,7 @@ impl SmSet {
         &self.chunks
     }
 
-    /// How many SMs there are, each counted once.
+    /// Returns the number of SMs, each counted once.
     pub(crate) fn count(&self) -> u32 {
         self.chunks.iter().map(|chunk| chunk.len).sum()
     }
@@ -59,7 +59,7 @@ impl SmSet {
         self.chunks.is_empty()
     }
 
-    /// The SMs with the `count` lowest places in the order of the chunks.
+    /// Returns the first `count` SMs in the order of the chunks.
     pub(crate) fn first(mut self, count: u32) -> Self {
         let mut left = count;
         for chunk in &mut self.chunks {
@@ -70,7 +70,7 @@ impl SmSet {
         self
     }
 
-    /// The ids, in order.
+    /// Returns the ids, in order.
     pub(crate) fn ids(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self
             .chunks
@@ -82,7 +82,7 @@ impl SmSet {
         ids
     }
 
-    /// Adds another set's SMs; those that are there already are not added again.
+    /// Adds another set's SMs; SMs in both sets are not added again.
     pub(crate) fn merge(&mut self, other: &SmSet) {
         for chunk in &other.chunks {
             let mut run: Option<Chunk> = None;
@@ -105,7 +105,7 @@ impl SmSet {
         }
     }
 
-    /// How many co-scheduled units of `unit` SMs there are.
+    /// Returns the number of co-scheduled units of `unit` SMs.
     pub(crate) fn units(&self, unit: u32) -> u32 {
         self.chunks
             .iter()
@@ -113,9 +113,9 @@ impl SmSet {
             .sum()
     }
 
-    /// Takes one co-scheduled unit of `unit` SMs out: from a chunk of whole units if there is one,
-    /// and from the smallest of those, so that what is left keeps as much as it can. (On an H200, three
-    /// groups of 32 leave the odd chunks of 18 and 10 SMs whole.)
+    /// Takes one co-scheduled unit of `unit` SMs: from a chunk of whole units if there is one, and from the smallest
+    /// of those, so that the rest keeps as much co-scheduling as it can. (On an H200, three groups of 32 leave the
+    /// odd chunks of 18 and 10 SMs whole.)
     pub(crate) fn take_unit(&mut self, unit: u32) -> Option<Chunk> {
         let unit = unit.max(1);
         let (index, _) = self
@@ -127,12 +127,12 @@ impl SmSet {
         Some(self.take_from(index, unit))
     }
 
-    /// Takes `wanted` co-scheduled units out, or as many as there are: one from each chunk in turn, from
-    /// the smallest on, round after round. So a split spreads over the device, and the large chunks of an
-    /// H200 keep their odd pairs (deduced from the clusters that fit into the parts of splits of one, two
-    /// and three groups on an H200, driver 580).
+    /// Takes `wanted` co-scheduled units, or as many as there are: one from each chunk in turn, from the smallest on,
+    /// round after round. So a split spreads over the device, and the large chunks of an H200 keep their odd pairs
+    /// (deduced from the clusters that fit into the parts of splits of one, two and three groups on an H200, driver
+    /// 580).
     ///
-    /// Each comes with the number of its round, from 0.
+    /// Each unit has the number of its round, from 0.
     pub(crate) fn take_in_turn(&mut self, unit: u32, wanted: u32) -> Vec<(u32, Chunk)> {
         let unit = unit.max(1);
         let mut taken = Vec::new();
@@ -153,7 +153,7 @@ impl SmSet {
         taken
     }
 
-    /// Adds a piece that carries on the last one, as one chunk with it where their ids follow each other.
+    /// Adds a chunk, and merges it with the last one if their ids are consecutive.
     pub(crate) fn push_joined(&mut self, piece: Chunk) {
         let before = self
             .chunks
@@ -165,7 +165,7 @@ impl SmSet {
         }
     }
 
-    /// How many chunks have at least `len` SMs.
+    /// Returns the number of chunks with at least `len` SMs.
     pub(crate) fn chunks_of(&self, len: u32) -> u32 {
         self.chunks.iter().filter(|chunk| chunk.len >= len).count() as u32
     }
@@ -178,7 +178,7 @@ impl SmSet {
         taken
     }
 
-    /// Takes up to `count` SMs out, from the smallest chunks first.
+    /// Takes up to `count` SMs, from the smallest chunks first.
     pub(crate) fn take_any(&mut self, mut count: u32) -> Vec<Chunk> {
         let mut taken = Vec::new();
         while count > 0 {

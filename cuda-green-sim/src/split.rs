@@ -1,4 +1,4 @@
-//! How SMs are split: pure functions from a set of SMs to disjoint sets, as the driver does it.
+//! Splits of SMs: pure functions from a set of SMs to disjoint sets, as the driver does it.
 
 use cuda_green_sys::CUresult;
 
@@ -11,43 +11,43 @@ pub(crate) struct Parts {
     pub(crate) remainder: SmSet,
 }
 
-/// A split into equal groups, worked out but not yet made.
+/// A split into equal groups, computed but not yet made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EqualSplit {
     /// SMs in each group.
     pub(crate) size: u32,
-    /// Groups that are possible.
+    /// Number of groups that are possible.
     pub(crate) groups: u32,
-    /// SMs that are co-scheduled within a group, if there are as many: what groups are made of first.
+    /// SMs that are co-scheduled within a group, if there are as many: groups are made of such units first.
     piece: u32,
     /// Whether this is a part of a device: see [`make`](Self::make).
     part: bool,
-    /// Whether pieces stay together that were together: see [`make`](Self::make).
+    /// Whether chunks that were together stay together: see [`make`](Self::make).
     joined: bool,
 }
 
-/// What a split by count keeps to.
+/// The rules of a split by count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Granularity {
     /// Group sizes are multiples of it.
     pub(crate) unit: u32,
     /// The smallest size of a group.
     pub(crate) smallest: u32,
-    /// SMs that a group would best have co-scheduled; a power of two, at least `unit`.
+    /// The preferred number of co-scheduled SMs in a group; a power of two, at least `unit`.
     pub(crate) piece: u32,
     /// Whether the SMs are those of a context over a part of the device.
     pub(crate) part: bool,
-    /// Whether co-scheduling is ignored, so that it comes about by chance.
+    /// Whether co-scheduling is ignored, so that it is left to chance.
     pub(crate) joined: bool,
 }
 
 impl EqualSplit {
-    /// Groups of at least `min_count` SMs in multiples of `unit`, and no smaller than `smallest`.
+    /// Computes groups of at least `min_count` SMs in multiples of `unit`, and no smaller than `smallest`.
     ///
-    /// The size is rounded up, and each group gets at least one co-scheduled unit, so that an H200
-    /// gives 15 groups of 8 and not the 16 that its 132 SMs would suggest. A size that no longer fits
-    /// after rounding, but did before, is the whole set (129 to 132 SMs of 132). More than there is, is
-    /// `INVALID_RESOURCE_CONFIGURATION`. All measured on an H200, driver 580.
+    /// The size is rounded up, and each group gets at least one co-scheduled unit, so that an H200 gives 15 groups of
+    /// 8 and not the 16 that its 132 SMs would suggest. A size that no longer fits after rounding, but did before, is
+    /// the whole set (129 to 132 SMs of 132). A size larger than the set is `INVALID_RESOURCE_CONFIGURATION`. All
+    /// measured on an H200, driver 580.
     pub(crate) fn plan(
         sms: &SmSet,
         min_count: u32,
@@ -87,20 +87,20 @@ impl EqualSplit {
         })
     }
 
-    /// Makes `wanted` groups, or as many as there can be. The rest is the remainder.
+    /// Makes `wanted` groups, or as many as are possible. The rest is the remainder.
     ///
     /// Groups are alike: each gets the same number of whole units, then the same number of halves,
     /// and so on, which is how four groups of 32 come about on a device with 15 units of 8: three
     /// units, one half and two quarters each. (Deduced from the clusters that fit into such groups on an
     /// H200, driver 580.)
     ///
-    /// Where co-scheduling is ignored, pairs that a group takes from one chunk in rounds that follow each
-    /// other are still together: one group of 100 SMs has room for clusters of 8, each of four groups of
-    /// 32 for such of 6 (the same).
+    /// If co-scheduling is ignored, pairs that a group takes from one chunk in consecutive rounds are still together:
+    /// one group of 100 SMs has room for clusters of 8, each of four groups of 32 for clusters of 6 (deduced
+    /// likewise).
     ///
-    /// In a part of a device, that is in a context's own resource, each group must find its next piece in
-    /// another chunk, and where there are too few of those, all groups stay smaller than was asked: 32 SMs
-    /// of which 24 are whole units become two groups of 14 and not of 16 (measured on an H200, driver 580).
+    /// In a part of a device, that is in a context's own resource, each group must find its next unit in another
+    /// chunk. If there are too few of those, all groups stay smaller than requested: 32 SMs of which 24 are whole
+    /// units become two groups of 14 and not of 16 (measured on an H200, driver 580).
     pub(crate) fn make(self, sms: &SmSet, wanted: u32) -> Parts {
         let mut pool = sms.clone();
         let made = self.groups.min(wanted);
@@ -112,14 +112,14 @@ impl EqualSplit {
             };
         }
         if self.size == pool.count() {
-            // All of it stays as it is.
+            // The whole set stays as it is.
             groups[0] = std::mem::take(&mut pool);
             return Parts {
                 groups,
                 remainder: pool,
             };
         }
-        // Pieces of the first round stay by themselves; the reason is not known.
+        // Units of the first round stay separate; the reason is not known.
         let mut later = vec![SmSet::default(); made as usize];
         let mut missing = self.size;
         let mut piece = self.piece;
@@ -154,24 +154,24 @@ impl EqualSplit {
     }
 }
 
-/// What a structured split asks for one group.
+/// A structured split's request for one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GroupRequest {
-    /// SMs wanted; 0 finds out how many there are.
+    /// SMs wanted; 0 asks for as many as there are.
     pub(crate) sm_count: u32,
     /// SMs that must be co-scheduled; never 0.
     pub(crate) coscheduled: u32,
-    /// SMs that would better be co-scheduled; at least `coscheduled`.
+    /// SMs that are preferably co-scheduled; at least `coscheduled`.
     pub(crate) preferred: u32,
     /// Whether the rest of the group may be filled with any SMs.
     pub(crate) backfill: bool,
 }
 
-/// Splits off one group after the other, as the 13.1 header describes it. Groups that find nothing are
-/// empty; whether that is an error is the caller's to say, because a dry run allows it.
+/// Splits off one group after the other, as the 13.1 header describes it. Groups that find no SMs are empty; the
+/// caller decides whether that is an error, because a dry run allows it.
 ///
-/// A group always has at least one co-scheduled unit, backfill or not. A group that asks for a number
-/// and cannot have it is `INVALID_RESOURCE_CONFIGURATION`.
+/// A group always has at least one co-scheduled unit, backfill or not. A group that requests a number and cannot have
+/// it is `INVALID_RESOURCE_CONFIGURATION`.
 pub(crate) fn structured(sms: &SmSet, requests: &[GroupRequest]) -> Result<Parts, CUresult> {
     let mut pool = sms.clone();
     let mut groups = Vec::with_capacity(requests.len());

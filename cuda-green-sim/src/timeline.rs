@@ -1,11 +1,10 @@
 //! Virtual time: when each piece of work starts and ends, on which SMs, by a model of the hardware.
 //!
-//! Nothing here runs anything. Work is put into lanes (streams), waits for what it depends on, and then
-//! for room on its SMs. The clock is the host's: it moves where the host waits or spends time, and what
-//! the GPU does up to then is worked out in the order of its events, so the same calls in the same order
-//! always give the same times.
+//! Nothing here executes anything. Work is put into lanes (streams), waits for its dependencies, and then for room on
+//! its SMs. The clock is the host's: it advances where the host waits or spends time, and the GPU's progress up to
+//! then is computed in the order of its events. So the same calls in the same order always give the same times.
 //!
-//! `order` is what comes after what, `gpu` the model of SMs and blocks.
+//! `order` has the dependencies of work, `gpu` the model of SMs and blocks.
 
 mod gpu;
 mod order;
@@ -23,14 +22,14 @@ use gpu::Gpu;
 pub(crate) use gpu::SmLimits;
 use order::{LaneState, Op};
 
-use crate::threads::Thread;
+use crate::thread_number::ThreadNumber;
 
-/// What the host spends on a launch, and between a kernel's end and the end of the wait for it. Together
-/// the 7.6 us that launch and synchronisation take for an empty kernel (measured on an H200).
+/// The host's time for a launch, and between a kernel's end and the end of the wait for it. Together they are the 7.6
+/// us that launch and synchronisation take for an empty kernel (measured on an H200).
 pub(crate) const LAUNCH_NS: u64 = 2_600;
 const WAKE_NS: u64 = 5_000;
 
-/// What the host spends on asking whether work is done, so that a loop of questions comes to an end.
+/// The host's time for a query whether work is done, so that a polling loop comes to an end.
 pub(crate) const QUERY_NS: u64 = 1_000;
 
 /// Kernels that a stream holds before the next launch waits.
@@ -43,11 +42,11 @@ pub(crate) struct Work {
     /// Threads and bytes of shared memory of a block.
     pub(crate) threads: u32,
     pub(crate) shared: u32,
-    /// What a block takes with an SM to itself, in nanoseconds.
+    /// The time of a block with an SM to itself, in nanoseconds.
     pub(crate) block_ns: f64,
-    /// The part of an SM that a block keeps busy meanwhile.
+    /// The part of an SM that a block keeps busy in that time.
     pub(crate) load: f64,
-    /// Lower numbers come first.
+    /// The priority; lower numbers come first.
     pub(crate) priority: i32,
     pub(crate) sms: Vec<u32>,
 }
@@ -58,25 +57,25 @@ impl Work {
     }
 }
 
-/// One node of a graph that is launched.
+/// One node of a launched graph.
 #[derive(Debug)]
 pub(crate) struct GraphNode {
     pub(crate) work: Option<Work>,
-    /// The nodes before it, by their places in the graph; they come first there.
+    /// The nodes before it, by their indices in the graph, where they come earlier.
     pub(crate) after: Vec<usize>,
-    /// What else it waits for.
+    /// Other work that it waits for.
     pub(crate) waits: Vec<Mark>,
 }
 
-/// Where work is in order: a stream, or one of a context's default streams.
+/// A queue of work in order: a stream, or one of a context's default streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {
     Stream(u64),
     Legacy(u64),
-    PerThread(u64, Thread),
+    PerThread(u64, ThreadNumber),
 }
 
-/// A lane's place: its device, its context's number, and whether it waits for the legacy default stream.
+/// A lane's owner: its device, its context's number, and whether it waits for the legacy default stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneOf {
     pub(crate) lane: Lane,
@@ -85,7 +84,7 @@ pub(crate) struct LaneOf {
     pub(crate) blocking: bool,
 }
 
-/// When recorded work is done; shared between an event and the work before it.
+/// The time when recorded work is done; shared between an event and the work before it.
 #[derive(Clone, Debug)]
 pub(crate) struct Mark {
     op: u64,
@@ -93,7 +92,7 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// The time in nanoseconds, once the work is done.
+    /// Returns the time in nanoseconds, once the work is done.
     pub(crate) fn time(&self) -> Option<u64> {
         Some(self.done.load(Ordering::Relaxed)).filter(|time| *time != u64::MAX)
     }
@@ -103,21 +102,21 @@ impl Mark {
 #[derive(Debug)]
 pub(crate) struct Timeline {
     now: u64,
-    /// The time of the last event that was worked out: never later than `now`, except within a wait.
+    /// The time of the last event that was computed: never later than `now`, except within a wait.
     clock: u64,
     next: u64,
     ops: HashMap<u64, Op>,
     lanes: HashMap<Lane, LaneState>,
-    /// Lanes that are gone and whose work goes on: their contexts and devices are waited for with it.
+    /// Lanes that ended while their work continues; waits for their contexts and devices include it.
     ended: Vec<LaneState>,
-    /// What work submitted to a context from now on has to wait for.
+    /// The work that later work in a context has to wait for.
     barriers: HashMap<u64, u64>,
     gpus: Vec<Gpu>,
     events: BinaryHeap<Reverse<(u64, usize, usize, u64)>>,
 }
 
 impl Timeline {
-    /// Devices of so many SMs each.
+    /// Makes a timeline of devices with this many SMs each.
     pub(crate) fn new(devices: usize, sms: u32, limits: SmLimits) -> Self {
         Self {
             now: 0,
@@ -132,12 +131,12 @@ impl Timeline {
         }
     }
 
-    /// The host's time in nanoseconds.
+    /// Returns the host's time in nanoseconds.
     pub(crate) fn now(&self) -> u64 {
         self.now
     }
 
-    /// Lets time pass on the host.
+    /// Advances the host's time.
     pub(crate) fn spend(&mut self, ns: u64) {
         self.now = self.now.saturating_add(ns);
         while self.next_event().is_some_and(|time| time <= self.now) {
@@ -146,8 +145,8 @@ impl Timeline {
         self.clock = self.now;
     }
 
-    /// Puts work into a lane, or, without work, a point that is reached when all before it is done and
-    /// so are `after`. Where the lane is full, the host waits first.
+    /// Puts work into a lane or, without work, a point that is reached when everything before it and all of `after`
+    /// is done. If the lane is full, the host waits first.
     pub(crate) fn submit(&mut self, of: LaneOf, work: Option<Work>, after: &[&Mark]) {
         let work = work.filter(Work::takes_time);
         if work.is_some() {
@@ -166,8 +165,8 @@ impl Timeline {
         self.set_tail(of, op);
     }
 
-    /// Puts a graph into a lane: its first nodes follow the lane's work and `after`, later work of the lane
-    /// follows all of it. Gives each node's end, and that of the whole.
+    /// Puts a graph into a lane: its first nodes follow the lane's work and `after`, later work of the lane follows
+    /// all of it. Returns the end of each node, and of the whole graph.
     pub(crate) fn submit_graph(
         &mut self,
         of: LaneOf,
@@ -224,7 +223,7 @@ impl Timeline {
         self.add_mark(None, device, 0, &deps)
     }
 
-    /// Makes later work of a context wait, in lanes that exist and in those to come.
+    /// Makes later work of a context wait, in existing and later lanes.
     pub(crate) fn context_waits(&mut self, device: usize, context: u64, mark: &Mark) {
         let mut deps = vec![mark.op];
         deps.extend(self.barriers.get(&context));
@@ -245,19 +244,19 @@ impl Timeline {
         }
     }
 
-    /// Whether a lane's work is done.
+    /// Returns whether a lane's work is done.
     pub(crate) fn lane_is_done(&self, of: LaneOf) -> bool {
         self.lanes
             .get(&of.lane)
             .is_none_or(|state| !self.ops.contains_key(&state.tail))
     }
 
-    /// The host waits for what was recorded.
+    /// Makes the host wait for recorded work.
     pub(crate) fn wait_mark(&mut self, mark: &Mark) {
         self.wait(mark.op);
     }
 
-    /// The host waits for all work of a context, or of a device.
+    /// Makes the host wait for all work of a context or a device.
     pub(crate) fn wait_all(&mut self, device: usize, context: Option<u64>) {
         let waits: Vec<u64> = self
             .ops
@@ -267,7 +266,7 @@ impl Timeline {
             })
             .map(|(id, _)| *id)
             .collect();
-        // In any order: the host goes on when the last one is done.
+        // The order does not matter: the host continues when the last one is done.
         let mut waited = false;
         for op in waits {
             while self.ops.contains_key(&op) && self.step() {
@@ -277,14 +276,14 @@ impl Timeline {
         self.catch_up(if waited { WAKE_NS } else { 0 });
     }
 
-    /// Ends a lane. Its work goes on.
+    /// Ends a lane. Its work continues.
     pub(crate) fn end_lane(&mut self, lane: Lane) {
         let ended = self.lanes.remove(&lane);
         self.ended.extend(ended);
         self.forget_done();
     }
 
-    /// Ends a context and its lanes. Its work goes on.
+    /// Ends a context and its lanes. Its work continues.
     pub(crate) fn end_context(&mut self, context: u64) {
         let lanes = self.lanes.extract_if(|_, state| state.context == context);
         self.ended.extend(lanes.map(|(_, state)| state));
@@ -292,7 +291,7 @@ impl Timeline {
         self.forget_done();
     }
 
-    /// Forgets those of the ended lanes whose work is done.
+    /// Forgets the ended lanes whose work is done.
     fn forget_done(&mut self) {
         let ops = &self.ops;
         self.ended.retain(|lane| ops.contains_key(&lane.tail));
@@ -306,7 +305,7 @@ impl Timeline {
         self.catch_up(if waited { WAKE_NS } else { 0 });
     }
 
-    /// The host is not behind what was worked out.
+    /// Advances the host's time to the time that was computed, if that is later, and by `extra`.
     fn catch_up(&mut self, extra: u64) {
         let late = self.clock.saturating_sub(self.now);
         self.spend(late.saturating_add(extra));

@@ -1,4 +1,5 @@
-//! A forked child of a process that had initialised the driver: every call answers 3, and none hangs.
+//! A forked child of a process that had initialised the driver: every call answers 3, and none hangs. In a process of
+//! its own, because only the test's own threads may hold locks at the fork.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`

@@ -1,5 +1,5 @@
-//! Random calls of every entry point: an answer to each, whatever it is given. As long as CI has time for; the fuzz
-//! target `calls` goes on where there is more.
+//! Random calls of every entry point: an answer to each, whatever it is given. The fuzz target `calls` runs the same
+//! for longer. In a binary of its own, which AddressSanitizer runs alone, with more cases (`xtask/src/safety.rs`).
 
 mod random;
 

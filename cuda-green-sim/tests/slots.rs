@@ -1,4 +1,4 @@
-//! The places for drivers in a process. Alone in its file, because it takes all of them.
+//! The slots for drivers in a process. In a process of its own, because the test takes all of them.
 
 #![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // the pointers are to live locals
 

@@ -1,4 +1,5 @@
-//! Calls from the destructors of thread keys, which C libraries have: the thread's own Rust values are gone then.
+//! Calls from the destructors of thread keys, which C libraries have: the thread's own Rust values are gone then. In a
+//! process of its own, because the test counts panics with a hook, which holds for the whole process.
 
 #![cfg(all(unix, not(miri)))] // Miri knows no destructors of keys beside Rust's own
 #![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`
@@ -14,7 +15,7 @@ use std::{
 use client::*;
 use cuda_green_sys::*;
 
-/// What a thread leaves to its end.
+/// The calls that a thread makes at its end.
 struct Last {
     api: Api,
     primary: CUcontext,

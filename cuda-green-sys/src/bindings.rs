@@ -243,7 +243,7 @@ pub struct CUstreamCaptureMode_enum(pub ::std::os::raw::c_uint);
 pub struct CUlibraryOption_enum(pub ::std::os::raw::c_uint);
 #[repr(transparent)]
 #[must_use]
-#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]
+#[derive(Copy, Clone, Hash, PartialEq, Eq)]
 pub struct cudaError_enum(pub ::std::os::raw::c_uint);
 #[repr(transparent)]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The one table of the driver's entry points, and all that is made from it.
+//! The table of the driver's entry points, and everything that is generated from it.
 //!
 //! To add an entry point, add its line to the table below and regenerate the bindings
 //! (`cargo xtask bindings`). From the line come its field in [`Api`], its method, its
@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use crate::{CudaVersion, bindings::*};
+use crate::{bindings::*, version::CudaVersion};
 
 /// One entry point of the driver API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,14 +27,14 @@ pub struct EntryPoint {
 }
 
 impl EntryPoint {
-    /// The exported C symbol as text.
+    /// Returns the exported C symbol as text.
     pub fn name(&self) -> &'static str {
         // Every name in the table is ASCII, so the fallback is never taken.
         self.symbol.to_str().unwrap_or_default()
     }
 }
 
-/// Why a driver has no address for an entry point.
+/// The reason why a driver has no address for an entry point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Absence {
     /// The driver does not know the name (`CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND`, or no such symbol
@@ -46,22 +46,29 @@ pub enum Absence {
     OlderAbi,
 }
 
-/// An entry point was called that the loaded driver lacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The error of calling an entry point that the loaded driver lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct MissingEntryPoint {
-    /// What was called.
+    /// The entry point that was called.
     pub entry_point: &'static EntryPoint,
     /// The version of the driver that lacks it.
     pub driver: CudaVersion,
-    /// Whether the driver lacks it altogether or has an older form of it.
+    /// The kind of absence: no such function, or only an older form of it.
     pub absence: Absence,
-    /// The file of the library that gave the driver's entry points, and not this one; none where they came
-    /// through [`Api::from_resolver`].
+    /// The file of the library that gave the driver's other entry points; `None` where they came through
+    /// [`Api::from_resolver`].
     pub library: Option<&'static Path>,
 }
 
 impl std::error::Error for MissingEntryPoint {}
+
+/// Writes what `Display` writes, because `unwrap` prints `Debug`.
+impl fmt::Debug for MissingEntryPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl fmt::Display for MissingEntryPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,7 +85,7 @@ impl fmt::Display for MissingEntryPoint {
                 Absence::NotFound => Ok(()),
             };
         }
-        // No driver of that version lacks it, so that what answered is not the driver alone.
+        // Every driver of that version has it, so something else answered in the driver's place.
         write!(f, "CUDA {driver} has {name} (since {since}), but ")?;
         match self.library {
             Some(path) => write!(f, "{}", path.display())?,
@@ -100,17 +107,17 @@ impl fmt::Display for MissingEntryPoint {
     }
 }
 
-/// The first entry point that is asked for: it decides which of the others can be there.
+/// The entry point that is resolved first: its answer decides which of the others can exist.
 pub(crate) static DRIVER_GET_VERSION: EntryPoint = EntryPoint {
     symbol: c"cuDriverGetVersion",
     proc_name: c"cuDriverGetVersion",
     since: CudaVersion::new(2, 2),
 };
 
-/// What a resolver answers for one entry point.
+/// A resolver's answer for one entry point.
 pub(crate) type Resolution = Result<*const c_void, Absence>;
 
-/// Without its `_v2`, `_v3` …, the name that `cuGetProcAddress` wants, as a C string's bytes.
+/// Returns the name that `cuGetProcAddress` wants, without `_v2`, `_v3` …, as a C string's bytes.
 const fn proc_name(symbol: &'static CStr) -> &'static [u8] {
     let bytes = symbol.to_bytes_with_nul();
     let n = bytes.len();
@@ -121,7 +128,7 @@ const fn proc_name(symbol: &'static CStr) -> &'static [u8] {
     }
 }
 
-/// The same with a NUL at its end, in a place of its own.
+/// Returns the name with a NUL appended.
 const fn with_nul<const N: usize>(name: &[u8]) -> [u8; N] {
     let mut out = [0; N];
     let mut i = 0;
@@ -153,14 +160,14 @@ macro_rules! entry_points {
             },
         )+];
 
-        /// The place of each entry point in [`ENTRY_POINTS`].
+        /// The index of each entry point in [`ENTRY_POINTS`].
         #[allow(non_camel_case_types, clippy::enum_variant_names)]
         enum Index { $($name),+ }
 
-        /// The driver's functions, each either there or known to be absent.
+        /// The table of the driver's functions, each present or known to be absent.
         ///
-        /// A method calls the function of its name. Its outer `Result` says whether the driver has
-        /// it; the [`CUresult`] within says what the driver answered. See [`Api::load`].
+        /// Each method calls the function of its name. The outer `Result` says whether the driver has the function;
+        /// the [`CUresult`] within is the driver's answer. See [`Api::load`].
         pub struct Api {
             pub(crate) version: CudaVersion,
             library: Option<&'static Path>,
@@ -169,11 +176,11 @@ macro_rules! entry_points {
         }
 
         impl Api {
-            /// Fills the table for a driver of this version, which came from this library.
+            /// Fills the table for a driver of this version that came from this library.
             ///
-            /// What is newer than the driver stays absent, even where the driver has an address for
-            /// it: asked for an ABI of the future, a real driver answers with its newest one (12.2 and
-            /// 12.4 give the two-argument `cuStreamGetCtx` when asked for that of 12.5).
+            /// An entry point newer than the driver stays absent, even where the driver has an address for it: asked
+            /// for an ABI of the future, a real driver answers with its newest one (12.2 and 12.4 give the
+            /// two-argument `cuStreamGetCtx` when asked for that of 12.5).
             ///
             /// # Safety
             /// Each address that `resolve` gives for an entry point that is not newer than `version`
@@ -211,8 +218,8 @@ macro_rules! entry_points {
                 #[doc = concat!("\n\nCUDA ", $major, ".", $minor, " or later.")]
                 ///
                 /// # Errors
-                /// [`MissingEntryPoint`] where the driver lacks it. What the driver itself says is in
-                /// the [`CUresult`].
+                /// [`MissingEntryPoint`] if the driver lacks the function. The [`CUresult`] holds the driver's own
+                /// answer.
                 ///
                 /// # Safety
                 /// The driver's own rules for this function: handles are live and of this driver,
@@ -240,30 +247,31 @@ macro_rules! entry_points {
                 }
             }
 
-            /// Each entry point, with why it is absent where it is.
+            /// Returns each entry point with the reason for its absence, if it is absent.
             pub fn entry_points(&self) -> impl Iterator<Item = (&'static EntryPoint, Option<Absence>)> {
                 ENTRY_POINTS.iter().zip(self.absences.iter().copied())
             }
 
-            /// The CUDA version of the driver behind the table.
+            /// Returns the CUDA version of the driver behind the table.
             pub fn version(&self) -> CudaVersion {
                 self.version
             }
 
-            /// The file of the library that answers for the driver, as the system's loader names it; none
-            /// where the table came from [`Api::from_resolver`].
+            /// Returns the file of the library that answers for the driver, as the system's loader names it; `None`
+            /// if the table came from [`Api::from_resolver`].
             pub fn library(&self) -> Option<&'static Path> {
                 self.library
             }
 
-            /// What tells whether two tables are of one driver: the address of its `cuInit`, which is the same
-            /// however often a library is loaded, and another in each library. Null where there is none.
+            /// Returns a key that is equal for two tables of the same driver: the address of its `cuInit`, which is
+            /// the same however often a library is loaded and different in each library. Null if the driver has no
+            /// `cuInit`.
             pub fn identity(&self) -> *const c_void {
                 self.cuInit.map_or(std::ptr::null(), |function| function as *const c_void)
             }
         }
 
-        /// Each entry point's C signature as the table states it, for the comparison with the headers.
+        /// The C signature of each entry point as the table states it, to be compared with the headers.
         #[doc(hidden)]
         pub static SIGNATURES: &[(&str, &str)] = &[$(
             (stringify!($name), stringify!(($($arg: $ty),*))),
@@ -285,7 +293,7 @@ impl fmt::Debug for Api {
     }
 }
 
-/// A C string from an identifier.
+/// Makes a C string from an identifier.
 macro_rules! symbol_of {
     ($name:ident) => {
         match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
@@ -295,9 +303,9 @@ macro_rules! symbol_of {
     };
 }
 
-/// Calls a macro with the table, for what makes something of every entry point: [`Api`] here, the simulated
-/// driver's functions elsewhere. The names of the types must be in scope there: those of `std::ffi` and all
-/// of this crate. Not for users: it changes with any release.
+/// Calls a macro with the whole table, to generate something for every entry point: [`Api`] here, the simulated
+/// driver's functions elsewhere. The names of the types must be in scope there: those of `std::ffi` and all of this
+/// crate. Not for users: it changes with any release.
 #[doc(hidden)]
 #[macro_export]
 #[rustfmt::skip]
@@ -305,45 +313,45 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     // --- Driver -------------------------------------------------------------------------------
     /// Initialises the driver; must come before almost everything else. Flags must be 0.
     cuInit(Flags: c_uint), since (2, 0);
-    /// The CUDA version that the driver speaks, as 1000 × major + 10 × minor. Works before `cuInit`.
+    /// Gets the CUDA version that the driver speaks, as 1000 × major + 10 × minor. Works before `cuInit`.
     cuDriverGetVersion(driverVersion: *mut c_int), since (2, 2);
-    /// The name of an error code, as a static string of the driver's.
+    /// Gets the name of an error code, as a static string of the driver.
     cuGetErrorName(error: CUresult, pStr: *mut *const c_char), since (6, 0);
-    /// The text of an error code, as a static string of the driver's.
+    /// Gets the text of an error code, as a static string of the driver.
     cuGetErrorString(error: CUresult, pStr: *mut *const c_char), since (6, 0);
 
     // --- Devices ------------------------------------------------------------------------------
-    /// How many devices there are.
+    /// Counts the devices.
     cuDeviceGetCount(count: *mut c_int), since (2, 0);
-    /// The handle of the device with this ordinal.
+    /// Gets the handle of the device with this ordinal.
     cuDeviceGet(device: *mut CUdevice, ordinal: c_int), since (2, 0);
-    /// The device's name, NUL-terminated and cut to `len` bytes.
+    /// Gets the device's name, NUL-terminated and cut to `len` bytes.
     cuDeviceGetName(name: *mut c_char, len: c_int, dev: CUdevice), since (2, 0);
-    /// The device's UUID.
+    /// Gets the device's UUID.
     cuDeviceGetUuid_v2(uuid: *mut CUuuid, dev: CUdevice), since (11, 4);
-    /// The device's memory in bytes.
+    /// Gets the device's memory in bytes.
     cuDeviceTotalMem_v2(bytes: *mut usize, dev: CUdevice), since (3, 2);
-    /// One attribute of the device.
+    /// Gets one attribute of the device.
     cuDeviceGetAttribute(pi: *mut c_int, attrib: CUdevice_attribute, dev: CUdevice), since (2, 0);
-    /// The device's default memory pool, from which `cuMemAllocAsync` draws unless another is set.
+    /// Gets the device's default memory pool, from which `cuMemAllocAsync` draws unless another is set.
     cuDeviceGetDefaultMemPool(pool_out: *mut CUmemoryPool, dev: CUdevice), since (11, 2);
-    /// The device's current memory pool.
+    /// Gets the device's current memory pool.
     cuDeviceGetMemPool(pool: *mut CUmemoryPool, dev: CUdevice), since (11, 2);
     /// Makes a pool the device's current one.
     cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool), since (11, 2);
-    /// Whether one device can reach another's memory.
+    /// Queries whether one device can access another's memory.
     cuDeviceCanAccessPeer(canAccessPeer: *mut c_int, dev: CUdevice, peerDev: CUdevice), since (4, 0);
 
     // --- The primary context ------------------------------------------------------------------
     /// Retains the device's primary context, creating it at the first call.
     cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice), since (7, 0);
-    /// Gives one retain of the primary context back.
+    /// Releases one retain of the primary context.
     cuDevicePrimaryCtxRelease_v2(dev: CUdevice), since (11, 0);
-    /// Whether the primary context is active, and its flags.
+    /// Queries whether the primary context is active, and its flags.
     cuDevicePrimaryCtxGetState(dev: CUdevice, flags: *mut c_uint, active: *mut c_int), since (7, 0);
 
     // --- The current context ------------------------------------------------------------------
-    /// The calling thread's current context, null where there is none.
+    /// Gets the calling thread's current context, or null.
     cuCtxGetCurrent(pctx: *mut CUcontext), since (4, 0);
     /// Replaces the top of the calling thread's context stack; null pops it.
     cuCtxSetCurrent(ctx: CUcontext), since (4, 0);
@@ -351,43 +359,43 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     cuCtxPushCurrent_v2(ctx: CUcontext), since (4, 0);
     /// Pops the calling thread's current context.
     cuCtxPopCurrent_v2(pctx: *mut CUcontext), since (4, 0);
-    /// The device of the current context.
+    /// Gets the device of the current context.
     cuCtxGetDevice(device: *mut CUdevice), since (2, 0);
     /// Waits for all work of the current context.
     cuCtxSynchronize(), since (2, 0);
-    /// The least and the greatest stream priority of the current context; lower numbers come first.
+    /// Gets the least and the greatest stream priority of the current context; lower numbers come first.
     cuCtxGetStreamPriorityRange(leastPriority: *mut c_int, greatestPriority: *mut c_int), since (5, 5);
-    /// The flags that the current context was created with.
+    /// Gets the flags that the current context was created with.
     cuCtxGetFlags(flags: *mut c_uint), since (7, 0);
-    /// The process-wide unique id of a context; null is the current one.
+    /// Gets the process-wide unique id of a context; null means the current one.
     cuCtxGetId(ctx: CUcontext, ctxId: *mut c_ulonglong), since (12, 0);
     /// Records all work of a context in an event; the context may be a green context's.
     cuCtxRecordEvent(hCtx: CUcontext, hEvent: CUevent), since (12, 5);
     /// Makes all later work of a context wait for an event; the context may be a green context's.
     cuCtxWaitEvent(hCtx: CUcontext, hEvent: CUevent), since (12, 5);
-    /// Lets the current context reach the memory of a context on another device. Flags must be 0.
+    /// Lets the current context access the memory of a context on another device. Flags must be 0.
     cuCtxEnablePeerAccess(peerContext: CUcontext, Flags: c_uint), since (4, 0);
-    /// Ends what `cuCtxEnablePeerAccess` began.
+    /// Reverts `cuCtxEnablePeerAccess`.
     cuCtxDisablePeerAccess(peerContext: CUcontext), since (4, 0);
 
     // --- Resources and green contexts ---------------------------------------------------------
-    /// A device's resources of one type.
+    /// Gets a device's resources of one type.
     cuDeviceGetDevResource(device: CUdevice, resource: *mut CUdevResource, type_: CUdevResourceType), since (12, 4);
-    /// A context's resources of one type.
+    /// Gets a context's resources of one type.
     cuCtxGetDevResource(hCtx: CUcontext, resource: *mut CUdevResource, type_: CUdevResourceType), since (12, 4);
-    /// A green context's resources of one type.
+    /// Gets a green context's resources of one type.
     cuGreenCtxGetDevResource(hCtx: CUgreenCtx, resource: *mut CUdevResource, type_: CUdevResourceType), since (12, 4);
     /// Splits SMs into equal groups of at least `minCount`, and a remainder.
     cuDevSmResourceSplitByCount(result: *mut CUdevResource, nbGroups: *mut c_uint, input: *const CUdevResource, remainder: *mut CUdevResource, flags: c_uint, minCount: c_uint), since (12, 4);
     /// Splits SMs into groups of the sizes and co-scheduling that each asks for, and a remainder.
     cuDevSmResourceSplit(result: *mut CUdevResource, nbGroups: c_uint, input: *const CUdevResource, remainder: *mut CUdevResource, flags: c_uint, groupParams: *mut CU_DEV_SM_RESOURCE_GROUP_PARAMS), since (13, 1);
-    /// Makes the descriptor from which a green context is created. It lives as long as the process.
+    /// Creates the descriptor from which a green context is created. It lives as long as the process.
     cuDevResourceGenerateDesc(phDesc: *mut CUdevResourceDesc, resources: *mut CUdevResource, nbResources: c_uint), since (12, 4);
     /// Creates a green context over a descriptor's resources.
     cuGreenCtxCreate(phCtx: *mut CUgreenCtx, desc: CUdevResourceDesc, dev: CUdevice, flags: c_uint), since (12, 4);
     /// Destroys a green context, whatever still uses it.
     cuGreenCtxDestroy(hCtx: CUgreenCtx), since (12, 4);
-    /// The `CUcontext` of a green context, for functions that take one. Never to be destroyed by itself.
+    /// Gets the `CUcontext` of a green context, for functions that take one. It must never be destroyed.
     cuCtxFromGreenCtx(pContext: *mut CUcontext, hCtx: CUgreenCtx), since (12, 4);
     /// Records all work of a green context in an event.
     cuGreenCtxRecordEvent(hCtx: CUgreenCtx, hEvent: CUevent), since (12, 4);
@@ -395,7 +403,7 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     cuGreenCtxWaitEvent(hCtx: CUgreenCtx, hEvent: CUevent), since (12, 4);
     /// Creates a stream in a green context; it must be non-blocking.
     cuGreenCtxStreamCreate(phStream: *mut CUstream, greenCtx: CUgreenCtx, flags: c_uint, priority: c_int), since (12, 5);
-    /// The process-wide unique id of a green context.
+    /// Gets the process-wide unique id of a green context.
     cuGreenCtxGetId(greenCtx: CUgreenCtx, greenCtxId: *mut c_ulonglong), since (13, 0);
 
     // --- Streams ------------------------------------------------------------------------------
@@ -405,25 +413,25 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     cuStreamDestroy_v2(hStream: CUstream), since (4, 0);
     /// Waits for a stream's work.
     cuStreamSynchronize(hStream: CUstream), since (2, 0);
-    /// Whether a stream's work is done.
+    /// Queries whether a stream's work is done.
     cuStreamQuery(hStream: CUstream), since (2, 0);
     /// Makes a stream's later work wait for an event.
     cuStreamWaitEvent(hStream: CUstream, hEvent: CUevent, Flags: c_uint), since (3, 2);
-    /// A stream's priority.
+    /// Gets a stream's priority.
     cuStreamGetPriority(hStream: CUstream, priority: *mut c_int), since (5, 5);
-    /// A stream's flags.
+    /// Gets a stream's flags.
     cuStreamGetFlags(hStream: CUstream, flags: *mut c_uint), since (5, 5);
-    /// The process-wide unique id of a stream.
+    /// Gets the process-wide unique id of a stream.
     cuStreamGetId(hStream: CUstream, streamId: *mut c_ulonglong), since (12, 0);
-    /// The context of a stream; where that is a green context, the one that it stands in.
+    /// Gets the context of a stream; for a stream of a green context, the context that contains it.
     cuStreamGetCtx(hStream: CUstream, pctx: *mut CUcontext), since (9, 2);
-    /// The context of a stream and, where it has one, its green context.
+    /// Gets the context of a stream and its green context, if any.
     cuStreamGetCtx_v2(hStream: CUstream, pCtx: *mut CUcontext, pGreenCtx: *mut CUgreenCtx), since (12, 5);
-    /// A stream's green context, or null.
+    /// Gets a stream's green context, or null.
     cuStreamGetGreenCtx(hStream: CUstream, phCtx: *mut CUgreenCtx), since (12, 4);
-    /// A stream's resources of one type.
+    /// Gets a stream's resources of one type.
     cuStreamGetDevResource(hStream: CUstream, resource: *mut CUdevResource, type_: CUdevResourceType), since (13, 1);
-    /// Calls a host function in the stream's order, on a thread of the driver's. It must not call CUDA.
+    /// Calls a host function in the stream's order, on a thread of the driver. It must not call CUDA.
     cuLaunchHostFunc(hStream: CUstream, fn_: CUhostFn, userData: *mut c_void), since (10, 0);
 
     // --- Events -------------------------------------------------------------------------------
@@ -435,83 +443,83 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     cuEventRecord(hEvent: CUevent, hStream: CUstream), since (2, 0);
     /// Records a stream's work in an event, with flags for capture.
     cuEventRecordWithFlags(hEvent: CUevent, hStream: CUstream, flags: c_uint), since (11, 1);
-    /// Whether an event's work is done.
+    /// Queries whether an event's work is done.
     cuEventQuery(hEvent: CUevent), since (2, 0);
     /// Waits for an event's work.
     cuEventSynchronize(hEvent: CUevent), since (2, 0);
-    /// Milliseconds between two events.
+    /// Measures the milliseconds between two events.
     cuEventElapsedTime(pMilliseconds: *mut f32, hStart: CUevent, hEnd: CUevent), since (2, 0);
 
     // --- Modules, kernels, launches -----------------------------------------------------------
     /// Loads PTX, cubin or fatbin into the current context.
     cuModuleLoadData(module: *mut CUmodule, image: *const c_void), since (2, 0);
-    /// The same with options for the compiler, and its log.
+    /// Loads an image with options for the compiler and buffers for its log.
     cuModuleLoadDataEx(module: *mut CUmodule, image: *const c_void, numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void), since (2, 1);
     /// Unloads a module.
     cuModuleUnload(hmod: CUmodule), since (2, 0);
-    /// A kernel of a module by its name.
+    /// Gets a kernel of a module by its name.
     cuModuleGetFunction(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char), since (2, 0);
-    /// How many kernels a module has.
+    /// Counts the kernels of a module.
     cuModuleGetFunctionCount(count: *mut c_uint, mod_: CUmodule), since (12, 4);
-    /// The kernels of a module, up to `numFunctions` of them.
+    /// Gets the kernels of a module, up to `numFunctions` of them.
     cuModuleEnumerateFunctions(functions: *mut CUfunction, numFunctions: c_uint, mod_: CUmodule), since (12, 4);
-    /// The address and the size of a module's global variable; either output may be null.
+    /// Gets the address and the size of a module's global variable; either output may be null.
     cuModuleGetGlobal_v2(dptr: *mut CUdeviceptr, bytes: *mut usize, hmod: CUmodule, name: *const c_char), since (3, 2);
     /// Loads PTX, cubin or fatbin for every context, present and future. It belongs to no context.
     cuLibraryLoadData(library: *mut CUlibrary, code: *const c_void, jitOptions: *mut CUjit_option, jitOptionsValues: *mut *mut c_void, numJitOptions: c_uint, libraryOptions: *mut CUlibraryOption, libraryOptionValues: *mut *mut c_void, numLibraryOptions: c_uint), since (12, 0);
     /// Unloads a library.
     cuLibraryUnload(library: CUlibrary), since (12, 0);
-    /// A kernel of a library by its name.
+    /// Gets a kernel of a library by its name.
     cuLibraryGetKernel(pKernel: *mut CUkernel, library: CUlibrary, name: *const c_char), since (12, 0);
-    /// The module that the library is in the current context.
+    /// Gets the module of a library in the current context.
     cuLibraryGetModule(pMod: *mut CUmodule, library: CUlibrary), since (12, 0);
-    /// The function that the kernel is in the current context.
+    /// Gets the function of a kernel in the current context.
     cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel), since (12, 0);
-    /// One attribute of a kernel on a device.
+    /// Gets one attribute of a kernel on a device.
     cuKernelGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, kernel: CUkernel, dev: CUdevice), since (12, 0);
     /// Sets an attribute of a kernel on a device, such as its dynamic shared memory.
     cuKernelSetAttribute(attrib: CUfunction_attribute, val: c_int, kernel: CUkernel, dev: CUdevice), since (12, 0);
-    /// One attribute of a function: threads per block, registers, shared memory.
+    /// Gets one attribute of a function: threads per block, registers, shared memory.
     cuFuncGetAttribute(pi: *mut c_int, attrib: CUfunction_attribute, hfunc: CUfunction), since (2, 2);
     /// Sets an attribute of a function, such as its dynamic shared memory.
     cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int), since (9, 0);
-    /// The module of a function.
+    /// Gets the module of a function.
     cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction), since (11, 0);
-    /// The name of a function, as a string that lives as long as its module.
+    /// Gets the name of a function, as a string that lives as long as its module.
     cuFuncGetName(name: *mut *const c_char, hfunc: CUfunction), since (12, 3);
-    /// Begins to link: PTX and binaries become one cubin.
+    /// Begins a link, which turns PTX and binaries into one cubin.
     cuLinkCreate_v2(numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void, stateOut: *mut CUlinkState), since (6, 5);
-    /// Adds an image to what is linked; PTX is compiled.
+    /// Adds an image to the link; PTX is compiled.
     cuLinkAddData_v2(state: CUlinkState, type_: CUjitInputType, data: *mut c_void, size: usize, name: *const c_char, numOptions: c_uint, options: *mut CUjit_option, optionValues: *mut *mut c_void), since (6, 5);
-    /// Ends the linking; the cubin lives as long as the state.
+    /// Completes a link; the cubin lives as long as the link.
     cuLinkComplete(state: CUlinkState, cubinOut: *mut *mut c_void, sizeOut: *mut usize), since (5, 5);
-    /// Destroys what `cuLinkCreate_v2` made, the cubin included.
+    /// Destroys a link and its cubin.
     cuLinkDestroy(state: CUlinkState), since (5, 5);
     /// Launches a kernel.
     cuLaunchKernel(f: CUfunction, gridDimX: c_uint, gridDimY: c_uint, gridDimZ: c_uint, blockDimX: c_uint, blockDimY: c_uint, blockDimZ: c_uint, sharedMemBytes: c_uint, hStream: CUstream, kernelParams: *mut *mut c_void, extra: *mut *mut c_void), since (4, 0);
     /// Launches a kernel with attributes, such as a cluster size.
     cuLaunchKernelEx(config: *const CUlaunchConfig, f: CUfunction, kernelParams: *mut *mut c_void, extra: *mut *mut c_void), since (11, 6);
-    /// How many blocks of a function fit on one SM at once.
+    /// Counts the blocks of a function that fit on one SM at once.
     cuOccupancyMaxActiveBlocksPerMultiprocessor(numBlocks: *mut c_int, func: CUfunction, blockSize: c_int, dynamicSMemSize: usize), since (6, 5);
-    /// The largest cluster that a launch of this shape can use in its stream's context.
+    /// Gets the largest cluster that a launch of these dimensions can use in its stream's context.
     cuOccupancyMaxPotentialClusterSize(clusterSize: *mut c_int, func: CUfunction, config: *const CUlaunchConfig), since (11, 7);
-    /// How many clusters of a launch can run at once in its stream's context.
+    /// Counts the clusters of a launch that can run at once in its stream's context.
     cuOccupancyMaxActiveClusters(numClusters: *mut c_int, func: CUfunction, config: *const CUlaunchConfig), since (11, 7);
 
     // --- Graphs and capture -------------------------------------------------------------------
     /// Begins to capture a stream's work into a graph instead of running it.
     cuStreamBeginCapture_v2(hStream: CUstream, mode: CUstreamCaptureMode), since (10, 1);
-    /// Ends a capture and gives its graph. The graph keeps the contexts of the streams it was captured on.
+    /// Ends a capture and returns its graph. The graph keeps the contexts of the streams it was captured on.
     cuStreamEndCapture(hStream: CUstream, phGraph: *mut CUgraph), since (10, 0);
-    /// Whether a stream is being captured.
+    /// Queries whether a stream is being captured.
     cuStreamIsCapturing(hStream: CUstream, captureStatus: *mut CUstreamCaptureStatus), since (10, 0);
     /// Swaps the calling thread's capture mode.
     cuThreadExchangeStreamCaptureMode(mode: *mut CUstreamCaptureMode), since (10, 1);
     /// Creates an empty graph. Flags must be 0.
     cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint), since (10, 0);
-    /// Destroys a graph; what was instantiated from it stays.
+    /// Destroys a graph; graphs instantiated from it stay.
     cuGraphDestroy(hGraph: CUgraph), since (10, 0);
-    /// Makes a graph that can be launched.
+    /// Instantiates a graph, so that it can be launched.
     cuGraphInstantiateWithFlags(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: c_ulonglong), since (11, 4);
     /// Brings an instantiated graph to the device ahead of its first launch.
     cuGraphUpload(hGraph: CUgraphExec, hStream: CUstream), since (11, 1);
@@ -521,11 +529,11 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     cuGraphExecDestroy(hGraphExec: CUgraphExec), since (10, 0);
 
     // --- Memory -------------------------------------------------------------------------------
-    /// Free and total memory of the current context's device, in bytes.
+    /// Gets the free and total memory of the current context's device, in bytes.
     cuMemGetInfo_v2(free: *mut usize, total: *mut usize), since (3, 2);
     /// Allocates device memory; zero bytes are refused.
     cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize), since (3, 2);
-    /// Frees device memory, waiting for work that may use it.
+    /// Frees device memory after waiting for work that may use it.
     cuMemFree_v2(dptr: CUdeviceptr), since (3, 2);
     /// Allocates pinned host memory.
     cuMemHostAlloc(pp: *mut *mut c_void, bytesize: usize, Flags: c_uint), since (2, 2);
@@ -533,21 +541,21 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     cuMemFreeHost(p: *mut c_void), since (2, 0);
     /// Pins host memory that was allocated by other means.
     cuMemHostRegister_v2(p: *mut c_void, bytesize: usize, Flags: c_uint), since (6, 5);
-    /// Ends what `cuMemHostRegister_v2` began.
+    /// Unpins memory of `cuMemHostRegister_v2`.
     cuMemHostUnregister(p: *mut c_void), since (4, 0);
-    /// The device's address of pinned host memory. Flags must be 0.
+    /// Gets the device's address of pinned host memory. Flags must be 0.
     cuMemHostGetDevicePointer_v2(pdptr: *mut CUdeviceptr, p: *mut c_void, Flags: c_uint), since (3, 2);
-    /// One attribute of an address: its kind of memory, context, device, pool.
+    /// Gets one attribute of an address: its kind of memory, context, device, pool.
     cuPointerGetAttribute(data: *mut c_void, attribute: CUpointer_attribute, ptr: CUdeviceptr), since (4, 0);
-    /// Copies from the host, waiting for the end.
+    /// Copies from the host and waits for the end.
     cuMemcpyHtoD_v2(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize), since (3, 2);
-    /// Copies to the host, waiting for the end.
+    /// Copies to the host and waits for the end.
     cuMemcpyDtoH_v2(dstHost: *mut c_void, srcDevice: CUdeviceptr, ByteCount: usize), since (3, 2);
     /// Copies from the host in a stream.
     cuMemcpyHtoDAsync_v2(dstDevice: CUdeviceptr, srcHost: *const c_void, ByteCount: usize, hStream: CUstream), since (3, 2);
     /// Copies to the host in a stream.
     cuMemcpyDtoHAsync_v2(dstHost: *mut c_void, srcDevice: CUdeviceptr, ByteCount: usize, hStream: CUstream), since (3, 2);
-    /// Copies within the device; the host may go on before the end.
+    /// Copies within the device; the call may return before the end.
     cuMemcpyDtoD_v2(dstDevice: CUdeviceptr, srcDevice: CUdeviceptr, ByteCount: usize), since (3, 2);
     /// Copies within the device in a stream.
     cuMemcpyDtoDAsync_v2(dstDevice: CUdeviceptr, srcDevice: CUdeviceptr, ByteCount: usize, hStream: CUstream), since (3, 2);
@@ -559,19 +567,19 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     // --- Virtual memory -----------------------------------------------------------------------
     /// Reserves a range of addresses, without memory behind it.
     cuMemAddressReserve(ptr: *mut CUdeviceptr, size: usize, alignment: usize, addr: CUdeviceptr, flags: c_ulonglong), since (10, 2);
-    /// Gives a reserved range back.
+    /// Releases a reserved range.
     cuMemAddressFree(ptr: CUdeviceptr, size: usize), since (10, 2);
     /// Allocates memory without an address, on a device or on a NUMA node of the host.
     cuMemCreate(handle: *mut CUmemGenericAllocationHandle, size: usize, prop: *const CUmemAllocationProp, flags: c_ulonglong), since (10, 2);
     /// Frees what `cuMemCreate` allocated, once it is mapped nowhere.
     cuMemRelease(handle: CUmemGenericAllocationHandle), since (10, 2);
-    /// Puts memory behind reserved addresses.
+    /// Maps memory to reserved addresses.
     cuMemMap(ptr: CUdeviceptr, size: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: c_ulonglong), since (10, 2);
-    /// Takes the memory from behind addresses.
+    /// Unmaps addresses from their memory.
     cuMemUnmap(ptr: CUdeviceptr, size: usize), since (10, 2);
-    /// Says who may read and write mapped addresses; nobody may at first.
+    /// Sets which devices may read and write mapped addresses; none may at first.
     cuMemSetAccess(ptr: CUdeviceptr, size: usize, desc: *const CUmemAccessDesc, count: usize), since (10, 2);
-    /// The step between the sizes that `cuMemCreate` takes for these properties.
+    /// Gets the step between the sizes that `cuMemCreate` takes for these properties.
     cuMemGetAllocationGranularity(granularity: *mut usize, prop: *const CUmemAllocationProp, option: CUmemAllocationGranularity_flags), since (10, 2);
 
     // --- Memory pools -------------------------------------------------------------------------
@@ -583,9 +591,9 @@ macro_rules! each_entry_point { ($callback:ident) => { $callback! {
     cuMemPoolSetAttribute(pool: CUmemoryPool, attr: CUmemPool_attribute, value: *mut c_void), since (11, 2);
     /// Reads an attribute of a pool.
     cuMemPoolGetAttribute(pool: CUmemoryPool, attr: CUmemPool_attribute, value: *mut c_void), since (11, 2);
-    /// Gives memory back to the system until the pool holds no more than `minBytesToKeep`.
+    /// Returns memory to the system until the pool holds at most `minBytesToKeep`.
     cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usize), since (11, 2);
-    /// Says which devices may reach a pool's memory.
+    /// Sets which devices may access a pool's memory.
     cuMemPoolSetAccess(pool: CUmemoryPool, map: *const CUmemAccessDesc, count: usize), since (11, 2);
     /// Allocates from the device's current pool in a stream's order.
     cuMemAllocAsync(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream), since (11, 2);

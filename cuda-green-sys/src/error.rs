@@ -1,43 +1,43 @@
 //! The one error type of the crate.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, fmt, path::PathBuf};
 
-use crate::{CUresult, MissingEntryPoint};
+use crate::{bindings::CUresult, entry_points::MissingEntryPoint};
 
-/// Why a driver could not be loaded, or lacks what was called.
-#[derive(Debug, thiserror::Error)]
+/// The reason why a driver could not be loaded, or could not do what was called.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// None of the places where a driver lives has one.
+    /// No driver was found in any of the usual places.
     #[error(
         "no CUDA driver found (tried: {}); install an NVIDIA driver, mount it into the container, or name one with CUDA_GREEN_DRIVER",
         tried.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; ")
     )]
     DriverNotFound {
-        /// Each place, with what the system's loader said of it, which names the place again.
+        /// Each place with the system loader's message, which names the place again.
         tried: Vec<(PathBuf, String)>,
     },
-    /// The library that was named cannot be loaded. No other is tried instead.
+    /// The named library cannot be loaded. No other library is tried instead.
     #[error("the library named as the CUDA driver cannot be loaded: {reason}")]
     DriverUnloadable {
         /// The path as it was given.
         path: PathBuf,
-        /// What the system's loader said.
+        /// The system loader's message.
         reason: String,
     },
-    /// A library was loaded, but it is no CUDA driver.
+    /// A library was loaded, but it is not a CUDA driver.
     #[error("{path} is not a CUDA driver: it does not export {symbol}", path = path.display())]
     NotACudaDriver {
         /// The library.
         path: PathBuf,
-        /// The symbol without which nothing can be done.
+        /// The required symbol that is missing.
         symbol: &'static str,
     },
-    /// The library does not tell the version of CUDA that it speaks.
+    /// The library does not report the version of CUDA that it supports.
     #[error(
-        "{path} does not tell its CUDA version: {code}{}",
+        "{path} does not report its CUDA version: {code}{}",
         if *code == CUresult::CUDA_ERROR_STUB_LIBRARY {
-            "; it is there for linking only: take its folder out of LD_LIBRARY_PATH, and see that a driver is installed"
+            "; it serves for linking only: remove its folder from LD_LIBRARY_PATH and make sure that a driver is installed"
         } else {
             ""
         },
@@ -46,43 +46,50 @@ pub enum Error {
     VersionUnknown {
         /// The library.
         path: PathBuf,
-        /// What `cuDriverGetVersion` answered.
+        /// The answer of `cuDriverGetVersion`.
         code: CUresult,
     },
-    /// The library tells a version that no driver has.
+    /// The library reports a version that no driver has.
     #[error(
-        "{path} is not a CUDA driver, or a damaged one: asked for its version it says {told} (12.4 would be 12040)",
+        "{path} is not a CUDA driver, or a damaged one: it reports the version {told} (12.4 would be 12040)",
         path = path.display()
     )]
     VersionImpossible {
         /// The library.
         path: PathBuf,
-        /// What `cuDriverGetVersion` wrote.
+        /// The number that `cuDriverGetVersion` wrote.
         told: i32,
     },
-    /// A simulated driver was named, which this crate does not contain.
+    /// A simulated driver was named; this crate does not contain one.
     #[error(
         "`sim:{0}` names a simulated driver; only `cuda-green` with its feature `test-utils` can load one"
     )]
     Simulated(String),
-    /// `CUDA_GREEN_DRIVER` is set in a process that has more rights than whoever set it: set-user-id,
-    /// set-group-id or file capabilities. Nothing is loaded.
+    /// `CUDA_GREEN_DRIVER` is set in a process with raised privileges: set-user-id, set-group-id or file
+    /// capabilities. Nothing is loaded.
     #[error(
-        "CUDA_GREEN_DRIVER is set, and this process has raised privileges (set-user-id, set-group-id or file capabilities), where the environment must not choose what is loaded; unset it, or name the driver in the program with `DriverSpec::Path`"
+        "CUDA_GREEN_DRIVER is set, and this process has raised privileges (set-user-id, set-group-id or file capabilities), so the environment must not choose the library; unset it, or name the driver in the program with `DriverSpec::Path`"
     )]
     VariableRefused {
-        /// What the variable says.
+        /// The variable's value.
         value: OsString,
     },
-    /// A driver specification that names nothing.
+    /// The specification names no driver.
     #[error(
-        "`{0}` names no CUDA driver; give `system`, `sim:<device>@<major>.<minor>` or the path of a library"
+        "`{0}` does not name a CUDA driver; use `system`, `sim:<device>@<major>.<minor>` or the path of a library"
     )]
     InvalidSpec(String),
-    /// Text that is no CUDA version.
-    #[error("`{0}` is no CUDA version; one looks like `12.4`")]
+    /// The text is not a CUDA version.
+    #[error("`{0}` is not a CUDA version; write it like `12.4`")]
     InvalidVersion(String),
     /// The driver lacks an entry point.
     #[error(transparent)]
     MissingEntryPoint(#[from] MissingEntryPoint),
+}
+
+/// Writes what `Display` writes, because `unwrap` prints `Debug`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }

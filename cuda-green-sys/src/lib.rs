@@ -10,23 +10,25 @@
     rustdoc::all
 )]
 mod bindings;
+mod driver_spec;
 #[allow(non_snake_case)] // the driver's own names
 mod entry_points;
 mod error;
-mod library;
+mod library_path;
 mod loader;
 mod privileges;
-mod search;
-mod status;
+mod result_text;
+mod sync;
 mod version;
+mod version_text;
 
 #[doc = include_str!("../MATRIX.md")]
 pub mod matrix {}
 
 pub use bindings::*;
+pub use driver_spec::{DRIVER_VARIABLE, DriverSpec, Platform};
 pub use entry_points::{Absence, Api, ENTRY_POINTS, EntryPoint, MissingEntryPoint, SIGNATURES};
 pub use error::Error;
-pub use search::{DRIVER_VARIABLE, DriverSpec, Platform};
 pub use version::CudaVersion;
 
 const _: () = {

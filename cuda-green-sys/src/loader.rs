@@ -1,4 +1,4 @@
-//! Finding the driver's library and its entry points: the few doors through which an [`Api`] comes.
+//! Finding the driver's library and its entry points: all constructors of [`Api`].
 
 use std::{
     ffi::{CStr, c_char, c_int, c_uint, c_void},
@@ -9,10 +9,12 @@ use std::{
 use libloading::Library;
 
 use crate::{
-    Absence, Api, CUresult, CudaVersion, DriverSpec, EntryPoint, Error, Platform,
-    entry_points::{DRIVER_GET_VERSION, Resolution},
-    library::{kept, of_function},
-    search::candidates,
+    bindings::CUresult,
+    driver_spec::{DriverSpec, Platform, candidates},
+    entry_points::{Absence, Api, DRIVER_GET_VERSION, EntryPoint, Resolution},
+    error::Error,
+    library_path::{interned, of_function},
+    version::CudaVersion,
 };
 
 /// `cuGetProcAddress_v2`, the driver's own resolver since CUDA 12.0.
@@ -28,12 +30,12 @@ const VERSION_NOT_SUFFICIENT: c_uint = 2;
 impl Api {
     /// Loads the driver that [`CUDA_GREEN_DRIVER`](crate::DRIVER_VARIABLE) names, or else the system's.
     ///
-    /// Nothing is initialised: `cuInit` is the caller's. The library stays loaded for the rest of the
-    /// process, because a driver starts threads that outlive every handle; so does one that is refused.
+    /// Nothing is initialised: calling `cuInit` is up to the caller. The library stays loaded for the rest of the
+    /// process, because a driver starts threads that outlive every handle. A library that is refused stays loaded as
+    /// well.
     ///
-    /// Any number of threads may load at once, and as often as they like: the system keeps one copy of
-    /// the library, and each call fills a table of its own. `cuda_green::Driver::load` keeps one table
-    /// for the whole process.
+    /// Any number of threads may load at once, and repeatedly: the system keeps one copy of the library, and each
+    /// call fills a table of its own. `cuda_green::Driver::load` keeps one table for the whole process.
     ///
     /// # Errors
     /// [`Error::DriverNotFound`], or for a named library [`Error::DriverUnloadable`];
@@ -44,11 +46,11 @@ impl Api {
         Self::load_spec(&DriverSpec::from_env()?)
     }
 
-    /// Loads the driver of a specification, whatever the environment says.
+    /// Loads the driver of a specification and ignores the environment.
     ///
     /// # Errors
     /// As [`Api::load`]; [`Error::InvalidSpec`] for a path that no file can have; [`Error::Simulated`] for a
-    /// simulated driver, which this crate has none of.
+    /// simulated driver, because this crate contains none.
     pub fn load_spec(spec: &DriverSpec) -> Result<Self, Error> {
         let (paths, only) = candidates(spec, Platform::CURRENT)?;
         let mut tried = Vec::new();
@@ -56,8 +58,8 @@ impl Api {
             // SAFETY: the initialisers of a library that the user or the system names as the CUDA
             // driver are trusted, as by every program linked to it.
             match unsafe { Library::new(path) } {
-                // Code of the library's has run already, its initialisers', and may have started threads that
-                // run on: from here on it must never be unloaded, whatever comes of it.
+                // The library's initialisers have run and may have started threads that keep running. From here on
+                // the library must never be unloaded, even if it is refused.
                 Ok(library) => return Self::from_library(&ManuallyDrop::new(library), path),
                 Err(error) => {
                     let reason = reason(&error, path);
@@ -74,15 +76,15 @@ impl Api {
         Err(Error::DriverNotFound { tried })
     }
 
-    /// Fills the table from any resolver: the door for simulated drivers, and for programs that have
-    /// loaded a driver by other means.
+    /// Fills the table from any resolver, such as a simulated driver or a driver that the program loaded by other
+    /// means.
     ///
-    /// `resolve` is asked with the name that `cuGetProcAddress` knows and the version of the ABI that
-    /// is bound; it answers null where there is none.
+    /// `resolve` receives the name that `cuGetProcAddress` knows and the version of the bound ABI. It returns null
+    /// for an unknown function.
     ///
     /// # Errors
-    /// [`Error::NotACudaDriver`] where there is no `cuDriverGetVersion`; [`Error::VersionUnknown`]
-    /// where that fails; [`Error::VersionImpossible`] where it tells nonsense.
+    /// [`Error::NotACudaDriver`] if there is no `cuDriverGetVersion`; [`Error::VersionUnknown`] if that fails;
+    /// [`Error::VersionImpossible`] if it reports a version that no driver has.
     ///
     /// # Safety
     /// Each address must be the driver's function of that name in that version's ABI, and callable
@@ -104,13 +106,15 @@ impl Api {
         let get_proc_address = unsafe { library.get::<GetProcAddress>(c"cuGetProcAddress_v2") }
             .ok()
             .map(|symbol| *symbol);
-        // Whoever answers for the driver: it need not be the library that was opened, but one that this is
-        // linked to, or one that was loaded before it to stand in its way.
+        // The library that answers for the driver need not be the one that was opened. It may be one that the opened
+        // library is linked to, or one that was loaded earlier to intercept calls.
         let answers = match get_proc_address {
             Some(function) => Some(function as *const c_void),
             None => look_up(library, &DRIVER_GET_VERSION).ok(),
         };
-        let answers = answers.and_then(of_function).unwrap_or_else(|| kept(path));
+        let answers = answers
+            .and_then(of_function)
+            .unwrap_or_else(|| interned(path));
         // SAFETY: both ways give the driver's function of that name and ABI, and the library is never
         // unloaded.
         unsafe {
@@ -121,7 +125,7 @@ impl Api {
         }
     }
 
-    /// Asks for the version, which every later error names, and then for all the rest.
+    /// Asks for the version, which every later error names, and then resolves the other entry points.
     ///
     /// # Safety
     /// As [`Api::fill`] asks, and `cuDriverGetVersion` needs no version to be right.
@@ -160,8 +164,8 @@ impl Api {
     }
 }
 
-/// Asks the driver's resolver with the version of the ABI that is bound, never with the driver's own,
-/// which would answer with an ABI that this binding does not know.
+/// Asks the driver's resolver for the ABI that is bound. The driver's own version would give a newer ABI, which this
+/// binding does not know.
 ///
 /// # Safety
 /// `function` is a driver's `cuGetProcAddress_v2`.
@@ -178,8 +182,8 @@ unsafe fn ask(function: GetProcAddress, name: &CStr, since: CudaVersion) -> Reso
     }
 }
 
-/// Looks the symbol up in the library, for drivers from before `cuGetProcAddress_v2`. A symbol bears its
-/// ABI in its name, so that only the very one can be found.
+/// Looks a symbol up in the library, for drivers older than `cuGetProcAddress_v2`. A symbol's name contains its ABI,
+/// so no other ABI can be found.
 fn look_up(library: &Library, entry: &EntryPoint) -> Resolution {
     let get = |name: &CStr| {
         // SAFETY: the address is not used as anything but an address here.
@@ -191,7 +195,7 @@ fn look_up(library: &Library, entry: &EntryPoint) -> Resolution {
     })
 }
 
-/// The text of the last cause, which is the system loader's own, with the path that it is about.
+/// Returns the text of the innermost cause, which is the system loader's message, together with the path.
 fn reason(error: &dyn std::error::Error, path: &Path) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -210,7 +214,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::{ENTRY_POINTS, MissingEntryPoint};
+    use crate::entry_points::{ENTRY_POINTS, MissingEntryPoint};
 
     extern "C" fn speaks_12_4(version: *mut c_int) -> CUresult {
         // SAFETY: the loader passes a valid pointer; nothing else calls this.
@@ -244,7 +248,7 @@ mod tests {
         );
     }
 
-    /// What comes of a driver that tells this version, or refuses with this code.
+    /// Loads a driver that reports this version, or fails with this code.
     fn telling(told: c_int, code: CUresult) -> Result<CudaVersion, String> {
         thread_local!(static ANSWER: Cell<(c_int, CUresult)> = const {
             Cell::new((0, CUresult::CUDA_SUCCESS))
@@ -268,7 +272,7 @@ mod tests {
         let told = |raw| telling(raw, CUresult::CUDA_SUCCESS);
         for raw in [i32::MIN, -1, 0, 1, 12, 999, i32::MAX] {
             let said = told(raw).unwrap_err();
-            assert!(said.contains(&format!("says {raw} ")), "{said}");
+            assert!(said.contains(&format!("the version {raw} ")), "{said}");
         }
         for (raw, version) in [(1000, (1, 0)), (12041, (12, 4)), (65_535_990, (65_535, 99))] {
             assert_eq!(told(raw), Ok(CudaVersion::new(version.0, version.1)));
@@ -306,7 +310,7 @@ mod tests {
             "{said}"
         );
         let hidden = MissingEntryPoint {
-            library: Some(kept(Path::new("/a/shim.so"))),
+            library: Some(interned(Path::new("/a/shim.so"))),
             ..hidden
         };
         let said = hidden.to_string();

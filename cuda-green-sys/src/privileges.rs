@@ -1,16 +1,16 @@
-//! Whether this process has rights that the user who set its environment lacks.
+//! Detection of a process with more rights than the user who set its environment.
 
-/// Whether the process runs with raised privileges: set-user-id, set-group-id, file capabilities.
+/// Returns whether the process runs with raised privileges: set-user-id, set-group-id, file capabilities.
 ///
-/// Linux tells every program at its start, for exactly this purpose: `AT_SECURE` is what the dynamic
-/// loader itself goes by when it ignores `LD_LIBRARY_PATH` (getauxval(3), ld.so(8)).
+/// Linux tells every program at its start, for exactly this purpose: the dynamic loader itself uses `AT_SECURE` to
+/// decide whether to ignore `LD_LIBRARY_PATH` (getauxval(3), ld.so(8)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn are_raised() -> bool {
     // SAFETY: the function takes a number and answers with one; 0 stands for "unknown to this kernel".
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// The same where the system answers the question with a function of its own (issetugid(2)).
+/// Returns the same on systems that have a function for it (issetugid(2)).
 #[cfg(any(
     target_vendor = "apple",
     target_os = "freebsd",
@@ -23,7 +23,7 @@ pub(crate) fn are_raised() -> bool {
     unsafe { libc::issetugid() != 0 }
 }
 
-/// The same where there is neither: the ids alone can be compared.
+/// Returns the same on systems without either: only the ids can be compared.
 #[cfg(all(
     unix,
     not(any(
@@ -41,8 +41,8 @@ pub(crate) fn are_raised() -> bool {
     unsafe { libc::getuid() != libc::geteuid() || libc::getgid() != libc::getegid() }
 }
 
-/// Windows has no program that runs with other rights than those of whoever started it with this
-/// environment: raising them starts a new process with an environment of its own.
+/// Returns `false`: on Windows, a program that runs with more rights is started as a new process with an environment
+/// of its own, not with that of the user who started it.
 #[cfg(not(unix))]
 pub(crate) fn are_raised() -> bool {
     false

@@ -1,8 +1,6 @@
-//! CUDA versions as values: what a driver speaks, and what an entry point needs.
+//! CUDA versions as values, of drivers and of entry points.
 
-use std::{fmt, str::FromStr};
-
-use crate::Error;
+use std::fmt;
 
 /// A CUDA version, such as 12.4. Ordered.
 ///
@@ -25,13 +23,13 @@ pub struct CudaVersion {
 }
 
 impl CudaVersion {
-    /// The version `major.minor`. Minors above 99 do not exist; they are taken as 99.
+    /// Makes the version `major.minor`. Minors above 99 do not exist and are clamped to 99.
     pub const fn new(major: u16, minor: u8) -> Self {
         let minor = if minor > 99 { 99 } else { minor };
         Self { major, minor }
     }
 
-    /// From the driver's form, `1000 × major + 10 × minor`. Nonsense (negative or huge) is clamped.
+    /// Converts from the driver's form, `1000 × major + 10 × minor`. Negative and huge numbers are clamped.
     pub const fn from_raw(raw: i32) -> Self {
         let raw = if raw < 0 { 0 } else { raw };
         let major = raw / 1000;
@@ -43,24 +41,24 @@ impl CudaVersion {
         Self::new(major, ((raw % 1000) / 10) as u8)
     }
 
-    /// Reads what a driver tells of itself; none where no driver can be of that version.
+    /// Reads the version that a driver reports; `None` if no driver can have that version.
     pub(crate) fn told(raw: i32) -> Option<Self> {
         let version = Self::from_raw(raw);
-        // The last digit is nobody's; no driver has used it yet.
+        // The last digit has no meaning; no driver has used it yet.
         (version.major > 0 && version.to_raw() / 10 == raw / 10).then_some(version)
     }
 
-    /// The driver's form, `1000 × major + 10 × minor`.
+    /// Returns the driver's form, `1000 × major + 10 × minor`.
     pub const fn to_raw(self) -> i32 {
         self.major as i32 * 1000 + self.minor as i32 * 10
     }
 
-    /// The part before the dot.
+    /// Returns the part before the dot.
     pub const fn major(self) -> u16 {
         self.major
     }
 
-    /// The part after the dot.
+    /// Returns the part after the dot.
     pub const fn minor(self) -> u8 {
         self.minor
     }
@@ -69,49 +67,5 @@ impl CudaVersion {
 impl fmt::Display for CudaVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-impl FromStr for CudaVersion {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-        text.split_once('.')
-            .filter(|(major, minor)| digits(major) && digits(minor))
-            .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
-            .filter(|(_, minor)| *minor <= 99)
-            .map(|(major, minor)| Self { major, minor })
-            .ok_or_else(|| Error::InvalidVersion(text.to_owned()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn raw_form_goes_both_ways_for_every_version() {
-        // Miri is some thousand times slower.
-        let step = if cfg!(miri) { 33 } else { 1 };
-        for major in (0..100).step_by(step) {
-            for minor in (0..100).step_by(step) {
-                let version = CudaVersion::new(major, minor);
-                assert_eq!(CudaVersion::from_raw(version.to_raw()), version);
-                assert_eq!(version.to_string().parse::<CudaVersion>().unwrap(), version);
-            }
-        }
-    }
-
-    #[test]
-    fn nonsense_is_an_error_or_clamped_never_a_panic() {
-        for text in [
-            "", ".", "12", "12.", ".4", "12.4.1", "-1.0", "+1.0", "1.100", "99999.0", "a.b",
-        ] {
-            assert!(text.parse::<CudaVersion>().is_err(), "{text:?} parsed");
-        }
-        for raw in [i32::MIN, -1, 0, 1, 9, i32::MAX] {
-            let _ = CudaVersion::from_raw(raw).to_string();
-        }
     }
 }

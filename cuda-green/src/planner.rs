@@ -37,6 +37,7 @@ pub(crate) use choose::{Choice, Piece, State, available, choose};
 pub(crate) use counted_split::{CountedSplit, MergedGroups};
 pub(crate) use demands::Demands;
 pub use device_facts::DeviceFacts;
+pub(crate) use device_facts::coscheduled_within;
 pub(crate) use plan::refusals;
 pub use plan::{Part, Plan, PlannedPartition, RefusedPlan, SplitStrategy};
 pub use planning::plans;

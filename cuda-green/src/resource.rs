@@ -11,6 +11,7 @@ mod lowering;
 mod mps;
 mod of_device;
 mod provenance;
+mod raw;
 mod sm;
 mod sm_parts;
 mod sm_split;

@@ -113,8 +113,18 @@ fn a_stub_and_an_impossible_version_are_told_with_the_library_s_path() {
             "VersionUnknown",
             "CUDA_ERROR_STUB_LIBRARY (34)",
         ),
-        ("zero", "VERSION=0", "VersionImpossible", "it says 0 "),
-        ("negative", "VERSION=-1", "VersionImpossible", "it says -1 "),
+        (
+            "zero",
+            "VERSION=0",
+            "VersionImpossible",
+            "it reports the version 0 (",
+        ),
+        (
+            "negative",
+            "VERSION=-1",
+            "VersionImpossible",
+            "it reports the version -1 (",
+        ),
     ] {
         let Some(library) = small_driver(name, &[defines]) else {
             return;

@@ -108,7 +108,12 @@ fn errors_are_json_where_json_was_asked_for() {
         ),
         (&["check", "--device", "3"], sim, 1, "there is no device 3"),
         (&["info"], ["--driver", "/nowhere/l.so"], 1, "/nowhere/l.so"),
-        (&["info"], ["--driver", ""], 2, "names no CUDA driver"),
+        (
+            &["info"],
+            ["--driver", ""],
+            2,
+            "does not name a CUDA driver",
+        ),
         (&["plan", "x"], sim, 2, "`x` is not a size"),
         (&["nothing"], sim, 2, "nothing"),
     ] {

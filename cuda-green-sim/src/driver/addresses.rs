@@ -1,13 +1,13 @@
-//! What addresses are: host memory of the client's own that is pinned, and questions about pointers.
+//! Entry points for addresses: pinning of client memory, and attributes of pointers.
 
 use std::{ffi::c_void, ptr::NonNull};
 
 use cuda_green_sys::{CUpointer_attribute, CUresult};
 
 use super::{Driver, as_pointer, require};
-use crate::raw::{Answer, Raw};
+use crate::c_args::{Answer, Raw};
 
-/// All flags that a header names (13.5): portable, mapped, of a device's registers, read only.
+/// All flags that a header names (13.5): portable, mapped, device registers, read only.
 const REGISTER_FLAGS: u32 = 0xf;
 
 impl Driver {
@@ -26,7 +26,7 @@ impl Driver {
         self.memory().register(device, start, bytes)
     }
 
-    /// Waits for work that may use it.
+    /// Unpins memory after waiting for work that may use it.
     pub(crate) fn cuMemHostUnregister(&self, pointer: Raw<c_void>) -> Answer {
         let mut state = self.enter()?;
         pointer.required()?;
@@ -36,7 +36,7 @@ impl Driver {
         self.memory().unregister(pointer.handle())
     }
 
-    /// Host and device have the same address for pinned memory.
+    /// Returns the address itself: host and device have the same address for pinned memory.
     pub(crate) fn cuMemHostGetDevicePointer_v2(
         &self,
         address: Raw<u64>,
@@ -52,8 +52,7 @@ impl Driver {
         address.set(pointer.handle())
     }
 
-    /// Of the attributes, those that concern one process and memory of the driver's; `NOT_SUPPORTED` for
-    /// the others.
+    /// Answers the attributes that concern one process and memory of the driver; `NOT_SUPPORTED` for the others.
     pub(crate) fn cuPointerGetAttribute(
         &self,
         data: Raw<c_void>,
@@ -74,7 +73,7 @@ impl Driver {
         let about = self.memory().about(address);
         let about = about.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
         match attribute {
-            // A pool's memory is of no context (measured on an H200, driver 580).
+            // Memory of a pool belongs to no context (measured on an H200, driver 580).
             A::CU_POINTER_ATTRIBUTE_CONTEXT => data.cast().set(match about.pool {
                 Some(_) => 0,
                 None => state.devices[about.device].primary,

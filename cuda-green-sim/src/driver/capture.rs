@@ -1,7 +1,7 @@
-//! Captures: what is asked of a stream becomes a graph instead of being done.
+//! Captures: work submitted to a stream becomes a graph instead of running.
 //!
-//! Which calls are refused in a capture or beside one, and with which code, is measured on an H200 (driver
-//! 580, CUDA 13.0), but for what says that it is not.
+//! Which calls are refused in a capture or beside one, and with which code, was measured on an H200 (driver 580, CUDA
+//! 13.0), except where a comment says otherwise.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,10 +10,10 @@ use std::{
 
 use cuda_green_sys::{CUresult, CUstreamCaptureMode};
 
-use super::{State, actions::Action, graphs::Node};
+use super::{State, graphs::Node, stream_actions::Action};
 use crate::{
-    raw::Answer,
-    threads::Thread,
+    c_args::Answer,
+    thread_number::ThreadNumber,
     timeline::{Lane, LaneOf},
 };
 
@@ -25,9 +25,9 @@ pub(super) struct Capture {
     /// The stream in which it began.
     pub(super) origin: Lane,
     pub(super) mode: CUstreamCaptureMode,
-    pub(super) thread: Thread,
+    pub(super) thread: ThreadNumber,
     pub(super) nodes: Vec<Node>,
-    /// Its streams: the origin, and those that waited for events of it.
+    /// Its streams: the origin, and those that waited for its events.
     streams: HashMap<Lane, Captured>,
     pub(super) invalid: bool,
 }
@@ -35,11 +35,11 @@ pub(super) struct Capture {
 /// A stream in a capture.
 struct Captured {
     of: LaneOf,
-    /// The nodes that its next one follows.
+    /// The nodes that its next node follows.
     last: Vec<usize>,
 }
 
-/// A point in a capture, as an event holds it: the capture's number, and nodes.
+/// A point in a capture, as an event records it: the capture's number, and nodes.
 #[derive(Clone)]
 pub(super) struct CapturedAt {
     capture: u64,
@@ -52,7 +52,7 @@ impl Capture {
         Self {
             origin: of.lane,
             mode,
-            thread: Thread::current(),
+            thread: ThreadNumber::current(),
             nodes: Vec::new(),
             streams: HashMap::from([(of.lane, Captured { of, last })]),
             invalid: false,
@@ -63,7 +63,7 @@ impl Capture {
         self.streams.contains_key(lane)
     }
 
-    /// All nodes that come before some, themselves included.
+    /// Returns all nodes that come before some nodes, including these.
     fn reached(&self, from: &[usize]) -> HashSet<usize> {
         let mut reached = HashSet::new();
         let mut next = from.to_vec();
@@ -81,13 +81,13 @@ impl Capture {
         self.origin == *lane
     }
 
-    /// Whether a stream is a default stream that follows one of the capture's.
+    /// Returns whether a stream is the legacy default stream and would have to wait for a stream of the capture.
     pub(super) fn holds_up(&self, of: LaneOf) -> bool {
         let follows = |stream: &Captured| stream.of.blocking && stream.of.context == of.context;
         matches!(of.lane, Lane::Legacy(_)) && self.streams.values().any(follows)
     }
 
-    /// Whether one of its streams is of this context.
+    /// Returns whether one of its streams belongs to this context.
     pub(super) fn is_in(&self, context: u64) -> bool {
         let mut streams = self.streams.values();
         streams.any(|stream| stream.of.context == context)
@@ -98,7 +98,7 @@ impl Capture {
         streams.any(|stream| stream.of.device == device)
     }
 
-    /// Whether all its streams came back to the origin.
+    /// Returns whether all its streams were joined to the origin.
     pub(super) fn is_joined(&self) -> bool {
         let of_origin = self.streams.get(&self.origin);
         let reached = self.reached(of_origin.map_or(&[], |stream| &stream.last));
@@ -108,7 +108,7 @@ impl Capture {
 }
 
 impl State {
-    /// The capture that a stream is in, by its number.
+    /// Returns the number of the capture that a stream is in.
     pub(super) fn capture_of(&self, lane: &Lane) -> Option<u64> {
         self.captures
             .iter()
@@ -125,7 +125,7 @@ impl State {
         any
     }
 
-    /// Keeps an action where its stream is in a capture; gives it back to be done where not.
+    /// Records an action if its stream is in a capture; otherwise returns it, to be done now.
     pub(super) fn capture(
         &mut self,
         of: LaneOf,
@@ -152,8 +152,8 @@ impl State {
         Ok(None)
     }
 
-    /// Work in the legacy default stream would follow that of its context's blocking streams, which it
-    /// cannot while one of them is in a capture.
+    /// Refuses work in the legacy default stream while a blocking stream of its context is in a capture: that work
+    /// would have to wait for the stream.
     pub(super) fn not_beside_a_capture(&mut self, of: LaneOf) -> Answer {
         if self.invalidate(|capture| capture.holds_up(of)) {
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
@@ -161,7 +161,7 @@ impl State {
         Ok(())
     }
 
-    /// Refuses what no stream in a capture can do, and spoils the capture.
+    /// Refuses an operation that no stream in a capture can do, and invalidates the capture.
     pub(super) fn in_no_capture(&mut self, lane: &Lane) -> Answer {
         if self.invalidate(|capture| capture.has(lane)) {
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
@@ -169,13 +169,13 @@ impl State {
         Ok(())
     }
 
-    /// Refuses to ask or to wait for a stream in a capture, and for the default stream beside one.
+    /// Refuses to query or wait for a stream in a capture, and for the default stream beside one.
     pub(super) fn not_captured(&mut self, of: LaneOf) -> Answer {
         self.in_no_capture(&of.lane)?;
         self.not_beside_a_capture(of)
     }
 
-    /// The same for all streams of a context, or of a device.
+    /// Refuses to wait for a context or a device while one of its streams is in a capture, which is invalidated.
     pub(super) fn none_captured(&mut self, device: usize, context: Option<u64>) -> Answer {
         let concerned = |stream: &Captured| {
             stream.of.device == device && context.is_none_or(|context| stream.of.context == context)
@@ -186,13 +186,13 @@ impl State {
         Ok(())
     }
 
-    /// Whether it is the legacy default stream, of which there is no capture. A green context's own default
+    /// Returns whether it is the legacy default stream, which cannot be captured. A green context's own default
     /// stream is like any other of its streams.
     pub(super) fn is_legacy(&self, of: LaneOf) -> bool {
         matches!(of.lane, Lane::Legacy(_)) && self.devices[of.device].primary == of.context
     }
 
-    /// What an event holds that is recorded in a stream in a capture; `None` where the stream is in none.
+    /// Returns what an event records in a stream in a capture; `None` if the stream is in none.
     pub(super) fn captured_at(&mut self, of: LaneOf) -> Result<Option<CapturedAt>, CUresult> {
         let Some(number) = self.capture_of(&of.lane) else {
             self.not_beside_a_capture(of)?;
@@ -208,7 +208,7 @@ impl State {
         }))
     }
 
-    /// A stream waits for an event of a capture, and so becomes part of it.
+    /// Makes a stream wait for an event of a capture, which adds the stream to the capture.
     pub(super) fn join_capture(&mut self, of: LaneOf, at: &CapturedAt) -> Answer {
         let own = self.capture_of(&of.lane);
         let is_legacy = self.is_legacy(of);
@@ -240,7 +240,7 @@ impl State {
         Ok(())
     }
 
-    /// Why an event cannot be asked that was recorded in a capture: the capture goes on, or has ended.
+    /// Returns why an event that was recorded in a capture cannot be queried: the capture is running, or has ended.
     pub(super) fn cannot_ask(&self, at: &CapturedAt) -> CUresult {
         if self.captures.contains_key(&at.capture) {
             CUresult::CUDA_ERROR_CAPTURED_EVENT
@@ -249,14 +249,14 @@ impl State {
         }
     }
 
-    /// Spoils the capture in which an event was recorded.
+    /// Invalidates the capture in which an event was recorded.
     pub(super) fn spoil(&mut self, at: &CapturedAt) {
         if let Some(capture) = self.captures.get_mut(&at.capture) {
             capture.invalid = true;
         }
     }
 
-    /// A stream in a capture cannot wait for work outside of it.
+    /// Refuses to let a stream in a capture wait for work outside of it.
     pub(super) fn isolated(&mut self, of: LaneOf) -> Answer {
         if self.invalidate(|capture| capture.streams.contains_key(&of.lane)) {
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
@@ -264,7 +264,7 @@ impl State {
         self.not_beside_a_capture(of)
     }
 
-    /// Whether a stream is in a capture that is still good.
+    /// Returns whether a stream is in a capture that is still valid.
     pub(super) fn is_captured(&self, lane: &Lane) -> bool {
         self.capture_of(lane).is_some()
     }

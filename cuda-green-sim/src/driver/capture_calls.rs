@@ -1,4 +1,4 @@
-//! The entry points of captures, and who may call what beside them.
+//! The entry points of captures, and the calls that threads may not make beside them.
 
 use std::{cell::RefCell, collections::HashMap};
 
@@ -13,29 +13,30 @@ use super::{
     require,
 };
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
-    threads::Thread,
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
+    thread_number::ThreadNumber,
 };
 
 thread_local! {
-    /// Each thread's mode where it is not the default, by the driver's number.
+    /// Each thread's mode, by the driver's number, where it is not the default.
     static MODES: RefCell<HashMap<u64, CUstreamCaptureMode>> = RefCell::default();
 }
 
 impl Driver {
     fn thread_mode(&self) -> CUstreamCaptureMode {
         let mode = MODES.try_with(|modes| modes.borrow().get(&self.number).copied());
-        // At the end of a thread its mode may be gone.
+        // At the end of a thread its mode may already be gone.
         mode.ok().flatten().unwrap_or(GLOBAL)
     }
 
-    /// Refuses calls that are not safe beside a capture, and spoils the captures concerned. Whose captures
-    /// those are is in the 13.5 header (`cuThreadExchangeStreamCaptureMode`) and measured on an H200 (driver
-    /// 580), as is which calls they are: those that allocate or free, make a pool, ask it or end it, instantiate a
-    /// graph or end an instantiation, unload a module, or ask or wait for an event or a stream. Copies that wait,
-    /// loading modules, green contexts and waiting for another context are not among them. Registered host memory and virtual memory are taken for such, and
-    /// that is not measured.
+    /// Refuses calls that are not safe beside a capture, and invalidates the captures concerned.
+    ///
+    /// The 13.5 header (`cuThreadExchangeStreamCaptureMode`) says whose captures those are; an H200 (driver 580)
+    /// confirmed it. The calls were measured there too: those that allocate or free; that make, query or destroy a
+    /// pool; that instantiate a graph or destroy an instance; that unload a module; that query or wait for an event
+    /// or a stream. Blocking copies, loading modules, green contexts and waiting for another context are not among
+    /// them. Registered host memory and virtual memory are assumed to be; that is not measured.
     pub(super) fn safe_in_captures(&self, state: &mut State) -> Answer {
         if state.captures.is_empty() {
             return Ok(());
@@ -44,7 +45,7 @@ impl Driver {
         if mode == RELAXED {
             return Ok(());
         }
-        let here = Thread::current();
+        let here = ThreadNumber::current();
         let concerned = |capture: &Capture| {
             if capture.thread == here {
                 capture.mode != RELAXED
@@ -58,7 +59,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes a number that is no mode, too (3, measured on an H200, driver 580).
+    /// Accepts a number that is not a mode (3, measured on an H200, driver 580).
     pub(crate) fn cuThreadExchangeStreamCaptureMode(
         &self,
         mode: Raw<CUstreamCaptureMode>,
@@ -70,8 +71,7 @@ impl Driver {
         mode.set(old)
     }
 
-    /// The legacy default stream cannot be captured; that of a green context can (measured on an H200,
-    /// driver 580).
+    /// Refuses the legacy default stream; that of a green context can be captured (measured on an H200, driver 580).
     pub(crate) fn cuStreamBeginCapture_v2(
         &self,
         stream: Raw<CUstream_st>,
@@ -92,7 +92,7 @@ impl Driver {
         Ok(())
     }
 
-    /// On a wrong thread it ends the capture too, which is lost then (measured on an H200, driver 580).
+    /// Ends the capture even on a wrong thread, and the graph is lost then (measured on an H200, driver 580).
     pub(crate) fn cuStreamEndCapture(
         &self,
         stream: Raw<CUstream_st>,
@@ -112,7 +112,7 @@ impl Driver {
         let Some(capture) = state.captures.remove(&number) else {
             return Err(CUresult::CUDA_ERROR_ILLEGAL_STATE);
         };
-        if capture.mode != RELAXED && capture.thread != Thread::current() {
+        if capture.mode != RELAXED && capture.thread != ThreadNumber::current() {
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
         }
         if capture.invalid {
@@ -141,7 +141,7 @@ impl Driver {
                 Status::CU_STREAM_CAPTURE_STATUS_INVALIDATED
             }
             Some(_) => Status::CU_STREAM_CAPTURE_STATUS_ACTIVE,
-            // The question by itself spoils nothing (measured on an H200, driver 580).
+            // The query invalidates nothing (measured on an H200, driver 580).
             None if state.captures.values().any(|capture| capture.holds_up(of)) => {
                 return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
             }

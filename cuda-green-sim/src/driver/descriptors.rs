@@ -1,17 +1,17 @@
-//! Descriptors: resources put together for a context to be created from.
+//! Descriptors: the resources from which a context is created.
 
 use std::sync::Arc;
 
 use cuda_green_sys::{CUdevResource, CUdevResourceDesc_st, CUresult};
 
 use super::{Driver, Kind, as_pointer, require, resources::Resource, workqueues::Workqueue};
-use crate::raw::{Answer, Raw};
+use crate::c_args::{Answer, Raw};
 
-/// What a green context is created from.
+/// The resources of a green context.
 #[derive(Clone)]
 pub(super) struct Descriptor {
     pub(super) resource: Resource,
-    /// None: the driver's default, shared by the device.
+    /// The workqueue; `None` means the driver's default, which the device shares.
     pub(super) workqueue: Option<Workqueue>,
 }
 
@@ -25,7 +25,7 @@ impl Driver {
         let mut state = self.enter()?;
         desc.required()?;
         require(nb_resources > 0)?;
-        // The 12.4 header wants exactly one. What a 12.4 driver says to more is not measured.
+        // The 12.4 header requires exactly one. How a 12.4 driver answers to more is not measured.
         require(nb_resources == 1 || self.speaks(12, 5))?;
         let mut sms: Vec<Arc<Resource>> = Vec::new();
         let mut workqueues = Vec::new();
@@ -64,13 +64,12 @@ impl Driver {
         desc.set(as_pointer(handle))
     }
 
-    /// Several resources as one.
+    /// Combines several resources into one.
     ///
-    /// The headers ask for parts of one split. Up to 13.0 only this much is checked: all must come from
-    /// the device, or all from one context's own resource. Parts of two splits, or one part twice, are
-    /// accepted, and the sum that is reported counts shared SMs twice, up to the device's number of SMs
-    /// (measured on an H200, driver 580). From 13.1 the header's conditions are kept, equal alignment
-    /// among them; no such driver was at hand.
+    /// The headers require parts of one split. Up to 13.0 only this much is checked: all must come from the device,
+    /// or all from one context's own resource. Parts of two splits, or one part twice, are accepted, and the reported
+    /// sum counts shared SMs twice, up to the device's number of SMs (measured on an H200, driver 580). From 13.1 on,
+    /// the header's conditions are checked, including equal alignment; no such driver was available.
     fn merged(&self, first: &Resource, rest: &[Arc<Resource>]) -> Result<Resource, CUresult> {
         let mut merged = first.clone();
         for other in rest {
@@ -89,8 +88,8 @@ impl Driver {
             }
             merged.sms.merge(&other.sms);
             merged.reported = (merged.reported + other.reported).min(self.profile.device.sm_count);
-            // With a remainder among them, it reports no more than the remainder does: 2 (measured on
-            // an H200, driver 580).
+            // If a remainder is among them, it reports only what the remainder does: 2 (measured on an H200, driver
+            // 580).
             merged.alignment = merged.alignment.min(other.alignment);
         }
         Ok(merged)

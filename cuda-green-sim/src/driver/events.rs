@@ -2,27 +2,28 @@
 
 use cuda_green_sys::{CUevent_flags_enum, CUevent_st, CUresult, CUstream_st};
 
-use std::sync::MutexGuard;
-
-use super::{Driver, Kind, State, actions::Action, as_pointer, capture::CapturedAt, require};
+use super::{
+    Driver, Kind, State, as_pointer, capture::CapturedAt, require, stream_actions::Action,
+};
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
+    sync::MutexGuard,
     timeline::{LaneOf, Mark, QUERY_NS, Timeline},
 };
 
 pub(super) struct Event {
     pub(super) device: usize,
     timing: bool,
-    /// The end of the work that was recorded last.
+    /// The end of the work that it recorded last.
     recorded: Option<Mark>,
-    /// Where in a capture it was recorded, if it was recorded in one last.
+    /// The place in a capture where it was recorded, if its last record was in one.
     captured: Option<CapturedAt>,
     pub(super) made_at: MadeAt,
 }
 
-/// Why there is no such event: its primary context took it along (measured on an H200, driver 580), or it
-/// never was one or was destroyed (where that driver may crash).
+/// Returns why there is no such event: it was destroyed with its primary context (measured on an H200, driver 580),
+/// or it never existed or was destroyed (where that driver may crash).
 fn missing(state: &State, handle: u64) -> CUresult {
     if state.lost_events.contains(&handle) {
         CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
@@ -32,12 +33,12 @@ fn missing(state: &State, handle: u64) -> CUresult {
 }
 
 impl State {
-    /// The end of what an event recorded last, if it was recorded.
+    /// Returns the end of the work that an event recorded last, if any.
     pub(super) fn mark_of(&self, event: u64) -> Option<Mark> {
         self.events.get(&event)?.recorded.clone()
     }
 
-    /// A graph that runs records the event.
+    /// Records the event in a running graph.
     pub(super) fn set_mark(&mut self, event: u64, mark: Mark) {
         if let Some(event) = self.events.get_mut(&event) {
             event.recorded = Some(mark);
@@ -53,7 +54,7 @@ impl Driver {
         Ok(found)
     }
 
-    /// Records an event in work of a device, which must be the event's own.
+    /// Records an event after work of a device, which must be the event's own.
     pub(super) fn record(
         &self,
         state: &mut State,
@@ -108,7 +109,7 @@ impl Driver {
         self.cuEventRecordWithFlags(event, stream, 0)
     }
 
-    /// Flag 1 makes it a node of the graph of a capture (11.1 header); outside of one it is refused, as
+    /// Flag 1 adds a node to the captured graph (11.1 header). Outside a capture the flag is refused, as
     /// `cuStreamWaitEvent` refuses its own (measured on an H200, driver 580).
     pub(crate) fn cuEventRecordWithFlags(
         &self,
@@ -140,7 +141,7 @@ impl Driver {
         }
     }
 
-    /// Keeps an action that only a graph can do.
+    /// Records an action that only a graph can do.
     pub(super) fn external(
         &self,
         mut state: MutexGuard<'_, State>,
@@ -153,8 +154,8 @@ impl Driver {
         }
     }
 
-    /// What an event that lives recorded, to be asked or waited for. One that was recorded in a capture cannot
-    /// be, and the capture is spoilt by it (measured on an H200, driver 580).
+    /// Returns the work that a live event recorded, to be queried or waited for. An event recorded in a capture can
+    /// be neither, and the attempt invalidates the capture (measured on an H200, driver 580).
     pub(super) fn recorded(
         &self,
         state: &mut State,
@@ -168,13 +169,13 @@ impl Driver {
         Ok(event.recorded.clone())
     }
 
-    /// Makes a stream wait for an event, or takes it into the event's capture.
+    /// Makes a stream wait for an event, or adds it to the event's capture.
     pub(super) fn wait_event(&self, state: &mut State, lane: LaneOf, handle: u64) -> Answer {
         let event = self.event(state, handle)?;
         if let Some(at) = event.captured.clone() {
             return state.join_capture(lane, &at);
         }
-        // One that was never recorded is nothing to wait for.
+        // There is nothing to wait for in an event that was never recorded.
         let Some(mark) = event.recorded.clone() else {
             return Ok(());
         };
@@ -183,7 +184,7 @@ impl Driver {
         Ok(())
     }
 
-    /// An event that was never recorded counts as done.
+    /// Treats an event that was never recorded as done.
     pub(crate) fn cuEventQuery(&self, event: Raw<CUevent_st>) -> Answer {
         let mut state = self.enter()?;
         let recorded = self.recorded(&mut state, event.handle())?;
@@ -207,7 +208,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Virtual time.
+    /// Measures in virtual time.
     pub(crate) fn cuEventElapsedTime(
         &self,
         milliseconds: Raw<f32>,
@@ -218,11 +219,11 @@ impl Driver {
         milliseconds.required()?;
         let start = self.event(&state, start.handle())?;
         let end = self.event(&state, end.handle())?;
-        // There is no time between two devices' events (CUDA's programming guide, which names no code).
+        // There is no time between events of two devices (CUDA's programming guide, which names no code).
         if start.device != end.device {
             return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
         }
-        // Leaves the capture as it is (measured on an H200, driver 580).
+        // The capture stays as it is (measured on an H200, driver 580).
         if let Some(at) = start.captured.as_ref().or(end.captured.as_ref()) {
             return Err(state.cannot_ask(at));
         }

@@ -1,22 +1,22 @@
-//! Functions and kernels: their attributes, and how many of their blocks fit on an SM.
+//! Functions and kernels: their attributes, and the number of their blocks that fit on an SM.
 
 use cuda_green_sys::{CUfunc_st, CUfunction_attribute, CUkern_st, CUmod_st, CUresult};
 
 use super::{Driver, State, as_pointer, modules::Function, require};
-use crate::raw::{Answer, Raw};
+use crate::c_args::{Answer, Raw};
 
-/// Dynamic shared memory that a kernel gets without asking for more by an attribute.
+/// Dynamic shared memory that a kernel gets without setting an attribute.
 const SHARED_WITHOUT_OPT_IN: u32 = 48 * 1024;
 
-/// Shared memory that each block takes for itself, in bytes.
+/// Shared memory that each block reserves, in bytes.
 const OWN_SHARED: usize = 1024;
 
-/// Nothing is compiled, so nobody knows how many registers a kernel has. With this many they never limit
-/// how many of its blocks fit on an SM.
+/// Registers of every kernel. Nothing is compiled, so the real number is unknown; with this many, registers never
+/// limit the blocks on an SM.
 const REGISTERS: i32 = 32;
 
 impl Driver {
-    /// A function by its handle; a library's kernel can stand in the place of one (12.0 header).
+    /// Returns a function by its handle; a library's kernel can take the place of one (12.0 header).
     pub(super) fn function(&self, state: &State, handle: u64) -> Result<Function, CUresult> {
         if let Some(function) = state.functions.get(&handle) {
             return Ok(function.clone());
@@ -28,7 +28,7 @@ impl Driver {
         Ok(Function::of_kernel(handle, &kernel.name, parameters))
     }
 
-    /// Dynamic shared memory that a function may be launched with, in bytes.
+    /// Returns the dynamic shared memory that a function may be launched with, in bytes.
     pub(super) fn dynamic_shared(&self, state: &State, handle: u64) -> u32 {
         let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         let set = set_attribute(state, handle, attribute);
@@ -78,7 +78,7 @@ impl Driver {
         self.function(state, handle)?;
         let most = self.profile.device.shared_per_sm() as i32 - 1024;
         let value = match attribute {
-            // Whatever is not 0 counts as 1 (measured on an H200, driver 580).
+            // Every value but 0 counts as 1 (measured on an H200, driver 580).
             A::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED => (value != 0).into(),
             _ => value,
         };
@@ -116,7 +116,7 @@ impl Driver {
         self.set_function_attribute(&mut state, function.handle(), attribute, value)
     }
 
-    /// All devices of one driver are alike, and so are the attributes on them.
+    /// Ignores the device: all devices of one driver are alike, and so are the attributes on them.
     pub(crate) fn cuKernelGetAttribute(
         &self,
         value: Raw<i32>,
@@ -161,9 +161,8 @@ impl Driver {
         module.set(as_pointer(handle))
     }
 
-    /// By threads, blocks and shared memory; registers are not known. More shared memory than a launch may
-    /// ask for lets no block in, and so much that it overflows counts for nothing (measured on an H200, driver
-    /// 580).
+    /// Counts blocks by threads, blocks and shared memory; registers are not known. More shared memory than a launch
+    /// may have allows no block, and an amount that overflows is ignored (measured on an H200, driver 580).
     pub(crate) fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
         &self,
         blocks: Raw<i32>,
@@ -178,7 +177,7 @@ impl Driver {
         let allowed = self.dynamic_shared(&state, function.handle()) as usize;
         let profile = self.profile.device;
         let threads = block_size.unsigned_abs().next_multiple_of(32);
-        // Each block takes 1 KiB of shared memory for itself.
+        // Each block reserves 1 KiB of shared memory.
         let taken = shared.wrapping_add(OWN_SHARED);
         if threads > 1024 || taken > allowed + OWN_SHARED {
             return blocks.set(0);
@@ -192,8 +191,8 @@ impl Driver {
     }
 }
 
-/// What was set of a function or a kernel. What is set of a kernel holds for its functions too, which is not
-/// measured; what is set of a function is not the kernel's (measured on an H200, driver 580).
+/// Returns the attributes set on a function or a kernel. Those set on a kernel apply to its functions too, which is
+/// not measured; those set on a function do not apply to the kernel (measured on an H200, driver 580).
 pub(super) fn set_attribute(
     state: &State,
     handle: u64,

@@ -4,27 +4,27 @@ use std::sync::Arc;
 
 use cuda_green_sys::{CUgraph_st, CUgraphExec_st, CUresult, CUstream_st};
 
-use super::{Context, Driver, Kind, State, actions::Action, as_pointer, require};
+use super::{Context, Driver, Kind, State, as_pointer, require, stream_actions::Action};
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
     timeline::{GraphNode, Mark, Work},
 };
 
-/// The instantiation flags that this call takes: free on launch, launch by the device, use the nodes' own
-/// priorities. That for an upload is for another call (measured on an H200, driver 580).
+/// The instantiation flags that this call takes: free on launch, launch by the device, use the nodes' own priorities.
+/// The flag for an upload belongs to another call (measured on an H200, driver 580).
 const FLAGS: u64 = 0b1101;
 const DEVICE_LAUNCH: u64 = 4;
 const USE_NODE_PRIORITY: u64 = 8;
 
-/// A node, and the nodes before it by their places in the graph.
+/// A node, and the nodes before it by their indices in the graph.
 pub(super) struct Node {
     pub(super) action: Arc<Action>,
     pub(super) after: Vec<usize>,
 }
 
 pub(super) struct Graph {
-    /// Each after those that it follows.
+    /// The nodes, each after those that it follows.
     pub(super) nodes: Arc<[Node]>,
     pub(super) made_at: MadeAt,
 }
@@ -32,7 +32,7 @@ pub(super) struct Graph {
 pub(super) struct GraphExec {
     nodes: Arc<[Node]>,
     flags: u64,
-    /// The end of its last launch: the next one follows it.
+    /// The end of its last launch, which the next launch follows.
     last: Option<Mark>,
     pub(super) made_at: MadeAt,
 }
@@ -61,7 +61,7 @@ impl Driver {
         removed.map(drop).ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
     }
 
-    /// Needs a current context where the graph has nodes. That is not measured.
+    /// Requires a current context if the graph has nodes. That is not measured.
     pub(crate) fn cuGraphInstantiateWithFlags(
         &self,
         exec: Raw<*mut CUgraphExec_st>,
@@ -112,7 +112,7 @@ impl Driver {
         state.not_captured(of)
     }
 
-    /// Not in a capture (measured on an H200, driver 580, with a graph of another green context).
+    /// Refuses a stream in a capture (measured on an H200, driver 580, with a graph of another green context).
     pub(crate) fn cuGraphLaunch(
         &self,
         exec: Raw<CUgraphExec_st>,
@@ -131,7 +131,7 @@ impl Driver {
         let priority = (flags & USE_NODE_PRIORITY == 0)
             .then(|| self.priority(&state, stream.handle()))
             .transpose()?;
-        // The client's functions are called without the driver's locks: they may call the driver.
+        // The client's functions are called without the driver's locks, because they may call the driver.
         drop(state);
         let work: Result<Vec<Option<Work>>, ()> =
             nodes.iter().map(|node| self.work(&node.action)).collect();
@@ -168,7 +168,7 @@ impl Driver {
         }
         drop(state);
         for node in nodes.iter() {
-            // Memory that is gone is a fault of the work, not of the call.
+            // Freed memory is a fault of the work, not of the call.
             if self.perform(&node.action).is_err() {
                 self.fault(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
                 break;
@@ -177,7 +177,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What a graph was made of has to be there still. A real driver may crash instead.
+    /// Checks that everything the graph was made of still exists. A real driver may crash instead.
     fn can_run(&self, state: &State, action: &Action) -> Answer {
         match action {
             Action::Kernel(kernel) => {

@@ -1,9 +1,9 @@
-//! Handles: what stands for an object outside of the driver.
+//! Handles, which stand for objects outside of the driver.
 
 use super::{Driver, State};
 
-/// Handles are made up of a driver's number, a running number and a kind, and never point to anything.
-/// So a handle that is stale, of another kind or of another driver is always told apart.
+/// A handle is made up of a driver's number, a running number and a kind, and never points to anything. So a handle
+/// that is stale, of another kind or of another driver is always detected.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Context = 1,
@@ -26,7 +26,7 @@ pub(super) enum Kind {
 }
 
 impl Driver {
-    /// Whether this driver gave the handle out, some time or other.
+    /// Returns whether this driver ever gave the handle out.
     pub(super) fn was_mine(&self, state: &State, handle: u64, kind: Kind) -> bool {
         handle >> 40 == self.number
             && (handle >> 3) & 0x1f == kind as u64
@@ -35,7 +35,7 @@ impl Driver {
 }
 
 impl State {
-    /// A new handle; kinds do not share numbers, and no number comes twice.
+    /// Returns a new handle; no two kinds share a number, and no number is used twice.
     pub(super) fn new_handle(&mut self, driver: u64, kind: Kind) -> u64 {
         let serial = self.serial;
         self.serial += 1;
@@ -43,7 +43,7 @@ impl State {
     }
 }
 
-/// A handle as the C type that it has outside.
+/// Converts a handle to its C type.
 pub(super) fn as_pointer<T>(handle: u64) -> *mut T {
     std::ptr::without_provenance_mut(handle as usize)
 }

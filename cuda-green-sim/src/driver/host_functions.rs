@@ -1,21 +1,21 @@
-//! Functions of the client's that run in a stream's order.
+//! A client's host functions, which run in a stream's order.
 
 use std::cell::Cell;
 
 use cuda_green_sys::{CUhostFn, CUresult, CUstream_st};
 
-use super::{Driver, actions::Action};
-use crate::raw::{Answer, HostFunction, Raw};
+use super::{Driver, stream_actions::Action};
+use crate::c_args::{Answer, HostFunction, Raw};
 use std::ffi::c_void;
 
 thread_local! {
-    /// The number of the driver whose host function this thread runs; 0 where it runs none.
+    /// The number of the driver whose host function this thread runs; 0 if it runs none.
     static WITHIN: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Driver {
-    /// Like a kernel's, what it does is done at the launch: the call comes back when the function has
-    /// ended, so one that waits for its own caller never does.
+    /// Runs the function during the launch, as a kernel's: the call returns after the function has, so a function
+    /// that waits for its caller never returns.
     pub(crate) fn cuLaunchHostFunc(
         &self,
         stream: Raw<CUstream_st>,
@@ -28,7 +28,7 @@ impl Driver {
         self.enqueue(state, lane, Action::Call(function))
     }
 
-    /// Runs a host function on a thread of the driver's.
+    /// Runs a host function on a thread of the driver.
     pub(super) fn call_host(&self, function: &HostFunction) -> Answer {
         let number = self.number;
         std::thread::scope(|scope| {
@@ -44,7 +44,7 @@ impl Driver {
         })
     }
 
-    /// A host function must not call the driver (11.4 header and later).
+    /// Refuses calls from within a host function, which must not call the driver (11.4 header and later).
     pub(super) fn not_in_a_host_function(&self) -> Answer {
         if WITHIN.get() == self.number {
             Err(CUresult::CUDA_ERROR_NOT_PERMITTED)

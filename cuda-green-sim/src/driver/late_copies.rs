@@ -1,21 +1,22 @@
-//! Copies from pageable host memory that are not done when their call returns.
+//! Copies from pageable host memory that finish after their call has returned.
 //!
-//! `cuMemcpyHtoD` returns once the bytes are staged, and the rest of the copy is work in the default stream of the
-//! current context, which non-blocking streams do not wait for. On an H200 (driver 580), what such a stream read next
-//! was stale in 19 of 20 tries from 64 KiB on, what it wrote next was overwritten, and copies up to 32 KiB were always
-//! done. How late a copy is there varies; here it is always the same virtual time.
-
-use std::sync::MutexGuard;
+//! `cuMemcpyHtoD` returns once the bytes are staged. The rest of the copy is work in the default stream of the
+//! current context, and non-blocking streams do not wait for that. On an H200 (driver 580), such a stream then read
+//! stale data in 19 of 20 tries from 64 KiB on, and its own writes were overwritten; copies up to 32 KiB were always
+//! done. The delay varies there; here it is always the same virtual time.
 
 use super::{Driver, State};
-use crate::timeline::{Lane, LaneOf};
+use crate::{
+    sync::MutexGuard,
+    timeline::{Lane, LaneOf},
+};
 
-/// Bytes up to which a copy is done when the call returns.
+/// Largest copy in bytes that is done when the call returns.
 pub(super) const DONE_AT_RETURN: usize = 32 << 10;
 /// Virtual time from the return of a larger copy to its end.
 const LATE_NS: u64 = 20_000;
 
-/// A copy that was staged: its bytes are to be at an address when its time has come.
+/// A staged copy: its bytes arrive at an address at a given time.
 pub(super) struct LateCopy {
     device: usize,
     context: u64,
@@ -36,14 +37,14 @@ impl Driver {
         });
     }
 
-    /// Does the copies whose time has come.
+    /// Does the copies that are due.
     pub(super) fn do_due_copies(&self, state: &mut State) {
         let now = state.timeline.now();
         self.do_copies(state, |copy| copy.due <= now);
     }
 
-    /// Waits for the copies that work in a lane follows: those of its context, in its default stream and in streams
-    /// that wait for that one.
+    /// Waits for the copies that work in a lane follows: those of its context, if it is the default stream or a
+    /// stream that waits for that.
     pub(super) fn after_late_copies(&self, state: &mut State, of: LaneOf) {
         if matches!(of.lane, Lane::Legacy(_)) || of.blocking {
             self.wait_for_copies(state, |copy| copy.context == of.context);
@@ -80,7 +81,7 @@ impl Driver {
         state.late_copies = left;
         let mut memory = self.memory();
         for copy in done {
-            // Memory that was freed meanwhile is written on a GPU, too, where that is nobody's or another's.
+            // A GPU, too, writes to memory that was freed meanwhile, whoever owns it then.
             let _ = memory.write(copy.to, &copy.bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! Launches, and how many clusters fit.
+//! Launches, and the number of clusters that fit.
 
 use std::ffi::c_void;
 
@@ -9,28 +9,28 @@ use cuda_green_sys::{
 
 use super::{
     Context, Driver, State,
-    actions::{Action, KernelLaunch},
     functions::set_attribute,
     modules::Function,
     require,
+    stream_actions::{Action, KernelLaunch},
 };
 use crate::{
+    c_args::{Answer, Arg, Raw},
     clusters::{clusters, largest_cluster},
-    raw::{Answer, Arg, Raw},
 };
 
-/// Blocks of clusters that an SM holds at most: 8 where 16 blocks of 128 threads would fit (measured on
-/// an H200, driver 580; the reason is not known).
+/// The most blocks of clusters that an SM holds: 8 where 16 blocks of 128 threads would fit (measured on an H200,
+/// driver 580; the reason is not known).
 const CLUSTER_BLOCKS_PER_SM: u32 = 8;
 
-/// What a launch asks for.
+/// The parameters of a launch.
 struct Shape {
     grid: [u32; 3],
     block: [u32; 3],
     shared_bytes: u32,
-    /// Blocks of a cluster in x, y and z, where it asks for clusters.
+    /// Blocks of a cluster in x, y and z, if clusters are requested.
     cluster: Option<[u32; 3]>,
-    /// Whether all blocks are to be on SMs at once, to wait for each other.
+    /// Whether all blocks must be on SMs at once, because they wait for each other.
     cooperative: bool,
 }
 
@@ -49,7 +49,7 @@ impl Shape {
             .ok_or(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE)
     }
 
-    /// A grid must be made of whole clusters (its code measured on an H200, driver 580).
+    /// Refuses a grid that is not made of whole clusters (code measured on an H200, driver 580).
     fn of_whole_clusters(&self, dims: [u32; 3]) -> Answer {
         let mut sides = self.grid.iter().zip(dims);
         if sides.all(|(grid, cluster)| grid.is_multiple_of(cluster)) {
@@ -135,14 +135,14 @@ impl Driver {
         let mut state = self.enter()?;
         let lane = self.lane(&state, stream)?;
         let launch = self.prepare(&state, handle, shape, stream, params, extra);
-        // A wrong one spoils a capture (measured on an H200, driver 580).
+        // A wrong launch invalidates a capture (measured on an H200, driver 580).
         let launch = launch.inspect_err(|_| {
             state.invalidate(|capture| capture.has(&lane.lane));
         })?;
         self.enqueue(state, lane, Action::Kernel(launch))
     }
 
-    /// All that there is to find out before a launch.
+    /// Checks everything that can be checked before a launch.
     fn prepare(
         &self,
         state: &State,
@@ -153,9 +153,9 @@ impl Driver {
         extra: &Raw<*mut c_void>,
     ) -> Result<KernelLaunch, CUresult> {
         let function = self.function(state, handle)?;
-        // A stream of one's own needs no current context (measured on an H200, driver 580).
+        // A stream that the client made needs no current context (measured on an H200, driver 580).
         let context = self.stream_context(state, stream)?;
-        // A module's function is its device's; a library's kernel is one of each device.
+        // A module's function belongs to its device; a library's kernel has one function on each device.
         let of = state.modules.get(&function.module).map(|its| its.device);
         if of.is_some_and(|of| Ok(of) != state.device_of(context)) {
             return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
@@ -202,8 +202,8 @@ impl Driver {
         })
     }
 
-    /// The largest cluster that fits, up to the portable 8 or what the function allows. Below compute capability 9.0 there are no
-    /// clusters; the code for that is not measured.
+    /// Returns the largest cluster that fits, up to the portable 8 or what the function allows. Below compute
+    /// capability 9.0 there are no clusters; the code for that is not measured.
     pub(crate) fn cuOccupancyMaxPotentialClusterSize(
         &self,
         size: Raw<i32>,
@@ -246,30 +246,30 @@ impl Driver {
         shape.of_whole_clusters(shape.cluster.unwrap_or([1; 3]))?;
         require(shape.threads() > 0 && shape.threads() <= 1024)?;
         let active = self.active_clusters(&state, function.handle(), context, &shape, size)?;
-        // None at all is an answer, not an error, though a launch is refused (measured on an H200,
-        // driver 580).
+        // A count of zero is an answer, not an error, though a launch would be refused (measured on an H200, driver
+        // 580).
         clusters.set(active as i32)
     }
 
-    /// How many blocks of a launch are on so many SMs at once, by the limits of an SM. A cooperative launch of more
-    /// answers 720, and the SMs of its green context count there (an H200, driver 580, in the suite's
+    /// Returns how many blocks of a launch that many SMs hold at once, by the limits of an SM. A cooperative launch
+    /// of more returns 720, and only the SMs of its green context count (an H200, driver 580, in the suite's
     /// `launches/all_blocks_meet_at_a_barrier`). Registers are not modelled, nor that fewer blocks fit in clusters.
     fn resident_blocks(&self, shape: &Shape, sms: usize) -> u64 {
         let on_each = self.blocks_on_an_sm(shape, self.profile.device.blocks_per_sm());
         u64::from(on_each) * sms as u64
     }
 
-    /// How many blocks of a launch an SM has room for, at most so many.
+    /// Returns how many blocks of a launch fit on an SM, limited to a maximum.
     fn blocks_on_an_sm(&self, shape: &Shape, most: u32) -> u32 {
         let profile = self.profile.device;
         let threads = (shape.threads() as u32).next_multiple_of(32).max(32);
         let by_threads = profile.threads_per_sm() / threads;
-        // Each block takes 1 KiB of shared memory for itself.
+        // Each block reserves 1 KiB of shared memory.
         let by_shared = profile.shared_per_sm() / shape.shared_bytes.saturating_add(1024);
         most.min(by_threads).min(by_shared)
     }
 
-    /// How many clusters of `size` blocks run at once in a context.
+    /// Returns how many clusters of `size` blocks run at once in a context.
     fn active_clusters(
         &self,
         state: &State,
@@ -298,10 +298,10 @@ impl Driver {
     }
 }
 
-/// Blocks of a cluster that every device with clusters has (NVIDIA's programming guide of 9.0 and 10.0).
+/// The blocks of a cluster that every device with clusters supports (NVIDIA's programming guide of 9.0 and 10.0).
 const PORTABLE_CLUSTER: u32 = 8;
-/// The most for a function whose attribute allows more; of even larger ones it is told how many would fit, but none is
-/// launched (measured on an H200, driver 580).
+/// The most blocks for a function whose attribute allows more. Of larger clusters, a query still returns how many
+/// would fit, but none is launched (measured on an H200, driver 580).
 const MOST_IN_A_CLUSTER: u32 = 16;
 
 fn allows_larger_clusters(state: &State, function: u64) -> bool {
@@ -309,13 +309,13 @@ fn allows_larger_clusters(state: &State, function: u64) -> bool {
     set_attribute(state, function, attribute) == Some(1)
 }
 
-/// Of three sides; the most that there is where that does not hold it.
+/// Multiplies three sides; returns the largest number on overflow.
 fn product(sides: [u32; 3]) -> u64 {
     let sides = sides.into_iter().map(u64::from);
     sides.fold(1, u64::saturating_mul)
 }
 
-/// A kernel's arguments as bytes: from an array of pointers, or packed into one buffer.
+/// Returns a kernel's arguments as bytes: from an array of pointers, or from one buffer.
 fn arguments(
     function: &Function,
     params: &Raw<*mut c_void>,
@@ -357,14 +357,14 @@ fn arguments(
     for size in sizes {
         // Parameters lie at multiples of their own size, up to 16 bytes.
         at = at.next_multiple_of(size.next_power_of_two().clamp(1, 16));
-        // A buffer that is too short is no error (measured on an H200, driver 580). What the kernel finds
-        // beyond its end is not known; here it is zero.
+        // A buffer that is too short is no error (measured on an H200, driver 580). What the kernel reads beyond its
+        // end is not known; here it is zero.
         let mut bytes = vec![0; *size];
         buffer.read_bytes(at, &mut bytes[..len.saturating_sub(at).min(*size)]);
         arguments.push(bytes);
         at += size;
     }
-    // One that is too long is (the same).
+    // A buffer that is too long is one (measured there too).
     if len > at {
         return Err(CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES);
     }

@@ -1,4 +1,4 @@
-//! Libraries: code that belongs to no context, and becomes a module of each in which it is used.
+//! Libraries: code that belongs to no context, and becomes a module in each context that uses it.
 
 use std::{
     ffi::{c_char, c_void},
@@ -11,13 +11,14 @@ use cuda_green_sys::{
 
 use super::{Driver, Kind, State, as_pointer, modules::Module, require};
 use crate::{
-    live::MadeAt,
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
     ptx::Ptx,
-    raw::{Answer, Raw},
 };
 
 pub(super) struct Library {
-    /// What its image is, or why it is of no use. That is told when something of it is wanted.
+    /// The kernels of its image, or why the image cannot be used. The error is reported when a kernel or module is
+    /// requested.
     image: Result<Arc<Ptx>, CUresult>,
     pub(super) made_at: MadeAt,
 }
@@ -29,9 +30,9 @@ pub(super) struct LibraryKernel {
 }
 
 impl Driver {
-    /// Needs no context, and takes any image: one that is of no use answers where its kernels or its module
-    /// are asked for (measured on an H200, driver 580). So there is nothing for an error log, and of the other
-    /// options none says anything that matters here.
+    /// Needs no context and accepts any image: an unusable one fails where its kernels or its module are requested
+    /// (measured on an H200, driver 580). So there is nothing to write to an error log, and the other options do not
+    /// matter here.
     #[allow(clippy::too_many_arguments)] // the driver's own signature
     pub(crate) fn cuLibraryLoadData(
         &self,
@@ -67,7 +68,7 @@ impl Driver {
         library.set(as_pointer(handle))
     }
 
-    /// Takes its modules and their functions along.
+    /// Unloads its modules and their functions too.
     pub(crate) fn cuLibraryUnload(&self, library: Raw<CUlib_st>) -> Answer {
         let mut state = self.enter()?;
         let handle = library.handle();
@@ -84,7 +85,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The same kernel of the same library is the same handle.
+    /// Returns the same handle for the same kernel of the same library.
     pub(crate) fn cuLibraryGetKernel(
         &self,
         kernel: Raw<*mut CUkern_st>,
@@ -118,7 +119,7 @@ impl Driver {
         Ok(new)
     }
 
-    /// Needs a current context, of whose device the module is.
+    /// Needs a current context, whose device the module is for.
     pub(crate) fn cuLibraryGetModule(
         &self,
         module: Raw<*mut CUmod_st>,
@@ -147,7 +148,7 @@ impl Driver {
         function.set(as_pointer(found))
     }
 
-    /// The module that a library is on a device, made at the first use.
+    /// Returns the module of a library on a device, made at the first use.
     pub(super) fn module_of_library(
         &self,
         state: &mut State,
@@ -171,7 +172,7 @@ impl Driver {
 }
 
 impl State {
-    /// What a library's image is, if it is of any use.
+    /// Returns the content of a library's image, if it is usable.
     pub(super) fn image_of(&self, library: u64) -> Result<&Arc<Ptx>, CUresult> {
         let found = self.libraries.get(&library);
         let found = found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;

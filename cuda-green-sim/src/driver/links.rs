@@ -1,4 +1,4 @@
-//! Linking: images become a cubin, which here only tells the kernels.
+//! Linking: images become a cubin, which contains only the kernels' names and parameters here.
 
 use std::{
     collections::BTreeMap,
@@ -9,13 +9,13 @@ use cuda_green_sys::{CUjit_option, CUjitInputType, CUlinkState_st, CUresult};
 
 use super::{Driver, Kind, as_pointer, modules::Log, require};
 use crate::{
+    c_args::{Answer, Raw},
     image,
-    live::MadeAt,
+    leaks::MadeAt,
     ptx::Ptx,
-    raw::{Answer, Raw},
 };
 
-/// What was added so far, and the cubin once it was asked for.
+/// The kernels added so far, and the cubin once it was requested.
 pub(super) struct Link {
     kernels: BTreeMap<String, Vec<usize>>,
     cubin: Option<Box<[u8]>>,
@@ -24,7 +24,7 @@ pub(super) struct Link {
 }
 
 impl Driver {
-    /// A cubin is for the current context's device, so there must be one.
+    /// Requires a current context, because a cubin is for its device.
     pub(crate) fn cuLinkCreate_v2(
         &self,
         num_options: u32,
@@ -47,8 +47,8 @@ impl Driver {
         link.set(as_pointer(handle))
     }
 
-    /// Takes what a module takes, until the cubin is made. A kernel that is there already is refused; an image has no log
-    /// of its own, and what is wrong is told in the link's (measured on an H200, driver 580).
+    /// Accepts the same images as a module, until the cubin is made. A kernel that is already there is refused. An
+    /// image has no log of its own; its errors go to the link's log (measured on an H200, driver 580).
     #[allow(clippy::too_many_arguments)] // the driver's own signature
     pub(crate) fn cuLinkAddData_v2(
         &self,

@@ -6,31 +6,31 @@ use cuda_green_sys::{CUresult, CUstream_st};
 
 use super::{
     Context, Driver, State,
-    actions::{Action, Pattern},
     late_copies::DONE_AT_RETURN,
     require,
+    stream_actions::{Action, Pattern},
 };
 use crate::{
+    c_args::{Answer, Raw},
     memory::Fault,
-    raw::{Answer, Raw},
 };
 
-/// Copies go through a buffer of this many bytes.
+/// Size in bytes of the buffer through which copies go.
 const BUFFER: usize = 64 << 10;
 
-/// An access of the client's own to memory that is not allocated is a wrong argument, not a fault.
+/// Converts a client's access to unallocated memory to a wrong argument, which is not a fault.
 fn invalid(_: Fault) -> CUresult {
     CUresult::CUDA_ERROR_INVALID_VALUE
 }
 
 impl Driver {
-    /// The current context and its device, without which there is no memory to be had.
+    /// Returns the current context and its device, which an allocation needs.
     pub(super) fn current_device(&self, state: &State) -> Result<usize, CUresult> {
         let context: Context = self.current(state)?;
         state.device_of(context)
     }
 
-    /// A copy that waits runs in the default stream of the current context.
+    /// Runs a blocking copy in the default stream of the current context.
     fn wait_for_copy(&self, state: &mut State) -> Answer {
         let lane = self.lane(state, 0)?;
         state.not_captured(lane)?;
@@ -45,7 +45,7 @@ impl Driver {
         let state = self.enter()?;
         let device = self.current_device(&state)?;
         let (available, all) = self.memory().info(device);
-        // Either may be declined (measured on an H200, driver 580).
+        // Either output may be declined (measured on an H200, driver 580).
         total.set_if_wanted(all as usize);
         free.set_if_wanted(available as usize);
         Ok(())
@@ -60,17 +60,17 @@ impl Driver {
     }
 
     pub(crate) fn cuMemFree_v2(&self, address: u64) -> Answer {
-        // No context is needed: the address tells (measured on an H200, driver 580).
+        // No context is needed: the address determines it (measured on an H200, driver 580).
         let mut state = self.enter()?;
         self.safe_in_captures(&mut state)?;
-        // Waits for whatever may use it.
+        // Waits for all work that may use it.
         let device = self.memory().device_of(address);
         if let Some(device) = device {
             self.present(device)?;
             state.timeline.wait_all(device, None);
             self.wait_for_late_copies(&mut state, device, None);
         } else if let Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED) = self.current(&state) {
-            // It may have gone with the context (measured on an H200, driver 580).
+            // It may have been freed with the context (measured on an H200, driver 580).
             return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
         }
         self.memory().free(address)
@@ -141,7 +141,7 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let from = from.keep();
+        let from = from.retain();
         self.with_memory(&stream, &[(to, bytes as u64)], || {
             if bytes > 0 {
                 from.pointer().required()?;
@@ -157,7 +157,7 @@ impl Driver {
         bytes: usize,
         stream: Raw<CUstream_st>,
     ) -> Answer {
-        let to = to.keep();
+        let to = to.retain();
         self.with_memory(&stream, &[(from, bytes as u64)], || {
             if bytes > 0 {
                 to.pointer().required()?;
@@ -196,7 +196,7 @@ impl Driver {
         })
     }
 
-    /// The address must be a multiple of 4 (11.4 header and later).
+    /// Requires an address that is a multiple of 4 (11.4 header and later).
     pub(crate) fn cuMemsetD32Async(
         &self,
         address: u64,
@@ -217,7 +217,7 @@ impl Driver {
         })
     }
 
-    /// Asks a stream to do something with memory, which must be there: all of each range of bytes.
+    /// Submits an action on memory to a stream. Each range of bytes must lie in an allocation.
     fn with_memory(
         &self,
         stream: &Raw<CUstream_st>,
@@ -271,7 +271,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Copies from the host. Nothing is copied unless all of it fits.
+    /// Copies from the host. Copies nothing unless all of it fits.
     pub(super) fn copy_in(&self, to: u64, from: &Raw<c_void>, bytes: usize) -> Answer {
         if bytes == 0 {
             return Ok(());
@@ -288,7 +288,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Copies to the host. Nothing is copied unless all of it is there.
+    /// Copies to the host. Copies nothing unless all of it is there.
     pub(super) fn copy_out(&self, to: &Raw<c_void>, from: u64, bytes: usize) -> Answer {
         if bytes == 0 {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Modules: images, of which the kernels' names and parameters are read.
+//! Modules: images, from which the kernels' names and parameters are read.
 
 use std::{
     ffi::{CStr, CString, c_char, c_void},
@@ -9,15 +9,15 @@ use cuda_green_sys::{CUfunc_st, CUjit_option, CUmod_st, CUresult};
 
 use super::{Driver, Kind, State, as_pointer, require};
 use crate::{
+    c_args::{Answer, ClientPointer, Raw},
     image,
-    live::MadeAt,
+    leaks::MadeAt,
     ptx,
-    raw::{Answer, Kept, Raw},
 };
 
 pub(super) struct Module {
     pub(super) device: usize,
-    /// The library that it is a part of, where it is.
+    /// The library that it belongs to, if any.
     pub(super) library: Option<u64>,
     pub(super) ptx: Arc<ptx::Ptx>,
     pub(super) made_at: MadeAt,
@@ -26,17 +26,17 @@ pub(super) struct Module {
 #[derive(Clone)]
 pub(super) struct Function {
     pub(super) module: u64,
-    /// The library's kernel that it is, where it is one.
+    /// The library's kernel that it comes from, if any.
     pub(super) kernel: Option<u64>,
     pub(super) name: String,
-    /// The same as a C string, which clients get a pointer to.
+    /// The same as a C string, to which clients get a pointer.
     c_name: Arc<CStr>,
     /// Bytes of each parameter.
     pub(super) parameters: Vec<usize>,
 }
 
 impl Function {
-    /// What a library's kernel is where it stands in the place of a function.
+    /// Makes a function that stands for a library's kernel.
     pub(super) fn of_kernel(kernel: u64, name: &str, parameters: Vec<usize>) -> Self {
         Self {
             module: 0,
@@ -48,7 +48,7 @@ impl Function {
     }
 }
 
-/// Why an image cannot be loaded: the driver's code, and a line for the compiler's log.
+/// The reason why an image cannot be loaded: the driver's code, and a line for the compiler's log.
 pub(super) struct Refusal(pub(super) CUresult, String);
 
 impl Refusal {
@@ -68,16 +68,16 @@ impl Refusal {
     }
 }
 
-/// Where the compiler's errors go.
+/// The buffer for the compiler's errors.
 #[derive(Default)]
 pub(super) struct Log {
-    /// None where there is no room.
-    buffer: Option<Kept>,
+    /// The buffer; `None` if it has no room.
+    buffer: Option<ClientPointer>,
     size: usize,
 }
 
 impl Log {
-    /// The log that options name. Of the others, all tune a compiler that is not there.
+    /// Reads the log buffer from options. All other options are for a compiler, and there is none.
     pub(super) fn read(
         num_options: u32,
         options: &Raw<CUjit_option>,
@@ -97,7 +97,7 @@ impl Log {
         }
         let buffer = buffer.filter(|buffer| !buffer.is_null() && size > 0);
         Ok(Self {
-            buffer: buffer.map(Raw::keep),
+            buffer: buffer.map(Raw::retain),
             size,
         })
     }
@@ -124,7 +124,7 @@ impl Driver {
         options: Raw<CUjit_option>,
         values: Raw<*mut c_void>,
     ) -> Answer {
-        // What is wrong with the options is told before the image is looked at.
+        // Errors in the options are reported before the image is read.
         let log = Log::read(num_options, &options, &values)?;
         self.load(&module, &image)
             .map_err(|refusal| refusal.log(&log))
@@ -154,7 +154,7 @@ impl Driver {
         handle
     }
 
-    /// Reads a PTX text, as far as this driver and its devices can load it.
+    /// Reads a PTX text, if this driver and its devices can load it.
     pub(super) fn read_image(&self, image: &Raw<c_void>) -> Result<ptx::Ptx, Refusal> {
         let head = image.head(4).map_err(Refusal::plain)?;
         if head == image::ELF || head == image::FATBIN {
@@ -192,8 +192,8 @@ impl Driver {
         Ok(ptx)
     }
 
-    /// Reads a binary image. Its machine code is for devices of one major compute capability, from its minor
-    /// one on (NVIDIA's programming guide).
+    /// Reads a binary image. Its machine code runs on devices of one major compute capability, from its minor one on
+    /// (NVIDIA's programming guide).
     fn read_binary(&self, head: &[u8], image: &Raw<c_void>) -> Result<ptx::Ptx, Refusal> {
         let no_binary = |what| Refusal(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU, what);
         let bytes = image::copy(head, |at, to| image.read_bytes(at, to)).map_err(no_binary)?;
@@ -225,7 +225,7 @@ impl Driver {
         self.safe_in_captures(&mut state)?;
         let handle = module.handle();
         if self.module(&state, handle)?.library.is_some() {
-            // It is the library's. The code is not measured.
+            // It belongs to the library. The code is not measured.
             return Err(CUresult::CUDA_ERROR_NOT_PERMITTED);
         }
         state.modules.remove(&handle);
@@ -235,7 +235,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The same kernel of the same module is the same handle.
+    /// Returns the same handle for the same kernel of the same module.
     pub(crate) fn cuModuleGetFunction(
         &self,
         function: Raw<*mut CUfunc_st>,
@@ -262,7 +262,7 @@ impl Driver {
         count.set(found.ptx.kernels.len() as u32)
     }
 
-    /// As many as there is room for; in which order is not known, here by their names.
+    /// Writes as many as there is room for. Their order on a real driver is not known; here it is by name.
     pub(crate) fn cuModuleEnumerateFunctions(
         &self,
         functions: Raw<*mut CUfunc_st>,
@@ -279,7 +279,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The pointer is good as long as the function's module is loaded.
+    /// Returns a pointer that is valid as long as the function's module is loaded.
     pub(crate) fn cuFuncGetName(
         &self,
         name: Raw<*const c_char>,
@@ -293,8 +293,8 @@ impl Driver {
         name.set(found.c_name.as_ptr())
     }
 
-    /// A module's function: that of a library's kernel where the module is a library's (measured on an H200,
-    /// driver 580).
+    /// Returns a module's function: that of a library's kernel if the module belongs to a library (measured on an
+    /// H200, driver 580).
     pub(super) fn function_of(
         &self,
         state: &mut State,

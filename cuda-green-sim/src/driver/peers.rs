@@ -4,7 +4,7 @@
 use cuda_green_sys::{CUctx_st, CUresult};
 
 use super::{Context, Driver, require};
-use crate::raw::{Answer, Raw};
+use crate::c_args::{Answer, Raw};
 
 impl Driver {
     pub(crate) fn cuDeviceCanAccessPeer(&self, can: Raw<i32>, device: i32, peer: i32) -> Answer {

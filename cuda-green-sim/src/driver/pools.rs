@@ -1,4 +1,4 @@
-//! Pools: those that the client makes, and each device's default and current one.
+//! Pools: those that a client makes, and each device's default and current one.
 
 use std::ffi::c_void;
 
@@ -10,8 +10,8 @@ use cuda_green_sys::{
 
 use super::{Driver, Kind, State, as_pointer, require};
 use crate::{
+    c_args::{Answer, Raw},
     memory::{Memory, Pool},
-    raw::{Answer, Raw},
     timeline::LaneOf,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 pub(super) const HANDLE_TYPES: u32 = 0xf;
 
 impl Driver {
-    /// Only pools of pinned memory on a device of this driver, without handles for other processes.
+    /// Accepts only pools of pinned memory on a device of this driver, without handles for other processes.
     pub(crate) fn cuMemPoolCreate(
         &self,
         pool: Raw<*mut CUmemPoolHandle_st>,
@@ -46,7 +46,7 @@ impl Driver {
         pool.set(as_pointer(handle))
     }
 
-    /// A pool that lives, on a device that is there.
+    /// Returns a live pool on a device that is not lost.
     fn pool<'m>(&self, memory: &'m mut Memory, handle: u64) -> Result<&'m mut Pool, CUresult> {
         let pool = memory.pool(handle)?;
         self.present(pool.device)?;
@@ -61,7 +61,7 @@ impl Driver {
         memory.destroy_pool(pool.handle())
     }
 
-    /// What asking for an attribute and setting it begin with.
+    /// Runs `work` on a pool, after the checks that reading and setting an attribute begin with.
     fn with_attribute(
         &self,
         pool: &Raw<CUmemPoolHandle_st>,
@@ -84,14 +84,14 @@ impl Driver {
         self.with_attribute(&pool, &value, |pool| {
             match attribute {
                 A(index @ 1..=3) => {
-                    // Whatever is not 0 counts as 1 (measured on an H200, driver 580).
+                    // Every value but 0 counts as 1 (measured on an H200, driver 580).
                     let on = value.cast::<i32>().get()? != 0;
                     pool.reuse[index as usize - 1] = on.into();
                 }
                 A::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD => {
                     pool.release_threshold = value.cast::<u64>().get()?;
                 }
-                // High-water marks can only be set back to zero (11.4 header and later).
+                // High-water marks can only be reset to zero (11.4 header and later).
                 A::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH => {
                     require(value.cast::<u64>().get()? == 0)?;
                     pool.reserved_high = pool.reserved;
@@ -139,8 +139,8 @@ impl Driver {
 
     /// Allocates in a stream's order, from the pool that is found for the stream's device.
     ///
-    /// Refused beside a capture, though in a stream's order (measured on an H200, driver 580, for
-    /// `cuMemAllocAsync` of a pool that had nothing to give).
+    /// Refused beside a capture, although it is in a stream's order (measured on an H200, driver 580, for
+    /// `cuMemAllocAsync` of a pool that had no free memory).
     fn allocate_in(
         &self,
         stream: &Raw<CUstream_st>,
@@ -167,7 +167,7 @@ impl Driver {
         self.allocate_in(&stream, &address, bytes, |_, _| pool.handle())
     }
 
-    /// From the current pool of the stream's device.
+    /// Allocates from the current pool of the stream's device.
     pub(crate) fn cuMemAllocAsync(
         &self,
         address: Raw<u64>,
@@ -187,7 +187,7 @@ impl Driver {
         self.memory().free(address)
     }
 
-    /// The pool that every device has; nobody can destroy it.
+    /// Returns the pool that every device has; it cannot be destroyed.
     fn default_pool(&self, state: &mut State, device: usize) -> u64 {
         if let Some(pool) = state.devices[device].default_pool {
             return pool;
@@ -200,14 +200,14 @@ impl Driver {
 
     fn current_pool(&self, state: &mut State, device: usize) -> u64 {
         let set = state.devices[device].current_pool;
-        // One that was destroyed gives its place back to the default pool (11.4 header and later).
+        // If the current pool was destroyed, the default pool takes its place (11.4 header and later).
         match set.filter(|pool| self.memory().pool(*pool).is_ok()) {
             Some(pool) => pool,
             None => self.default_pool(state, device),
         }
     }
 
-    /// Gives one of a device's pools.
+    /// Returns one of a device's pools.
     fn give_pool(
         &self,
         pool: &Raw<*mut CUmemPoolHandle_st>,
@@ -240,7 +240,7 @@ impl Driver {
         })
     }
 
-    /// The pool must be of the device. The code is not measured.
+    /// Requires a pool of the device. The code is not measured.
     pub(crate) fn cuDeviceSetMemPool(&self, device: i32, pool: Raw<CUmemPoolHandle_st>) -> Answer {
         let mut state = self.enter()?;
         let device = self.device(device)?;
@@ -250,7 +250,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Each device reaches its own pools, and no other device does: these devices are no peers.
+    /// Grants each device access to its own pools only, because these devices are not peers.
     pub(crate) fn cuMemPoolSetAccess(
         &self,
         pool: Raw<CUmemPoolHandle_st>,
@@ -279,7 +279,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The device of a location, which must be one; a wrong one is a wrong value (measured on an H200,
+    /// Returns the device of a location, which must be one; a wrong location is a wrong value (measured on an H200,
     /// driver 580, for pools that are made and for access to virtual memory).
     pub(super) fn located(&self, location: &CUmemLocation) -> Result<usize, CUresult> {
         self.device(device_of(location)?)
@@ -287,14 +287,14 @@ impl Driver {
     }
 }
 
-/// The device that a location names, which may be none.
+/// Returns the device that a location names, which may not exist.
 fn device_of(location: &CUmemLocation) -> Result<i32, CUresult> {
     require(location.type_ == CUmemLocationType_enum::CU_MEM_LOCATION_TYPE_DEVICE)?;
     // SAFETY: every bit pattern is a valid integer, and the struct is whole.
     Ok(unsafe { location.__bindgen_anon_1.id })
 }
 
-/// Allocations within graphs are not modelled, so streams in captures cannot make them.
+/// Refuses streams in captures, because allocations within graphs are not modelled.
 fn outside_captures(state: &mut State, lane: LaneOf) -> Answer {
     if state.is_captured(&lane.lane) {
         return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);

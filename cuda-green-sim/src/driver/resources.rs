@@ -1,4 +1,4 @@
-//! Device resources: what a `CUdevResource` of this driver stands for, and whom it can be asked of.
+//! Device resources: the SMs or workqueue behind a `CUdevResource`, and the objects that have resources.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use cuda_green_sys::{
 
 use super::{Context, Driver, Kind, State, state::MOST_PARTS};
 use crate::{
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
     sms::SmSet,
 };
 
-/// What marks a resource as this simulator's, in the bytes that the header calls internal.
+/// A mark in the bytes that the header calls internal, by which a resource of this simulator is recognised.
 const MARK: &[u8; 8] = b"GREENSIM";
 
-/// Where SMs come from, which decides what may be done with them.
+/// The provenance of SMs, which decides how they may be split.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     /// Asked from the device or a context: may be split.
@@ -40,44 +40,47 @@ impl Origin {
     }
 }
 
-/// The SMs behind one `CUdevResource`. The struct that the client holds carries only this one's id, so
-/// whatever the client writes into it is never believed.
+/// The SMs behind one `CUdevResource`. The client's struct carries only the id of this one, so nothing that the
+/// client writes into the struct is trusted.
 #[derive(Clone)]
 pub(super) struct Resource {
     pub(super) device: usize,
     pub(super) sms: SmSet,
-    /// What the driver says is in it: more than there is after a merge of overlapping resources.
+    /// The number that the driver reports: larger than the true one after a merge of overlapping resources.
     pub(super) reported: u32,
     /// SMs that are co-scheduled.
     pub(super) alignment: u32,
     pub(super) flags: u32,
     pub(super) origin: Origin,
-    /// The green context whose own resource this is or was split from; `None` where it is the device.
+    /// The green context whose own resource this is or was split from; `None` for the device.
     pub(super) root: Option<u64>,
 }
 
 impl Driver {
-    /// SMs that this process has of a device: under MPS with an active thread percentage, that part of them.
+    /// Returns the number of SMs that this process has of a device: a part of them under MPS with an active thread
+    /// percentage.
     pub(super) fn sm_count(&self) -> u32 {
         let all = self.profile.device.sm_count;
         let percent = self.injections.mps().unwrap_or(100);
         (u64::from(all) * u64::from(percent) / 200 * 2).clamp(2, all.into()) as u32
     }
 
-    /// These SMs. Which ones a percentage leaves is not known; here, the first.
+    /// Returns these SMs. It is not known which ones a percentage leaves; here they are the first.
     pub(super) fn sms(&self) -> SmSet {
         self.profile.device.sms().first(self.sm_count())
     }
 
-    /// Whether MPS leaves the process less than the whole device. Then a split into whole units is refused, and where
-    /// it is only asked about, it has no groups. One without co-scheduling is granted, but what it leaves is
-    /// counted from the whole device: of 98 SMs, a group of 2 leaves 130 (measured with 75 and 50 % on an H200,
-    /// driver 580). What a context's own resource answers is not measured, and is as without MPS here.
+    /// Returns whether MPS leaves the process less than the whole device.
+    ///
+    /// Then a split into whole units is refused, and a query for one returns no groups. A split without co-scheduling
+    /// is granted, but its remainder is counted from the whole device: of 98 SMs, a group of 2 leaves 130 (measured
+    /// with 75 and 50 % on an H200, driver 580). A context's own resource is not measured there and behaves here as
+    /// without MPS.
     pub(super) fn is_limited_by_mps(&self) -> bool {
         self.injections.mps().is_some_and(|percent| percent < 100)
     }
 
-    /// Every SM of a device, as one resource.
+    /// Returns every SM of a device as one resource.
     pub(super) fn whole_device(&self, device: usize) -> Resource {
         Resource {
             device,
@@ -96,8 +99,8 @@ impl Driver {
         id
     }
 
-    /// The struct that a client gets. Fields are filled by those versions that have them; a split fills
-    /// only the count up to 13.0 (measured on an H200, driver 580).
+    /// Returns the struct that a client gets. A version fills the fields that it has; up to 13.0 a split fills only
+    /// the count (measured on an H200, driver 580).
     pub(super) fn as_c(&self, id: u64, resource: &Resource) -> CUdevResource {
         let mut sm = CUdevSmResource {
             smCount: resource.reported,
@@ -126,7 +129,7 @@ impl Driver {
         c
     }
 
-    /// A part of a split, kept and as the client gets it.
+    /// Keeps a part of a split, and returns it as the client gets it.
     pub(super) fn part(
         &self,
         state: &mut State,
@@ -156,7 +159,7 @@ impl Driver {
         self.as_c(id, &c)
     }
 
-    /// The SMs that a client's struct stands for.
+    /// Returns the SMs that a client's struct stands for.
     pub(super) fn lookup(
         &self,
         state: &State,
@@ -175,7 +178,7 @@ impl Driver {
             .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
     }
 
-    /// A resource of one type of a device or a context.
+    /// Returns a resource of one type of a device or a context.
     fn give(
         &self,
         state: &mut State,
@@ -257,7 +260,7 @@ impl Driver {
         )
     }
 
-    /// SMs only (13.1 header).
+    /// Returns SMs only (13.1 header).
     pub(crate) fn cuStreamGetDevResource(
         &self,
         stream: Raw<CUstream_st>,

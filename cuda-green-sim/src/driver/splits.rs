@@ -10,7 +10,7 @@ use super::{
     resources::{Origin, Resource},
 };
 use crate::{
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
     sms::SmSet,
     split::{EqualSplit, Granularity, GroupRequest, structured},
 };
@@ -20,14 +20,14 @@ const IGNORE: u32 =
     CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_IGNORE_SM_COSCHEDULING.0;
 
 impl Driver {
-    /// What a split by count of a resource keeps to with these flags.
+    /// Returns the rules of a split by count of a resource with these flags.
     fn granularity(&self, whole: &Resource, flags: u32) -> Result<Granularity, CUresult> {
         let clusters =
             CUdevSmResourceSplitByCount_flags::CU_DEV_SM_RESOURCE_SPLIT_MAX_POTENTIAL_CLUSTER_SIZE
                 .0;
         let profile = self.profile.device;
-        // Where co-scheduling is not guaranteed, sizes are multiples of what is (measured on an H200, driver
-        // 580), though groups are still made of as large pieces as there are.
+        // Without guaranteed co-scheduling, sizes are multiples of the smallest co-scheduled unit (measured on an
+        // H200, driver 580), though groups are still made of the largest available pieces.
         let guaranteed = whole.alignment >= profile.sm_coscheduled_alignment;
         let usual = Granularity {
             unit: whole.alignment,
@@ -40,12 +40,12 @@ impl Driver {
             part: whole.root.is_some() && whole.sms.count() < profile.sm_count,
             joined: false,
         };
-        // Bits beyond these two are not looked at (measured on an H200, driver 580).
+        // Bits beyond these two are ignored (measured on an H200, driver 580).
         let flags = flags & (IGNORE | clusters);
         if flags == 0 {
             Ok(usual)
         } else if !self.speaks(12, 5) {
-            // The 12.4 header names no flag. What a 12.4 driver does with one is not measured.
+            // The 12.4 header names no flag. How a 12.4 driver answers to one is not measured.
             Err(CUresult::CUDA_ERROR_INVALID_VALUE)
         } else if flags == IGNORE {
             Ok(Granularity {
@@ -81,7 +81,7 @@ impl Driver {
         let input = input.get()?;
         let wanted = nb_groups.get()?;
         let refused = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
-        // What is no resource of this driver, or was changed, is refused like this (measured on an H200,
+        // A struct that is not a resource of this driver, or was changed, is refused like this (measured on an H200,
         // driver 580).
         let whole = self.lookup(&state, &input).map_err(|code| match code {
             CUresult::CUDA_ERROR_INVALID_VALUE => refused,
@@ -111,8 +111,8 @@ impl Driver {
         } else {
             plan.make(&whole.sms, wanted)
         };
-        // Groups of whole units are co-scheduled, whatever they were taken from (measured on an H200, driver
-        // 580, where a group of 8 of a remainder reports 8 and 8).
+        // Groups of whole units are co-scheduled, whatever they were split from (measured on an H200, driver 580,
+        // where a group of 8 of a remainder reports 8 and 8).
         let usual = self.profile.device.sm_coscheduled_alignment;
         let alignment = if granularity.piece >= usual && plan.size.is_multiple_of(usual) {
             usual
@@ -138,8 +138,8 @@ impl Driver {
         Ok(())
     }
 
-    /// By the 13.1 header's text, and the 13.5 header's where that says more; no driver of 13.1 or
-    /// later was at hand to measure it on.
+    /// Follows the text of the 13.1 header, and of the 13.5 header where that says more; no driver of 13.1 or later
+    /// was available to measure it.
     pub(crate) fn cuDevSmResourceSplit(
         &self,
         result: Raw<CUdevResource>,
@@ -167,8 +167,8 @@ impl Driver {
             requests.push(self.group_request(&group)?);
             asked.push(group);
         }
-        // NVIDIA's page describes a null result beside sizes of 0 only. A driver of 13.3 answers this to it beside
-        // others, by one report (NVIDIA/cuda-python#2765); of the versions before, nothing is known.
+        // NVIDIA's page describes a null result only with sizes of 0. With other sizes, a driver of 13.3 returns this
+        // code, by one report (NVIDIA/cuda-python#2765); earlier versions are unknown.
         if result.is_null() && self.speaks(13, 3) && asked.iter().any(|group| group.smCount != 0) {
             return Err(CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION);
         }
@@ -189,8 +189,8 @@ impl Driver {
             params_out.smCount = group.count();
             params.set_at(index, params_out)?;
             if !result.is_null() {
-                // Its chunks are the units that it was made of: one of 2 carries no more of a guarantee than a pair,
-                // wherever it lies.
+                // Its chunks are the units that it was made of: a chunk of 2 guarantees no more than a pair, wherever
+                // it lies.
                 let origin = Origin::Group(split);
                 result.set_at(
                     index,
@@ -223,14 +223,14 @@ impl Driver {
             known |= supplemental;
         }
         require(params.flags & !known == 0)?;
-        // It modifies the other.
+        // It modifies the other flag.
         require(params.flags & supplemental == 0 || params.flags & by_id != 0)?;
         let any = self.speaks(13, 5)
             && params.localityDomainId == CU_DEV_SM_RESOURCE_GROUP_LOCALITY_DOMAIN_ID_ANY as u32;
         require(params.localityDomainId == 0 || (any && params.flags & by_id != 0))
     }
 
-    /// One group's parameters, checked against the rules that the 13.1 header gives for a valid call.
+    /// Checks one group's parameters against the rules that the 13.1 header gives for a valid call.
     fn group_request(
         &self,
         params: &CU_DEV_SM_RESOURCE_GROUP_PARAMS,
@@ -239,8 +239,8 @@ impl Driver {
         let profile = self.profile.device;
         let or_default = |value: u32, default| if value == 0 { default } else { value };
         let usual = profile.sm_coscheduled_alignment;
-        // From 13.4 on, no wish is no constraint: any even number of SMs is a group, and discovery takes all there are
-        // (its header). As many as can be are together, as before.
+        // From 13.4 on, without a requirement of co-scheduling there is no constraint: any even number of SMs is a
+        // group, and discovery takes all that exist (its header). As many as possible are together, as before.
         let (coscheduled, preferred) = if params.coscheduledSmCount == 0 && self.speaks(13, 4) {
             (2, or_default(params.preferredCoscheduledSmCount, usual))
         } else {

@@ -1,4 +1,4 @@
-//! What a driver holds: its devices, and every object that lives.
+//! The state of a driver: its devices, and every live object.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -13,7 +13,7 @@ use super::{
     descriptors::Descriptor,
     events::Event,
     graphs::{Graph, GraphExec},
-    green::Green,
+    green_contexts::Green,
     late_copies::LateCopy,
     libraries::{Library, LibraryKernel},
     links::Link,
@@ -22,12 +22,13 @@ use super::{
     streams::Stream,
 };
 use crate::{
-    MadeAt, Profile,
+    leaks::MadeAt,
+    profile::Profile,
     timeline::{SmLimits, Timeline},
 };
 
-/// Parts of splits that are kept. A client copies resources as it likes, so there is no telling which it still has;
-/// beyond so many, the oldest are forgotten, and a client that comes with one of them is refused.
+/// Parts of splits that are kept. A client copies resources at will, so it is unknown which it still has. Beyond this
+/// number the oldest are forgotten, and a client that presents one of them is refused.
 pub(super) const MOST_PARTS: usize = 1 << 16;
 
 /// One device's part of the state.
@@ -36,20 +37,20 @@ pub(super) struct Device {
     pub(super) primary: u64,
     /// Retains by the client. Green contexts hold the primary context too.
     pub(super) retains: Vec<MadeAt>,
-    /// Whether the primary context exists. The end of the last green context does not end it, only a
-    /// release does (measured on an H200, driver 580).
+    /// Whether the primary context exists. The end of the last green context does not end it, only a release does
+    /// (measured on an H200, driver 580).
     pub(super) active: bool,
-    /// Whether the primary context was ever made, so that a stale handle is told from a wrong one.
+    /// Whether the primary context ever existed, so that a stale handle is told from a wrong one.
     pub(super) was_active: bool,
-    /// The resource that `cuDeviceGetDevResource` gives, once it was asked for.
+    /// The resource that `cuDeviceGetDevResource` returns, once it was requested.
     pub(super) resource: Option<u64>,
     /// The same for the primary context.
     pub(super) primary_resource: Option<u64>,
-    /// The workqueue of all contexts that have none of their own, once it was asked for.
+    /// The workqueue shared by all contexts without their own, once it was requested.
     pub(super) workqueue: Option<u64>,
-    /// The pool that `cuDeviceGetDefaultMemPool` gives, once it was needed.
+    /// The pool that `cuDeviceGetDefaultMemPool` returns, once it was needed.
     pub(super) default_pool: Option<u64>,
-    /// The pool that `cuDeviceSetMemPool` set, if it still lives.
+    /// The pool that `cuDeviceSetMemPool` set, if it is alive.
     pub(super) current_pool: Option<u64>,
 }
 
@@ -63,21 +64,21 @@ pub(super) enum Context {
 
 pub(super) struct State {
     pub(super) initialised: bool,
-    /// The first fault that stays, which every later call answers.
+    /// The first persistent fault, which every later call returns.
     pub(super) fault: Option<CUresult>,
     pub(super) serial: u64,
     pub(super) devices: Vec<Device>,
     pub(super) greens: HashMap<u64, Green>,
-    /// Contexts that are gone and the devices they were of: up to 13.0 at least, they can still be made
-    /// current and still tell their device (measured on an H200, driver 580).
+    /// Destroyed contexts and their devices: up to 13.0 at least, they can still be made current and queried for
+    /// their device (measured on an H200, driver 580).
     pub(super) dead_contexts: HashMap<u64, usize>,
     /// The id of the newest green context: they are numbered one by one (measured on an H200).
     pub(super) green_ids: u64,
     pub(super) streams: HashMap<u64, Stream>,
-    /// Streams that went with their context: before 13.1 they cannot even be destroyed.
+    /// Streams that ended with their context: before 13.1 they cannot even be destroyed.
     pub(super) lost_streams: HashSet<u64>,
     pub(super) events: HashMap<u64, Event>,
-    /// Events that went with the primary context.
+    /// Events that ended with the primary context.
     pub(super) lost_events: HashSet<u64>,
     pub(super) modules: HashMap<u64, Module>,
     pub(super) functions: HashMap<u64, Function>,
@@ -85,19 +86,19 @@ pub(super) struct State {
     /// The kernels of libraries.
     pub(super) kernels: HashMap<u64, LibraryKernel>,
     pub(super) links: HashMap<u64, Link>,
-    /// What was set of a function's attributes, by its handle or that of its kernel.
+    /// The attributes set on a function, by its handle or that of its kernel.
     pub(super) function_attributes: HashMap<(u64, u32), i32>,
     pub(super) graphs: HashMap<u64, Graph>,
     pub(super) graph_execs: HashMap<u64, GraphExec>,
     /// Captures that have not ended, by their numbers.
     pub(super) captures: HashMap<u64, Capture>,
-    /// Kept as long as the driver, as the header says of descriptors; resources are values that the
-    /// client copies, so there is no telling when the last copy is gone.
+    /// Kept as long as the driver, as the header says of descriptors. Resources are values that the client copies, so
+    /// it is unknown when the last copy is gone.
     pub(super) descriptors: HashMap<u64, Descriptor>,
     pub(super) resources: HashMap<u64, Arc<Resource>>,
     /// The parts of splits, the oldest first: see [`MOST_PARTS`].
     pub(super) parts: VecDeque<u64>,
-    /// Objects that the client never destroyed and whose context took them along.
+    /// Objects that the client never destroyed and that ended with their context.
     pub(super) abandoned: Vec<MadeAt>,
     pub(super) timeline: Timeline,
     /// Copies that are staged and not done.
@@ -105,7 +106,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Nothing but devices whose primary contexts were never used.
+    /// Makes a state with only devices, whose primary contexts were never used.
     pub(super) fn new(number: u64, profile: &Profile) -> Self {
         let count = profile.device_count as usize;
         let mut state = Self {
@@ -165,7 +166,7 @@ impl State {
         self.devices[device].active
     }
 
-    /// Whether a green context holds a device's primary context.
+    /// Returns whether a green context holds a device's primary context.
     pub(super) fn is_held(&self, device: usize) -> bool {
         self.greens.values().any(|green| green.device == device)
     }
@@ -181,7 +182,7 @@ impl State {
         }
     }
 
-    /// The number by which virtual time knows a context.
+    /// Returns the number by which virtual time knows a context.
     pub(super) fn context_key(&self, context: Context) -> u64 {
         match context {
             Context::Primary(device) => self.devices[device].primary,
@@ -189,7 +190,7 @@ impl State {
         }
     }
 
-    /// Streams go with their context, without having been destroyed.
+    /// Ends a context's streams, which were not destroyed.
     pub(super) fn lose_streams(&mut self, lost: impl Fn(&Stream) -> bool) {
         for (handle, stream) in self.streams.extract_if(|_, stream| lost(stream)) {
             self.lost_streams.insert(handle);
@@ -197,14 +198,14 @@ impl State {
         }
     }
 
-    /// When the last hold on a primary context is gone, everything in it goes with it.
+    /// Ends everything in a primary context when the last hold on it is gone.
     pub(super) fn sweep_if_unused(&mut self, driver: &Driver, device: usize) {
         if !self.devices[device].retains.is_empty() || self.is_held(device) {
             return;
         }
         self.devices[device].active = false;
         self.lose_streams(|stream| stream.device == device);
-        // Assumed: nobody can end them any more.
+        // Assumed: nothing can end them any more.
         self.captures.retain(|_, capture| !capture.is_of(device));
         let lost = self
             .events

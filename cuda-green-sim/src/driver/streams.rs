@@ -1,14 +1,14 @@
-//! Streams: the context that decides where their kernels run, and their place in virtual time.
+//! Streams: the context that decides where their kernels run, and their order in virtual time.
 
 use cuda_green_sys::{
     CUctx_st, CUevent_st, CUgreenCtx_st, CUresult, CUstream_flags_enum, CUstream_st,
 };
 
-use super::{Context, Driver, Kind, State, actions::Action, as_pointer, require};
+use super::{Context, Driver, Kind, State, as_pointer, require, stream_actions::Action};
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
-    threads::Thread,
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
+    thread_number::ThreadNumber,
     timeline::{Lane, LaneOf, QUERY_NS},
 };
 
@@ -26,8 +26,8 @@ pub(super) struct Stream {
 }
 
 impl Driver {
-    /// The context of a stream, which must be alive. A default stream is the calling thread's current
-    /// context's.
+    /// Returns the context of a stream, which must be alive. A default stream belongs to the calling thread's current
+    /// context.
     pub(super) fn stream_context(&self, state: &State, handle: u64) -> Result<Context, CUresult> {
         if DEFAULT_STREAMS.contains(&handle) {
             return match self.current(state)? {
@@ -45,13 +45,13 @@ impl Driver {
         })
     }
 
-    /// Where a stream's work is in order, which must be alive.
+    /// Returns the lane of a stream, which must be alive.
     pub(super) fn lane(&self, state: &State, handle: u64) -> Result<LaneOf, CUresult> {
         let found = self.stream_context(state, handle)?;
         let device = state.device_of(found)?;
         let context = state.context_key(found);
         let (lane, blocking) = match handle {
-            PER_THREAD => (Lane::PerThread(context, Thread::current()), true),
+            PER_THREAD => (Lane::PerThread(context, ThreadNumber::current()), true),
             handle if DEFAULT_STREAMS.contains(&handle) => (Lane::Legacy(context), false),
             handle => {
                 let flags = self.stream(state, handle)?.flags;
@@ -67,7 +67,7 @@ impl Driver {
         })
     }
 
-    /// The priority of a stream's work; that of the default streams is 0.
+    /// Returns the priority of a stream's work; that of the default streams is 0.
     pub(super) fn priority(&self, state: &State, handle: u64) -> Result<i32, CUresult> {
         if DEFAULT_STREAMS.contains(&handle) {
             return Ok(0);
@@ -75,8 +75,8 @@ impl Driver {
         Ok(self.stream(state, handle)?.priority)
     }
 
-    /// A stream that the client made. One whose green context is gone answers 709 up to 13.0 (measured
-    /// on an H200, driver 580) and 917 from 13.1 (its header).
+    /// Returns a stream that the client made. One whose green context is gone returns 709 up to 13.0 (measured on an
+    /// H200, driver 580) and 917 from 13.1 (its header).
     fn stream<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Stream, CUresult> {
         match state.streams.get(&handle) {
             Some(stream)
@@ -140,14 +140,14 @@ impl Driver {
     pub(crate) fn cuStreamDestroy_v2(&self, stream: Raw<CUstream_st>) -> Answer {
         let mut state = self.enter()?;
         match self.stream(&state, stream.handle()) {
-            // The one call that still works on a stream without its context, from 13.1 on.
+            // The only call that still works on a stream without its context, from 13.1 on.
             Ok(_) | Err(CUresult::CUDA_ERROR_STREAM_DETACHED) => {}
             Err(code) => return Err(code),
         }
         state.streams.remove(&stream.handle());
         let lane = Lane::Stream(stream.handle());
-        // A capture that began in it is gone (measured on an H200, driver 580); one that it was forked into
-        // is spoilt, which is not measured.
+        // A capture that began in it is gone (measured on an H200, driver 580); one that it was forked into is
+        // invalidated, which is not measured.
         state.captures.retain(|_, capture| !capture.began_in(&lane));
         state.invalidate(|capture| capture.has(&lane));
         state.timeline.end_lane(lane);
@@ -160,7 +160,7 @@ impl Driver {
         state.not_captured(lane)?;
         self.safe_in_captures(&mut state)?;
         self.after_late_copies(&mut state, lane);
-        // The default stream's own end includes that of the streams it waits for.
+        // The default stream's end includes that of the streams it waits for.
         let end = state.timeline.mark(lane);
         state.timeline.wait_mark(&end);
         self.memory().release_unused(lane.device);
@@ -197,8 +197,8 @@ impl Driver {
         self.wait_event(&mut state, lane, event.handle())
     }
 
-    /// Streams are numbered as they are made; the context of a default stream is its number, which no
-    /// stream has.
+    /// Returns a stream's id. Streams are numbered as they are made; a default stream has its context's number, which
+    /// no stream has.
     pub(crate) fn cuStreamGetId(&self, stream: Raw<CUstream_st>, id: Raw<u64>) -> Answer {
         let state = self.enter()?;
         id.required()?;
@@ -210,7 +210,7 @@ impl Driver {
         })
     }
 
-    /// The context that is current in a thread that makes a stream like it.
+    /// Returns the context that must be current to create a stream like this one.
     pub(crate) fn cuStreamGetCtx(
         &self,
         stream: Raw<CUstream_st>,
@@ -235,7 +235,7 @@ impl Driver {
         priority.set(self.stream(&state, stream.handle())?.priority)
     }
 
-    /// A stream in a capture does not tell its flags, though it tells its priority (measured on an H200,
+    /// Refuses to return the flags of a stream in a capture, whose priority can be queried (measured on an H200,
     /// driver 580).
     pub(crate) fn cuStreamGetFlags(&self, stream: Raw<CUstream_st>, flags: Raw<u32>) -> Answer {
         let mut state = self.enter()?;
@@ -251,7 +251,7 @@ impl Driver {
         flags.set(self.stream(&state, stream.handle())?.flags)
     }
 
-    /// A green context's stream gives the primary context and the green one (12.5 header).
+    /// Returns the primary context and the green one for a green context's stream (12.5 header).
     pub(crate) fn cuStreamGetCtx_v2(
         &self,
         stream: Raw<CUstream_st>,

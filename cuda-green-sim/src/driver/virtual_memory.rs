@@ -1,4 +1,4 @@
-//! Virtual memory: memory on a device alone. That of the host, and for other processes, is not modelled.
+//! Virtual memory on a device. Memory of the host, and memory for other processes, are not modelled.
 
 use cuda_green_sys::{
     CUmemAccess_flags_enum as Flags, CUmemAccessDesc, CUmemAllocationGranularity_flags,
@@ -8,12 +8,12 @@ use cuda_green_sys::{
 
 use super::{Driver, Kind, pools::HANDLE_TYPES, require};
 use crate::{
+    c_args::{Answer, Raw},
     memory::mapped::{Access, GRANULARITY},
-    raw::{Answer, Raw},
 };
 
 impl Driver {
-    /// The device of an allocation's properties.
+    /// Returns the device of an allocation's properties.
     fn allocation_device(&self, prop: &CUmemAllocationProp) -> Result<usize, CUresult> {
         require(prop.type_ == CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED)?;
         require(prop.requestedHandleTypes.0 & !HANDLE_TYPES == 0)?;
@@ -72,7 +72,7 @@ impl Driver {
         Ok(())
     }
 
-    /// A wish for an address is not granted, as the driver need not (10.2 header and later).
+    /// Ignores the requested address, as the driver may (10.2 header and later).
     pub(crate) fn cuMemAddressReserve(
         &self,
         address: Raw<u64>,
@@ -98,8 +98,8 @@ impl Driver {
         self.memory().mapped.free(address, size)
     }
 
-    /// The offset must be 0 (10.2 header and later), and all of the memory is mapped: less and more were not
-    /// supported (measured on an H200, driver 580, with half a step and with two of one).
+    /// Requires an offset of 0 (10.2 header and later) and maps all of the memory: less and more were not supported
+    /// (measured on an H200, driver 580, with half a step and with two of one).
     pub(crate) fn cuMemMap(
         &self,
         address: u64,
@@ -117,8 +117,8 @@ impl Driver {
         memory.mapped.map(address, handle)
     }
 
-    /// Waits for work that may use it. Reserved addresses with nothing mapped may be unmapped as well
-    /// (measured on an H200, driver 580).
+    /// Waits for work that may use it. Reserved addresses with nothing mapped may be unmapped as well (measured on an
+    /// H200, driver 580).
     pub(crate) fn cuMemUnmap(&self, address: u64, size: usize) -> Answer {
         let mut state = self.enter()?;
         let size = whole_steps(size)?;
@@ -161,7 +161,7 @@ impl Driver {
     }
 }
 
-/// A size in whole steps, and some.
+/// Requires a size in whole steps, and not 0.
 fn whole_steps(size: usize) -> Result<u64, CUresult> {
     let size = size as u64;
     require(size > 0 && size.is_multiple_of(GRANULARITY))?;

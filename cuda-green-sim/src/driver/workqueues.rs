@@ -1,6 +1,6 @@
 //! Workqueue resources (13.1): configurations, and workqueues that contexts have.
 //!
-//! By the header's text; no driver of 13.1 or later was at hand. What they do to work that runs is not simulated.
+//! Follows the header's text; no driver of 13.1 or later was available. The effect on running work is not simulated.
 
 use cuda_green_sys::{
     CUdevResource, CUdevResource_st__bindgen_ty_1, CUdevResourceType, CUdevWorkqueueConfigResource,
@@ -12,8 +12,7 @@ use super::{Context, Driver, Kind, State, require};
 /// The default of `CUDA_DEVICE_MAX_CONNECTIONS`, from which the limit of a workqueue follows (13.1 header).
 const WORKQUEUE_CONCURRENCY: u32 = 8;
 
-/// A workqueue resource, as far as it can be seen through the API: its effect on what runs beside what is not
-/// simulated.
+/// A workqueue resource, as far as the API shows it: its effect on concurrent work is not simulated.
 #[derive(Clone, Copy)]
 pub(super) struct Workqueue {
     pub(super) device: usize,
@@ -24,7 +23,7 @@ pub(super) struct Workqueue {
 }
 
 impl Workqueue {
-    /// What contexts have by default.
+    /// Makes the workqueue that contexts have by default.
     fn device_wide(device: usize) -> Self {
         Self {
             device,
@@ -36,7 +35,7 @@ impl Workqueue {
 }
 
 impl Driver {
-    /// A workqueue resource of a device or a context.
+    /// Returns a workqueue resource of a device or a context.
     pub(super) fn give_workqueue(
         &self,
         state: &mut State,
@@ -62,8 +61,8 @@ impl Driver {
                     ..CUdevResource::default()
                 })
             }
-            // That of a device is what its contexts use by default: NVIDIA's cuda.core 1.2 asks for it, and its tests
-            // pass on drivers of 13.1. No such driver was at hand.
+            // That of a device is what its contexts use by default: NVIDIA's cuda.core 1.2 queries it, and its tests
+            // pass on drivers of 13.1. No such driver was available.
             CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE if self.speaks(13, 1) => {
                 let id = match context {
                     Ok(Context::Green(handle)) => match self.green(state, handle)?.workqueue.id {
@@ -86,7 +85,7 @@ impl Driver {
         }
     }
 
-    /// The workqueue that all contexts of a device share which have none of their own.
+    /// Returns the workqueue that all contexts of a device without their own share.
     fn default_workqueue(&self, state: &mut State, device: usize) -> u64 {
         match state.devices[device].workqueue {
             Some(id) => id,
@@ -98,7 +97,7 @@ impl Driver {
         }
     }
 
-    /// What a new green context works through: a workqueue that exists as it is, or a configuration made real.
+    /// Returns the workqueue of a new green context: an existing one, or a new one for a configuration.
     pub(super) fn provide_workqueue(
         &self,
         state: &mut State,
@@ -115,7 +114,7 @@ impl Driver {
         }
     }
 
-    /// What a workqueue resource stands for; `None` where it is no workqueue.
+    /// Returns the workqueue that a resource stands for; `None` if it is not a workqueue.
     pub(super) fn workqueue(
         &self,
         state: &State,
@@ -139,7 +138,7 @@ impl Driver {
                 let mut handle = [0; 8];
                 handle.copy_from_slice(&reserved[..8]);
                 let id = u64::from_ne_bytes(handle);
-                // One whose contexts are gone is refused; no driver was at hand to ask.
+                // One whose contexts are gone is refused; no driver was available to confirm it.
                 let of_contexts = state.greens.values().map(|green| green.workqueue);
                 let of_devices = state
                     .devices

@@ -1,36 +1,34 @@
-//! Injections in force in one driver: what is to happen at each of its calls.
+//! The injections in force in one driver, and the faults that they cause at each call.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use cuda_green_sys::CUresult;
 
 use super::{Effect, Injection};
+use crate::sync::{Mutex, MutexGuard};
 
-/// What is to happen at a call.
+/// The faults of one call.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Happening {
+pub(crate) struct CallFaults {
     pub(crate) delay: Duration,
     pub(crate) lost: Vec<u32>,
     pub(crate) code: Option<CUresult>,
 }
 
-/// A driver's injections, and how many calls of its kind each has seen.
+/// A driver's injections, and the number of matching calls that each has seen.
 #[derive(Default)]
 pub(crate) struct Injections {
-    /// Whether there are any: all that a call looks at in a driver without.
+    /// Whether there are any, which is all that a call checks in a driver without injections.
     armed: AtomicBool,
     rules: Mutex<Vec<(Injection, u64)>>,
 }
 
 impl Injections {
     fn rules(&self) -> MutexGuard<'_, Vec<(Injection, u64)>> {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rules.lock()
     }
 
     pub(crate) fn add(&self, injection: Injection) {
@@ -44,7 +42,7 @@ impl Injections {
         self.armed.store(false, Ordering::Release);
     }
 
-    /// Those that no call came to.
+    /// Returns the injections that no call reached.
     pub(crate) fn unfired(&self) -> Vec<Injection> {
         let rules = self.rules();
         let unfired = rules.iter().filter(|(rule, seen)| *seen < rule.nth);
@@ -54,29 +52,29 @@ impl Injections {
             .collect()
     }
 
-    /// Counts a call, and says what is to happen at it. Of several codes, the first injected counts.
-    pub(crate) fn at_call(&self, entry_point: &'static str) -> Option<Happening> {
+    /// Counts a call and returns its faults. Of several codes, the first injected wins.
+    pub(crate) fn at_call(&self, entry_point: &'static str) -> Option<CallFaults> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
         }
-        let mut happening = Happening::default();
+        let mut faults = CallFaults::default();
         for (rule, seen) in self.rules().iter_mut() {
             let other_call = rule.entry_point.is_some_and(|name| name != entry_point);
             if other_call || rule.effect == Effect::Everywhere || !rule.counts(seen) {
                 continue;
             }
             match rule.effect {
-                Effect::Fail(code) => happening.code = happening.code.or(Some(code)),
-                Effect::Delay(delay) => happening.delay += delay,
-                Effect::LoseDevice(ordinal) => happening.lost.push(ordinal),
-                // In force since the injection, and told where a green context is made.
+                Effect::Fail(code) => faults.code = faults.code.or(Some(code)),
+                Effect::Delay(delay) => faults.delay += delay,
+                Effect::LoseDevice(ordinal) => faults.lost.push(ordinal),
+                // In force since the injection, and applied where a green context is made.
                 Effect::Full(_) | Effect::Everywhere | Effect::Mps(_) => {}
             }
         }
-        Some(happening)
+        Some(faults)
     }
 
-    /// The active thread percentage of MPS, where the process is under MPS.
+    /// Returns the active thread percentage of MPS, if the process is under MPS.
     pub(crate) fn mps(&self) -> Option<u32> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
@@ -87,7 +85,7 @@ impl Injections {
         })
     }
 
-    /// Counts a green context that is made, and says whether it runs on all SMs.
+    /// Counts a new green context, and returns whether it runs on all SMs.
     pub(crate) fn runs_everywhere(&self) -> bool {
         if !self.armed.load(Ordering::Acquire) {
             return false;
@@ -133,7 +131,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(
                 injections.at_call("cuGreenCtxCreate"),
-                Some(Happening::default())
+                Some(CallFaults::default())
             );
         }
         assert_eq!(injections.unfired().len(), 1);

@@ -1,14 +1,14 @@
-//! Injections as text, for the environment and for people: read and written.
+//! Reading and writing of injections as text, for the environment and for people.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use cuda_green_sys::CUresult;
 
 use super::{Effect, FAULTS_VARIABLE, Fill, Injection};
-use crate::Error;
+use crate::error::Error;
 
 impl Injection {
-    /// The injections of [`FAULTS_VARIABLE`].
+    /// Reads the injections of [`FAULTS_VARIABLE`].
     pub(crate) fn from_env() -> Result<Vec<Self>, Error> {
         let Some(value) = std::env::var_os(FAULTS_VARIABLE) else {
             return Ok(Vec::new());
@@ -17,7 +17,7 @@ impl Injection {
     }
 }
 
-/// Injections, separated by `;`.
+/// Reads injections that are separated by `;`.
 fn list(text: &str) -> Result<Vec<Injection>, Error> {
     text.split(';')
         .map(str::trim)
@@ -26,7 +26,7 @@ fn list(text: &str) -> Result<Vec<Injection>, Error> {
         .collect()
 }
 
-/// An error code by its name, with or without `CUDA_ERROR_`, or by its number.
+/// Reads an error code by its name, with or without `CUDA_ERROR_`, or by its number.
 fn code(text: &str) -> Option<CUresult> {
     if let Ok(number) = text.parse() {
         return Some(CUresult(number)).filter(|code| *code != CUresult::CUDA_SUCCESS);
@@ -130,7 +130,7 @@ impl FromStr for Injection {
     }
 }
 
-/// The text form.
+/// Writes the text form.
 impl fmt::Display for Injection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.effect, self.entry_point) {

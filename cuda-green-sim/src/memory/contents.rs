@@ -1,15 +1,15 @@
-//! What is in memory: where a range of addresses lies, and reading and writing it.
+//! Contents of memory: finding the place of a range of addresses, reading and writing it.
 
 use super::{Fault, Memory, mapped::Access, pages::Pages};
 
 impl Memory {
-    /// Whether the range lies in one allocation, in one pinned block of the host, or in addresses that are
+    /// Returns whether the range lies in one allocation, in one pinned block of the host, or in addresses that are
     /// mapped one after the other.
     pub(crate) fn check(&self, address: u64, len: u64) -> Result<(), Fault> {
         self.places(address, len, Access::Read).map(drop)
     }
 
-    /// Where a range lies: the parts that it is made of, in order, and how long each is.
+    /// Returns the parts of a range in order, each with its length.
     fn places(&self, address: u64, len: u64, access: Access) -> Result<Vec<(Place, usize)>, Fault> {
         let fault = Fault { address, len };
         let inside = |base: u64, size: u64| {
@@ -111,7 +111,7 @@ impl Memory {
         Ok(())
     }
 
-    /// What an address is in, as `cuPointerGetAttribute` tells it.
+    /// Returns the memory that an address lies in, as `cuPointerGetAttribute` reports it.
     pub(crate) fn about(&self, address: u64) -> Option<About> {
         let places = self.places(address, 1, Access::Ask).ok()?;
         Some(match places.first()?.0 {
@@ -147,14 +147,14 @@ enum Place {
     Host { at: *mut u8 },
 }
 
-/// Where device memory has its contents.
+/// The place of device memory's contents.
 #[derive(Clone, Copy)]
 enum Store {
     Allocation(u64),
     Physical(u64),
 }
 
-/// What an address is in.
+/// The memory that an address lies in.
 pub(crate) struct About {
     pub(crate) on_host: bool,
     pub(crate) device: usize,

@@ -1,17 +1,17 @@
-//! Pinned host memory: the driver's own, and the client's that was registered.
+//! Pinned host memory: the driver's, and registered memory of the client.
 
 use std::{alloc::Layout, ptr::NonNull};
 
 use cuda_green_sys::CUresult;
 
 use super::Memory;
-use crate::{live::MadeAt, raw::Answer};
+use crate::{c_args::Answer, leaks::MadeAt};
 
-/// One pinned block of host memory: the driver's, or the client's own.
+/// One pinned block of host memory, of the driver or the client.
 pub(super) struct HostBlock {
     pub(super) start: NonNull<u8>,
     pub(super) len: usize,
-    /// What the driver allocated it with; `None` where it is the client's own.
+    /// The layout with which the driver allocated it; `None` for the client's memory.
     pub(super) layout: Option<Layout>,
     pub(super) device: usize,
     pub(super) made_at: MadeAt,
@@ -22,7 +22,7 @@ pub(super) struct HostBlock {
 // client's business as with a real driver.
 unsafe impl Send for HostBlock {}
 
-/// Whether all of a range is memory of this process that can be read, as far as the system says.
+/// Returns whether all of a range is readable memory of this process, as far as the system knows.
 #[cfg(target_os = "linux")]
 fn is_mapped(address: u64, len: u64) -> bool {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else {
@@ -59,7 +59,7 @@ fn is_mapped(_: u64, _: u64) -> bool {
 }
 
 impl Memory {
-    /// Takes in memory of the client's own, up to `unregister`. Two registrations must not overlap.
+    /// Pins the client's memory, until `unregister`. Two registrations must not overlap.
     pub(crate) fn register(&mut self, device: usize, start: NonNull<u8>, len: usize) -> Answer {
         let address = start.as_ptr().expose_provenance() as u64;
         let end = address
@@ -70,7 +70,7 @@ impl Memory {
         let over = before.filter(|(base, block)| *base + block.len as u64 > address);
         match over.map(|(_, block)| block.layout) {
             None => {}
-            // The driver's own memory is pinned already (measured on an H200, driver 580).
+            // The driver's memory is pinned already (measured on an H200, driver 580).
             Some(Some(_)) => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
             Some(None) => return Err(CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED),
         }
@@ -87,8 +87,8 @@ impl Memory {
         Ok(())
     }
 
-    /// By its start. An address within a block, or of the driver's own, is a wrong value (measured on an H200,
-    /// driver 580).
+    /// Unpins a block by its start. An address inside a block, or of the driver's memory, is a wrong value (measured
+    /// on an H200, driver 580).
     pub(crate) fn unregister(&mut self, address: u64) -> Answer {
         match self.host.range(..=address).next_back() {
             Some((base, block)) if *base == address && block.layout.is_none() => {
@@ -123,8 +123,8 @@ impl Memory {
         Ok(address)
     }
 
-    /// Frees pinned memory. What is never freed stays allocated for good, even after the driver is
-    /// gone, because the client may still hold a pointer to it.
+    /// Frees pinned memory. Memory that is never freed stays allocated even after the driver is gone, because the
+    /// client may still hold a pointer to it.
     pub(crate) fn free_host(&mut self, address: u64) -> Answer {
         let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
         let layout = self.host.get(&address).and_then(|block| block.layout);
@@ -136,8 +136,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Forgets a device's pinned blocks, whose context is gone, without freeing them. Gives the calls that
-    /// made them.
+    /// Forgets a device's pinned blocks, whose context is gone, without freeing them. Returns the calls that made
+    /// them.
     pub(crate) fn abandon_host(&mut self, device: usize) -> Vec<MadeAt> {
         let mut made = Vec::new();
         self.host.retain(|_, block| {

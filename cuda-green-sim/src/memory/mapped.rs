@@ -1,4 +1,4 @@
-//! Virtual memory: memory without addresses, addresses without memory, and what brings them together.
+//! Virtual memory: memory without addresses, addresses without memory, and mappings between them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,29 +6,29 @@ use cuda_green_sys::CUresult;
 
 use super::{About, pages::Pages};
 use crate::{
-    live::{self, MadeAt},
-    raw::Answer,
+    c_args::Answer,
+    leaks::{self, MadeAt},
 };
 
-/// The step of sizes and addresses. That of every device since compute capability 7.0, as far as is known;
+/// The step of sizes and addresses. As far as is known, it is the same on every device since compute capability 7.0;
 /// not measured here.
 pub(crate) const GRANULARITY: u64 = 2 << 20;
 
-/// What somebody wants of mapped memory.
+/// The kind of access to mapped memory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Access {
-    /// To know what is there.
+    /// Only to query it.
     Ask,
     Read,
     Write,
 }
 
-/// Memory without an address of its own.
+/// Memory without an address.
 struct Physical {
     device: usize,
     len: u64,
     pages: Pages,
-    /// Given up by the client, but kept while it is mapped.
+    /// Released by the client, but kept while it is mapped.
     released: bool,
     made_at: MadeAt,
 }
@@ -36,7 +36,7 @@ struct Physical {
 struct Mapping {
     len: u64,
     physical: u64,
-    /// What the device may do with it; nothing at first.
+    /// The access that the device has; none at first.
     access: Access,
 }
 
@@ -58,17 +58,17 @@ impl Mapped {
     pub(super) fn each_live(
         &self,
         present: &dyn Fn(usize) -> bool,
-        tell: &mut dyn FnMut(&'static str, MadeAt),
+        visit: &mut dyn FnMut(&'static str, MadeAt),
     ) {
         for found in self.physical.values().filter(|found| present(found.device)) {
-            tell(live::PHYSICAL, found.made_at);
+            visit(leaks::PHYSICAL, found.made_at);
         }
         for found in self.reservations.values() {
-            tell(live::RESERVATION, found.made_at);
+            visit(leaks::RESERVATION, found.made_at);
         }
     }
 
-    /// Memory that is paid for already.
+    /// Adds memory whose bytes the caller has already charged to the device.
     pub(crate) fn create(&mut self, handle: u64, device: usize, len: u64) {
         self.physical.insert(
             handle,
@@ -82,7 +82,7 @@ impl Mapped {
         );
     }
 
-    /// The client gives memory up. What comes back is its device and size, if nobody uses it any more.
+    /// Releases the client's memory. Returns its device and size if it is no longer used.
     pub(crate) fn release(&mut self, handle: u64) -> Result<Option<(usize, u64)>, CUresult> {
         let found = self.physical.get_mut(&handle);
         let found = found.filter(|found| !found.released).ok_or(INVALID)?;
@@ -105,7 +105,7 @@ impl Mapped {
             .insert(address, Reservation { len, made_at });
     }
 
-    /// A reservation is given back whole, with nothing mapped in it.
+    /// Frees a reservation as a whole, with nothing mapped in it.
     pub(crate) fn free(&mut self, address: u64, len: u64) -> Answer {
         let found = self.reservations.get(&address);
         if found.is_none_or(|found| found.len != len)
@@ -121,20 +121,20 @@ impl Mapped {
         Ok(())
     }
 
-    /// The size of memory that the client still has.
+    /// Returns the size of memory that the client has not released.
     pub(crate) fn len_of(&self, handle: u64) -> Result<u64, CUresult> {
         let found = self.physical.get(&handle).filter(|found| !found.released);
         found.map(|found| found.len).ok_or(INVALID)
     }
 
-    /// Whether a range is in one reservation.
+    /// Returns whether a range is in one reservation.
     fn is_reserved(&self, address: u64, len: u64) -> bool {
         let reserved = self.reservations.range(..=address).next_back();
         let end = address.checked_add(len);
         reserved.is_some_and(|(base, found)| end.is_some_and(|end| end <= base + found.len))
     }
 
-    /// Whether nothing is mapped in a range.
+    /// Returns whether nothing is mapped in a range.
     fn is_bare(&self, address: u64, len: u64) -> bool {
         let end = address.saturating_add(len);
         let before = self.mappings.range(..end).next_back();
@@ -158,7 +158,7 @@ impl Mapped {
         Ok(())
     }
 
-    /// Whether a range is made of whole mappings.
+    /// Returns whether a range is made of whole mappings.
     fn is_whole(&self, address: u64, len: u64) -> bool {
         let mut at = address;
         let Some(end) = address.checked_add(len) else {
@@ -173,8 +173,7 @@ impl Mapped {
         len > 0 && at == end
     }
 
-    /// Takes whole mappings away. What comes back is the device and size of each memory that nobody uses
-    /// any more.
+    /// Removes whole mappings. Returns the device and size of each memory that is no longer used.
     pub(crate) fn unmap(&mut self, address: u64, len: u64) -> Result<Vec<(usize, u64)>, CUresult> {
         if self.is_reserved(address, len) && self.is_bare(address, len) {
             return Ok(Vec::new());
@@ -193,7 +192,7 @@ impl Mapped {
             .collect())
     }
 
-    /// Says what a device may do with whole mappings of its own memory.
+    /// Sets a device's access to whole mappings of its own memory.
     pub(crate) fn set_access(
         &mut self,
         address: u64,
@@ -213,7 +212,7 @@ impl Mapped {
                 memory.is_some_and(|memory| memory.device == device)
             });
         if !of_device.all(|of_device| of_device) {
-            // Devices that are no peers.
+            // These devices are not peers.
             return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
         }
         for (_, mapping) in self.mappings.range_mut(address..address + len) {
@@ -222,8 +221,8 @@ impl Mapped {
         Ok(())
     }
 
-    /// What a range is made of: memory, where in it, and how long. `None` where something of it is not
-    /// mapped, or not for this.
+    /// Returns the parts of a range: memory, offset in it, and length. `None` if a part is not mapped, or not for
+    /// this access.
     pub(super) fn parts(
         &self,
         address: u64,

@@ -9,7 +9,7 @@ enum Page {
     Bytes(Box<[u8]>),
 }
 
-/// Contents by offset; what was never written is zero.
+/// Contents by offset; bytes that were never written are zero.
 #[derive(Default)]
 pub(super) struct Pages(BTreeMap<u64, Page>);
 
@@ -34,7 +34,7 @@ impl Pages {
         }
     }
 
-    /// Whole pages of it cost nothing.
+    /// Sets bytes to one value; whole pages of it cost nothing.
     pub(super) fn fill(&mut self, offset: u64, byte: u8, len: usize) {
         for (page, inner, range) in pieces(offset, len) {
             if range.len() as u64 == PAGE {
@@ -45,7 +45,7 @@ impl Pages {
         }
     }
 
-    /// A page's bytes, made real at the first write.
+    /// Returns a page's bytes, allocated at the first write.
     fn bytes(&mut self, page: u64) -> &mut [u8] {
         let entry = self.0.entry(page).or_insert(Page::Filled(0));
         if let Page::Filled(byte) = *entry {
@@ -58,7 +58,7 @@ impl Pages {
     }
 }
 
-/// The pages that a range touches: page, where in the page, and which part of the range.
+/// Returns the pages of a range: page, offset in the page, and part of the range.
 fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {

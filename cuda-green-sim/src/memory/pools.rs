@@ -3,7 +3,7 @@
 use cuda_green_sys::CUresult;
 
 use super::{Memory, accounted};
-use crate::{live::MadeAt, raw::Answer};
+use crate::{c_args::Answer, leaks::MadeAt};
 
 /// Pools grow, and are limited, in steps of this many bytes (measured on an H200, driver 580).
 pub(super) const POOL_STEP: u64 = 32 << 20;
@@ -11,11 +11,11 @@ pub(super) const POOL_STEP: u64 = 32 << 20;
 /// A stream-ordered pool.
 pub(crate) struct Pool {
     pub(crate) device: usize,
-    /// The limit in bytes, in whole steps; `None` where there is none.
+    /// The limit in bytes, in whole steps; `None` for no limit.
     limit: Option<u64>,
-    /// Bytes asked for, which is what a pool reports (measured on an H200, driver 580).
+    /// Bytes requested, which is what a pool reports (measured on an H200, driver 580).
     pub(crate) used: u64,
-    /// The same with what alignment adds.
+    /// The same, including alignment.
     taken: u64,
     pub(crate) used_high: u64,
     pub(crate) reserved: u64,
@@ -25,21 +25,21 @@ pub(crate) struct Pool {
     pub(crate) reuse: [i32; 3],
     /// Destroyed by the client, but kept until its last allocation is freed.
     destroyed: bool,
-    /// A device's own, which is nobody's to destroy.
+    /// A device's default pool, which cannot be destroyed.
     default: bool,
     pub(super) made_at: MadeAt,
 }
 
 impl Pool {
-    /// Whether it lives and is not a device's own.
+    /// Returns whether it is alive and not a device's default pool.
     pub(super) fn is_the_clients(&self) -> bool {
         !self.destroyed && !self.default
     }
 }
 
 impl Memory {
-    /// Creates a pool under the id given. The limit is rounded up to whole steps, that of a single byte
-    /// too, and 0 is none (measured on an H200, driver 580).
+    /// Creates a pool under this id. The limit is rounded up to whole steps, even that of a single byte, and 0 means
+    /// no limit (measured on an H200, driver 580).
     pub(crate) fn create_pool(&mut self, id: u64, device: usize, max_size: u64) {
         let limit = (max_size > 0)
             .then(|| max_size.checked_next_multiple_of(POOL_STEP))
@@ -93,7 +93,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Allocates from a pool. Zero bytes succeed, as measured, and give a null address.
+    /// Allocates from a pool. Zero bytes succeed, as measured, and return a null address.
     pub(crate) fn allocate_from_pool(&mut self, id: u64, len: u64) -> Result<u64, CUresult> {
         let pool = self.pool(id)?;
         if len == 0 {
@@ -118,7 +118,7 @@ impl Memory {
         Ok(self.place(device, len, Some(id)))
     }
 
-    /// Gives a pool's unused memory back, down to `keep` bytes.
+    /// Releases a pool's unused memory, down to `keep` bytes.
     pub(crate) fn trim_pool(&mut self, id: u64, keep: u64) -> Answer {
         let pool = self.pool(id)?;
         let used = pool.taken.next_multiple_of(POOL_STEP);
@@ -130,7 +130,7 @@ impl Memory {
         Ok(())
     }
 
-    /// What a synchronisation does: every pool of the device falls to its release threshold.
+    /// Trims every pool of a device to its release threshold, as a synchronisation does.
     pub(crate) fn release_unused(&mut self, device: usize) {
         let pools: Vec<(u64, u64)> = self
             .pools
@@ -139,13 +139,13 @@ impl Memory {
             .map(|(id, pool)| (*id, pool.release_threshold))
             .collect();
         for (id, threshold) in pools {
-            // The pool was found just now, so this cannot fail.
+            // The pool was found above, so this cannot fail.
             let _ = self.trim_pool(id, threshold);
         }
     }
 
-    /// An allocation of a pool is freed: bytes asked for, and with what alignment added. The last one takes
-    /// a pool along that was destroyed.
+    /// Frees an allocation of a pool: its bytes as requested, and including alignment. The last one ends a pool that
+    /// was destroyed.
     pub(super) fn free_to_pool(&mut self, id: u64, asked: u64, bytes: u64) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return;

@@ -1,33 +1,30 @@
-//! Profiles of the user's own, from a TOML file. What the file leaves out is as on known devices of that
-//! compute capability.
+//! Profiles of the user, from a TOML file. Values that the file omits are those of known devices of that compute
+//! capability.
 
-use std::{
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::path::Path;
 
 use cuda_green_sys::CudaVersion;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{AMPERE, DeviceProfile, HOPPER, MAX_DEVICES, MIB, Profile, cuda_versions};
-use crate::Error;
+use crate::{error::Error, sync::Mutex};
 
-/// The most SMs that a device may have: beyond every real one, and still fast.
+/// The most SMs that a device may have: more than any real one, and still fast.
 const MAX_SMS: u32 = 4096;
 
-/// A file as it is written.
+/// The content of a file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     cuda_version: Spanned<String>,
     device_count: Option<Spanned<u32>>,
-    device: Device,
+    device: DeviceSection,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Device {
+struct DeviceSection {
     name: Spanned<String>,
     device_name: Option<String>,
     compute_capability: Spanned<String>,
@@ -40,14 +37,14 @@ struct Device {
     source: Option<String>,
 }
 
-/// What is wrong, and the byte of the text where.
-struct Wrong {
+/// A mistake in the file, with the byte at which it stands.
+struct ParseError {
     at: Option<usize>,
     reason: String,
 }
 
-fn wrong<T, R>(at: &Spanned<T>, reason: impl Into<String>) -> Result<R, Wrong> {
-    Err(Wrong {
+fn error_at<T, R>(at: &Spanned<T>, reason: impl Into<String>) -> Result<R, ParseError> {
+    Err(ParseError {
         at: Some(at.span().start),
         reason: reason.into(),
     })
@@ -61,14 +58,14 @@ pub(super) fn read(path: &str) -> Result<Profile, Error> {
         reason,
     };
     let text = std::fs::read_to_string(path).map_err(|error| invalid(None, error.to_string()))?;
-    parse(&text).map_err(|Wrong { at, reason }| {
+    parse(&text).map_err(|ParseError { at, reason }| {
         let before = at.and_then(|at| text.get(..at));
         invalid(before.map(|text| text.matches('\n').count() + 1), reason)
     })
 }
 
-fn parse(text: &str) -> Result<Profile, Wrong> {
-    let file: File = toml::from_str(text).map_err(|error| Wrong {
+fn parse(text: &str) -> Result<Profile, ParseError> {
+    let file: File = toml::from_str(text).map_err(|error| ParseError {
         at: error.span().map(|span| span.start),
         reason: error.message().to_owned(),
     })?;
@@ -81,46 +78,46 @@ fn parse(text: &str) -> Result<Profile, Wrong> {
                 "`{version}` is no CUDA version; there are {}",
                 known.join(", ")
             );
-            return wrong(&file.cuda_version, reason);
+            return error_at(&file.cuda_version, reason);
         }
     };
     let device_count = match &file.device_count {
         None => 1,
         Some(count) if (1..=MAX_DEVICES).contains(count.get_ref()) => *count.get_ref(),
         Some(count) => {
-            return wrong(count, format!("there can be 1 to {MAX_DEVICES} devices"));
+            return error_at(count, format!("there can be 1 to {MAX_DEVICES} devices"));
         }
     };
     Ok(Profile {
-        device: kept(device(file.device)?),
+        device: interned(device(file.device)?),
         device_count,
         cuda_version,
     })
 }
 
-fn device(given: Device) -> Result<DeviceProfile, Wrong> {
+fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
     let name = given.name.get_ref();
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || !name.chars().all(plain) {
-        return wrong(
+        return error_at(
             &given.name,
             "a name is made of letters, digits, `-` and `_`",
         );
     }
     let Some(capability) = capability(given.compute_capability.get_ref()) else {
         let reason = "a compute capability is two numbers, 7.0 or later: \"9.0\"";
-        return wrong(&given.compute_capability, reason);
+        return error_at(&given.compute_capability, reason);
     };
     let sm_count = *given.sm_count.get_ref();
-    // Odd SMs are on no known device of these capabilities; they come in pairs.
+    // No known device of these capabilities has an odd number of SMs; they come in pairs.
     if sm_count == 0 || sm_count > MAX_SMS || !sm_count.is_multiple_of(2) {
         let reason = format!("the number of SMs is even, from 2 to {MAX_SMS}");
-        return wrong(&given.sm_count, reason);
+        return error_at(&given.sm_count, reason);
     }
     let memory_bytes = match given.memory_mib.get_ref().checked_mul(MIB) {
         Some(bytes) if (1..1 << 50).contains(&bytes) => bytes,
         _ => {
-            return wrong(
+            return error_at(
                 &given.memory_mib,
                 "memory is more than 0 and less than 1 PiB",
             );
@@ -143,7 +140,7 @@ fn device(given: Device) -> Result<DeviceProfile, Wrong> {
     if let Some(value) = &given.sm_coscheduled_alignment
         && (!alignment.is_power_of_two() || alignment < 2 || alignment > sm_count)
     {
-        return wrong(
+        return error_at(
             value,
             "the alignment is a power of two from 2 on, and no more than the number of SMs",
         );
@@ -154,7 +151,7 @@ fn device(given: Device) -> Result<DeviceProfile, Wrong> {
         let reason = format!(
             "the smallest partition is a multiple of the alignment, {alignment}, and no more than the number of SMs"
         );
-        return wrong(value, reason);
+        return error_at(value, reason);
     }
     let topology = match &given.topology {
         None => regular(sm_count, if clusters { 16 } else { 2 }),
@@ -164,17 +161,17 @@ fn device(given: Device) -> Result<DeviceProfile, Wrong> {
                 .iter()
                 .any(|(_, size)| *size == 0 || !size.is_multiple_of(2))
             {
-                return wrong(
+                return error_at(
                     topology,
                     "SMs come in pairs, so a group has an even number of them, from 2 on",
                 );
             }
-            // Each number first, so that no sum and no list grows beyond all bounds.
+            // Each number is checked first, so that no sum and no list grows without bounds.
             let too_many = |(count, size): &(u32, u32)| *count > sm_count || *size > sm_count;
             if groups.len() as u64 > u64::from(sm_count) || groups.iter().any(too_many) {
                 let reason =
                     format!("the device has {sm_count} SMs, and a group or their number is larger");
-                return wrong(topology, reason);
+                return error_at(topology, reason);
             }
             if groups
                 .iter()
@@ -183,7 +180,7 @@ fn device(given: Device) -> Result<DeviceProfile, Wrong> {
                 let reason = format!(
                     "no group has the {alignment} SMs that are co-scheduled, so that every split would be refused"
                 );
-                return wrong(topology, reason);
+                return error_at(topology, reason);
             }
             let sum: u64 = groups
                 .iter()
@@ -191,7 +188,7 @@ fn device(given: Device) -> Result<DeviceProfile, Wrong> {
                 .sum();
             if sum != u64::from(sm_count) {
                 let reason = format!("the groups have {sum} SMs, and the device {sm_count}");
-                return wrong(topology, reason);
+                return error_at(topology, reason);
             }
             topology.get_ref().clone()
         }
@@ -204,14 +201,14 @@ fn device(given: Device) -> Result<DeviceProfile, Wrong> {
         let reason = format!(
             "{sm_count} SMs have no room for one partition, which has {min} at least, {alignment} of them co-scheduled"
         );
-        return wrong(&given.sm_count, reason);
+        return error_at(&given.sm_count, reason);
     }
     for (what, text) in [
         ("device_name", given.device_name.as_deref()),
         ("source", given.source.as_deref()),
     ] {
         if text.is_some_and(|text| text.chars().any(char::is_control)) {
-            return Err(Wrong {
+            return Err(ParseError {
                 at: Some(given.name.span().start),
                 reason: format!("{what} has a control character, which a terminal would obey"),
             });
@@ -243,7 +240,7 @@ fn capability(text: &str) -> Option<(u32, u32)> {
     ((7..100).contains(&capability.0) && capability.1 < 10).then_some(capability)
 }
 
-/// As regular as it can be: groups of this size, and one of what is left.
+/// Returns the most regular topology: groups of this size, and one of the rest.
 fn regular(sm_count: u32, size: u32) -> Vec<(u32, u32)> {
     [(sm_count / size, size), (1, sm_count % size)]
         .into_iter()
@@ -251,10 +248,10 @@ fn regular(sm_count: u32, size: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// The device for the rest of the process, as the built-in ones are. Each that differs is kept once.
-fn kept(device: DeviceProfile) -> &'static DeviceProfile {
-    static KEPT: Mutex<Vec<&'static DeviceProfile>> = Mutex::new(Vec::new());
-    let mut all = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+/// Returns the device for the rest of the process, like a built-in one. Equal devices are stored once.
+fn interned(device: DeviceProfile) -> &'static DeviceProfile {
+    static INTERNED: Mutex<Vec<&'static DeviceProfile>> = Mutex::new(Vec::new());
+    let mut all = INTERNED.lock();
     if let Some(known) = all.iter().find(|known| ***known == device) {
         return known;
     }
@@ -316,7 +313,7 @@ mod tests {
             ),
         ] {
             let text = GOOD.replacen(from, to, 1);
-            let Wrong { at, reason: said } = parse(&text).err().unwrap();
+            let ParseError { at, reason: said } = parse(&text).err().unwrap();
             let told = at.map(|at| text[..at].matches('\n').count() + 1);
             assert_eq!(told, Some(line), "{text}: {said}");
             assert!(said.contains(reason), "{text}: {said}");

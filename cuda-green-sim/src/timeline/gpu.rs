@@ -1,9 +1,8 @@
-//! The model of a GPU: which SM a block goes to, how long it stays there, and what is next.
+//! The model of a GPU: the SM that a block goes to, its duration, and the next event.
 //!
-//! A kernel's blocks go to the SM with the most room, highest priority and oldest kernel first. A kernel with
-//! blocks left to place keeps later ones off its SMs, even from room that only they could use. Blocks stay
-//! where they are until they end; nothing is preempted. The blocks of an SM share it evenly once they ask for
-//! more than it has.
+//! A kernel's blocks go to the SM with the most room, highest priority and oldest kernel first. A kernel with blocks
+//! left to place keeps later ones off its SMs, even from room that only they could use. Blocks stay where they are
+//! until they end; nothing is preempted. The blocks of an SM share it evenly once they need more than it has.
 
 use std::{
     cmp::Reverse,
@@ -12,13 +11,13 @@ use std::{
 
 use super::{Timeline, Work};
 
-/// Blocks that fill a kernel's SMs more often than this are put together, to bound the work of the model.
+/// Blocks that fill a kernel's SMs more often than this are combined, to bound the work of the model.
 const MAX_WAVES: u64 = 256;
 
-/// Work that ends less than this many nanoseconds too late has ended.
+/// Work that ends less than this many nanoseconds late counts as ended.
 const EPSILON: f64 = 1e-3;
 
-/// What one SM holds at once.
+/// The capacity of one SM.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SmLimits {
     pub(crate) threads: u32,
@@ -34,7 +33,7 @@ pub(super) struct Batch {
     pub(super) threads: u32,
     pub(super) shared: u32,
     pub(super) load: f64,
-    /// Nanoseconds that each would still take by itself.
+    /// Nanoseconds that each would still take alone.
     pub(super) left: f64,
 }
 
@@ -42,9 +41,9 @@ pub(super) struct Batch {
 pub(super) struct Sm {
     pub(super) free: SmLimits,
     pub(super) batches: Vec<Batch>,
-    /// The time up to which `left` is right.
+    /// The time at which `left` was computed.
     pub(super) updated: u64,
-    /// The event in the queue that counts; older ones are stale.
+    /// The valid event in the queue; older ones are stale.
     pub(super) version: u64,
 }
 
@@ -71,7 +70,7 @@ impl Gpu {
 }
 
 impl Timeline {
-    /// Puts blocks together where there are too many to follow one by one.
+    /// Combines blocks if there are too many to follow one by one.
     pub(super) fn in_waves(&self, device: usize, mut work: Work) -> Work {
         let sms = &self.gpus[device].sms;
         let at_once: u64 = work
@@ -86,7 +85,7 @@ impl Timeline {
             work.blocks = work.blocks.div_ceil(together);
             work.block_ns *= together as f64;
         }
-        // About eleven days: nothing may overflow.
+        // About eleven days, so that nothing overflows.
         work.block_ns = work.block_ns.min(1e15);
         work
     }
@@ -95,7 +94,7 @@ impl Timeline {
         self.events.peek().map(|Reverse((time, ..))| *time)
     }
 
-    /// Works out everything that happens at the time of the next event. False if there is none.
+    /// Processes everything that happens at the time of the next event. Returns `false` if there is none.
     pub(super) fn step(&mut self) -> bool {
         let Some(time) = self.next_event() else {
             return false;
@@ -130,7 +129,7 @@ impl Timeline {
         true
     }
 
-    /// Gives blocks that wait to SMs that have room.
+    /// Places waiting blocks on SMs that have room.
     pub(super) fn dispatch(&mut self, device: usize, time: u64) {
         let Gpu { sms, waiting } = &mut self.gpus[device];
         let mut taken = vec![false; sms.len()];
@@ -214,7 +213,7 @@ impl Timeline {
 }
 
 impl Sm {
-    /// What it holds when it is empty.
+    /// Returns the capacity of the SM when it is empty.
     fn capacity(&self) -> SmLimits {
         let mut all = self.free;
         for batch in &self.batches {
@@ -225,7 +224,7 @@ impl Sm {
         all
     }
 
-    /// How fast its blocks are, compared to one that is alone.
+    /// Returns the speed of its blocks, relative to one that is alone.
     fn rate(&self) -> f64 {
         let load: f64 = self
             .batches
@@ -245,7 +244,7 @@ impl Sm {
         }
     }
 
-    /// Takes out the blocks that have ended: kernel, and how many.
+    /// Removes the blocks that have ended, and returns kernel and number.
     fn end(&mut self, ended: &mut Vec<(u64, u32)>) {
         let free = &mut self.free;
         self.batches.retain(|batch| {
@@ -261,7 +260,7 @@ impl Sm {
     }
 }
 
-/// How many more blocks fit.
+/// Returns the number of further blocks that fit.
 fn room(free: &SmLimits, work: &Work) -> u32 {
     let by_shared = free.shared.checked_div(work.shared).unwrap_or(u32::MAX);
     free.blocks

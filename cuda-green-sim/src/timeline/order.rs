@@ -1,4 +1,4 @@
-//! What comes after what: work that waits for other work, in its lane, its context, and beyond.
+//! The order of work: work that waits for other work, in its lane, its context, and beyond.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ pub(super) struct LaneState {
     pub(super) device: usize,
     pub(super) context: u64,
     pub(super) blocking: bool,
-    /// The newest piece of work; it may be done.
+    /// The newest piece of work, which may be done.
     pub(super) tail: u64,
     /// Kernels that are not done.
     pub(super) kernels: usize,
@@ -36,8 +36,8 @@ pub(super) struct Op {
 }
 
 impl Timeline {
-    /// What new work in a lane follows: the lane's own, its context's barrier, and the default stream's
-    /// for blocking streams, as theirs is for it.
+    /// Returns the work that new work in a lane follows: the lane's own, its context's barrier, and the default
+    /// stream's for blocking streams, as theirs is for it.
     pub(super) fn before(&self, of: LaneOf) -> Vec<u64> {
         let mut deps = Vec::new();
         match self.lanes.get(&of.lane) {
@@ -96,7 +96,7 @@ impl Timeline {
         Mark { op, done }
     }
 
-    /// Adds a piece of work. One without blocks that has nothing to wait for is done at once.
+    /// Adds a piece of work. One without blocks and without dependencies is done at once.
     pub(super) fn add(
         &mut self,
         lane: Option<Lane>,
@@ -140,7 +140,7 @@ impl Timeline {
         id
     }
 
-    /// A kernel has all it waited for: it queues for its SMs.
+    /// Queues a kernel for its SMs, because everything that it waited for is done.
     pub(super) fn ready(&mut self, id: u64) {
         if let Some(op) = self.ops.get(&id)
             && let Some(work) = &op.work
@@ -149,7 +149,7 @@ impl Timeline {
         }
     }
 
-    /// Work is done: so is, or may start, what waited for it.
+    /// Marks work as done, which may complete or start the work that waited for it.
     pub(super) fn complete(&mut self, id: u64, time: u64, touched: &mut BTreeSet<usize>) {
         let mut done = vec![id];
         while let Some(id) = done.pop() {

@@ -10,9 +10,9 @@ const LIMITS: SmLimits = SmLimits {
 };
 
 /// A kernel of a random client: its stream, and its blocks, their threads, time and load.
-type Kernel = (u64, u64, u32, u32, bool);
+type KernelSpec = (u64, u64, u32, u32, bool);
 
-fn kernels() -> impl Strategy<Value = Vec<Kernel>> {
+fn kernels() -> impl Strategy<Value = Vec<KernelSpec>> {
     let kernel = (
         0_u64..4,
         1_u64..200,
@@ -34,7 +34,7 @@ fn lane(stream: u64, context: u64) -> LaneOf {
 
 fn submit(
     timeline: &mut Timeline,
-    kernel: Kernel,
+    kernel: KernelSpec,
     context: u64,
     sms: std::ops::Range<u32>,
 ) -> Mark {
@@ -94,7 +94,7 @@ proptest! {
         prop_assert!(end <= total(false) + launches + 100_000);
     }
 
-    /// What runs on other SMs changes nothing, and the same calls give the same times.
+    /// Work on other SMs changes nothing, and the same calls give the same times.
     #[test]
     fn disjoint_sms_do_not_meet(ours in kernels(), theirs in kernels()) {
         let run = |with: bool| {

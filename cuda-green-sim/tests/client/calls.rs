@@ -11,7 +11,7 @@ use cuda_green_sys::*;
 pub const OK: CUresult = CUresult::CUDA_SUCCESS;
 pub const SM: CUdevResourceType = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
 
-/// What a call says whose function this driver lacks.
+/// The code for a call whose function this driver lacks.
 pub const MISSING: CUresult = cudaError_enum(u32::MAX);
 
 /// Gives the code of a call of the table.

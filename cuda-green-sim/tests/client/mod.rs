@@ -2,9 +2,9 @@
 
 #![allow(dead_code, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // each test file uses a part; see `Client`
 
-use std::{ffi::c_void, ptr};
+use std::{ffi::c_void, ptr, time::Duration};
 
-use cuda_green_sim::Sim;
+use cuda_green_sim::{Error, Sim};
 use cuda_green_sys::*;
 
 mod calls;
@@ -52,9 +52,19 @@ pub fn sm(resource: &CUdevResource) -> CUdevSmResource {
     unsafe { resource.__bindgen_anon_1.sm }
 }
 
+/// Makes a simulated driver. Waits for a slot if the other tests of the process have all of them.
+pub fn simulator(spec: &str) -> Sim {
+    loop {
+        match Sim::new(spec) {
+            Err(Error::TooManyDrivers { .. }) => std::thread::sleep(Duration::from_millis(1)),
+            made => return made.unwrap(),
+        }
+    }
+}
+
 impl Client {
     pub fn new(spec: &str) -> Self {
-        let sim = Sim::new(spec).unwrap();
+        let sim = simulator(spec);
         let api = sim.api().unwrap();
         let mut primary = ptr::null_mut();
         unsafe {
@@ -79,7 +89,7 @@ impl Client {
         calls::whole(&self.api, 0).unwrap()
     }
 
-    /// How many groups of so many SMs a split would have, asked only.
+    /// Returns how many groups of this many SMs a split would have, without making it.
     pub fn possible(
         &self,
         of: &CUdevResource,

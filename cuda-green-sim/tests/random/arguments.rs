@@ -10,7 +10,7 @@ use cuda_green_sys::*;
 
 use super::{ARENA, Output, ROOM, World};
 
-/// Which argument is wanted.
+/// The argument that is wanted.
 #[derive(Clone, Copy)]
 pub struct Of {
     pub function: &'static str,
@@ -22,12 +22,12 @@ pub trait Arg {
     fn make(world: &mut World<'_>, of: Of) -> Self;
 }
 
-/// What a pointer can point to.
+/// The target of a pointer.
 pub trait Pointee: Sized {
     fn point(world: &mut World<'_>, of: Of) -> *mut Self;
 }
 
-/// What only the driver looks into.
+/// A type whose content only the driver reads.
 pub trait Handle {}
 
 impl<T: Pointee> Arg for *mut T {

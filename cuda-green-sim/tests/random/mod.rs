@@ -49,7 +49,7 @@ pub fn calls(profile: &str, bytes: &[u8]) -> BTreeSet<&'static str> {
     made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// The same by several threads on one driver, each with bytes of its own.
+/// Does the same from several threads on one driver, each with its own bytes.
 #[allow(dead_code)] // for the test alone
 pub fn calls_of_threads(profile: &str, bytes: &[Vec<u8>]) {
     let mut arenas = vec![vec![0_u64; ARENA / 8]; bytes.len()];
@@ -78,7 +78,7 @@ enum Output {
 struct World<'a> {
     api: &'a Api,
     bytes: std::slice::Iter<'a, u8>,
-    /// Where the host memory begins.
+    /// The start of the host memory.
     arena: usize,
     /// By the name of the type that they point to; dead ones stay.
     handles: BTreeMap<&'static str, Vec<usize>>,
@@ -89,10 +89,10 @@ struct World<'a> {
     pinned: Vec<usize>,
     resources: Vec<CUdevResource>,
     images: Vec<Vec<u8>>,
-    /// What the arguments of one call point to.
+    /// The targets of the pointers of one call.
     memory: Vec<Vec<u64>>,
     outputs: Vec<Output>,
-    /// What was called, for the message.
+    /// The name and arguments of the call, for messages.
     trace: Vec<String>,
 }
 
@@ -232,7 +232,7 @@ impl<'a> World<'a> {
         self.physical.push(physical);
     }
 
-    /// A byte; 0 once there are no more.
+    /// Returns a byte; 0 once all are used.
     fn byte(&mut self) -> u8 {
         self.bytes.next().copied().unwrap_or(0)
     }
@@ -274,7 +274,7 @@ impl<'a> World<'a> {
         base.wrapping_add(self.number(&[0, 0, 0, 0, 1, 4, 4096]))
     }
 
-    /// Room for so many values, filled with zeros, until the call is over.
+    /// Returns room for this many values, filled with zeros, until the call is over.
     fn room<T>(&mut self, count: usize) -> *mut T {
         let mut memory = vec![0_u64; (count * size_of::<T>()).div_ceil(8) + 1];
         let at = memory.as_mut_ptr().cast();
@@ -282,7 +282,7 @@ impl<'a> World<'a> {
         at
     }
 
-    /// Whether a pointer is to be null.
+    /// Returns whether a pointer is to be null.
     fn is_null(&mut self) -> bool {
         self.below(24) == 1
     }
@@ -315,7 +315,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Makes calls until there are no more bytes.
+    /// Makes calls until all bytes are used.
     fn run(mut self) -> BTreeSet<&'static str> {
         let mut succeeded = BTreeSet::new();
         while !self.bytes.as_slice().is_empty() {

@@ -196,7 +196,7 @@ fn a_green_context_holds_the_primary_context() {
         assert_eq!((code, again), (OK, client.primary));
         assert_eq!(client.api.cuDevicePrimaryCtxRelease_v2(0).unwrap(), OK);
         assert_eq!(state(), 0);
-        // It can still be made current, and is of no more use.
+        // It can still be made current, but is useless.
         let (mut device, mut address) = (-1, 0);
         assert_eq!(client.api.cuCtxSetCurrent(client.primary).unwrap(), OK);
         assert_eq!(client.api.cuCtxGetDevice(&mut device).unwrap(), OK);

@@ -3,13 +3,13 @@
 use std::ptr;
 
 use crate::client::*;
-use cuda_green_sim::{NOT_MODELLED, Sim, cuda_versions, profiles};
+use cuda_green_sim::{NOT_MODELLED, cuda_versions, profiles};
 use cuda_green_sys::*;
 
 #[test]
 fn each_version_has_the_functions_that_it_had() {
     for version in cuda_versions() {
-        let api = Sim::new(&format!("h200@{version}")).unwrap().api().unwrap();
+        let api = simulator(&format!("h200@{version}")).api().unwrap();
         assert_eq!(api.version(), version);
         for (entry, absence) in api.entry_points() {
             assert_eq!(
@@ -27,7 +27,7 @@ fn each_version_has_the_functions_that_it_had() {
 fn every_device_goes_with_every_version() {
     for device in profiles() {
         for version in cuda_versions() {
-            let sim = Sim::new(&format!("3x{}@{version}", device.name)).unwrap();
+            let sim = simulator(&format!("3x{}@{version}", device.name));
             let api = sim.api().unwrap();
             let (mut count, mut sms) = (0, 0);
             unsafe {
@@ -75,7 +75,7 @@ fn what_is_not_modelled_says_so() {
 
 #[test]
 fn a_name_is_resolved_in_the_abi_asked_for() {
-    let sim = Sim::new("h200@12.5").unwrap();
+    let sim = simulator("h200@12.5");
     let found = |name, major, minor| !sim.resolve(name, CudaVersion::new(major, minor)).is_null();
     assert!(!found(c"cuGreenCtxStreamCreate", 12, 4));
     assert!(found(c"cuGreenCtxStreamCreate", 12, 5));
@@ -89,7 +89,7 @@ fn a_name_is_resolved_in_the_abi_asked_for() {
 
 #[test]
 fn nothing_works_before_init_but_the_version() {
-    let sim = Sim::new("h200@13.0").unwrap();
+    let sim = simulator("h200@13.0");
     let api = sim.api().unwrap();
     let (mut count, mut context) = (0, ptr::null_mut());
     let early = CUresult::CUDA_ERROR_NOT_INITIALIZED;

@@ -11,7 +11,7 @@ use cuda_green_sys::*;
 const TWO: &CStr = c".version 7.0\n.target sm_70\n.address_size 64\n\
     .visible .entry second(.param .u64 a, .param .u32 b) { ret; }\n.visible .entry first() { ret; }\n";
 
-/// What a link answers to one more text.
+/// Adds one more text to a link and returns its code.
 fn add(client: &Client, link: CUlinkState, ptx: &CStr) -> CUresult {
     let (options, values) = (ptr::null_mut(), ptr::null_mut());
     call!(
@@ -67,7 +67,7 @@ fn a_link_that_is_gone_is_of_no_use() {
     client.finish();
 }
 
-/// The log that a link is given is that of each image without one of its own.
+/// The log of a link receives the messages of each image that has no log.
 #[test]
 fn a_links_log_tells_what_an_image_has_wrong() {
     let client = Client::new("h200@13.0");
@@ -104,7 +104,7 @@ fn a_links_log_tells_what_an_image_has_wrong() {
             .map(|log| unsafe { CStr::from_ptr(log.as_ptr().cast()) });
         (code, told.map(|text| text.to_string_lossy().into_owned()))
     };
-    // An image has no log of its own (measured on an H200, driver 580).
+    // An image has no log (measured on an H200, driver 580).
     let nothing = [String::new(), String::new()];
     assert_eq!(add(2), (CUresult::CUDA_ERROR_INVALID_VALUE, nothing));
     let (code, [of_link, of_image]) = add(0);

@@ -1,4 +1,4 @@
-//! Structured splits (13.1): each rule of the headers, in the version that brought it. No such driver was at hand.
+//! Structured splits (13.1): each rule of the headers, in the version that brought it. No such driver was available.
 
 use std::ptr;
 

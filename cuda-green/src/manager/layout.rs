@@ -192,11 +192,7 @@ impl Layout {
         let guaranteed = pieces
             .iter()
             .map(|index| self.pieces[*index].area.coscheduled);
-        let mut coscheduled = guaranteed.max().unwrap_or(1);
-        while coscheduled > sm_count {
-            coscheduled /= 2;
-        }
-        coscheduled
+        planner::coscheduled_within(sm_count, guaranteed.max().unwrap_or(1))
     }
 
     /// Returns the SMs of a choice.

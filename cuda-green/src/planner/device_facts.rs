@@ -22,6 +22,16 @@ pub(super) const FINE_UNIT: u32 = 2;
 /// Blocks of the largest cluster that runs on every device with clusters; a kernel must opt in to larger ones.
 pub(super) const PORTABLE_CLUSTER: u32 = 8;
 
+/// Returns how many SMs are co-scheduled together in a group of `sm_count` SMs, of at most `most`: as many as its size
+/// allows.
+pub(crate) fn coscheduled_within(sm_count: u32, most: u32) -> u32 {
+    let mut coscheduled = most;
+    while coscheduled > sm_count {
+        coscheduled /= 2;
+    }
+    coscheduled
+}
+
 impl DeviceFacts {
     /// Returns the facts of a device with this many SMs.
     pub fn new(sm_count: u32, compute_capability: (u32, u32), capabilities: Capabilities) -> Self {

@@ -20,13 +20,21 @@ pub(super) fn plan(
     flag: SplitFlag,
     count_groups: &GroupCount<'_>,
 ) -> Result<Option<Plan>> {
+    let best_of = |split| {
+        Merging {
+            split,
+            facts,
+            demands,
+        }
+        .best()
+    };
     let units = CountedSplit::of(facts.sm_count, unit, flag, count_groups)?;
-    let mut best = units.best(facts, demands);
+    let mut best = best_of(units);
     let needs_no_other = best.as_ref().is_some_and(|(rank, _)| rank.is_met());
     if !units.is_fine() && units.remainder > 0 && !needs_no_other {
         for units in (2..=facts.sm_count / unit).rev() {
             let larger = CountedSplit::of(facts.sm_count, units * unit, flag, count_groups)?;
-            let next = larger.best(facts, demands);
+            let next = best_of(larger);
             // `min_by_key` returns the first of equally good plans.
             best = best.into_iter().chain(next).min_by_key(|(rank, _)| *rank);
         }
@@ -53,47 +61,49 @@ impl Rank {
     }
 }
 
-impl CountedSplit {
+/// The search for the best plan of one split's groups.
+struct Merging<'a> {
+    split: CountedSplit,
+    facts: &'a DeviceFacts,
+    demands: &'a Demands,
+}
+
+impl Merging<'_> {
     /// Returns the SMs of the smallest partition of such groups.
-    fn smallest(&self, facts: &DeviceFacts) -> u32 {
-        if self.is_fine() {
-            self.sm_count
+    fn smallest(&self) -> u32 {
+        if self.split.is_fine() {
+            self.split.sm_count
         } else {
-            facts.unit().0
+            self.facts.unit().0
         }
     }
 
     /// Returns the groups of each partition where `owner`, if any, has the remainder; `None` where there are too few.
-    fn shares(
-        &self,
-        facts: &DeviceFacts,
-        demands: &Demands,
-        owner: Option<usize>,
-    ) -> Option<Vec<MergedGroups>> {
-        if owner.is_some() && self.remainder == 0 {
+    fn shares(&self, owner: Option<usize>) -> Option<Vec<MergedGroups>> {
+        if owner.is_some() && self.split.remainder == 0 {
             return None;
         }
-        let mut shares: Vec<MergedGroups> = (0..demands.list.len())
-            .map(|index| self.initial(facts, demands, index, owner == Some(index)))
+        let mut shares: Vec<MergedGroups> = (0..self.demands.list.len())
+            .map(|index| self.initial(index, owner == Some(index)))
             .collect::<Option<_>>()?;
         let used = |shares: &[MergedGroups]| shares.iter().map(|share| share.groups).sum::<u32>();
         // Lower the largest targets first, and equal ones alike.
-        while used(&shares) > self.groups {
-            let targets = shares.iter().zip(&demands.list);
+        while used(&shares) > self.split.groups {
+            let targets = shares.iter().zip(&self.demands.list);
             let (share, target) = targets
                 .filter(|(share, request)| request.is_target() && share.groups > 1)
                 .map(|(share, request)| (*share, *request))
                 .max_by_key(|(share, _)| share.groups)?;
-            for (other, request) in shares.iter_mut().zip(&demands.list) {
+            for (other, request) in shares.iter_mut().zip(&self.demands.list) {
                 if *request == target && other.groups == share.groups {
                     other.groups -= 1;
                 }
             }
         }
-        let mut spare = self.groups - used(&shares);
-        self.divide_among_shares(facts, demands, &mut shares, &mut spare);
-        if let Some(rest) = demands.rest
-            && (facts.remainder_joins() || owner != Some(rest))
+        let mut spare = self.split.groups - used(&shares);
+        self.divide_among_shares(&mut shares, &mut spare);
+        if let Some(rest) = self.demands.rest
+            && (self.facts.remainder_joins() || owner != Some(rest))
         {
             shares.get_mut(rest)?.groups += spare;
         }
@@ -101,26 +111,25 @@ impl CountedSplit {
     }
 
     /// Returns the fewest groups for a partition; for a target, the most.
-    fn initial(
-        &self,
-        facts: &DeviceFacts,
-        demands: &Demands,
-        index: usize,
-        has_remainder: bool,
-    ) -> Option<MergedGroups> {
-        let request = demands.list.get(index)?;
-        let beside = if has_remainder { self.remainder } else { 0 };
-        let least = demands.floor(index).saturating_sub(beside);
+    fn initial(&self, index: usize, has_remainder: bool) -> Option<MergedGroups> {
+        let request = self.demands.list.get(index)?;
+        let beside = if has_remainder {
+            self.split.remainder
+        } else {
+            0
+        };
+        let least = self.demands.floor(index).saturating_sub(beside);
         // A partition takes at least one group if it has no remainder, or a cluster that the remainder does not keep.
-        let least = least.div_ceil(self.sm_count).max(u32::from(
-            !has_remainder || request.cluster > facts.coscheduled_left_over(),
+        let least = least.div_ceil(self.split.sm_count).max(u32::from(
+            !has_remainder || request.cluster > self.facts.coscheduled_left_over(),
         ));
         let groups = match request.sms {
             SmRequest::Target(_) | SmRequest::Percent(_) => {
-                let most = demands
-                    .most(index, self.smallest(facts))
+                let most = self
+                    .demands
+                    .most(index, self.smallest())
                     .checked_sub(beside)?
-                    / self.sm_count;
+                    / self.split.sm_count;
                 (most >= least).then_some(most)?
             }
             _ => least,
@@ -129,44 +138,39 @@ impl CountedSplit {
             groups,
             remainder: has_remainder,
         };
-        (!has_remainder || groups == 0 || facts.remainder_joins()).then_some(share)
+        (!has_remainder || groups == 0 || self.facts.remainder_joins()).then_some(share)
     }
 
     /// Gives each share but the last its part of what is left by weight, rounded down to groups.
-    fn divide_among_shares(
-        &self,
-        facts: &DeviceFacts,
-        demands: &Demands,
-        shares: &mut [MergedGroups],
-        spare: &mut u32,
-    ) {
+    fn divide_among_shares(&self, shares: &mut [MergedGroups], spare: &mut u32) {
         let weight = |index: usize| {
-            demands
+            self.demands
                 .list
                 .get(index)
                 .map_or(0, |request| request.weight())
         };
         let all: u64 = (0..shares.len()).map(weight).sum();
-        let rest = demands.rest.filter(|_| all > 0);
+        let rest = self.demands.rest.filter(|_| all > 0);
         let taken: u32 = shares
             .iter()
             .enumerate()
             .filter(|(index, _)| Some(*index) != rest)
-            .map(|(_, share)| self.merged_size(*share))
+            .map(|(_, share)| self.split.merged_size(*share))
             .sum();
-        let left = facts
+        let left = self
+            .facts
             .sm_count
             .saturating_sub(taken)
-            .saturating_sub(demands.rest_least());
+            .saturating_sub(self.demands.rest_least());
         for (index, share) in shares.iter_mut().enumerate() {
             if weight(index) == 0
                 || Some(index) == rest
-                || (share.remainder && !facts.remainder_joins())
+                || (share.remainder && !self.facts.remainder_joins())
             {
                 continue;
             }
             let part = u64::from(left) * weight(index) / all;
-            let more = u32::try_from(part).unwrap_or(left) / self.sm_count;
+            let more = u32::try_from(part).unwrap_or(left) / self.split.sm_count;
             let more = more.min(*spare);
             share.groups += more;
             *spare -= more;
@@ -174,56 +178,57 @@ impl CountedSplit {
     }
 
     /// Returns the best plan of these groups over all choices of who has the remainder.
-    fn best(&self, facts: &DeviceFacts, demands: &Demands) -> Option<(Rank, Plan)> {
-        let owners = std::iter::once(None).chain(demands.distinct().map(Some));
+    fn best(&self) -> Option<(Rank, Plan)> {
+        let owners = std::iter::once(None).chain(self.demands.distinct().map(Some));
         let assigned = owners.filter_map(|owner| {
-            let shares = self.shares(facts, demands, owner)?;
-            let sizes = self.merged_sizes(&shares);
+            let shares = self.shares(owner)?;
+            let sizes = self.split.merged_sizes(&shares);
             // Exact requests must be met exactly, however good the plan is otherwise.
             let mut given = sizes.iter().enumerate();
-            if !given.all(|(index, size)| demands.is_exact(index, *size)) {
+            if !given.all(|(index, size)| self.demands.is_exact(index, *size)) {
                 return None;
             }
-            let counts = sizes.iter().zip(&demands.list);
+            let counts = sizes.iter().zip(&self.demands.list);
             let above = counts.map(|(size, request)| match request.sms {
                 SmRequest::AtLeast(count) => size.saturating_sub(count),
                 _ => 0,
             });
             let rank = Rank {
-                worth: Worth::of(facts, demands, &sizes),
+                worth: Worth::of(self.facts, self.demands, &sizes),
                 without_clusters: shares.iter().filter(|share| share.groups == 0).count(),
-                takes_remainder: owner.is_some() && owner != demands.rest,
+                takes_remainder: owner.is_some() && owner != self.demands.rest,
                 above: above.sum(),
             };
             Some((rank, shares))
         });
         let (rank, shares) = assigned.min_by_key(|(rank, _)| *rank)?;
-        Some((rank, self.plan(facts, demands, &shares)))
+        Some((rank, self.plan(&shares)))
     }
 
-    fn plan(&self, facts: &DeviceFacts, demands: &Demands, shares: &[MergedGroups]) -> Plan {
+    fn plan(&self, shares: &[MergedGroups]) -> Plan {
         let mut next = 0;
         let partitions = shares
             .iter()
-            .zip(&demands.requested)
+            .zip(&self.demands.requested)
             .map(|(share, &requested)| {
                 let groups = (next..next + share.groups).map(|group| Part::Group(group as usize));
                 next += share.groups;
                 let with = share.remainder.then_some(Part::Remainder);
                 let coscheduled = if share.groups > 0 {
-                    facts.coscheduled_by_count(self.sm_count)
+                    self.facts.coscheduled_by_count(self.split.sm_count)
                 } else {
-                    facts.coscheduled_left_over().min(self.remainder)
+                    self.facts.coscheduled_left_over().min(self.split.remainder)
                 };
-                PlannedPartition {
-                    requested,
-                    sm_count: self.merged_size(*share),
-                    parts: groups.chain(with).collect(),
-                    coscheduled,
-                    max_cluster: facts.max_cluster(coscheduled),
-                }
+                let parts = groups.chain(with).collect();
+                let sm_count = self.split.merged_size(*share);
+                PlannedPartition::new(self.facts, requested, sm_count, parts, coscheduled)
             })
             .collect();
-        Plan::new(facts, self.strategy(), self.call(), partitions)
+        Plan::new(
+            self.facts,
+            self.split.strategy(),
+            self.split.call(),
+            partitions,
+        )
     }
 }

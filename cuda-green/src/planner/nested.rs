@@ -54,7 +54,7 @@ fn groups_of(facts: &DeviceFacts, size: u32, count_groups: &GroupCount<'_>) -> R
 }
 
 /// The split of the device itself, before any nested one.
-struct First {
+struct FirstSplit {
     /// SMs of each of its groups.
     size: u32,
     /// The partitions that have a group each. If there are none, one group stays free, and the rest of the device can be
@@ -62,7 +62,7 @@ struct First {
     members: Vec<usize>,
 }
 
-impl First {
+impl FirstSplit {
     fn groups(&self) -> u32 {
         self.members.len().max(1) as u32
     }
@@ -70,8 +70,8 @@ impl First {
 
 /// Returns the splits of the device that are worth trying: groups for all partitions of one size, or for one of them,
 /// larger sizes first; a group for the partition that takes the rest; and a group that stays free.
-fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<First> {
-    let mut firsts: Vec<First> = Vec::new();
+fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<FirstSplit> {
+    let mut firsts: Vec<FirstSplit> = Vec::new();
     let mut order: Vec<(usize, u32)> = sizes.iter().copied().enumerate().collect();
     order.sort_by_key(|(_, size)| std::cmp::Reverse(*size)); // stable
     for (index, size) in order {
@@ -101,7 +101,7 @@ fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<First> {
         });
         match joined.filter(|_| demands.rest != Some(index)) {
             Some(first) => first.members.push(index),
-            None => firsts.push(First {
+            None => firsts.push(FirstSplit {
                 size,
                 members: vec![index],
             }),
@@ -116,13 +116,13 @@ fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<First> {
             .filter(|_| first.members.len() > 1);
         let size = first.size;
         all.push(first);
-        all.extend(alone.map(|index| First {
+        all.extend(alone.map(|index| FirstSplit {
             size,
             members: vec![index],
         }));
     }
     if demands.rest.is_none() {
-        all.extend(device.size_of(1).map(|size| First {
+        all.extend(device.size_of(1).map(|size| FirstSplit {
             size,
             members: Vec::new(),
         }));
@@ -135,7 +135,7 @@ fn chain(
     facts: &DeviceFacts,
     demands: &Demands,
     sizes: &[u32],
-    first: &First,
+    first: &FirstSplit,
     device: Area,
 ) -> Option<Plan> {
     let mut parts: Vec<Option<(Part, Area)>> = vec![None; sizes.len()];
@@ -194,13 +194,19 @@ fn chain(
         .zip(&demands.requested)
         .map(|(part, &requested)| {
             let (part, area) = part?;
-            Some(PlannedPartition {
+            let Area {
+                sm_count,
+                coscheduled,
+                ..
+            } = area;
+            let parts = vec![part];
+            Some(PlannedPartition::new(
+                facts,
                 requested,
-                sm_count: area.sm_count,
-                parts: vec![part],
-                coscheduled: area.coscheduled,
-                max_cluster: facts.max_cluster(area.coscheduled),
-            })
+                sm_count,
+                parts,
+                coscheduled,
+            ))
         })
         .collect::<Option<Vec<_>>>()?;
     let strategy = if nested.is_empty() {

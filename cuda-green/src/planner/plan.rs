@@ -96,6 +96,25 @@ pub struct Plan {
     pub refused: Vec<RefusedPlan>,
 }
 
+impl PlannedPartition {
+    /// Returns a partition of these parts, in which this many SMs are surely co-scheduled together.
+    pub(super) fn new(
+        facts: &DeviceFacts,
+        requested: u32,
+        sm_count: u32,
+        parts: Vec<Part>,
+        coscheduled: u32,
+    ) -> Self {
+        Self {
+            requested,
+            sm_count,
+            parts,
+            coscheduled,
+            max_cluster: facts.max_cluster(coscheduled),
+        }
+    }
+}
+
 impl Plan {
     /// Returns a plan, with the SMs that no partition has divided into left over and stranded ones.
     pub(super) fn new(

@@ -2,7 +2,7 @@
 
 use super::{
     Demands, DeviceFacts, GroupCount, PartitionRequest, Plan, PlannedPartition, SplitStrategy,
-    candidates::all, device_facts::FINE_UNIT, in_words,
+    candidates, device_facts::FINE_UNIT, in_words,
 };
 use crate::error::{Error, Result};
 
@@ -12,16 +12,13 @@ pub(super) fn reason(
     demands: &Demands,
     count_groups: &GroupCount<'_>,
 ) -> Result<Error> {
-    let asks_exact = demands.list.iter().any(|request| request.exact);
-    if demands.list.iter().any(|request| request.cluster > 1) {
-        let without = all(
-            facts,
-            &demands.changed(|request| request.cluster = 1),
-            count_groups,
-        )?;
-        if let Some(error) = cluster_in_the_way(facts, demands, &without) {
-            return Ok(error);
-        }
+    let plans_with = |change: fn(&mut PartitionRequest)| {
+        candidates::all(facts, &demands.changed(change), count_groups)
+    };
+    if demands.list.iter().any(|request| request.cluster > 1)
+        && let Some(error) = cluster_in_the_way(facts, demands, count_groups)?
+    {
+        return Ok(error);
     }
     let too_coarse = |help| Error::UnitsTooCoarse {
         requests: in_words(&demands.list),
@@ -34,29 +31,23 @@ pub(super) fn reason(
         total: facts.sm_count,
         help,
     };
-    if !asks_exact {
-        let exact = all(
-            facts,
-            &demands.changed(|request| request.exact = true),
-            count_groups,
-        )?;
-        if !exact.is_empty() {
-            return Ok(too_coarse(
-                "ask for exact sizes (`PartitionRequest::exact`), at the price of thread-block clusters above 2; CUDA 13.1 has both",
-            ));
-        }
-    } else if !all(
-        facts,
-        &demands.changed(|request| request.exact = false),
-        count_groups,
-    )?
-    .is_empty()
-    {
-        return Ok(too_coarse(
+    let asks_exact = demands.list.iter().any(|request| request.exact);
+    let (other, help) = if asks_exact {
+        (
+            plans_with(|request| request.exact = false)?,
             "inexact sizes would fit; CUDA 12.5 splits into units of 2 SMs, and 13.1 also keeps thread-block clusters",
-        ));
-    }
-    Ok(too_coarse("ask for a few SMs less"))
+        )
+    } else {
+        (
+            plans_with(|request| request.exact = true)?,
+            "ask for exact sizes (`PartitionRequest::exact`), at the price of thread-block clusters above 2; CUDA 13.1 has both",
+        )
+    };
+    Ok(too_coarse(if other.is_empty() {
+        "ask for a few SMs less"
+    } else {
+        help
+    }))
 }
 
 /// Returns the error where the driver refused all plans: a demanded cluster if other plans lack only that, else
@@ -68,16 +59,21 @@ pub(crate) fn of_all_plans(
     refusal: Error,
 ) -> Result<Error> {
     let demands = Demands::of(facts, requests)?;
-    let without = all(
-        facts,
-        &demands.changed(|request| request.cluster = 1),
-        count_groups,
-    )?;
-    Ok(cluster_in_the_way(facts, &demands, &without).unwrap_or(refusal))
+    Ok(cluster_in_the_way(facts, &demands, count_groups)?.unwrap_or(refusal))
 }
 
 /// Returns the cluster that the best plan lacks, of plans that keep all but the clusters.
-fn cluster_in_the_way(facts: &DeviceFacts, demands: &Demands, plans: &[Plan]) -> Option<Error> {
+fn cluster_in_the_way(
+    facts: &DeviceFacts,
+    demands: &Demands,
+    count_groups: &GroupCount<'_>,
+) -> Result<Option<Error>> {
+    let without = demands.changed(|request| request.cluster = 1);
+    let plans = candidates::all(facts, &without, count_groups)?;
+    Ok(best_without_clusters(facts, demands, &plans))
+}
+
+fn best_without_clusters(facts: &DeviceFacts, demands: &Demands, plans: &[Plan]) -> Option<Error> {
     let lacking = |plan: &Plan| {
         let partitions = plan.partitions.iter().zip(&demands.list);
         partitions

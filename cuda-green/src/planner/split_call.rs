@@ -27,7 +27,7 @@ pub struct Group {
     pub sm_count: u32,
     /// SMs that are co-scheduled together in it.
     pub coscheduled: u32,
-    /// SMs that are co-scheduled together where the chip allows it; `coscheduled` asks for no more than that.
+    /// SMs that are co-scheduled together where the chip allows it; the same as `coscheduled` where no more are preferred.
     pub preferred_coscheduled: u32,
     /// Whether the size may be filled up with SMs that are not co-scheduled.
     pub backfill: bool,

@@ -2,7 +2,9 @@
 
 use super::{
     Demands, DeviceFacts, Group, GroupCount, Part, Plan, PlannedPartition, SplitCall, SplitFlag,
-    SplitStrategy, demands::sum, device_facts::FINE_UNIT,
+    SplitStrategy,
+    demands::sum,
+    device_facts::{FINE_UNIT, coscheduled_within},
 };
 use crate::error::Result;
 
@@ -81,26 +83,14 @@ fn plan(
         Part::Group(index) => groups.get(*index),
         Part::Remainder => None,
     };
-    let partitions: Vec<PlannedPartition> = parts
+    let partitions = parts
         .into_iter()
         .zip(&demands.requested)
         .map(|(parts, &requested)| {
-            let coscheduled = parts
-                .iter()
-                .filter_map(group_of)
-                .map(|group| group.coscheduled);
-            let coscheduled = coscheduled.max().unwrap_or(1);
-            PlannedPartition {
-                requested,
-                sm_count: parts
-                    .iter()
-                    .filter_map(group_of)
-                    .map(|group| group.sm_count)
-                    .sum(),
-                parts,
-                coscheduled,
-                max_cluster: facts.max_cluster(coscheduled),
-            }
+            let groups = || parts.iter().filter_map(group_of);
+            let sm_count = groups().map(|group| group.sm_count).sum();
+            let coscheduled = groups().map(|group| group.coscheduled).max().unwrap_or(1);
+            PlannedPartition::new(facts, requested, sm_count, parts, coscheduled)
         })
         .collect();
     Plan::new(facts, strategy, SplitCall::Structured(groups), partitions)
@@ -125,16 +115,17 @@ fn in_sizes(
     let mut parts = vec![Vec::new(); sizes.len()];
     for index in order {
         if let (Some(&sm_count), Some(parts)) = (sizes.get(index), parts.get_mut(index)) {
-            let mut coscheduled = if in_pairs.contains(&index) {
+            let most = if in_pairs.contains(&index) {
                 FINE_UNIT
             } else {
                 unit
             };
-            while coscheduled > sm_count {
-                coscheduled /= 2;
-            }
             parts.push(Part::Group(groups.len()));
-            groups.push(Group::new(sm_count, coscheduled, true));
+            groups.push(Group::new(
+                sm_count,
+                coscheduled_within(sm_count, most),
+                true,
+            ));
         }
     }
     plan(facts, demands, SplitStrategy::Structured, groups, parts)

@@ -4,7 +4,7 @@ use std::{fmt, slice, sync::Arc};
 
 use cuda_green_sys::{CUdevResource, CudaVersion};
 
-use super::provenance::{Provenance, SplitId};
+use super::{provenance::Provenance, raw::RawResource};
 use crate::{
     capabilities::Granularity,
     device::{CudaDevice, Lease},
@@ -39,26 +39,30 @@ use crate::{
 pub struct SmResource {
     device: CudaDevice,
     provenance: Provenance,
-    first: RawResource,
+    first: SmPart,
     /// Further parts of the same split.
-    more: Vec<RawResource>,
+    more: Vec<SmPart>,
     /// Leases that keep a manager from giving these SMs to others. All parts of a split have those of what was split.
     leases: Vec<Arc<Lease>>,
 }
 
 /// One of the driver's resources, and the part of a split that it is.
 #[derive(Clone, Copy)]
-struct RawResource {
-    raw: CUdevResource,
+struct SmPart {
+    raw: RawResource,
     part: Part,
     granularity: Granularity,
 }
 
-// SAFETY: the resource is a value; the one pointer in it (13.1) is null or the driver's own, and is never
-// followed here.
-unsafe impl Send for RawResource {}
-// SAFETY: as above; nothing is changed through a shared reference.
-unsafe impl Sync for RawResource {}
+impl SmPart {
+    fn new(raw: CUdevResource, part: Part, otherwise: Granularity) -> Self {
+        Self {
+            raw: RawResource(raw),
+            part,
+            granularity: reported_granularity(&raw).unwrap_or(otherwise),
+        }
+    }
+}
 
 impl SmResource {
     /// Returns the resource that the driver answered a query with. `coscheduled` is the caller's knowledge, used where
@@ -79,11 +83,7 @@ impl SmResource {
         Self {
             device: device.clone(),
             provenance: Provenance::Query,
-            first: RawResource {
-                raw,
-                part: Part::Group(0),
-                granularity: reported_granularity(&raw).unwrap_or(otherwise),
-            },
+            first: SmPart::new(raw, Part::Group(0), otherwise),
             more: Vec::new(),
             leases: Vec::new(),
         }
@@ -102,38 +102,18 @@ impl SmResource {
         &self.leases
     }
 
-    /// Returns a group of a split of this resource.
-    pub(super) fn group(
+    /// Returns a part of a split of this resource. `granularity` holds where the driver reports nothing.
+    pub(super) fn part_of_split(
         &self,
-        raw: CUdevResource,
-        id: SplitId,
-        index: usize,
-        granularity: Granularity,
-    ) -> Self {
-        self.part(raw, id, Part::Group(index), granularity, false)
-    }
-
-    /// Returns the remainder of a split of this resource.
-    pub(super) fn remainder(&self, raw: CUdevResource, id: SplitId, structured: bool) -> Self {
-        self.part(raw, id, Part::Remainder, Granularity::PAIRS, structured)
-    }
-
-    fn part(
-        &self,
-        raw: CUdevResource,
-        id: SplitId,
+        provenance: Provenance,
         part: Part,
-        otherwise: Granularity,
-        structured: bool,
+        raw: CUdevResource,
+        granularity: Granularity,
     ) -> Self {
         Self {
             device: self.device.clone(),
-            provenance: Provenance::Split { id, structured },
-            first: RawResource {
-                raw,
-                part,
-                granularity: reported_granularity(&raw).unwrap_or(otherwise),
-            },
+            provenance,
+            first: SmPart::new(raw, part, granularity),
             more: Vec::new(),
             leases: self.leases.clone(),
         }
@@ -163,12 +143,12 @@ impl SmResource {
 
     /// Returns the driver's flags of it (`CUdevSmResourceGroup_flags`, 13.1); 0 before.
     pub fn flags(&self) -> u32 {
-        sm_fields(&self.first.raw).flags
+        sm_fields(self.first_raw()).flags
     }
 
     /// Returns the driver's resources that it is made of: one, or several of one split.
     pub fn raw_parts(&self) -> impl Iterator<Item = &CUdevResource> {
-        self.parts().map(|part| &part.raw)
+        self.parts().map(|part| &part.raw.0)
     }
 
     /// Merges several parts of one split into one resource, for one context.
@@ -263,10 +243,10 @@ impl SmResource {
     }
 
     pub(super) fn first_raw(&self) -> &CUdevResource {
-        &self.first.raw
+        &self.first.raw.0
     }
 
-    fn parts(&self) -> impl Iterator<Item = &RawResource> {
+    fn parts(&self) -> impl Iterator<Item = &SmPart> {
         slice::from_ref(&self.first).iter().chain(&self.more)
     }
 }

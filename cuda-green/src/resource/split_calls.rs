@@ -7,11 +7,15 @@ use cuda_green_sys::{
     CUdevSmResourceSplitByCount_flags, CUresult,
 };
 
-use super::{provenance::SplitId, sm::SmResource, sm_parts::SmParts};
+use super::{
+    provenance::{Provenance, SplitId},
+    sm::SmResource,
+    sm_parts::SmParts,
+};
 use crate::{
     capabilities::Granularity,
     error::{Error, Result},
-    planner::{Group, SplitCall, SplitFlag},
+    planner::{Group, Part, SplitCall, SplitFlag},
 };
 
 impl SmResource {
@@ -152,14 +156,17 @@ impl SmResource {
         remainder: CUdevResource,
         structured: bool,
     ) -> SmParts {
-        let id = SplitId::next();
-        let groups = groups.iter().enumerate();
-        let remainder = self.remainder(remainder, id, structured);
+        let provenance = Provenance::Split {
+            id: SplitId::next(),
+            structured,
+        };
+        let group = |(index, raw): (usize, &CUdevResource)| {
+            self.part_of_split(provenance, Part::Group(index), *raw, granularity)
+        };
+        let rest = self.part_of_split(provenance, Part::Remainder, remainder, Granularity::PAIRS);
         SmParts {
-            groups: groups
-                .map(|(index, raw)| self.group(*raw, id, index, granularity))
-                .collect(),
-            remainder: Some(remainder).filter(|rest| rest.sm_count() > 0),
+            groups: groups.iter().enumerate().map(group).collect(),
+            remainder: Some(rest).filter(|rest| rest.sm_count() > 0),
         }
     }
 }

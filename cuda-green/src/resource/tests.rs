@@ -1,4 +1,4 @@
-//! What becomes one call, of which driver: every way on both sides of the version that has it.
+//! The lowering of splits: each way on both sides of the version that has it.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests
 
@@ -242,7 +242,7 @@ fn a_group_has_a_co_scheduled_unit_even_filled_up() {
     assert!(lower((13, 1), &split.coscheduled(2)).is_ok());
 }
 
-/// However many groups are asked for, that is a refusal, and no end of memory.
+/// Any number of groups beyond the device is refused, and does not exhaust memory.
 #[test]
 fn groups_beyond_number_are_refused() {
     for groups in [67, 1 << 40, usize::MAX] {

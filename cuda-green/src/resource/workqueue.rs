@@ -7,6 +7,7 @@ use cuda_green_sys::{
     CudaVersion,
 };
 
+use super::raw::RawResource;
 use crate::{
     device::CudaDevice,
     driver::{ResourceOwner, query_resource},
@@ -44,7 +45,7 @@ use crate::{
 #[derive(Clone)]
 pub struct WorkqueueResource {
     device: CudaDevice,
-    raw: CUdevResource,
+    raw: RawResource,
     /// Keeps the context of an existing workqueue alive: it is not documented what becomes of the workqueue without it.
     context: Option<Arc<dyn Send + Sync>>,
 }
@@ -58,12 +59,6 @@ pub enum WorkqueueScope {
     /// No queue is shared with other green contexts of this scope, while the device has enough queues.
     GreenContextBalanced,
 }
-
-// SAFETY: the resource is a value; the one pointer in it is null or the driver's own, and is never followed
-// here.
-unsafe impl Send for WorkqueueResource {}
-// SAFETY: as above; nothing is changed through a shared reference.
-unsafe impl Sync for WorkqueueResource {}
 
 impl WorkqueueResource {
     /// Queries the configuration of a device or a context.
@@ -100,7 +95,7 @@ impl WorkqueueResource {
         }
         Ok(Self {
             device: device.clone(),
-            raw: query_resource(device.driver(), owner, kind)?,
+            raw: RawResource(query_resource(device.driver(), owner, kind)?),
             context: None,
         })
     }
@@ -182,22 +177,22 @@ impl WorkqueueResource {
             });
         };
         change(&mut config);
-        self.raw.__bindgen_anon_1.wqConfig = config;
+        self.raw.0.__bindgen_anon_1.wqConfig = config;
         Ok(self)
     }
 
     fn config(&self) -> Option<CUdevWorkqueueConfigResource> {
         let kind = CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG;
-        if self.raw.type_ != kind {
+        if self.raw.0.type_ != kind {
             return None;
         }
         // SAFETY: the type says which field the driver filled, and all of its fields are integers.
-        Some(unsafe { self.raw.__bindgen_anon_1.wqConfig })
+        Some(unsafe { self.raw.0.__bindgen_anon_1.wqConfig })
     }
 
     /// Returns the driver's resource.
     pub fn raw(&self) -> &CUdevResource {
-        &self.raw
+        &self.raw.0
     }
 }
 

@@ -33,7 +33,7 @@ fn any_requests() -> impl Strategy<Value = Vec<PartitionRequest>> {
     prop::collection::vec(request, 1..8)
 }
 
-/// A plan never hands out a part twice, nor more SMs than there are, and meets what was asked.
+/// Checks that a plan uses no part twice and no more SMs than there are, and meets the requests.
 fn check(facts: &DeviceFacts, requests: &[PartitionRequest], plan: &Plan) {
     let given: u32 = sizes(plan).iter().sum();
     assert_eq!(
@@ -105,7 +105,7 @@ fn check(facts: &DeviceFacts, requests: &[PartitionRequest], plan: &Plan) {
 }
 
 proptest! {
-    /// Whatever is answered to how many groups there are: no more SMs are given than there are.
+    /// Whatever number of groups the driver counts, a plan uses no more SMs than there are.
     #[test]
     fn a_count_that_cannot_be_does_no_harm(
         facts in any_facts(),

@@ -222,7 +222,7 @@ fn nesting_finds_the_order_that_fits() {
         };
         assert_eq!(plan.strategy, strategy);
     }
-    // Exact sizes of no whole units beside a group that is nobody's, and with the rest in whole units.
+    // Exact sizes that are not whole units, beside a group that stays free, and with the rest in whole units.
     let exact = PartitionRequest::at_least(30).exact();
     let plan = first(&facts, &[exact; 2], &h200);
     assert_eq!((sizes(&plan), plan.left_over), (vec![30, 30], 72), "{plan}");
@@ -245,7 +245,7 @@ fn nesting_finds_the_order_that_fits() {
     ));
 }
 
-/// What was asked is said by the words that it was asked in.
+/// Refusals quote the requests in the words of the program.
 #[test]
 fn refusals_are_in_the_requests_words() {
     use PartitionRequest as R;

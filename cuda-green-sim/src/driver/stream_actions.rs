@@ -1,31 +1,31 @@
-//! What a stream can be asked to do: done at once, or, in a capture, kept as a node of a graph.
+//! The actions of a stream: done at once or, in a capture, recorded as nodes of a graph.
 
 use std::{
     cell::Cell,
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{MutexGuard, PoisonError, RwLock},
 };
 
 use cuda_green_sys::CUresult;
 
 use super::{Context, Driver, State};
 use crate::{
+    c_args::{Answer, ClientPointer, HostFunction},
     kernel::Launch,
-    raw::{Answer, HostFunction, Kept},
+    sync::{MutexGuard, RwLock},
     timeline::{LaneOf, Work},
 };
 
-/// One thing that a stream is asked to do.
+/// One action of a stream.
 pub(super) enum Action {
     Kernel(KernelLaunch),
     CopyIn {
         to: u64,
-        from: Kept,
+        from: ClientPointer,
         bytes: usize,
     },
     CopyOut {
-        to: Kept,
+        to: ClientPointer,
         from: u64,
         bytes: usize,
     },
@@ -34,7 +34,7 @@ pub(super) enum Action {
         from: u64,
         bytes: u64,
     },
-    /// A pattern of one byte or of four, again and again.
+    /// A repeated pattern of one byte or of four.
     Fill {
         address: u64,
         pattern: Pattern,
@@ -53,7 +53,7 @@ pub(super) enum Pattern {
     Word(u32),
 }
 
-/// A launch, with all that its call brought and all that was found out about it.
+/// A launch, with all parameters of its call and everything that was looked up for it.
 pub(super) struct KernelLaunch {
     pub(super) function: u64,
     pub(super) name: String,
@@ -63,10 +63,10 @@ pub(super) struct KernelLaunch {
     pub(super) cluster: [u32; 3],
     pub(super) args: Vec<Vec<u8>>,
     pub(super) context: Context,
-    /// The SMs of its context: those that it runs on, wherever a graph with it is launched (measured on
-    /// an H200, driver 580).
+    /// The SMs of its context, on which it runs wherever a graph with it is launched (measured on an H200, driver
+    /// 580).
     pub(super) sm_ids: Vec<u32>,
-    /// The ids that the kernel sees, which MPS numbers anew in each context.
+    /// The ids that the kernel sees, which MPS renumbers in each context.
     pub(super) seen_sm_ids: Vec<u32>,
     pub(super) priority: i32,
 }
@@ -88,7 +88,7 @@ impl KernelLaunch {
 }
 
 impl Driver {
-    /// Does an action in a stream's order, or keeps it where the stream is in a capture.
+    /// Does an action in a stream's order, or records it if the stream is in a capture.
     pub(super) fn enqueue(
         &self,
         mut state: MutexGuard<'_, State>,
@@ -99,7 +99,7 @@ impl Driver {
             return Ok(());
         };
         self.after_late_copies(&mut state, lane);
-        // The client's functions are called without the driver's locks: they may call the driver.
+        // The client's functions are called without the driver's locks, because they may call the driver.
         drop(state);
         let work = self.work(&action);
         let failed = work.is_err();
@@ -113,7 +113,7 @@ impl Driver {
         self.perform(&action)
     }
 
-    /// What an action takes on the device's SMs; an error where the client's function panicked.
+    /// Returns the work of an action on the device's SMs; an error if the client's function panicked.
     pub(super) fn work(&self, action: &Action) -> Result<Option<Work>, ()> {
         let Action::Kernel(kernel) = action else {
             return Ok(None);
@@ -126,7 +126,7 @@ impl Driver {
         Ok(Some(Work {
             blocks: launch.block_count(),
             threads: kernel.block.iter().product(),
-            // Each block takes 1 KiB for itself.
+            // Each block reserves 1 KiB.
             shared: kernel.shared_bytes + 1024,
             block_ns: cost.time.as_secs_f64() * 1e9,
             load: cost.load,
@@ -135,8 +135,8 @@ impl Driver {
         }))
     }
 
-    /// What an action does, done here and now: only its time is virtual. Actions come in an order that
-    /// their streams and events allow, so their effects do as well.
+    /// Does the action now: only its time is virtual. Actions come in an order that their streams and events allow,
+    /// so their effects do as well.
     pub(super) fn perform(&self, action: &Action) -> Answer {
         match action {
             Action::Kernel(kernel) => {
@@ -152,7 +152,7 @@ impl Driver {
                 bytes,
             } => self.fill(*address, *pattern, *bytes),
             Action::Call(function) => self.call_host(function),
-            // What there is to them is their time.
+            // They only have a time.
             Action::Record(_) | Action::Wait(_) => Ok(()),
         }
     }
@@ -163,7 +163,7 @@ impl Driver {
         };
         let launch = kernel.as_seen(self);
         let ended = catch_unwind(AssertUnwindSafe(|| function(&launch)));
-        // As on a GPU, the launch itself succeeds, and every later call tells.
+        // As on a GPU, the launch itself succeeds, and every later call reports it.
         match (ended, launch.fault.get()) {
             (Err(_), _) => self.fault(CUresult::CUDA_ERROR_LAUNCH_FAILED),
             (Ok(()), Some(_)) => self.fault(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS),
@@ -171,14 +171,14 @@ impl Driver {
         }
     }
 
-    /// A fault that stays.
+    /// Sets a persistent fault.
     pub(super) fn fault(&self, code: CUresult) {
         self.lock().fault.get_or_insert(code);
     }
 }
 
-/// What is registered under a name.
+/// Returns the entry registered under a name.
 fn registered<T: Clone>(list: &RwLock<HashMap<String, T>>, name: &str) -> Option<T> {
-    let list = list.read().unwrap_or_else(PoisonError::into_inner);
+    let list = list.read();
     list.get(name).cloned()
 }

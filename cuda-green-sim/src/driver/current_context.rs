@@ -1,4 +1,4 @@
-//! Which context is current to a thread, and what context a handle stands for.
+//! Each thread's current context, and the context that a handle stands for.
 
 use std::{cell::RefCell, collections::HashMap};
 
@@ -6,7 +6,7 @@ use cuda_green_sys::CUresult;
 
 use super::{
     Driver, Kind, State,
-    green::Green,
+    green_contexts::Green,
     state::{Context, Device},
 };
 
@@ -16,9 +16,9 @@ thread_local! {
 }
 
 impl Driver {
-    /// The top of the calling thread's stack as it is, living or not; 0 where there is none.
+    /// Returns the top of the calling thread's stack, whether it is alive or not; 0 if there is none.
     pub(super) fn current_handle(&self) -> u64 {
-        // At the end of a thread its stacks may be gone, and with them what was current.
+        // At the end of a thread its stacks may already be gone.
         STACKS
             .try_with(|stacks| {
                 let stacks = stacks.borrow();
@@ -31,7 +31,7 @@ impl Driver {
 
     /// Works on the calling thread's stack of contexts.
     pub(super) fn with_stack<T>(&self, work: impl FnOnce(&mut Vec<u64>) -> T) -> T {
-        // At the end of a thread its stacks may be gone: what is pushed then is current to nobody.
+        // At the end of a thread its stacks may already be gone; a context pushed then is lost.
         let mut stack = STACKS
             .try_with(|stacks| stacks.borrow_mut().remove(&self.number))
             .ok()
@@ -44,13 +44,13 @@ impl Driver {
         answer
     }
 
-    /// The calling thread's current context, which must be alive.
+    /// Returns the calling thread's current context, which must be alive.
     pub(super) fn current(&self, state: &State) -> Result<Context, CUresult> {
         self.context(state, self.current_handle())
     }
 
-    /// What a context handle stands for. A green context's own handle becomes one once
-    /// `cuCtxFromGreenCtx` was asked for it, which gives the same handle (measured on an H200, driver 580).
+    /// Returns the context that a handle stands for. A green context's handle stands for a context once
+    /// `cuCtxFromGreenCtx` was called for it, which returns the same handle (measured on an H200, driver 580).
     pub(super) fn context(&self, state: &State, handle: u64) -> Result<Context, CUresult> {
         if let Some(index) = state.devices.iter().position(|d| d.primary == handle) {
             self.present(index)?;
@@ -73,7 +73,7 @@ impl Driver {
         Err(CUresult::CUDA_ERROR_INVALID_CONTEXT)
     }
 
-    /// The device of a context that lives or lived.
+    /// Returns the device of a context, alive or not.
     pub(super) fn device_of_handle(&self, state: &State, handle: u64) -> Result<usize, CUresult> {
         let device = match self.context(state, handle) {
             Ok(context) => state.device_of(context),
@@ -91,7 +91,7 @@ impl Driver {
         Ok(device)
     }
 
-    /// A green context by its own handle.
+    /// Returns a green context by its own handle.
     pub(super) fn green<'s>(&self, state: &'s State, handle: u64) -> Result<&'s Green, CUresult> {
         match state.greens.get(&handle) {
             Some(green) => self.present(green.device).map(|()| green),

@@ -1,15 +1,12 @@
 //! Virtual time, through the driver's own functions: what kernels cost, who waits for whom, and the shape
 //! of the latencies that were measured on an H200.
 
-#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`
-
-mod client;
-
 use std::{ffi::c_void, ptr, time::Duration};
 
-use client::*;
 use cuda_green_sim::{BlockCost, Sim};
 use cuda_green_sys::*;
+
+use crate::client::*;
 
 /// Kernels whose blocks keep an SM busy for as many nanoseconds as their one argument says.
 const BUSY: &std::ffi::CStr = c".version 7.0\n.target sm_70\n.address_size 64\n\

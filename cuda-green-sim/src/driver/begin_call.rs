@@ -1,12 +1,12 @@
-//! What every call begins with: it is counted, noted, and made to fail where that was asked for.
+//! The beginning of every call: it is counted, traced, and made to fail if a fault was injected for it.
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use super::Driver;
 use crate::{
-    MadeAt,
+    c_args::Answer,
     injection::{Fill, Injection},
-    raw::Answer,
+    leaks::MadeAt,
 };
 
 impl Driver {
@@ -17,25 +17,25 @@ impl Driver {
         }
     }
 
-    /// Takes back what [`inject`](Self::inject) did, but for devices that are lost.
+    /// Reverts [`inject`](Self::inject), except for lost devices.
     pub(crate) fn clear_injections(&self) {
         self.injections.clear();
         self.memory().limit(Fill::Percent(100));
     }
 
-    /// Injections that nothing came of.
+    /// Returns the injections that never took effect.
     pub(crate) fn unfired_injections(&self) -> Vec<Injection> {
         self.injections.unfired()
     }
 
     pub(crate) fn start_trace(&self) {
-        *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        *self.trace.lock() = Some(Vec::new());
         self.tracing.store(true, Ordering::Release);
     }
 
     pub(crate) fn take_trace(&self) -> Vec<MadeAt> {
         self.tracing.store(false, Ordering::Release);
-        let mut trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trace = self.trace.lock();
         trace.take().unwrap_or_default()
     }
 
@@ -43,29 +43,29 @@ impl Driver {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// What every call begins with: it is counted, and what was injected for it happens.
+    /// Begins a call: counts it, and applies the faults that were injected for it.
     pub(crate) fn begin_call(&self, entry_point: &'static str) -> Answer {
         self.not_in_a_host_function()?;
         let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         MadeAt::enter(entry_point, call);
         if self.tracing.load(Ordering::Acquire)
-            && let Some(trace) = &mut *self.trace.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Some(trace) = &mut *self.trace.lock()
         {
             trace.push(MadeAt::now());
         }
-        let Some(happening) = self.injections.at_call(entry_point) else {
+        let Some(faults) = self.injections.at_call(entry_point) else {
             return Ok(());
         };
-        for ordinal in happening.lost {
+        for ordinal in faults.lost {
             let bit = 1_u32.checked_shl(ordinal).unwrap_or(0);
             self.lost.fetch_or(bit, Ordering::Relaxed);
         }
-        if !happening.delay.is_zero() {
-            // Without a lock: only this call is slow.
-            std::thread::sleep(happening.delay);
-            self.advance(happening.delay);
+        if !faults.delay.is_zero() {
+            // No lock is held, so only this call is slow.
+            std::thread::sleep(faults.delay);
+            self.advance(faults.delay);
         }
-        let Some(code) = happening.code else {
+        let Some(code) = faults.code else {
             return Ok(());
         };
         if code.is_sticky() {

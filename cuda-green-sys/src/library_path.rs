@@ -1,17 +1,15 @@
-//! The files of loaded libraries, for errors that name them.
+//! Paths of loaded libraries, for errors that name them.
 
-use std::{
-    collections::BTreeSet,
-    ffi::c_void,
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::BTreeSet, ffi::c_void, path::Path};
 
-/// Keeps a path for as long as its library stays loaded, which is as long as the process: once for each
-/// library, however often that is opened.
-pub(crate) fn kept(path: &Path) -> &'static Path {
+use crate::sync::Mutex;
+
+/// Returns a copy of a path that lives as long as the process, because its library stays loaded that long.
+///
+/// There is one copy for each path, however often its library is opened.
+pub(crate) fn interned(path: &Path) -> &'static Path {
     static PATHS: Mutex<BTreeSet<&'static Path>> = Mutex::new(BTreeSet::new());
-    let mut paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut paths = PATHS.lock();
     match paths.get(path) {
         Some(path) => path,
         None => {
@@ -22,8 +20,9 @@ pub(crate) fn kept(path: &Path) -> &'static Path {
     }
 }
 
-/// Finds the file of the library that holds a function, by the system loader's account: where a name was
-/// looked up in several folders, only that tells in which of them it was found.
+/// Returns the file of the library that holds a function, as the system's loader reports it.
+///
+/// If a name was looked up in several folders, only the loader knows in which of them it was found.
 #[cfg(unix)]
 pub(crate) fn of_function(address: *const c_void) -> Option<&'static Path> {
     use std::{ffi::CStr, ffi::OsStr, os::unix::ffi::OsStrExt};
@@ -37,13 +36,13 @@ pub(crate) fn of_function(address: *const c_void) -> Option<&'static Path> {
     if !found || name.is_null() {
         return None;
     }
-    // SAFETY: a name that is not null is a C string of the loader's. It lives as long as its library, which
-    // is loaded: the caller has a function of it.
+    // SAFETY: a name that is not null is a C string owned by the loader. It lives as long as its library, which
+    // is loaded, because the caller has one of its functions.
     let name = unsafe { CStr::from_ptr(name) };
-    Some(kept(Path::new(OsStr::from_bytes(name.to_bytes()))))
+    Some(interned(Path::new(OsStr::from_bytes(name.to_bytes()))))
 }
 
-/// Knows no such account on this platform.
+/// Returns `None`: this platform has no such query.
 #[cfg(not(unix))]
 pub(crate) fn of_function(_: *const c_void) -> Option<&'static Path> {
     None
@@ -54,8 +53,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_kept_once() {
-        let path = |text: &str| kept(Path::new(text));
+    fn a_path_is_interned_once() {
+        let path = |text: &str| interned(Path::new(text));
         assert_eq!(path("/a/libcuda.so.1"), Path::new("/a/libcuda.so.1"));
         assert!(std::ptr::eq(path("/a/b"), path("/a/b")));
         assert_ne!(path("/a/b"), path("/a/c"));
@@ -65,7 +64,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri has no dladdr")]
     #[cfg(unix)]
     fn a_function_is_of_the_file_that_holds_it() {
-        let own = of_function(a_path_is_kept_once as fn() as *const c_void).unwrap();
+        let own = of_function(a_path_is_interned_once as fn() as *const c_void).unwrap();
         let program = std::env::current_exe().unwrap();
         assert_eq!(own.file_name(), program.file_name());
         assert_eq!(of_function(std::ptr::null()), None);

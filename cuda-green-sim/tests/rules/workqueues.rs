@@ -1,16 +1,8 @@
 //! Workqueue resources, as the 13.1 header and later ones have them.
 
-#![allow(
-    clippy::undocumented_unsafe_blocks,
-    clippy::unwrap_used,
-    clippy::panic,
-    missing_docs
-)] // see `Client`
-
-mod client;
-
-use client::{Client, INVALID_VALUE, OK, REFUSED, SM};
 use cuda_green_sys::*;
+
+use crate::client::{Client, INVALID_VALUE, OK, REFUSED, SM};
 
 const CONFIG: CUdevResourceType = CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE_CONFIG;
 const EXISTING: CUdevResourceType = CUdevResourceType::CU_DEV_RESOURCE_TYPE_WORKQUEUE;

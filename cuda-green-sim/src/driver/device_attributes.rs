@@ -1,10 +1,9 @@
-//! Device attributes that nothing else in the simulator depends on, such as the limits of textures: numbers
-//! and values, as data.
+//! Device attributes on which nothing else in the simulator depends, such as limits of textures, as data.
 
 use cuda_green_sys::CudaVersion;
 
-/// Attribute and value, measured on an H200 (driver 580, CUDA 13.0); all others are 0 there, or follow from
-/// the profile. Other devices take them over, for want of measurements.
+/// Attribute and value, measured on an H200 (driver 580, CUDA 13.0). All others are 0 there, or follow from the
+/// profile. Other devices use the same values, because they were not measured.
 #[rustfmt::skip] // a list to be read as one
 pub(super) const MEASURED: &[(u32, i32)] = &[
     (14, 512), (21, 131_072), (22, 131_072), (23, 65_536), (24, 16_384), (25, 16_384),
@@ -20,8 +19,8 @@ pub(super) const MEASURED: &[(u32, i32)] = &[
     (142, 1), (144, 1), (145, 1),
 ];
 
-/// The largest attribute of each version from which on there was a new one (its header). On an H200 with
-/// driver 580, those of 13.0 are answered and later ones refused.
+/// The largest attribute of each version that added one (from its header). On an H200 with driver 580, those of 13.0
+/// are answered and later ones refused.
 const LARGEST: &[(u16, u8, u32)] = &[
     (13, 4, 161),
     (13, 3, 156),
@@ -31,7 +30,7 @@ const LARGEST: &[(u16, u8, u32)] = &[
     (12, 5, 135),
 ];
 
-/// The largest attribute that a driver of this version knows; that of 12.4 for older ones, too.
+/// Returns the largest attribute that a driver of this version knows; for older ones than 12.4, that of 12.4.
 pub(super) fn largest(version: CudaVersion) -> u32 {
     LARGEST
         .iter()

@@ -1,9 +1,5 @@
 //! Captures and graphs: what is kept, what is refused, where it runs and when.
 
-#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`
-
-mod client;
-
 use std::{
     ffi::c_void,
     ptr,
@@ -14,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use client::*;
 use cuda_green_sim::BlockCost;
 use cuda_green_sys::*;
 use proptest::prelude::*;
+
+use crate::client::*;
 
 const GLOBAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
 const THREAD: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -163,7 +160,7 @@ fn what_asks_or_waits_or_allocates_spoils_a_capture() {
     }
 }
 
-/// What waits for nothing that is captured, and is no allocation of the client's.
+/// Calls that wait for no captured work and allocate nothing for the client are allowed.
 #[test]
 fn what_a_capture_leaves_alone() {
     let client = Client::new("h200@13.0");
@@ -185,7 +182,7 @@ fn what_a_capture_leaves_alone() {
     client.finish();
 }
 
-/// A context that ends takes no capture along, and nobody can end one whose own stream is gone.
+/// Destroying a context ends no capture, and a capture whose origin stream is gone can never end.
 #[test]
 fn captures_outlive_contexts() {
     let client = Client::new("h200@13.0");
@@ -476,7 +473,7 @@ fn an_empty_graph_and_wrong_flags() {
     client.finish();
 }
 
-/// What a host function is given.
+/// The argument of a host function.
 struct Given {
     calls: AtomicU32,
     caller: std::thread::ThreadId,
@@ -524,7 +521,7 @@ fn host_functions_run_elsewhere_and_may_not_call_back() {
 /// A step of a random program over three streams of three contexts.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A kernel of so many tenths of a millisecond in a stream.
+    /// Launches a kernel of this many tenths of a millisecond in a stream.
     Kernel(usize, u32),
     /// The second stream waits for the first.
     Order(usize, usize),

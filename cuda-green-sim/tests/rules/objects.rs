@@ -1,13 +1,10 @@
 //! Libraries, functions, default pools, registered host memory, pointers and virtual memory.
 
-#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`
-
-mod client;
-
 use std::{ffi::c_void, ptr};
 
-use client::*;
 use cuda_green_sys::*;
+
+use crate::client::*;
 
 fn library(client: &Client, image: &std::ffi::CStr) -> Result<CUlibrary, CUresult> {
     let (mut library, none) = (ptr::null_mut(), ptr::null_mut());
@@ -122,7 +119,7 @@ fn more_shared_memory_is_to_be_asked_for() {
     client.finish();
 }
 
-/// What is set of a kernel holds for its function, but not the other way round.
+/// Attributes set on a kernel hold for its function, but not the other way round.
 #[test]
 fn a_kernel_and_its_function_have_attributes_of_their_own() {
     let client = Client::new("h200@13.0");

@@ -1,14 +1,11 @@
 //! Clients that break rules: each gets a code, and the simulator stays as it is.
 
-#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`
-
-mod client;
-
 use std::{cell::RefCell, ffi::c_void, ptr};
 
-use client::*;
 use cuda_green_sim::Sim;
 use cuda_green_sys::*;
+
+use crate::client::*;
 
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 

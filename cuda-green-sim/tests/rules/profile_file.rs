@@ -1,13 +1,10 @@
 //! Devices of the user's own, from a TOML file.
 
-#![allow(clippy::unwrap_used, clippy::undocumented_unsafe_blocks)] // see `Client`
-
-mod client;
-
 use std::{fs, path::PathBuf};
 
-use client::{Client, count};
 use cuda_green_sim::{Error, Sim};
+
+use crate::client::{Client, count};
 
 fn written(name: &str, text: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -18,7 +15,7 @@ fn written(name: &str, text: &str) -> PathBuf {
 /// The README's own example, split like any device.
 #[test]
 fn the_readmes_device_can_be_partitioned() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     let text = readme.split("```toml\n").nth(1).unwrap();
     let path = written("readme.toml", text.split("```").next().unwrap());
     let client = Client::new(path.to_str().unwrap());

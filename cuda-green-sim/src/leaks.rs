@@ -1,4 +1,4 @@
-//! What still lives in a simulated driver, and which call made it.
+//! The live objects of a simulated driver as a test sees them, and the calls that made them.
 
 use std::{cell::Cell, fmt};
 
@@ -7,7 +7,7 @@ thread_local! {
     static CALL: Cell<MadeAt> = const { Cell::new(MadeAt { entry_point: "", call: 0 }) };
 }
 
-/// A call to a simulated driver: that which made an object, or one of a trace.
+/// A call to a simulated driver: the one that made an object, or one of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MadeAt {
@@ -18,22 +18,22 @@ pub struct MadeAt {
 }
 
 impl MadeAt {
-    /// Notes the call that this thread enters.
+    /// Records the call that this thread enters.
     pub(crate) fn enter(entry_point: &'static str, call: u64) {
         CALL.set(Self { entry_point, call });
     }
 
-    /// The call that this thread is in.
+    /// Returns the call that this thread is in.
     pub(crate) fn now() -> Self {
         CALL.get()
     }
 }
 
-/// One object that lives.
+/// One live object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LiveObject {
-    /// What it is: `stream`, `green context`.
+    /// The kind of object: `stream`, `green context`.
     pub kind: &'static str,
     /// The call that made it.
     pub made_at: MadeAt,
@@ -44,7 +44,7 @@ pub struct LiveObject {
 /// A test of code that cleans up ends with [`Sim::assert_no_leaks`](crate::Sim::assert_no_leaks), or
 /// begins with [`Sim::leak_guard`](crate::Sim::leak_guard).
 ///
-/// Two of them are equal where there are as many of each kind, whichever calls made them.
+/// Two of them are equal if they have as many objects of each kind, whichever calls made them.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LiveObjects {
@@ -52,7 +52,7 @@ pub struct LiveObjects {
     pub primary_retains: usize,
     /// Green contexts.
     pub green_contexts: usize,
-    /// Streams, those that lost their green context too.
+    /// Streams, including those that lost their green context.
     pub streams: usize,
     /// Events.
     pub events: usize,
@@ -66,24 +66,24 @@ pub struct LiveObjects {
     pub graphs: usize,
     /// Instantiated graphs.
     pub graph_execs: usize,
-    /// Device memory, from pools or not: allocations.
+    /// Device memory, from pools or not: number of allocations.
     pub device_allocations: usize,
-    /// Device memory, from pools or not: the bytes asked for.
+    /// Device memory, from pools or not: bytes requested.
     pub device_bytes: u64,
     /// Memory pools.
     pub pools: usize,
-    /// Pinned host memory: allocations.
+    /// Pinned host memory: number of allocations.
     pub host_allocations: usize,
-    /// Host memory of the client's own that is pinned.
+    /// Registrations of the client's own host memory.
     pub host_registrations: usize,
     /// Reserved ranges of addresses.
     pub reservations: usize,
     /// Memory of `cuMemCreate` that is not released, or still mapped.
     pub physical_allocations: usize,
-    /// Objects that were never destroyed and that a context took along when it was destroyed. They no
-    /// longer live, but forgetting them was a mistake, so they count.
+    /// Objects that were never destroyed and that ended with their context. They are no longer alive, but not
+    /// destroying them was a mistake, so they count.
     pub abandoned: usize,
-    /// Each of them, with the call that made it; the oldest first.
+    /// Each object with the call that made it; the oldest first.
     pub objects: Vec<LiveObject>,
 }
 
@@ -104,11 +104,11 @@ pub(crate) const RESERVATION: &str = "reservation of addresses";
 pub(crate) const PHYSICAL: &str = "physical allocation";
 pub(crate) const ABANDONED: &str = "abandoned object";
 
-/// How many calls of a kind are told in a text.
+/// How many calls of a kind a text lists.
 const TOLD: usize = 6;
 
 impl LiveObjects {
-    /// Counts a list of objects.
+    /// Counts the objects of a list.
     pub(crate) fn of(mut objects: Vec<LiveObject>, device_bytes: u64) -> Self {
         objects.sort_by_key(|object| object.made_at.call);
         let count = |kind| objects.iter().filter(|object| object.kind == kind).count();
@@ -134,7 +134,7 @@ impl LiveObjects {
         }
     }
 
-    /// Whether nothing lives, and nothing was abandoned.
+    /// Returns whether nothing is alive and nothing was abandoned.
     pub fn is_empty(&self) -> bool {
         self.counts().iter().all(|(count, _)| *count == 0) && self.device_bytes == 0
     }
@@ -169,8 +169,8 @@ impl PartialEq for LiveObjects {
 
 impl Eq for LiveObjects {}
 
-/// `nothing`, or the kinds that there are and the calls that made them:
-/// `2 streams (cuGreenCtxStreamCreate at call 31, 32), 1 module (cuModuleLoadData at call 40)`.
+/// Writes `nothing`, or the kinds that there are and the calls that made them: `2 streams (cuGreenCtxStreamCreate at
+/// call 31, 32), 1 module (cuModuleLoadData at call 40)`.
 impl fmt::Display for LiveObjects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;
@@ -189,7 +189,7 @@ impl fmt::Display for LiveObjects {
     }
 }
 
-/// `stream`, `streams`; `reservations of addresses`.
+/// Returns the plural: `stream`, `streams`; `reservations of addresses`.
 fn plural(kind: &str, count: usize) -> String {
     match kind.split_once(" of ") {
         _ if count == 1 => kind.to_owned(),
@@ -199,7 +199,7 @@ fn plural(kind: &str, count: usize) -> String {
 }
 
 impl LiveObjects {
-    /// The calls that made the objects of a kind, in brackets.
+    /// Writes the calls that made the objects of a kind, in brackets.
     fn write_calls(&self, f: &mut fmt::Formatter<'_>, kind: &str) -> fmt::Result {
         let made: Vec<MadeAt> = self
             .objects

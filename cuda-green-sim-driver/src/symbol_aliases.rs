@@ -1,4 +1,4 @@
-//! Functions that the simulator does not have because it has a wider one that does the same.
+//! Functions that the simulator does not have because a more general one does the same.
 
 use std::ffi::{CStr, c_uint, c_void};
 
@@ -6,7 +6,7 @@ use cuda_green_sys::{CUdevice, CUresult, CUstream, CUuuid};
 
 use crate::exports;
 
-/// The address of one of them by the name and the version that `cuGetProcAddress` is asked with.
+/// Returns the address of one of them by the name and the version that `cuGetProcAddress` is asked for.
 pub(crate) fn find(name: &CStr, version: i32) -> Option<*const c_void> {
     Some(match name.to_bytes() {
         b"cuStreamCreate" => cuStreamCreate as *const c_void,

@@ -9,16 +9,16 @@ use super::{
     Context, Driver, Kind, State, as_pointer, require, resources::Origin, workqueues::Workqueue,
 };
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
     sms::SmSet,
 };
 
 pub(super) struct Green {
     pub(super) device: usize,
-    /// Whether `cuCtxFromGreenCtx` was asked for it, without which its handle is no context's.
+    /// Whether `cuCtxFromGreenCtx` was called for it; before that, its handle is not a context's.
     pub(super) is_context: bool,
-    /// What `cuGreenCtxGetId` gives.
+    /// The id that `cuGreenCtxGetId` returns.
     id: u64,
     /// The id of the resource that the context reports as its own.
     pub(super) resource: u64,
@@ -57,8 +57,8 @@ impl Driver {
             return Err(CUresult::CUDA_ERROR_INVALID_DEVICE);
         }
         self.memory().take_green_context(device)?;
-        // Making and destroying one waits for work elsewhere on the device (measured on an H200, driver
-        // 580). That it is the making is deduced: destroying one with work in flight returns at once.
+        // Either creating or destroying one waits for other work on the device (measured on an H200, driver 580).
+        // That it is creating is deduced: destroying one with work in flight returns at once.
         state.timeline.wait_all(device, None);
         self.wait_for_late_copies(&mut state, device, None);
         let sms = if self.injections.runs_everywhere() {
@@ -91,10 +91,10 @@ impl Driver {
         green.set(as_pointer(handle))
     }
 
-    /// Succeeds whatever still uses the context (measured on an H200, driver 580): where it is current
-    /// it stays on the stack as a dangling handle, and its streams are of no more use. Captures that they
-    /// are part of go on (the same); that of a stream which is gone can never end, and forbids what it
-    /// forbids for good.
+    /// Succeeds whatever still uses the context (measured on an H200, driver 580). Where it is current it stays on
+    /// the stack as a dangling handle, and its streams can no longer be used. Captures that contain them go on
+    /// (measured there too), but a capture whose origin stream is gone can never end, so the calls that it forbids
+    /// stay forbidden.
     pub(crate) fn cuGreenCtxDestroy(&self, green: Raw<CUgreenCtx_st>) -> Answer {
         let mut state = self.enter_despite_fault()?;
         let handle = green.handle();
@@ -110,10 +110,10 @@ impl Driver {
             // Its header says so; before, captures stay as they are (measured on an H200, driver 580).
             state.invalidate(|capture| capture.is_in(handle));
         } else {
-            // Not even cuStreamDestroy works on them, so they are gone with the context.
+            // Not even cuStreamDestroy works on them, so they end with the context.
             state.lose_streams(|stream| stream.green == Some(handle));
         }
-        // Work in flight goes on.
+        // Work in flight continues.
         state.timeline.end_context(handle);
         self.memory().leave_green_context(device);
         Ok(())
@@ -145,8 +145,8 @@ impl Driver {
         self.record_context(&mut state, event.handle(), device, Some(green.handle()))
     }
 
-    /// Records all work of a green context, or of a device's primary context and all its green ones. Not
-    /// where one of these has a stream in a capture; for the primary context that is not measured.
+    /// Records all work of a green context, or of a device's primary context and all its green contexts. Refused if
+    /// one of these has a stream in a capture; for the primary context that is not measured.
     pub(super) fn record_context(
         &self,
         state: &mut State,
@@ -162,7 +162,7 @@ impl Driver {
         })
     }
 
-    /// The event may be of another context or device; only that it lives matters.
+    /// Accepts an event of any context or device, as long as it is alive.
     pub(crate) fn cuGreenCtxWaitEvent(
         &self,
         green: Raw<CUgreenCtx_st>,
@@ -173,7 +173,7 @@ impl Driver {
         self.contexts_wait(&mut state, event.handle(), device, &[green.handle()])
     }
 
-    /// Makes contexts wait for an event that is no part of a capture.
+    /// Makes contexts wait for an event that belongs to no capture.
     pub(super) fn contexts_wait(
         &self,
         state: &mut State,
@@ -204,13 +204,13 @@ impl Driver {
         stream.required()?;
         let handle = green.handle();
         self.green(&state, handle)?;
-        // Measured on an H200, driver 580: anything else is refused.
+        // Anything else is refused (measured on an H200, driver 580).
         require(flags == CUstream_flags_enum::CU_STREAM_NON_BLOCKING.0)?;
         let handle = self.new_stream(&mut state, Context::Green(handle), flags, priority)?;
         stream.set(as_pointer(handle))
     }
 
-    /// Without a green context, that of the calling thread is meant (13.0 header).
+    /// Without a green context, means that of the calling thread (13.0 header).
     pub(crate) fn cuGreenCtxGetId(&self, green: Raw<CUgreenCtx_st>, id: Raw<u64>) -> Answer {
         let state = self.enter()?;
         let handle = if green.is_null() {

@@ -1,4 +1,5 @@
-//! Where a driver is looked for: pure functions, so that every platform's answer is tested on each.
+//! Driver specifications and the paths they stand for. Pure functions, so that each platform's rules are tested on
+//! every platform.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -6,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::{Error, privileges};
+use crate::{error::Error, privileges};
 
 /// The environment variable that names the driver to load: see [`DriverSpec`].
 ///
@@ -14,7 +15,7 @@ use crate::{Error, privileges};
 /// unless it names the system's driver: see [`Error::VariableRefused`].
 pub const DRIVER_VARIABLE: &str = "CUDA_GREEN_DRIVER";
 
-/// Which driver to load.
+/// The driver to load.
 ///
 /// ```
 /// use cuda_green_sys::DriverSpec;
@@ -27,28 +28,27 @@ pub const DRIVER_VARIABLE: &str = "CUDA_GREEN_DRIVER";
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum DriverSpec {
-    /// The system's driver, wherever this platform keeps it.
+    /// The system's driver, in the place where this platform keeps it.
     #[default]
     System,
     /// The simulated driver of this profile: `h200@13.0`.
     Simulated(String),
-    /// This very library. If it cannot be loaded, that is an error: nothing else is tried.
+    /// This library. If it cannot be loaded, loading fails: nothing else is tried.
     Path(PathBuf),
 }
 
 impl DriverSpec {
-    /// What [`DRIVER_VARIABLE`] says; unset or empty is [`DriverSpec::System`].
+    /// Reads [`DRIVER_VARIABLE`]; unset or empty means [`DriverSpec::System`].
     ///
     /// # Errors
-    /// [`Error::InvalidSpec`] where it is set to nothing that can be a driver;
-    /// [`Error::VariableRefused`] where it names another driver than the system's and the process has
-    /// raised privileges.
+    /// [`Error::InvalidSpec`] if the value cannot name a driver; [`Error::VariableRefused`] if it names another
+    /// driver than the system's and the process has raised privileges.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variable(std::env::var_os(DRIVER_VARIABLE), privileges::are_raised())
     }
 
-    /// The decision behind [`DriverSpec::from_env`]. With raised privileges the value is not even
-    /// parsed: whoever set it has no say in what is loaded.
+    /// Decides for [`DriverSpec::from_env`]. With raised privileges the value is not even parsed: the user who set it
+    /// must not choose the library that is loaded.
     fn from_variable(value: Option<OsString>, privileges_are_raised: bool) -> Result<Self, Error> {
         match value {
             None => Ok(Self::System),
@@ -58,11 +58,11 @@ impl DriverSpec {
         }
     }
 
-    /// The same as parsing the text, for values that need not be UTF-8.
+    /// Parses a specification that need not be UTF-8.
     ///
     /// # Errors
-    /// [`Error::InvalidSpec`] for an empty text, for `sim:` with no profile, and where there is a zero
-    /// byte, which no path can have.
+    /// [`Error::InvalidSpec`] for an empty text, for `sim:` without a profile, and for a zero byte, which no path can
+    /// contain.
     pub fn parse(value: &OsStr) -> Result<Self, Error> {
         if !can_be_a_file(value) {
             return Err(Error::InvalidSpec(shown(value)));
@@ -87,27 +87,27 @@ impl FromStr for DriverSpec {
     }
 }
 
-/// An operating system, as far as the driver's place depends on it.
+/// An operating system, as far as it determines where the driver is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Platform {
-    /// Linux and other systems with `dlopen`; the Windows Subsystem for Linux among them.
+    /// Linux and other systems with `dlopen`, including the Windows Subsystem for Linux.
     Unix,
     /// Windows.
     Windows,
 }
 
 impl Platform {
-    /// The platform this was compiled for.
+    /// The platform that this crate was compiled for.
     pub const CURRENT: Self = if cfg!(windows) {
         Self::Windows
     } else {
         Self::Unix
     };
 
-    /// Where the system's driver is looked for, in this order.
+    /// Returns the places where the system's driver is looked for, in order.
     ///
-    /// `libcuda.so.1` is what a driver installs; `libcuda.so` is a link that some set up by hand. The
+    /// `libcuda.so.1` is the file that a driver installs; `libcuda.so` is a link that some set up by hand. The
     /// Windows Subsystem for Linux keeps its driver outside the loader's path.
     pub fn driver_candidates(self) -> &'static [&'static str] {
         match self {
@@ -121,17 +121,17 @@ impl Platform {
     }
 }
 
-/// Tells whether a path of these bytes can name a file.
+/// Returns whether a path of these bytes can name a file.
 fn can_be_a_file(path: &OsStr) -> bool {
     !path.is_empty() && !path.as_encoded_bytes().contains(&0)
 }
 
-/// Shows a refused specification as text.
+/// Returns a refused specification as printable text.
 fn shown(value: &OsStr) -> String {
     value.to_string_lossy().replace('\0', "\\0")
 }
 
-/// The libraries to try for a specification, and whether failing to load the first is final.
+/// Returns the libraries to try for a specification, and whether failing to load the first is final.
 pub(crate) fn candidates(
     spec: &DriverSpec,
     platform: Platform,

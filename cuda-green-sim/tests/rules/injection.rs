@@ -1,18 +1,15 @@
 //! Faults on demand, and who is told of what was left behind.
 
-#![allow(clippy::unwrap_used, clippy::undocumented_unsafe_blocks)] // see `Client`
-
-mod client;
-
 use std::{
     process::Command,
     ptr,
     time::{Duration, Instant},
 };
 
-use client::{Client, OK};
 use cuda_green_sim::{Error, FAULTS_VARIABLE, Injection, Sim};
 use cuda_green_sys::{Api, CUresult};
+
+use crate::client::{Client, OK, simulator};
 
 fn alloc(api: &Api, bytes: usize) -> Result<u64, CUresult> {
     let mut address = 0;
@@ -146,7 +143,7 @@ fn a_device_disappears_and_the_other_stays() {
 
 #[test]
 fn a_call_is_slow_in_both_times() {
-    let sim = Sim::new("h200@13.0").unwrap();
+    let sim = simulator("h200@13.0");
     let delay = Duration::from_millis(30);
     sim.inject(Injection::slow("cuInit", delay).unwrap());
     let api = sim.api().unwrap();
@@ -175,12 +172,14 @@ fn the_environment_says_what_fails() {
     }
     for faults in ["cuInit#1=SYSTEM_NOT_READY; memory=50%", "cuNothing=1"] {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_environment_says_what_fails"])
+            .args(["--exact", "injection::the_environment_says_what_fails"])
             .env(INSIDE, "1")
             .env(FAULTS_VARIABLE, faults)
             .output()
             .unwrap();
         assert!(output.status.success(), "{faults}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("1 passed"), "{faults}: {said}");
     }
 }
 
@@ -219,7 +218,7 @@ fn what_is_left_tells_where_it_was_made() {
 #[test]
 fn the_guard_fails_a_test_that_leaves_something() {
     let leave = || {
-        let sim = Sim::new("h200@13.0").unwrap();
+        let sim = simulator("h200@13.0");
         let _guard = sim.leak_guard();
         let api = sim.api().unwrap();
         let mut context = ptr::null_mut();
@@ -233,7 +232,7 @@ fn the_guard_fails_a_test_that_leaves_something() {
     assert!(text.contains("cuDevicePrimaryCtxRetain at call"), "{text}");
     // A panic of the test's own is not hidden behind another.
     let own = std::panic::catch_unwind(|| {
-        let sim = Sim::new("h200@13.0").unwrap();
+        let sim = simulator("h200@13.0");
         let _guard = sim.leak_guard();
         assert_eq!(1, 2, "its own");
     });

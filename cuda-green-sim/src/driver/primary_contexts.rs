@@ -4,8 +4,8 @@ use cuda_green_sys::{CUctx_st, CUevent_st, CUresult};
 
 use super::{Context, Driver, as_pointer};
 use crate::{
-    live::MadeAt,
-    raw::{Answer, Raw},
+    c_args::{Answer, Raw},
+    leaks::MadeAt,
 };
 
 impl Driver {
@@ -19,13 +19,13 @@ impl Driver {
         pctx.set(as_pointer(device.primary))
     }
 
-    /// One more release than retains is refused in one way while something else holds the context, and
-    /// in another when it is gone (measured on an H200, driver 580).
+    /// Refuses one release more than retains: with one code while something else holds the context, and with another
+    /// once it is gone (measured on an H200, driver 580).
     pub(crate) fn cuDevicePrimaryCtxRelease_v2(&self, dev: i32) -> Answer {
         let mut state = self.enter_despite_fault()?;
         let index = self.device(dev)?;
         let device = &mut state.devices[index];
-        // Retains have no handles, so which one this gives back is not to be told.
+        // Retains have no handles, so it is unknown which one this releases.
         if device.retains.pop().is_none() {
             return Err(if device.active {
                 CUresult::CUDA_ERROR_NOT_PERMITTED
@@ -50,13 +50,13 @@ impl Driver {
         flags.set(0)
     }
 
-    /// Gives the handle as it is: that of a destroyed context too, as measured (H200, driver 580).
+    /// Returns the handle as it is, even that of a destroyed context (measured on an H200, driver 580).
     pub(crate) fn cuCtxGetCurrent(&self, pctx: Raw<*mut CUctx_st>) -> Answer {
         self.ready_despite_fault()?;
         pctx.set(as_pointer(self.current_handle()))
     }
 
-    /// Takes a context that is gone, too (measured on an H200, driver 580).
+    /// Accepts a destroyed context (measured on an H200, driver 580).
     pub(crate) fn cuCtxSetCurrent(&self, ctx: Raw<CUctx_st>) -> Answer {
         let state = self.enter_despite_fault()?;
         let handle = ctx.handle();
@@ -72,7 +72,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes a context that is gone, too (measured on an H200, driver 580).
+    /// Accepts a destroyed context (measured on an H200, driver 580).
     pub(crate) fn cuCtxPushCurrent_v2(&self, ctx: Raw<CUctx_st>) -> Answer {
         let state = self.enter_despite_fault()?;
         ctx.required()?;
@@ -81,7 +81,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Pops a destroyed context too; else a thread that has one could never be rid of it.
+    /// Pops a destroyed context too; otherwise a thread could never get rid of it.
     pub(crate) fn cuCtxPopCurrent_v2(&self, pctx: Raw<*mut CUctx_st>) -> Answer {
         self.ready_despite_fault()?;
         let popped = self
@@ -91,15 +91,14 @@ impl Driver {
         Ok(())
     }
 
-    /// A context that is gone still tells its device (measured on an H200, driver 580).
+    /// Returns the device even of a destroyed context (measured on an H200, driver 580).
     pub(crate) fn cuCtxGetDevice(&self, device: Raw<i32>) -> Answer {
         let state = self.enter_despite_fault()?;
         device.set(self.device_of_handle(&state, self.current_handle())? as i32)
     }
 
-    /// In the primary context, it waits for the work of green contexts too (13.5 header), though not for
-    /// what a capture keeps of theirs: that is refused in their own context alone (measured on an H200, driver
-    /// 580).
+    /// In the primary context, waits for the work of green contexts too (13.5 header), but not for their captures:
+    /// the call is refused only in the capturing green context (measured on an H200, driver 580).
     pub(crate) fn cuCtxSynchronize(&self) -> Answer {
         let mut state = self.enter()?;
         let context = self.current(&state)?;
@@ -124,13 +123,13 @@ impl Driver {
         let state = self.enter()?;
         let _: Context = self.current(&state)?;
         let (lowest, highest) = self.profile.device.stream_priorities;
-        // Either may be declined (11.4 header and later).
+        // Either output may be declined (11.4 header and later).
         least.set_if_wanted(lowest);
         greatest.set_if_wanted(highest);
         Ok(())
     }
 
-    /// The flags that the primary context has when nobody set any.
+    /// Returns the flags that the primary context has by default.
     pub(crate) fn cuCtxGetFlags(&self, flags: Raw<u32>) -> Answer {
         let state = self.enter()?;
         flags.required()?;
@@ -138,7 +137,7 @@ impl Driver {
         flags.set(0)
     }
 
-    /// A context that is named may not be the current one; null is.
+    /// Accepts no context but a live one; null means the current one.
     pub(crate) fn cuCtxGetId(&self, context: Raw<CUctx_st>, id: Raw<u64>) -> Answer {
         let state = self.enter()?;
         id.required()?;
@@ -151,7 +150,7 @@ impl Driver {
         id.set(state.context_key(found) >> 8)
     }
 
-    /// In the primary context, all work of its green contexts is recorded too (13.5 header).
+    /// In the primary context, records all work of its green contexts too (13.5 header).
     pub(crate) fn cuCtxRecordEvent(
         &self,
         context: Raw<CUctx_st>,

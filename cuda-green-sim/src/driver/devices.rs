@@ -3,27 +3,27 @@
 use std::{
     collections::HashMap,
     ffi::{CString, c_char},
-    sync::{Mutex, PoisonError},
 };
 
 use cuda_green_sys::{CUdevice_attribute, CUresult, CUuuid};
 
 use super::{
     Driver,
-    attributes::{MEASURED, largest},
+    device_attributes::{MEASURED, largest},
     require,
 };
 use crate::{
-    raw::{Answer, Raw},
-    slots,
+    c_args::{Answer, Raw},
+    fork,
+    sync::Mutex,
 };
 
-/// Error names and texts as C strings. They must live as long as the process, so each is made once and
-/// kept; there are as many as there are error codes.
+/// Error names and texts as C strings. They must live as long as the process, so each is made once and kept; there
+/// are only as many as error codes.
 static TEXTS: Mutex<Option<HashMap<(u32, bool), &'static CString>>> = Mutex::new(None);
 
-/// The codes that came after 12.4 with the version of the first header that has them, which is when the
-/// driver knows their names (on an H200, driver 580, all up to 13.0 and none after).
+/// Codes newer than 12.4, with the version of the first header that has them, from which on the driver knows their
+/// names (on an H200, driver 580: all up to 13.0 and none after).
 const ERRORS_SINCE: &[(u32, u16, u8)] = &[
     (36, 13, 0),
     (47, 13, 4),
@@ -36,11 +36,11 @@ const ERRORS_SINCE: &[(u32, u16, u8)] = &[
     (919, 13, 4),
 ];
 
-/// The name or the description of an error code, as a C string that lives for ever.
+/// Returns the name or the description of an error code, as a C string that lives for ever.
 fn error_text(error: CUresult, name: bool) -> Option<*const c_char> {
     let known = error.name()?;
     let text = if name { known } else { error.description() };
-    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut texts = TEXTS.lock();
     let texts = texts.get_or_insert_default();
     let text = match texts.get(&(error.0, name)) {
         Some(text) => text,
@@ -58,7 +58,7 @@ impl Driver {
         require(flags == 0)?;
         self.visible.as_ref().map_err(|code| *code)?;
         self.lock().initialised = true;
-        slots::note_initialised();
+        fork::note_initialised();
         Ok(())
     }
 
@@ -74,7 +74,7 @@ impl Driver {
         answer_text(text, self.error_text(error, false))
     }
 
-    /// The text of a code that this CUDA version has.
+    /// Returns the text of a code that this CUDA version has.
     fn error_text(&self, error: CUresult, name: bool) -> Option<*const c_char> {
         let newer = ERRORS_SINCE
             .iter()
@@ -136,7 +136,7 @@ impl Driver {
         value.set(self.attribute(attribute, device)?)
     }
 
-    /// An attribute's value. Those that the CUDA version does not have are refused.
+    /// Returns an attribute's value. Those that the CUDA version does not have are refused.
     fn attribute(&self, attribute: CUdevice_attribute, device: usize) -> Result<i32, CUresult> {
         use CUdevice_attribute as A;
         let profile = self.profile.device;
@@ -209,7 +209,7 @@ impl Driver {
     }
 }
 
-/// A known text, or a null pointer and `INVALID_VALUE` (11.4 header and later).
+/// Writes a known text, or a null pointer and `INVALID_VALUE` (11.4 header and later).
 fn answer_text(to: Raw<*const c_char>, text: Option<*const c_char>) -> Answer {
     to.set(text.unwrap_or(std::ptr::null()))?;
     require(text.is_some())

@@ -6,8 +6,8 @@
 
 use cuda_green_sys::CUresult;
 
-/// Returns the ordinals that a list names, in its order. `NO_DEVICE` where there are none, `INVALID_DEVICE` where one
-/// is named twice.
+/// Returns the ordinals that a list names, in its order; `NO_DEVICE` if there are none, `INVALID_DEVICE` if one is
+/// named twice.
 pub(crate) fn devices(list: &str, uuids: &[[u8; 16]]) -> Result<Vec<u32>, CUresult> {
     let named_by_uuid = list.starts_with(UUID);
     let mut named = Vec::new();
@@ -29,11 +29,11 @@ pub(crate) fn devices(list: &str, uuids: &[[u8; 16]]) -> Result<Vec<u32>, CUresu
     Ok(named)
 }
 
-/// The beginning of a UUID in a list; in capitals only.
+/// The beginning of a UUID in a list, in capitals only.
 const UUID: &str = "GPU-";
 
-/// Reads an ordinal as C's `strtol` does, and keeps its lowest 32 bits: space and a sign may come before it, anything
-/// after it.
+/// Reads an ordinal as C's `strtol` does, and keeps its lowest 32 bits: spaces and a sign may precede it, anything
+/// may follow.
 fn ordinal(entry: &str) -> Option<u32> {
     let text = entry.trim_ascii_start();
     let (negative, text) = match text.strip_prefix('-') {
@@ -48,8 +48,8 @@ fn ordinal(entry: &str) -> Option<u32> {
     u32::try_from(if negative { -value } else { value } as i32).ok()
 }
 
-/// Finds the one device whose UUID begins with the digits given, in either case. Hyphens are skipped, and so is all
-/// after the last digit that a UUID has.
+/// Finds the only device whose UUID begins with the given digits, in either case. Hyphens are ignored, and so is
+/// everything after the last digit of a UUID.
 fn by_uuid(entry: &str, uuids: &[[u8; 16]]) -> Option<u32> {
     let digits: Vec<u8> = entry
         .strip_prefix(UUID)?

@@ -1,24 +1,24 @@
-//! What crosses the C boundary: pointers and handles, each checked for null before it is touched.
+//! Pointers and handles that cross the C boundary, each checked for null before it is accessed.
 //!
-//! All reading and writing through a caller's pointer happens here, so that the rest of the driver is
-//! safe code. Accesses are unaligned, because clients built with headers up to 13.0 align
-//! `CUdevResource` to 4 bytes and newer ones to 8.
+//! All reading and writing through a caller's pointer happens here, so that the rest of the driver is safe code.
+//! Accesses are unaligned, because clients built with headers up to 13.0 align `CUdevResource` to 4 bytes and newer
+//! ones to 8.
 
 use std::ffi::{CStr, c_char, c_void};
 
 use cuda_green_sys::{CUhostFn, CUresult};
 
-/// What every driver function gives inside the simulator.
+/// The result of a driver function inside the simulator.
 pub(crate) type Answer = Result<(), CUresult>;
 
-/// A pointer or a handle as it came over the C boundary.
+/// A pointer or a handle as it came across the C boundary.
 ///
-/// Its one maker is [`Arg::lift`], whose caller promises what the methods need: that the pointer is
-/// null, an opaque handle, or valid for what the driver's function of that name reads and writes.
+/// Only [`Arg::lift`] makes one. Its caller promises what the methods need: the pointer is null, an opaque handle, or
+/// valid for what the driver's function of that name reads and writes.
 pub(crate) struct Raw<T>(*const T);
 
 impl<T> Raw<T> {
-    /// The value as a handle, which is never dereferenced.
+    /// Returns the value as a handle, which is never dereferenced.
     pub(crate) fn handle(&self) -> u64 {
         self.0 as usize as u64
     }
@@ -27,7 +27,7 @@ impl<T> Raw<T> {
         self.0.is_null()
     }
 
-    /// `INVALID_VALUE` where the pointer is null, to be found before anything is changed.
+    /// Returns `INVALID_VALUE` if the pointer is null, so that a call can fail before it changes anything.
     pub(crate) fn required(&self) -> Answer {
         if self.is_null() {
             Err(CUresult::CUDA_ERROR_INVALID_VALUE)
@@ -36,12 +36,12 @@ impl<T> Raw<T> {
         }
     }
 
-    /// Writes a result; `INVALID_VALUE` where the pointer is null.
+    /// Writes a result; `INVALID_VALUE` if the pointer is null.
     pub(crate) fn set(&self, value: T) -> Answer {
         self.set_at(0, value)
     }
 
-    /// Writes the element of an array.
+    /// Writes an element of an array.
     pub(crate) fn set_at(&self, index: usize, value: T) -> Answer {
         self.required()?;
         // SAFETY: not null, so valid for what the driver's function writes, by the promise of `lift`.
@@ -49,7 +49,7 @@ impl<T> Raw<T> {
         Ok(())
     }
 
-    /// Writes a result that the caller may decline with a null pointer.
+    /// Writes a result unless the caller declined it with a null pointer.
     pub(crate) fn set_if_wanted(&self, value: T) {
         if !self.is_null() {
             // SAFETY: as in `set_at`.
@@ -59,12 +59,12 @@ impl<T> Raw<T> {
 }
 
 impl<T: Copy> Raw<T> {
-    /// Reads an input; `INVALID_VALUE` where the pointer is null.
+    /// Reads an input; `INVALID_VALUE` if the pointer is null.
     pub(crate) fn get(&self) -> Result<T, CUresult> {
         self.at(0)
     }
 
-    /// Reads the element of an array.
+    /// Reads an element of an array.
     pub(crate) fn at(&self, index: usize) -> Result<T, CUresult> {
         self.required()?;
         // SAFETY: not null, so valid for what the driver's function reads, by the promise of `lift`.
@@ -73,7 +73,7 @@ impl<T: Copy> Raw<T> {
 }
 
 impl Raw<c_void> {
-    /// Copies bytes in; the pointer is not null and valid that far.
+    /// Copies bytes in. The pointer must not be null and must be valid for them.
     pub(crate) fn read_bytes(&self, offset: usize, to: &mut [u8]) {
         let from = self.0.cast::<u8>().wrapping_add(offset);
         // SAFETY: valid for the bytes that the driver's function reads, by the promise of `lift`; the
@@ -81,7 +81,7 @@ impl Raw<c_void> {
         unsafe { from.copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
     }
 
-    /// Copies bytes out; the pointer is not null and valid that far.
+    /// Copies bytes out. The pointer must not be null and must be valid for them.
     pub(crate) fn write_bytes(&self, offset: usize, from: &[u8]) {
         let to = self.0.cast::<u8>().cast_mut().wrapping_add(offset);
         // SAFETY: valid for the bytes that the driver's function writes, by the promise of `lift`; the
@@ -89,8 +89,8 @@ impl Raw<c_void> {
         unsafe { to.copy_from_nonoverlapping(from.as_ptr(), from.len()) };
     }
 
-    /// The first `n` bytes, or as many as come before a NUL: an image's magic number can be looked at
-    /// so without running past the end of a short text.
+    /// Returns the first `n` bytes, or those up to a NUL, so that looking at an image's magic number never runs past
+    /// the end of a short text.
     pub(crate) fn head(&self, n: usize) -> Result<Vec<u8>, CUresult> {
         self.required()?;
         let mut head = Vec::with_capacity(n);
@@ -105,29 +105,29 @@ impl Raw<c_void> {
         Ok(head)
     }
 
-    /// The text at the pointer, where it is NUL-terminated UTF-8.
+    /// Returns the text at the pointer, if it is NUL-terminated UTF-8.
     pub(crate) fn text(&self) -> Result<String, CUresult> {
         Raw::<c_char>(self.0.cast()).text()
     }
 
-    /// The pointer for a graph to keep.
-    pub(crate) fn keep(self) -> Kept {
-        Kept(self)
+    /// Returns the pointer in a form that outlives the call.
+    pub(crate) fn retain(self) -> ClientPointer {
+        ClientPointer(self)
     }
 
-    /// The pointer itself, for memory of the client's that the driver takes in.
+    /// Returns the pointer itself, for client memory that the driver pins.
     pub(crate) fn pointer(&self) -> *mut c_void {
         self.0.cast_mut()
     }
 
-    /// The same pointer, seen as something else.
+    /// Casts the pointer to another type.
     pub(crate) fn cast<U>(&self) -> Raw<U> {
         Raw(self.0.cast())
     }
 }
 
 impl Raw<c_char> {
-    /// The C string at the pointer, where it is UTF-8.
+    /// Returns the C string at the pointer, if it is UTF-8.
     pub(crate) fn text(&self) -> Result<String, CUresult> {
         self.required()?;
         // SAFETY: not null, so a NUL-terminated string by the promise of `lift`.
@@ -139,41 +139,40 @@ impl Raw<c_char> {
 }
 
 impl Raw<*mut c_void> {
-    /// One pointer out of an array of pointers.
+    /// Reads one pointer from an array of pointers.
     pub(crate) fn pointer_at(&self, index: usize) -> Result<Raw<c_void>, CUresult> {
         self.at(index).map(|pointer| Raw(pointer.cast_const()))
     }
 }
 
-/// A pointer of the client's that is used after the call that brought it: at the launches of a graph, and for the log
-/// of what is linked. That the memory stays valid for them is the rule of the calls that are captured, and of the one
-/// that begins to link.
-pub(crate) struct Kept(Raw<c_void>);
+/// A client's pointer that is used after its call has returned: at the launches of a graph, or for the log of a link.
+/// The rules of captured calls and of `cuLinkCreate` say that the memory stays valid for that.
+pub(crate) struct ClientPointer(Raw<c_void>);
 
 // SAFETY: the pointer is only used as the client promised, and the client's promise is for every launch,
 // from whatever thread.
-unsafe impl Send for Kept {}
+unsafe impl Send for ClientPointer {}
 // SAFETY: as above.
-unsafe impl Sync for Kept {}
+unsafe impl Sync for ClientPointer {}
 
-impl Kept {
+impl ClientPointer {
     pub(crate) fn pointer(&self) -> &Raw<c_void> {
         &self.0
     }
 }
 
-/// A function of the client's, and what it is called with.
+/// A client's function and its argument.
 pub(crate) struct HostFunction {
     function: unsafe extern "C" fn(*mut c_void),
-    data: Kept,
+    data: ClientPointer,
 }
 
 impl HostFunction {
-    /// `INVALID_VALUE` where there is no function.
+    /// Makes one; `INVALID_VALUE` if there is no function.
     pub(crate) fn new(function: CUhostFn, data: Raw<c_void>) -> Result<Self, CUresult> {
         Ok(Self {
             function: function.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?,
-            data: data.keep(),
+            data: data.retain(),
         })
     }
 
@@ -183,9 +182,9 @@ impl HostFunction {
     }
 }
 
-/// An argument of a C function, made ready for safe code.
+/// An argument of a C function, converted for safe code.
 pub(crate) trait Arg {
-    /// What the driver's own code sees.
+    /// The type that the driver's own code receives.
     type Lifted;
 
     /// # Safety

@@ -1,13 +1,13 @@
-//! `CUresult` in words: the name and meaning of every code, in one table.
+//! The name and meaning of every `CUresult`, in one table.
 //!
 //! `tests/bindings.rs` of the workspace fails when a header has a code that is not here.
 
 use std::fmt;
 
-use crate::CUresult;
+use crate::bindings::CUresult;
 
 impl CUresult {
-    /// `Ok` for success, else the code itself as the error.
+    /// Returns `Ok` for success, and otherwise the code as the error.
     ///
     /// # Errors
     /// Every code but `CUDA_SUCCESS`.
@@ -20,12 +20,12 @@ impl CUresult {
         }
     }
 
-    /// The C name of the code, where this binding knows it.
+    /// Returns the C name of the code, if this binding knows it.
     pub fn name(self) -> Option<&'static str> {
         self.row().map(|(_, name, _)| *name)
     }
 
-    /// What the code means.
+    /// Returns the meaning of the code.
     pub fn description(self) -> &'static str {
         self.row()
             .map_or("a code that is newer than this binding", |(_, _, text)| {
@@ -33,9 +33,9 @@ impl CUresult {
             })
     }
 
-    /// Whether the fault stays: every later call in the process fails, and only a restart helps.
+    /// Returns whether the fault persists: every later call in the process fails, and only a restart helps.
     ///
-    /// These are the codes of which the 13.5 header says that the process or the context must end.
+    /// These are the codes for which the 13.5 header says that the process or the context must end.
     pub fn is_sticky(self) -> bool {
         matches!(self.0, 226 | 700 | 702 | 710 | 714..=719 | 721 | 810 | 911)
     }
@@ -48,10 +48,20 @@ impl CUresult {
     }
 }
 
+/// Writes `CUDA_ERROR_OUT_OF_MEMORY (2)`, or `code 12345` where this binding does not know the code.
+impl fmt::Debug for CUresult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => write!(f, "{name} ({})", self.0),
+            None => write!(f, "code {}", self.0),
+        }
+    }
+}
+
+/// Writes what `Debug` writes, followed by what the code means.
 impl fmt::Display for CUresult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name().unwrap_or("CUresult");
-        write!(f, "{name} ({}): {}", self.0, self.description())
+        write!(f, "{self:?}: {}", self.description())
     }
 }
 
@@ -187,7 +197,12 @@ mod tests {
         assert_eq!(CUresult(4711).name(), None);
         assert_eq!(
             CUresult(4711).to_string(),
-            "CUresult (4711): a code that is newer than this binding"
+            "code 4711: a code that is newer than this binding"
+        );
+        assert_eq!(format!("{:?}", CUresult(12345)), "code 12345");
+        assert_eq!(
+            format!("{:?}", CUresult::CUDA_ERROR_OUT_OF_MEMORY),
+            "CUDA_ERROR_OUT_OF_MEMORY (2)"
         );
     }
 
