@@ -1,7 +1,7 @@
 //! Partitions as several commands make them, and the sentences for devices that have none.
 
 use cuda_green::{
-    CudaDevice, CudaVersion, GreenContextConfig, SmPartitionManager, planner::PartitionRequest,
+    ContextPolicy, CudaDevice, CudaVersion, SmPartitionManager, planner::PartitionRequest,
 };
 
 /// The first version with green contexts.
@@ -23,10 +23,10 @@ pub fn partitioned(
     asked: &[(String, PartitionRequest)],
 ) -> anyhow::Result<SmPartitionManager<usize>> {
     let manager: SmPartitionManager<usize> = SmPartitionManager::with_ids(device)?;
-    let config = GreenContextConfig::default();
+    let policy = ContextPolicy::default();
     let partitions = asked.iter().enumerate();
     let partitions: Vec<_> = partitions
-        .map(|(index, (_, request))| (index, *request, config))
+        .map(|(index, (_, request))| (index, *request, policy))
         .collect();
     manager.create_partitions(&partitions)?;
     Ok(manager)

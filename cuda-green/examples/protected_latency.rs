@@ -7,7 +7,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use cuda_green::{
-    CudaDevice, Event, GreenContext, GreenContextConfig, Kernel, LaunchConfig, Module, Result,
+    ContextPolicy, CudaDevice, Event, GreenContext, Kernel, LaunchConfig, Module, Result,
     SmPartitionManager, Stream, kernels, planner::PartitionRequest,
 };
 
@@ -24,21 +24,15 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let device = CudaDevice::init(0)?;
     let burn = Module::load_ptx(&device, kernels::PTX)?.kernel(kernels::BURN)?;
-    let config = GreenContextConfig::default();
+    let policy = ContextPolicy::default();
     let manager = SmPartitionManager::with_ids(&device)?;
     manager.create_partitions(&[
-        ("requests", PartitionRequest::percent(25), config),
-        ("background", PartitionRequest::rest(), config),
+        ("requests", PartitionRequest::percent(25), policy),
+        ("background", PartitionRequest::rest(), policy),
     ])?;
     println!("{}: {}\n", device.name(), manager.allocation_status());
 
-    let primary = GreenContext::primary(
-        &device,
-        GreenContextConfig {
-            sm_count: 1,
-            ..config
-        },
-    )?;
+    let primary = GreenContext::primary(&device, policy)?;
     let own = manager.get_context("requests")?.create_stream()?;
     let other = manager.get_context("background")?.create_stream()?;
     let (plain, flood) = (primary.create_stream()?, primary.create_stream()?);

@@ -13,7 +13,7 @@ use crate::{
     device::{ContextPriority, CudaDevice, Lease},
     error::Result,
     guard::ContextGuard,
-    partition::{ContextSms, GreenContext, GreenContextConfig, Workqueues, balanced},
+    partition::{ContextPolicy, ContextSms, GreenContext, Workqueues, balanced},
     resource::SmResource,
     stream::{Stream, StreamOptions},
 };
@@ -23,22 +23,31 @@ impl GreenContext {
     /// primary context. Its work runs on the SMs of every partition too.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a configuration that can never work;
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a policy that can never work;
     /// [`Error::Driver`](crate::Error::Driver).
-    pub fn primary(device: &CudaDevice, config: GreenContextConfig) -> Result<Self> {
-        config.check()?;
+    pub fn primary(device: &CudaDevice, policy: ContextPolicy) -> Result<Self> {
+        Self::primary_for(device, device.facts().sm_count, policy)
+    }
+
+    /// Returns the primary context as one that was requested with fewer SMs than it has (single-context mode).
+    pub(crate) fn primary_for(
+        device: &CudaDevice,
+        requested_sms: u32,
+        policy: ContextPolicy,
+    ) -> Result<Self> {
+        policy.check()?;
         device.raw_primary_context()?;
         let facts = device.facts();
         let coscheduled = facts.capabilities.granularity.coscheduled;
         let sms = ContextSms {
-            requested_sms: config.sm_count,
+            requested_sms,
             sm_count: facts.sm_count,
             coscheduled,
             max_cluster: facts.max_cluster(coscheduled),
         };
         Ok(Self::from_parts(
             device,
-            config,
+            policy,
             sms,
             None,
             Workqueues::shared("it is the context of the whole device"),
@@ -50,7 +59,7 @@ impl GreenContext {
     /// another context, it takes over that one's memory. The context and everything made in it hold the leases.
     pub(crate) fn create(
         device: &CudaDevice,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
         sms: ContextSms,
         resources: &[SmResource],
         leases: Vec<Arc<Lease>>,
@@ -64,7 +73,7 @@ impl GreenContext {
             in_place_of.map_or_else(ContextMemory::slot, |other| other.inner.memory.clone());
         Ok(Self::from_parts(
             device,
-            config,
+            policy,
             sms,
             Some(partition),
             workqueues,
@@ -72,7 +81,7 @@ impl GreenContext {
         ))
     }
 
-    /// Creates a non-blocking stream in the context, with the priority of its configuration.
+    /// Creates a non-blocking stream in the context, with the priority of its policy.
     ///
     /// The calling thread's current context does not matter and is not changed.
     ///

@@ -1,7 +1,7 @@
-//! Events of partitions and their contexts, for the `tracing` facade; nothing at all without the feature.
+//! Events of partitions and their contexts, for the `tracing` facade; without the feature, this does nothing.
 //!
-//! A subscriber is a client's and may call the manager, so none hears of anything while a lock is held that such a
-//! call takes: [`hold`] keeps the events of a change until its locks are free.
+//! A subscriber is a client's code and may call the manager, so no event is emitted while a lock is held that such a
+//! call takes: [`defer`] keeps the events of a change until its locks are free.
 
 #[cfg(feature = "tracing")]
 use std::cell::RefCell;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::planner::SplitStrategy;
 
-/// Something worth an event. `device` is the ordinal, `sms` what the context has.
-#[cfg_attr(not(feature = "tracing"), allow(dead_code))] // nobody reads them
+/// An event. `device` is the ordinal, `sms` the number of SMs that the context has.
+#[cfg_attr(not(feature = "tracing"), allow(dead_code))] // not read without it
 pub(crate) enum PartitionEvent {
     /// The device was partitioned by a plan.
     Partitioned {
@@ -18,7 +18,7 @@ pub(crate) enum PartitionEvent {
         strategy: Option<SplitStrategy>,
         partitions: String,
     },
-    /// One partition was created of what was left.
+    /// One partition was created out of what was left.
     PartitionCreated {
         device: u32,
         partition: String,
@@ -34,7 +34,7 @@ pub(crate) enum PartitionEvent {
         strategy: SplitStrategy,
         error: String,
     },
-    /// The manager refused what it was asked for.
+    /// The manager refused an operation.
     Refused {
         device: u32,
         operation: &'static str,
@@ -61,7 +61,7 @@ pub(crate) enum PartitionEvent {
     SiblingCreated {
         device: u32,
     },
-    /// A context that is not in force is given up.
+    /// A retired context is given up.
     ContextRetired {
         device: u32,
         sms: u32,
@@ -79,38 +79,39 @@ pub(crate) enum PartitionEvent {
     },
 }
 
-/// Keeps the events of this thread back until it is dropped.
+/// Defers the events of this thread until it is dropped.
 #[must_use]
-pub(crate) struct Held(());
+pub(crate) struct Deferred(());
 
 #[cfg(not(feature = "tracing"))]
 mod off {
-    use super::{Held, PartitionEvent};
+    use super::{Deferred, PartitionEvent};
 
     #[inline]
     pub(crate) fn emit(_: impl FnOnce() -> PartitionEvent) {}
 
     #[inline]
-    pub(crate) fn hold() -> Held {
-        Held(())
+    pub(crate) fn defer() -> Deferred {
+        Deferred(())
     }
 }
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{emit, hold};
+pub(crate) use off::{defer, emit};
 
 #[cfg(feature = "tracing")]
 #[derive(Default)]
-struct Queue {
-    holds: usize,
+struct DeferredEvents {
+    guards: usize,
     events: Vec<PartitionEvent>,
 }
 
 #[cfg(feature = "tracing")]
 thread_local! {
-    static QUEUE: RefCell<Queue> = RefCell::default();
+    static QUEUE: RefCell<DeferredEvents> = RefCell::default();
 }
 
-/// Puts an event out, when this thread holds none back any more. It is only made where somebody listens.
+/// Emits an event, now or once this thread no longer defers its events. The event is made only if there is a
+/// subscriber.
 #[cfg(feature = "tracing")]
 pub(crate) fn emit(event: impl FnOnce() -> PartitionEvent) {
     use tracing::level_filters::LevelFilter;
@@ -119,45 +120,45 @@ pub(crate) fn emit(event: impl FnOnce() -> PartitionEvent) {
         return;
     }
     let mut event = Some(event());
-    // At the end of a thread its queue may be gone, and nobody holds anything back then.
+    // At the end of a thread its queue may be gone, and no event is deferred then.
     let _ = QUEUE.try_with(|queue| {
         let mut queue = queue.borrow_mut();
-        if queue.holds > 0 {
+        if queue.guards > 0 {
             queue.events.extend(event.take());
         }
     });
     if let Some(event) = event {
-        event.put_out();
+        event.record();
     }
 }
 
-/// Keeps the events of this thread back until the last hold is dropped. To be called before a lock is taken.
+/// Defers the events of this thread until the last such guard is dropped. Call it before taking a lock.
 #[cfg(feature = "tracing")]
-pub(crate) fn hold() -> Held {
-    let _ = QUEUE.try_with(|queue| queue.borrow_mut().holds += 1);
-    Held(())
+pub(crate) fn defer() -> Deferred {
+    let _ = QUEUE.try_with(|queue| queue.borrow_mut().guards += 1);
+    Deferred(())
 }
 
 #[cfg(feature = "tracing")]
-impl Drop for Held {
+impl Drop for Deferred {
     fn drop(&mut self) {
         let events = QUEUE.try_with(|queue| {
             let mut queue = queue.borrow_mut();
-            queue.holds -= 1;
-            if queue.holds > 0 {
+            queue.guards -= 1;
+            if queue.guards > 0 {
                 return Vec::new();
             }
             std::mem::take(&mut queue.events)
         });
         let events = events.unwrap_or_default();
-        events.into_iter().for_each(PartitionEvent::put_out);
+        events.into_iter().for_each(PartitionEvent::record);
     }
 }
 
 #[cfg(feature = "tracing")]
 impl PartitionEvent {
-    /// Puts it out as an event of the target `cuda_green::partitions`.
-    fn put_out(self) {
+    /// Records it as an event of the target `cuda_green::partitions`.
+    fn record(self) {
         use tracing::{debug, info, warn};
 
         const TARGET: &str = "cuda_green::partitions";
@@ -214,7 +215,7 @@ impl PartitionEvent {
                 debug!(target: TARGET, device, "created a sibling for a further thread");
             }
             Self::ContextRetired { device, sms } => {
-                debug!(target: TARGET, device, sms, "gave up a context that is not in force");
+                debug!(target: TARGET, device, sms, "gave up a retired context");
             }
             Self::ContextDestroyed {
                 device,
@@ -225,7 +226,9 @@ impl PartitionEvent {
                 device,
                 sms,
                 reason,
-            } => warn!(target: TARGET, device, sms, reason, "a context is kept for good"),
+            } => {
+                warn!(target: TARGET, device, sms, reason, "a context stays until the process ends")
+            }
         }
     }
 }

@@ -82,7 +82,7 @@ pub use memory::{
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
 pub use models::{EvictionPolicy, ModelLease, ModelNeeds, ModelSlots, SlotStatus, SlotsStatus};
 pub use module::{Kernel, Module};
-pub use partition::{GreenContext, GreenContextConfig, WorkqueueIsolation};
+pub use partition::{ContextPolicy, GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use probe::ContextProbe;
 #[cfg(feature = "metrics")]
 pub use report::MemoryExporter;

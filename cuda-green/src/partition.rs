@@ -14,7 +14,7 @@ mod thread_contexts;
 mod thread_contexts_loom;
 mod workqueues;
 
-pub use config::GreenContextConfig;
+pub use config::{ContextPolicy, GreenContextConfig};
 pub use green_context::GreenContext;
 pub use workqueues::WorkqueueIsolation;
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cuda_green::{
-    CudaVersion, Driver, Error, Result, SmPartitionManager, kernels,
+    ContextPolicy, CudaVersion, Driver, Error, Result, SmPartitionManager, kernels,
     planner::{PartitionRequest, SmRequest},
 };
 
@@ -101,7 +101,7 @@ fn planned_is_made(driver: &Driver) -> Result<()> {
             let partitions: Vec<_> = requests
                 .iter()
                 .enumerate()
-                .map(|(id, request)| (id, *request, config(1)))
+                .map(|(id, request)| (id, *request, ContextPolicy::default()))
                 .collect();
             let plan = manager.plan(&requests);
             let status = match (manager.create_partitions(&partitions), &plan) {
@@ -224,7 +224,7 @@ fn equal_groups(driver: &Driver) -> Result<()> {
         for (list, [in_units, exactly]) in lists {
             let partitions = list.iter().enumerate();
             let partitions: Vec<_> = partitions
-                .map(|(id, request)| (id, *request, config(1)))
+                .map(|(id, request)| (id, *request, ContextPolicy::default()))
                 .collect();
             manager.create_partitions(&partitions)?;
             let mut sets = Vec::new();
@@ -242,7 +242,7 @@ fn equal_groups(driver: &Driver) -> Result<()> {
         }
         // One by one, too.
         let first = manager.create_context(0, config(128))?;
-        let rest = manager.create_partition(1, R::rest(), config(1))?;
+        let rest = manager.create_partition(1, R::rest(), ContextPolicy::default())?;
         let sets = [sm_ids(&first)?, sm_ids(&rest)?];
         assert_disjoint(&sets);
         assert_eq!(sets.map(|set| set.len()), [128, 4], "as of CUDA {version}");
@@ -315,21 +315,26 @@ fn clusters(driver: &Driver) -> Result<()> {
         }
         for sms in [64, 32, 24] {
             let request = PartitionRequest::at_least(sms).cluster(8);
-            let context = manager.create_partition(sms, request, config(1))?;
+            let context = manager.create_partition(sms, request, ContextPolicy::default())?;
             assert_eq!((context.sm_count(), context.max_cluster_size()), (sms, 8));
         }
         // A small one has as many SMs as its cluster.
         manager.destroy_context(24)?;
         for request in [PartitionRequest::at_least(3), PartitionRequest::target(3)] {
-            let small = manager.create_partition(3, request.cluster(8), config(1))?;
+            let small =
+                manager.create_partition(3, request.cluster(8), ContextPolicy::default())?;
             assert_eq!((small.sm_count(), small.max_cluster_size()), (8, 8));
             drop(small);
             manager.destroy_context(3)?;
         }
-        drop(manager.create_partition(24, PartitionRequest::at_least(24), config(1))?);
+        drop(manager.create_partition(
+            24,
+            PartitionRequest::at_least(24),
+            ContextPolicy::default(),
+        )?);
         let before = manager.allocation_status();
         for request in [PartitionRequest::at_least(8), PartitionRequest::rest()] {
-            let refused = manager.create_partition(1, request.cluster(4), config(1));
+            let refused = manager.create_partition(1, request.cluster(4), ContextPolicy::default());
             assert!(
                 matches!(
                     refused,
@@ -343,7 +348,11 @@ fn clusters(driver: &Driver) -> Result<()> {
             );
         }
         assert_eq!(manager.allocation_status(), before);
-        let rest = manager.create_partition(1, PartitionRequest::rest().cluster(2), config(1))?;
+        let rest = manager.create_partition(
+            1,
+            PartitionRequest::rest().cluster(2),
+            ContextPolicy::default(),
+        )?;
         assert_eq!((rest.sm_count(), rest.max_cluster_size()), (12, 2));
         assert_eq!(manager.allocation_status().available_sms, 0);
     }
@@ -363,19 +372,22 @@ fn no_plan(driver: &Driver) -> Result<()> {
         "{refused:?}"
     );
     let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device)?;
-    let refused = manager.create_partitions(&[(1, rest, config(1)), (2, rest, config(1))]);
+    let refused = manager.create_partitions(&[
+        (1, rest, ContextPolicy::default()),
+        (2, rest, ContextPolicy::default()),
+    ]);
     assert!(
         matches!(refused, Err(Error::InvalidArgument { .. })),
         "{refused:?}"
     );
-    let refused = manager.create_partitions(&[(1, rest.cluster(8), config(1))]);
+    let refused = manager.create_partitions(&[(1, rest.cluster(8), ContextPolicy::default())]);
     assert!(
         matches!(refused, Err(Error::ClusterUnavailable { best: 1, .. })),
         "{refused:?}"
     );
     manager.create_partitions(&[
-        (1, PartitionRequest::percent(25), config(1)),
-        (2, rest, config(1)),
+        (1, PartitionRequest::percent(25), ContextPolicy::default()),
+        (2, rest, ContextPolicy::default()),
     ])?;
     let status = manager.allocation_status();
     let requested: Vec<u32> = status

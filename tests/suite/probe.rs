@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use cuda_green::{
-    ContextId, ContextProbe, Driver, GreenContext, Kernel, LaunchConfig, Result, Stream,
-    VerificationMethod, kernels,
+    ContextId, ContextPolicy, ContextProbe, Driver, GreenContext, Kernel, LaunchConfig, Result,
+    Stream, VerificationMethod, kernels,
 };
 
 use crate::{
     Case,
-    support::{config, is_partitioned, kernel, quad},
+    support::{is_partitioned, kernel, quad},
 };
 
 pub const CASES: &[Case] = &[
@@ -50,7 +50,7 @@ fn primary(driver: &Driver) -> Result<()> {
     let (device, manager) = quad(driver)?;
     // Loads the probe's kernel, which would wait for the flood's end.
     manager.probe()?;
-    let stream = GreenContext::primary(&device, config(1))?.create_stream()?;
+    let stream = GreenContext::primary(&device, ContextPolicy::default())?.create_stream()?;
     for id in ContextId::ALL {
         let context = manager.get_context(id)?;
         let kernel = flood(&stream)?;

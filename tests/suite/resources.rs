@@ -1,9 +1,9 @@
 //! The explicit model: resources, merges of them, contexts and streams made of them.
 
 use cuda_green::{
-    CUresult, ContextPriority, Driver, Error, Event, GreenContext, GreenContextConfig, Result,
-    SmResource, SmSplit, Stream, StreamOptions, WorkqueueIsolation, WorkqueueScope,
-    sys::CUdevice_attribute,
+    CUresult, ContextPolicy, ContextPriority, Driver, Error, Event, GreenContext,
+    GreenContextConfig, Result, SmResource, SmSplit, Stream, StreamOptions, WorkqueueIsolation,
+    WorkqueueScope, sys::CUdevice_attribute,
 };
 
 use crate::{
@@ -63,13 +63,7 @@ fn of_each(driver: &Driver) -> Result<()> {
     assert_eq!(all.min_partition_size(), granularity.min);
     assert_eq!(all.coscheduled_alignment(), granularity.coscheduled);
     assert_eq!(all.flags(), 0);
-    let primary = GreenContext::primary(
-        &device,
-        GreenContextConfig {
-            sm_count: 1,
-            ..GreenContextConfig::default()
-        },
-    )?;
+    let primary = GreenContext::primary(&device, ContextPolicy::default())?;
     assert_eq!(primary.sm_resource()?.sm_count(), all.sm_count());
     let size = all.sm_count() / 4 / 8 * 8;
     let parts = all.split(&SmSplit::equal(3, size))?;
@@ -310,13 +304,7 @@ fn streams(driver: &Driver) -> Result<()> {
     let device = driver.device(0)?;
     let context = match partitioned_device(driver)? {
         Some(device) => over(&device.sm_resource()?.split(&SmSplit::equal(1, 16))?.groups[0])?,
-        None => GreenContext::primary(
-            &device,
-            GreenContextConfig {
-                sm_count: 1,
-                ..GreenContextConfig::default()
-            },
-        )?,
+        None => GreenContext::primary(&device, ContextPolicy::default())?,
     };
     let before = current(driver);
     let options = StreamOptions::default();

@@ -4,14 +4,14 @@
 use std::{process::ExitCode, time::Duration};
 
 use cuda_green::{
-    CudaDevice, Driver, Error, GreenContext, SmPartitionManager, planner::PartitionRequest, sys,
+    ContextPolicy, CudaDevice, Driver, Error, GreenContext, SmPartitionManager,
+    planner::PartitionRequest, sys,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::bench::{
-    contexts::config,
     load::{LONG_BLOCKS, Load, ONE_KERNEL},
     samples::Latencies,
 };
@@ -113,7 +113,7 @@ impl Demo {
     fn measured(stopwatch: &Stopwatch<'_>, progress: &ProgressBar) -> anyhow::Result<Self> {
         let device = stopwatch.device;
         let total = device.properties().multiprocessor_count;
-        let whole = GreenContext::primary(device, config(1))?;
+        let whole = GreenContext::primary(device, ContextPolicy::default())?;
         let mut rows = Vec::new();
         let mut add = |set_up: &str, request: &GreenContext, background| -> anyhow::Result<()> {
             progress.set_message(set_up.to_owned());

@@ -12,7 +12,7 @@ use crate::{
 impl GreenContext {
     /// A context over resources that the caller chose: SMs and, from CUDA 13.1 on, a workqueue.
     ///
-    /// Of the configuration, `sm_count` is the least that the resources must have; 0 takes what there is.
+    /// The resources must have at least the `sm_count` of the configuration, of which 0 is the default.
     /// Without a workqueue it has the driver's default, shared with all contexts. Nothing keeps account here
     /// of SMs that other contexts have: that is the [`SmPartitionManager`](crate::SmPartitionManager)'s.
     ///
@@ -41,8 +41,8 @@ impl GreenContext {
         }
         let sm_count = sms.sm_count();
         let requested_sms = match config.sm_count {
-            0 => sm_count,
-            asked => asked,
+            0 => sm_count, // no minimum: all of them
+            least => least,
         };
         if requested_sms > sm_count {
             return Err(Error::InsufficientSms {
@@ -53,11 +53,8 @@ impl GreenContext {
                 total: device.properties().multiprocessor_count,
             });
         }
-        let config = GreenContextConfig {
-            sm_count: requested_sms,
-            ..config
-        };
-        config.check()?;
+        let policy = config.policy();
+        policy.check()?;
         device.raw_primary_context()?; // as in `create`
         let descriptor = resource::describe(
             device.driver(),
@@ -66,7 +63,7 @@ impl GreenContext {
         )?;
         let partition = Partition::create(device, descriptor, sms.leases().to_vec())?;
         let coscheduled = sms.best_coscheduled();
-        let sms = ContextSms {
+        let sms_of_context = ContextSms {
             requested_sms,
             sm_count,
             coscheduled,
@@ -74,8 +71,8 @@ impl GreenContext {
         };
         Ok(Self::from_parts(
             device,
-            config,
-            sms,
+            policy,
+            sms_of_context,
             Some(partition),
             Workqueues::given(workqueue),
             ContextMemory::slot(),

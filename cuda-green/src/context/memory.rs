@@ -25,14 +25,14 @@ impl ContextMemory {
 }
 
 impl GreenContext {
-    /// Returns the context's memory pool, with the limit of its configuration. The pool is created at the first call.
+    /// Returns the context's memory pool, with the limit of its policy. The pool is created at the first call.
     ///
     /// # Errors
     /// Those of [`GpuMemoryPool::on`].
     pub fn memory(&self) -> Result<&GpuMemoryPool> {
         let memory = self.memory_slot();
         memory.pool.get_or_make(|| {
-            let limit = self.config().memory_limit_bytes;
+            let limit = self.policy().memory_limit_bytes;
             match memory.budget.get() {
                 Some(budget) => GpuMemoryPool::within(self.device(), budget, limit),
                 None => GpuMemoryPool::on(self.device(), limit),

@@ -1,19 +1,19 @@
-//! Ids as people and labels read them.
+//! Ids in messages, tables and labels.
 
 use std::fmt::Debug;
 
-/// Returns an id for messages, for tables and for labels of metrics: a string as it is, and of any other kind what its
-/// `Debug` shows.
+/// Returns an id for messages, tables and labels of metrics: a string as it is, and any other kind as its `Debug`
+/// shows it.
 ///
-/// Of an id nothing is known but `Debug`, which puts a string into quotation marks; so what is nothing but one quoted
-/// string is taken for one. Where that has characters that are not printable, it stays as `Debug` shows it: a message
-/// is to have no line breaks and no control sequences of a terminal.
+/// Ids offer only `Debug`, which puts a string into quotation marks; so an output that is one quoted string is taken
+/// for a string. Where that has characters that are not printable, it stays as `Debug` shows it: messages must not
+/// contain line breaks or control sequences of a terminal.
 pub(super) fn label(id: &(impl Debug + ?Sized)) -> String {
     let shown = format!("{id:?}");
     unquoted(&shown).unwrap_or(shown)
 }
 
-/// The printable string that this is the `Debug` of, if it is.
+/// Returns the printable string whose `Debug` output this is, if there is one.
 fn unquoted(shown: &str) -> Option<String> {
     let inner = shown.strip_prefix('"')?.strip_suffix('"')?;
     let mut string = String::with_capacity(inner.len());

@@ -1,12 +1,12 @@
-//! The split in force: its pieces, which of them are free, and contexts made of them.
+//! The layout: the split in force, its pieces, which of them are free, and contexts made of them.
 
 use std::sync::Arc;
 
-use super::nest::Nest;
+use super::registry::UsedPieces;
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::Result,
-    partition::{ContextSms, GreenContext, GreenContextConfig},
+    partition::{ContextPolicy, ContextSms, GreenContext},
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
         SplitCall, SplitStrategy, State,
@@ -14,27 +14,36 @@ use crate::{
     resource::{SmParts, SmResource},
 };
 
+/// A split of pieces, together: of one or, where pieces merge, several.
+pub(super) struct NestedSplit {
+    pub(super) pieces: Vec<usize>,
+    pub(super) parts: Vec<usize>,
+    /// The context over the pieces; none over the device, and over what a structured split left, which are split as
+    /// they are.
+    pub(super) scaffold: Option<GreenContext>,
+}
+
 /// One split of the device, piece by piece.
 pub(super) struct Layout {
-    /// Kept by each of its contexts, too.
+    /// Held by each of its contexts, too.
     pub(super) claim: Arc<Claim>,
     pub(super) strategy: SplitStrategy,
     /// Better plans that the driver refused.
     pub(super) refused: Vec<RefusedPlan>,
     pub(super) facts: DeviceFacts,
     pub(super) pieces: Vec<Piece>,
-    /// The resource of each piece, with no hold on it.
+    /// The resource of each piece, without a lease.
     pub(super) resources: Vec<SmResource>,
-    /// The hold on each piece, which contexts over it share: who else has one, has the piece.
+    /// The lease of each piece, which contexts over it share: any other holder has the piece, too.
     pub(super) leases: Vec<Arc<Lease>>,
     /// Splits within pieces, an outer one before those within it.
-    pub(super) nests: Vec<Nest>,
-    /// Groups so far, which name the next.
+    pub(super) nested: Vec<NestedSplit>,
+    /// The number of groups so far, which names the next.
     pub(super) groups: usize,
 }
 
 impl Layout {
-    /// The result of one split of the device.
+    /// Returns the layout of one split of the device.
     pub(super) fn of(
         claim: Arc<Claim>,
         facts: DeviceFacts,
@@ -67,7 +76,7 @@ impl Layout {
             pieces: Vec::new(),
             resources: Vec::new(),
             leases: Vec::new(),
-            nests: Vec::new(),
+            nested: Vec::new(),
             groups: 0,
         }
     }
@@ -78,7 +87,7 @@ impl Layout {
         self.add(part, area, resource)
     }
 
-    /// Adds what a split left over, if anybody can use it.
+    /// Adds the remainder of a split, if a partition can use it.
     pub(super) fn add_remainder(&mut self, area: Area, resource: SmResource) -> Option<usize> {
         let of_use = self.facts.is_of_use(area.sm_count) || (self.merges() && self.joins());
         of_use.then(|| self.add(Part::Remainder, area, resource))
@@ -112,45 +121,55 @@ impl Layout {
         self.strategy.merges()
     }
 
+    /// Returns the number of SMs of the first group of the split, which is a unit where units merge.
+    pub(super) fn unit(&self) -> Option<u32> {
+        let first = self.pieces.iter();
+        let mut first = first.filter(|piece| piece.part == Part::Group(0));
+        first.next().map(|piece| piece.area.sm_count)
+    }
+
     fn joins(&self) -> bool {
         self.facts.remainder_joins()
     }
 
-    /// What one more context would be made of that runs clusters of this size: for a count `nominal` or a few
-    /// SMs more, for a target as near below as can be, for a share or the rest all that there is.
+    /// Chooses the pieces of one more context that runs clusters of this size: for a count, that many SMs or a few
+    /// more; for a target, as near below as possible; for a share or the rest, all that one context can have.
     pub(super) fn choose_for(
         &self,
         request: &PartitionRequest,
-        nominal: u32,
+        requested_sms: u32,
         cluster: u32,
     ) -> Option<Choice> {
-        let choose = |asked: u32| {
-            let choice =
-                planner::choose(&self.pieces, self.merges(), self.joins(), asked, |kept| {
-                    self.facts.max_cluster(kept) >= cluster
-                });
-            let choice = self.cut_to_size(choice?, asked);
+        let choose = |sm_count: u32| {
+            let choice = planner::choose(
+                &self.pieces,
+                self.merges(),
+                self.joins(),
+                sm_count,
+                |coscheduled| self.facts.max_cluster(coscheduled) >= cluster,
+            );
+            let choice = self.cut_to_size(choice?, sm_count);
             Some((self.size(&choice), choice))
         };
         let most = |most: u32| (1..=most).rev().find_map(choose);
-        // A cluster takes as many SMs.
+        // A cluster of a size takes that many SMs.
         let (_, choice) = match request.sms {
             SmRequest::AtLeast(count) => choose(count.max(cluster))?,
             SmRequest::Share { at_least, .. } => {
                 most(self.available()).filter(|(size, _)| *size >= at_least)?
             }
             SmRequest::Rest => most(self.available())?,
-            SmRequest::Target(_) | SmRequest::Percent(_) => (1..=nominal)
+            SmRequest::Target(_) | SmRequest::Percent(_) => (1..=requested_sms)
                 .rev()
-                .find_map(|asked| choose(asked).filter(|(size, _)| *size <= nominal))
+                .find_map(|sm_count| choose(sm_count).filter(|(size, _)| *size <= requested_sms))
                 .or_else(|| choose(cluster))?,
         };
         Some(choice)
     }
 
-    /// A choice of pieces that are more than was asked, cut to size where the driver can (13.1): SMs come in pairs.
-    fn cut_to_size(&self, choice: Choice, asked: u32) -> Choice {
-        let sm_count = asked.max(1).next_multiple_of(2);
+    /// Cuts a choice of pieces with more SMs than requested to size, where the driver can (13.1): SMs come in pairs.
+    fn cut_to_size(&self, choice: Choice, sm_count: u32) -> Choice {
+        let sm_count = sm_count.max(1).next_multiple_of(2);
         match choice {
             Choice::Pieces(pieces)
                 if self.merges()
@@ -163,20 +182,20 @@ impl Layout {
         }
     }
 
-    /// Whether any of these pieces was cut out of others, so that it merges with none.
+    /// Returns whether any of these pieces was cut out of others, so that it merges with none.
     pub(super) fn are_cut_out(&self, pieces: &[usize]) -> bool {
         pieces.iter().any(|index| self.pieces[*index].within)
     }
 
-    /// SMs that are surely co-scheduled together in a group of this size cut out of pieces.
+    /// Returns the number of SMs that are sure to be co-scheduled in a group of this size cut out of pieces.
     pub(super) fn coscheduled_in(&self, pieces: &[usize], sm_count: u32) -> u32 {
-        let kept = pieces
+        let guaranteed = pieces
             .iter()
             .map(|index| self.pieces[*index].area.coscheduled);
-        planner::coscheduled_within(sm_count, kept.max().unwrap_or(1))
+        planner::coscheduled_within(sm_count, guaranteed.max().unwrap_or(1))
     }
 
-    /// SMs of a choice.
+    /// Returns the SMs of a choice.
     pub(super) fn size(&self, choice: &Choice) -> u32 {
         match choice {
             Choice::Pieces(pieces) => self.sm_count(pieces),
@@ -184,14 +203,14 @@ impl Layout {
         }
     }
 
-    /// The largest cluster that a choice is sure to run.
+    /// Returns the largest cluster that a choice is sure to run.
     pub(super) fn max_cluster(&self, choice: &Choice) -> u32 {
-        let kept = match choice {
+        let guaranteed = match choice {
             Choice::Pieces(pieces) => {
-                let kept = pieces
+                let guaranteed = pieces
                     .iter()
                     .map(|index| self.pieces[*index].area.coscheduled);
-                kept.max()
+                guaranteed.max()
             }
             Choice::CutOut { pieces, sm_count } => Some(self.coscheduled_in(pieces, *sm_count)),
             Choice::SplitOff { piece, sm_count } => {
@@ -199,15 +218,15 @@ impl Layout {
                 split.map(|(group, _)| group.coscheduled)
             }
         };
-        self.facts.max_cluster(kept.unwrap_or(1))
+        self.facts.max_cluster(guaranteed.unwrap_or(1))
     }
 
-    /// SMs that one more context could get.
+    /// Returns the number of SMs that one more context could get.
     pub(super) fn available(&self) -> u32 {
         planner::available(&self.pieces, self.merges(), self.joins())
     }
 
-    /// SMs of all free pieces, which several contexts could share.
+    /// Returns the number of SMs in all free pieces, which several contexts could share.
     pub(super) fn free(&self) -> u32 {
         let free = self
             .leaves()
@@ -215,27 +234,27 @@ impl Layout {
         free.map(|(_, piece)| piece.area.sm_count).sum()
     }
 
-    /// SMs that are in no piece, so that nobody can be given them.
+    /// Returns the number of SMs that are in no piece, so that no context can be given them.
     pub(super) fn stranded(&self) -> u32 {
         let leaves = self.leaves().map(|(_, piece)| piece.area.sm_count);
         self.facts.sm_count.saturating_sub(leaves.sum())
     }
 
-    /// Creates a context over some of the pieces; nothing is marked as taken yet.
+    /// Creates a context over some of the pieces; does not mark them as taken.
     pub(super) fn create(
         &self,
         device: &CudaDevice,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
         requested_sms: u32,
         pieces: &[usize],
     ) -> Result<GreenContext> {
         let (sms, resources) = self.sms(requested_sms, pieces);
         let leases = self.leases_of(pieces);
-        GreenContext::create(device, config, sms, &resources, leases, None)
+        GreenContext::create(device, policy, sms, &resources, leases, None)
     }
 
-    /// Creates a context to take another's place: the same configuration and memory, other pieces.
-    pub(super) fn sibling(
+    /// Creates a context to take another's place: the same policy and memory, other pieces.
+    pub(super) fn create_in_place_of(
         &self,
         device: &CudaDevice,
         of: &GreenContext,
@@ -243,7 +262,7 @@ impl Layout {
     ) -> Result<GreenContext> {
         let (sms, resources) = self.sms(of.requested_sms(), pieces);
         let leases = self.leases_of(pieces);
-        GreenContext::create(device, *of.config(), sms, &resources, leases, Some(of))
+        GreenContext::create(device, *of.policy(), sms, &resources, leases, Some(of))
     }
 
     fn leases_of(&self, pieces: &[usize]) -> Vec<Arc<Lease>> {
@@ -256,11 +275,11 @@ impl Layout {
             .iter()
             .map(|index| self.resources[*index].clone())
             .collect();
-        // The guarantee of the best piece holds for some of the SMs, and that is what a cluster needs.
-        let kept = pieces
+        // A cluster needs only some of the SMs, so the guarantee of the best piece counts.
+        let guaranteed = pieces
             .iter()
             .map(|index| self.pieces[*index].area.coscheduled);
-        let coscheduled = kept.max().unwrap_or(1);
+        let coscheduled = guaranteed.max().unwrap_or(1);
         let sms = ContextSms {
             requested_sms,
             sm_count: resources.iter().map(SmResource::sm_count).sum(),
@@ -270,7 +289,7 @@ impl Layout {
         (sms, resources)
     }
 
-    /// SMs of these pieces together.
+    /// Returns the number of SMs in these pieces together.
     pub(super) fn sm_count(&self, pieces: &[usize]) -> u32 {
         pieces
             .iter()
@@ -284,20 +303,16 @@ impl Layout {
         }
     }
 
-    /// Frees all pieces but these, and those that are held by more than the contexts which are kept: by a context
-    /// that could not be destroyed, by resources that were asked of one, and by contexts over those. `kept` has the
-    /// pieces of each context that is kept. What was divided into them stays so until [`tidy`](Self::tidy).
-    pub(super) fn free_all_but<'a>(
-        &mut self,
-        taken: impl Iterator<Item = &'a usize>,
-        kept: impl Iterator<Item = &'a usize>,
-    ) {
-        // Of each piece, the leases that are known of, and whether it is taken.
+    /// Frees all pieces but the taken ones, and those with more leases than the contexts of names have: a context that
+    /// could not be destroyed has one, resources that were asked of a context, and contexts over those. Splits within
+    /// pieces stay until [`tidy`](Self::tidy).
+    pub(super) fn free_all_but(&mut self, used: &UsedPieces) {
+        // Of each piece, the number of leases accounted for (the layout has one), and whether it is taken.
         let mut known = vec![(1, false); self.pieces.len()];
-        for index in kept {
+        for index in &used.leased {
             known[*index].0 += 1;
         }
-        for index in taken {
+        for index in &used.taken {
             known[*index].1 = true;
         }
         let pieces = self.pieces.iter_mut().zip(&self.leases).zip(known);
@@ -313,7 +328,7 @@ impl Layout {
         self.pieces.iter().any(|piece| piece.state == State::Taken)
     }
 
-    /// The pieces that are these parts; none if the split did not give them all.
+    /// Returns the pieces that are these parts; none if the split did not give them all.
     pub(super) fn find(&self, parts: &[Part]) -> Option<Vec<usize>> {
         parts
             .iter()
@@ -324,7 +339,7 @@ impl Layout {
             .collect()
     }
 
-    /// The pieces that are not split further.
+    /// Returns the pieces that are not split further.
     pub(super) fn leaves(&self) -> impl Iterator<Item = (usize, &Piece)> {
         let pieces = self.pieces.iter().enumerate();
         pieces.filter(|(_, piece)| matches!(piece.state, State::Free | State::Taken))

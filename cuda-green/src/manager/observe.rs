@@ -1,15 +1,15 @@
-//! What a manager notes of itself: figures for the `metrics` facade, events for `tracing`. Nothing is kept without the
+//! Observation of a manager: what it counts for the `metrics` facade and reports to `tracing`; nothing without the
 //! features.
 
 use std::{fmt::Debug, time::Duration};
 
-use super::{HandOff, SmPartitionManager, label};
+use super::{hand_off::HandOff, label::label, state::ManagerState};
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
 };
 
-/// What a manager can be asked to change.
+/// An operation that changes a manager.
 #[derive(Clone, Copy)]
 pub(super) enum Operation {
     Create,
@@ -19,31 +19,7 @@ pub(super) enum Operation {
     Release,
 }
 
-/// What a manager counted since it was made.
-#[cfg(feature = "metrics")]
-#[derive(Default)]
-pub(super) struct Figures(crate::sync::Mutex<Counted>);
-
-#[cfg(feature = "metrics")]
-#[derive(Clone, Default)]
-pub(super) struct Counted {
-    /// By hand-off: strict, relaxed.
-    pub(super) rebalances: [u64; 2],
-    /// Rebalances that had to make contexts.
-    pub(super) with_new_contexts: u64,
-    pub(super) took: crate::memory::Latencies,
-    /// By operation and kind.
-    pub(super) refusals: std::collections::BTreeMap<(&'static str, &'static str), u64>,
-}
-
-#[cfg(feature = "metrics")]
-impl Figures {
-    pub(super) fn counted(&self) -> crate::sync::MutexGuard<'_, Counted> {
-        self.0.lock()
-    }
-}
-
-/// The time since something began, where anybody wants to know.
+/// The time since something began, with a feature that reports it.
 pub(super) struct Stopwatch(
     #[cfg(any(feature = "metrics", feature = "tracing"))] std::time::Instant,
 );
@@ -64,14 +40,14 @@ impl Stopwatch {
     }
 }
 
-impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
-    /// Notes a refusal, if this is one. No lock is held.
+impl<Id: Clone + Eq + Debug> ManagerState<Id> {
+    /// Counts and reports an error, if this is one. The caller holds no lock.
     pub(super) fn noting<T>(&self, operation: Operation, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
             #[cfg(feature = "metrics")]
             {
                 let key = (operation.label(), kind(error));
-                *self.figures.counted().refusals.entry(key).or_default() += 1;
+                *self.counters.lock().refusals.entry(key).or_default() += 1;
             }
             emit(|| PartitionEvent::Refused {
                 device: self.device.ordinal(),
@@ -83,7 +59,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         result
     }
 
-    /// Notes a rebalance that was done. No lock is held.
+    /// Counts and reports a rebalance. The caller holds no lock.
     pub(super) fn note_rebalance(
         &self,
         favoured: Option<&Id>,
@@ -94,10 +70,10 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         let took = since.elapsed();
         #[cfg(feature = "metrics")]
         {
-            let mut counted = self.figures.counted();
-            counted.rebalances[hand_off as usize] += 1;
-            counted.with_new_contexts += u64::from(made > 0);
-            counted.took.note(took);
+            let mut counters = self.counters.lock();
+            counters.rebalances[hand_off as usize] += 1;
+            counters.with_new_contexts += u64::from(made > 0);
+            counters.took.note(took);
         }
         emit(|| PartitionEvent::Rebalanced {
             device: self.device.ordinal(),
@@ -108,10 +84,10 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         });
     }
 
-    /// Tells of the partitions that a plan made. No lock is held.
+    /// Reports the partitions that a plan made. The caller holds no lock.
     pub(super) fn note_partitions(&self) {
         emit(|| {
-            let status = self.allocation_status();
+            let status = self.status();
             let contexts = status.contexts.iter();
             let partitions = contexts.map(|one| format!("{}: {}", label(&one.id), one.sm_count));
             PartitionEvent::Partitioned {
@@ -135,7 +111,7 @@ impl Operation {
     }
 }
 
-/// The kind of a refusal, as labels and events have it.
+/// Returns the kind of a refusal, as labels and events have it.
 fn kind(error: &Error) -> &'static str {
     match error {
         Error::AlreadyPartitioned { .. } => "already_partitioned",

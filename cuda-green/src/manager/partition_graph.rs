@@ -1,8 +1,8 @@
-//! Graphs that follow a name: captured once for each context that it has had.
+//! Graphs that follow a name: captured once for each context that the name has had.
 
 use std::{fmt, sync::Arc};
 
-use super::PartitionStream;
+use super::partition_stream::PartitionStream;
 use crate::{
     error::Result,
     graph::{Capture, CaptureMode, GraphExec},
@@ -16,8 +16,8 @@ type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
 /// A graph of a name rather than of a context: after a rebalance, it runs on the name's new SMs.
 ///
 /// A captured kernel stays on the SMs of its capture. So this holds one instantiation for each context in
-/// which it was launched, captured when it is first launched there, and launches the one that fits the
-/// stream. Those of earlier contexts stay, since a rebalance may bring their context back; they keep it alive
+/// which it was launched, captured at the first launch there, and launches that of the stream's context.
+/// Those of earlier contexts stay, since a rebalance may bring their context back; they keep it alive
 /// until the manager asks for it ([`release_retired`](crate::SmPartitionManager::release_retired), a limit of
 /// contexts), which then waits for their last launch.
 ///
@@ -46,30 +46,30 @@ type Record = dyn Fn(&Capture<'_>) -> Result<()> + Send + Sync;
 pub struct PartitionGraph {
     record: Box<Record>,
     mode: CaptureMode,
-    /// Shared with the contexts of its instantiations, which ask it to give those up.
-    made: Arc<AllMade>,
+    /// Shared with the contexts of its instantiations, which ask it to give the instantiations up.
+    made: Arc<Instantiations>,
 }
 
 #[derive(Default)]
-struct AllMade(Mutex<Vec<Made>>);
+struct Instantiations(Mutex<Vec<Instantiation>>);
 
 /// The instantiation of a context.
-struct Made {
+struct Instantiation {
     context: GreenContext,
     exec: Arc<GraphExec>,
 }
 
 impl PartitionGraph {
-    /// A graph of what the closure puts into [`Capture::stream`]. It is called once for each context, so it
-    /// must do the same each time.
+    /// Returns a graph of the work that the closure puts into [`Capture::stream`]. The closure is called once for each
+    /// context, so it must do the same each time.
     ///
-    /// It runs inside [`PartitionStream::with`], and what is refused there is refused to it. A stream of another
-    /// name to [`fork`](Capture::fork) to is to be made before.
+    /// It runs inside [`PartitionStream::with`], with the same calls refused. Make a stream of another name to
+    /// [`fork`](Capture::fork) to before.
     pub fn new(record: impl Fn(&Capture<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
         Self::with_mode(CaptureMode::default(), record)
     }
 
-    /// The same with a mode of its own for the captures.
+    /// Returns such a graph with a given mode for the captures.
     pub fn with_mode(
         mode: CaptureMode,
         record: impl Fn(&Capture<'_>) -> Result<()> + Send + Sync + 'static,
@@ -81,8 +81,8 @@ impl PartitionGraph {
         }
     }
 
-    /// Launches it on the SMs that the stream's name has now. Where it was not launched on these before,
-    /// it is captured and instantiated first, which holds off a rebalance for that long;
+    /// Launches it on the SMs that the stream's name has now. If it was not launched on these before,
+    /// it is captured and instantiated first, and a rebalance waits for that;
     /// [`prepare`](Self::prepare) does it ahead.
     ///
     /// # Errors
@@ -98,7 +98,7 @@ impl PartitionGraph {
         })
     }
 
-    /// The same in a stream of one context.
+    /// Launches it in a stream of one context.
     ///
     /// # Errors
     /// As [`launch`](Self::launch).
@@ -111,7 +111,7 @@ impl PartitionGraph {
         unsafe { exec.launch(stream) }
     }
 
-    /// Captures and instantiates it for the SMs that the stream's name has now, if that was not done yet.
+    /// Captures and instantiates it for the SMs that the stream's name has now, unless that was done before.
     ///
     /// # Errors
     /// Those of the closure, and of [`Stream::capture`].
@@ -119,38 +119,38 @@ impl PartitionGraph {
         stream.with(|of_now| self.exec(of_now).map(drop))
     }
 
-    /// How many contexts it was captured for.
+    /// Returns the number of contexts that it was captured for.
     pub fn instantiations(&self) -> usize {
         self.made.lock().len()
     }
 
     /// Gives up all instantiations, once their launches are done, and with them the contexts that they
-    /// keep alive. The next launch captures anew.
+    /// keep alive. The next launch captures again.
     pub fn clear(&self) {
         let made = std::mem::take(&mut *self.made.lock());
         // Dropped without the lock, since that waits.
         drop(made);
     }
 
-    /// The instantiation for this stream's context, made if there is none; the context then knows whom to ask
-    /// for it.
+    /// Returns the instantiation for this stream's context. Makes one if there is none, and registers with the context,
+    /// which asks for it to be given up when the context is to end.
     fn exec(&self, stream: &Stream) -> Result<Arc<GraphExec>> {
-        let find = |made: &[Made]| {
+        let find = |made: &[Instantiation]| {
             let made = made.iter().find(|made| made.is_of(stream.context()));
             made.map(|made| Arc::clone(&made.exec))
         };
         if let Some(exec) = find(&self.made.lock()) {
             return Ok(exec);
         }
-        // Without the lock: the closure is the client's. Two threads at once may both get here; then the
-        // first one's instantiation stays.
+        // Without the lock, since the closure is the client's. If two threads get here at the same time, the first
+        // instantiation stays.
         let graph = stream.capture(self.mode, &self.record)?;
         let exec = Arc::new(graph.instantiate()?);
         let mut made = self.made.lock();
         if let Some(first) = find(&made) {
             return Ok(first);
         }
-        made.push(Made {
+        made.push(Instantiation {
             context: stream.context().clone(),
             exec: Arc::clone(&exec),
         });
@@ -161,25 +161,25 @@ impl PartitionGraph {
     }
 }
 
-impl Made {
+impl Instantiation {
     fn is_of(&self, context: &GreenContext) -> bool {
         Arc::ptr_eq(&self.context.inner, &context.inner)
     }
 }
 
-impl AllMade {
-    fn lock(&self) -> MutexGuard<'_, Vec<Made>> {
+impl Instantiations {
+    fn lock(&self) -> MutexGuard<'_, Vec<Instantiation>> {
         self.0.lock()
     }
 }
 
-impl Follower for AllMade {
+impl Follower for Instantiations {
     fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool> {
         let mut made = self.lock();
         let Some(index) = made.iter().position(|made| made.is_of(context)) else {
             return Ok(false);
         };
-        // Its end waits for its last launch, and ends what the client had it keep.
+        // Dropping it waits for its last launch, and drops what the client had it keep.
         later.push(Box::new(made.swap_remove(index)));
         Ok(true)
     }

@@ -1,10 +1,10 @@
-//! Streams that follow a name: what is launched in them runs wherever the name has its SMs at that moment.
+//! Streams that follow a name: their work runs on the SMs that the name has when it is submitted.
 
 use std::fmt;
 
 use super::{
-    generation::Slot,
-    inside::{Inside, refuse_inside},
+    generation::ContextInForce,
+    reentrancy::{InClosure, refuse_inside},
 };
 use crate::{
     device::ContextPriority,
@@ -19,8 +19,8 @@ use crate::{
 
 /// A stream of a name rather than of a context: after a rebalance, work goes to the name's new SMs.
 ///
-/// It keeps the order of a stream: what comes after a rebalance waits, on the GPU, for what came before.
-/// While it is used, it holds off a rebalance, so that a launch is either wholly before or wholly after.
+/// It keeps the order of a stream: work submitted after a rebalance waits, on the GPU, for work submitted before.
+/// While it is used, a rebalance waits, so that each launch is wholly before or wholly after it.
 ///
 /// ```
 /// use cuda_green::{ContextId, Driver, RebalanceHint, SmPartitionManager};
@@ -38,53 +38,55 @@ use crate::{
 /// ```
 pub struct PartitionStream {
     priority: ContextPriority,
-    /// Shared with the contexts of its streams, which ask it to give those up.
-    streams: std::sync::Arc<Following>,
-    /// Dropped after the streams: while they are there, the name is in use by this, whoever counts when.
-    slot: Arc<Slot>,
+    /// Shared with the contexts of its streams, which ask it to give the streams up.
+    streams: std::sync::Arc<StreamsOfGenerations>,
+    /// Dropped after the streams, so that this counts as a user of the name as long as one of them is there.
+    followed: Arc<ContextInForce>,
 }
 
-struct Following(Mutex<Streams>);
+struct StreamsOfGenerations(Mutex<Streams>);
 
-/// One stream for each generation that was used, the one used last at the end.
+/// One stream for each generation that was used, the last used at the end.
 struct Streams {
     made: Vec<Stream>,
     /// Orders the next stream after the last.
     order: Event,
-    /// Whether the stream used last was given up: then the event has its work, and the next waits for it.
+    /// Whether the last used stream was given up: then the event stands for its work, and the next stream waits for it.
     last_is_gone: bool,
 }
 
 impl PartitionStream {
-    pub(super) fn new(slot: Arc<Slot>, priority: ContextPriority) -> Result<Self> {
+    pub(super) fn new(followed: Arc<ContextInForce>) -> Result<Self> {
         refuse_inside()?;
-        let context = slot.read().clone();
+        let context = followed.read().clone();
+        let priority = context.policy().priority;
         let streams = Streams {
             made: vec![context.create_stream_with_priority(priority)?],
             order: Event::new(context.device())?,
             last_is_gone: false,
         };
-        let streams = std::sync::Arc::new(Following(Mutex::new(streams)));
+        let streams = std::sync::Arc::new(StreamsOfGenerations(Mutex::new(streams)));
         streams.follow(&context);
         Ok(Self {
             priority,
             streams,
-            slot,
+            followed,
         })
     }
 
-    /// Does something with the stream in force. No rebalance happens meanwhile, so it should be brief.
+    /// Calls a closure with the stream in force. No rebalance happens meanwhile, so the closure should be brief.
     ///
-    /// What would wait for a rebalance is refused inside, as that waits for this: to use a stream of a name, this
-    /// one included, or to make one, and whatever changes a manager's contexts. Contexts can be looked up. Nor may
-    /// it wait for another thread that does any of it. An [`Event`] orders two streams of names.
+    /// A call that would wait for a rebalance is refused inside, since the rebalance waits for the closure: the use of
+    /// a stream of a name, this one included, the creation of one, and every change of a manager's contexts. Contexts
+    /// can be looked up. The closure must not wait for another thread that does any of this. Use an [`Event`] to order
+    /// two streams of names.
     ///
     /// # Errors
-    /// Those of the action; [`Error::InsidePartitionStream`](crate::Error::InsidePartitionStream) inside another
+    /// Those of the closure; [`Error::InsidePartitionStream`](crate::Error::InsidePartitionStream) inside another
     /// one; [`Error::Driver`](crate::Error::Driver).
     pub fn with<T>(&self, action: impl FnOnce(&Stream) -> Result<T>) -> Result<T> {
-        let _inside = Inside::begin()?;
-        let context = self.slot.read();
+        let _inside = InClosure::begin()?;
+        let context = self.followed.read();
         let mut streams = self.streams.lock();
         let stream = streams.of(&context, self.priority, |context| {
             self.streams.follow(context);
@@ -117,7 +119,7 @@ impl PartitionStream {
         self.with(|stream| stream.record(event))
     }
 
-    /// Makes the work to come wait for an event, on the GPU.
+    /// Makes later work wait for an event, on the GPU.
     ///
     /// # Errors
     /// As [`Stream::wait`].
@@ -125,7 +127,7 @@ impl PartitionStream {
         self.with(|stream| stream.wait(event))
     }
 
-    /// Waits for all work in it, whatever SMs it runs on. Does not hold off a rebalance, and spoils no capture of
+    /// Waits for all work in it, on whichever SMs it runs. Does not make a rebalance wait, and spoils no capture of
     /// another stream.
     ///
     /// # Errors
@@ -140,19 +142,19 @@ impl PartitionStream {
     }
 }
 
-impl Following {
+impl StreamsOfGenerations {
     fn lock(&self) -> MutexGuard<'_, Streams> {
         self.0.lock()
     }
 
-    /// Has this context ask for its streams when it is to end.
+    /// Registers with a context, which asks for its streams to be given up when it is to end.
     fn follow(self: &std::sync::Arc<Self>, context: &GreenContext) {
         let follower = std::sync::Arc::downgrade(self);
         context.follow(follower);
     }
 }
 
-impl Follower for Following {
+impl Follower for StreamsOfGenerations {
     fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool> {
         let mut streams = self.lock();
         let Some(index) = streams
@@ -176,7 +178,7 @@ fn is_of(stream: &Stream, context: &GreenContext) -> bool {
 }
 
 impl Streams {
-    /// The stream of this context, ordered after the one used last. `made` hears where one was made.
+    /// Returns the stream of this context, ordered after the last used one. Calls `made` before it makes one.
     fn of(
         &mut self,
         context: &GreenContext,
@@ -199,7 +201,7 @@ impl Streams {
             self.last_is_gone = false;
             self.made.push(stream);
         }
-        // There is one: it was there, or it has just been pushed.
+        // There is a last one: it was there, or it has just been pushed.
         Ok(&self.made[self.made.len() - 1])
     }
 }

@@ -1,54 +1,20 @@
-//! What a manager has given to whom: values for people and for programs.
+//! The status of a manager: which SMs each context has, and which are free; for people and for programs.
 
 use std::{fmt, sync::Arc};
 
 use cuda_green_sys::CudaVersion;
 
-use super::{GREEN_CONTEXT_BYTES, SmPartitionManager, kept, label, layout::Layout};
+use super::{
+    label::label, layout::Layout, mode::PartitionMode, quad::ContextId,
+    retention::GREEN_CONTEXT_BYTES, state::ManagerState,
+};
 use crate::{
     device::ContextPriority,
-    events,
-    partition::{ContextSms, GreenContext, GreenContextConfig, WorkqueueIsolation},
+    partition::{ContextPolicy, ContextSms, GreenContext, WorkqueueIsolation},
     planner::{self, RefusedPlan, SplitStrategy},
 };
 
-/// The contexts of a quad partition. Programs with other needs bring ids of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ContextId {
-    /// The latency-critical work.
-    Embedding,
-    /// Background work that gives way.
-    Dream,
-    /// Training.
-    Training,
-    /// Whatever else; has the SMs that do not divide.
-    Reserved,
-}
-
-impl ContextId {
-    /// All of them, in the order of a quad partition.
-    pub const ALL: [Self; 4] = [Self::Embedding, Self::Dream, Self::Training, Self::Reserved];
-}
-
-impl fmt::Display for ContextId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-/// Whether the device is really partitioned.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PartitionMode {
-    /// Contexts have SMs of their own.
-    Partitioned,
-    /// Every id stands for the one context of the whole GPU.
-    SingleContext {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// What a manager has given to whom.
+/// The status of a manager: the SMs that each context has, and those that are free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AllocationStatus<Id = ContextId> {
@@ -56,33 +22,32 @@ pub struct AllocationStatus<Id = ContextId> {
     pub simulated: bool,
     /// Whether the device is really partitioned.
     pub mode: PartitionMode,
-    /// How the sizes in force were met; none while nothing is partitioned.
+    /// The way in which the device is split; none while it is not.
     pub strategy: Option<SplitStrategy>,
-    /// Why the plan in force is that one, in words: what the driver's version has, and what was refused.
+    /// The split in words, and why it is this one: what the driver's version offers, and which plans the driver
+    /// refused.
     pub strategy_reason: Option<String>,
     /// Better plans that the driver refused before the one in force (915).
     pub refused: Vec<RefusedPlan>,
-    /// Green contexts that only hold splits within splits together (12.4): 5 MiB of device memory each
-    /// (measured on an H200).
+    /// Green contexts that exist only to be split further (12.4): 5 MiB of device memory each (measured on an H200).
     pub scaffold_contexts: usize,
     /// SMs of the device.
     pub total_sms: u32,
-    /// SMs that contexts have. In single-context mode all, as soon as there is a context.
+    /// SMs that contexts have. In single-context mode all, once there is a context.
     pub allocated_sms: u32,
     /// SMs that further contexts could have.
     pub available_sms: u32,
-    /// SMs that no context has in force and nobody can be given yet: what a name had lent to one that is gone, which
-    /// it gets back at the next rebalance, and what is left of destroyed names holds (SM resources that were asked
-    /// of their contexts, contexts made of those, and contexts that could not be destroyed).
+    /// SMs that no context has in force, and that no other can be given yet: those that a name lent to one that is
+    /// gone, which it gets back at the next rebalance; and those that remains of destroyed names hold (SM resources
+    /// that were asked of their contexts, contexts made of those, and contexts that could not be destroyed).
     pub held_sms: u32,
-    /// SMs that nobody has and nobody can be given.
+    /// SMs that no context has and none can be given.
     pub stranded_sms: u32,
-    /// Why they are stranded.
+    /// The reason why they are stranded.
     pub stranded_reason: Option<String>,
-    /// Green contexts that are kept: those in force, those that rebalances can put into force, and siblings
-    /// for further threads.
+    /// Green contexts: those in force, those that rebalances can put into force, and siblings for further threads.
     pub green_contexts: usize,
-    /// Device memory that they take, in bytes, by what one takes on an H200.
+    /// Device memory that they take, in bytes: their number times what one takes on an H200.
     pub green_context_bytes: u64,
     /// The contexts, in the order of their creation.
     pub contexts: Vec<ContextStatus<Id>>,
@@ -94,7 +59,7 @@ pub struct AllocationStatus<Id = ContextId> {
 pub struct ContextStatus<Id = ContextId> {
     /// Its id.
     pub id: Id,
-    /// SMs that it was to have.
+    /// SMs that it was created to have.
     pub requested_sms: u32,
     /// SMs that it has.
     pub sm_count: u32,
@@ -104,7 +69,7 @@ pub struct ContextStatus<Id = ContextId> {
     pub max_cluster_size: u32,
     /// The priority of its streams.
     pub priority: ContextPriority,
-    /// Whether its work can wait behind another context's in a workqueue (13.1 and later keep them apart).
+    /// Whether its work can wait behind another context's in a workqueue (13.1 and later keep workqueues apart).
     pub workqueues: WorkqueueIsolation,
     /// Whether a rebalance may take SMs from it.
     pub preemptible: bool,
@@ -129,7 +94,7 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
         }
         write!(
             f,
-            "{allocated_sms} of {total_sms} SMs allocated, {available_sms} available, {stranded_sms} stranded"
+            "{allocated_sms} of {total_sms} SMs allocated, {available_sms} free, {stranded_sms} unusable"
         )?;
         if let Some(reason) = &self.stranded_reason {
             write!(f, " ({reason})")?;
@@ -138,13 +103,13 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
             write!(f, ", {held_sms} held")?;
         }
         if let PartitionMode::SingleContext { reason } = &self.mode {
-            write!(f, "; single-context mode: {reason}")?;
+            write!(f, ". Single-context mode: {reason}")?;
         }
         if let Some(reason) = &self.strategy_reason {
-            write!(f, "; by {reason}")?;
+            write!(f, ". Split: {reason}")?;
         }
         if self.scaffold_contexts > 0 {
-            write!(f, "; {} scaffold contexts", self.scaffold_contexts)?;
+            write!(f, ". {} scaffold contexts", self.scaffold_contexts)?;
         }
         for context in &self.contexts {
             let ContextStatus {
@@ -157,7 +122,7 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
             } = context;
             write!(
                 f,
-                "\n  {}: {sm_count} SMs ({requested_sms} asked), priority {priority:?}",
+                "\n  {}: {sm_count} SMs ({requested_sms} requested), priority {priority:?}",
                 label(id)
             )?;
             if *max_cluster_size > 1 {
@@ -168,10 +133,10 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
     }
 }
 
-impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
-    /// What has been given to whom.
-    pub fn allocation_status(&self) -> AllocationStatus<Id> {
-        let (status, contexts) = self.status_and_contexts();
+impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
+    /// Returns the SMs that each context has, and those that are free.
+    pub(super) fn status(&self) -> AllocationStatus<Id> {
+        let (status, contexts) = self.with_tidied_layout(|layout| self.survey(layout));
         // Ids are copied with no lock held.
         let contexts = contexts.into_iter();
         let contexts = contexts.map(|(id, seen)| ContextStatus::of(Id::clone(&id), seen));
@@ -181,17 +146,12 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         }
     }
 
-    /// The status without the contexts, and these.
-    fn status_and_contexts(&self) -> (AllocationStatus<Id>, Vec<(Arc<Id>, Seen)>) {
-        let _events = events::hold(); // until the lock is free
-        let mut layout = self.layout();
-        self.tidied(&mut layout);
-        let (available, stranded) = self.remaining(layout.as_ref());
-        let (contexts, green_contexts) = self.names.read(|entries| {
-            let contexts = entries.iter();
-            let contexts = contexts.map(|entry| (Arc::clone(&entry.id), Seen::of(entry.context())));
-            (contexts.collect::<Vec<_>>(), kept::kept(entries))
-        });
+    /// Returns the status without the contexts, and these.
+    fn survey(&self, layout: Option<&Layout>) -> (AllocationStatus<Id>, Vec<(Arc<Id>, Seen)>) {
+        let (available, stranded) = self.remaining(layout);
+        let (contexts, green_contexts) = self
+            .registry
+            .survey(|id, context| (Arc::clone(id), Seen::of(context)));
         let allocated = if self.mode == PartitionMode::Partitioned {
             contexts.iter().map(|(_, seen)| seen.sms.sm_count).sum()
         } else if contexts.is_empty() {
@@ -200,19 +160,17 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
             self.facts.sm_count
         };
         // One context could take at most `available`; several could share this much.
-        let free = layout.as_ref().map_or(available, Layout::free);
+        let free = layout.map_or(available, Layout::free);
         let driver = self.facts.capabilities.driver;
         let status = AllocationStatus {
             simulated: self.device.driver().is_simulated(),
             green_contexts,
             green_context_bytes: green_contexts as u64 * GREEN_CONTEXT_BYTES,
             mode: self.mode.clone(),
-            strategy: layout.as_ref().map(|layout| layout.strategy),
-            strategy_reason: layout.as_ref().map(|layout| reason(layout, driver)),
-            refused: layout
-                .as_ref()
-                .map_or_else(Vec::new, |layout| layout.refused.clone()),
-            scaffold_contexts: layout.as_ref().map_or(0, Layout::scaffolds),
+            strategy: layout.map(|layout| layout.strategy),
+            strategy_reason: layout.map(|layout| split_in_words(layout, driver)),
+            refused: layout.map_or_else(Vec::new, |layout| layout.refused.clone()),
+            scaffold_contexts: layout.map_or(0, Layout::scaffolds),
             total_sms: self.facts.sm_count,
             allocated_sms: allocated,
             available_sms: free,
@@ -230,42 +188,53 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         (status, contexts)
     }
 
-    /// SMs that one more context could get, and SMs that are stranded.
+    /// Returns the number of SMs that one more context could get, and that of stranded SMs.
     pub(super) fn remaining(&self, layout: Option<&Layout>) -> (u32, u32) {
         match layout {
             Some(layout) => (layout.available(), layout.stranded()),
             None if self.mode == PartitionMode::Partitioned => (self.facts.sm_count, 0),
             None => {
-                let any = self.names.read(|contexts| !contexts.is_empty());
-                (if any { 0 } else { self.facts.sm_count }, 0)
+                let is_empty = self.registry.len() == 0;
+                (if is_empty { self.facts.sm_count } else { 0 }, 0)
             }
         }
     }
 }
 
-/// Why the plan in force is this one.
-fn reason(layout: &Layout, driver: CudaVersion) -> String {
+/// Returns the split in words, and why it is this one.
+fn split_in_words(layout: &Layout, driver: CudaVersion) -> String {
     let strategy = layout.strategy;
-    let merges = layout.facts.capabilities.merge;
-    let because = match strategy {
-        SplitStrategy::EqualGroups | SplitStrategy::Nested if merges => {
-            "units that merge do not come to these sizes"
+    let split = match (strategy, layout.unit()) {
+        (SplitStrategy::StructuredUnits, Some(unit)) => {
+            format!("units of {unit} SMs of one structured split, merged")
         }
-        SplitStrategy::StructuredUnits | SplitStrategy::Structured => "it has the structured split",
-        SplitStrategy::MergedUnits => "it merges units of one split",
-        SplitStrategy::MergedFineUnits => {
-            "it merges units of one split, and those of 2 SMs give exact sizes"
+        (SplitStrategy::MergedUnits, Some(unit)) => format!("units of {unit} SMs, merged"),
+        (SplitStrategy::MergedFineUnits, Some(unit)) => {
+            format!("units of {unit} SMs that ignore co-scheduling, merged")
         }
-        SplitStrategy::EqualGroups => "it cannot merge, and the sizes need no further split",
-        SplitStrategy::Nested => "it cannot merge",
+        _ => strategy.to_string(),
     };
-    let why = planner::refusals(&layout.refused).unwrap_or_else(|| because.to_owned());
-    format!("{strategy}: CUDA {driver}, {why}")
+    let merges = layout.facts.capabilities.merge;
+    let why = planner::refusals(&layout.refused).unwrap_or_else(|| {
+        let why = match strategy {
+            SplitStrategy::EqualGroups | SplitStrategy::Nested if merges => {
+                "units that merge do not add up to these sizes"
+            }
+            SplitStrategy::EqualGroups => "it cannot merge, and the sizes need no further split",
+            SplitStrategy::Nested => "it cannot merge",
+            SplitStrategy::MergedFineUnits => "units of 2 SMs give exact sizes",
+            SplitStrategy::StructuredUnits
+            | SplitStrategy::Structured
+            | SplitStrategy::MergedUnits => return format!("what CUDA {driver} offers"),
+        };
+        format!("CUDA {driver}: {why}")
+    });
+    format!("{split} ({why})")
 }
 
-/// What there is to tell of a context, as it was seen under the lock.
+/// The facts about a context, as they were seen under the lock.
 struct Seen {
-    config: GreenContextConfig,
+    policy: ContextPolicy,
     sms: ContextSms,
     workqueues: WorkqueueIsolation,
     memory_used: u64,
@@ -274,7 +243,7 @@ struct Seen {
 impl Seen {
     fn of(context: &GreenContext) -> Self {
         Self {
-            config: *context.config(),
+            policy: *context.policy(),
             sms: context.sms(),
             workqueues: context.workqueue_isolation().clone(),
             memory_used: context.memory_used(),
@@ -285,7 +254,7 @@ impl Seen {
 impl<Id> ContextStatus<Id> {
     fn of(id: Id, seen: Seen) -> Self {
         let Seen {
-            config,
+            policy,
             sms,
             workqueues,
             memory_used,
@@ -296,10 +265,10 @@ impl<Id> ContextStatus<Id> {
             sm_count: sms.sm_count,
             coscheduled_sms: sms.coscheduled,
             max_cluster_size: sms.max_cluster,
-            priority: config.priority,
+            priority: policy.priority,
             workqueues,
-            preemptible: config.preemptible,
-            memory_limit_bytes: config.memory_limit_bytes,
+            preemptible: policy.preemptible,
+            memory_limit_bytes: policy.memory_limit_bytes,
             memory_used_bytes: memory_used,
         }
     }

@@ -1,25 +1,26 @@
-//! Verification: where each partition's blocks really run, measured on the device itself.
+//! Verification: the SMs that each partition's blocks really run on, measured on the device.
 //!
-//! SM ids tell, except under MPS, which numbers them anew in each context (measured on an H200, driver 580). There,
-//! contexts are shown to be apart by blocks that can only be on the device all at once if no SM is shared.
+//! Blocks read the ids of their SMs, except under MPS, where the ids differ between contexts (measured on an H200,
+//! driver 580). There, contexts are shown to be disjoint by blocks that fit on the device together only if no SM is
+//! shared.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use super::{PartitionMode, SmPartitionManager, label};
+use super::{label::label, mode::PartitionMode, state::ManagerState};
 use crate::{
     error::Result,
-    partition::{GreenContext, GreenContextConfig},
+    partition::{ContextPolicy, GreenContext},
     probe,
 };
 
-/// What [`SmPartitionManager::verify`] found.
+/// The result of [`SmPartitionManager::verify`](crate::SmPartitionManager::verify).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verification<Id> {
-    /// How contexts were told apart.
+    /// The method by which contexts were told apart.
     pub method: VerificationMethod,
-    /// The SMs that each context's blocks ran on, in the order of the contexts. Under MPS the ids are numbers of the
-    /// context's own, of which only the count means anything.
+    /// The SMs that each context's blocks ran on, in the order of the contexts. Under MPS each context numbers its
+    /// SMs, so that only their count means anything.
     pub contexts: Vec<(Id, BTreeSet<u32>)>,
     /// The SMs that blocks in the primary context ran on: all of them, those of every partition too.
     pub primary: BTreeSet<u32>,
@@ -29,7 +30,7 @@ pub struct Verification<Id> {
     pub miscounted: Vec<Miscount<Id>>,
 }
 
-/// How a [`Verification`] tells contexts apart.
+/// The method by which a [`Verification`] tells contexts apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum VerificationMethod {
@@ -39,30 +40,30 @@ pub enum VerificationMethod {
     Residency,
 }
 
-/// Two contexts that share SMs, of a [`Verification`].
+/// Two contexts of a [`Verification`] that share SMs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Overlap<Id> {
-    /// The two, in the order of the contexts.
+    /// Both ids, in the order of the contexts.
     pub between: [Id; 2],
-    /// The SMs on which both ran; empty where residency told, which names none.
+    /// The SMs on which both ran; empty for [`VerificationMethod::Residency`], which names none.
     pub sms: BTreeSet<u32>,
 }
 
-/// A context that ran on another number of SMs than it has, of a [`Verification`].
+/// A context of a [`Verification`] that ran on another number of SMs than it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Miscount<Id> {
     /// The context.
     pub id: Id,
-    /// SMs that it has, as it says.
+    /// The number of SMs that it has, by its status.
     pub sm_count: u32,
-    /// SMs that its blocks ran on.
+    /// The number of SMs that its blocks ran on.
     pub observed: u32,
 }
 
 impl<Id> Verification<Id> {
-    /// Whether every context has SMs of its own, and as many as it says.
+    /// Returns whether no two contexts share SMs, and each has as many as its status says.
     pub fn is_isolated(&self) -> bool {
         self.overlaps.is_empty() && self.miscounted.is_empty()
     }
@@ -81,8 +82,8 @@ impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
                 }
                 VerificationMethod::Residency => writeln!(
                     f,
-                    "{one} and {other} share SMs, or somebody else keeps them busy: their blocks were never \
-                     there at once"
+                    "{one} and {other} share SMs, or other work keeps them busy: their blocks were never \
+                     on the device at the same time"
                 )?,
             }
         }
@@ -102,21 +103,9 @@ impl<Id: fmt::Debug> fmt::Display for Verification<Id> {
     }
 }
 
-impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
-    /// Runs a small kernel in each context and in the primary one, and says on which SMs each ran, and whether any
-    /// two contexts share some.
-    ///
-    /// Takes a few milliseconds on an idle device, and waits for what runs there otherwise. In
-    /// single-context mode all contexts overlap, and it says so. It looks at this manager's contexts only: it does
-    /// not find work of others on their SMs, as [`probe`](Self::probe) does, and
-    /// [`stream_home`](Self::stream_home) says where one stream runs.
-    ///
-    /// Under MPS the ids of SMs mean nothing, and it fills the contexts with blocks instead: see
-    /// [`VerificationMethod`]. Other processes that keep the same SMs busy can make contexts look like one there.
-    ///
-    /// # Errors
-    /// [`Error::Driver`](crate::Error::Driver), [`Error::OutOfMemory`](crate::Error::OutOfMemory).
-    pub fn verify(&self) -> Result<Verification<Id>> {
+impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
+    /// Finds out on which SMs each context runs, by the method that works here.
+    pub(super) fn verify(&self) -> Result<Verification<Id>> {
         self.verify_by(if self.device.is_under_mps() {
             VerificationMethod::Residency
         } else {
@@ -124,11 +113,8 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         })
     }
 
-    /// Does what [`verify`](Self::verify) does, and tells contexts apart by this method.
-    ///
-    /// # Errors
-    /// As [`verify`](Self::verify).
-    pub fn verify_by(&self, method: VerificationMethod) -> Result<Verification<Id>> {
+    /// Finds out on which SMs each context runs, and tells contexts apart by this method.
+    pub(super) fn verify_by(&self, method: VerificationMethod) -> Result<Verification<Id>> {
         let all = self.in_force();
         let mut contexts: Vec<(Id, BTreeSet<u32>)> = Vec::with_capacity(all.len());
         let mut miscounted = Vec::new();
@@ -151,11 +137,8 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         if self.mode == PartitionMode::Partitioned && !overlaps.is_empty() {
             log::error!("partitions of {} overlap", self.device.name());
         }
-        let config = GreenContextConfig {
-            sm_count: 1,
-            ..GreenContextConfig::default()
-        };
-        let primary = GreenContext::primary(&self.device, config)?.observed_sm_ids()?;
+        let primary =
+            GreenContext::primary(&self.device, ContextPolicy::default())?.observed_sm_ids()?;
         Ok(Verification {
             method,
             contexts,
@@ -165,15 +148,12 @@ impl<Id: Clone + Eq + fmt::Debug> SmPartitionManager<Id> {
         })
     }
 
-    /// The contexts in force, with their names.
+    /// Returns the contexts in force, with their names.
     pub(super) fn in_force(&self) -> Vec<(Id, GreenContext)> {
-        let current = self.names.read(|contexts| {
-            let current = contexts
-                .iter()
-                .map(|entry| (Arc::clone(&entry.id), entry.context().clone()));
-            current.collect::<Vec<_>>()
-        });
-        // An id is a client's: it is cloned with no lock held.
+        let current = self
+            .registry
+            .each_in_force(|id, context| (Arc::clone(id), context.clone()));
+        // Ids are copied with no lock held.
         let current = current
             .into_iter()
             .map(|(id, context)| (Id::clone(&id), context));
@@ -198,8 +178,8 @@ fn common_ids<Id: Clone>(contexts: &[(Id, BTreeSet<u32>)]) -> Vec<Overlap<Id>> {
     overlaps
 }
 
-/// Returns the pairs of contexts whose blocks could not be on the device at once. Each is filled as far as it was
-/// seen to reach, which is more than it says where the driver does not keep its word.
+/// Returns the pairs of contexts whose blocks could not be on the device at the same time. Each context is filled with
+/// blocks for all SMs that it was seen to use, which may be more than its status says.
 fn not_together<Id: Clone>(
     contexts: &[(Id, GreenContext)],
     observed: &[(Id, BTreeSet<u32>)],

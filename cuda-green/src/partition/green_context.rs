@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use cuda_green_sys::{CUcontext, CUgreenCtx};
 
 use super::{
-    config::GreenContextConfig,
+    config::ContextPolicy,
     followers::{DropLater, Follower, Followers},
     handles::{self, Partition},
     live_streams::LiveStreams,
@@ -36,7 +36,7 @@ pub(crate) struct ContextInner {
     /// The device's driver, copied here to save an indirection in guards.
     pub(super) driver: Driver,
     pub(crate) device: CudaDevice,
-    pub(super) config: GreenContextConfig,
+    pub(super) policy: ContextPolicy,
     pub(super) sms: ContextSms,
     /// The driver's objects; `None` for the primary context, which has all SMs.
     pub(crate) partition: Option<Partition>,
@@ -63,7 +63,7 @@ impl GreenContext {
     /// Makes a context of its parts.
     pub(crate) fn from_parts(
         device: &CudaDevice,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
         sms: ContextSms,
         partition: Option<Partition>,
         workqueues: Workqueues,
@@ -79,7 +79,7 @@ impl GreenContext {
             inner: Arc::new(ContextInner {
                 driver: device.driver().clone(),
                 device: device.clone(),
-                config,
+                policy,
                 sms,
                 partition,
                 workqueues,
@@ -90,9 +90,9 @@ impl GreenContext {
         }
     }
 
-    /// Returns the configuration that the context was created with.
-    pub fn config(&self) -> &GreenContextConfig {
-        &self.inner.config
+    /// Returns the settings that the context was created with, other than its size.
+    pub fn policy(&self) -> &ContextPolicy {
+        &self.inner.policy
     }
 
     /// Returns the number of SMs that the context has.
@@ -294,7 +294,7 @@ impl ContextInner {
 impl fmt::Debug for GreenContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GreenContext")
-            .field("config", self.config())
+            .field("policy", self.policy())
             .field("sms", &self.inner.sms)
             .field("partitioned", &self.is_partitioned())
             .finish()

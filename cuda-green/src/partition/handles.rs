@@ -134,7 +134,7 @@ impl Partition {
     /// Acquires a sibling for this thread: its own, an idle one, or a new one over the same SMs.
     #[cold]
     pub(crate) fn sibling(&self, device: &CudaDevice, thread: usize) -> Result<Arc<Sibling>> {
-        let _events = events::hold(); // emitted after the lock of `contexts` is released
+        let _events = events::defer(); // emitted after the lock of `contexts` is released
         let make = |awaited: &[_]| self.make_sibling(device, awaited);
         self.contexts.acquire_sibling(thread, make)
     }
@@ -144,7 +144,7 @@ impl Partition {
         if self.shared {
             return Ok(());
         }
-        let _events = events::hold(); // as above
+        let _events = events::defer(); // as above
         let make = |awaited: &[_]| self.make_sibling(device, awaited);
         self.contexts.provision(threads, make)
     }

@@ -89,7 +89,7 @@ impl StreamOptions {
         }
         let device = context.device();
         match self.priority {
-            StreamPriority::OfContext => device.stream_priority(context.config().priority),
+            StreamPriority::OfContext => device.stream_priority(context.policy().priority),
             StreamPriority::Level(level) => device.stream_priority(level),
             StreamPriority::Raw(number) => {
                 let offered = device.stream_priorities()?;

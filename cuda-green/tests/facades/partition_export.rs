@@ -1,8 +1,8 @@
 //! What a manager tells the `metrics` facade.
 
 use cuda_green::{
-    ContextId, Driver, GreenContextConfig, HandOff, PartitionExporter, RebalanceHint,
-    SmPartitionManager, planner::PartitionRequest, sim::Sim,
+    ContextId, ContextPolicy, Driver, GreenContextConfig, HandOff, PartitionExporter,
+    RebalanceHint, SmPartitionManager, planner::PartitionRequest, sim::Sim,
 };
 
 use crate::{
@@ -126,11 +126,11 @@ fn labels_of_strings_have_no_quotation_marks_and_devices_are_told_apart() {
         let device = driver.device(ordinal).unwrap();
         SmPartitionManager::<String>::with_ids(&device).unwrap()
     });
-    let config = GreenContextConfig::default();
+    let policy = ContextPolicy::default();
     for (manager, sms) in managers.iter().zip([64, 32]) {
         let request = PartitionRequest::at_least(sms);
         manager
-            .create_partition("serving".to_owned(), request, config)
+            .create_partition("serving".to_owned(), request, policy)
             .unwrap();
     }
     metrics::with_local_recorder(&recorder, || {

@@ -90,7 +90,7 @@ fn partitions_and_rebalances() {
     let created = |sms| format!("DEBUG message=created a green context device=0 sms={sms}");
     let retired = |sms| {
         [
-            format!("DEBUG message=gave up a context that is not in force device=0 sms={sms}"),
+            format!("DEBUG message=gave up a retired context device=0 sms={sms}"),
             format!("DEBUG message=destroyed a context device=0 sms={sms} green_contexts=1"),
         ]
     };
@@ -129,7 +129,7 @@ fn refusals() {
                 .unwrap_err();
             let request = PartitionRequest::at_least(16);
             manager
-                .create_partition(ContextId::Dream, request, config)
+                .create_partition(ContextId::Dream, request, config.policy())
                 .unwrap();
             manager
                 .rebalance(RebalanceHint::EmbeddingHeavy)
@@ -182,8 +182,7 @@ fn contexts_that_stay() {
     std::mem::forget(dream.activate().unwrap());
     drop(dream);
     let events = heard(|| {}, || drop(manager));
-    let kept =
-        "WARN message=a context is kept for good device=0 sms=32 reason=\"a guard was forgotten\"";
+    let kept = "WARN message=a context stays until the process ends device=0 sms=32 reason=\"a guard was forgotten\"";
     assert!(events.iter().any(|event| event == kept), "{events:?}");
 }
 

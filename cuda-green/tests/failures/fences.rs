@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use crate::alone;
 use cuda_green::{
-    CaptureMode, CudaDevice, Driver, Error, Event, GpuBuffer, GpuMemoryPool, GreenContext,
-    GreenContextConfig, Kernel, LaunchConfig, Module, PinnedBuffer, Result, Stream, kernels,
+    CaptureMode, ContextPolicy, CudaDevice, Driver, Error, Event, GpuBuffer, GpuMemoryPool,
+    GreenContext, Kernel, LaunchConfig, Module, PinnedBuffer, Result, Stream, kernels,
     sim::{BlockCost, Injection, Sim},
     sys::{CUpointer_attribute, CUresult},
 };
@@ -288,11 +288,7 @@ impl World {
             BlockCost::idle(Duration::from_micros(launch.arg_u32(1).unwrap().into()))
         });
         let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
-        let config = GreenContextConfig {
-            sm_count: 1,
-            ..GreenContextConfig::default()
-        };
-        let context = GreenContext::primary(&device, config).unwrap();
+        let context = GreenContext::primary(&device, ContextPolicy::default()).unwrap();
         let stream = || context.create_stream().unwrap();
         let module = Module::load_ptx(&device, kernels::PTX).unwrap();
         let (pinned, pinned_at) = pinned(&device);

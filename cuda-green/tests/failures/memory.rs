@@ -11,8 +11,8 @@ use std::{
 
 use crate::alone;
 use cuda_green::{
-    Driver, Error, GpuMemoryPool, GreenContext, GreenContextConfig, Kernel, LaunchConfig,
-    MemoryBudget, ModelNeeds, ModelSlots, Module, Result, Stream, kernels,
+    ContextPolicy, Driver, Error, GpuMemoryPool, GreenContext, Kernel, LaunchConfig, MemoryBudget,
+    ModelNeeds, ModelSlots, Module, Result, Stream, kernels,
     sim::{BlockCost, Injection, Sim},
     sys::CUresult,
 };
@@ -48,11 +48,7 @@ fn use_memory(simulator: &Sim) -> Result<()> {
     let device = Driver::simulated(simulator)?.device(0)?;
     let pool = GpuMemoryPool::within(&device, &budget, 256 << 20)?;
     pool.on_device_pressure(|_| ())?;
-    let config = GreenContextConfig {
-        sm_count: 1,
-        ..GreenContextConfig::default()
-    };
-    let stream = GreenContext::primary(&device, config)?.create_stream()?;
+    let stream = GreenContext::primary(&device, ContextPolicy::default())?.create_stream()?;
     let small = pool.allocate(5_000)?;
     let mut large = pool.allocate(50 * MIB)?;
     small.fill(1)?;
@@ -253,11 +249,7 @@ impl Busy {
     fn new(simulator: &Sim) -> Self {
         simulator.register_kernel_cost(kernels::BURN, |_| BlockCost::idle(Duration::from_secs(1)));
         let device = Driver::simulated(simulator).unwrap().device(0).unwrap();
-        let config = GreenContextConfig {
-            sm_count: 1,
-            ..GreenContextConfig::default()
-        };
-        let context = GreenContext::primary(&device, config).unwrap();
+        let context = GreenContext::primary(&device, ContextPolicy::default()).unwrap();
         let module = Module::load_ptx(&device, kernels::PTX).unwrap();
         Self {
             pool: GpuMemoryPool::on(&device, 512 << 20).unwrap(),

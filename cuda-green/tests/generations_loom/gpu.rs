@@ -61,6 +61,11 @@ impl Inner {
 #[derive(Clone, Copy, Debug)]
 pub struct ContextPriority;
 
+pub struct ContextPolicy {
+    pub priority: ContextPriority,
+    pub preemptible: bool,
+}
+
 pub struct Stream {
     context: GreenContext,
     /// What its next work comes after.
@@ -111,6 +116,21 @@ impl GreenContext {
 
     pub fn device(&self) -> &CudaDevice {
         &self.inner.device
+    }
+
+    pub fn pieces(&self) -> &[usize] {
+        &self.inner.pieces
+    }
+
+    pub fn policy(&self) -> ContextPolicy {
+        ContextPolicy {
+            priority: ContextPriority,
+            preemptible: true,
+        }
+    }
+
+    pub fn green_contexts(&self) -> usize {
+        1
     }
 
     pub fn create_stream_with_priority(&self, _: ContextPriority) -> Result<Stream> {

@@ -8,21 +8,23 @@
 #![cfg(loom)]
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
 
-#[path = "../../src/manager/exchange.rs"]
-mod exchange;
 #[path = "../../src/partition/followers.rs"]
 mod followers;
 #[path = "../../src/manager/generation.rs"]
 mod generation;
-#[path = "../../src/manager/names.rs"]
-mod names;
+#[path = "../../src/manager/hand_off.rs"]
+mod hand_off;
+#[path = "../../src/manager/named_partition.rs"]
+mod named_partition;
 #[path = "../../src/manager/partition_stream.rs"]
 mod partition_stream;
-/// What `src/manager/inside.rs` is to the crate: to loom, a thread is not the system's.
-mod inside {
-    pub(super) struct Inside;
+#[path = "../../src/manager/registry.rs"]
+mod registry;
+/// What `src/manager/reentrancy.rs` is to the crate: to loom, a thread is not the system's.
+mod reentrancy {
+    pub(super) struct InClosure;
 
-    impl Inside {
+    impl InClosure {
         pub(super) fn begin() -> crate::Result<Self> {
             Ok(Self)
         }
@@ -64,75 +66,70 @@ mod sync;
 
 use gpu::{ContextPriority, CudaDevice, GreenContext, Result, Stream};
 
-use exchange::{HandOff, exchange};
-use generation::{Entry, Generation};
+use generation::Generation;
+use hand_off::HandOff;
 use loom::thread;
-use names::{Names, NotEnded, Retired};
+use named_partition::NamedPartition;
 use partition::DropLater;
 use partition_stream::PartitionStream;
-use sync::{Arc, Mutex};
+use registry::{NotRemoved, Registry, RetireStep};
+use sync::Arc;
 
-/// What `SmPartitionManager` is made of: its lock of changes, and its names, which are tested.
-struct Manager {
-    change: Mutex<()>,
-    names: Names<u8>,
-}
+/// The part of `SmPartitionManager` that is tested: its names.
+struct Manager(Registry<u8>);
 
 impl Manager {
     /// Two names with three generations each; what one has not, the other has.
     fn new() -> Self {
         let device = CudaDevice::default();
         let names: [[&[usize]; 3]; 2] = [[&[0, 1], &[0], &[1]], [&[2], &[1, 2], &[0, 2]]];
-        let entries = [0u8, 1].map(|id| {
+        let partitions = [0u8, 1].map(|id| {
             let [first, others @ ..] = names[usize::from(id)];
-            let mut entry = Entry::new(
+            let mut partition = NamedPartition::new(
                 Arc::new(id),
                 GreenContext::over(&device, first),
                 first.to_vec(),
             );
-            entry.generations.extend(others.map(|pieces| Generation {
-                pieces: pieces.to_vec(),
-                context: GreenContext::over(&device, pieces),
-            }));
-            entry
+            for pieces in others {
+                partition.add_generation(Generation {
+                    pieces: pieces.to_vec(),
+                    context: GreenContext::over(&device, pieces),
+                });
+            }
+            partition
         });
-        let all = Names::new(false);
-        all.add(entries);
-        Self {
-            change: Mutex::new(()),
-            names: all,
-        }
+        let registry = Registry::new(false);
+        registry.begin_change().add(partitions);
+        Self(registry)
     }
 
     fn rebalance(&self, target: usize, hand_off: HandOff) {
-        let _change = self.change.lock();
-        let targets = vec![target; self.names.ids().len()];
-        exchange(&self.names, &targets, hand_off).unwrap();
+        let change = self.0.begin_change();
+        let targets = vec![target; self.0.ids().len()];
+        change.put_in_force(&targets, hand_off).unwrap();
     }
 
     fn get(&self, id: u8) -> Option<GreenContext> {
-        let context = |entry: &Entry<u8>| entry.context().clone();
-        self.names.find(|own| *own == id, context)
+        self.0.context(|own| *own == id)
     }
 
     fn stream(&self, id: u8) -> Option<PartitionStream> {
-        let slot = |entry: &Entry<u8>| entry.slot.clone();
-        let slot = self.names.find(|own| *own == id, slot)?;
-        Some(PartitionStream::new(slot, ContextPriority).unwrap())
+        let followed = self.0.follow(|own| *own == id)?;
+        Some(PartitionStream::new(followed).unwrap())
     }
 
     /// Whether it was destroyed; if not, it was in use.
     fn destroy(&self, id: u8) -> bool {
-        let _change = self.change.lock();
-        let index = self.names.ids().iter().position(|own| **own == id);
-        match self.names.take_out(index.unwrap()) {
+        let change = self.0.begin_change();
+        let index = self.0.ids().iter().position(|own| **own == id);
+        match change.remove(index.unwrap()) {
             // That nobody had it when it was taken out means that nobody can get it any more.
-            Ok(entry) => entry.close().map(|()| true).unwrap(),
-            Err(NotEnded::InUse(holders)) => {
+            Ok(partition) => partition.close().map(|()| true).unwrap(),
+            Err(NotRemoved::InUse(holders)) => {
                 assert!(holders > 0);
                 false
             }
-            Err(NotEnded::Error(error)) => panic!("{error:?}"),
+            Err(NotRemoved::Error(error)) => panic!("{error:?}"),
         }
     }
 
@@ -141,11 +138,11 @@ impl Manager {
         let mut released = 0;
         loop {
             let mut later = DropLater::new();
-            let _change = self.change.lock();
-            match self.names.retire(&[], &mut later).unwrap() {
-                Retired::Nothing => return released,
-                Retired::GaveUp => {}
-                Retired::Context(context) => {
+            let change = self.0.begin_change();
+            match change.retire(&[], &mut later).unwrap() {
+                None => return released,
+                Some(RetireStep::GaveUp) => {}
+                Some(RetireStep::TookOut(context)) => {
                     context.close().unwrap();
                     released += 1;
                 }
@@ -155,10 +152,8 @@ impl Manager {
 
     /// No piece is in two contexts in force.
     fn assert_disjoint(&self) {
-        let mut pieces: Vec<usize> = self.names.read(|entries| {
-            let pieces = entries.iter().flat_map(|entry| entry.pieces());
-            pieces.copied().collect()
-        });
+        let pieces = self.0.each_in_force(|_, context| context.pieces().to_vec());
+        let mut pieces: Vec<usize> = pieces.concat();
         let given = pieces.len();
         pieces.sort_unstable();
         pieces.dedup();

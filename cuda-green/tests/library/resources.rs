@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use cuda_green::{
-    CudaDevice, CudaVersion, Driver, Error, GreenContext, GreenContextConfig, PerGroup, Result,
-    SmCount, SmParts, SmResource, SmSizes, SmSplit, sim::Sim,
+    ContextPolicy, CudaDevice, CudaVersion, Driver, Error, GreenContext, GreenContextConfig,
+    PerGroup, Result, SmCount, SmParts, SmResource, SmSizes, SmSplit, sim::Sim,
 };
 use proptest::prelude::*;
 
@@ -368,13 +368,8 @@ fn traced<T>(profile: &str, action: impl FnOnce(&CudaDevice) -> T) -> (T, Vec<&'
 /// Each version's first entry points are called from that version on, and missed or replaced before it.
 #[test]
 fn each_version_is_asked_for_what_it_has() {
-    let whole = |device: &CudaDevice| {
-        let config = GreenContextConfig {
-            sm_count: 1,
-            ..GreenContextConfig::default()
-        };
-        GreenContext::primary(device, config).unwrap()
-    };
+    let whole =
+        |device: &CudaDevice| GreenContext::primary(device, ContextPolicy::default()).unwrap();
     // 12.4: resources at all.
     for (profile, there) in [("h200@12.3", false), ("h200@12.4", true)] {
         let (answers, _) = traced(profile, |device| {

@@ -5,13 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use cuda_green::{CaptureMode, Driver, Error, Event, GpuMemoryPool, GreenContext, Result, Stream};
+use cuda_green::{
+    CaptureMode, ContextPolicy, Driver, Error, Event, GpuMemoryPool, GreenContext, Result, Stream,
+};
 
 use super::MIB;
-use crate::{
-    Case,
-    support::{config, times},
-};
+use crate::{Case, support::times};
 
 pub const CASES: &[Case] = &[
     ("memory/a_copy_does_not_reach_the_next_owner", next_owner),
@@ -27,7 +26,7 @@ pub const CASES: &[Case] = &[
 
 fn streams(driver: &Driver) -> Result<(GpuMemoryPool, [Stream; 2])> {
     let device = driver.device(0)?;
-    let context = GreenContext::primary(&device, config(1))?;
+    let context = GreenContext::primary(&device, ContextPolicy::default())?;
     let pool = GpuMemoryPool::on(&device, 1 << 30)?;
     Ok((pool, [context.create_stream()?, context.create_stream()?]))
 }

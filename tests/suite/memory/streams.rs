@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use cuda_green::{
-    CudaDevice, Driver, Error, GpuMemoryPool, GreenContext, LaunchConfig, Result, Stream, kernels,
+    ContextPolicy, CudaDevice, Driver, Error, GpuMemoryPool, GreenContext, LaunchConfig, Result,
+    Stream, kernels,
 };
 
 use super::MIB;
@@ -16,7 +17,7 @@ pub const CASES: &[Case] = &[
 
 /// A stream in single-context clothes, and a kernel that keeps it busy for a while.
 fn busy_stream(device: &CudaDevice) -> Result<(Stream, impl Fn(&Stream) -> Result<()>)> {
-    let context = GreenContext::primary(device, crate::support::config(1))?;
+    let context = GreenContext::primary(device, ContextPolicy::default())?;
     let kernel = kernel(device, kernels::BURN)?;
     if let Some(simulator) = device.driver().simulator() {
         simulator.register_kernel_cost(kernels::BURN, |_| {

@@ -2,7 +2,7 @@
 //! with stream priorities, in partitions, and with the flood left in the primary context.
 
 use cuda_green::{
-    ContextId, ContextPriority, CudaDevice, GreenContext, SmPartitionManager, Stream,
+    ContextId, ContextPolicy, ContextPriority, CudaDevice, GreenContext, SmPartitionManager, Stream,
 };
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ fn two(device: &CudaDevice, sms: u32) -> anyhow::Result<(GreenContext, GreenCont
 
 /// Returns set-ups of one kernel beside both floods, in every way that people use.
 fn comparison(device: &CudaDevice, sms: u32) -> anyhow::Result<Vec<SetUp>> {
-    let whole = GreenContext::primary(device, config(1))?;
+    let whole = GreenContext::primary(device, ContextPolicy::default())?;
     let (own, other) = two(device, sms)?;
     let plain = |context: &GreenContext| context.create_stream();
     let first =

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use cuda_green::{
-    ContextId, CudaDevice, Driver, Error, GreenContext, GreenContextConfig, LaunchConfig, Module,
-    RebalanceHint, SmPartitionManager, SmResource, SmSplit, kernels,
+    ContextId, ContextPolicy, CudaDevice, Driver, Error, GreenContext, GreenContextConfig,
+    LaunchConfig, Module, RebalanceHint, SmPartitionManager, SmResource, SmSplit, kernels,
     planner::PartitionRequest,
     sim::{BlockCost, Injection, Sim},
     sys::{CUresult, CUstream, CUstream_flags},
@@ -302,7 +302,11 @@ fn what_is_lent_is_not_told_as_available() {
         manager.destroy_context(ContextId::Embedding).unwrap();
         let status = manager.allocation_status();
         let rest = manager
-            .create_partition(ContextId::Embedding, PartitionRequest::rest(), config(1))
+            .create_partition(
+                ContextId::Embedding,
+                PartitionRequest::rest(),
+                ContextPolicy::default(),
+            )
             .unwrap();
         assert_eq!(rest.sm_count(), status.available_sms, "{profile}: {status}");
         assert!(status.held_sms > 0);

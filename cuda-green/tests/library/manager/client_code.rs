@@ -44,7 +44,7 @@ fn try_everything(manager: &SmPartitionManager) {
     inside(manager.create_stream(ContextId::Dream));
     inside(manager.init_quad_partition());
     inside(manager.create_contexts(&[(ContextId::Dream, config)]));
-    inside(manager.create_partitions(&[(ContextId::Dream, request, config)]));
+    inside(manager.create_partitions(&[(ContextId::Dream, request, config.policy())]));
     let other = SmPartitionManager::on(manager.device()).unwrap();
     inside(other.create_context(ContextId::Dream, config));
 
@@ -258,7 +258,8 @@ fn ids_may_call_the_manager_whatever_is_done_with_them() {
             ..GreenContextConfig::default()
         };
         let all = || [1, 2, 3].map(|id| (Nosy(id), config));
-        let too_many = [1, 2, 3].map(|id| (Nosy(id), PartitionRequest::at_least(64), config));
+        let too_many =
+            [1, 2, 3].map(|id| (Nosy(id), PartitionRequest::at_least(64), config.policy()));
         assert!(manager.create_partitions(&too_many).is_err());
         manager.create_contexts(&all()).unwrap();
         assert!(manager.create_contexts(&all()).is_err());

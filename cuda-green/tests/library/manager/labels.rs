@@ -1,20 +1,18 @@
 //! Ids that are strings are shown without quotation marks, wherever an id is shown.
 
-use cuda_green::{
-    Driver, GreenContextConfig, SmPartitionManager, planner::PartitionRequest, sim::Sim,
-};
+use cuda_green::{ContextPolicy, Driver, SmPartitionManager, planner::PartitionRequest, sim::Sim};
 
 #[test]
 fn strings_are_shown_bare() {
     let simulator = Sim::new("h200@13.0").unwrap();
     let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
     let manager = SmPartitionManager::<String>::with_ids(&device).unwrap();
-    let config = GreenContextConfig {
+    let policy = ContextPolicy {
         memory_limit_bytes: 1 << 30,
-        ..GreenContextConfig::default()
+        ..ContextPolicy::default()
     };
     let create = |name: &str, sms| {
-        manager.create_partition(name.to_owned(), PartitionRequest::at_least(sms), config)
+        manager.create_partition(name.to_owned(), PartitionRequest::at_least(sms), policy)
     };
     let serving = create("serving", 64).unwrap();
     create("bulk \"q\"", 32).unwrap();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cuda_green::{
-    ContextId, ContextProbe, Driver, Error, GreenContext, GreenContextConfig, LaunchConfig, Module,
-    Result, SmPartitionManager, SmSplit, Stream, VerificationMethod, kernels,
+    ContextId, ContextPolicy, ContextProbe, Driver, Error, GreenContext, GreenContextConfig,
+    LaunchConfig, Module, Result, SmPartitionManager, SmSplit, Stream, VerificationMethod, kernels,
     planner::PartitionRequest, sim::Sim,
 };
 
@@ -59,11 +59,8 @@ fn nobody_is_seen_on_an_idle_device() -> Result<()> {
 #[test]
 fn work_in_the_primary_context_is_seen_in_every_partition() -> Result<()> {
     let (_, manager) = quad("13.0", &[])?;
-    let config = GreenContextConfig {
-        sm_count: 1,
-        ..GreenContextConfig::default()
-    };
-    let stream = GreenContext::primary(manager.device(), config)?.create_stream()?;
+    let stream =
+        GreenContext::primary(manager.device(), ContextPolicy::default())?.create_stream()?;
     for id in ContextId::ALL {
         let module = flood(&stream, 20, 132 * 2 * 2, Duration::from_millis(1))?;
         let seen = manager.get_context(id)?.probe()?;

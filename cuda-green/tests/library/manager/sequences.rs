@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cuda_green::{
-    CudaDevice, Driver, Error, GreenContext, GreenContextConfig, PartitionMode, SmPartitionManager,
+    ContextPolicy, CudaDevice, Driver, Error, GreenContext, GreenContextConfig, PartitionMode,
+    SmPartitionManager,
     planner::{PartitionRequest, SmRequest},
     sim::Sim,
 };
@@ -125,7 +126,7 @@ fn create_one(
     request: PartitionRequest,
 ) -> cuda_green::Result<Option<Error>> {
     let before = manager.allocation_status();
-    let context = match manager.create_partition(id, request, GreenContextConfig::default()) {
+    let context = match manager.create_partition(id, request, ContextPolicy::default()) {
         Ok(context) => context,
         Err(error) => {
             let is_right = match &error {
@@ -179,10 +180,10 @@ fn create_all(
     model: &mut Model,
     requests: &[PartitionRequest],
 ) -> cuda_green::Result<Option<Error>> {
-    let config = GreenContextConfig::default();
+    let policy = ContextPolicy::default();
     let partitions: Vec<_> = (0u8..)
         .zip(requests)
-        .map(|(id, request)| (id, *request, config))
+        .map(|(id, request)| (id, *request, policy))
         .collect();
     let plan = manager.plan(requests);
     if let Err(error) = manager.create_partitions(&partitions) {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cuda_green::{
-    Driver, Error, GpuBuffer, GpuMemoryPool, GreenContext, GreenContextConfig, Result,
+    ContextPolicy, Driver, Error, GpuBuffer, GpuMemoryPool, GreenContext, Result,
     sim::{Injection, Sim},
 };
 
@@ -108,11 +108,7 @@ fn free_blocks_are_gathered_when_that_pays() -> Result<()> {
 fn a_pool_that_ends_during_a_gather_is_gone_at_once() {
     let simulator = Sim::new("h200@13.0").unwrap();
     let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
-    let config = GreenContextConfig {
-        sm_count: 1,
-        ..GreenContextConfig::default()
-    };
-    let context = GreenContext::primary(&device, config).unwrap();
+    let context = GreenContext::primary(&device, ContextPolicy::default()).unwrap();
     let stream = context.create_stream().unwrap();
     let pool = GpuMemoryPool::on(&device, 1 << 20).unwrap();
     let model = pool.reserve(900 << 10).unwrap();

@@ -2,8 +2,8 @@
 //! granted and nothing else, no two buffers overlap, nobody writes into another's, nothing is left behind.
 
 use cuda_green::{
-    Driver, Error, GpuBuffer, GpuMemoryPool, GreenContext, GreenContextConfig, MemoryBudget,
-    Stream, sim::Sim,
+    ContextPolicy, Driver, Error, GpuBuffer, GpuMemoryPool, GreenContext, MemoryBudget, Stream,
+    sim::Sim,
 };
 use proptest::{prelude::*, sample::Index};
 
@@ -235,8 +235,7 @@ proptest! {
         let simulator = Sim::new(profile).unwrap();
         {
             let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
-            let config = GreenContextConfig { sm_count: 1, ..GreenContextConfig::default() };
-            let context = GreenContext::primary(&device, config).unwrap();
+            let context = GreenContext::primary(&device, ContextPolicy::default()).unwrap();
             let streams = [(); 2].map(|()| context.create_stream().unwrap());
             let budget = MemoryBudget::new(DEVICE_LIMIT).unwrap();
             let pool = GpuMemoryPool::within(&device, &budget, DEVICE_LIMIT).unwrap();

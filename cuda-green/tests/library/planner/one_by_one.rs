@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cuda_green::{
-    Driver, Error, GreenContextConfig, HandOff, SmPartitionManager, planner::PartitionRequest as R,
-    sim::Sim,
+    ContextPolicy, Driver, Error, GreenContextConfig, HandOff, SmPartitionManager,
+    planner::PartitionRequest as R, sim::Sim,
 };
 use proptest::prelude::*;
 
@@ -20,10 +20,6 @@ fn one_by_one_sizes_are_exact_from_13_1_on() {
             let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
             let total = device.properties().multiprocessor_count;
             let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device).unwrap();
-            let config = |sm_count| GreenContextConfig {
-                sm_count,
-                ..GreenContextConfig::default()
-            };
             let sequences =
                 prop::collection::vec((1..=total / 2, any::<bool>(), any::<u8>()), 1..12);
             run(sequences, |sequence| {
@@ -31,7 +27,7 @@ fn one_by_one_sizes_are_exact_from_13_1_on() {
                 for ((asked, exact, gone), id) in sequence.into_iter().zip(0..) {
                     let request = R::at_least(asked);
                     let request = if exact { request.exact() } else { request };
-                    match manager.create_partition(id, request, config(1)) {
+                    match manager.create_partition(id, request, ContextPolicy::default()) {
                         Ok(context) => {
                             prop_assert_eq!(context.sm_count(), asked.next_multiple_of(2));
                             prop_assert!(context.max_cluster_size() >= 2);
@@ -64,7 +60,15 @@ fn one_by_one_sizes_are_exact_from_13_1_on() {
                 prop_assert_eq!(manager.allocation_status().scaffold_contexts, 0);
                 Ok(())
             });
-            let all = manager.create_context(0, config(total)).unwrap();
+            let all = manager
+                .create_context(
+                    0,
+                    GreenContextConfig {
+                        sm_count: total,
+                        ..GreenContextConfig::default()
+                    },
+                )
+                .unwrap();
             assert_eq!(all.sm_count(), total, "{profile}");
         }
         assert!(simulator.live_objects().is_empty(), "{profile}");
@@ -78,11 +82,11 @@ fn units_are_cut_to_size_one_by_one() {
         let simulator = Sim::new(profile).unwrap();
         Driver::simulated(&simulator).unwrap().device(0).unwrap()
     };
-    let config = GreenContextConfig::default();
+    let policy = ContextPolicy::default();
     let manager: SmPartitionManager<u32> =
         SmPartitionManager::with_ids(&device("h200@13.1")).unwrap();
     let create = |id, request| {
-        let context = manager.create_partition(id, request, config)?;
+        let context = manager.create_partition(id, request, policy)?;
         let status = manager.allocation_status();
         Ok::<_, Error>((
             context.sm_count(),
@@ -121,10 +125,10 @@ fn units_are_cut_to_size_one_by_one() {
         let manager: SmPartitionManager<u32> =
             SmPartitionManager::with_ids(&device(profile)).unwrap();
         let context = manager
-            .create_partition(1, R::at_least(128), config)
+            .create_partition(1, R::at_least(128), policy)
             .unwrap();
         assert_eq!(context.sm_count(), expected, "{profile}");
-        let rest = manager.create_partition(2, R::rest(), config).unwrap();
+        let rest = manager.create_partition(2, R::rest(), policy).unwrap();
         assert_eq!(rest.sm_count(), 4, "{profile}");
     }
 }

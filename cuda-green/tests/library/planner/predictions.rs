@@ -10,7 +10,7 @@ use proptest::{
 };
 
 use cuda_green::{
-    CudaDevice, CudaVersion, Driver, Error, GreenContextConfig, HandOff, Kernel, Module,
+    ContextPolicy, CudaDevice, CudaVersion, Driver, Error, HandOff, Kernel, Module,
     SmPartitionManager, kernels,
     planner::{PartitionRequest as R, Plan, SplitStrategy},
     sim::{Injection, Sim},
@@ -57,11 +57,11 @@ impl<'a> Checker<'a> {
     /// The contexts are those of the plan, or the error is; gives the sizes.
     fn same(&self, requests: &[R]) -> Option<Vec<u32>> {
         let what = || format!("{}: {requests:?}", self.profile);
-        let config = GreenContextConfig::default();
+        let policy = ContextPolicy::default();
         let partitions: Vec<_> = requests
             .iter()
             .enumerate()
-            .map(|(id, request)| (id, *request, config))
+            .map(|(id, request)| (id, *request, policy))
             .collect();
         let plan = match (
             self.manager.plan(requests),
@@ -276,11 +276,11 @@ fn quads_percents_and_weights() {
 fn a_refusal_leads_to_the_next_plan_and_is_told() {
     let refused = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
     let requests = [R::target(32), R::target(32), R::rest()];
-    let config = GreenContextConfig::default();
+    let policy = ContextPolicy::default();
     let partitions = [
-        (1, requests[0], config),
-        (2, requests[1], config),
-        (3, requests[2], config),
+        (1, requests[0], policy),
+        (2, requests[1], policy),
+        (3, requests[2], policy),
     ];
     for (profile, call, expected, clusters) in [
         (
@@ -357,13 +357,13 @@ fn splits_within_splits_say_why_where_units_could_merge() {
         .device(0)
         .unwrap();
     let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(&device).unwrap();
-    let config = GreenContextConfig::default();
-    let list = [62, 30, 40].map(|sms| (sms, R::at_least(sms), config));
+    let policy = ContextPolicy::default();
+    let list = [62, 30, 40].map(|sms| (sms, R::at_least(sms), policy));
     manager.create_partitions(&list).unwrap();
     let status = manager.allocation_status();
     let reason = status.strategy_reason.unwrap();
     assert!(
-        reason.ends_with("CUDA 13.0, units that merge do not come to these sizes"),
+        reason.ends_with("(CUDA 13.0: units that merge do not add up to these sizes)"),
         "{reason}"
     );
     let refused = manager

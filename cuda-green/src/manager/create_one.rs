@@ -1,14 +1,15 @@
-//! Contexts created one by one, out of what is left of the split in force.
+//! Creating one context, out of what is left of the split in force.
 
 use std::{fmt::Debug, sync::Arc};
 
 use super::{
-    PartitionMode, SmPartitionManager, label, layout::Layout, observe::Operation, refuse_existing,
+    context_key::refuse_existing, create::refuse_cluster, label::label, layout::Layout,
+    mode::PartitionMode, observe::Operation, state::ManagerState,
 };
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
-    partition::{GreenContext, GreenContextConfig},
+    partition::{ContextPolicy, GreenContext, GreenContextConfig},
     planner::{
         self, Choice, CountedSplit, Demands, PartitionRequest, Plan, RefusedPlan, SmRequest,
         SplitFlag, SplitStrategy,
@@ -16,47 +17,30 @@ use crate::{
     resource::is_topology_refusal,
 };
 
-impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
-    /// Creates one context with at least the SMs asked for, out of what is left. The simple form of
-    /// [`create_partition`](Self::create_partition).
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`],
-    /// [`Error::Driver`]. Nothing is left behind then.
-    pub fn create_context(&self, id: Id, config: GreenContextConfig) -> Result<GreenContext> {
+impl<Id: Clone + Eq + Debug> ManagerState<Id> {
+    /// Creates one context with the size of its configuration.
+    pub(super) fn create_context(
+        &self,
+        id: Id,
+        config: GreenContextConfig,
+    ) -> Result<GreenContext> {
         self.noting(Operation::Create, config.check())?;
-        self.create_partition(id, PartitionRequest::at_least(config.sm_count), config)
+        self.create_partition(
+            id,
+            PartitionRequest::at_least(config.sm_count),
+            config.policy(),
+        )
     }
 
-    /// Creates one context by a request, out of what is left: a share or the rest is all that one context can
-    /// still have. The `sm_count` of the configuration plays no part.
-    ///
-    /// Contexts created one by one are as disjoint as those of one call. On CUDA 12.4, which cannot merge,
-    /// a free part of the device that is too large is split, within a scaffold context where need be, and
-    /// parts become whole again when all of them are free. Elsewhere they are made of the units of one split,
-    /// of whole ones on compute capability 9.0 and later. From 13.1 on units are cut to the size that was asked, where
-    /// they do not come to it, within a scaffold context over them: such a context takes part in no rebalance, and what
-    /// is left of the units is for small ones. (By the 13.1 header, and on the simulated driver; no such driver was at
-    /// hand.)
-    ///
-    /// Another name's context may have had some of the SMs in an earlier rebalance. What its old handles submitted
-    /// there has ended when this returns, since the driver waits for all work on the device when it creates a green
-    /// context (seen on an H200, driver 580; no contract of the driver's). What they submit there later shares the
-    /// SMs: drop them, and call [`release_retired`](Self::release_retired), before names are created over such SMs.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`], [`Error::ContextExists`], [`Error::InsufficientSms`];
-    /// [`Error::ClusterUnavailable`] where only SMs are left that do not run the cluster demanded, and
-    /// [`Error::UnitsTooCoarse`] where they do not come in the target's or the exact size; [`Error::Driver`].
-    /// Nothing is left behind then.
-    pub fn create_partition(
+    /// Creates one context by a request.
+    pub(super) fn create_partition(
         &self,
         id: Id,
         request: PartitionRequest,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
     ) -> Result<GreenContext> {
-        let id = Arc::new(id); // outlives the locks, where nothing comes of it
-        let made = self.create_one(&id, request, config);
+        let id = Arc::new(id); // outlives the locks if this fails
+        let made = self.create_one(&id, request, policy);
         let context = self.noting(Operation::Create, made)?;
         emit(|| PartitionEvent::PartitionCreated {
             device: self.device.ordinal(),
@@ -70,12 +54,12 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         &self,
         id: &Arc<Id>,
         request: PartitionRequest,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
     ) -> Result<GreenContext> {
-        config.sized(1).check()?;
-        let (_changing, ()) = self.change_by(|ids| refuse_existing(ids, id))?;
-        let mut layout = self.layout();
-        self.tidied(&mut layout);
+        policy.check()?;
+        let (change, ()) = self.begin_change_of(|ids| refuse_existing(ids, id))?;
+        let mut layout = change.layout();
+        self.tidy(&mut layout);
         let demands = Demands::of(&self.facts, &[request]).map_err(|error| match error {
             Error::InsufficientSms {
                 requests, asked, ..
@@ -87,7 +71,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
                 Some(source) => source,
                 None => self.source(&request)?,
             };
-            let made = self.create_from(&mut source, &demands, &request, config);
+            let made = self.create_from(&mut source, &demands, &request, policy);
             match &made {
                 Ok((_, pieces)) => source.mark_taken(pieces),
                 // What was split for it becomes whole again.
@@ -100,81 +84,80 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             }
             made?
         } else {
-            (self.create_primary(&demands, request, config)?, Vec::new())
+            (self.create_primary(&demands, request, policy)?, Vec::new())
         };
-        let entry = self.entry(Arc::clone(id), context.clone(), pieces)?;
-        self.names.add([entry]);
+        let partition = self.named(Arc::clone(id), context.clone(), pieces)?;
+        change.registry.add([partition]);
         Ok(context)
     }
 
-    /// Single-context mode: SMs are counted as promised, and shared by all.
+    /// Creates a context of the whole device that is promised some of its SMs, and shares all (single-context mode).
     fn create_primary(
         &self,
         demands: &Demands,
         request: PartitionRequest,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
     ) -> Result<GreenContext> {
-        let promised: u32 = self.names.read(|contexts| {
-            contexts
-                .iter()
-                .map(|entry| entry.context().requested_sms())
-                .sum()
-        });
+        let promised = self
+            .registry
+            .each_in_force(|_, context| context.requested_sms());
+        let promised: u32 = promised.iter().sum();
         let available = self.facts.sm_count.saturating_sub(promised);
-        let asked = match request.sms {
+        let requested_sms = match request.sms {
             SmRequest::Share { at_least, .. } => available.max(at_least).max(1),
             SmRequest::Rest => available.max(1),
             _ => demands.requested.first().copied().unwrap_or(1),
         };
-        if asked > available {
+        if requested_sms > available {
             return Err(Error::InsufficientSms {
                 requests: request.to_string(),
-                asked,
+                asked: requested_sms,
                 available,
                 stranded: 0,
                 total: self.facts.sm_count,
             });
         }
-        let context = GreenContext::primary(&self.device, config.sized(asked))?;
-        cluster_of_all(&context, 0, &request)?;
+        let context = GreenContext::primary_for(&self.device, requested_sms, policy)?;
+        refuse_cluster(&context, 0, &request)?;
         Ok(context)
     }
 
+    /// Creates a context over free pieces of the layout, which it splits where need be; returns the pieces.
     fn create_from(
         &self,
         source: &mut Layout,
         demands: &Demands,
         request: &PartitionRequest,
-        config: GreenContextConfig,
+        policy: ContextPolicy,
     ) -> Result<(GreenContext, Vec<usize>)> {
-        let nominal = demands.requested.first().copied().unwrap_or(1);
-        let choice = source.choose_for(request, nominal, request.cluster);
+        let requested_sms = demands.requested.first().copied().unwrap_or(1);
+        let choice = source.choose_for(request, requested_sms, request.cluster);
         let Some(choice) = choice else {
-            let asked = match request.sms {
+            let least = match request.sms {
                 SmRequest::Share { at_least, .. } => at_least.max(1),
                 SmRequest::Rest => 1,
-                _ => nominal,
+                _ => requested_sms,
             };
-            return Err(match source.choose_for(request, nominal, 1) {
+            return Err(match source.choose_for(request, requested_sms, 1) {
                 Some(choice) => Error::ClusterUnavailable {
                     text: request.to_string(),
                     request: 0,
                     asked: request.cluster,
                     best: source.max_cluster(&choice),
-                    why: "of what is free, no more is together".into(),
+                    why: "no more of the free SMs are co-scheduled".into(),
                 },
-                None => self.insufficient(request.to_string(), asked, Some(source)),
+                None => self.insufficient(request.to_string(), least, Some(source)),
             });
         };
         let sm_count = source.size(&choice);
         // A target is no less than a unit, but where pieces neither merge nor divide, they may be far larger.
         let unit = self.facts.capabilities.granularity.min.max(request.cluster);
         let is_over = matches!(request.sms, SmRequest::Target(_) | SmRequest::Percent(_))
-            && sm_count > nominal.max(unit);
+            && sm_count > requested_sms.max(unit);
         if is_over || !demands.is_exact(0, sm_count) {
             return Err(Error::UnitsTooCoarse {
                 requests: request.to_string(),
-                asked: nominal,
+                asked: requested_sms,
                 unit: self.facts.unit().0,
                 total: self.facts.sm_count,
                 help: "what is free does not come in that size; `create_partitions` splits the device for it",
@@ -196,17 +179,16 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         if source.sm_count(&pieces) < sm_count {
             return Err(self.insufficient(request.to_string(), sm_count, Some(source)));
         }
-        let requested = match request.sms {
+        let requested_sms = match request.sms {
             SmRequest::Share { .. } | SmRequest::Rest => sm_count,
-            _ => nominal,
+            _ => requested_sms,
         };
-        let config = config.sized(requested);
-        let context = source.create(&self.device, config, requested, &pieces)?;
+        let context = source.create(&self.device, policy, requested_sms, &pieces)?;
         Ok((context, pieces))
     }
 
-    /// The split that contexts created one by one draw from, for the first of them: units that merge, or larger
-    /// groups where only those come to its size; where nothing merges, the whole device to be split step by step.
+    /// Makes the split for contexts that are created one by one, which the first of them decides: units that merge, or
+    /// larger groups where only those have its size; where nothing merges, the whole device, to be split step by step.
     fn source(&self, first: &PartitionRequest) -> Result<Layout> {
         let claim = self.device.claim()?;
         self.device.check_mps_allows_splits()?;
@@ -219,7 +201,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         let count = |sm_count, flag| all.count_groups(sm_count, flag);
         let mut refused = Vec::new();
         let rest = PartitionRequest::rest();
-        // With what it leaves, so that this is in units, too; or alone; or whatever comes to no size here.
+        // With the rest, so that this is in units too; or alone; or in units whatever the size.
         let lists: [&[PartitionRequest]; 3] = [&[*first, rest], &[*first], &[rest]];
         for requests in lists.into_iter().filter(|_| flag == SplitFlag::None) {
             let plans = match planner::plans(&self.facts, requests, &count) {
@@ -257,23 +239,4 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
             ..Layout::of(claim, self.facts, units.strategy(), &units.call(), split)
         })
     }
-}
-
-/// In single-context mode, whether the device as a whole runs the cluster that a request demands.
-pub(super) fn cluster_of_all(
-    context: &GreenContext,
-    index: usize,
-    request: &PartitionRequest,
-) -> Result<()> {
-    let best = context.max_cluster_size();
-    if request.cluster > best {
-        return Err(Error::ClusterUnavailable {
-            text: request.to_string(),
-            request: index,
-            asked: request.cluster,
-            best,
-            why: "the whole device runs no larger one".into(),
-        });
-    }
-    Ok(())
 }

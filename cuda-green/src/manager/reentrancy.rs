@@ -1,5 +1,5 @@
-//! Whether this thread is in the closure of a [`PartitionStream::with`](super::PartitionStream::with), which holds
-//! rebalances off: what waits for a rebalance there would wait for itself.
+//! Reentrancy: a thread inside the closure of a [`PartitionStream::with`](super::PartitionStream::with), which holds
+//! rebalances off, must not wait for a rebalance, since it would wait for itself.
 
 use std::{cell::Cell, marker::PhantomData};
 
@@ -9,11 +9,11 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The time of such a closure.
-pub(super) struct Inside(PhantomData<*mut ()>);
+/// A guard for the time of such a closure.
+pub(super) struct InClosure(PhantomData<*mut ()>);
 
-impl Inside {
-    /// Begins it, where none goes on.
+impl InClosure {
+    /// Begins it, unless this thread is in one.
     pub(super) fn begin() -> Result<Self> {
         refuse_inside()?;
         INSIDE.set(true);
@@ -21,13 +21,13 @@ impl Inside {
     }
 }
 
-impl Drop for Inside {
+impl Drop for InClosure {
     fn drop(&mut self) {
         INSIDE.set(false);
     }
 }
 
-/// Refuses what waits for rebalances.
+/// Refuses calls that wait for rebalances, inside such a closure.
 pub(super) fn refuse_inside() -> Result<()> {
     if INSIDE.get() {
         Err(Error::InsidePartitionStream)

@@ -1,4 +1,4 @@
-//! Figures of partitions for the `metrics` facade.
+//! The exporter of partitions' figures to the `metrics` facade.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,12 +7,15 @@ use std::{
 
 use metrics::{Label, counter, gauge, histogram};
 
-use super::{HandOff, PartitionMode, SmPartitionManager, label, observe::Counted};
+use super::{
+    counters::Counters, hand_off::HandOff, label::label, mode::PartitionMode,
+    partition_manager::SmPartitionManager,
+};
 
-/// Puts the figures of managers into the `metrics` facade, for whatever recorder the program has installed.
+/// Exports the figures of managers to the `metrics` facade, for whatever recorder the program has installed.
 ///
 /// Nothing is recorded while contexts are activated or rebalanced: call [`export`](Self::export) as often as the
-/// figures are looked at. The guide on [observing](crate::guide::observing) has a table of all of them.
+/// figures are read. The guide on [observing](crate::guide::observing) has a table of all of them.
 ///
 /// ```
 /// use cuda_green::{ContextId, Driver, PartitionExporter, RebalanceHint, SmPartitionManager};
@@ -29,24 +32,24 @@ use super::{HandOff, PartitionMode, SmPartitionManager, label, observe::Counted}
 /// ```
 #[derive(Debug, Default)]
 pub struct PartitionExporter {
-    /// What was last put out of each device, since the facade takes only what came after.
-    told: BTreeMap<u32, Told>,
+    /// The last export of each device, since the facade takes increments.
+    exported: BTreeMap<u32, Exported>,
 }
 
 #[derive(Default)]
-struct Told {
-    counted: Counted,
+struct Exported {
+    counters: Counters,
     partitions: BTreeSet<String>,
 }
 
 impl PartitionExporter {
-    /// Puts the figures out. Counters and the histogram go on from the last time; the gauge of a partition that is
+    /// Exports the figures. Counters and the histogram go on from the last time; the gauge of a partition that is
     /// gone is 0.
     pub fn export<Id: Clone + Eq + Debug>(&mut self, manager: &SmPartitionManager<Id>) {
         let status = manager.allocation_status();
-        let counted = manager.figures.counted().clone();
+        let counters = manager.state.counters.lock().clone();
         let device = manager.device().ordinal();
-        let told = self.told.entry(device).or_default();
+        let exported = self.exported.entry(device).or_default();
         let device = Label::new("device", device.to_string());
         let with = |labels: &[(&'static str, &str)]| {
             let others = labels.iter();
@@ -83,7 +86,7 @@ impl PartitionExporter {
         let contexts = status.contexts.iter();
         let partitions: BTreeMap<String, u32> =
             contexts.map(|one| (label(&one.id), one.sm_count)).collect();
-        let gone = told
+        let gone = exported
             .partitions
             .iter()
             .filter(|name| !partitions.contains_key(*name));
@@ -94,12 +97,13 @@ impl PartitionExporter {
         for (name, sms) in all {
             gauge!("cuda_green_partition_sms", with(&[("partition", name)])).set(f64::from(sms));
         }
-        told.partitions = partitions.into_keys().collect();
+        exported.partitions = partitions.into_keys().collect();
 
-        let before = std::mem::replace(&mut told.counted, counted);
-        let now = &told.counted;
+        let before = std::mem::replace(&mut exported.counters, counters);
+        let now = &exported.counters;
         for hand_off in [HandOff::Strict, HandOff::Relaxed] {
-            let [now, before] = [now, &before].map(|counted| counted.rebalances[hand_off as usize]);
+            let [now, before] =
+                [now, &before].map(|counters| counters.rebalances[hand_off as usize]);
             counter!(
                 "cuda_green_rebalances_total",
                 with(&[("hand_off", hand_off.label())])
@@ -123,14 +127,14 @@ impl PartitionExporter {
     }
 }
 
-/// What was counted since; all of it, where another manager has begun anew.
+/// Returns the increment; the whole number, where another manager began to count from 0.
 fn since(now: u64, before: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }
 
-impl Debug for Told {
+impl Debug for Exported {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Told")
+        f.debug_struct("Exported")
             .field("partitions", &self.partitions)
             .finish_non_exhaustive()
     }

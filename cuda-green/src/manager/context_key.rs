@@ -1,11 +1,14 @@
-//! What a context is looked up by.
+//! The keys by which contexts are looked up, and the errors for ids that are there or are not.
 
 use std::{fmt::Debug, sync::Arc};
 
-/// What a context of a manager is looked up by: its id, owned or borrowed, and for ids that are strings a `&str`.
+use super::{label::label, registry::Ids};
+use crate::error::{Error, Result};
+
+/// A key by which a manager looks up a context: its id, owned or borrowed, and for ids that are strings a `&str`.
 ///
 /// ```
-/// use cuda_green::{ContextId, Driver, GreenContextConfig, SmPartitionManager, planner::PartitionRequest};
+/// use cuda_green::{ContextId, ContextPolicy, Driver, SmPartitionManager, planner::PartitionRequest};
 ///
 /// # fn main() -> cuda_green::Result<()> {
 /// # let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
@@ -14,7 +17,7 @@ use std::{fmt::Debug, sync::Arc};
 /// let manager = SmPartitionManager::with_ids(&device)?;
 /// for (name, sms) in &partitions {
 ///     let request = PartitionRequest::at_least(*sms);
-///     manager.create_partition(name.clone(), request, GreenContextConfig::default())?;
+///     manager.create_partition(name.clone(), request, ContextPolicy::default())?;
 /// }
 /// let (name, _) = &partitions[0];
 /// assert_eq!(manager.get_context(name)?.sm_count(), 64);
@@ -23,7 +26,7 @@ use std::{fmt::Debug, sync::Arc};
 /// # }
 /// ```
 pub trait ContextKey<Id: ?Sized>: Debug {
-    /// Whether it stands for this id.
+    /// Returns whether it stands for this id.
     fn is(&self, id: &Id) -> bool;
 }
 
@@ -50,3 +53,22 @@ macro_rules! by_str {
 }
 
 by_str!(String, Box<str>, Arc<str>);
+
+/// Returns the index of an id.
+pub(super) fn position<Id>(ids: &Ids<Id>, id: &impl ContextKey<Id>) -> Result<usize> {
+    let found = ids.iter().position(|own| id.is(own));
+    found.ok_or_else(|| no_such_context(id))
+}
+
+/// Refuses an id that is there.
+pub(super) fn refuse_existing<Id: Eq + Debug>(ids: &[Arc<Id>], id: &Id) -> Result<()> {
+    if ids.iter().any(|own| **own == *id) {
+        return Err(Error::ContextExists { id: label(id) });
+    }
+    Ok(())
+}
+
+/// Returns the error for an id that is not there.
+pub(super) fn no_such_context(id: &impl Debug) -> Error {
+    Error::NoSuchContext { id: label(id) }
+}

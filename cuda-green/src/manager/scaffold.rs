@@ -1,32 +1,23 @@
-//! Splits within pieces, where the driver cannot merge (12.4), or where units that merge are to be cut to size (13.1): a
-//! tree of pieces.
+//! Splits within pieces, through scaffolds: where the driver cannot merge (12.4), or where units that merge are cut to
+//! size (13.1). Pieces and their parts form a tree.
 //!
-//! The device itself is split directly. A piece is the result of a split, which the driver refuses to split
-//! again (915, measured on an H200, driver 580); but the own resource of a context over it can be split. So
-//! a piece is divided through a scaffold: a context that nothing runs in, over all of the piece. It lives as
-//! long as its parts are apart.
+//! The device itself is split directly. A piece is the result of a split, which the driver refuses to split again
+//! (915, measured on an H200, driver 580); but the resource of a context over it can be split. So a piece is divided
+//! through a scaffold: a context without work, over all of the piece. It lives until its parts are made whole again.
 
 use std::sync::Arc;
 
-use super::layout::Layout;
+use super::layout::{Layout, NestedSplit};
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::{Error, Result},
-    partition::{GreenContext, GreenContextConfig},
+    partition::{ContextPolicy, GreenContext},
     planner::{Area, DeviceFacts, Group, Part, Piece, SplitCall, SplitFlag, SplitStrategy, State},
     resource::SmResource,
 };
 
-/// Pieces that are divided together: one or, where pieces merge, several.
-pub(super) struct Nest {
-    pieces: Vec<usize>,
-    parts: Vec<usize>,
-    /// The context over them; none over the device, and what a structured split left, which are split as they are.
-    scaffold: Option<GreenContext>,
-}
-
 impl Layout {
-    /// The whole device in one piece, of which so many whole units can be split off.
+    /// Returns the layout of the whole device in one piece, of which this many whole units can be split off.
     pub(super) fn whole(
         claim: Arc<Claim>,
         facts: DeviceFacts,
@@ -45,13 +36,13 @@ impl Layout {
         layout
     }
 
-    /// Contexts that hold splits within splits together, and that nothing runs in.
+    /// Returns the number of scaffolds.
     pub(super) fn scaffolds(&self) -> usize {
-        let nests = self.nests.iter();
-        nests.filter(|nest| nest.scaffold.is_some()).count()
+        let nested = self.nested.iter();
+        nested.filter(|split| split.scaffold.is_some()).count()
     }
 
-    /// Divides a free piece into so many groups and what they leave; returns the groups.
+    /// Divides a free piece into this many groups and a remainder; returns the groups.
     pub(super) fn divide(
         &mut self,
         device: &CudaDevice,
@@ -60,7 +51,7 @@ impl Layout {
         sm_count: u32,
     ) -> Result<Vec<usize>> {
         let (area, resource) = (self.pieces[piece].area, self.resources[piece].clone());
-        let is_device = self.nests.is_empty() && piece == 0;
+        let is_device = self.nested.is_empty() && piece == 0;
         let scaffold = (!is_device)
             .then(|| self.scaffold(device, &[piece]))
             .transpose()?;
@@ -76,7 +67,7 @@ impl Layout {
         };
         let split = own.unwrap_or(resource).execute(&call)?;
         let expected = area.split(groups, sm_count);
-        // A part that came out otherwise is what it is, and is not divided again.
+        // A part with another size than expected is not divided again.
         let part = |expected: Option<Area>, resource: &SmResource| {
             expected
                 .filter(|expected| expected.sm_count == resource.sm_count())
@@ -100,16 +91,16 @@ impl Layout {
             .collect();
         let rest = rest.and_then(|(area, rest)| self.add_remainder(area, rest));
         let parts: Vec<usize> = made.iter().copied().chain(rest).collect();
-        self.nest(vec![piece], parts, scaffold);
+        self.note_nested(vec![piece], parts, scaffold);
         self.name_strategy();
         Ok(made)
     }
 
-    /// Cuts a group of this many SMs out of free pieces, together (13.1): what is left of them comes in pairs, and
-    /// merges with nothing. Gives the group.
+    /// Cuts a group of this many SMs out of free pieces, together (13.1); returns the group. The remainder comes in
+    /// pairs of SMs, and merges with nothing.
     ///
-    /// That a context's own resource, and what a structured split leaves, can be split like this is what the 13.1
-    /// header says; no such driver was at hand.
+    /// By the 13.1 header, a context's resource and the remainder of a structured split can be split like this; no such
+    /// driver was available.
     pub(super) fn cut_out(
         &mut self,
         device: &CudaDevice,
@@ -147,35 +138,36 @@ impl Layout {
         for part in &parts {
             self.pieces[*part].within = true;
         }
-        self.nest(pieces.to_vec(), parts, scaffold);
+        self.note_nested(pieces.to_vec(), parts, scaffold);
         Ok(made)
     }
 
-    /// Notes what pieces were divided into. The parts are to be had as long as the scaffold lives, if there is one.
-    fn nest(&mut self, pieces: Vec<usize>, parts: Vec<usize>, scaffold: Option<GreenContext>) {
+    /// Notes the parts of pieces. Each part holds the scaffold, if there is one.
+    fn note_nested(
+        &mut self,
+        pieces: Vec<usize>,
+        parts: Vec<usize>,
+        scaffold: Option<GreenContext>,
+    ) {
         if let Some(scaffold) = &scaffold {
             for part in &parts {
                 self.leases[*part] = Lease::within(scaffold.clone());
             }
         }
-        self.nests.push(Nest {
+        self.nested.push(NestedSplit {
             pieces,
             parts,
             scaffold,
         });
     }
 
-    /// A context over pieces that nothing runs in, whose own resource can be split.
+    /// Creates a context over pieces without work, whose resource can be split.
     fn scaffold(&self, device: &CudaDevice, pieces: &[usize]) -> Result<GreenContext> {
         let sm_count = self.sm_count(pieces);
-        let config = GreenContextConfig {
-            sm_count,
-            ..GreenContextConfig::default()
-        };
-        self.create(device, config, sm_count, pieces)
+        self.create(device, ContextPolicy::default(), sm_count, pieces)
     }
 
-    /// Splits one more group off what the last split left.
+    /// Splits one more group off the remainder of the last split.
     pub(super) fn divide_remainder(&mut self, device: &CudaDevice, sm_count: u32) -> Result<()> {
         let remainder = self
             .find(&[Part::Remainder])
@@ -192,14 +184,14 @@ impl Layout {
         self.divide(device, piece, 1, sm_count).map(drop)
     }
 
-    /// Pieces as they are; of the device, which is no result of a split yet, one group of all.
+    /// Returns the pieces themselves; of the device, which was not split yet, one group of all SMs.
     pub(super) fn undivided(
         &mut self,
         device: &CudaDevice,
         pieces: Vec<usize>,
     ) -> Result<Vec<usize>> {
         let is_nested = matches!(self.strategy, SplitStrategy::EqualGroups);
-        if is_nested && self.nests.is_empty() && pieces == [0] {
+        if is_nested && self.nested.is_empty() && pieces == [0] {
             self.divide(device, 0, 1, self.facts.sm_count)
         } else {
             Ok(pieces)
@@ -209,27 +201,27 @@ impl Layout {
     /// Makes pieces whole again whose parts are all free.
     ///
     /// # Errors
-    /// The driver's refusal to destroy a scaffold context; the piece is whole all the same.
+    /// The driver's refusal to destroy a scaffold; the piece is whole even then.
     pub(super) fn tidy(&mut self) -> Result<()> {
         let mut result = Ok(());
-        // An inner one comes after its outer one.
-        for index in (0..self.nests.len()).rev() {
-            let parts = &self.nests[index].parts;
+        // An inner split comes after the outer one.
+        for index in (0..self.nested.len()).rev() {
+            let parts = &self.nested[index].parts;
             if parts
                 .iter()
                 .any(|part| self.pieces[*part].state != State::Free)
             {
                 continue;
             }
-            let nest = self.nests.remove(index);
-            for part in nest.parts {
+            let split = self.nested.remove(index);
+            for part in split.parts {
                 self.pieces[part].state = State::Gone;
                 self.leases[part] = Lease::within(()); // lets go of the scaffold
             }
-            for piece in nest.pieces {
+            for piece in split.pieces {
                 self.pieces[piece].state = State::Free;
             }
-            if let Some(scaffold) = nest.scaffold {
+            if let Some(scaffold) = split.scaffold {
                 result = result.and(scaffold.close().map_err(Error::from));
             }
         }

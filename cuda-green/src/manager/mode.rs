@@ -1,0 +1,13 @@
+//! Whether a device is partitioned, or in single-context mode.
+
+/// Whether the device is really partitioned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PartitionMode {
+    /// Each context has its own SMs.
+    Partitioned,
+    /// Every id stands for the one context of the whole GPU.
+    SingleContext {
+        /// The reason.
+        reason: String,
+    },
+}

@@ -1,0 +1,385 @@
+//! The names of a manager, and the partition behind each.
+//!
+//! Two locks, taken in this order: `changes` is held through a change, so that changes come one after another; `names`
+//! for a moment. While `names` is locked, no other lock of the manager can be taken, and no code of a client's runs:
+//! fields are private, methods return what they found, and what they are given to do is a function without state.
+//! Between the two, [`RegistryChange::put_in_force`] locks the contexts that followers of names use.
+
+use super::{
+    generation::{ContextInForce, Generation, Pieces},
+    hand_off::{HandOff, wait_for_old_work},
+    named_partition::NamedPartition,
+};
+use crate::{
+    error::{Error, Result},
+    partition::{DropLater, GreenContext},
+    sync::{Arc, Mutex, MutexGuard, RwLock},
+};
+
+/// All names of a manager.
+pub(super) struct Registry<Id> {
+    changes: Mutex<()>,
+    names: RwLock<Names<Id>>,
+    /// Whether ids are this crate's own, whose comparison calls no code of a client's, so that it may run under the
+    /// lock.
+    ids_are_own: bool,
+}
+
+struct Names<Id> {
+    ids: Ids<Id>,
+    partitions: Vec<NamedPartition<Id>>,
+}
+
+/// The ids at one moment, in the order of their partitions. Clients' ids are compared, shown, copied and dropped from
+/// this list, with no lock held.
+pub(super) type Ids<Id> = Arc<Vec<Arc<Id>>>;
+
+/// A change of the registry, during which no other begins. Only through it are partitions changed.
+pub(super) struct RegistryChange<'a, Id> {
+    registry: &'a Registry<Id>,
+    _lock: MutexGuard<'a, ()>,
+}
+
+/// The pieces that names use.
+#[derive(Default)]
+pub(super) struct UsedPieces {
+    /// Pieces that a name owns or has in force.
+    pub(super) taken: Pieces,
+    /// The pieces of every context, retired ones included, each as often as there are contexts over it.
+    pub(super) leased: Pieces,
+}
+
+/// What a partition was created with, as a rebalance divides it.
+pub(super) struct OwnShare {
+    pub(super) pieces: Pieces,
+    pub(super) preemptible: bool,
+}
+
+/// The reason why a name was not removed.
+pub(super) enum NotRemoved {
+    /// One of its contexts has this many users.
+    InUse(usize),
+    Error(Error),
+}
+
+/// A step towards fewer contexts; there is none where all are in use.
+pub(super) enum RetireStep {
+    /// Took out a context without users.
+    TookOut(GreenContext),
+    /// Gave up something that kept a context in use; once that is dropped, the next step may find the context idle.
+    GaveUp,
+}
+
+impl<Id> Registry<Id> {
+    /// Returns a registry without names, and notes whether their ids will be this crate's own.
+    pub(super) fn new(ids_are_own: bool) -> Self {
+        Self {
+            changes: Mutex::new(()),
+            names: RwLock::new(Names {
+                ids: Arc::default(),
+                partitions: Vec::new(),
+            }),
+            ids_are_own,
+        }
+    }
+
+    /// Waits for the change in progress, if there is one, and begins another.
+    pub(super) fn begin_change(&self) -> RegistryChange<'_, Id> {
+        RegistryChange {
+            registry: self,
+            _lock: self.changes.lock(),
+        }
+    }
+
+    /// Returns the ids as they are now.
+    pub(super) fn ids(&self) -> Ids<Id> {
+        let names = self.names.read();
+        Arc::clone(&names.ids)
+    }
+
+    /// Returns the number of names.
+    pub(super) fn len(&self) -> usize {
+        self.read(<[_]>::len)
+    }
+
+    /// Returns the context in force under the first id that fits.
+    pub(super) fn context(&self, fits: impl Fn(&Id) -> bool) -> Option<GreenContext> {
+        self.find(fits, |partition| partition.context().clone())
+    }
+
+    /// Returns the context in force under the first id that fits, as a follower of the name sees it.
+    pub(super) fn follow(&self, fits: impl Fn(&Id) -> bool) -> Option<Arc<ContextInForce>> {
+        self.find(fits, |partition| Arc::clone(partition.followed()))
+    }
+
+    /// Returns something about each context in force.
+    pub(super) fn each_in_force<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> Vec<T> {
+        self.read(|partitions| in_force(partitions, look))
+    }
+
+    /// Returns something about each context in force, and the number of green contexts of all generations, siblings
+    /// included.
+    pub(super) fn survey<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> (Vec<T>, usize) {
+        self.read(|partitions| (in_force(partitions, look), green_contexts(partitions)))
+    }
+
+    /// Returns the number of green contexts of all generations, siblings included.
+    pub(super) fn green_contexts(&self) -> usize {
+        self.read(green_contexts)
+    }
+
+    /// Returns the name of the context that fits, and whether it is in force.
+    pub(super) fn owner<Key: Copy>(
+        &self,
+        key: Key,
+        fits: fn(&GreenContext, Key) -> bool,
+    ) -> Option<(Arc<Id>, bool)> {
+        self.read(|partitions| {
+            partitions.iter().find_map(|partition| {
+                let mut generations = partition.generations().iter();
+                let index = generations.position(|generation| fits(&generation.context, key))?;
+                Some((Arc::clone(partition.id()), index == partition.in_force()))
+            })
+        })
+    }
+
+    /// Returns the pieces that names use.
+    pub(super) fn used_pieces(&self) -> UsedPieces {
+        self.read(|partitions| {
+            let mut used = UsedPieces::default();
+            for partition in partitions {
+                used.taken.extend(partition.own_pieces());
+                used.taken.extend(partition.pieces());
+                for generation in partition.generations() {
+                    used.leased.extend(&generation.pieces);
+                }
+            }
+            used
+        })
+    }
+
+    /// Looks at the partition of the first id that fits.
+    fn find<T>(&self, fits: impl Fn(&Id) -> bool, look: fn(&NamedPartition<Id>) -> T) -> Option<T> {
+        if self.ids_are_own {
+            let fits = |partition: &&NamedPartition<Id>| fits(partition.id());
+            return self.read(|partitions| partitions.iter().find(fits).map(look));
+        }
+        let ids = self.ids();
+        let (index, id) = ids.iter().enumerate().find(|(_, id)| fits(id))?;
+        self.read(|partitions| {
+            let is_it = |partition: &&NamedPartition<Id>| Arc::ptr_eq(partition.id(), id);
+            // Where other names were removed meanwhile, it has another index.
+            let partition = partitions.get(index).filter(is_it);
+            let partition = partition.or_else(|| partitions.iter().find(is_it));
+            partition.map(look)
+        })
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&[NamedPartition<Id>]) -> T) -> T {
+        let names = self.names.read();
+        look(&names.partitions)
+    }
+}
+
+impl<Id> RegistryChange<'_, Id> {
+    /// Adds partitions under new names.
+    pub(super) fn add(&self, partitions: impl IntoIterator<Item = NamedPartition<Id>>) {
+        self.write(|all| all.extend(partitions));
+    }
+
+    /// Removes a name, unless one of its contexts has a user.
+    pub(super) fn remove(&self, index: usize) -> Result<NamedPartition<Id>, NotRemoved> {
+        self.write(|partitions| {
+            let partition = &partitions[index];
+            // No other user can appear meanwhile, since handles come from here.
+            let holders = partition.holders();
+            if holders > 0 {
+                return Err(NotRemoved::InUse(holders));
+            }
+            for generation in partition.generations() {
+                match generation.context.is_current() {
+                    Ok(false) => {}
+                    Ok(true) => return Err(NotRemoved::Error(Error::ContextIsCurrent)),
+                    Err(error) => return Err(NotRemoved::Error(error)),
+                }
+            }
+            Ok(partitions.remove(index))
+        })
+    }
+
+    /// Returns what each partition was created with.
+    pub(super) fn own_shares(&self) -> Vec<OwnShare> {
+        self.registry.read(|partitions| {
+            let shares = partitions.iter().map(|partition| OwnShare {
+                pieces: partition.own_pieces().to_vec(),
+                preemptible: partition.context().policy().preemptible,
+            });
+            shares.collect()
+        })
+    }
+
+    /// Returns the generations over the wanted pieces of each partition; none if one of them is missing.
+    pub(super) fn find_all(&self, wanted: &[Vec<Pieces>]) -> Option<Vec<Vec<usize>>> {
+        self.registry.read(|partitions| {
+            let partitions = partitions.iter().zip(wanted);
+            let found = partitions.map(|(partition, wanted)| {
+                wanted.iter().map(|pieces| partition.find(pieces)).collect()
+            });
+            found.collect()
+        })
+    }
+
+    /// Returns the number of green contexts that must be made for the wanted pieces of each partition.
+    pub(super) fn missing(&self, wanted: &[Vec<Pieces>]) -> usize {
+        self.registry.read(|partitions| {
+            let missing = partitions.iter().zip(wanted).map(|(partition, wanted)| {
+                let missing = wanted
+                    .iter()
+                    .filter(|pieces| partition.find(pieces).is_none());
+                // A context that takes another's place serves as many threads.
+                missing.count() * partition.context().green_contexts()
+            });
+            missing.sum()
+        })
+    }
+
+    /// Returns the context in force of a partition that has no generation over these pieces.
+    pub(super) fn context_without(&self, index: usize, pieces: &[usize]) -> Option<GreenContext> {
+        self.registry.read(|partitions| {
+            let partition = partitions.get(index);
+            let lacks = partition.filter(|partition| partition.find(pieces).is_none());
+            lacks.map(|partition| partition.context().clone())
+        })
+    }
+
+    /// Adds a generation to a partition, not in force yet.
+    pub(super) fn add_generation(&self, index: usize, generation: Generation) {
+        self.write(|partitions| {
+            let partition = partitions.get_mut(index);
+            partition.map(|partition| partition.add_generation(generation))
+        });
+    }
+
+    /// Returns the contexts of the given generations of each partition, each with the largest number of green contexts
+    /// behind any generation of its name.
+    pub(super) fn with_most_siblings(
+        &self,
+        generations: &[Vec<usize>],
+    ) -> Vec<(GreenContext, usize)> {
+        self.registry.read(|partitions| {
+            let mut contexts = Vec::new();
+            for (partition, generations) in partitions.iter().zip(generations) {
+                for generation in generations {
+                    let context = partition.generations()[*generation].context.clone();
+                    contexts.push((context, partition.most_siblings()));
+                }
+            }
+            contexts
+        })
+    }
+
+    /// Puts a generation of each partition into force, all at once for everyone who follows a name. Waits for the
+    /// users of streams that follow a name whose generation changes; names can be looked up meanwhile.
+    pub(super) fn put_in_force(&self, generations: &[usize], hand_off: HandOff) -> Result<()> {
+        let followed: Vec<Option<Arc<ContextInForce>>> = self.registry.read(|partitions| {
+            let partitions = partitions.iter().zip(generations);
+            let followed = partitions.map(|(partition, generation)| {
+                let changes = partition.in_force() != *generation;
+                changes.then(|| Arc::clone(partition.followed()))
+            });
+            followed.collect()
+        });
+        let mut held: Vec<_> = followed
+            .iter()
+            .map(|followed| followed.as_ref().map(|followed| followed.write()))
+            .collect();
+        if hand_off == HandOff::Strict {
+            self.registry.read(|partitions| {
+                let changing = partitions.iter().zip(generations);
+                let changing =
+                    changing.filter(|(partition, generation)| partition.in_force() != **generation);
+                let new: Vec<&Generation> = changing
+                    .map(|(partition, generation)| &partition.generations()[*generation])
+                    .collect();
+                wait_for_old_work(
+                    &new,
+                    partitions.iter().flat_map(NamedPartition::generations),
+                )
+            })?;
+        }
+        self.write(|partitions| {
+            for ((partition, generation), followed) in
+                partitions.iter_mut().zip(generations).zip(&mut held)
+            {
+                if let Some(followed) = followed {
+                    partition.put_in_force(*generation, followed);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes out the oldest context that is retired, not wanted and not used; or gives up what kept one in use.
+    /// `wanted` has, for each partition, the pieces of contexts that stay. The caller holds no other lock: the user of
+    /// what is to be given up may be looking something up in the manager.
+    pub(super) fn retire(
+        &self,
+        wanted: &[Vec<Pieces>],
+        later: &mut DropLater,
+    ) -> Result<Option<RetireStep>> {
+        let candidates: Vec<(usize, Pieces)> = self.registry.read(|partitions| {
+            let partitions = partitions.iter().enumerate();
+            let of_one = |(index, partition): (usize, &NamedPartition<Id>)| {
+                let wanted = wanted.get(index).map_or(&[][..], Vec::as_slice);
+                let retired = partition
+                    .retired()
+                    .filter(|pieces| !wanted.contains(pieces));
+                let retired = retired.map(|pieces| (index, pieces.clone()));
+                retired.collect::<Vec<_>>()
+            };
+            partitions.flat_map(of_one).collect()
+        });
+        for (index, pieces) in candidates {
+            let context = self.registry.read(|partitions| {
+                let partition = &partitions[index];
+                let generation = partition.find(&pieces);
+                generation.map(|generation| partition.generations()[generation].context.clone())
+            });
+            let gave_up = context.map_or(Ok(false), |context| context.release_followers(later))?;
+            if gave_up {
+                return Ok(Some(RetireStep::GaveUp));
+            }
+            if let Some(idle) = self.write(|partitions| partitions[index].take_idle(&pieces))? {
+                return Ok(Some(RetireStep::TookOut(idle)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes partitions, and makes a new list of the ids where their number changed.
+    fn write<T>(&self, change: impl FnOnce(&mut Vec<NamedPartition<Id>>) -> T) -> T {
+        let names = &self.registry.names;
+        let mut names = names.write();
+        let done = change(&mut names.partitions);
+        if names.partitions.len() != names.ids.len() {
+            let ids = names.partitions.iter().map(|one| Arc::clone(one.id()));
+            // Dropping the old list drops no id: the caller has the partition that was removed.
+            names.ids = Arc::new(ids.collect());
+        }
+        done
+    }
+}
+
+fn in_force<Id, T>(
+    partitions: &[NamedPartition<Id>],
+    look: fn(&Arc<Id>, &GreenContext) -> T,
+) -> Vec<T> {
+    let contexts = partitions.iter();
+    contexts
+        .map(|partition| look(partition.id(), partition.context()))
+        .collect()
+}
+
+fn green_contexts<Id>(partitions: &[NamedPartition<Id>]) -> usize {
+    partitions.iter().map(NamedPartition::green_contexts).sum()
+}
