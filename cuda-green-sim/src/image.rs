@@ -33,7 +33,7 @@ type Parsed<T> = Result<T, String>;
 
 /// Reads little-endian numbers from bytes, never beyond their end.
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Parsed<u64> {
-    let end = at.checked_add(N).ok_or("a place is out of bounds")?;
+    let end = at.checked_add(N).ok_or("an offset is out of bounds")?;
     let found = bytes.get(at..end).ok_or("the image ends early")?;
     let mut whole = [0; 8];
     whole[..N].copy_from_slice(found);
@@ -61,7 +61,7 @@ fn text(bytes: &[u8], at: usize) -> Parsed<&str> {
     let rest = bytes.get(at..).ok_or("a name is out of bounds")?;
     let end = rest.iter().position(|byte| *byte == 0);
     let name = &rest[..end.ok_or("a name does not end")?];
-    std::str::from_utf8(name).map_err(|_| "a name is no text".to_owned())
+    std::str::from_utf8(name).map_err(|_| "a name is not text".to_owned())
 }
 
 /// Copies a binary image of which only the start is known: `read` fills bytes from an offset on.
@@ -115,7 +115,7 @@ pub(crate) fn read(bytes: &[u8], ptx: impl Fn(&str) -> Parsed<Ptx>) -> Parsed<Pt
             1 => {
                 let end = image.iter().position(|byte| *byte == 0);
                 let text = std::str::from_utf8(&image[..end.unwrap_or(image.len())]);
-                text.map_err(|_| "PTX that is no text".to_owned())
+                text.map_err(|_| "PTX that is not text".to_owned())
                     .and_then(&ptx)
             }
             2 => cubin(image),
@@ -151,7 +151,7 @@ struct Section {
 impl<'a> Sections<'a> {
     fn of(bytes: &'a [u8]) -> Parsed<Self> {
         if !bytes.starts_with(&ELF) || number::<2>(bytes, 0x12)? != u64::from(EM_CUDA) {
-            return Err("an ELF file, but no cubin".to_owned());
+            return Err("an ELF file that is not a cubin".to_owned());
         }
         Ok(Self {
             bytes,

@@ -36,13 +36,13 @@ pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
     let tokens = tokens(text);
     let mut tokens = tokens.into_iter().peekable();
     if tokens.next() != Some(".version") {
-        return Err("a PTX text begins with .version".to_owned());
+        return Err("PTX must begin with .version".to_owned());
     }
     let version = tokens
         .next()
         .and_then(|version| version.split_once('.'))
         .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
-        .ok_or("there is no version after .version")?;
+        .ok_or("no version follows .version")?;
     if tokens.next() != Some(".target") {
         return Err(".target must follow .version".to_owned());
     }
@@ -51,7 +51,7 @@ pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
         .and_then(|target| target.strip_prefix("sm_"))
         .map(|target| target.trim_end_matches(|c: char| c.is_ascii_alphabetic()))
         .and_then(|target| target.parse().ok())
-        .ok_or("there is no sm_<number> after .target")?;
+        .ok_or("no sm_<number> follows .target")?;
     let mut kernels = BTreeMap::new();
     let mut depth = 0_u32;
     // Whether the next token begins a statement inside a kernel or a function.
@@ -67,9 +67,9 @@ pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
             || begins && (token.ends_with(':') || token.starts_with('@'));
         match token {
             "{" => depth += 1,
-            "}" => depth = depth.checked_sub(1).ok_or("a } closes nothing")?,
+            "}" => depth = depth.checked_sub(1).ok_or("a } without its {")?,
             ".entry" => {
-                let name = tokens.next().ok_or("there is no name after .entry")?;
+                let name = tokens.next().ok_or("no name follows .entry")?;
                 let mut sizes = Vec::new();
                 if tokens.next_if_eq(&"(").is_some() {
                     let inside: Vec<&str> = tokens.by_ref().take_while(|t| *t != ")").collect();
@@ -165,7 +165,7 @@ fn parameter_size(kernel: &str, tokens: &[&str]) -> Result<usize, String> {
         .filter(|bytes| *bytes <= MOST_PARAMETER_BYTES)
         .ok_or_else(|| {
             format!(
-                "a parameter of {kernel} is larger than the {MOST_PARAMETER_BYTES} bytes that a kernel's may have"
+                "a parameter of {kernel} is larger than the {MOST_PARAMETER_BYTES} bytes that a kernel may have"
             )
         })
 }

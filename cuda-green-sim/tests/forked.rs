@@ -1,5 +1,6 @@
-//! A forked child of a process that had initialised the driver: every call answers 3, and none hangs. In a process of
-//! its own, because only the test's own threads may hold locks at the fork.
+//! Calls in a forked child of a process that had initialised the driver: every call returns 3, and none hangs.
+//!
+//! A test binary of its own, because only the test's threads may hold locks at the fork.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`
@@ -14,7 +15,7 @@ use std::{
 use client::*;
 use cuda_green_sys::*;
 
-/// The parent is busy with other threads all the while, so its locks are held at some forks.
+/// Other threads keep the parent busy, so its locks are held at some forks.
 #[test]
 fn a_forked_child_is_told_and_does_not_hang() {
     let client = Client::new("h200@13.0");
@@ -32,8 +33,8 @@ fn a_forked_child_is_told_and_does_not_hang() {
             });
         }
         for _ in 0..20 {
-            // SAFETY: the child calls the simulated driver, which asks whether it was forked before any lock, and
-            // ends without running anything of its parent's.
+            // SAFETY: the child calls the simulated driver, which checks for a fork before it takes a lock, and exits
+            // without running any code of its parent.
             let child = unsafe { libc::fork() };
             if child == 0 {
                 unsafe { libc::alarm(20) };

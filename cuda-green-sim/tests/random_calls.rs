@@ -1,5 +1,7 @@
-//! Random calls of every entry point: an answer to each, whatever it is given. The fuzz target `calls` runs the same
-//! for longer. In a binary of its own, which AddressSanitizer runs alone, with more cases (`xtask/src/safety.rs`).
+//! Random calls of every entry point: each gets an answer, whatever its arguments are. The fuzz target `calls` makes
+//! such calls for longer.
+//!
+//! A test binary of its own, because AddressSanitizer runs it alone, with more cases (`xtask/src/safety.rs`).
 
 mod random;
 
@@ -9,7 +11,7 @@ use cuda_green_sim::NOT_MODELLED;
 use cuda_green_sys::ENTRY_POINTS;
 use proptest::prelude::*;
 
-/// Those that differ in what they have: each step of the API, and more than one device.
+/// Profiles of every step of the API, and one with two devices.
 const PROFILES: &[&str] = &[
     "t4@11.4",
     "h200@12.4",
@@ -35,7 +37,7 @@ proptest! {
     }
 }
 
-/// The test reaches what it is about: of every function, some calls succeed.
+/// The random calls are not all refused: of every function, some calls succeed.
 #[test]
 fn each_function_succeeds_at_times() {
     let mut state = 1_u64;
@@ -53,7 +55,7 @@ fn each_function_succeeds_at_times() {
     let never: Vec<&str> = ENTRY_POINTS
         .iter()
         .map(|entry| entry.name())
-        // Simulated devices are no peers.
+        // Simulated devices are not peers.
         .filter(|name| !name.ends_with("ablePeerAccess") && !NOT_MODELLED.contains(name))
         .filter(|name| !succeeded.contains(name))
         .collect();

@@ -1,4 +1,6 @@
-//! The slots for drivers in a process. In a process of its own, because the test takes all of them.
+//! The slots for drivers in a process.
+//!
+//! A test binary of its own, because the test takes all slots.
 
 #![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // the pointers are to live locals
 

@@ -1,5 +1,6 @@
-//! Calls from the destructors of thread keys, which C libraries have: the thread's own Rust values are gone then. In a
-//! process of its own, because the test counts panics with a hook, which holds for the whole process.
+//! Calls from the destructors of thread keys, as C libraries make them, when the thread's Rust values are gone.
+//!
+//! A test binary of its own, because the test counts the panics of the whole process with a hook.
 
 #![cfg(all(unix, not(miri)))] // Miri knows no destructors of keys beside Rust's own
 #![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // see `client::Client`
@@ -21,7 +22,7 @@ struct Last {
     primary: CUcontext,
     stream: CUstream,
     codes: Vec<(&'static str, CUresult)>,
-    /// In which round of the destructors of keys it is to call: one is over before the next begins.
+    /// The round of key destructors in which it calls: one round is over before the next begins.
     round: usize,
     key: libc::pthread_key_t,
     done: std::sync::mpsc::Sender<Vec<(&'static str, CUresult)>>,
@@ -70,7 +71,8 @@ extern "C" fn only_a_key(key: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
-/// Nothing panics, and what needs no current context answers as ever, in threads of Rust's and of C's.
+/// No call panics, and those that need no current context return what they always do, on threads made by Rust and by
+/// C.
 #[test]
 fn the_destructors_of_keys_can_call() {
     std::panic::set_hook(Box::new(|_| {

@@ -92,16 +92,16 @@ impl fmt::Display for MissingEntryPoint {
             None => f.write_str("the driver")?,
         }
         f.write_str(match self.absence {
-            Absence::NotFound => " does not give it: ",
-            Absence::OlderAbi => " gives an older form of it only: ",
+            Absence::NotFound => " does not provide it: ",
+            Absence::OlderAbi => " provides only an older form of it: ",
         })?;
         f.write_str(match self.library {
             Some(_) => {
-                "it stands in front of the driver and hides it, or is no whole driver; LD_PRELOAD, \
+                "it stands in front of the driver and hides it, or is not a complete driver; LD_PRELOAD, \
                  LD_LIBRARY_PATH and CUDA_GREEN_DRIVER decide what is loaded"
             }
             None => {
-                "something stands in front of the driver and hides it, or it is no whole driver"
+                "something stands in front of the driver and hides it, or it is not a complete driver"
             }
         })
     }

@@ -306,7 +306,9 @@ mod tests {
         let hidden = unsafe { api.cuInit(0) }.unwrap_err();
         let said = hidden.to_string();
         assert!(
-            said.starts_with("CUDA 12.4 has cuInit (since 2.0), but the driver does not give it: "),
+            said.starts_with(
+                "CUDA 12.4 has cuInit (since 2.0), but the driver does not provide it: "
+            ),
             "{said}"
         );
         let hidden = MissingEntryPoint {
@@ -315,7 +317,7 @@ mod tests {
         };
         let said = hidden.to_string();
         assert!(
-            said.contains("but /a/shim.so does not give it: it stands in front of the driver"),
+            said.contains("but /a/shim.so does not provide it: it stands in front of the driver"),
             "{said}"
         );
         let older = MissingEntryPoint {
@@ -325,7 +327,7 @@ mod tests {
         assert!(
             older
                 .to_string()
-                .contains("gives an older form of it only: "),
+                .contains("provides only an older form of it: "),
             "{older}"
         );
     }

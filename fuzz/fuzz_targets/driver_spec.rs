@@ -1,4 +1,4 @@
-//! Fuzzes what `CUDA_GREEN_DRIVER` may say.
+//! Fuzzes the value of `CUDA_GREEN_DRIVER`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Fuzzes what a driver may tell as its version.
+//! Fuzzes the number that a driver reports as its version.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Fuzzes a version as text.
+//! Fuzzes the text of a CUDA version.
 
 #![no_main]
 

@@ -177,7 +177,7 @@ fn symbols_taken_away_are_absent_whichever_way_the_driver_resolves() {
         // The version has it, so the library is named that hides it.
         let said = &report.calls["cuDeviceGetDevResource"];
         let hides = format!(
-            "CUDA 12.4 has cuDeviceGetDevResource (since 12.4), but {} does not give it: it stands in front",
+            "CUDA 12.4 has cuDeviceGetDevResource (since 12.4), but {} does not provide it: it stands in front",
             library.display()
         );
         assert!(said.starts_with(&hides), "{said}");
@@ -225,7 +225,7 @@ fn a_real_driver_with_one_symbol_taken_away_lacks_just_that_one() {
     // The very library that stands in front, not the driver behind it.
     let said = &report.calls["cuGreenCtxCreate"];
     let hides = format!(
-        "CUDA 12.4 has cuGreenCtxCreate (since 12.4), but {} does not give it",
+        "CUDA 12.4 has cuGreenCtxCreate (since 12.4), but {} does not provide it",
         library.display()
     );
     assert!(said.starts_with(&hides), "{said}");

@@ -132,7 +132,7 @@ fn a_fault_that_is_none_is_told_with_the_variable_that_says_it() {
     let (code, _, stderr) = faulty(&["check"], "garbage");
     assert_eq!(code, Some(1));
     assert!(
-        stderr.starts_with("error: `garbage` is no fault"),
+        stderr.starts_with("error: `garbage` is not a fault"),
         "{stderr}"
     );
     assert!(

@@ -59,7 +59,7 @@ impl FromStr for Injection {
         };
         let (what, effect) = text
             .split_once('=')
-            .ok_or_else(|| invalid("there is no `=`"))?;
+            .ok_or_else(|| invalid("it has no `=`"))?;
         let (what, effect) = (what.trim(), effect.trim());
         let (what, calls) = match what.split_once('#') {
             Some((what, calls)) => (what, Some(calls)),
@@ -70,9 +70,12 @@ impl FromStr for Injection {
                 Some(percent) => percent.parse().ok().map(Fill::Percent),
                 None => effect.parse().ok().map(Fill::Bytes),
             };
-            let fill = fill.ok_or_else(|| invalid("memory is `90%`, or a number of bytes"))?;
+            let fill =
+                fill.ok_or_else(|| invalid("give the memory as `90%` or as a number of bytes"))?;
             if calls.is_some() {
-                return Err(invalid("memory is limited from the start, not at a call"));
+                return Err(invalid(
+                    "memory is limited from the start, so it takes no `#`",
+                ));
             }
             Self {
                 effect: Effect::Full(fill),
@@ -81,9 +84,9 @@ impl FromStr for Injection {
         } else if let Some(ordinal) = what.strip_prefix("device") {
             let ordinal = ordinal
                 .parse()
-                .map_err(|_| invalid("a device is `device` and its number: `device0`"))?;
+                .map_err(|_| invalid("name the device by its number, such as `device0`"))?;
             if effect != "lost" {
-                return Err(invalid("all that can happen to a device is `lost`"));
+                return Err(invalid("a device can only be `lost`"));
             }
             Self::lose_device(ordinal)
         } else if what == "mps" {
@@ -91,17 +94,15 @@ impl FromStr for Injection {
             let percent = percent.filter(|percent| (1..=100).contains(percent));
             if calls.is_some() {
                 return Err(invalid(
-                    "a process is under MPS from the start, not from a call",
+                    "a process is under MPS from the start, so it takes no `#`",
                 ));
             }
             return percent
                 .map(Self::under_mps)
-                .ok_or_else(|| invalid("MPS has a percentage from `1%` to `100%`"));
+                .ok_or_else(|| invalid("give MPS a percentage from `1%` to `100%`"));
         } else if what == "green" {
             if effect != "everywhere" {
-                return Err(invalid(
-                    "all that can happen to a green context is `everywhere`",
-                ));
+                return Err(invalid("a green context can only run `everywhere`"));
             }
             Self::run_everywhere()
         } else {
@@ -110,7 +111,7 @@ impl FromStr for Injection {
                 (None, Some(delay)) => Effect::Delay(delay),
                 (None, None) => {
                     return Err(invalid(
-                        "after `=` comes an error's name or number, or a time such as `20ms`",
+                        "after `=`, give an error's name or number, or a time such as `20ms`",
                     ));
                 }
             };
@@ -123,7 +124,7 @@ impl FromStr for Injection {
             };
             let nth = nth.parse().ok().filter(|nth| *nth > 0);
             injection.nth =
-                nth.ok_or_else(|| invalid("after `#` comes a call's number, from 1"))?;
+                nth.ok_or_else(|| invalid("after `#`, give a call's number, from 1"))?;
             injection.onwards = onwards;
         }
         Ok(injection)

@@ -75,7 +75,7 @@ fn parse(text: &str) -> Result<Profile, ParseError> {
         _ => {
             let known: Vec<String> = cuda_versions().map(|known| known.to_string()).collect();
             let reason = format!(
-                "`{version}` is no CUDA version; there are {}",
+                "`{version}` is not a CUDA version that can be simulated; use one of {}",
                 known.join(", ")
             );
             return error_at(&file.cuda_version, reason);
@@ -85,7 +85,7 @@ fn parse(text: &str) -> Result<Profile, ParseError> {
         None => 1,
         Some(count) if (1..=MAX_DEVICES).contains(count.get_ref()) => *count.get_ref(),
         Some(count) => {
-            return error_at(count, format!("there can be 1 to {MAX_DEVICES} devices"));
+            return error_at(count, format!("a driver has 1 to {MAX_DEVICES} devices"));
         }
     };
     Ok(Profile {
@@ -101,17 +101,17 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
     if name.is_empty() || !name.chars().all(plain) {
         return error_at(
             &given.name,
-            "a name is made of letters, digits, `-` and `_`",
+            "the name must consist of letters, digits, `-` and `_`",
         );
     }
     let Some(capability) = capability(given.compute_capability.get_ref()) else {
-        let reason = "a compute capability is two numbers, 7.0 or later: \"9.0\"";
+        let reason = "the compute capability must be two numbers, at least 7.0, such as \"9.0\"";
         return error_at(&given.compute_capability, reason);
     };
     let sm_count = *given.sm_count.get_ref();
     // No known device of these capabilities has an odd number of SMs; they come in pairs.
     if sm_count == 0 || sm_count > MAX_SMS || !sm_count.is_multiple_of(2) {
-        let reason = format!("the number of SMs is even, from 2 to {MAX_SMS}");
+        let reason = format!("the number of SMs must be even and from 2 to {MAX_SMS}");
         return error_at(&given.sm_count, reason);
     }
     let memory_bytes = match given.memory_mib.get_ref().checked_mul(MIB) {
@@ -119,7 +119,7 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
         _ => {
             return error_at(
                 &given.memory_mib,
-                "memory is more than 0 and less than 1 PiB",
+                "memory must be more than 0 and less than 1 PiB",
             );
         }
     };
@@ -142,14 +142,14 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
     {
         return error_at(
             value,
-            "the alignment is a power of two from 2 on, and no more than the number of SMs",
+            "the alignment must be a power of two, at least 2 and at most the number of SMs",
         );
     }
     if let Some(value) = &given.min_sm_partition_size
         && (min < alignment || min % alignment != 0 || min > sm_count)
     {
         let reason = format!(
-            "the smallest partition is a multiple of the alignment, {alignment}, and no more than the number of SMs"
+            "the smallest partition must be a multiple of the alignment, {alignment}, and at most the number of SMs"
         );
         return error_at(value, reason);
     }
@@ -163,14 +163,15 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
             {
                 return error_at(
                     topology,
-                    "SMs come in pairs, so a group has an even number of them, from 2 on",
+                    "SMs come in pairs, so a group must have an even number of them, at least 2",
                 );
             }
             // Each number is checked first, so that no sum and no list grows without bounds.
             let too_many = |(count, size): &(u32, u32)| *count > sm_count || *size > sm_count;
             if groups.len() as u64 > u64::from(sm_count) || groups.iter().any(too_many) {
-                let reason =
-                    format!("the device has {sm_count} SMs, and a group or their number is larger");
+                let reason = format!(
+                    "the device has only {sm_count} SMs; a group, or the number of groups, is larger"
+                );
                 return error_at(topology, reason);
             }
             if groups
@@ -178,7 +179,7 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
                 .all(|(count, size)| *count == 0 || *size < alignment)
             {
                 let reason = format!(
-                    "no group has the {alignment} SMs that are co-scheduled, so that every split would be refused"
+                    "no group has the {alignment} SMs of the alignment, so every split would be refused"
                 );
                 return error_at(topology, reason);
             }
@@ -187,7 +188,7 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
                 .map(|(count, size)| u64::from(*count) * u64::from(*size))
                 .sum();
             if sum != u64::from(sm_count) {
-                let reason = format!("the groups have {sum} SMs, and the device {sm_count}");
+                let reason = format!("the groups have {sum} SMs, but the device has {sm_count}");
                 return error_at(topology, reason);
             }
             topology.get_ref().clone()
@@ -199,7 +200,7 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
         .sum();
     if min > sm_count || units == 0 {
         let reason = format!(
-            "{sm_count} SMs have no room for one partition, which has {min} at least, {alignment} of them co-scheduled"
+            "{sm_count} SMs have no room for a single partition, which needs at least {min}, {alignment} of them co-scheduled"
         );
         return error_at(&given.sm_count, reason);
     }
@@ -210,7 +211,9 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
         if text.is_some_and(|text| text.chars().any(char::is_control)) {
             return Err(ParseError {
                 at: Some(given.name.span().start),
-                reason: format!("{what} has a control character, which a terminal would obey"),
+                reason: format!(
+                    "{what} contains a control character, which could change the terminal"
+                ),
             });
         }
     }
@@ -223,11 +226,7 @@ fn device(given: DeviceSection) -> Result<DeviceProfile, ParseError> {
         memory_bytes,
         min_sm_partition_size: min,
         sm_coscheduled_alignment: alignment,
-        source: leak(
-            given
-                .source
-                .unwrap_or_else(|| "a file of the user's".to_owned()),
-        ),
+        source: leak(given.source.unwrap_or_else(|| "the user's file".to_owned())),
         topology: Vec::leak(topology),
         integrated: given.integrated.unwrap_or(false),
         ..base

@@ -1,8 +1,8 @@
-//! Calls of the driver API that need some lines each, for everything that goes through the bare table: the
-//! simulator's tests and the workspace's conformance suite.
+//! Calls of the driver API that need several lines each, for code that uses the bare table: the simulator's tests and
+//! the workspace's conformance suite.
 //!
-//! The unsafe blocks rest on the same reasons: pointers are to live values of the right type, and handles are
-//! alive, null, or wrong on purpose where the driver is known to answer that with a code.
+//! All unsafe blocks rest on the same reasons: pointers are to live values of the right type, and handles are live,
+//! null, or deliberately wrong where the driver is known to answer that with a code.
 
 use std::{ffi::CStr, ptr};
 
@@ -14,18 +14,18 @@ pub const SM: CUdevResourceType = CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM;
 /// The code for a call whose function this driver lacks.
 pub const MISSING: CUresult = cudaError_enum(u32::MAX);
 
-/// Gives the code of a call of the table.
+/// Returns the code of a call of the table.
 fn code(answer: Result<CUresult, MissingEntryPoint>) -> Result<(), CUresult> {
     answer.unwrap_or(MISSING).ok()
 }
 
-/// The parts of a split.
+/// The outcome of a split.
 pub struct Split {
     pub groups: Vec<CUdevResource>,
     pub rest: CUdevResource,
 }
 
-/// The SMs of a resource; none where it is not of SMs.
+/// Returns the number of SMs of a resource; 0 if it is not one of SMs.
 pub fn count(resource: &CUdevResource) -> u32 {
     if resource.type_ == SM {
         unsafe { resource.__bindgen_anon_1.sm }.smCount
@@ -40,7 +40,7 @@ pub fn whole(api: &Api, device: CUdevice) -> Result<CUdevResource, CUresult> {
     Ok(resource)
 }
 
-/// A split by count into at most `wanted` groups.
+/// Splits by count into at most `wanted` groups.
 pub fn split(
     api: &Api,
     input: &CUdevResource,
@@ -76,7 +76,7 @@ pub fn green(
     Ok(green)
 }
 
-/// The SMs that a green context says it has.
+/// Returns the SMs that a green context reports.
 pub fn resource(api: &Api, green: CUgreenCtx) -> Result<CUdevResource, CUresult> {
     let mut resource = CUdevResource::default();
     code(unsafe { api.cuGreenCtxGetDevResource(green, &mut resource, SM) })?;

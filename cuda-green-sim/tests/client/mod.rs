@@ -1,4 +1,4 @@
-//! A thin client of the driver API for the tests: calls as they are, with less to write.
+//! A thin client of the driver API for the tests, with shorthands for frequent calls.
 
 #![allow(dead_code, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)] // each test file uses a part; see `Client`
 
@@ -14,22 +14,22 @@ pub use calls::{OK, SM, Split, count};
 pub const INVALID_VALUE: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 pub const REFUSED: CUresult = CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
 
-/// The project's kernel, as far as the simulator reads it.
+/// The project's kernel, with only the parts that the simulator reads.
 pub const PTX: &std::ffi::CStr = c".version 7.0\n.target sm_70\n.address_size 64\n\
     .visible .entry cuda_green_sm_ids(.param .u64 out, .param .u32 len, .param .u32 spin) { ret; }\n\
     .visible .entry custom(.param .u64 out) { ret; }\n";
 
-/// An initialised driver whose primary context is retained and current to the thread that made it.
+/// An initialised driver whose primary context is retained and current on the thread that made it.
 ///
-/// Every unsafe block of the tests rests on the same reasons: pointers are to live locals of the right
-/// type, and handles are either live, null, or wrong on purpose, which this driver finds.
+/// All unsafe blocks of the tests rest on the same reasons: pointers are to live locals of the right type, and
+/// handles are either live, null, or deliberately wrong, which this driver detects.
 pub struct Client {
     pub sim: Sim,
     pub api: Api,
     pub primary: CUcontext,
 }
 
-/// Calls a function of the driver, which must be there.
+/// Calls a function of the driver, which must exist.
 macro_rules! call {
     ($client:expr, $name:ident($($arg:expr),* $(,)?)) => {
         unsafe { $client.api.$name($($arg),*) }.unwrap()
@@ -38,7 +38,7 @@ macro_rules! call {
 #[allow(unused_imports)] // each test file uses a part
 pub(crate) use call;
 
-/// The same for a call that must succeed.
+/// Calls a function that must exist and succeed.
 #[allow(unused_macros)]
 macro_rules! ok {
     ($client:expr, $name:ident($($arg:expr),* $(,)?)) => {
@@ -120,7 +120,8 @@ impl Client {
         calls::split(&self.api, input, wanted, flags, min_count)
     }
 
-    /// A structured split of (SMs, co-scheduled, flags); gives the parameters back as the driver left them.
+    /// Makes a structured split of (SMs, co-scheduled, flags), and returns it with the parameters as the driver left
+    /// them.
     pub fn structured(
         &self,
         input: &CUdevResource,
@@ -181,7 +182,7 @@ impl Client {
         calls::context(&self.api, green).unwrap()
     }
 
-    /// A stream in a green context, the way that every version has: with the context current.
+    /// Creates a stream in a green context in the way that every version supports: with the context current.
     pub fn stream(&self, green: CUgreenCtx) -> CUstream {
         let (mut stream, mut popped) = (ptr::null_mut(), ptr::null_mut());
         unsafe {
@@ -233,7 +234,7 @@ impl Client {
         }
     }
 
-    /// The ids of the SMs that a kernel sees in a stream.
+    /// Returns the ids of the SMs that a kernel sees in a stream.
     pub fn sm_ids(&self, stream: CUstream) -> Vec<u32> {
         const LEN: usize = 1024;
         let (module, function) = self.function(c"cuda_green_sm_ids");
@@ -264,7 +265,7 @@ impl Client {
     }
 }
 
-/// A pool of the device; 0 for no limit.
+/// Creates a pool of the device; a limit of 0 means none.
 pub fn pool(client: &Client, max_size: usize) -> CUmemoryPool {
     let mut props = CUmemPoolProps {
         allocType: CUmemAllocationType_enum::CU_MEM_ALLOCATION_TYPE_PINNED,

@@ -1,4 +1,4 @@
-//! Arguments of calls by their types and names: likely ones, and those that are wrong.
+//! Arguments of random calls, chosen by type and name: likely ones and wrong ones.
 
 use std::{
     any::type_name,
@@ -10,7 +10,7 @@ use cuda_green_sys::*;
 
 use super::{ARENA, Output, ROOM, World};
 
-/// The argument that is wanted.
+/// The argument to make.
 #[derive(Clone, Copy)]
 pub struct Of {
     pub function: &'static str,
@@ -42,7 +42,7 @@ impl<T: Pointee> Arg for *const T {
     }
 }
 
-/// A function for streams, which calls nothing.
+/// A host function that calls nothing.
 unsafe extern "C" fn host_function(_: *mut c_void) {}
 
 impl Arg for CUhostFn {
@@ -61,7 +61,7 @@ impl Arg for u8 {
 impl Arg for c_int {
     fn make(world: &mut World<'_>, of: Of) -> Self {
         match of.name {
-            // As many as there is room for, at most.
+            // At most as many as there is room for.
             "len" => world.one_of(&[-1, 0, 1, 8, ROOM as i32]),
             "dev" | "device" | "ordinal" | "peerDev" => {
                 world.one_of(&[0, 0, 0, 0, 0, 0, 1, -1, i32::MAX])
@@ -115,10 +115,10 @@ impl Arg for usize {
     fn make(world: &mut World<'_>, of: Of) -> Self {
         const MIB: u64 = 1 << 20;
         let value = match (of.function, of.name) {
-            // Of the arena, or of one of its halves.
+            // In the arena, or in one of its halves.
             (_, "ByteCount") => world.one_of(&[0, 1, 7, 64, 4096, ARENA as u64]),
             ("cuMemHostRegister_v2", _) => world.one_of(&[0, 1, 4096, ARENA as u64 / 2]),
-            // What is given is there, so not too much of it.
+            // Memory that is given really exists, so this must not be too much.
             ("cuMemHostAlloc", _) => {
                 world.one_of(&[0, 1, 4096, MIB, u64::MAX, u64::MAX / 2, 1 << 50])
             }
@@ -128,7 +128,7 @@ impl Arg for usize {
                 world.one_of(&[2 * MIB, 2 * MIB, 2 * MIB, 4 * MIB, 0, 1 << 40])
             }
             (_, "offset") => world.number(&[0, 0, 0, 2 * MIB]),
-            // To be filled.
+            // To be filled by the driver.
             (_, "N") => world.one_of(&[0, 1, 3, 4096, MIB, u64::MAX, u64::MAX / 4 + 2, 1 << 62]),
             _ => world.number(&[
                 0,
@@ -202,7 +202,7 @@ macro_rules! handles {
                 let other = world.one_of(&[0, 0, 1, 2, 0x1234]);
                 match world.below(12) {
                     0 => return ptr::without_provenance_mut(other),
-                    // One of another kind.
+                    // A handle of another kind.
                     1 => {
                         let kind = world.below(world.handles.len());
                         let of_kind = world.handles.values().nth(kind);
@@ -234,7 +234,7 @@ handles!(
     CUstream_st
 );
 
-/// A place for a handle, or an array of them.
+/// Returns room for a handle, or for an array of handles.
 impl<T: Handle> Pointee for *mut T {
     fn point(world: &mut World<'_>, _: Of) -> *mut Self {
         if world.is_null() {
@@ -252,7 +252,7 @@ impl Pointee for c_uint {
     fn point(world: &mut World<'_>, _: Of) -> *mut Self {
         let at = world.output::<Self>();
         if !at.is_null() {
-            // Some of them say how much room there is.
+            // Some of these outputs contain the size of the array.
             let room = world.below(ROOM + 1) as u32;
             unsafe { at.write(room) };
         }
@@ -314,13 +314,13 @@ impl Pointee for c_void {
                 let pinned = world.pinned.get(pinned).copied().unwrap_or(world.arena);
                 ptr::with_exposed_provenance_mut(pinned)
             }
-            // The driver's to write, or the host's memory of a copy.
+            // Written by the driver, or the host memory of a copy.
             _ => arena.cast(),
         }
     }
 }
 
-/// Pointers in an array, or a place for one.
+/// Returns pointers in an array, or room for one.
 impl Pointee for *mut c_void {
     fn point(world: &mut World<'_>, of: Of) -> *mut Self {
         if world.is_null() {
@@ -332,7 +332,7 @@ impl Pointee for *mut c_void {
         match of.name {
             "pp" => world.outputs.push(Output::Pinned(all.cast())),
             "optionValues" | "jitOptionsValues" => {
-                // As the options have them: a log, and its size.
+                // As the options define them: a log, and its size.
                 for pair in 0..4 {
                     set(2 * pair, arena);
                     set(2 * pair + 1, ptr::without_provenance_mut(64));
@@ -362,7 +362,7 @@ impl Pointee for *mut c_void {
     }
 }
 
-/// Logs of errors and of notes, in turn with their sizes.
+/// Makes logs of errors and of notes, each followed by its size.
 impl Pointee for CUjit_option {
     fn point(world: &mut World<'_>, _: Of) -> *mut Self {
         if world.is_null() {
@@ -395,7 +395,7 @@ impl Pointee for CUdevResource {
         for index in 0..ROOM {
             let which = world.below(world.resources.len());
             let mut resource = world.resources[which];
-            // Where the bytes are short: all of the same.
+            // Once the bytes are used up, all are the same.
             match world.below(24) {
                 1 => resource._internal_padding[world.below(92)] ^= 1 << world.below(8),
                 2 => resource.type_ = CUdevResourceType::make(world, of),

@@ -1,12 +1,12 @@
-//! Random calls through the whole table of entry points, with handles that are live, dead or of another kind, and with
-//! sizes and flags of every kind. Whatever comes, the driver answers with a code, and none of them is that of its own
-//! panic.
+//! Random calls through the whole table of entry points, with handles that are live, dead or of another kind, and
+//! with sizes and flags of every kind. The driver must answer each with a code, and never with the code of a panic
+//! inside it.
 //!
-//! What is random comes from bytes, so that `tests/random_calls.rs` (everywhere) and the target `calls` in `fuzz/`
-//! (where there is time) make the same calls of the same bytes. The arguments are made by the types and the names of
-//! the table, so that an entry point which is added is called as well, or does not compile here.
+//! All randomness comes from bytes, so `tests/random_calls.rs` (everywhere) and the target `calls` in `fuzz/` (where
+//! there is time) make the same calls for the same bytes. The arguments are made from the types and names of the
+//! table, so a new entry point is called as well, or does not compile here.
 //!
-//! One promise of clients is kept, since no driver could do without it: a pointer is null, or valid for what the
+//! One rule of clients is kept, because no driver could do without it: a pointer is null, or valid for what the
 //! function reads and writes through it.
 
 #![allow(clippy::undocumented_unsafe_blocks)] // all of them rest on that promise, and on outputs that live in `World`
@@ -26,19 +26,19 @@ mod arguments;
 
 use arguments::{Arg, Of};
 
-/// Bytes of the host memory that is copied from and to.
+/// Size in bytes of the host memory for copies.
 const ARENA: usize = 64 << 10;
-/// Elements of every array.
+/// Number of elements of every array.
 const ROOM: usize = 64;
 
-/// Makes the calls that the bytes say on a driver of a profile, and tells which functions have succeeded.
+/// Makes the calls that the bytes encode on a driver of a profile, and returns the functions that succeeded.
 pub fn calls(profile: &str, bytes: &[u8]) -> BTreeSet<&'static str> {
-    // Copies may read and write it until the driver is gone.
+    // Copies may access it until the driver is gone.
     let mut arena = vec![0_u64; ARENA / 8];
     let simulator = Sim::new(profile).unwrap();
     let api = simulator.api().unwrap();
     let at = arena.as_mut_ptr() as usize;
-    // What is current, and whatever else is the thread's, ends with it.
+    // A thread for the calls, so that its current contexts end with it.
     let made = std::thread::scope(|scope| {
         let run = || World::new(&api, bytes, at).run();
         scope.spawn(run).join()
@@ -49,7 +49,7 @@ pub fn calls(profile: &str, bytes: &[u8]) -> BTreeSet<&'static str> {
     made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Does the same from several threads on one driver, each with its own bytes.
+/// Does the same from several threads on one driver, with other bytes for each.
 #[allow(dead_code)] // for the test alone
 pub fn calls_of_threads(profile: &str, bytes: &[Vec<u8>]) {
     let mut arenas = vec![vec![0_u64; ARENA / 8]; bytes.len()];
@@ -66,7 +66,7 @@ pub fn calls_of_threads(profile: &str, bytes: &[Vec<u8>]) {
     drop(arenas);
 }
 
-/// An output that is looked at once the call has succeeded.
+/// An output that is read once the call has succeeded.
 enum Output {
     Handle(&'static str, *const usize),
     Address(*const u64),
@@ -80,7 +80,7 @@ struct World<'a> {
     bytes: std::slice::Iter<'a, u8>,
     /// The start of the host memory.
     arena: usize,
-    /// By the name of the type that they point to; dead ones stay.
+    /// Handles by the name of the type that they point to; dead ones stay.
     handles: BTreeMap<&'static str, Vec<usize>>,
     /// Device addresses.
     addresses: Vec<u64>,
@@ -126,7 +126,7 @@ impl<'a> World<'a> {
         world
     }
 
-    /// One live thing of each kind, as random calls alone would hardly come by them.
+    /// Creates one live object of each kind, because random calls alone rarely do.
     fn begin(&mut self) {
         let api = self.api;
         let none = ptr::null_mut::<c_void>();
@@ -245,7 +245,7 @@ impl<'a> World<'a> {
         from[self.below(from.len())]
     }
 
-    /// Mostly what is likely to do, now and then any number.
+    /// Returns mostly a likely value, and occasionally any number.
     fn number(&mut self, likely: &[u64]) -> u64 {
         if self.below(8) > 0 {
             return self.one_of(likely);
@@ -260,7 +260,7 @@ impl<'a> World<'a> {
         ])
     }
 
-    /// An address that was given, or one near it.
+    /// Returns an address that a call returned, or one near it.
     fn address(&mut self) -> u64 {
         let all = self.addresses.len() + 1;
         let known = self.one_of(&[all, 4]);
@@ -287,7 +287,7 @@ impl<'a> World<'a> {
         self.below(24) == 1
     }
 
-    /// An output of one value, which may be asked for with null.
+    /// Returns an output of one value; it may also be null.
     fn output<T>(&mut self) -> *mut T {
         if self.is_null() {
             ptr::null_mut()
@@ -296,7 +296,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Takes in what a call gave.
+    /// Collects the outputs of a call.
     fn harvest(&mut self) {
         for output in std::mem::take(&mut self.outputs) {
             unsafe {
@@ -341,14 +341,14 @@ impl<'a> World<'a> {
             self.memory.clear();
         }
         unsafe {
-            // A capture's mode and what is current are the thread's, which ends.
+            // The capture's mode and the current contexts belong to the thread, which ends.
             let _ = self.api.cuCtxSynchronize();
         }
         succeeded
     }
 }
 
-/// Adds what is new, in the place of something else where there is much. What was there at the beginning stays.
+/// Adds a value, in place of another if there are many. The objects made at the start stay.
 fn keep<T: PartialEq + Default>(all: &mut Vec<T>, new: T) {
     if new == T::default() || all.contains(&new) {
         return;
@@ -366,7 +366,7 @@ macro_rules! functions {
     )+) => {
         const FUNCTIONS: &[&str] = &[$(stringify!($name)),+];
 
-        /// Calls the function of a number.
+        /// Calls the function with a number.
         fn call(world: &mut World<'_>, which: usize) -> Result<CUresult, MissingEntryPoint> {
             $(
                 if FUNCTIONS[which] == stringify!($name) {

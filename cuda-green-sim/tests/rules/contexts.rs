@@ -1,4 +1,4 @@
-//! Contexts, and the streams and events in them: what is current, what ends with what.
+//! Contexts, and the streams and events in them: which context is current, and what ends with a context.
 
 use std::{ffi::c_void, ptr};
 
@@ -16,7 +16,7 @@ fn contexts_are_a_stack_for_each_thread() {
         assert_eq!(client.api.cuCtxPushCurrent_v2(context).unwrap(), OK);
         assert_eq!(client.api.cuCtxGetCurrent(&mut found).unwrap(), OK);
         assert_eq!(found, context);
-        // A green context's own handle is no context before it was asked for one, and then it is the same.
+        // A green context's handle is not a context's until `cuCtxFromGreenCtx`, which then returns the same handle.
         assert_eq!(context.cast(), green);
         let fresh = client.green(&[client.device_sms()]).unwrap();
         let code = client.api.cuCtxPushCurrent_v2(fresh.cast()).unwrap();
@@ -188,7 +188,7 @@ fn a_green_context_holds_the_primary_context() {
             active
         };
         assert_eq!(state(), 1);
-        // Its end does not end the primary context; the next release does.
+        // Destroying it does not end the primary context; the next release does.
         assert_eq!(client.destroy(green), OK);
         assert_eq!(state(), 1);
         let mut again = ptr::null_mut();
@@ -196,7 +196,7 @@ fn a_green_context_holds_the_primary_context() {
         assert_eq!((code, again), (OK, client.primary));
         assert_eq!(client.api.cuDevicePrimaryCtxRelease_v2(0).unwrap(), OK);
         assert_eq!(state(), 0);
-        // It can still be made current, but is useless.
+        // It can still be made current, but nothing works in it.
         let (mut device, mut address) = (-1, 0);
         assert_eq!(client.api.cuCtxSetCurrent(client.primary).unwrap(), OK);
         assert_eq!(client.api.cuCtxGetDevice(&mut device).unwrap(), OK);
@@ -240,7 +240,7 @@ fn many_threads_make_and_destroy_partitions() {
     client.finish();
 }
 
-/// With a stream of its own, work needs no current context; making things does. As measured.
+/// Work in a context's stream needs no current context; creating objects does (measured).
 #[test]
 fn a_stream_stands_in_for_the_current_context() {
     let client = Client::new("h200@13.0");

@@ -22,7 +22,7 @@ fn each_version_has_the_functions_that_it_had() {
     }
 }
 
-/// Each device with each CUDA version, several of them at once, is there and can be looked at.
+/// Several of each device at once, with each CUDA version, exist and can be queried.
 #[test]
 fn every_device_goes_with_every_version() {
     for device in profiles() {

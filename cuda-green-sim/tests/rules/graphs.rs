@@ -1,4 +1,4 @@
-//! Captures and graphs: what is kept, what is refused, where it runs and when.
+//! Captures and graphs: what they retain and refuse, and where and when a graph runs.
 
 use std::{
     ffi::c_void,
@@ -153,14 +153,14 @@ fn what_asks_or_waits_or_allocates_spoils_a_capture() {
         let spoilt = CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
         assert_eq!(call!(client, cuMemsetD8Async(0, 0, 0, stream)), spoilt);
         assert_eq!(end(&client, stream), Err(spoilt), "{name}");
-        // And the stream is as good as new.
+        // Afterwards the stream works as before.
         ok!(client, cuStreamSynchronize(stream));
         close(&client, &contexts);
         client.finish();
     }
 }
 
-/// Calls that wait for no captured work and allocate nothing for the client are allowed.
+/// Calls that neither wait for captured work nor allocate memory for the client are allowed.
 #[test]
 fn what_a_capture_leaves_alone() {
     let client = Client::new("h200@13.0");
@@ -201,7 +201,7 @@ fn captures_outlive_contexts() {
     let forbidden = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     assert_eq!(client.alloc(64), Err(forbidden));
     ok!(client, cuEventDestroy_v2(event));
-    // Until the primary context goes too.
+    // They stay until the primary context ends too.
     ok!(client, cuDevicePrimaryCtxRelease_v2(0));
     let mut primary = ptr::null_mut();
     ok!(client, cuDevicePrimaryCtxRetain(&mut primary, 0));
@@ -210,7 +210,7 @@ fn captures_outlive_contexts() {
     assert_eq!(client.sim.live_objects().abandoned, 2);
 }
 
-/// A green context's own default stream is like any of its streams; the legacy one is in no capture.
+/// A green context's default stream can be captured like its other streams; the legacy one cannot.
 #[test]
 fn default_streams_in_captures() {
     let client = Client::new("h200@13.0");
@@ -229,7 +229,7 @@ fn default_streams_in_captures() {
     assert_eq!(status(&client, contexts[1].1), 1);
     let graph = end(&client, none).unwrap();
     ok!(client, cuGraphDestroy(graph));
-    // And as a fork.
+    // It can also join a capture as a fork.
     begin(&client, contexts[1].1);
     ok!(client, cuEventRecord(event, contexts[1].1));
     ok!(client, cuStreamWaitEvent(none, event, 0));
@@ -242,7 +242,7 @@ fn default_streams_in_captures() {
     client.finish();
 }
 
-/// A wrong launch, and a launch of another graph.
+/// A wrong launch, and the launch of a graph of another context, in a capture.
 #[test]
 fn what_spoils_a_capture_in_its_own_stream() {
     let client = Client::new("h200@13.0");
@@ -298,7 +298,7 @@ fn modes_say_what_other_threads_may_do() {
             }
         }
     }
-    // A thread may lift what others' captures forbid.
+    // A thread may choose to ignore what other threads' captures forbid.
     ok!(client, cuStreamBeginCapture_v2(stream, GLOBAL));
     let mut mode = RELAXED;
     ok!(client, cuThreadExchangeStreamCaptureMode(&mut mode));
@@ -308,7 +308,7 @@ fn modes_say_what_other_threads_may_do() {
     assert_eq!(mode, RELAXED);
     let graph = end(&client, stream).unwrap();
     ok!(client, cuGraphDestroy(graph));
-    // Only a relaxed capture ends on another thread.
+    // Only a relaxed capture can end on another thread.
     let wrong = CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
     ok!(client, cuStreamBeginCapture_v2(stream, GLOBAL));
     let (api, raw) = (&client.api, stream as usize);
@@ -319,7 +319,7 @@ fn modes_say_what_other_threads_may_do() {
     };
     let code = std::thread::scope(|scope| scope.spawn(elsewhere).join().unwrap());
     assert_eq!(code, wrong);
-    // And it is lost.
+    // Its graph is lost.
     assert_eq!(status(&client, stream), 0);
     let illegal = CUresult::CUDA_ERROR_ILLEGAL_STATE;
     assert_eq!(end(&client, stream), Err(illegal));
@@ -357,14 +357,14 @@ fn a_capture_forks_into_other_contexts_and_must_come_back() {
         assert_eq!(call!(client, cuEventQuery(fork)), INVALID_VALUE);
         let code = call!(client, cuStreamWaitEvent(second, fork, 0));
         assert_eq!(code, INVALID_VALUE);
-        // One that is asked while it goes on spoils it.
+        // Querying one during the capture invalidates it.
         begin(&client, first);
         ok!(client, cuEventRecord(fork, first));
         assert_eq!(call!(client, cuEventQuery(fork)), captured);
         assert_eq!(status(&client, first), 2);
         assert!(end(&client, first).is_err());
     }
-    // Work of outside cannot be waited for, captures do not meet, and each ends where it began.
+    // A capture cannot wait for work outside of it, two captures cannot merge, and each ends in its origin stream.
     for event in [fork, join] {
         ok!(client, cuEventRecord(event, second));
     }
@@ -400,8 +400,8 @@ fn a_capture_forks_into_other_contexts_and_must_come_back() {
     client.finish();
 }
 
-/// Branches of a graph run side by side, and launches of one instantiation one after the other, in whatever
-/// streams. There is room for all of it at once.
+/// Branches of a graph run concurrently, and launches of one instance run one after the other, in any streams. There
+/// is room for all of them at once.
 #[test]
 fn time_follows_the_graph() {
     let client = Client::new("h200@13.0");
@@ -535,7 +535,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..25)
 }
 
-/// When all is done in the order of the streams alone, by hand: each stream's end in tenths of a millisecond.
+/// Computes by hand when everything is done if only the order of the streams counts: each stream's end in tenths of a
+/// millisecond.
 fn expected(steps: &[Step]) -> u32 {
     let mut ends = [0; 3];
     for step in steps {
@@ -550,8 +551,8 @@ fn expected(steps: &[Step]) -> u32 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A graph does what its program does when it is run as it is written, in the same time but for what
-    /// the launches take on the host.
+    /// A graph has the same effect as its program run directly, and takes the same time except for the host's time
+    /// for the launches.
     #[test]
     fn a_graph_is_its_program(steps in steps()) {
         let client = Client::new("h200@13.0");
@@ -572,7 +573,7 @@ proptest! {
             ok!(client, cuStreamWaitEvent(then, event, 0));
         };
         let stream = |index: usize| contexts[index].1;
-        // From the first stream into the others, the program, and back.
+        // Fork from the first stream into the others, run the program, and join.
         let run = || {
             order(stream(0), stream(1));
             order(stream(0), stream(2));
@@ -603,7 +604,7 @@ proptest! {
         ok!(client, cuStreamSynchronize(stream(0)));
         let as_graph = (client.sim.now() - start).as_micros() as u32;
         let ideal = expected(&steps) * 100;
-        // A launch takes 2.6 us on the host, and the wait 5.
+        // A launch takes 2.6 us on the host, and the wait 5 us.
         prop_assert!((ideal..=ideal + 8).contains(&as_graph), "{as_graph}, ideal {ideal}");
         let launches = 3 * steps.len() as u32 + 8;
         prop_assert!((ideal..=ideal + launches).contains(&as_written), "{as_written}");

@@ -1,4 +1,4 @@
-//! Clients that break rules: each gets a code, and the simulator stays as it is.
+//! Clients that break rules: each gets an error code, and the simulator stays intact.
 
 use std::{cell::RefCell, ffi::c_void, ptr};
 
@@ -9,7 +9,7 @@ use crate::client::*;
 
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
-/// Memory that is not there cannot be pinned, nor more than can be addressed, nor twice.
+/// Unmapped memory cannot be pinned, nor more than the address space has, nor the same memory twice.
 #[test]
 fn only_memory_that_is_there_is_pinned() {
     let client = Client::new("h200@13.0");
@@ -28,7 +28,7 @@ fn only_memory_that_is_there_is_pinned() {
     assert_eq!(register(inside, 10), already);
     assert_eq!(register(start, 10), already);
     ok!(client, cuMemHostUnregister(start));
-    // What was not pinned does not count as pinned: no copy in a stream reads it.
+    // Memory that was not pinned is not treated as pinned: no copy in a stream reads it.
     let mut kind = 0_u32;
     let which = CUpointer_attribute_enum::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
     let code = call!(
@@ -39,7 +39,7 @@ fn only_memory_that_is_there_is_pinned() {
     client.finish();
 }
 
-/// Alignments and sizes beyond all addresses are out of memory, and no address is given twice after them.
+/// Alignments and sizes beyond all addresses return out of memory, and afterwards no address is given out twice.
 #[test]
 fn addresses_do_not_wrap() {
     let client = Client::new("h200@13.0");
@@ -69,7 +69,7 @@ fn addresses_do_not_wrap() {
     client.finish();
 }
 
-/// A kernel with parameters that no kernel has does not load.
+/// A kernel with larger parameters than any kernel can have does not load.
 #[test]
 fn parameters_beyond_all_bounds_do_not_load() {
     let client = Client::new("h200@13.0");
@@ -85,7 +85,7 @@ fn parameters_beyond_all_bounds_do_not_load() {
     client.finish();
 }
 
-/// Splits that are made for ever take no memory for ever, and what is in use stays.
+/// Splitting again and again does not use up memory, and the resources in use stay valid.
 #[test]
 fn splits_for_ever_are_bounded() {
     let client = Client::new("h200@13.0");
@@ -105,13 +105,13 @@ fn splits_for_ever_are_bounded() {
 }
 
 thread_local! {
-    /// Calls the driver when the thread's own values are destroyed.
+    /// Calls the driver when the thread-local values are destroyed.
     static LAST: RefCell<Option<Late>> = const { RefCell::new(None) };
 }
 
 struct Late {
     api: Api,
-    /// Kept for its functions.
+    /// Keeps its functions callable.
     _sim: Sim,
 }
 
@@ -133,14 +133,14 @@ impl Drop for Late {
     }
 }
 
-/// At the end of a thread, when its own values are gone, calls answer instead of panicking.
+/// At the end of a thread, after its thread-local values are gone, calls return codes instead of panicking.
 #[test]
 fn calls_at_the_end_of_a_thread_are_answered() {
     let client = Client::new("h200@13.0");
     let primary = client.primary as usize;
     let (sim, api) = (client.sim.clone(), client.sim.api().unwrap());
     let thread = std::thread::spawn(move || {
-        // Destroyed after the simulator's own, which are made later.
+        // Destroyed after the simulator's thread-local values, which are created later.
         LAST.with_borrow_mut(|last| {
             *last = Some(Late {
                 api: sim.api().unwrap(),

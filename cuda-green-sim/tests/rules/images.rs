@@ -1,4 +1,4 @@
-//! Images other than PTX, and which kernels a module has.
+//! Images other than PTX, and the kernels that a module has.
 
 use std::{
     ffi::{CStr, c_void},
@@ -29,7 +29,7 @@ fn add(client: &Client, link: CUlinkState, ptx: &CStr) -> CUresult {
     )
 }
 
-/// A cubin of the device's own, by the driver's linker.
+/// Links a cubin for the device with the driver's linker.
 fn linked(client: &Client, ptx: &CStr) -> Vec<u8> {
     let none = ptr::null_mut();
     let mut link = ptr::null_mut();
@@ -37,7 +37,7 @@ fn linked(client: &Client, ptx: &CStr) -> Vec<u8> {
     assert_eq!(add(client, link, ptx), OK);
     let (mut cubin, mut size) = (ptr::null_mut(), 0);
     ok!(client, cuLinkComplete(link, &mut cubin, &mut size));
-    // SAFETY: the driver says how long it is, and it lives as long as the state.
+    // SAFETY: the driver reports its length, and it lives as long as the link.
     let image = unsafe { std::slice::from_raw_parts(cubin.cast::<u8>(), size) }.to_vec();
     assert_eq!(client.sim.live_objects().links, 1);
     ok!(client, cuLinkDestroy(link));
@@ -59,7 +59,7 @@ fn a_link_that_is_gone_is_of_no_use() {
     let code = call!(client, cuLinkComplete(link, &mut cubin, &mut size));
     assert_eq!(code, invalid);
     assert_eq!(add(&client, link, TWO), invalid);
-    // Another has another handle.
+    // The other module's function has another handle.
     let mut next = ptr::null_mut();
     ok!(client, cuLinkCreate_v2(0, none, ptr::null_mut(), &mut next));
     assert_ne!(next, link);
@@ -67,7 +67,7 @@ fn a_link_that_is_gone_is_of_no_use() {
     client.finish();
 }
 
-/// The log of a link receives the messages of each image that has no log.
+/// The log of a link receives the messages of each image without a log.
 #[test]
 fn a_links_log_tells_what_an_image_has_wrong() {
     let client = Client::new("h200@13.0");
@@ -98,7 +98,7 @@ fn a_links_log_tells_what_an_image_has_wrong() {
             client,
             cuLinkAddData_v2(link, kind, data, len, name, count, options, values)
         );
-        // SAFETY: the driver wrote text into them, and ended it.
+        // SAFETY: the driver wrote NUL-terminated text into them.
         let told = logs
             .each_ref()
             .map(|log| unsafe { CStr::from_ptr(log.as_ptr().cast()) });
@@ -140,7 +140,7 @@ fn a_linked_cubin_loads_and_names_its_kernels() {
     let mut names: Vec<_> = names.collect();
     names.sort();
     assert_eq!(names, [c"first".to_owned(), c"second".to_owned()]);
-    // Its arguments are known, too: too few would be read beyond the array.
+    // Its parameters are known, too; with fewer, the launch would read beyond the array.
     let (mut a, mut b) = (0_u64, 0_u32);
     let mut args: [*mut c_void; 2] = [(&raw mut a).cast(), (&raw mut b).cast()];
     let mut second = ptr::null_mut();
@@ -233,7 +233,7 @@ fn functions_are_enumerated_as_far_as_there_is_room() {
     client.finish();
 }
 
-/// Machine code is for its minor compute capability and later ones of the same major one.
+/// Machine code runs on its own and later minor versions of the same major compute capability.
 #[test]
 fn a_cubin_is_for_later_minor_capabilities() {
     let load = |of: &str, on: &str| {
@@ -248,7 +248,7 @@ fn a_cubin_is_for_later_minor_capabilities() {
     );
 }
 
-/// A kernel sees the cluster that its launch asks for; more than 8 blocks as long as its attribute allows them.
+/// A kernel sees the cluster that its launch requests; more than 8 blocks only if its attribute allows them.
 #[test]
 fn clusters_are_told_and_allowed() {
     let client = Client::new("h200@13.0");
@@ -285,7 +285,7 @@ fn clusters_are_told_and_allowed() {
         let code = call!(client, cuLaunchKernelEx(&config, function, none, nothing));
         assert_eq!(code, expected, "{value}");
     }
-    // What the kernel asserts is a fault here.
+    // If an assertion in the kernel failed, this would report a fault.
     ok!(client, cuCtxSynchronize());
     ok!(client, cuModuleUnload(module));
     client.finish();

@@ -1,4 +1,4 @@
-//! Faults on demand, and who is told of what was left behind.
+//! Faults on demand, and the report of what a test left behind.
 
 use std::{
     process::Command,
@@ -130,7 +130,7 @@ fn a_device_disappears_and_the_other_stays() {
             (live.primary_retains, live.streams, live.device_bytes),
             (1, 0, 0)
         );
-        // The current context is of the lost device, and can still be left.
+        // The current context belongs to the lost device, but can still be popped.
         assert_eq!(api.cuCtxPopCurrent_v2(ptr::null_mut()).unwrap(), OK);
         assert_eq!(api.cuCtxPushCurrent_v2(other).unwrap(), OK);
         let address = alloc(api, 512).unwrap();
@@ -153,7 +153,7 @@ fn a_call_is_slow_in_both_times() {
     assert!(sim.now() >= delay);
 }
 
-/// Runs itself again with the variable set, since a process's environment is one for all its tests.
+/// Runs itself again with the variable set, because all tests of a process share its environment.
 #[test]
 fn the_environment_says_what_fails() {
     const INSIDE: &str = "CUDA_GREEN_SIM_TEST_INSIDE";
@@ -230,7 +230,7 @@ fn the_guard_fails_a_test_that_leaves_something() {
     let panic = std::panic::catch_unwind(leave).unwrap_err();
     let text = panic.downcast_ref::<String>().unwrap();
     assert!(text.contains("cuDevicePrimaryCtxRetain at call"), "{text}");
-    // A panic of the test's own is not hidden behind another.
+    // A panic of the test is not hidden behind another.
     let own = std::panic::catch_unwind(|| {
         let sim = simulator("h200@13.0");
         let _guard = sim.leak_guard();

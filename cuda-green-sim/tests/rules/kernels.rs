@@ -1,4 +1,4 @@
-//! Modules, kernels that the test brings, and their faults.
+//! Modules, kernels registered by a test, and their faults.
 
 use std::{ffi::c_void, ptr};
 
@@ -84,7 +84,7 @@ fn kernels_of_ones_own_run_and_their_faults_stay() {
         );
         assert_eq!(client.api.cuMemFree_v2(address).unwrap(), OK);
     }
-    // The freed address is an illegal one: the launch succeeds, and all else fails from then on.
+    // The freed address is illegal: the launch succeeds, and every later call fails.
     assert_eq!(client.launch(function, 5, ptr::null_mut(), &mut args), OK);
     let fault = CUresult::CUDA_ERROR_ILLEGAL_ADDRESS;
     unsafe {
@@ -108,7 +108,7 @@ fn a_kernel_that_panics_is_a_failed_launch() {
     assert_eq!(code, CUresult::CUDA_ERROR_LAUNCH_FAILED);
 }
 
-/// Three dimensions that do not even multiply are as wrong as any.
+/// Dimensions whose product overflows are refused like any others that are too large.
 #[test]
 fn shapes_beyond_all_numbers_are_refused() {
     let client = Client::new("h200@13.0");
@@ -156,7 +156,7 @@ fn shapes_beyond_all_numbers_are_refused() {
     client.finish();
 }
 
-/// A cooperative launch fits onto the SMs of its context at once, or is refused; it is no launch then.
+/// A cooperative launch must fit onto the SMs of its context at once; otherwise it is refused and nothing runs.
 #[test]
 fn cooperative_launches_are_resident_or_refused() {
     let client = Client::new("h200@13.0");
@@ -192,7 +192,7 @@ fn cooperative_launches_are_resident_or_refused() {
     };
     let too_large = CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     for (stream, sms) in [(ptr::null_mut(), 132), (stream, 32)] {
-        // By blocks, by threads, by shared memory: 32, 2048 and 228 KiB of them on an SM.
+        // Limited by blocks, by threads and by shared memory: an SM has 32, 2048 and 228 KiB of them.
         for (threads, shared, on_each) in
             [(32, 0, 32), (100, 0, 16), (1024, 0, 2), (32, 47 << 10, 4)]
         {
@@ -208,7 +208,7 @@ fn cooperative_launches_are_resident_or_refused() {
     client.finish();
 }
 
-/// A module's function runs on its module's device; events of two devices have no time between them.
+/// A module's function runs on its module's device; there is no elapsed time between events of two devices.
 #[test]
 fn things_of_two_devices_do_not_meet() {
     let client = Client::new("2xh200@13.0");

@@ -43,7 +43,7 @@ fn memory_is_finite_and_a_green_context_costs_five_mebibytes() {
         assert_eq!(api.cuMemFree_v2(address).unwrap(), OK);
         assert_eq!(api.cuMemFree_v2(address).unwrap(), INVALID_VALUE);
     }
-    // A green context's memory stays taken after its end, for the next one.
+    // A green context's memory stays taken after its end, for the next green context.
     assert_eq!(free().0, before - taken);
     let green = client.green(&[client.device_sms()]).unwrap();
     assert_eq!(free().0, before - taken);

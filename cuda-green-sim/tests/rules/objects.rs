@@ -34,7 +34,7 @@ fn a_library_is_a_module_of_each_context_that_uses_it() {
     let loaded = library(&client, PTX).unwrap(); // without a context
     let mut kernel = ptr::null_mut();
     let name = c"custom".as_ptr();
-    // What is of no use says so when something of it is wanted.
+    // A useless image is reported when something of it is requested.
     let useless = library(&client, c"hello").unwrap();
     let code = call!(client, cuLibraryGetKernel(&mut kernel, useless, name));
     assert_eq!(code, CUresult::CUDA_ERROR_INVALID_IMAGE);
@@ -119,7 +119,7 @@ fn more_shared_memory_is_to_be_asked_for() {
     client.finish();
 }
 
-/// Attributes set on a kernel hold for its function, but not the other way round.
+/// Attributes set on a kernel apply to its function, but not the other way round.
 #[test]
 fn a_kernel_and_its_function_have_attributes_of_their_own() {
     let client = Client::new("h200@13.0");
@@ -295,7 +295,7 @@ fn memory_is_put_behind_addresses() {
     let mut address = 0;
     ok!(client, cuMemAddressReserve(&mut address, 3 * STEP, 0, 0, 0));
     assert_eq!(address % STEP as u64, 0);
-    // The same memory twice, side by side.
+    // Maps the same memory twice, side by side.
     let second = address + STEP as u64;
     ok!(client, cuMemMap(address, STEP, 0, handle, 0));
     let map = |address| call!(client, cuMemMap(address, STEP, 0, handle, 0));

@@ -1,12 +1,12 @@
-//! Splits, merges and what contexts are made of; the clusters that fit.
+//! Splits, merges, the resources of contexts, and the clusters that fit.
 
 use std::{ffi::c_void, ptr};
 
 use crate::client::*;
 use cuda_green_sys::*;
 
-/// What MPS leaves of an H200 with an active thread percentage is in no whole units, and what is left beside other groups
-/// is counted from the whole device.
+/// The SMs that MPS leaves of an H200 with an active thread percentage are not whole units, and a remainder is
+/// counted from the whole device.
 #[test]
 fn splits_under_a_percentage_of_mps_as_measured() {
     for (percent, sms, by_flags) in [
@@ -78,9 +78,9 @@ fn split_by_count_as_measured() {
     }
     assert_eq!(client.split(&device, 100, 0, 133).err(), Some(REFUSED));
     assert_eq!(client.split(&device, 100, 3, 8).err(), Some(INVALID_VALUE));
-    // Other bits are not looked at.
+    // Other bits are ignored.
     assert_eq!(client.split(&device, 100, 4, 8).unwrap().groups.len(), 15);
-    // Fewer groups than there could be: the rest is the remainder.
+    // With fewer groups than possible, the rest is the remainder.
     let split = client.split(&device, 2, 0, 32).unwrap();
     assert_eq!((split.groups.len(), count(&split.rest)), (2, 68));
     client.finish();
@@ -237,7 +237,7 @@ fn structured_splits_are_exact() {
         seen.sort_unstable();
         assert_eq!(seen, (0..count(&device)).collect::<Vec<_>>());
 
-        // The last group takes what is there; a dry run only says how much.
+        // The last group takes all that is left; a dry run only reports how much.
         let mut asked = asked;
         asked[3].0 = 0;
         let (dry, counts) = client.structured(&device, &asked, true).unwrap();
@@ -261,7 +261,7 @@ fn structured_splits_refuse_what_the_header_refuses() {
     assert_eq!(code(&[(32, 8, 8)], false), Some(INVALID_VALUE));
     assert_eq!(code(&[(134, 8, 1)], false), Some(REFUSED));
     assert_eq!(code(&[(100, 8, 1), (40, 8, 1)], false), Some(REFUSED));
-    // A group without one co-scheduled unit: found out in a dry run, refused otherwise.
+    // A group without a single co-scheduled unit: a dry run reports it, a split refuses it.
     let all_then_more = [(0, 8, 0), (0, 8, 1)];
     assert_eq!(code(&all_then_more, false), Some(REFUSED));
     let (_, counts) = client.structured(&device, &all_then_more, true).unwrap();

@@ -1,4 +1,4 @@
-//! Devices of the user's own, from a TOML file.
+//! Devices defined by the user in a TOML file.
 
 use std::{fs, path::PathBuf};
 
@@ -12,7 +12,7 @@ fn written(name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// The README's own example, split like any device.
+/// The README's example can be split like any device.
 #[test]
 fn the_readmes_device_can_be_partitioned() {
     let readme = include_str!("../../README.md");

@@ -1,11 +1,12 @@
-//! Structured splits (13.1): each rule of the headers, in the version that brought it. No such driver was available.
+//! Structured splits (13.1): each rule of the headers, in the version that introduced it. No such driver was
+//! available.
 
 use std::ptr;
 
 use crate::client::*;
 use cuda_green_sys::*;
 
-/// Parameters of one group; whatever is not set is zero.
+/// Parameters of one group; those that are not set are zero.
 type Params = CU_DEV_SM_RESOURCE_GROUP_PARAMS;
 
 fn split(
@@ -31,7 +32,7 @@ fn split(
     Ok((results, rest))
 }
 
-/// The sizes of the groups and of the rest, or why there are none.
+/// Returns the sizes of the groups and of the remainder, or the error.
 fn sizes(client: &Client, groups: &[Params]) -> Result<(Vec<u32>, u32), CUresult> {
     let (groups, rest) = split(client, &client.device_sms(), groups)?;
     let rest = if rest.type_ == CUdevResourceType::CU_DEV_RESOURCE_TYPE_INVALID {
@@ -42,7 +43,7 @@ fn sizes(client: &Client, groups: &[Params]) -> Result<(Vec<u32>, u32), CUresult
     Ok((groups.iter().map(count).collect(), rest))
 }
 
-/// From 13.4 on, discovery without a wish for co-scheduling takes all SMs, and any even number is a group.
+/// From 13.4 on, discovery without a request for co-scheduling takes all SMs, and any even number is a group.
 #[test]
 fn no_wish_is_no_constraint_from_13_4() {
     let all = Params::default();
@@ -55,7 +56,7 @@ fn no_wish_is_no_constraint_from_13_4() {
         let client = Client::new(spec);
         assert_eq!(sizes(&client, &[all]), found, "{spec}");
         assert_eq!(sizes(&client, &[some]), of_22, "{spec}");
-        // A wish is kept in all versions.
+        // A request is honoured in all versions.
         let eights = Params {
             coscheduledSmCount: 8,
             ..all
@@ -65,7 +66,7 @@ fn no_wish_is_no_constraint_from_13_4() {
     }
 }
 
-/// `preferred` is a multiple of `coscheduled`.
+/// `preferred` must be a multiple of `coscheduled`.
 #[test]
 fn what_is_preferred_is_a_multiple() {
     let client = Client::new("b200@13.1");
@@ -81,7 +82,7 @@ fn what_is_preferred_is_a_multiple() {
     client.finish();
 }
 
-/// Reserved words are zero; one of them is the locality domain from 13.4 on.
+/// Reserved words must be zero; from 13.4 on, one of them is the locality domain.
 #[test]
 fn reserved_words_are_zero() {
     let group = Params {
@@ -105,7 +106,7 @@ fn reserved_words_are_zero() {
     }
 }
 
-/// A device of one locality domain: the whole of it can be asked for, by its id or, from 13.5 on, by that of any.
+/// A device with one locality domain: all of it can be requested by its id or, from 13.5 on, by the id of any domain.
 #[test]
 fn one_locality_domain_is_the_whole_device() {
     const BY_ID: u32 = 2;
@@ -161,7 +162,7 @@ fn one_locality_domain_is_the_whole_device() {
     }
 }
 
-/// What a structured split leaves can be split again in the same way; what a split by count leaves cannot.
+/// The remainder of a structured split can be split again in the same way; the remainder of a split by count cannot.
 #[test]
 fn only_the_rest_of_a_structured_split_is_split_again() {
     let client = Client::new("h200@13.1");
@@ -173,7 +174,7 @@ fn only_the_rest_of_a_structured_split_is_split_again() {
     let (again, rest) = split(&client, &rest, &[group]).unwrap();
     assert_eq!((count(&again[0]), count(&rest)), (32, 68));
     assert_eq!(split(&client, &groups[0], &[group]).err(), Some(REFUSED));
-    // Not even for a pair, for which there is room.
+    // Not even into a pair, for which there is room.
     let pair = Params {
         smCount: 2,
         coscheduledSmCount: 2,
@@ -186,7 +187,7 @@ fn only_the_rest_of_a_structured_split_is_split_again() {
     client.finish();
 }
 
-/// Parts of one split are merged if they are aligned alike; a context over them is aligned as they are.
+/// Parts of one split are merged if they have the same alignment; a context over them has it too.
 #[test]
 fn parts_that_are_aligned_alike_are_merged() {
     let client = Client::new("h200@13.1");
@@ -213,7 +214,7 @@ fn parts_that_are_aligned_alike_are_merged() {
     client.finish();
 }
 
-/// A group of pairs has no room for clusters of 4, wherever its pairs lie.
+/// A group of pairs has no room for clusters of 4, wherever its pairs are.
 #[test]
 fn a_group_of_pairs_runs_no_larger_clusters() {
     let client = Client::new("h200@13.1");
@@ -252,7 +253,7 @@ fn a_group_of_pairs_runs_no_larger_clusters() {
     client.finish();
 }
 
-/// A descriptor of one device makes no context of another.
+/// A descriptor for one device cannot create a context on another.
 #[test]
 fn a_descriptor_is_of_its_device() {
     let client = Client::new("2xh200@13.0");
@@ -263,7 +264,7 @@ fn a_descriptor_is_of_its_device() {
     client.finish();
 }
 
-/// 226 stays, as other faults do: every later call answers it.
+/// Error 226 persists like other faults: every later call returns it.
 #[test]
 fn a_fault_of_226_stays() {
     let client = Client::new("h200@13.0");
@@ -274,7 +275,7 @@ fn a_fault_of_226_stays() {
     assert_eq!(client.alloc(64).err(), Some(code));
 }
 
-/// From 13.1 on the end of a green context spoils the captures that its streams are part of.
+/// From 13.1 on, the end of a green context invalidates the captures that contain its streams.
 #[test]
 fn a_context_that_ends_spoils_its_captures_from_13_1() {
     for (version, expected) in [
@@ -293,7 +294,7 @@ fn a_context_that_ends_spoils_its_captures_from_13_1() {
             client.green(&units[..1]).unwrap(),
             client.green(&units[1..]).unwrap(),
         );
-        // The capture began in a stream of one, and the other's was taken into it.
+        // The capture began in a stream of one context, and the other context's stream was forked into it.
         let (origin, taken) = (client.stream(one), client.stream(other));
         let mut event = ptr::null_mut();
         ok!(client, cuEventCreate(&mut event, 2));
@@ -317,6 +318,6 @@ fn a_context_that_ends_spoils_its_captures_from_13_1() {
             ok!(client, cuStreamDestroy_v2(taken));
             client.finish();
         }
-        // Before, not even that works on a stream without its context, so it is lost.
+        // Before 13.1, not even that works on a stream without its context, so the stream is lost.
     }
 }

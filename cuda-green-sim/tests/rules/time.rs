@@ -1,5 +1,5 @@
-//! Virtual time, through the driver's own functions: what kernels cost, who waits for whom, and the shape
-//! of the latencies that were measured on an H200.
+//! Virtual time, through the driver's functions: the cost of kernels, the order of waits, and the trends of the
+//! latencies that were measured on an H200.
 
 use std::{ffi::c_void, ptr, time::Duration};
 
@@ -8,7 +8,7 @@ use cuda_green_sys::*;
 
 use crate::client::*;
 
-/// Kernels whose blocks keep an SM busy for as many nanoseconds as their one argument says.
+/// Kernels whose blocks keep an SM busy for the nanoseconds that their argument states.
 const BUSY: &std::ffi::CStr = c".version 7.0\n.target sm_70\n.address_size 64\n\
     .visible .entry busy(.param .u64 ns) { ret; }\n\
     .visible .entry cuda_green_burn(.param .u64 out, .param .u32 rounds) { ret; }\n";
@@ -45,7 +45,7 @@ impl Gpu {
         &self.client.sim
     }
 
-    /// Blocks of 1024 threads, of which two are on an SM at once.
+    /// Launches blocks of 1024 threads, two of which fit on an SM at once.
     fn launch(&self, stream: CUstream, blocks: u32, ns: u64) {
         let mut ns = ns;
         let mut args: [*mut c_void; 1] = [(&raw mut ns).cast()];
@@ -78,7 +78,7 @@ impl Gpu {
         }
     }
 
-    /// A stream of the primary context.
+    /// Creates a stream of the primary context.
     fn stream(&self, flags: u32, priority: i32) -> CUstream {
         let mut stream = ptr::null_mut();
         let api = &self.client.api;
@@ -87,7 +87,7 @@ impl Gpu {
         stream
     }
 
-    /// Green contexts over groups of 32 SMs.
+    /// Creates green contexts over groups of 32 SMs.
     fn partitions<const N: usize>(&self) -> [CUgreenCtx; N] {
         let split = self
             .client
@@ -105,7 +105,7 @@ impl Gpu {
         event
     }
 
-    /// What the host waits for this, in microseconds of virtual time.
+    /// Returns the time that the host waits for this, in microseconds of virtual time.
     fn microseconds(&self, work: impl FnOnce()) -> u64 {
         let before = self.sim().now();
         work();
@@ -113,7 +113,7 @@ impl Gpu {
     }
 }
 
-/// Launch and synchronisation of `blocks` blocks of 20,000 rounds: measured on an H200.
+/// Launching and synchronising `blocks` blocks of 20,000 rounds takes the time that was measured on an H200.
 #[test]
 fn the_built_in_load_takes_what_was_measured() {
     let gpu = Gpu::new();
@@ -159,7 +159,7 @@ fn a_stream_is_busy_until_its_work_is_done() {
         asked += 1;
     }
     assert_eq!(asked, 100, "each question takes a microsecond");
-    // Two in one stream follow each other, two in two streams do not.
+    // Two in one stream run one after the other, two in two streams concurrently.
     gpu.launch(stream, 1, 100 * US);
     gpu.launch(stream, 1, 100 * US);
     assert_eq!(gpu.microseconds(|| gpu.synchronize(stream)) / 100, 2);
@@ -171,7 +171,7 @@ fn a_stream_is_busy_until_its_work_is_done() {
     assert!(gpu.is_done(other));
 }
 
-/// Blocks of the host's functions still do what they do, at once.
+/// Registered host functions still take effect at the launch.
 #[test]
 fn effects_are_there_after_synchronising() {
     let gpu = Gpu::new();
@@ -227,7 +227,7 @@ fn a_hand_off_waits_on_the_gpu_and_not_on_the_host() {
         assert_eq!(api.cuGreenCtxWaitEvent(new, event).unwrap(), OK);
     });
     assert!(host < 10);
-    // In streams that were there before the hand-off and in those made after it.
+    // In streams that existed before the hand-off and in those created after it.
     let after = gpu.client.stream(new);
     let took = [before, after].map(|stream| {
         gpu.launch(stream, 1, 100 * US);
@@ -235,13 +235,13 @@ fn a_hand_off_waits_on_the_gpu_and_not_on_the_host() {
     });
     assert!((10_000..10_200).contains(&took[0]), "{took:?}");
     assert!(took[1] < 200, "{took:?}");
-    // Once it is over, nobody waits any more.
+    // Once it is over, no work waits any longer.
     gpu.launch(before, 1, 100 * US);
     assert!(gpu.microseconds(|| gpu.synchronize(before)) < 110);
 }
 
-/// What waits for a context waits for the work of streams that were destroyed, too; so do the primary context, and
-/// the default stream after a blocking one.
+/// A wait for a context includes the work of its destroyed streams; so does a wait for the primary context, and one
+/// in the default stream after a blocking stream.
 #[test]
 fn the_work_of_destroyed_streams_is_waited_for() {
     let gpu = Gpu::new();
@@ -267,14 +267,14 @@ fn the_work_of_destroyed_streams_is_waited_for() {
     busy(gpu.stream(0, 0));
     let default = ptr::null_mut();
     assert!(recorded(unsafe { api.cuEventRecord(event, default).unwrap() }) > 9_000);
-    // A destroyed context's work goes on as well, that of streams which went with it.
+    // A destroyed context's work continues as well, including that of streams that ended with it.
     gpu.launch(gpu.client.stream(green), 1, 10 * MS);
     assert_eq!(gpu.client.destroy(green), OK);
     let primary = gpu.client.primary;
     assert!(recorded(unsafe { api.cuCtxRecordEvent(primary, event).unwrap() }) > 9_000);
 }
 
-/// A copy from pageable memory is work of the context, though it is not done when its call returns.
+/// A copy from pageable memory is work of the context, although it is not done when its call returns.
 #[test]
 fn the_end_of_a_context_s_work_follows_its_copies() {
     let gpu = Gpu::new();
@@ -304,7 +304,8 @@ fn the_end_of_a_context_s_work_follows_its_copies() {
     assert!(copied(green, &whole) >= 20);
 }
 
-/// In a green context no stream waits for the default stream, nor that one for it, whatever flags it was made with.
+/// In a green context, neither do streams wait for the default stream nor does it wait for them, whatever their
+/// flags.
 #[test]
 fn a_green_context_s_default_stream_waits_for_nobody() {
     let gpu = Gpu::new();
@@ -353,13 +354,13 @@ fn the_default_stream_waits_for_blocking_streams_only() {
     assert!((16_900..17_100).contains(&took), "{took}");
 }
 
-/// Among waiting blocks the higher priority comes first; what runs is not stopped for it.
+/// Among waiting blocks, those of higher priority start first; running blocks are not preempted.
 #[test]
 fn priority_helps_against_short_blocks_only() {
     let gpu = Gpu::new();
     let (background, equal, urgent) = (gpu.stream(1, 0), gpu.stream(1, 0), gpu.stream(1, -5));
     let took = |stream, blocks, ns| {
-        // Blocks that take all SMs for 100 ms, all in all.
+        // Blocks that take all SMs for 100 ms in total.
         gpu.launch(background, blocks, ns);
         gpu.launch(stream, 132, 50 * US);
         let took = gpu.microseconds(|| gpu.synchronize(stream));
@@ -388,7 +389,7 @@ fn a_partition_is_as_fast_as_it_has_sms() {
     assert!((500..510).contains(&took(stream)), "up to five on each");
 }
 
-/// A grid of two thousand million blocks is no more work for the model than a small one.
+/// A grid of two thousand million blocks costs the model no more than a small one.
 #[test]
 fn huge_grids_are_summed_up() {
     let gpu = Gpu::new();
@@ -400,7 +401,7 @@ fn huge_grids_are_summed_up() {
     assert!(took.abs_diff(exact) < exact / 50, "{took} us, not {exact}");
 }
 
-/// The latency of one request of 256 blocks, beside a flood of kernels, of which every second one is long and
+/// Returns the latencies of requests of 256 blocks beside a flood of kernels, every second of which is long and
 /// leaves no room. `flood` may be the request's own context.
 fn latencies(
     flood: Option<&dyn Fn(&Gpu) -> CUstream>,
@@ -414,7 +415,7 @@ fn latencies(
     let mut took: Vec<u64> = (0..REQUESTS)
         .map(|_| {
             if let Some(flood) = flood {
-                // Always one kernel ahead.
+                // The flood is always one kernel ahead.
                 while filled < 2 || gpu.is_done(flood) {
                     let (blocks, ns) = [(132, 2 * MS), (264, 8 * MS)][filled % 2];
                     gpu.launch(flood, blocks, ns);
@@ -435,14 +436,14 @@ fn latencies(
     ]
 }
 
-/// The shape of the table of latencies that was measured on an H200, microseconds at p50, p99 and most:
-/// alone 64, 69, 112; alone in 32 SMs 213, 216, 234; two plain streams 112, 16,338, 16,386; priorities
-/// the same; flood in another partition 214, 219, 239; flood in the primary context 398, 18,198, 18,239.
+/// The model reproduces the trends of the latencies that were measured on an H200, in microseconds at p50, p99 and
+/// maximum: alone 64, 69, 112; alone in 32 SMs 213, 216, 234; two plain streams 112, 16,338, 16,386; priorities the
+/// same; flood in another partition 214, 219, 239; flood in the primary context 398, 18,198, 18,239.
 #[test]
 fn latencies_have_the_measured_shape() {
     let plain = |gpu: &Gpu| gpu.stream(1, 0);
     let urgent = |gpu: &Gpu| gpu.stream(1, -5);
-    // Parts of one split: those of two splits may share SMs.
+    // These are parts of one split, because parts of two splits may share SMs.
     let first = |gpu: &Gpu| gpu.client.stream(gpu.partitions::<2>()[0]);
     let second = |gpu: &Gpu| gpu.client.stream(gpu.partitions::<2>()[1]);
     let alone = latencies(None, &plain);
@@ -454,11 +455,11 @@ fn latencies_have_the_measured_shape() {
     println!("alone {alone:?}, in 32 SMs {in_partition:?}, shared {shared:?}");
     println!("priorities {priorities:?}, partitioned {partitioned:?}, primary {primary:?}");
     assert!((55..75).contains(&alone[1]) && (200..235).contains(&in_partition[1]));
-    // Beside a flood: half as fast where there is room, and hopeless where there is none.
+    // Beside a flood, the median stays below 20 times that of an idle device, but p99 is above 100 times.
     for flooded in [shared, priorities, primary] {
         assert!(flooded[1] > 100 * alone[1], "{flooded:?}");
         assert!(flooded[0] < 20 * alone[0], "{flooded:?}");
     }
-    // In a partition of its own: as if it were alone.
+    // In a separate partition: as if it were alone.
     assert_eq!(partitioned, in_partition);
 }

@@ -69,7 +69,7 @@ fn they_came_with_13_1() {
     client.finish();
     let client = Client::new("h200@13.1");
     assert_eq!(config(&of_device(&client, CONFIG).unwrap()), (0, 8, 0));
-    // That of the device is what its contexts use by default, and goes into a descriptor beside SMs.
+    // The device's workqueue is what its contexts use by default, and can be in a descriptor beside SMs.
     let existing = of_device(&client, EXISTING).unwrap();
     assert_eq!(handle(&existing), handle(&of_primary(&client, EXISTING)));
     let units = client.split(&client.device_sms(), 2, 0, 8).unwrap().groups;
@@ -96,14 +96,14 @@ fn a_context_keeps_what_it_was_created_with() {
     assert_eq!(config(&of_green(&client, plain, CONFIG)), (0, 8, 0));
     assert_eq!(config(&of_green(&client, one, CONFIG)), (0, 3, 1));
 
-    // Whoever has none of his own has the primary context's; a configuration is one workqueue for each.
+    // A context without its own workqueue has the primary context's; each configuration makes a new one.
     let of = |green| handle(&of_green(&client, green, EXISTING));
     let shared = of_primary(&client, EXISTING);
     assert_eq!(of(plain), handle(&shared));
     assert_eq!(of(one), of(one), "it stays the same");
     assert!(of(one) != of(two) && of(one) != of(plain));
 
-    // One that exists can be shared on purpose.
+    // An existing workqueue can be shared explicitly.
     let its = of_green(&client, one, EXISTING);
     let three = client.green(&[units[3], its]).unwrap();
     assert_eq!(of(three), of(one));
@@ -141,7 +141,7 @@ fn what_is_refused() {
     let mut forged = of_primary(&client, EXISTING);
     forged.__bindgen_anon_1.wq.reserved = [7; 40];
     assert_eq!(code(&[unit, forged]), Some(INVALID_VALUE));
-    // A stream tells its SMs only (13.1 header).
+    // A stream returns only SMs (13.1 header).
     let green = client.green(&[unit]).unwrap();
     let stream = client.stream(green);
     let mut resource = CUdevResource::default();
