@@ -20,7 +20,7 @@ use crate::{
     injection::Fill,
     leaks::{self, MadeAt},
 };
-pub(crate) use contents::About;
+pub(crate) use contents::PointerInfo;
 pub(crate) use pools::Pool;
 
 /// The first device address: above everything that a host process can map, so that host and device addresses never

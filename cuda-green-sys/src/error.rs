@@ -51,14 +51,14 @@ pub enum Error {
     },
     /// The library reports a version that no driver has.
     #[error(
-        "{path} is not a CUDA driver, or a damaged one: it reports the version {told} (12.4 would be 12040)",
+        "{path} is not a CUDA driver, or a damaged one: it reports the version {reported} (12.4 would be 12040)",
         path = path.display()
     )]
     VersionImpossible {
         /// The library.
         path: PathBuf,
         /// The number that `cuDriverGetVersion` wrote.
-        told: i32,
+        reported: i32,
     },
     /// A simulated driver was named; this crate does not contain one.
     #[error(

@@ -155,9 +155,9 @@ impl Api {
             path: path.into(),
             code,
         })?;
-        let version = CudaVersion::told(raw).ok_or_else(|| Error::VersionImpossible {
+        let version = CudaVersion::reported(raw).ok_or_else(|| Error::VersionImpossible {
             path: path.into(),
-            told: raw,
+            reported: raw,
         })?;
         // SAFETY: the caller's promise is the one asked for.
         Ok(unsafe { Self::fill(version, library, resolve) })
@@ -249,17 +249,17 @@ mod tests {
     }
 
     /// Loads a driver that reports this version, or fails with this code.
-    fn telling(told: c_int, code: CUresult) -> Result<CudaVersion, String> {
+    fn reporting(reported: c_int, code: CUresult) -> Result<CudaVersion, String> {
         thread_local!(static ANSWER: Cell<(c_int, CUresult)> = const {
             Cell::new((0, CUresult::CUDA_SUCCESS))
         });
         extern "C" fn tells(version: *mut c_int) -> CUresult {
-            let (told, code) = ANSWER.get();
+            let (reported, code) = ANSWER.get();
             // SAFETY: the loader passes a valid pointer; nothing else calls this.
-            unsafe { *version = told };
+            unsafe { *version = reported };
             code
         }
-        ANSWER.set((told, code));
+        ANSWER.set((reported, code));
         let address = tells as DriverGetVersion as *const c_void;
         // SAFETY: only `cuDriverGetVersion` is called, and the address is a function of its type.
         let api = unsafe { Api::from_resolver(|_, _| address) };
@@ -269,24 +269,24 @@ mod tests {
 
     #[test]
     fn a_version_that_no_driver_has_is_an_error_that_tells_it() {
-        let told = |raw| telling(raw, CUresult::CUDA_SUCCESS);
+        let version_of = |raw| reporting(raw, CUresult::CUDA_SUCCESS);
         for raw in [i32::MIN, -1, 0, 1, 12, 999, i32::MAX] {
-            let said = told(raw).unwrap_err();
+            let said = version_of(raw).unwrap_err();
             assert!(said.contains(&format!("the version {raw} ")), "{said}");
         }
         for (raw, version) in [(1000, (1, 0)), (12041, (12, 4)), (65_535_990, (65_535, 99))] {
-            assert_eq!(told(raw), Ok(CudaVersion::new(version.0, version.1)));
+            assert_eq!(version_of(raw), Ok(CudaVersion::new(version.0, version.1)));
         }
     }
 
     #[test]
     fn a_stub_is_told_from_a_driver_that_fails() {
-        let stub = telling(12040, CUresult::CUDA_ERROR_STUB_LIBRARY).unwrap_err();
+        let stub = reporting(12040, CUresult::CUDA_ERROR_STUB_LIBRARY).unwrap_err();
         assert!(
             stub.contains("for linking only") && stub.contains("LD_LIBRARY_PATH"),
             "{stub}"
         );
-        let fails = telling(12040, CUresult::CUDA_ERROR_UNKNOWN).unwrap_err();
+        let fails = reporting(12040, CUresult::CUDA_ERROR_UNKNOWN).unwrap_err();
         assert!(fails.contains("CUDA_ERROR_UNKNOWN (999)"), "{fails}");
         assert!(!fails.contains("linking"), "{fails}");
     }

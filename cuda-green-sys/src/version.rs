@@ -42,7 +42,7 @@ impl CudaVersion {
     }
 
     /// Reads the version that a driver reports; `None` if no driver can have that version.
-    pub(crate) fn told(raw: i32) -> Option<Self> {
+    pub(crate) fn reported(raw: i32) -> Option<Self> {
         let version = Self::from_raw(raw);
         // The last digit has no meaning; no driver has used it yet.
         (version.major > 0 && version.to_raw() / 10 == raw / 10).then_some(version)

@@ -47,7 +47,7 @@ impl Driver {
         address.required()?;
         require(flags == 0)?;
         self.current_device(&state)?;
-        let about = self.memory().about(pointer.handle());
+        let about = self.memory().pointer_info(pointer.handle());
         require(about.is_some_and(|about| about.on_host))?;
         address.set(pointer.handle())
     }
@@ -70,7 +70,7 @@ impl Driver {
             A::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID
         };
         require((1..=newest.0).contains(&attribute.0))?;
-        let about = self.memory().about(address);
+        let about = self.memory().pointer_info(address);
         let about = about.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
         match attribute {
             // Memory of a pool belongs to no context (measured on an H200, driver 580).

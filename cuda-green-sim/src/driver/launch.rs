@@ -24,7 +24,7 @@ use crate::{
 const CLUSTER_BLOCKS_PER_SM: u32 = 8;
 
 /// The parameters of a launch.
-struct Shape {
+struct LaunchConfig {
     grid: [u32; 3],
     block: [u32; 3],
     shared_bytes: u32,
@@ -34,7 +34,7 @@ struct Shape {
     cooperative: bool,
 }
 
-impl Shape {
+impl LaunchConfig {
     fn threads(&self) -> u64 {
         product(self.block)
     }
@@ -59,12 +59,12 @@ impl Shape {
         }
     }
 
-    fn read(config: &CUlaunchConfig) -> Result<Self, CUresult> {
+    fn read(c_config: &CUlaunchConfig) -> Result<Self, CUresult> {
         let (mut cluster, mut cooperative) = (None, false);
         // SAFETY: the attributes are part of the configuration that the client's call promises to be
         // valid; `lift` takes over that promise.
-        let attributes = unsafe { config.attrs.lift() };
-        for index in 0..config.numAttrs as usize {
+        let attributes = unsafe { c_config.attrs.lift() };
+        for index in 0..c_config.numAttrs as usize {
             let attribute = attributes.at(index)?;
             if attribute.id == CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION {
                 // SAFETY: every bit pattern is valid for these integers; the id says they were set.
@@ -76,9 +76,9 @@ impl Shape {
             }
         }
         Ok(Self {
-            grid: [config.gridDimX, config.gridDimY, config.gridDimZ],
-            block: [config.blockDimX, config.blockDimY, config.blockDimZ],
-            shared_bytes: config.sharedMemBytes,
+            grid: [c_config.gridDimX, c_config.gridDimY, c_config.gridDimZ],
+            block: [c_config.blockDimX, c_config.blockDimY, c_config.blockDimZ],
+            shared_bytes: c_config.sharedMemBytes,
             cluster,
             cooperative,
         })
@@ -101,40 +101,40 @@ impl Driver {
         params: Raw<*mut c_void>,
         extra: Raw<*mut c_void>,
     ) -> Answer {
-        let shape = Shape {
+        let config = LaunchConfig {
             grid: [grid_x, grid_y, grid_z],
             block: [block_x, block_y, block_z],
             shared_bytes,
             cluster: None,
             cooperative: false,
         };
-        self.launch(function.handle(), &shape, stream.handle(), &params, &extra)
+        self.launch(function.handle(), &config, stream.handle(), &params, &extra)
     }
 
     pub(crate) fn cuLaunchKernelEx(
         &self,
-        config: Raw<CUlaunchConfig>,
+        c_config: Raw<CUlaunchConfig>,
         function: Raw<CUfunc_st>,
         params: Raw<*mut c_void>,
         extra: Raw<*mut c_void>,
     ) -> Answer {
-        let config = config.get()?;
-        let shape = Shape::read(&config)?;
-        let stream = config.hStream as usize as u64;
-        self.launch(function.handle(), &shape, stream, &params, &extra)
+        let c_config = c_config.get()?;
+        let config = LaunchConfig::read(&c_config)?;
+        let stream = c_config.hStream as usize as u64;
+        self.launch(function.handle(), &config, stream, &params, &extra)
     }
 
     fn launch(
         &self,
         handle: u64,
-        shape: &Shape,
+        config: &LaunchConfig,
         stream: u64,
         params: &Raw<*mut c_void>,
         extra: &Raw<*mut c_void>,
     ) -> Answer {
         let mut state = self.enter()?;
         let lane = self.lane(&state, stream)?;
-        let launch = self.prepare(&state, handle, shape, stream, params, extra);
+        let launch = self.prepare(&state, handle, config, stream, params, extra);
         // A wrong launch invalidates a capture (measured on an H200, driver 580).
         let launch = launch.inspect_err(|_| {
             state.invalidate(|capture| capture.has(&lane.lane));
@@ -147,7 +147,7 @@ impl Driver {
         &self,
         state: &State,
         handle: u64,
-        shape: &Shape,
+        config: &LaunchConfig,
         stream: u64,
         params: &Raw<*mut c_void>,
         extra: &Raw<*mut c_void>,
@@ -160,17 +160,19 @@ impl Driver {
         if of.is_some_and(|of| Ok(of) != state.device_of(context)) {
             return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
         }
-        require(shape.grid.iter().all(|n| *n > 0) && shape.grid[0] <= i32::MAX as u32)?;
-        require(shape.grid[1..].iter().all(|n| *n <= 65_535))?;
+        require(config.grid.iter().all(|n| *n > 0) && config.grid[0] <= i32::MAX as u32)?;
+        require(config.grid[1..].iter().all(|n| *n <= 65_535))?;
         require(
-            shape.block.iter().all(|n| *n > 0) && shape.threads() <= 1024 && shape.block[2] <= 64,
+            config.block.iter().all(|n| *n > 0)
+                && config.threads() <= 1024
+                && config.block[2] <= 64,
         )?;
-        require(shape.shared_bytes <= self.dynamic_shared(state, handle))?;
-        if let Some(dims) = shape.cluster {
-            let size = shape.cluster_size()?;
-            shape.of_whole_clusters(dims)?;
+        require(config.shared_bytes <= self.dynamic_shared(state, handle))?;
+        if let Some(dims) = config.cluster {
+            let size = config.cluster_size()?;
+            config.of_whole_clusters(dims)?;
             let too_large = size > MOST_IN_A_CLUSTER;
-            if too_large || self.active_clusters(state, handle, context, shape, size)? == 0 {
+            if too_large || self.active_clusters(state, handle, context, config, size)? == 0 {
                 return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
             }
         }
@@ -179,7 +181,7 @@ impl Driver {
             Context::Green(handle) => self.green(state, handle)?.sms.ids(),
             Context::Primary(_) => self.sms().ids(),
         };
-        if shape.cooperative && product(shape.grid) > self.resident_blocks(shape, sm_ids.len()) {
+        if config.cooperative && product(config.grid) > self.resident_blocks(config, sm_ids.len()) {
             return Err(CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
         }
         let seen_sm_ids = match self.injections.mps() {
@@ -190,10 +192,10 @@ impl Driver {
         Ok(KernelLaunch {
             function: handle,
             name: function.name,
-            grid: shape.grid,
-            block: shape.block,
-            shared_bytes: shape.shared_bytes,
-            cluster: shape.cluster.unwrap_or([1; 3]),
+            grid: config.grid,
+            block: config.block,
+            shared_bytes: config.shared_bytes,
+            cluster: config.cluster.unwrap_or([1; 3]),
             args,
             context,
             sm_ids,
@@ -208,13 +210,13 @@ impl Driver {
         &self,
         size: Raw<i32>,
         function: Raw<CUfunc_st>,
-        config: Raw<CUlaunchConfig>,
+        c_config: Raw<CUlaunchConfig>,
     ) -> Answer {
         let state = self.enter()?;
         size.required()?;
         self.function(&state, function.handle())?;
-        let config = config.get()?;
-        let context = self.stream_context(&state, config.hStream as usize as u64)?;
+        let c_config = c_config.get()?;
+        let context = self.stream_context(&state, c_config.hStream as usize as u64)?;
         if !self.profile.device.has_clusters() {
             return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
         }
@@ -234,18 +236,18 @@ impl Driver {
         &self,
         clusters: Raw<i32>,
         function: Raw<CUfunc_st>,
-        config: Raw<CUlaunchConfig>,
+        c_config: Raw<CUlaunchConfig>,
     ) -> Answer {
         let state = self.enter()?;
         clusters.required()?;
         self.function(&state, function.handle())?;
-        let config = config.get()?;
-        let shape = Shape::read(&config)?;
-        let context = self.stream_context(&state, config.hStream as usize as u64)?;
-        let size = shape.cluster_size()?;
-        shape.of_whole_clusters(shape.cluster.unwrap_or([1; 3]))?;
-        require(shape.threads() > 0 && shape.threads() <= 1024)?;
-        let active = self.active_clusters(&state, function.handle(), context, &shape, size)?;
+        let c_config = c_config.get()?;
+        let config = LaunchConfig::read(&c_config)?;
+        let context = self.stream_context(&state, c_config.hStream as usize as u64)?;
+        let size = config.cluster_size()?;
+        config.of_whole_clusters(config.cluster.unwrap_or([1; 3]))?;
+        require(config.threads() > 0 && config.threads() <= 1024)?;
+        let active = self.active_clusters(&state, function.handle(), context, &config, size)?;
         // A count of zero is an answer, not an error, though a launch would be refused (measured on an H200, driver
         // 580).
         clusters.set(active as i32)
@@ -254,18 +256,18 @@ impl Driver {
     /// Returns how many blocks of a launch that many SMs hold at once, by the limits of an SM. A cooperative launch
     /// of more returns 720, and only the SMs of its green context count (an H200, driver 580, in the suite's
     /// `launches/all_blocks_meet_at_a_barrier`). Registers are not modelled, nor that fewer blocks fit in clusters.
-    fn resident_blocks(&self, shape: &Shape, sms: usize) -> u64 {
-        let on_each = self.blocks_on_an_sm(shape, self.profile.device.blocks_per_sm());
+    fn resident_blocks(&self, config: &LaunchConfig, sms: usize) -> u64 {
+        let on_each = self.blocks_on_an_sm(config, self.profile.device.blocks_per_sm());
         u64::from(on_each) * sms as u64
     }
 
     /// Returns how many blocks of a launch fit on an SM, limited to a maximum.
-    fn blocks_on_an_sm(&self, shape: &Shape, most: u32) -> u32 {
+    fn blocks_on_an_sm(&self, config: &LaunchConfig, most: u32) -> u32 {
         let profile = self.profile.device;
-        let threads = (shape.threads() as u32).next_multiple_of(32).max(32);
+        let threads = (config.threads() as u32).next_multiple_of(32).max(32);
         let by_threads = profile.threads_per_sm() / threads;
         // Each block reserves 1 KiB of shared memory.
-        let by_shared = profile.shared_per_sm() / shape.shared_bytes.saturating_add(1024);
+        let by_shared = profile.shared_per_sm() / config.shared_bytes.saturating_add(1024);
         most.min(by_threads).min(by_shared)
     }
 
@@ -275,7 +277,7 @@ impl Driver {
         state: &State,
         function: u64,
         context: Context,
-        shape: &Shape,
+        config: &LaunchConfig,
         size: u32,
     ) -> Result<u32, CUresult> {
         let profile = self.profile.device;
@@ -285,10 +287,10 @@ impl Driver {
         if size > PORTABLE_CLUSTER && !allows_larger_clusters(state, function) {
             return Err(CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE);
         }
-        if shape.shared_bytes > self.dynamic_shared(state, function) {
+        if config.shared_bytes > self.dynamic_shared(state, function) {
             return Ok(0);
         }
-        let blocks = self.blocks_on_an_sm(shape, CLUSTER_BLOCKS_PER_SM);
+        let blocks = self.blocks_on_an_sm(config, CLUSTER_BLOCKS_PER_SM);
         Ok(match context {
             Context::Green(handle) => {
                 clusters(self.green(state, handle)?.sms.chunks(), size, blocks)

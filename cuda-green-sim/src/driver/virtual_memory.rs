@@ -123,7 +123,10 @@ impl Driver {
         let mut state = self.enter()?;
         let size = whole_steps(size)?;
         self.safe_in_captures(&mut state)?;
-        let device = self.memory().about(address).map(|found| found.device);
+        let device = self
+            .memory()
+            .pointer_info(address)
+            .map(|found| found.device);
         if let Some(device) = device {
             state.timeline.wait_all(device, None);
         }

@@ -112,12 +112,12 @@ impl Memory {
     }
 
     /// Returns the memory that an address lies in, as `cuPointerGetAttribute` reports it.
-    pub(crate) fn about(&self, address: u64) -> Option<About> {
+    pub(crate) fn pointer_info(&self, address: u64) -> Option<PointerInfo> {
         let places = self.places(address, 1, Access::Ask).ok()?;
         Some(match places.first()?.0 {
             Place::Host { .. } => {
                 let (base, block) = self.host.range(..=address).next_back()?;
-                About {
+                PointerInfo {
                     on_host: true,
                     device: block.device,
                     base: *base,
@@ -128,7 +128,7 @@ impl Memory {
             Place::Device { store, .. } => match store {
                 Store::Allocation(base) => {
                     let found = self.allocations.get(&base)?;
-                    About {
+                    PointerInfo {
                         on_host: false,
                         device: found.device,
                         base,
@@ -136,7 +136,7 @@ impl Memory {
                         pool: found.pool,
                     }
                 }
-                Store::Physical(handle) => self.mapped.about(address, handle)?,
+                Store::Physical(handle) => self.mapped.pointer_info(address, handle)?,
             },
         })
     }
@@ -155,7 +155,7 @@ enum Store {
 }
 
 /// The memory that an address lies in.
-pub(crate) struct About {
+pub(crate) struct PointerInfo {
     pub(crate) on_host: bool,
     pub(crate) device: usize,
     pub(crate) base: u64,

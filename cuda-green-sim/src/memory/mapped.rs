@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use cuda_green_sys::CUresult;
 
-use super::{About, pages::Pages};
+use super::{PointerInfo, pages::Pages};
 use crate::{
     c_args::Answer,
     leaks::{self, MadeAt},
@@ -255,9 +255,9 @@ impl Mapped {
         self.physical.get_mut(&handle).map(|found| &mut found.pages)
     }
 
-    pub(super) fn about(&self, address: u64, handle: u64) -> Option<About> {
+    pub(super) fn pointer_info(&self, address: u64, handle: u64) -> Option<PointerInfo> {
         let (base, mapping) = self.mappings.range(..=address).next_back()?;
-        Some(About {
+        Some(PointerInfo {
             on_host: false,
             device: self.physical.get(&handle)?.device,
             base: *base,
