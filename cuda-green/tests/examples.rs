@@ -78,7 +78,7 @@ fn the_first_program_has_a_quarter() {
         assert!(text.contains(&format!("Embedding: {sms} SMs")), "{text}");
     }
     let text = printed("first_program", "sim:t4@11.4");
-    assert!(text.contains("single-context mode"), "{text}");
+    assert!(text.contains("Single-context mode"), "{text}");
 }
 
 /// A person reads the error, and not how it is written in Rust.
