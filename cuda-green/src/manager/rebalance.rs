@@ -72,11 +72,10 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         loop {
             let mut later = DropLater::new(); // outlives the lock
             let (change, favoured) = self.begin_change_of(positions)?;
-            let shares = change.registry.own_shares();
-            if !self.can_rebalance(&change, &shares, &favoured)? {
+            if !self.can_rebalance(&change, &favoured)? {
                 return Ok(None);
             }
-            let wanted = wanted(&shares, &favoured);
+            let wanted = change.registry.divide(&favoured, wanted);
             if let Some(ready) = self.make_generations(&change, &wanted, &mut later)? {
                 // Pieces that return to a name which is gone are free now. A search for free pieces begins by freeing
                 // them.
@@ -86,12 +85,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     }
 
     /// Returns whether there is something to rebalance.
-    fn can_rebalance(
-        &self,
-        change: &Change<'_, Id>,
-        shares: &[OwnShare],
-        favoured: &[Option<usize>],
-    ) -> Result<bool> {
+    fn can_rebalance(&self, change: &Change<'_, Id>, favoured: &[Option<usize>]) -> Result<bool> {
         if self.mode != PartitionMode::Partitioned {
             return Ok(false);
         }
@@ -103,8 +97,8 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         if favoured.peek().is_none() {
             return Ok(true);
         }
-        let mut favoured = favoured.filter_map(|index| shares.get(*index));
-        if favoured.any(|share| layout.are_cut_out(&share.pieces)) {
+        let mut own = favoured.filter_map(|index| change.registry.own_pieces(*index));
+        if own.any(|pieces| layout.are_cut_out(&pieces)) {
             return Err(Error::IncompatibleResources {
                 reason: "the SMs of this context were cut out of units to its exact size, and merge with no others; `create_partitions` splits the device so that they do",
             });
@@ -187,7 +181,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
 }
 
 /// Returns the pieces of the generations that each partition needs for any of the rebalances, each once.
-fn wanted(shares: &[OwnShare], rebalances: &[Option<usize>]) -> Vec<Vec<Pieces>> {
+fn wanted(shares: &[OwnShare<'_>], rebalances: &[Option<usize>]) -> Vec<Vec<Pieces>> {
     let mut wanted = vec![Vec::new(); shares.len()];
     for favoured in rebalances {
         for (wanted, pieces) in wanted.iter_mut().zip(pieces_after(shares, *favoured)) {
@@ -201,7 +195,7 @@ fn wanted(shares: &[OwnShare], rebalances: &[Option<usize>]) -> Vec<Vec<Pieces>>
 
 /// Returns the pieces of each partition once one is favoured: half of what each preemptible other was created with,
 /// from its end, goes to that one.
-fn pieces_after(shares: &[OwnShare], favoured: Option<usize>) -> Vec<Pieces> {
+fn pieces_after(shares: &[OwnShare<'_>], favoured: Option<usize>) -> Vec<Pieces> {
     let mut gained = Vec::new();
     let mut after: Vec<Pieces> = shares
         .iter()

@@ -50,8 +50,8 @@ pub(super) struct UsedPieces {
 }
 
 /// What a partition was created with, as a rebalance divides it.
-pub(super) struct OwnShare {
-    pub(super) pieces: Pieces,
+pub(super) struct OwnShare<'a> {
+    pub(super) pieces: &'a [usize],
     pub(super) preemptible: bool,
 }
 
@@ -207,14 +207,26 @@ impl<Id> RegistryChange<'_, Id> {
         })
     }
 
-    /// Returns what each partition was created with.
-    pub(super) fn own_shares(&self) -> Vec<OwnShare> {
+    /// Returns the pieces that a partition was created with.
+    pub(super) fn own_pieces(&self, index: usize) -> Option<Pieces> {
+        self.registry.read(|partitions| {
+            let partition = partitions.get(index);
+            partition.map(|partition| partition.own_pieces().to_vec())
+        })
+    }
+
+    /// Divides what the partitions were created with among them, for each of some rebalances.
+    pub(super) fn divide<T>(
+        &self,
+        rebalances: &[Option<usize>],
+        divide: fn(&[OwnShare<'_>], &[Option<usize>]) -> T,
+    ) -> T {
         self.registry.read(|partitions| {
             let shares = partitions.iter().map(|partition| OwnShare {
-                pieces: partition.own_pieces().to_vec(),
+                pieces: partition.own_pieces(),
                 preemptible: partition.context().policy().preemptible,
             });
-            shares.collect()
+            divide(&shares.collect::<Vec<_>>(), rebalances)
         })
     }
 

@@ -94,7 +94,7 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
         }
         write!(
             f,
-            "{allocated_sms} of {total_sms} SMs allocated, {available_sms} free, {stranded_sms} unusable"
+            "{allocated_sms} of {total_sms} SMs allocated, {available_sms} free, {stranded_sms} stranded"
         )?;
         if let Some(reason) = &self.stranded_reason {
             write!(f, " ({reason})")?;
