@@ -66,7 +66,7 @@ unsafe fn look_up(
     Ok(status)
 }
 
-/// The form up to 11.8: a name that is not found is an error.
+/// Looks a function up in the form up to 11.8: a name that is not found is an error.
 ///
 /// # Safety
 /// The rules of the driver's function of this name.
@@ -86,7 +86,8 @@ unsafe extern "C" fn cuGetProcAddress(
     }
 }
 
-/// The form from 12.0 on: success, a null address, and a status that says why (as driver 555 answers). This library
+/// Looks a function up in the form from 12.0 on: success, a null address, and a status that says why (as driver 555
+/// answers). This library
 /// exports it whatever version it supports (driver 470 does not export it).
 ///
 /// # Safety

@@ -24,7 +24,7 @@ unsafe extern "C" fn cuStreamCreate(stream: *mut CUstream, flags: c_uint) -> CUr
     unsafe { exports::cuStreamCreateWithPriority(stream, flags, 0) }
 }
 
-/// The form up to 11.3, which differs only on partitions of another kind (MIG).
+/// Returns the UUID in the form up to 11.3, which differs only on partitions of another kind (MIG).
 ///
 /// # Safety
 /// The rules of the driver's function of this name.

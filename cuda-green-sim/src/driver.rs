@@ -30,6 +30,7 @@ mod peers;
 mod pools;
 mod primary_contexts;
 mod resources;
+mod sm_resource;
 mod splits;
 mod state;
 mod stream_actions;

@@ -67,7 +67,7 @@ impl DeviceProfile {
         self.per_sm.2
     }
 
-    /// Thread-block clusters, and co-scheduling of more than two SMs, came with 9.0.
+    /// Returns whether there are thread-block clusters, and co-scheduling of more than two SMs: from 9.0 on.
     pub(crate) fn has_clusters(&self) -> bool {
         self.compute_capability.0 >= 9
     }

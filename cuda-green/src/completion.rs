@@ -137,7 +137,7 @@ impl Completion {
         completion
     }
 
-    /// Has a function called with the result at the end of the work, on the thread `green-callbacks`; soon, if the work
+    /// Calls a function with the result at the end of the work, on the thread `green-callbacks`; soon, if the work
     /// has ended. The function may call CUDA, with no context current. It may block, but other callbacks wait for it
     /// then, so a callback that waits for another callback never ends. A panic in it is caught and logged.
     ///

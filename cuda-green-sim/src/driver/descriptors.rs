@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cuda_green_sys::{CUdevResource, CUdevResourceDesc_st, CUresult};
 
-use super::{Driver, Kind, as_pointer, require, resources::Resource, workqueues::Workqueue};
+use super::{Driver, Kind, as_pointer, require, sm_resource::Resource, workqueues::Workqueue};
 use crate::c_args::{Answer, Raw};
 
 /// The resources of a green context.

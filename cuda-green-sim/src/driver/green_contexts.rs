@@ -6,7 +6,7 @@ use cuda_green_sys::{
 };
 
 use super::{
-    Context, Driver, Kind, State, as_pointer, require, resources::Origin, workqueues::Workqueue,
+    Context, Driver, Kind, State, as_pointer, require, sm_resource::Origin, workqueues::Workqueue,
 };
 use crate::{
     c_args::{Answer, Raw},

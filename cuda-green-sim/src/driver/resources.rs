@@ -1,4 +1,4 @@
-//! Device resources: the SMs or workqueue behind a `CUdevResource`, and the objects that have resources.
+//! The calls about device resources, and the objects that have resources.
 
 use std::sync::Arc;
 
@@ -7,7 +7,11 @@ use cuda_green_sys::{
     CUgreenCtx_st, CUresult, CUstream_st,
 };
 
-use super::{Context, Driver, Kind, State, state::MOST_PARTS};
+use super::{
+    Context, Driver, Kind, State,
+    sm_resource::{Origin, Resource},
+    state::MOST_PARTS,
+};
 use crate::{
     c_args::{Answer, Raw},
     sms::SmSet,
@@ -15,46 +19,6 @@ use crate::{
 
 /// A mark in the bytes that the header calls internal, by which a resource of this simulator is recognised.
 const MARK: &[u8; 8] = b"GREENSIM";
-
-/// The provenance of SMs, which decides how they may be split.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// Asked from the device or a context: may be split.
-    Query,
-    /// A group of the split of this handle: not to be split again.
-    Group(u64),
-    /// The remainder of a split by count.
-    Remainder(u64),
-    /// The remainder of a structured split, which may be split in the structured way (13.1 header).
-    StructuredRemainder(u64),
-}
-
-impl Origin {
-    pub(super) fn split(self) -> Option<u64> {
-        match self {
-            Self::Query => None,
-            Self::Group(split) | Self::Remainder(split) | Self::StructuredRemainder(split) => {
-                Some(split)
-            }
-        }
-    }
-}
-
-/// The SMs behind one `CUdevResource`. The client's struct carries only the id of this one, so nothing that the
-/// client writes into the struct is trusted.
-#[derive(Clone)]
-pub(super) struct Resource {
-    pub(super) device: usize,
-    pub(super) sms: SmSet,
-    /// The number that the driver reports: larger than the true one after a merge of overlapping resources.
-    pub(super) reported: u32,
-    /// SMs that are co-scheduled.
-    pub(super) alignment: u32,
-    pub(super) flags: u32,
-    pub(super) origin: Origin,
-    /// The green context whose own resource this is or was split from; `None` for the device.
-    pub(super) root: Option<u64>,
-}
 
 impl Driver {
     /// Returns the number of SMs that this process has of a device: a part of them under MPS with an active thread

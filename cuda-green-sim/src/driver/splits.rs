@@ -7,7 +7,7 @@ use cuda_green_sys::{
 
 use super::{
     Driver, Kind, require,
-    resources::{Origin, Resource},
+    sm_resource::{Origin, Resource},
 };
 use crate::{
     c_args::{Answer, Raw},

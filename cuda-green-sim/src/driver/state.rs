@@ -18,7 +18,7 @@ use super::{
     libraries::{Library, LibraryKernel},
     links::Link,
     modules::{Function, Module},
-    resources::Resource,
+    sm_resource::Resource,
     streams::Stream,
 };
 use crate::{

@@ -57,7 +57,7 @@ impl Timeline {
         deps
     }
 
-    /// The lanes that there are, and those that ended before their work.
+    /// Returns the lanes that there are, and those that ended before their work.
     pub(super) fn all_lanes(&self) -> impl Iterator<Item = &LaneState> {
         self.lanes.values().chain(&self.ended)
     }

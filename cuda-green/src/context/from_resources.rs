@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl GreenContext {
-    /// A context over resources that the caller chose: SMs and, from CUDA 13.1 on, a workqueue.
+    /// Creates a context over resources that the caller chose: SMs and, from CUDA 13.1 on, a workqueue.
     ///
     /// The resources must have at least the `sm_count` of the configuration, of which 0 is the default.
     /// Without a workqueue it has the driver's default, shared with all contexts. Nothing keeps account here

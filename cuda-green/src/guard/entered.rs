@@ -22,12 +22,12 @@ pub(super) struct Entered {
     /// The guard's position in its thread's stack, from 1; 0 once the guard has ended.
     pub(super) depth: usize,
     pub(super) held: Held,
-    pub(super) change: Change,
+    pub(super) change: StackChange,
 }
 
 /// A guard's change of the driver's context stack of this thread.
 #[derive(Clone, Copy)]
-pub(super) struct Change {
+pub(super) struct StackChange {
     previous: CUcontext,
     pub(super) current: CUcontext,
 }
@@ -86,7 +86,7 @@ impl Entered {
         Ok(Self {
             depth,
             held,
-            change: Change { previous, current },
+            change: StackChange { previous, current },
         })
     }
 
@@ -157,7 +157,7 @@ impl BeginFailure {
     }
 }
 
-impl Change {
+impl StackChange {
     /// Restores the context that was current before, after foreign code changed the stack: `popped`, if anything, is
     /// not our context. Pops what foreign code pushed above ours, or pushes back what it popped.
     fn undo(self, driver: &Driver, popped: Option<CUcontext>) -> Result<()> {

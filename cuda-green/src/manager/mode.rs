@@ -1,4 +1,4 @@
-//! Whether a device is partitioned, or in single-context mode.
+//! The mode of a manager: a partitioned device, or a single context.
 
 /// Whether the device is really partitioned.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -33,7 +33,7 @@ pub struct ContextPolicy {
 }
 
 impl Default for GreenContextConfig {
-    /// No SMs yet, and the default policy.
+    /// Returns no SMs yet, and the default policy.
     fn default() -> Self {
         let ContextPolicy {
             priority,
@@ -50,7 +50,7 @@ impl Default for GreenContextConfig {
 }
 
 impl Default for ContextPolicy {
-    /// Medium priority, no memory limit, preemptible.
+    /// Returns medium priority, no memory limit, preemptible.
     fn default() -> Self {
         Self {
             priority: ContextPriority::default(),

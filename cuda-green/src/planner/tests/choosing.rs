@@ -1,4 +1,4 @@
-//! Which pieces one more context gets, against every choice there is.
+//! The choice of pieces for one more context, against every choice there is.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What every plan promises, for any device, driver and list of requests.
+//! The promises of every plan, for any device, driver and list of requests.
 
 use proptest::prelude::*;
 
