@@ -185,6 +185,16 @@ pub enum Error {
         /// SMs to be split.
         total: u32,
     },
+    /// The driver split into other sizes than it had announced.
+    #[error("the driver split {total} SMs into {given}, after announcing {announced}")]
+    UnannouncedSizes {
+        /// The sizes that the driver announced, in order.
+        announced: String,
+        /// The sizes that it gave.
+        given: String,
+        /// SMs that were to be split.
+        total: u32,
+    },
     /// The driver refused a split for the chip's topology.
     #[error(
         "the driver refused to split {total} SMs into {groups} ({code}): the chip does not have that many SMs co-scheduled in this way; lower `coscheduled`, or allow `backfill`. With CUDA_LOG_FILE set, the driver writes its reason"

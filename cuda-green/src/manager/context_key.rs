@@ -5,7 +5,8 @@ use std::{fmt::Debug, sync::Arc};
 use super::{label::label, registry::Ids};
 use crate::error::{Error, Result};
 
-/// A key by which a manager looks up a context: its id, owned or borrowed, and for ids that are strings a `&str`.
+/// A key by which a manager looks up a context: its id, owned or borrowed, and for ids that are strings a `&str`. The
+/// trait is sealed: a manager compares ids of this crate under a lock, where code of a client's must not run.
 ///
 /// ```
 /// use cuda_green::{ContextId, ContextPolicy, Driver, SmPartitionManager, planner::PartitionRequest};
@@ -25,9 +26,16 @@ use crate::error::{Error, Result};
 /// # Ok(())
 /// # }
 /// ```
-pub trait ContextKey<Id: ?Sized>: Debug {
+pub trait ContextKey<Id: ?Sized>: Debug + sealed::Sealed<Id> {
     /// Returns whether it stands for this id.
     fn is(&self, id: &Id) -> bool;
+}
+
+mod sealed {
+    pub trait Sealed<Id: ?Sized> {}
+
+    impl<Id> Sealed<Id> for Id {}
+    impl<Id> Sealed<Id> for &Id {}
 }
 
 impl<Id: Eq + Debug> ContextKey<Id> for Id {
@@ -44,7 +52,9 @@ impl<Id: Eq + Debug> ContextKey<Id> for &Id {
 
 macro_rules! by_str {
     ($($string:ty),+) => {
-        $(impl ContextKey<$string> for &str {
+        $(impl sealed::Sealed<$string> for &str {}
+
+        impl ContextKey<$string> for &str {
             fn is(&self, id: &$string) -> bool {
                 **id == **self
             }

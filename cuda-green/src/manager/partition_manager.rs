@@ -197,16 +197,16 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// have.
     ///
     /// Contexts created one by one are as disjoint as those of one call. On CUDA 12.4, which cannot merge, a free part
-    /// of the device that is too large is split, within a scaffold context where need be, and parts become whole again
-    /// when all of them are free. On later versions they are made of units of one split, of whole units on compute
-    /// capability 9.0 and later. From 13.1 on units are cut to the requested size where no whole units have it,
-    /// within a scaffold context over them: such a context takes part in no rebalance, and the rest of the units serves
-    /// small contexts. (By the 13.1 header, and on the simulated driver; no such driver was available.)
+    /// of the device that is too large is split, within a scaffold context if necessary, and parts become whole again
+    /// when all of them are free. From 12.5 on, a context is merged from units of one split; on compute capability 9.0
+    /// and later from whole units. From 13.1 on, if no whole units add up to the size, units are cut through a scaffold
+    /// context over them. Such a context takes part in no rebalance, and what is cut off serves small contexts. (By the
+    /// 13.1 header, and on the simulated driver; no such driver was available.)
     ///
-    /// Another name's context may have had some of the SMs in an earlier rebalance. Work that its old handles submitted
-    /// there has ended when this returns, since the driver waits for all work on the device when it creates a green
-    /// context (seen on an H200, driver 580; the driver does not promise it). Work that they submit there later shares
-    /// the SMs: drop them, and call [`release_retired`](Self::release_retired), before names are created over such SMs.
+    /// Some of the SMs may have belonged to another name in an earlier rebalance. Work that its old handles submitted is
+    /// done when this returns, since the driver waits for all work on the device when it creates a green context (seen
+    /// on an H200, driver 580; not promised). Later work of those handles shares the SMs: drop them, and call
+    /// [`release_retired`](Self::release_retired), before you create names over such SMs.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument),
@@ -386,7 +386,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         self.state.release_retired()
     }
 
-    /// Returns the SMs that each context has, and those that are free.
+    /// Returns the SMs that each context has, and those that are free. It waits while contexts are being created.
     pub fn allocation_status(&self) -> AllocationStatus<Id> {
         self.state.status()
     }
@@ -529,7 +529,7 @@ impl SmPartitionManager {
     /// [`Error::ContextInCapture`](crate::Error::ContextInCapture) where a stream of a context that gives or gets SMs
     /// is in a capture, which the hand-off would spoil: a [`HandOff::Relaxed`] one does not;
     /// [`Error::InsidePartitionStream`](crate::Error::InsidePartitionStream); [`Error::Driver`](crate::Error::Driver).
-    /// All of them leave everything as it was.
+    /// Names and their SMs stay as they were then. Contexts made for the rebalance remain, and retired ones may be gone.
     pub fn rebalance(&self, hint: RebalanceHint) -> Result<()> {
         self.rebalance_with(hint, HandOff::default())
     }
@@ -548,7 +548,7 @@ impl SmPartitionManager {
     /// Returns the number of green contexts that the manager then has; each takes
     /// [`GREEN_CONTEXT_BYTES`](crate::GREEN_CONTEXT_BYTES) of device memory.
     /// [`set_context_limit`](Self::set_context_limit) bounds them: where the contexts of all hints together are more,
-    /// none is made, since those of one hint would only make room for another's.
+    /// nothing is made, since one hint's contexts would only evict another's.
     ///
     /// # Errors
     /// As [`rebalance`](Self::rebalance).

@@ -23,6 +23,7 @@ pub enum ContextId {
 
 /// A hint at the work that should have more of the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum RebalanceHint {
     /// `Embedding` gets half of what the preemptible others were created with.
     EmbeddingHeavy,

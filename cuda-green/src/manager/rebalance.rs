@@ -1,4 +1,5 @@
-//! Rebalancing: SMs change hands between names, and no context in use is destroyed.
+//! Rebalancing: SMs change hands between names, and no context in use is destroyed. The hints are in `quad`, the order
+//! of old and new work in `hand_off`, the switch of all names in [`RegistryChange::put_in_force`].
 //!
 //! Another generation of a name, over more or fewer pieces of the same split, is put into force. Both contexts stay:
 //! work in flight ends where it began, streams made before stay valid, and the way back is as short. In a strict

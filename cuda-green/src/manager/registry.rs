@@ -1,8 +1,8 @@
 //! The names of a manager, and the partition behind each.
 //!
 //! Two locks, taken in this order: `changes` is held through a change, so that changes come one after another; `names`
-//! for a moment. While `names` is locked, no other lock of the manager can be taken, and no code of a client's runs:
-//! fields are private, methods return what they found, and what they are given to do is a function without state.
+//! for a moment. While `names` is locked, no other lock of the manager is taken and no client code runs: fields are
+//! private, and callbacks are `fn` pointers, apart from the comparison of this crate's own ids in `find`.
 //! Between the two, [`RegistryChange::put_in_force`] locks the contexts that followers of names use.
 
 use super::{
@@ -331,9 +331,10 @@ impl<Id> RegistryChange<'_, Id> {
         Ok(())
     }
 
-    /// Takes out the oldest context that is retired, not wanted and not used; or gives up what kept one in use.
-    /// `wanted` has, for each partition, the pieces of contexts that stay. The caller holds no other lock: the user of
-    /// what is to be given up may be looking something up in the manager.
+    /// Takes out the oldest retired context that is unused and not in `wanted`, which has the pieces of contexts that
+    /// stay for each partition. If followers keep one in use, makes them release it and returns `GaveUp`: drop `later`,
+    /// then call again. Call it with no lock but that of changes, since the user of what is released may be looking
+    /// something up in the manager.
     pub(super) fn retire(
         &self,
         wanted: &[Vec<Pieces>],

@@ -20,7 +20,8 @@ pub(crate) struct Partition {
     pub(crate) contexts: ThreadContexts<Handles, Event>,
     /// Whether one context may be current to several threads at once, so that no thread needs a sibling.
     pub(crate) shared: bool,
-    /// The leases of its SMs. They are dropped when the contexts are destroyed, and never if the contexts are leaked.
+    /// The leases of its SMs. They are dropped once the driver was told to destroy the contexts, which were idle then, and
+    /// never if the contexts are leaked.
     leases: Vec<Arc<Lease>>,
 }
 
@@ -31,13 +32,13 @@ pub(crate) type Sibling = ThreadContext<Handles>;
 pub(crate) struct Handles {
     green: CUgreenCtx,
     pub(crate) context: CUcontext,
-    /// Marks its work, for a hand-off and for its end. Created with the context, so that destruction cannot fail for
-    /// want of an event and is quick.
+    /// Recorded after all work, for hand-offs and before destruction. Created with the context, so that destruction
+    /// needs no new event.
     last_work: Arc<Event>,
 }
 
-// SAFETY: the handles are opaque tokens that the driver accepts from every thread; what it does not
-// accept, one context current to two threads, `contexts` prevents.
+// SAFETY: the handles are opaque tokens that the driver accepts from every thread;
+// `contexts` never lets two threads have one context current, which the driver forbids.
 unsafe impl Send for Partition {}
 // SAFETY: as above.
 unsafe impl Sync for Partition {}

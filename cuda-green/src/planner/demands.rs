@@ -102,6 +102,66 @@ impl Demands {
         std::iter::once(u32::MAX).chain(lower)
     }
 
+    /// Raises targets again where that takes less than is free, or less than lowering others gives back. `counts` are in
+    /// groups of one size, `most` their largest values, and `free` groups are left. Equal targets stay equal. Returns
+    /// the number of groups that are left then.
+    pub(super) fn exchange(&self, counts: &mut [u32], most: &[u32], mut free: u32) -> u32 {
+        let mut kinds: Vec<Vec<usize>> = Vec::new();
+        for (index, request) in self.list.iter().enumerate() {
+            let key = |index: usize| (self.list.get(index), counts.get(index), most.get(index));
+            let alike =
+                |kind: &&mut Vec<usize>| kind.first().is_some_and(|of| key(*of) == key(index));
+            if !request.is_target() {
+                continue;
+            }
+            match kinds.iter_mut().find(alike) {
+                Some(kind) => kind.push(index),
+                None => kinds.push(vec![index]),
+            }
+        }
+        let members = |kind: &Vec<usize>| kind.len() as u32;
+        loop {
+            let count = |kind: &Vec<usize>| kind.first().and_then(|of| counts.get(*of)).copied();
+            let limit = |kind: &Vec<usize>| kind.first().and_then(|of| most.get(*of)).copied();
+            // Of all exchanges, the one after which the fewest groups are free.
+            let mut best: Option<(u32, usize, usize, u32)> = None;
+            for (up, raised) in kinds
+                .iter()
+                .enumerate()
+                .filter(|(_, kind)| count(kind) < limit(kind))
+            {
+                let needed = members(raised).saturating_sub(free);
+                for (down, lowered) in kinds.iter().enumerate() {
+                    let steps = if needed == 0 {
+                        0
+                    } else {
+                        needed.div_ceil(members(lowered))
+                    };
+                    let possible = steps == 0
+                        || (up != down && count(lowered).is_some_and(|count| count > steps));
+                    let given = steps * members(lowered);
+                    if possible && given < members(raised) {
+                        let left = free + given - members(raised);
+                        if best.is_none_or(|(least, ..)| left < least) {
+                            best = Some((left, up, down, steps));
+                        }
+                    }
+                }
+            }
+            let Some((left, up, down, steps)) = best else {
+                return free;
+            };
+            free = left;
+            for (kind, change) in [(up, 1), (down, -i64::from(steps))] {
+                for index in kinds.get(kind).into_iter().flatten() {
+                    if let Some(count) = counts.get_mut(*index) {
+                        *count = u32::try_from(i64::from(*count) + change).unwrap_or(*count);
+                    }
+                }
+            }
+        }
+    }
+
     fn percent(&self, percent: u32) -> u32 {
         let share = u64::from(self.total) * u64::from(percent) / 100;
         u32::try_from(share).unwrap_or(self.total).max(1)

@@ -86,6 +86,7 @@ impl Merging<'_> {
         let mut shares: Vec<MergedGroups> = (0..self.demands.list.len())
             .map(|index| self.initial(index, owner == Some(index)))
             .collect::<Option<_>>()?;
+        let most: Vec<u32> = shares.iter().map(|share| share.groups).collect();
         let used = |shares: &[MergedGroups]| shares.iter().map(|share| share.groups).sum::<u32>();
         // Lower the largest targets first, and equal ones alike.
         while used(&shares) > self.split.groups {
@@ -100,7 +101,12 @@ impl Merging<'_> {
                 }
             }
         }
-        let mut spare = self.split.groups - used(&shares);
+        let mut counts: Vec<u32> = shares.iter().map(|share| share.groups).collect();
+        let free = self.split.groups - used(&shares);
+        let mut spare = self.demands.exchange(&mut counts, &most, free);
+        for (share, count) in shares.iter_mut().zip(counts) {
+            share.groups = count;
+        }
         self.divide_among_shares(&mut shares, &mut spare);
         if let Some(rest) = self.demands.rest
             && (self.facts.remainder_joins() || owner != Some(rest))

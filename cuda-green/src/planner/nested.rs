@@ -1,4 +1,5 @@
-//! Plans without merging (12.4): equal groups of one split, and further splits of its remainder.
+//! Plans without merging: equal groups of one split, and further splits of its remainder. They are the only plans on
+//! 12.4, and candidates on every later driver.
 //!
 //! The results of a split cannot be split again, but the resource of a context over one can. So each further split
 //! divides the remainder of the one before, through a scaffold context over it. It makes only one group: within a part,
@@ -157,8 +158,7 @@ fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<FirstSplit> {
 /// The share of the last partition, where there is one that takes the rest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
-    /// All that is left, where the one that takes the rest has a group of the device; unless it is an exact size, a
-    /// target or a share.
+    /// The remainder, if the partition that takes the rest already has a group. Only for an inexact minimum.
     TakesRemainder,
     /// A group of the size requested, so that it is no larger than its equals. The remainder stays idle.
     TakesGroup,

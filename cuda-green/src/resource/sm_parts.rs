@@ -57,14 +57,13 @@ impl SmParts {
 
     /// Refuses groups that differ from the sizes that the driver announced: they are not handed on in silence.
     pub(super) fn check_sizes(&self, total: u32, announced: &[u32]) -> Result<()> {
-        let given = self.groups.iter().map(SmResource::sm_count);
-        if given.clone().eq(announced.iter().copied()) {
+        let given: Vec<u32> = self.groups.iter().map(SmResource::sm_count).collect();
+        if given == announced {
             return Ok(());
         }
-        Err(Error::UnmetSplit {
-            groups: sizes_in_words(announced),
-            asked: announced.iter().sum(),
-            available: given.sum(),
+        Err(Error::UnannouncedSizes {
+            announced: sizes_in_words(announced),
+            given: sizes_in_words(&given),
             total,
         })
     }

@@ -49,9 +49,9 @@ const LARGE_STEP: u64 = 2 * MIB;
 const TRANSFER_SHARE: u64 = 64;
 const TRANSFER: (u64, u64) = (64 << 10, 128 * MIB);
 
-/// Free blocks of all threads are reclaimed only after this many misses for each block that the last such reclaim took
-/// from other threads; until then the driver is asked for more, within the allowance. A thread misses once more for
-/// each block that was reclaimed from it, so this keeps such misses a small part of all. (Without it, a third of all
+/// After a reclaim took N blocks from other threads, the next one waits for this many times N misses. Until then the
+/// arena grows, within its allowance. A thread misses once more for each block that was reclaimed from it, so this keeps
+/// such misses a small part of all. (Without it, a third of all
 /// allocations of 16 threads on an H200 missed.) A thread that runs alone always reclaims its own blocks.
 const MISSES_PER_RECLAIMED: u64 = 16;
 
@@ -82,8 +82,8 @@ pub(crate) struct Arena {
     misses: AtomicU64,
     /// Freed memory that streams may still use and that could not be waited for, and what the driver did not take back.
     pending: Mutex<Vec<Allocation>>,
-    /// The account shards of the family's pools, with their caches. Not the pools: one that ends during a reclaim must
-    /// refund its bytes at once, and not with a lock held here.
+    /// The account shards of the family's pools, with their caches. Shards, not pools: a pool that ends during a reclaim
+    /// must refund its bytes at once, without a lock of the arena.
     members: Mutex<Vec<Weak<AccountShards<ThreadCache>>>>,
     pub(crate) device_usage: DeviceUsage,
 }
