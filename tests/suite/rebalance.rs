@@ -101,7 +101,7 @@ fn sizes(driver: &Driver) -> Result<()> {
             RebalanceHint::EmbeddingHeavy => Some(0),
             RebalanceHint::DreamActive => Some(1),
             RebalanceHint::TrainingActive => Some(2),
-            RebalanceHint::Balanced => None,
+            _ => None, // Balanced
         };
         for (index, (after, base)) in after.iter().zip(&base).enumerate() {
             match favoured {
