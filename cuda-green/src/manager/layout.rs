@@ -140,15 +140,17 @@ impl Layout {
         requested_sms: u32,
         cluster: u32,
     ) -> Option<Choice> {
+        let keeps = |coscheduled| self.facts.max_cluster(coscheduled) >= cluster;
         let choose = |sm_count: u32| {
-            let choice = planner::choose(
-                &self.pieces,
-                self.merges(),
-                self.joins(),
-                sm_count,
-                |coscheduled| self.facts.max_cluster(coscheduled) >= cluster,
-            );
+            let choice =
+                planner::choose(&self.pieces, self.merges(), self.joins(), sm_count, keeps);
             let choice = self.cut_to_size(choice?, sm_count);
+            // A group that is cut out may keep fewer SMs co-scheduled than the pieces.
+            if let Choice::CutOut { pieces, sm_count } = &choice
+                && !keeps(self.coscheduled_in(pieces, *sm_count))
+            {
+                return None;
+            }
             Some((self.size(&choice), choice))
         };
         let most = |most: u32| (1..=most).rev().find_map(choose);
