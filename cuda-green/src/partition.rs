@@ -20,6 +20,6 @@ pub use workqueues::WorkqueueIsolation;
 
 pub(crate) use followers::{DropLater, Follower};
 pub(crate) use green_context::{ContextInner, ContextSms};
-pub(crate) use handles::{Partition, Sibling};
+pub(crate) use handles::{GreenHandles, Sibling};
 pub(crate) use memory_slot::MemorySlot;
 pub(crate) use workqueues::{Workqueues, balanced};

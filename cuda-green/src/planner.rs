@@ -33,7 +33,7 @@ mod structured;
 mod worth;
 
 pub(crate) use area::Area;
-pub(crate) use choose::{Choice, Piece, State, available, choose};
+pub(crate) use choose::{Choice, Piece, PieceState, available, choose};
 pub(crate) use counted_split::{CountedSplit, MergedGroups};
 pub(crate) use demands::Demands;
 pub use device_facts::DeviceFacts;

@@ -5,7 +5,7 @@ use std::slice;
 use super::memory::ContextMemory;
 use crate::{
     error::{Error, Result},
-    partition::{ContextSms, GreenContext, GreenContextConfig, Partition, Workqueues},
+    partition::{ContextSms, GreenContext, GreenContextConfig, GreenHandles, Workqueues},
     resource::{self, SmResource, WorkqueueResource},
 };
 
@@ -61,7 +61,7 @@ impl GreenContext {
             slice::from_ref(&sms),
             workqueue.map(WorkqueueResource::raw),
         )?;
-        let partition = Partition::create(device, descriptor, sms.leases().to_vec())?;
+        let partition = GreenHandles::create(device, descriptor, sms.leases().to_vec())?;
         let coscheduled = sms.best_coscheduled();
         let sms_of_context = ContextSms {
             requested_sms,

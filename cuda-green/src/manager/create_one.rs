@@ -151,9 +151,9 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         };
         let sm_count = source.size(&choice);
         // A target is no less than a unit, but where pieces neither merge nor divide, they may be far larger.
-        let unit = self.facts.capabilities.granularity.min.max(request.cluster);
+        let least = self.facts.capabilities.granularity.min.max(request.cluster);
         let is_over = matches!(request.sms, SmRequest::Target(_) | SmRequest::Percent(_))
-            && sm_count > requested_sms.max(unit);
+            && sm_count > requested_sms.max(least);
         if is_over || !demands.is_exact(0, sm_count) {
             return Err(Error::UnitsTooCoarse {
                 requests: request.to_string(),

@@ -8,8 +8,8 @@ use crate::{
     error::Result,
     partition::{ContextPolicy, ContextSms, GreenContext},
     planner::{
-        self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, RefusedPlan, SmRequest,
-        SplitCall, SplitStrategy, State,
+        self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, PieceState, RefusedPlan,
+        SmRequest, SplitCall, SplitStrategy,
     },
     resource::{SmParts, SmResource},
 };
@@ -97,13 +97,13 @@ impl Layout {
         let piece = Piece {
             part,
             area,
-            state: State::Free,
+            state: PieceState::Free,
             within: false,
         };
         let gone = self
             .pieces
             .iter()
-            .position(|piece| piece.state == State::Gone);
+            .position(|piece| piece.state == PieceState::Gone);
         let lease = Lease::within(Arc::clone(&self.claim));
         if let Some(index) = gone {
             self.pieces[index] = piece;
@@ -232,7 +232,7 @@ impl Layout {
     pub(super) fn free(&self) -> u32 {
         let free = self
             .leaves()
-            .filter(|(_, piece)| piece.state == State::Free);
+            .filter(|(_, piece)| piece.state == PieceState::Free);
         free.map(|(_, piece)| piece.area.sm_count).sum()
     }
 
@@ -301,7 +301,7 @@ impl Layout {
 
     pub(super) fn mark_taken(&mut self, pieces: &[usize]) {
         for index in pieces {
-            self.pieces[*index].state = State::Taken;
+            self.pieces[*index].state = PieceState::Taken;
         }
     }
 
@@ -319,15 +319,21 @@ impl Layout {
         }
         let pieces = self.pieces.iter_mut().zip(&self.leases).zip(known);
         for ((piece, lease), (leases, taken)) in pieces {
-            if matches!(piece.state, State::Free | State::Taken) {
+            if matches!(piece.state, PieceState::Free | PieceState::Taken) {
                 let is_taken = taken || Arc::strong_count(lease) > leases;
-                piece.state = if is_taken { State::Taken } else { State::Free };
+                piece.state = if is_taken {
+                    PieceState::Taken
+                } else {
+                    PieceState::Free
+                };
             }
         }
     }
 
     pub(super) fn is_in_use(&self) -> bool {
-        self.pieces.iter().any(|piece| piece.state == State::Taken)
+        self.pieces
+            .iter()
+            .any(|piece| piece.state == PieceState::Taken)
     }
 
     /// Returns the pieces that are these parts; none if the split did not give them all.
@@ -344,6 +350,6 @@ impl Layout {
     /// Returns the pieces that are not split further.
     pub(super) fn leaves(&self) -> impl Iterator<Item = (usize, &Piece)> {
         let pieces = self.pieces.iter().enumerate();
-        pieces.filter(|(_, piece)| matches!(piece.state, State::Free | State::Taken))
+        pieces.filter(|(_, piece)| matches!(piece.state, PieceState::Free | PieceState::Taken))
     }
 }

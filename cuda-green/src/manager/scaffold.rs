@@ -12,7 +12,9 @@ use crate::{
     device::{Claim, CudaDevice, Lease},
     error::{Error, Result},
     partition::{ContextPolicy, GreenContext},
-    planner::{Area, DeviceFacts, Group, Part, Piece, SplitCall, SplitFlag, SplitStrategy, State},
+    planner::{
+        Area, DeviceFacts, Group, Part, Piece, PieceState, SplitCall, SplitFlag, SplitStrategy,
+    },
     resource::SmResource,
 };
 
@@ -28,7 +30,7 @@ impl Layout {
         layout.pieces.push(Piece {
             part: Part::Remainder,
             area: Area::device(&facts, units),
-            state: State::Free,
+            state: PieceState::Free,
             within: false,
         });
         layout.resources.push(all);
@@ -83,7 +85,7 @@ impl Layout {
         let rest = split
             .remainder
             .map(|rest| (part(expected.map(|(_, rest)| rest), &rest), rest));
-        self.pieces[piece].state = State::Split;
+        self.pieces[piece].state = PieceState::Split;
         let made: Vec<usize> = group_areas
             .into_iter()
             .zip(split.groups)
@@ -123,7 +125,7 @@ impl Layout {
         };
         let split = own.execute(&call)?;
         for piece in pieces {
-            self.pieces[*piece].state = State::Split;
+            self.pieces[*piece].state = PieceState::Split;
         }
         let groups = split.groups.into_iter().map(|group| {
             let area = Area::fixed(group.sm_count(), coscheduled);
@@ -209,17 +211,17 @@ impl Layout {
             let parts = &self.nested[index].parts;
             if parts
                 .iter()
-                .any(|part| self.pieces[*part].state != State::Free)
+                .any(|part| self.pieces[*part].state != PieceState::Free)
             {
                 continue;
             }
             let split = self.nested.remove(index);
             for part in split.parts {
-                self.pieces[part].state = State::Gone;
+                self.pieces[part].state = PieceState::Gone;
                 self.leases[part] = Lease::within(()); // lets go of the scaffold
             }
             for piece in split.pieces {
-                self.pieces[piece].state = State::Free;
+                self.pieces[piece].state = PieceState::Free;
             }
             if let Some(scaffold) = split.scaffold {
                 result = result.and(scaffold.close().map_err(Error::from));

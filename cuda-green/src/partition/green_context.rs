@@ -7,7 +7,7 @@ use cuda_green_sys::{CUcontext, CUgreenCtx};
 use super::{
     config::ContextPolicy,
     followers::{DropLater, Follower, Followers},
-    handles::{self, Partition},
+    handles::{self, GreenHandles},
     live_streams::LiveStreams,
     memory_slot::MemorySlot,
     workqueues::Workqueues,
@@ -39,7 +39,7 @@ pub(crate) struct ContextInner {
     pub(super) policy: ContextPolicy,
     pub(super) sms: ContextSms,
     /// The driver's objects; `None` for the primary context, which has all SMs.
-    pub(crate) partition: Option<Partition>,
+    pub(crate) partition: Option<GreenHandles>,
     pub(super) workqueues: Workqueues,
     pub(crate) memory: MemorySlot,
     followers: Followers,
@@ -65,7 +65,7 @@ impl GreenContext {
         device: &CudaDevice,
         policy: ContextPolicy,
         sms: ContextSms,
-        partition: Option<Partition>,
+        partition: Option<GreenHandles>,
         workqueues: Workqueues,
         memory: MemorySlot,
     ) -> Self {
@@ -184,7 +184,7 @@ impl GreenContext {
         self.inner
             .partition
             .as_ref()
-            .map_or(std::ptr::null_mut(), Partition::green)
+            .map_or(std::ptr::null_mut(), GreenHandles::green)
     }
 
     /// Returns the raw context, for [libraries that take one](crate::guide::foreign_libraries). It belongs to this

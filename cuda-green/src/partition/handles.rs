@@ -13,8 +13,8 @@ use crate::{
     events::{self, PartitionEvent, emit},
 };
 
-/// The driver's objects of one partition: its main green context and the siblings over the same SMs.
-pub(crate) struct Partition {
+/// The driver's objects of one context: its main green context and the siblings over the same SMs.
+pub(crate) struct GreenHandles {
     descriptor: CUdevResourceDesc,
     /// The main context, and siblings over the same SMs for other threads.
     pub(crate) contexts: ThreadContexts<Handles, Event>,
@@ -39,9 +39,9 @@ pub(crate) struct Handles {
 
 // SAFETY: the handles are opaque tokens that the driver accepts from every thread;
 // `contexts` never lets two threads have one context current, which the driver forbids.
-unsafe impl Send for Partition {}
+unsafe impl Send for GreenHandles {}
 // SAFETY: as above.
-unsafe impl Sync for Partition {}
+unsafe impl Sync for GreenHandles {}
 // SAFETY: as above.
 unsafe impl Send for Handles {}
 // SAFETY: as above.
@@ -89,7 +89,7 @@ impl Handles {
     }
 }
 
-impl Partition {
+impl GreenHandles {
     /// Creates the main green context over the described resources.
     pub(crate) fn create(
         device: &CudaDevice,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cuda_green_sys::{CUdevResource, CUdevResourceType};
 
-use super::{GreenContext, handles::Partition, workqueues::WorkqueueIsolation};
+use super::{GreenContext, handles::GreenHandles, workqueues::WorkqueueIsolation};
 use crate::{
     driver::{ResourceOwner, query_resource},
     error::Result,
@@ -62,7 +62,7 @@ impl GreenContext {
             .inner
             .partition
             .as_ref()
-            .map_or(&[][..], Partition::leases);
+            .map_or(&[][..], GreenHandles::leases);
         SmResource::queried(self.device(), raw, Some(self.coscheduled_sms())).leased(leases)
     }
 

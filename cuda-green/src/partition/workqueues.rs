@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cuda_green_sys::CUresult;
 
-use super::handles::Partition;
+use super::handles::GreenHandles;
 use crate::{
     device::{CudaDevice, Lease},
     error::{Error, Result},
@@ -79,7 +79,7 @@ pub(crate) fn balanced(
     device: &CudaDevice,
     resources: &[SmResource],
     leases: Vec<Arc<Lease>>,
-) -> Result<(Partition, Workqueues)> {
+) -> Result<(GreenHandles, Workqueues)> {
     let driver = device.driver();
     let reason = if device.capabilities().workqueues {
         let with_workqueue = || {
@@ -87,7 +87,7 @@ pub(crate) fn balanced(
                 .workqueue()?
                 .with_scope(WorkqueueScope::GreenContextBalanced)?;
             let descriptor = resource::describe(driver, resources, Some(workqueue.raw()))?;
-            Partition::create(device, descriptor, leases.clone())
+            GreenHandles::create(device, descriptor, leases.clone())
         };
         match with_workqueue() {
             Err(error) if is_refusal(&error) => {
@@ -100,7 +100,7 @@ pub(crate) fn balanced(
         "workqueue resources need a driver of CUDA 13.1 or later".to_owned()
     };
     let descriptor = resource::describe(driver, resources, None)?;
-    let partition = Partition::create(device, descriptor, leases)?;
+    let partition = GreenHandles::create(device, descriptor, leases)?;
     Ok((partition, Workqueues::shared(reason)))
 }
 

@@ -7,14 +7,14 @@ use super::{Area, Part, device_facts::FINE_UNIT};
 pub(crate) struct Piece {
     pub(crate) part: Part,
     pub(crate) area: Area,
-    pub(crate) state: State,
+    pub(crate) state: PieceState,
     /// Whether it was cut out of other pieces (13.1), so that it merges with no other.
     pub(crate) within: bool,
 }
 
 /// The state of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum PieceState {
     /// No context has it.
     Free,
     /// Part of a context.
@@ -86,7 +86,7 @@ fn free(pieces: &[Piece], alone: bool) -> impl Iterator<Item = (usize, u32)> {
         .enumerate()
         .filter(move |(_, piece)| {
             let stands_alone = piece.within || piece.part == Part::Remainder;
-            piece.state == State::Free && stands_alone == alone
+            piece.state == PieceState::Free && stands_alone == alone
         })
         .map(|(index, piece)| (index, piece.area.sm_count))
 }
@@ -135,7 +135,7 @@ fn merged(pieces: &[Piece], joins: bool, requested: u32) -> Option<Vec<usize>> {
 fn single(pieces: &[Piece], requested: u32, keeps_enough: impl Fn(u32) -> bool) -> Option<Choice> {
     let leaves = pieces.iter().enumerate();
     let choices = leaves
-        .filter(|(_, piece)| piece.state == State::Free)
+        .filter(|(_, piece)| piece.state == PieceState::Free)
         .filter_map(|(index, piece)| {
             let area = piece.area;
             let part = area.size_of(requested).and_then(|size| area.split(1, size));

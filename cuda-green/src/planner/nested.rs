@@ -18,12 +18,12 @@ pub(super) fn plans(
     count_groups: &GroupCount<'_>,
 ) -> Result<Vec<Plan>> {
     let granularity = facts.capabilities.granularity;
-    let unit = facts.coscheduled();
-    let device = Area::device(facts, groups_of(facts, unit, count_groups)?);
+    let whole = facts.coscheduled();
+    let device = Area::device(facts, groups_of(facts, whole, count_groups)?);
     let mut plans: Vec<Plan> = Vec::new();
     let pairs = device.part(0, 0, FINE_UNIT);
     // Sizes in whole units for all; then only for groups of the device itself.
-    for (step, min) in [(unit, granularity.min), (unit.min(FINE_UNIT), pairs.min)] {
+    for (step, min) in [(whole, granularity.min), (whole.min(FINE_UNIT), pairs.min)] {
         let from = plans.len();
         let mut best: Option<Worth> = None;
         for cap in demands.caps(step) {

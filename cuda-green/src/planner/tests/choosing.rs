@@ -5,7 +5,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn piece(part: Part, area: Area, free: bool) -> Piece {
-    let state = if free { State::Free } else { State::Taken };
+    let state = if free {
+        PieceState::Free
+    } else {
+        PieceState::Taken
+    };
     Piece {
         part,
         area,
@@ -38,7 +42,7 @@ proptest! {
         let is_rest = |index: &usize| pieces[*index].part == Part::Remainder;
         let best = (1u32..1 << pieces.len())
             .map(|mask| (0..pieces.len()).filter(|index| mask >> index & 1 == 1).collect::<Vec<_>>())
-            .filter(|set| set.iter().all(|index| pieces[*index].state == State::Free))
+            .filter(|set| set.iter().all(|index| pieces[*index].state == PieceState::Free))
             .filter(|set| !set.iter().all(is_rest))
             .filter(|set| joins || !set.iter().any(is_rest))
             .map(|set| set.iter().map(size).sum::<u32>())
@@ -52,7 +56,7 @@ proptest! {
         });
         prop_assert_eq!(chosen.as_ref().map(|set| set.iter().map(size).sum::<u32>()), best);
         if let Some(mut set) = chosen {
-            prop_assert!(set.iter().all(|index| pieces[*index].state == State::Free));
+            prop_assert!(set.iter().all(|index| pieces[*index].state == PieceState::Free));
             let len = set.len();
             set.sort_unstable();
             set.dedup();
@@ -81,7 +85,7 @@ proptest! {
                 Some(piece(Part::Group(index), if index % 2 == 0 { group } else { rest }, *free))
             })
             .collect();
-        let free = || pieces.iter().filter(|piece| piece.state == State::Free);
+        let free = || pieces.iter().filter(|piece| piece.state == PieceState::Free);
         let most = free().map(|piece| piece.area.sm_count).max().unwrap_or(0);
         prop_assert_eq!(available(&pieces, false, false), most);
         match choose(&pieces, false, false, asked, |_| true) {
@@ -92,7 +96,7 @@ proptest! {
                     Choice::SplitOff { piece, sm_count } => (piece, sm_count),
                     other => panic!("{other:?}"),
                 };
-                prop_assert_eq!(pieces[index].state, State::Free);
+                prop_assert_eq!(pieces[index].state, PieceState::Free);
                 prop_assert!(given >= asked && given <= pieces[index].area.sm_count);
                 prop_assert!(given < asked.max(8) + 8, "{} for {}", given, asked);
             }
