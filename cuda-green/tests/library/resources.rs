@@ -340,12 +340,10 @@ fn smaller_groups_than_announced_are_an_error() {
         [16, 16]
     );
     match own.split(&SmSplit::equal(2, 16)) {
-        Err(Error::UnmetSplit {
-            asked: 32,
-            available: 28,
-            total: 32,
-            ..
-        }) => {}
+        Err(error @ Error::UnannouncedSizes { .. }) => assert_eq!(
+            error.to_string(),
+            "the driver split 32 SMs into 14 + 14, after announcing 16 + 16"
+        ),
         other => panic!("{other:?}"),
     }
 }
