@@ -130,6 +130,7 @@ fn kind(error: &Error) -> &'static str {
         Error::PartitionedElsewhere { .. } => "partitioned_elsewhere",
         Error::SplitRefused { .. } => "split_refused",
         Error::TooManyContexts { .. } => "too_many_contexts",
+        Error::UnannouncedSizes { .. } => "unannounced_sizes",
         Error::UnitsTooCoarse { .. } => "units_too_coarse",
         Error::UnmetSplit { .. } => "unmet_split",
         Error::Unsupported { .. } | Error::MissingEntryPoint(_) => "unsupported",

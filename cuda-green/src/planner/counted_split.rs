@@ -11,7 +11,7 @@ use crate::error::Result;
 pub(crate) struct CountedSplit {
     pub(crate) groups: u32,
     /// SMs of a group.
-    pub(crate) sm_count: u32,
+    pub(crate) group_sms: u32,
     /// SMs that no group has.
     pub(crate) remainder: u32,
     pub(crate) flag: SplitFlag,
@@ -29,15 +29,15 @@ impl CountedSplit {
     /// Asks the driver how many groups of this size a split of `total` SMs gives.
     pub(crate) fn of(
         total: u32,
-        sm_count: u32,
+        group_sms: u32,
         flag: SplitFlag,
         count_groups: &GroupCount<'_>,
     ) -> Result<Self> {
-        let groups = count_groups(sm_count, flag)?;
+        let groups = count_groups(group_sms, flag)?;
         Ok(Self {
             groups,
-            sm_count,
-            remainder: total.saturating_sub(groups.saturating_mul(sm_count)),
+            group_sms,
+            remainder: total.saturating_sub(groups.saturating_mul(group_sms)),
             flag,
         })
     }
@@ -46,7 +46,7 @@ impl CountedSplit {
     pub(crate) fn call(&self) -> SplitCall {
         SplitCall::ByCount {
             groups: self.groups,
-            sm_count: self.sm_count,
+            sm_count: self.group_sms,
             flag: self.flag,
         }
     }
@@ -68,7 +68,7 @@ impl CountedSplit {
     /// Returns the SMs of some of its groups, merged.
     pub(crate) fn merged_size(&self, merged: MergedGroups) -> u32 {
         let remainder = if merged.remainder { self.remainder } else { 0 };
-        merged.groups * self.sm_count + remainder
+        merged.groups * self.group_sms + remainder
     }
 
     /// Returns the SMs of each of these.

@@ -72,7 +72,7 @@ impl Merging<'_> {
     /// Returns the SMs of the smallest partition of such groups.
     fn smallest(&self) -> u32 {
         if self.split.is_fine() {
-            self.split.sm_count
+            self.split.group_sms
         } else {
             self.facts.unit().0
         }
@@ -126,7 +126,7 @@ impl Merging<'_> {
         };
         let least = self.demands.floor(index).saturating_sub(beside);
         // A partition takes at least one group if it has no remainder, or a cluster that the remainder does not keep.
-        let least = least.div_ceil(self.split.sm_count).max(u32::from(
+        let least = least.div_ceil(self.split.group_sms).max(u32::from(
             !has_remainder || request.cluster > self.facts.coscheduled_left_over(),
         ));
         let groups = match request.sms {
@@ -135,7 +135,7 @@ impl Merging<'_> {
                     .demands
                     .most(index, self.smallest())
                     .checked_sub(beside)?
-                    / self.split.sm_count;
+                    / self.split.group_sms;
                 (most >= least).then_some(most)?
             }
             _ => least,
@@ -176,7 +176,7 @@ impl Merging<'_> {
                 continue;
             }
             let part = u64::from(left) * weight(index) / all;
-            let more = u32::try_from(part).unwrap_or(left) / self.split.sm_count;
+            let more = u32::try_from(part).unwrap_or(left) / self.split.group_sms;
             let more = more.min(*spare);
             share.groups += more;
             *spare -= more;
@@ -221,7 +221,7 @@ impl Merging<'_> {
                 next += share.groups;
                 let with = share.remainder.then_some(Part::Remainder);
                 let coscheduled = if share.groups > 0 {
-                    self.facts.coscheduled_by_count(self.split.sm_count)
+                    self.facts.coscheduled_by_count(self.split.group_sms)
                 } else {
                     self.facts.coscheduled_left_over().min(self.split.remainder)
                 };

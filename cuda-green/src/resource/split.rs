@@ -25,7 +25,8 @@ impl SmResource {
     /// Before the driver splits anything: [`Error::InvalidArgument`] for groups that no driver can make,
     /// [`Error::SplitAgain`], [`Error::UnmetSplit`] where there are too few SMs, [`Error::LimitedByMps`], and
     /// [`Error::Unsupported`] where the driver cannot do it. Then [`Error::SplitRefused`] where the driver refuses
-    /// for the chip's topology, and [`Error::Driver`].
+    /// for the chip's topology, [`Error::UnannouncedSizes`] where it gives other sizes than it announced, and
+    /// [`Error::Driver`].
     #[doc(alias = "cuDevSmResourceSplit")]
     #[doc(alias = "cuDevSmResourceSplitByCount")]
     pub fn split(&self, split: &SmSplit) -> Result<SmParts> {

@@ -130,12 +130,12 @@ fn one_call_makes_it() {
     let merged = |split: &SmSplit| match lower((13, 0), split).unwrap() {
         Lowered::Merged(units, merged) => {
             let CountedSplit {
-                sm_count,
+                group_sms,
                 groups,
                 flag,
                 ..
             } = units;
-            (sm_count, groups, flag, merged)
+            (group_sms, groups, flag, merged)
         }
         other => panic!("{split:?}: {other:?}"),
     };
