@@ -24,9 +24,10 @@ use crate::{
     planner::SplitStrategy,
 };
 
-/// The generations that rebalances put into force: for each partition, the index of each one once.
+/// The generations that rebalances put into force, each once.
 struct Ready {
-    generations: Vec<Vec<usize>>,
+    /// The index of the partition, in their order, and that of the generation.
+    generations: Vec<(usize, usize)>,
     /// The number of them that had to be made.
     made: usize,
 }
@@ -37,8 +38,8 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     pub(super) fn rebalance(&self, favoured: Option<&Id>, hand_off: HandOff) -> Result<()> {
         let begun = Stopwatch::start();
         let rebalanced = self.with_generations(&[favoured], |change, ready| {
-            let generations = ready.generations.concat(); // one of each partition
-            change.registry.put_in_force(&generations, hand_off)?;
+            // One of each partition.
+            change.registry.put_in_force(&ready.generations, hand_off)?;
             Ok(ready.made)
         });
         if let Some(made) = self.noting(Operation::Rebalance, rebalanced)? {

@@ -230,14 +230,17 @@ impl<Id> RegistryChange<'_, Id> {
         })
     }
 
-    /// Returns the generations over the wanted pieces of each partition; none if one of them is missing.
-    pub(super) fn find_all(&self, wanted: &[Vec<Pieces>]) -> Option<Vec<Vec<usize>>> {
+    /// Returns the generations over the wanted pieces of each partition, in its order, each with the partition's index;
+    /// none if one of them is missing.
+    pub(super) fn find_all(&self, wanted: &[Vec<Pieces>]) -> Option<Vec<(usize, usize)>> {
         self.registry.read(|partitions| {
-            let partitions = partitions.iter().zip(wanted);
-            let found = partitions.map(|(partition, wanted)| {
-                wanted.iter().map(|pieces| partition.find(pieces)).collect()
-            });
-            found.collect()
+            let mut found = Vec::with_capacity(partitions.len());
+            for (index, (partition, wanted)) in partitions.iter().zip(wanted).enumerate() {
+                for pieces in wanted {
+                    found.push((index, partition.find(pieces)?));
+                }
+            }
+            Some(found)
         })
     }
 
@@ -272,30 +275,32 @@ impl<Id> RegistryChange<'_, Id> {
         });
     }
 
-    /// Returns the contexts of the given generations of each partition, each with the largest number of green contexts
-    /// behind any generation of its name.
+    /// Returns the contexts of generations, each given with its partition's index, and the largest number of green
+    /// contexts behind any generation of its name.
     pub(super) fn with_most_siblings(
         &self,
-        generations: &[Vec<usize>],
+        generations: &[(usize, usize)],
     ) -> Vec<(GreenContext, usize)> {
         self.registry.read(|partitions| {
-            let mut contexts = Vec::new();
-            for (partition, generations) in partitions.iter().zip(generations) {
-                for generation in generations {
-                    let context = partition.generations()[*generation].context.clone();
-                    contexts.push((context, partition.most_siblings()));
-                }
-            }
-            contexts
+            let generations = generations.iter().filter_map(|(index, generation)| {
+                let partition = partitions.get(*index)?;
+                let context = partition.generations()[*generation].context.clone();
+                Some((context, partition.most_siblings()))
+            });
+            generations.collect()
         })
     }
 
-    /// Puts a generation of each partition into force, all at once for everyone who follows a name. Waits for the
+    /// Puts a generation of each partition into force, given in their order, all at once for everyone who follows a name. Waits for the
     /// users of streams that follow a name whose generation changes; names can be looked up meanwhile.
-    pub(super) fn put_in_force(&self, generations: &[usize], hand_off: HandOff) -> Result<()> {
+    pub(super) fn put_in_force(
+        &self,
+        generations: &[(usize, usize)],
+        hand_off: HandOff,
+    ) -> Result<()> {
         let followed: Vec<Option<Arc<ContextInForce>>> = self.registry.read(|partitions| {
             let partitions = partitions.iter().zip(generations);
-            let followed = partitions.map(|(partition, generation)| {
+            let followed = partitions.map(|(partition, (_, generation))| {
                 let changes = partition.in_force() != *generation;
                 changes.then(|| Arc::clone(partition.followed()))
             });
@@ -309,9 +314,9 @@ impl<Id> RegistryChange<'_, Id> {
             self.registry.read(|partitions| {
                 let changing = partitions.iter().zip(generations);
                 let changing =
-                    changing.filter(|(partition, generation)| partition.in_force() != **generation);
+                    changing.filter(|(partition, (_, new))| partition.in_force() != *new);
                 let new: Vec<&Generation> = changing
-                    .map(|(partition, generation)| &partition.generations()[*generation])
+                    .map(|(partition, (_, new))| &partition.generations()[*new])
                     .collect();
                 wait_for_old_work(
                     &new,
@@ -320,7 +325,7 @@ impl<Id> RegistryChange<'_, Id> {
             })?;
         }
         self.write(|partitions| {
-            for ((partition, generation), followed) in
+            for ((partition, (_, generation)), followed) in
                 partitions.iter_mut().zip(generations).zip(&mut held)
             {
                 if let Some(followed) = followed {

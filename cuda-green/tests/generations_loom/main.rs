@@ -105,7 +105,9 @@ impl Manager {
 
     fn rebalance(&self, target: usize, hand_off: HandOff) {
         let change = self.0.begin_change();
-        let targets = vec![target; self.0.ids().len()];
+        let targets: Vec<_> = (0..self.0.ids().len())
+            .map(|index| (index, target))
+            .collect();
         change.put_in_force(&targets, hand_off).unwrap();
     }
 
