@@ -18,6 +18,22 @@ pub(crate) struct Demands {
     pub(crate) requested: Vec<u32>,
 }
 
+/// Groups indices whose keys are equal, in the order in which the keys first come.
+pub(super) fn grouped<Key: PartialEq>(
+    indices: impl IntoIterator<Item = usize>,
+    key: impl Fn(usize) -> Key,
+) -> Vec<Vec<usize>> {
+    let mut groups: Vec<(Key, Vec<usize>)> = Vec::new();
+    for index in indices {
+        let own = key(index);
+        match groups.iter_mut().find(|(key, _)| *key == own) {
+            Some((_, group)) => group.push(index),
+            None => groups.push((own, vec![index])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
 impl Demands {
     /// Checks the requests against each other and the device.
     pub(crate) fn of(facts: &DeviceFacts, requests: &[PartitionRequest]) -> Result<Self> {
@@ -106,19 +122,14 @@ impl Demands {
     /// groups of one size, `most` their largest values, and `free` groups are left. Equal targets stay equal. Returns
     /// the number of groups that are left then.
     pub(super) fn exchange(&self, counts: &mut [u32], most: &[u32], mut free: u32) -> u32 {
-        let mut kinds: Vec<Vec<usize>> = Vec::new();
-        for (index, request) in self.list.iter().enumerate() {
-            let key = |index: usize| (self.list.get(index), counts.get(index), most.get(index));
-            let alike =
-                |kind: &&mut Vec<usize>| kind.first().is_some_and(|of| key(*of) == key(index));
-            if !request.is_target() {
-                continue;
-            }
-            match kinds.iter_mut().find(alike) {
-                Some(kind) => kind.push(index),
-                None => kinds.push(vec![index]),
-            }
-        }
+        let targets = (0..self.list.len()).filter(|index| {
+            self.list
+                .get(*index)
+                .is_some_and(PartitionRequest::is_target)
+        });
+        let kinds = grouped(targets, |index| {
+            (self.list.get(index), counts.get(index), most.get(index))
+        });
         let members = |kind: &Vec<usize>| kind.len() as u32;
         loop {
             let count = |kind: &Vec<usize>| kind.first().and_then(|of| counts.get(*of)).copied();

@@ -7,7 +7,8 @@
 
 use super::{
     Area, Demands, DeviceFacts, GroupCount, Part, PartitionRequest, Plan, PlannedPartition,
-    SmRequest, SplitCall, SplitFlag, SplitStrategy, device_facts::FINE_UNIT, worth::Worth,
+    SmRequest, SplitCall, SplitFlag, SplitStrategy, demands::grouped, device_facts::FINE_UNIT,
+    worth::Worth,
 };
 use crate::error::Result;
 
@@ -124,16 +125,7 @@ fn firsts(demands: &Demands, sizes: &[u32], device: &Area) -> Vec<FirstSplit> {
     for FirstSplit { size, members } in firsts {
         let mut add = |members: Vec<usize>| all.push(FirstSplit { size, members });
         // Requests of one size may differ in whether they are exact.
-        let mut kinds: Vec<Vec<usize>> = Vec::new();
-        for &index in &members {
-            let of = demands.list.get(index);
-            let alike =
-                |kind: &&mut Vec<usize>| kind.first().and_then(|of| demands.list.get(*of)) == of;
-            match kinds.iter_mut().find(alike) {
-                Some(kind) => kind.push(index),
-                None => kinds.push(vec![index]),
-            }
-        }
+        let kinds = grouped(members.iter().copied(), |index| demands.list.get(index));
         add(members);
         let several = kinds.len() > 1;
         for kind in kinds {

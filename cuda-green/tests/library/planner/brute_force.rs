@@ -85,6 +85,53 @@ fn each_pair_and_the_rest() {
     });
 }
 
+/// Lists that random runs found to be planned worse than another way of the driver does, on every device and version.
+#[test]
+fn lists_that_were_planned_worse_are_planned_as_well() {
+    let exact = |request: R| request.exact();
+    let lists: [&[R]; 5] = [
+        &[R::at_least(9), R::at_least(9), R::at_least(9), R::rest()],
+        &[R::share(0, 1), R::at_least(17), R::at_least(17)],
+        &[R::at_least(35), R::percent(37), R::percent(37), R::rest()],
+        &[
+            exact(R::percent(29)),
+            exact(R::percent(29)),
+            R::percent(29),
+            R::rest(),
+        ],
+        &[
+            R::at_least(33),
+            R::at_least(33),
+            exact(R::at_least(1)),
+            R::at_least(33),
+            R::rest(),
+        ],
+    ];
+    on_each(&all_devices(), |device, profile| {
+        let oracle = Oracle::of(device, *device.capabilities());
+        let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(device).unwrap();
+        for list in lists {
+            as_good_as(&oracle, &manager, list, profile).unwrap();
+        }
+    });
+    // Only where groups merge: elsewhere one limit lowers all targets.
+    let list = [
+        R::target(22),
+        R::target(22),
+        R::target(14),
+        R::at_least(25),
+        R::at_least(25),
+    ];
+    on_each(&["a100"], |device, profile| {
+        if !device.capabilities().merge || device.capabilities().structured_split {
+            return;
+        }
+        let oracle = Oracle::of(device, *device.capabilities());
+        let manager: SmPartitionManager<u32> = SmPartitionManager::with_ids(device).unwrap();
+        as_good_as(&oracle, &manager, &list, profile).unwrap();
+    });
+}
+
 /// The plan is no worse than the best that brute force finds.
 fn as_good_as(
     oracle: &Oracle,
