@@ -1,0 +1,71 @@
+//! The error type of the crate.
+
+use std::path::PathBuf;
+
+/// The result type of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The reason why a call failed: what was requested, what is there, and what would help.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The GPU, its driver or a partition refused.
+    #[error(transparent)]
+    Gpu(#[from] cuda_green::Error),
+    /// A file of the model folder cannot be read or says something that does not fit.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file, or the folder.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
+    /// A tensor is missing, or has another shape or type than the configuration says.
+    #[error("{}: tensor `{tensor}`: expected {expected}, found {found}", path.display())]
+    Tensor {
+        /// The file of weights.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The expected shape and types.
+        expected: String,
+        /// What the file has.
+        found: String,
+    },
+    /// A batch exceeds what the encoder was made for.
+    #[error("a batch of {asked} {unit} exceeds the encoder's {limit}")]
+    BatchTooLarge {
+        /// `tokens`, `texts`, or `tokens in one text`.
+        unit: &'static str,
+        /// The batch's number.
+        asked: usize,
+        /// The encoder's limit.
+        limit: usize,
+    },
+    /// A token is not in the model's vocabulary.
+    #[error("token {token} of text {text} is not in the vocabulary of {vocabulary} tokens")]
+    UnknownToken {
+        /// The index of the text in the batch.
+        text: usize,
+        /// The token's id.
+        token: u32,
+        /// The number of tokens in the vocabulary.
+        vocabulary: usize,
+    },
+    /// A text without tokens: each has at least the special ones.
+    #[error("text {text} has no tokens, not even the special ones")]
+    EmptyText {
+        /// The index of the text in the batch.
+        text: usize,
+    },
+    /// A vector came out as infinite or not a number: the precision's range was exceeded.
+    #[error(
+        "the vector of text {text} is not finite: values exceed the range of {precision}; use bf16 or f32"
+    )]
+    Overflow {
+        /// The index of the text in the batch.
+        text: usize,
+        /// The precision.
+        precision: &'static str,
+    },
+}

@@ -1,0 +1,14 @@
+//! Text embeddings inside a guaranteed share of an NVIDIA GPU.
+#![doc = ""]
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod batch;
+mod embeddings;
+mod encoder;
+mod error;
+
+pub use batch::PackedBatch;
+pub use embeddings::Embeddings;
+pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
+pub use error::{Error, Result};
