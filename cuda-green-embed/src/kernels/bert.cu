@@ -1,7 +1,7 @@
 // The kernels of a BERT encoder over packed batches, all but the large matrix products.
 //
-// `cargo xtask kernels` compiles this file once for each element type, to `bert_f16.ptx` and so on. It includes nothing,
-// so that NVRTC alone compiles it, and uses nothing newer than compute capability 8.0.
+// `cargo xtask kernels` compiles this file for each element type, and for compute capabilities 8.0 and 9.0, to
+// `bert_f16_sm80.ptx` and so on. It includes nothing, so that NVRTC alone compiles it.
 //
 // A batch is packed: the tokens of its texts stand one after another without padding. A launch is made for a *bucket*,
 // the most tokens that it can take; how many there are stands in memory, so that one CUDA graph serves every batch
@@ -57,6 +57,22 @@ template <> __device__ __forceinline__ void store4<float>(float* to, float4 v) {
     *reinterpret_cast<float4*>(to) = v;
 }
 
+// --- overlap with the kernel before ---------------------------------------------------------------------------------
+
+// From compute capability 9.0 on, a kernel may be launched while the one before it in the stream still runs. Each
+// kernel lets its successor start at once, reads what no kernel writes (weights), and then waits for the end of its
+// predecessor, which has waited for its own.
+__device__ __forceinline__ void start_next() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // --- rows of a warp ------------------------------------------------------------------------------------------------
 
 // The widest row: a lane holds four elements of each of these steps of 128.
@@ -66,6 +82,8 @@ __device__ __forceinline__ float warp_sum(float v) {
     for (int lanes = 16; lanes > 0; lanes /= 2) v += __shfl_xor_sync(0xffffffffu, v, lanes);
     return v;
 }
+
+__device__ __forceinline__ u32 warp_max(u32 v) { return __reduce_max_sync(0xffffffffu, v); }
 
 // Calls `f(step, column)` for each group of four columns that this lane has. The steps are unrolled, so that arrays
 // that they index stay in registers.
@@ -108,39 +126,47 @@ __device__ __forceinline__ void normalise(
 // --- embedding -----------------------------------------------------------------------------------------------------
 
 // Sums the word, position and type embeddings of each token, normalises the sum, and copies the facts of the batch to
-// device memory. A block of 256 threads takes 32 tokens, so that it reads their ids from the host in one piece.
+// device memory. A block of 256 threads takes 32 tokens. What it reads from the host it reads at once, the number of
+// tokens included, since each wait for the host costs a microsecond or more: so it reads past the last token, and
+// bounds what it finds there. Tokens past the last get the bounds 0, that is, none.
 template <class T> __device__ __forceinline__ void embed(
     const u32* input, u32* facts, u32 capacity, const T* words, const T* positions, const T* types,
     const float* weight, const float* bias, float epsilon, u32 hidden, T* out
 ) {
     __shared__ u32 ids[32], firsts[32];
+    u32 begin = blockIdx.x * 32, thread = threadIdx.x, token = begin + thread;
+    start_next();
+    u32 id = 0, first = 0, end = 0, start = 0, text = blockIdx.x * 224 + thread - 32;
+    bool has_token = thread < 32 && token < capacity, has_text = thread >= 32 && text <= capacity;
+    if (has_token) {
+        id = input[4 + token];
+        first = input[4 + capacity + token];
+        end = input[4 + 2 * capacity + token];
+    }
+    if (has_text) start = input[4 + 3 * capacity + text];
     u32 tokens = input[0], texts = input[1];
-    u32 begin = blockIdx.x * 32, thread = threadIdx.x;
-    if (blockIdx.x == 0 && thread == 0) { facts[0] = tokens; facts[1] = texts; }
-    for (u32 text = blockIdx.x * 256 + thread; text <= texts; text += gridDim.x * 256)
-        facts[4 + 2 * capacity + text] = input[4 + 3 * capacity + text];
-    if (begin >= tokens) return;
-    if (thread < 32 && begin + thread < tokens) {
-        u32 token = begin + thread;
-        u32 first = input[4 + capacity + token];
-        ids[thread] = input[4 + token];
+    wait_for_previous();
+    if (thread == 0 && begin == 0) { facts[0] = tokens; facts[1] = texts; }
+    if (has_text && text <= texts) facts[4 + 2 * capacity + text] = start;
+    if (has_token) {
+        bool there = token < tokens;
+        ids[thread] = id;
         firsts[thread] = first;
-        facts[4 + token] = first;
-        facts[4 + capacity + token] = input[4 + 2 * capacity + token];
+        facts[4 + token] = there ? first : 0;
+        facts[4 + capacity + token] = there ? end : 0;
     }
     __syncthreads();
     int warp = thread / 32, lane = thread % 32;
     for (u32 i = warp; i < 32 && begin + i < tokens; i += 8) {
-        u32 token = begin + i;
         float4 row[STEPS];
         const T* word = words + size_t(ids[i]) * hidden;
-        const T* position = positions + size_t(token - firsts[i]) * hidden;
+        const T* position = positions + size_t(begin + i - firsts[i]) * hidden;
         each4(hidden, lane, [&](int step, int column) {
             float4 a = load4(word + column), b = load4(position + column), c = load4(types + column);
             row[step] = make_float4(a.x + b.x + c.x, a.y + b.y + c.y, a.z + b.z + c.z, a.w + b.w + c.w);
         });
         normalise(row, weight, bias, hidden, epsilon, lane);
-        T* to = out + size_t(token) * hidden;
+        T* to = out + size_t(begin + i) * hidden;
         each4(hidden, lane, [&](int step, int column) { store4(to + column, row[step]); });
     }
 }
@@ -151,6 +177,8 @@ template <class T> __device__ __forceinline__ void embed(
 template <class T> __device__ __forceinline__ void layer_norm(
     const u32* facts, T* rows, const float* weight, const float* bias, float epsilon, u32 hidden
 ) {
+    start_next();
+    wait_for_previous();
     u32 token = blockIdx.x * 8 + threadIdx.x / 32;
     if (token >= facts[0]) return;
     int lane = threadIdx.x % 32;
@@ -168,10 +196,12 @@ __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(
 
 // Adds a bias to each row and applies GELU, in place. A block of 128 threads takes 512 columns of eight rows.
 template <class T> __device__ __forceinline__ void bias_gelu(const u32* facts, T* rows, const float* bias, u32 columns) {
+    start_next();
     u32 column = (blockIdx.y * 128 + threadIdx.x) * 4;
-    u32 tokens = facts[0];
     if (column >= columns) return;
     float4 b = load4(bias + column);
+    wait_for_previous();
+    u32 tokens = facts[0];
     #pragma unroll
     for (u32 i = 0; i < 8; i++) {
         u32 token = blockIdx.x * 8 + i;
@@ -194,6 +224,8 @@ template <class T> __device__ __forceinline__ void pool(
 ) {
     __shared__ float sums[8][STEPS * 128];
     __shared__ float squares[8];
+    start_next();
+    wait_for_previous();
     u32 text = blockIdx.x;
     if (text >= facts[1]) return;
     const u32* starts = facts + 4 + 2 * capacity;
@@ -282,16 +314,19 @@ template <class T, int D> __device__ __forceinline__ void attention(
 ) {
     constexpr int KEYS = 64, STRIDE = D + 8; // the padding keeps rows in different banks
     __shared__ __align__(16) u16 keys[2][KEYS * STRIDE], values[2][KEYS * STRIDE];
-    u32 tokens = facts[0], query0 = blockIdx.x * 64, head = blockIdx.y;
-    if (query0 >= tokens) return;
-    const u32* first = facts + 4;
-    const u32* end = facts + 4 + capacity;
+    start_next();
+    u32 query0 = blockIdx.x * 64, head = blockIdx.y;
+    const u32* first = facts + 4 + query0;
+    const u32* end = first + capacity;
     u32 row_length = 3 * hidden;
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    u32 begin = first[query0], stop = end[min(query0 + 63, tokens - 1)];
-    u32 query = query0 + warp * 16;
-    bool busy = query < tokens;
-    u32 warp_begin = busy ? first[query] : 0, warp_stop = busy ? end[min(query + 15, tokens - 1)] : 0;
+    // Tokens past the last have no keys: their bounds are 0.
+    wait_for_previous();
+    u32 begin = first[0], end_low = end[lane], end_high = end[lane + 32];
+    u32 stop = warp_max(max(end_low, end_high));
+    u32 mine = warp < 2 ? end_low : end_high;
+    u32 warp_begin = first[warp * 16], warp_stop = warp_max(lane / 16 == warp % 2 ? mine : 0);
+    bool busy = warp_stop > 0;
 
     const T* q_at = qkv + head * D;
     const u16* k_at = reinterpret_cast<const u16*>(qkv + hidden + head * D);
@@ -310,14 +345,13 @@ template <class T, int D> __device__ __forceinline__ void attention(
     };
     fetch(begin, 0);
 
-    u32 row[2] = {query + lane / 4, query + lane / 4 + 8}, row_first[2], row_end[2];
+    u32 row[2] = {u32(warp * 16 + lane / 4), u32(warp * 16 + lane / 4 + 8)}, row_first[2], row_end[2];
     u32 q[D / 16][4];
     #pragma unroll
     for (int half = 0; half < 2; half++) {
-        bool there = row[half] < tokens;
-        row_first[half] = there ? first[row[half]] : 0;
-        row_end[half] = there ? end[row[half]] : 0;
-        const u32* at = reinterpret_cast<const u32*>(q_at + size_t(there ? row[half] : query0) * row_length);
+        row_first[half] = first[row[half]];
+        row_end[half] = end[row[half]];
+        const u32* at = reinterpret_cast<const u32*>(q_at + size_t(query0 + row[half]) * row_length);
         #pragma unroll
         for (int step = 0; step < D / 16; step++) {
             q[step][half] = at[step * 8 + lane % 4];
@@ -405,9 +439,9 @@ template <class T, int D> __device__ __forceinline__ void attention(
     for (int half = 0; half < 2; half++) {
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
         sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
-        if (row[half] < tokens) {
+        if (row_end[half] > 0) {
             float inverse = 1.0f / sum[half];
-            u32* to = reinterpret_cast<u32*>(out + size_t(row[half]) * hidden + head * D);
+            u32* to = reinterpret_cast<u32*>(out + size_t(query0 + row[half]) * hidden + head * D);
             #pragma unroll
             for (int n = 0; n < D / 8; n++)
                 to[n * 4 + lane % 4] = pack(T(), acc[n][half * 2] * inverse, acc[n][half * 2 + 1] * inverse);
@@ -420,6 +454,8 @@ template <int D> __device__ __forceinline__ void attention_float(
     const u32* facts, u32 capacity, const float* qkv, u32 hidden, float scale, float* out
 ) {
     __shared__ float queries[4][D];
+    start_next();
+    wait_for_previous();
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     u32 token = blockIdx.x * 4 + warp, head = blockIdx.y;
     if (token >= facts[0]) return;
@@ -459,109 +495,173 @@ template <int D> __device__ __forceinline__ void attention_float(
 
 // --- products for few tokens ---------------------------------------------------------------------------------------
 
-// out = a w' + bias, where w is outputs x inputs: the product for so few tokens that reading w is what takes time, with
-// all around it fused. `a` is normalised first if `norm_weight` is given; block 0 then also writes the normalised rows
-// to `normalised`, for the addition after the next product. GELU is applied if asked; `residual` is added if given.
+__device__ __forceinline__ u32 multiply(F16, u32 a, u32 b) {
+    u32 c;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(c) : "r"(a), "r"(b), "r"(0x80008000u)); // + -0.0
+    return c;
+}
+__device__ __forceinline__ u32 multiply(BF16, u32 a, u32 b) {
+    u32 c;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(c) : "r"(a), "r"(b), "r"(0x80008000u));
+    return c;
+}
+template <class T> __device__ __forceinline__ uint4 multiply8(uint4 a, uint4 b) {
+    return make_uint4(multiply(T(), a.x, b.x), multiply(T(), a.y, b.y), multiply(T(), a.z, b.z), multiply(T(), a.w, b.w));
+}
+// Adds eight elements, and their squares, to a row's sums.
+template <class T> __device__ __forceinline__ void add_moments(float2& moments, uint4 eight) {
+    u32 pairs[4] = {eight.x, eight.y, eight.z, eight.w};
+    #pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float2 v = unpack(T(), pairs[i]);
+        moments.x += v.x + v.y;
+        moments.y += v.x * v.x + v.y * v.y;
+    }
+}
+__device__ __forceinline__ float2 sum_of_quad(float2 v) {
+    for (int lanes = 1; lanes < 4; lanes *= 2) {
+        v.x += __shfl_xor_sync(0xffffffffu, v.x, lanes);
+        v.y += __shfl_xor_sync(0xffffffffu, v.y, lanes);
+    }
+    return v;
+}
+
+// out = gelu?(norm?(a) w' + bias) + residual, where w is outputs x inputs: the product for so few tokens that reading w
+// is what takes time, with all around it fused.
 //
-// A block takes ROWS * 16 tokens and COLUMNS * 8 outputs. Its warps share the inputs among them and add up their sums
-// in shared memory. Inputs are taken in groups of 32, of which a lane holds eight neighbours of each row: the sum over
-// inputs does not depend on their order, so one load of 16 bytes fills the operands of two products of tensor cores.
-// Dynamic shared memory: warps * ROWS * 16 * COLUMNS * 8 floats, or ROWS * 16 * (inputs + 8) elements if that is more.
-template <class T, int ROWS, int COLUMNS> __device__ __forceinline__ void linear(
-    const u32* facts, const T* a, const float* norm_weight, const float* norm_bias, float epsilon, T* normalised,
-    const T* w, const float* bias, const T* residual, u32 with_gelu, u32 inputs, u32 outputs, T* out
+// Normalising is linear in the row once its mean and deviation are known, so the product need not wait for them:
+//   norm(a) w' + b = (sum of a norm_weight w - mean w_sums) / deviation + bias,
+// with w_sums = sum of norm_weight w, and bias = b + sum of norm_bias w, both made when the weights are loaded. Block 0
+// writes each row's mean and the inverse of its deviation to `moments_out`. The residual is normalised by such moments
+// on the way, if they are given.
+//
+// A block takes 16 tokens and COLUMNS * 8 outputs. Its warps share the inputs among them, in groups of 32, and add up
+// their sums in shared memory. Of a group, a lane holds eight neighbours of each row: the sum over inputs does not
+// depend on their order, so one load of 16 bytes fills the operands of two products of tensor cores. Rows past the last
+// token mean nothing and disturb none: the buffers have room for them.
+// Dynamic shared memory: warps * 16 * (COLUMNS * 8 + 2) floats, for 4 warps or more.
+template <class T, int COLUMNS> __device__ __forceinline__ void linear(
+    const T* a, const T* norm_weight, const float* w_sums, float epsilon, float2* moments_out, const T* w,
+    const float* bias, const T* residual, const float2* residual_moments, const float* residual_weight,
+    const float* residual_bias, u32 with_gelu, u32 inputs, u32 outputs, T* out
 ) {
-    extern __shared__ __align__(16) unsigned char shared[];
-    u32 tokens = facts[0], row0 = blockIdx.y * ROWS * 16, column0 = blockIdx.x * COLUMNS * 8;
-    if (row0 >= tokens) return;
+    extern __shared__ __align__(16) float shared[];
+    constexpr int WIDTH = COLUMNS * 8, SIZE = 16 * WIDTH;
+    constexpr int PAIRS = (SIZE / 2 + 127) / 128; // of outputs for each thread
+    u32 row0 = blockIdx.y * 16, column0 = blockIdx.x * WIDTH;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     u32 share = inputs / warps, input0 = warp * share + lane % 4 * 8;
 
-    // Weights do not depend on earlier kernels: they are on their way before the rows are waited for.
-    const uint4* w_at[COLUMNS];
-    uint4 next_w[COLUMNS];
+    const uint4* w_at = reinterpret_cast<const uint4*>(w + size_t(column0 + lane / 4) * inputs + input0);
+    const uint4* a_at = reinterpret_cast<const uint4*>(a + size_t(row0 + lane / 4) * inputs + input0);
+    const uint4* g_at = reinterpret_cast<const uint4*>(norm_weight + input0);
+    u32 eight_rows = inputs; // in pieces of eight elements
+    uint4 next_b[COLUMNS], next_upper, next_lower, next_g = make_uint4(0, 0, 0, 0);
+    auto fetch_weights = [&](u32 k) {
+        #pragma unroll
+        for (int n = 0; n < COLUMNS; n++) next_b[n] = __ldg(w_at + n * eight_rows + k / 8);
+        if (norm_weight) next_g = __ldg(g_at + k / 8);
+    };
+    auto fetch_rows = [&](u32 k) {
+        next_upper = a_at[k / 8];
+        next_lower = a_at[eight_rows + k / 8];
+    };
+    start_next();
+    fetch_weights(0);
+    wait_for_previous();
+    fetch_rows(0);
+    // What the end needs is on its way, too.
+    float2 bias_of[PAIRS], sums_of[PAIRS], moments_of[PAIRS], weight_of[PAIRS], shift_of[PAIRS];
+    u32 residual_of[PAIRS];
     #pragma unroll
-    for (int n = 0; n < COLUMNS; n++) {
-        w_at[n] = reinterpret_cast<const uint4*>(w + size_t(column0 + n * 8 + lane / 4) * inputs + input0);
-        next_w[n] = __ldg(w_at[n]);
-    }
-    const u16* a_at = reinterpret_cast<const u16*>(a) + size_t(row0) * inputs;
-    u32 stride = inputs;
-    if (norm_weight) {
-        u16* rows = reinterpret_cast<u16*>(shared);
-        stride = inputs + 8;
-        for (u32 i = warp; i < ROWS * 16; i += warps) {
-            float4 row[STEPS];
-            u32 token = row0 + i;
-            T* to = reinterpret_cast<T*>(rows + i * stride);
-            if (token < tokens) {
-                load_row(row, a + size_t(token) * inputs, inputs, lane);
-                normalise(row, norm_weight, norm_bias, inputs, epsilon, lane);
-                each4(inputs, lane, [&](int step, int column) {
-                    store4(to + column, row[step]);
-                    if (blockIdx.x == 0) store4(normalised + size_t(token) * inputs + column, row[step]);
-                });
-            } else {
-                each4(inputs, lane, [&](int, int column) { store4(to + column, make_float4(0, 0, 0, 0)); });
-            }
+    for (int p = 0; p < PAIRS; p++) {
+        int i = (p * int(blockDim.x) + int(threadIdx.x)) * 2;
+        if (i >= SIZE) continue;
+        u32 token = row0 + i / WIDTH, column = column0 + i % WIDTH;
+        bias_of[p] = *reinterpret_cast<const float2*>(bias + column);
+        if (norm_weight) sums_of[p] = *reinterpret_cast<const float2*>(w_sums + column);
+        if (residual) residual_of[p] = *reinterpret_cast<const u32*>(residual + size_t(token) * outputs + column);
+        if (residual_moments) {
+            moments_of[p] = residual_moments[token];
+            weight_of[p] = *reinterpret_cast<const float2*>(residual_weight + column);
+            shift_of[p] = *reinterpret_cast<const float2*>(residual_bias + column);
         }
-        __syncthreads();
-        a_at = rows;
     }
-    float acc[ROWS][COLUMNS][4] = {};
+
+    float acc[COLUMNS][4] = {};
+    float2 upper_moments = make_float2(0, 0), lower_moments = make_float2(0, 0);
     for (u32 k = 0; k < share; k += 32) {
-        uint4 b[COLUMNS];
+        uint4 b[COLUMNS], upper = next_upper, lower = next_lower, g = next_g;
+        #pragma unroll
+        for (int n = 0; n < COLUMNS; n++) b[n] = next_b[n];
+        if (k + 32 < share) {
+            fetch_weights(k + 32);
+            fetch_rows(k + 32);
+        }
+        if (norm_weight) {
+            add_moments<T>(upper_moments, upper);
+            add_moments<T>(lower_moments, lower);
+            upper = multiply8<T>(upper, g);
+            lower = multiply8<T>(lower, g);
+        }
+        u32 even[4] = {upper.x, lower.x, upper.y, lower.y}, odd[4] = {upper.z, lower.z, upper.w, lower.w};
         #pragma unroll
         for (int n = 0; n < COLUMNS; n++) {
-            b[n] = next_w[n];
-            if (k + 32 < share) next_w[n] = __ldg(w_at[n] + (k + 32) / 8);
-        }
-        #pragma unroll
-        for (int m = 0; m < ROWS; m++) {
-            // Rows past the last token are of the buffer, but mean nothing; nobody reads what comes of them.
-            const u16* at = a_at + size_t(m * 16 + lane / 4) * stride + input0 + k;
-            uint4 upper = *reinterpret_cast<const uint4*>(at);
-            uint4 lower = *reinterpret_cast<const uint4*>(at + 8 * stride);
-            u32 even[4] = {upper.x, lower.x, upper.y, lower.y}, odd[4] = {upper.z, lower.z, upper.w, lower.w};
-            #pragma unroll
-            for (int n = 0; n < COLUMNS; n++) {
-                mma(T(), acc[m][n], even, b[n].x, b[n].y);
-                mma(T(), acc[m][n], odd, b[n].z, b[n].w);
-            }
+            mma(T(), acc[n], even, b[n].x, b[n].y);
+            mma(T(), acc[n], odd, b[n].z, b[n].w);
         }
     }
-    __syncthreads(); // the sums take the place of the rows
-    float* sums = reinterpret_cast<float*>(shared);
-    constexpr int WIDTH = COLUMNS * 8, SIZE = ROWS * 16 * WIDTH;
+
+    float2* moments = reinterpret_cast<float2*>(shared + warps * SIZE);
     #pragma unroll
-    for (int m = 0; m < ROWS; m++) {
+    for (int half = 0; half < 2; half++) {
+        int row = half * 8 + lane / 4;
         #pragma unroll
-        for (int n = 0; n < COLUMNS; n++) {
-            #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                int at = warp * SIZE + (m * 16 + half * 8 + lane / 4) * WIDTH + n * 8 + lane % 4 * 2;
-                *reinterpret_cast<float2*>(sums + at) = make_float2(acc[m][n][half * 2], acc[m][n][half * 2 + 1]);
-            }
+        for (int n = 0; n < COLUMNS; n++)
+            *reinterpret_cast<float2*>(shared + warp * SIZE + row * WIDTH + n * 8 + lane % 4 * 2) =
+                make_float2(acc[n][half * 2], acc[n][half * 2 + 1]);
+        if (norm_weight) {
+            float2 total = sum_of_quad(half ? lower_moments : upper_moments);
+            if (lane % 4 == 0) moments[warp * 16 + row] = total;
         }
     }
     __syncthreads();
-    for (int i = threadIdx.x * 2; i < SIZE; i += blockDim.x * 2) {
-        u32 token = row0 + i / WIDTH, column = column0 + i % WIDTH;
-        if (token >= tokens) continue;
-        float2 v = *reinterpret_cast<const float2*>(bias + column);
+    #pragma unroll
+    for (int p = 0; p < PAIRS; p++) {
+        int i = (p * int(blockDim.x) + int(threadIdx.x)) * 2;
+        if (i >= SIZE) continue;
+        u32 row = i / WIDTH, token = row0 + row, column = column0 + i % WIDTH;
+        float2 v = make_float2(0, 0), total = make_float2(0, 0);
         for (int other = 0; other < warps; other++) {
-            float2 part = *reinterpret_cast<const float2*>(sums + other * SIZE + i);
+            float2 part = *reinterpret_cast<const float2*>(shared + other * SIZE + i);
             v.x += part.x;
             v.y += part.y;
+            if (norm_weight) {
+                float2 more = moments[other * 16 + row];
+                total.x += more.x;
+                total.y += more.y;
+            }
         }
+        if (norm_weight) {
+            float mean = total.x / inputs;
+            float inverse = rsqrtf(fmaxf(total.y / inputs - mean * mean, 0.0f) + epsilon);
+            v.x = (v.x - mean * sums_of[p].x) * inverse;
+            v.y = (v.y - mean * sums_of[p].y) * inverse;
+            if (column == 0) moments_out[token] = make_float2(mean, inverse);
+        }
+        v.x += bias_of[p].x;
+        v.y += bias_of[p].y;
         if (with_gelu) v = make_float2(gelu(v.x), gelu(v.y));
-        size_t at = size_t(token) * outputs + column;
         if (residual) {
-            float2 r = unpack(T(), *reinterpret_cast<const u32*>(residual + at));
+            float2 r = unpack(T(), residual_of[p]);
+            if (residual_moments) {
+                r.x = (r.x - moments_of[p].x) * moments_of[p].y * weight_of[p].x + shift_of[p].x;
+                r.y = (r.y - moments_of[p].x) * moments_of[p].y * weight_of[p].y + shift_of[p].y;
+            }
             v.x += r.x;
             v.y += r.y;
         }
-        *reinterpret_cast<u32*>(out + at) = pack(T(), v.x, v.y);
+        *reinterpret_cast<u32*>(out + size_t(token) * outputs + column) = pack(T(), v.x, v.y);
     }
 }
 
@@ -593,12 +693,13 @@ template <class T, int ROWS, int COLUMNS> __device__ __forceinline__ void linear
         attention<T, D>(facts, capacity, qkv, hidden, scale, out);                                                     \
     }
 
-#define LINEAR_OF(T, NAME, ROWS, COLUMNS)                                                                              \
-    extern "C" __global__ void __launch_bounds__(384) cuda_green_linear_##ROWS##x##COLUMNS##_##NAME(                   \
-        const u32* facts, const T* a, const float* norm_weight, const float* norm_bias, float epsilon, T* normalised,  \
-        const T* w, const float* bias, const T* residual, u32 with_gelu, u32 inputs, u32 outputs, T* out) {            \
-        linear<T, ROWS, COLUMNS>(facts, a, norm_weight, norm_bias, epsilon, normalised, w, bias, residual, with_gelu,  \
-            inputs, outputs, out);                                                                                     \
+#define LINEAR_OF(T, NAME, COLUMNS)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(512) cuda_green_linear_##COLUMNS##_##NAME(                            \
+        const T* a, const T* norm_weight, const float* w_sums, float epsilon, float2* moments_out, const T* w,         \
+        const float* bias, const T* residual, const float2* residual_moments, const float* residual_weight,            \
+        const float* residual_bias, u32 with_gelu, u32 inputs, u32 outputs, T* out) {                                  \
+        linear<T, COLUMNS>(a, norm_weight, w_sums, epsilon, moments_out, w, bias, residual, residual_moments,          \
+            residual_weight, residual_bias, with_gelu, inputs, outputs, out);                                          \
     }
 
 #if defined(ELEMENT_F32)
@@ -620,11 +721,6 @@ extern "C" __global__ void __launch_bounds__(128) cuda_green_attention_64_f32(
 OF_ELEMENT(KERNELS_OF)
 OF_ELEMENT(ATTENTION_OF, 32)
 OF_ELEMENT(ATTENTION_OF, 64)
-OF_ELEMENT(LINEAR_OF, 1, 1)
-OF_ELEMENT(LINEAR_OF, 1, 2)
-OF_ELEMENT(LINEAR_OF, 1, 4)
-OF_ELEMENT(LINEAR_OF, 2, 2)
-OF_ELEMENT(LINEAR_OF, 2, 4)
-OF_ELEMENT(LINEAR_OF, 4, 2)
-OF_ELEMENT(LINEAR_OF, 4, 4)
+OF_ELEMENT(LINEAR_OF, 2)
+OF_ELEMENT(LINEAR_OF, 3)
 #endif
