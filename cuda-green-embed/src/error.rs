@@ -32,6 +32,18 @@ pub enum Error {
         /// What the file has.
         found: String,
     },
+    /// A model of a kind that this crate does not run.
+    #[error("{}: {property} `{found}` is not supported; supported: {supported}", path.display())]
+    UnsupportedModel {
+        /// The file that says it.
+        path: PathBuf,
+        /// The property, by its name in the file.
+        property: &'static str,
+        /// The property's value.
+        found: String,
+        /// The values that would work.
+        supported: &'static str,
+    },
     /// A batch exceeds what the encoder was made for.
     #[error("a batch of {asked} {unit} exceeds the encoder's {limit}")]
     BatchTooLarge {

@@ -7,8 +7,10 @@ mod batch;
 mod embeddings;
 mod encoder;
 mod error;
+pub mod model;
 
 pub use batch::PackedBatch;
 pub use embeddings::Embeddings;
 pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
 pub use error::{Error, Result};
+pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};

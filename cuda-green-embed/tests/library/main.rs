@@ -1,0 +1,6 @@
+//! The tests of the library, on the simulated driver.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
+
+mod model;
+mod support;
