@@ -2,7 +2,7 @@
 //! a stream says of them is what can be launched.
 
 use cuda_green::{
-    ContextId, CudaDevice, Driver, Error, GpuBuffer, GpuMemoryPool, Kernel, KernelArg,
+    CaptureMode, ContextId, CudaDevice, Driver, Error, GpuBuffer, GpuMemoryPool, Kernel, KernelArg,
     LaunchConfig, Module, Result, Stream,
     sim::{Launch, Sim},
     sys::CUdevice_attribute,
@@ -20,10 +20,12 @@ pub const CASES: &[Case] = &[
     ("launches/blocks_in_clusters_meet_too", barrier_in_clusters),
     ("launches/shared_memory_is_there", shared_memory),
     ("launches/a_refused_one_leaves_the_stream", refused),
+    ("launches/a_chain_keeps_its_order", chain),
 ];
 
 const KERNELS: &str = include_str!("kernels/launches.ptx");
 const CLUSTERS: &str = include_str!("kernels/clusters.ptx");
+const CHAIN: &str = include_str!("kernels/chain.ptx");
 
 /// A stream of a partition, a kernel, and the two numbers that each of these kernels counts in.
 struct Ready {
@@ -99,6 +101,9 @@ fn simulate(simulator: &Sim) {
         let size: u32 = launch.cluster().into_iter().product();
         let _ = add(launch, 0, size)
             .and_then(|()| add(launch, 1, launch.block_count() as u32 / size.max(1)));
+    });
+    simulator.register_kernel("suite_chain", move |launch| {
+        let _ = add(launch, 0, 1);
     });
     simulator.register_kernel("suite_shared", move |launch| {
         let words = launch.arg_u32(1).unwrap_or_default();
@@ -238,5 +243,47 @@ fn refused(driver: &Driver) -> Result<()> {
         ready.meet(good)?;
         assert!(ready.stream.is_done()?);
     }
+    Ok(())
+}
+
+/// Kernels that may start before the one in front has ended find what it has written, in a stream and in a graph.
+fn chain(driver: &Driver) -> Result<()> {
+    const LENGTH: u32 = 200;
+    let config = LaunchConfig::linear(1, 1).programmatic_dependent();
+    if Ready::with_clusters(driver)?.is_none() {
+        let ready = Ready::new(driver, KERNELS, "suite_barrier")?;
+        // SAFETY: the launch is refused before the driver sees it.
+        let refused = unsafe { ready.stream.launch(&ready.kernel, &config, &[]) };
+        assert!(matches!(
+            refused,
+            Err(Error::InvalidArgument { .. } | Error::Unsupported { .. })
+        ));
+        return Ok(());
+    }
+    let mut ready = Ready::new(driver, CHAIN, "suite_chain")?;
+    let address = ready.numbers.address();
+    for _ in 1..LENGTH {
+        // SAFETY: the kernel takes the address of a number, which lives until it was waited for.
+        unsafe { ready.stream.launch(&ready.kernel, &config, &[&address])? };
+    }
+    assert_eq!(ready.run(config, &[])?, [LENGTH, 0]);
+    if !since(driver, 12, 3) {
+        return Ok(());
+    }
+    let graph = ready
+        .stream
+        .capture(CaptureMode::default(), |capture| {
+            for _ in 0..LENGTH {
+                // SAFETY: as above.
+                unsafe { capture.launch(&ready.kernel, &config, &[&address])? };
+            }
+            Ok(())
+        })?
+        .instantiate()?;
+    for _ in 0..3 {
+        // SAFETY: the number lives until `run` has waited.
+        unsafe { graph.launch(&ready.stream)? };
+    }
+    assert_eq!(ready.run(config, &[])?, [3 * LENGTH + 1, 0]);
     Ok(())
 }

@@ -3,11 +3,13 @@
 use std::{fmt, marker::PhantomData, ptr::NonNull};
 
 use bytemuck::Pod;
+use cuda_green_sys::CUdeviceptr;
 
 use super::alloc::fence::Fences;
 use crate::{
     device::{CudaDevice, retry_ends},
     error::{Error, Result},
+    stream::Stream,
 };
 
 /// The flag of `cuMemHostAlloc` that makes the memory pinned for every context.
@@ -115,6 +117,37 @@ impl<T: Pod> PinnedBuffer<T> {
     /// [`Error::Driver`].
     pub fn wait(&self) -> Result<()> {
         self.fences.wait(&self.device)
+    }
+
+    /// Returns the address at which kernels access the memory, over the bus. Accesses of kernels are not fenced:
+    /// [`fence_on`](Self::fence_on) does that.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuMemHostGetDevicePointer")]
+    pub fn device_address(&self) -> Result<CUdeviceptr> {
+        let mut address = 0;
+        let start = self.start.as_ptr().cast();
+        self.device.with_primary(|| {
+            // SAFETY: the memory is pinned and live, and the output valid.
+            unsafe {
+                self.device
+                    .driver()
+                    .cuMemHostGetDevicePointer_v2(&mut address, start, 0)
+            }
+        })?;
+        Ok(address)
+    }
+
+    /// Fences the memory on a stream of this device or another: accesses from the host, and its end, wait for the work
+    /// that is in the stream now. Does not wait.
+    ///
+    /// # Errors
+    /// As [`GpuBuffer::fence_on`](crate::GpuBuffer::fence_on).
+    pub fn fence_on(&self, stream: &Stream) -> Result<()> {
+        let driver = self.device.driver();
+        driver.check_own(stream.device().driver())?;
+        self.fences.note(stream)
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -18,7 +18,7 @@ use crate::{
 
 /// The first compute capability with thread-block clusters (NVIDIA's programming guide).
 const CLUSTERS_SINCE: (u32, u32) = (9, 0);
-/// The first CUDA version with launches in clusters (its header).
+/// The first CUDA version with launches in clusters, and with programmatic dependent launches (its header).
 const CLUSTERS_SINCE_CUDA: CudaVersion = CudaVersion::new(11, 8);
 
 impl Stream {
@@ -39,8 +39,8 @@ impl Stream {
     ///
     /// # Errors
     /// [`Error::LaunchRefused`] for a configuration that exceeds a limit of the device or the partition, with the
-    /// limit if it is known; [`Error::InvalidArgument`] for clusters on a device without them, [`Error::Unsupported`]
-    /// on a driver without them; [`Error::ForeignDriver`] and [`Error::ForeignDevice`] for a kernel of another driver
+    /// limit if it is known; [`Error::InvalidArgument`] for clusters or a programmatic dependent launch on a device
+    /// without them, [`Error::Unsupported`] on a driver without them; [`Error::ForeignDriver`] and [`Error::ForeignDevice`] for a kernel of another driver
     /// or device; [`Error::Driver`], also for an earlier fault.
     ///
     /// # Safety
@@ -57,6 +57,9 @@ impl Stream {
     ) -> Result<()> {
         let function = kernel.raw_for(self.device())?;
         self.check_clusters(config)?;
+        if config.programmatic_dependent {
+            self.check_programmatic()?;
+        }
         let prepared = kernel.prepare(config);
         prepared
             // SAFETY: the caller makes the same promise.
@@ -166,6 +169,31 @@ impl Stream {
         }
     }
 
+    /// Ensures that the device and the driver support programmatic dependent launches.
+    #[cold]
+    fn check_programmatic(&self) -> Result<()> {
+        if self.device().properties().compute_capability < CLUSTERS_SINCE {
+            return Err(Error::InvalidArgument {
+                name: "programmatic_dependent",
+                value: "true".to_owned(),
+                reason: "programmatic dependent launches need compute capability 9.0 or later",
+            });
+        }
+        self.check_driver("a programmatic dependent launch")
+    }
+
+    /// Ensures that the driver has the attributes that a launch needs.
+    fn check_driver(&self, what: &'static str) -> Result<()> {
+        if self.driver().version() < CLUSTERS_SINCE_CUDA {
+            return Err(Error::Unsupported {
+                what,
+                needs: CLUSTERS_SINCE_CUDA,
+                driver: self.driver().version(),
+            });
+        }
+        Ok(())
+    }
+
     /// Ensures that the device and the driver support clusters of these dimensions.
     #[cold]
     fn check_cluster(&self, cluster: [u32; 3]) -> Result<()> {
@@ -184,14 +212,7 @@ impl Stream {
                 "thread-block clusters need compute capability 9.0 or later",
             ));
         }
-        if self.driver().version() < CLUSTERS_SINCE_CUDA {
-            return Err(Error::Unsupported {
-                what: "a launch in thread-block clusters",
-                needs: CLUSTERS_SINCE_CUDA,
-                driver: self.driver().version(),
-            });
-        }
-        Ok(())
+        self.check_driver("a launch in thread-block clusters")
     }
 
     /// Returns the size, in blocks, of the largest cluster that a launch of this configuration can have in the
@@ -297,9 +318,9 @@ impl Stream {
     }
 }
 
-/// Returns the launch attributes of a configuration: cluster dimensions and cooperation.
+/// Returns the launch attributes of a configuration: cluster dimensions, cooperation, programmatic dependence.
 fn attributes(config: &LaunchConfig) -> Vec<CUlaunchAttribute> {
-    let mut attributes = Vec::with_capacity(2);
+    let mut attributes = Vec::with_capacity(3);
     if let Some([x, y, z]) = config.cluster {
         let mut attribute = CUlaunchAttribute {
             id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
@@ -316,6 +337,14 @@ fn attributes(config: &LaunchConfig) -> Vec<CUlaunchAttribute> {
             ..Default::default()
         };
         attribute.value.cooperative = 1;
+        attributes.push(attribute);
+    }
+    if config.programmatic_dependent {
+        let mut attribute = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            ..Default::default()
+        };
+        attribute.value.programmaticStreamSerializationAllowed = 1;
         attributes.push(attribute);
     }
     attributes

@@ -13,6 +13,7 @@ use crate::{Case, support::kernel};
 pub const CASES: &[Case] = &[
     ("memory/what_a_stream_uses_is_not_handed_out", stream_order),
     ("memory/copies_in_streams", pinned_copies),
+    ("memory/kernels_write_pinned_memory", pinned_access),
 ];
 
 /// A stream in single-context clothes, and a kernel that keeps it busy for a while.
@@ -123,5 +124,34 @@ fn pinned_copies(driver: &Driver) -> Result<()> {
         pool.allocate_pinned::<u8>(0),
         Err(Error::InvalidArgument { .. })
     ));
+    Ok(())
+}
+
+/// A kernel writes to pinned memory over the bus, and looking at it waits for the kernel.
+fn pinned_access(driver: &Driver) -> Result<()> {
+    const SMS: u32 = 1024;
+    let device = driver.device(0)?;
+    let (stream, burn) = busy_stream(&device)?;
+    let count = kernel(&device, kernels::SM_IDS)?;
+    let mut counts = GpuMemoryPool::on(&device, 1)?.allocate_pinned::<u32>(SMS as usize)?;
+    let address = counts.device_address()?;
+    burn(&stream)?;
+    // SAFETY: the kernel takes an address, the number of counters there, and a time.
+    unsafe {
+        stream.launch(
+            &count,
+            &LaunchConfig::linear(1, 1),
+            &[&address, &SMS, &0u32],
+        )?
+    };
+    counts.fence_on(&stream)?;
+    assert!(!stream.is_done()?, "a fence does not wait");
+    assert_eq!(counts.as_slice()?.iter().sum::<u32>(), 1);
+    assert!(stream.is_done()?, "looking at the values has waited");
+    counts.as_mut_slice()?.fill(7);
+    burn(&stream)?;
+    counts.fence_on(&stream)?;
+    drop(counts);
+    assert!(stream.is_done()?, "its end waits, too");
     Ok(())
 }
