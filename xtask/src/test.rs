@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
-use crate::{fetch, published, safety, skipped};
+use crate::{fetch, kernels, published, safety, skipped};
 
 /// A part of the checks. CI runs each as a job.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -14,7 +14,7 @@ pub enum Part {
     /// The tests of all packages but `driver-matrix`, without a C compiler or a download.
     Test,
     /// The package `driver-matrix`: bindings against every CUDA header, the loader against every real driver, the
-    /// suite and the conformance cases. Miri and valgrind.
+    /// suite and the conformance cases. The encoder's compiled kernels against their source. Miri and valgrind.
     Matrix,
     /// The published crates as their users get them.
     Published,
@@ -54,6 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
         skipped.extend(published::check(&shell)?);
     }
     if runs(Part::Matrix) {
+        skipped.extend(kernels::check()?);
         skipped.extend(safety::quick(&shell)?);
     }
 
