@@ -8,9 +8,11 @@ mod embeddings;
 mod encoder;
 mod error;
 pub mod model;
+mod tokenize;
 
 pub use batch::PackedBatch;
 pub use embeddings::Embeddings;
 pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
 pub use error::{Error, Result};
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
+pub use tokenize::Tokenizer;
