@@ -44,6 +44,14 @@ pub enum Error {
         /// The values that would work.
         supported: &'static str,
     },
+    /// A text that the tokeniser refuses.
+    #[error("text {text} cannot be tokenised: {reason}")]
+    Tokenize {
+        /// The index of the text among those given.
+        text: usize,
+        /// The tokeniser's reason.
+        reason: String,
+    },
     /// A batch exceeds what the encoder was made for.
     #[error("a batch of {asked} {unit} exceeds the encoder's {limit}")]
     BatchTooLarge {

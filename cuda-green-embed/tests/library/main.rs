@@ -5,3 +5,4 @@
 mod model;
 mod precision;
 mod support;
+mod tokenize;
