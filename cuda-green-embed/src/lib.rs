@@ -8,9 +8,13 @@ mod embeddings;
 mod encoder;
 mod error;
 pub mod model;
+mod precision;
+mod tokenize;
 
 pub use batch::PackedBatch;
 pub use embeddings::Embeddings;
 pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
 pub use error::{Error, Result};
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
+pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
+pub use tokenize::Tokenizer;

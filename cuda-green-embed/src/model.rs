@@ -4,7 +4,7 @@
 
 mod config;
 mod folder;
-mod json;
+pub(crate) mod json;
 mod modules;
 #[cfg(feature = "test-utils")]
 mod random;

@@ -12,7 +12,7 @@ use super::{
     weight_file::WeightFile,
     weights::BertWeights,
 };
-use crate::error::Result;
+use crate::{error::Result, tokenize::Tokenizer};
 
 /// A model's folder as Hugging Face and sentence-transformers lay it out, with all but the tokeniser and the weights
 /// read and checked.
@@ -139,6 +139,24 @@ impl ModelFolder {
         self.prompts
             .get(self.default_prompt.as_deref()?)
             .map(String::as_str)
+    }
+
+    /// Reads the tokeniser, which cuts texts to the model's [`max_length`](Self::max_length).
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`]; [`Error::File`](crate::Error::File) if it has tokens that the model lacks.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let path = self.transformer.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_file(&path, self.max_length)?;
+        let (found, most) = (tokenizer.vocabulary(), self.config.vocabulary);
+        if found > most {
+            let reason = format!(
+                "its ids go to {}, but config.json says {most} tokens",
+                found - 1
+            );
+            return Err(json::error(&path, reason));
+        }
+        Ok(tokenizer.with_lowercase(self.lowercase))
     }
 
     /// Maps the file of weights into memory and finds each of the model's tensors in it, with the shape that the

