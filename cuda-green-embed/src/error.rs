@@ -88,4 +88,36 @@ pub enum Error {
         /// The precision.
         precision: &'static str,
     },
+    /// No encoder of the crate runs in this precision.
+    #[error("{precision} is not supported: {reason}; use f32, f16 or bf16")]
+    UnsupportedPrecision {
+        /// The precision.
+        precision: &'static str,
+        /// The reason.
+        reason: &'static str,
+    },
+    /// The name of no precision.
+    #[error("`{name}` is no precision; use f32, f16, bf16 or int8")]
+    UnknownPrecision {
+        /// The name.
+        name: String,
+    },
+    /// A finite value that the precision cannot hold.
+    #[error("value {value} at index {index} exceeds the range of {precision}; use bf16 or f32")]
+    OutOfRange {
+        /// The value's index.
+        index: usize,
+        /// The value.
+        value: f32,
+        /// The precision.
+        precision: &'static str,
+    },
+    /// An infinity or NaN among values that must be finite.
+    #[error("value {value} at index {index} is not finite")]
+    NotFinite {
+        /// The value's index.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
 }

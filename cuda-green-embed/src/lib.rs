@@ -8,6 +8,7 @@ mod embeddings;
 mod encoder;
 mod error;
 pub mod model;
+mod precision;
 mod tokenize;
 
 pub use batch::PackedBatch;
@@ -17,4 +18,5 @@ pub use encoder::CpuEncoder;
 pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
 pub use error::{Error, Result};
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
+pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
 pub use tokenize::Tokenizer;

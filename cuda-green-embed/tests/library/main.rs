@@ -4,5 +4,6 @@
 
 mod cpu;
 mod model;
+mod precision;
 mod support;
 mod tokenize;
