@@ -1,8 +1,18 @@
 //! The trait of what turns batches of tokens into vectors.
 
+#[cfg(feature = "test-utils")]
+mod cpu;
+
 use std::fmt;
 
-use crate::{batch::PackedBatch, embeddings::Embeddings, error::Result};
+#[cfg(feature = "test-utils")]
+pub use cpu::CpuEncoder;
+
+use crate::{
+    batch::PackedBatch,
+    embeddings::Embeddings,
+    error::{Error, Result},
+};
 
 /// The limits of an encoder, fixed when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +25,40 @@ pub struct EncoderLimits {
     pub tokens: usize,
     /// The most texts in a batch.
     pub texts: usize,
+}
+
+impl EncoderLimits {
+    /// Checks that a batch fits, and that each text has tokens and each token is in the vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::BatchTooLarge`], [`Error::EmptyText`], [`Error::UnknownToken`].
+    pub fn check(&self, batch: &PackedBatch, vocabulary: usize) -> Result<()> {
+        for (unit, asked, limit) in [
+            ("tokens", batch.tokens(), self.tokens),
+            ("texts", batch.texts(), self.texts),
+            ("tokens in one text", batch.longest(), self.tokens_of_text),
+        ] {
+            if asked > limit {
+                return Err(Error::BatchTooLarge { unit, asked, limit });
+            }
+        }
+        for (text, ends) in batch.starts().windows(2).enumerate() {
+            if ends[0] == ends[1] {
+                return Err(Error::EmptyText { text });
+            }
+        }
+        let unknown = |id: &u32| *id as usize >= vocabulary;
+        let Some(place) = batch.ids().iter().position(unknown) else {
+            return Ok(());
+        };
+        // The first text that ends behind it.
+        let ends = batch.starts().get(1..).unwrap_or_default();
+        Err(Error::UnknownToken {
+            text: ends.partition_point(|end| *end as usize <= place),
+            token: batch.ids()[place],
+            vocabulary,
+        })
+    }
 }
 
 /// A model that turns batches of tokens into vectors.

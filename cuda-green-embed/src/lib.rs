@@ -13,6 +13,8 @@ mod tokenize;
 
 pub use batch::PackedBatch;
 pub use embeddings::Embeddings;
+#[cfg(feature = "test-utils")]
+pub use encoder::CpuEncoder;
 pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
 pub use error::{Error, Result};
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
