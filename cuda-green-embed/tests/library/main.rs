@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
 mod cpu;
+mod cublaslt;
+#[allow(dead_code)] // until the kernels are tested
+mod gpu;
 mod model;
 mod precision;
 mod support;
