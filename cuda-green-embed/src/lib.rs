@@ -7,6 +7,8 @@ mod batch;
 mod embeddings;
 mod encoder;
 mod error;
+#[allow(dead_code)] // until the encoder uses it
+mod kernels;
 pub mod model;
 mod precision;
 mod tokenize;
