@@ -10,7 +10,10 @@ mod error;
 pub mod model;
 mod precision;
 
-pub use batch::PackedBatch;
+pub use batch::{
+    AddError, BatchAccumulator, BatchConfig, BatchCurve, BatchPoint, BatchSample,
+    BatchSizeOptimizer, CollectedBatch, PackedBatch, Sweep, SweepKey, Ticket,
+};
 pub use embeddings::Embeddings;
 pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
 pub use error::{Error, Result};

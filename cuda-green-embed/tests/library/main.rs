@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
+mod batch;
+mod fake_encoder;
 mod model;
 mod precision;
 mod support;
