@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
+mod batch;
 mod cpu;
+mod fake_encoder;
 mod model;
 mod precision;
 mod support;
