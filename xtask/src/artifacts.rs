@@ -1,5 +1,5 @@
-//! The one table of what is fetched: CUDA headers, real drivers, libclang, clients of the driver API that this project
-//! did not write, and a model and texts for the embeddings' tests.
+//! The one table of what is fetched: CUDA headers, real drivers, libclang, the compiler of the encoder's kernels, clients
+//! of the driver API that this project did not write, and a model and texts for the embeddings' tests.
 //!
 //! Nothing of it is ever committed. To add a header set or a driver, add its row; the hash is that of
 //! the package as its registry serves it (`sha256sum`). The driver matrix reads this table too: which
@@ -28,6 +28,10 @@ pub enum Take {
     Driver,
     /// `libclang.so`, for bindgen.
     Libclang,
+    /// NVRTC: the library that compiles CUDA C, and its part of built-in headers.
+    Nvrtc,
+    /// The assembler `ptxas`.
+    Ptxas,
     /// All of it: a Python package, to be imported from its folder, or read.
     Package,
     /// WordNet's four files of meanings, `data.noun` and so on.
@@ -61,6 +65,10 @@ const LIBCUDA: &str = "libcuda1";
 #[rustfmt::skip]
 pub const ARTIFACTS: &[Artifact] = &[
     wheel("libclang", Take::Libclang, "libclang", "18.1.1", "c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b"),
+
+    // The last release of the oldest CUDA with green contexts. The wheels of nvcc have no compiler front end.
+    wheel("nvrtc", Take::Nvrtc, "nvidia-cuda-nvrtc-cu12", "12.4.127", "a178759ebb095827bd30ef56598ec182b85547f1508941a3d560eb7ea1fbf338"),
+    wheel("ptxas", Take::Ptxas, "nvidia-cuda-nvcc-cu12", "12.4.131", "e4c9a35435c3b0e36c6397c5696334c9ea6650e524736cbd1c5d345ea099bb04"),
 
     wheel("headers/12.4", Take::Headers, CU12, "12.4.127", "64403288fa2136ee8e467cdc9c9427e0434110899d07c779f25b5c068934faa5"),
     wheel("headers/12.5", Take::Headers, CU12, "12.5.82", "3e79a060e126df40fd3a068f3f787eb000fa51b251ec6cd97d09579632687115"),

@@ -192,6 +192,10 @@ impl Fetcher {
                     && (path.ends_with("cuda.h") || path.ends_with("cudaTypedefs.h"))
             })?,
             Take::Libclang => unzip(&package, &unpacked, |path| path.ends_with("libclang.so"))?,
+            Take::Nvrtc => unzip(&package, &unpacked, |path| {
+                path.ends_with("libnvrtc.so.12") || path.ends_with("libnvrtc-builtins.so.12.4")
+            })?,
+            Take::Ptxas => unzip(&package, &unpacked, |path| path.ends_with("bin/ptxas"))?,
             Take::Driver => {
                 let tree = self.debian_tree(&package)?;
                 let library = find_driver(&tree)?;

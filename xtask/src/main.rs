@@ -11,6 +11,7 @@ mod fetch;
 #[cfg(test)]
 mod floors;
 mod gpu_bundle;
+mod kernels;
 mod matrix;
 mod published;
 mod safety;
@@ -29,7 +30,7 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Fetches what the tests use: CUDA headers, real drivers, libclang, a model, texts.
+    /// Fetches what the tests use: CUDA headers, real drivers, compilers, a model, texts and more.
     Fetch(fetch::Options),
     /// Runs every check, or one part: formatting, clippy, tests, documentation, the published crates as their users
     /// get them, Miri and valgrind. Fetches first.
@@ -38,6 +39,8 @@ enum Command {
     Safety,
     /// Writes cuda-green-sys's bindings.rs and MATRIX.md.
     Bindings,
+    /// Compiles the encoder's kernels from CUDA C to the committed PTX.
+    Kernels,
     /// Prints which entry points and struct fields each CUDA version has, and the conformance table.
     Matrix(matrix::Options),
     /// Packs the driver matrix's report, the suite, the example and the benchmarks for a GPU machine that has
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Safety => safety::run(),
         Command::Bindings => bindings::run(),
+        Command::Kernels => kernels::run(),
         Command::Matrix(options) => matrix::run(&options),
         Command::GpuBundle => gpu_bundle::run(),
         Command::Bench => bench::run(),

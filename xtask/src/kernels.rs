@@ -1,0 +1,179 @@
+//! `cargo xtask kernels`: compiles the encoder's kernels from CUDA C to the committed PTX.
+//!
+//! NVRTC compiles; ptxas then assembles what came out for each architecture that it is meant for. Both are of CUDA 12.4
+//! and come with `cargo xtask fetch`.
+
+mod nvrtc;
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use nvrtc::Nvrtc;
+use sha2::{Digest, Sha256};
+use xshell::{Shell, cmd};
+
+use crate::{fetch, skipped};
+
+const FOLDER: &str = "cuda-green-embed/src/kernels";
+const SOURCE: &str = "bert.cu";
+
+/// One architecture of PTX.
+struct Architecture {
+    /// The compute capability that it is compiled for, as in `compute_80`.
+    compute: &'static str,
+    /// The version that the compiler writes, and the older one that it is lowered to, so that drivers older than the
+    /// compiler load it. ptxas refuses it if it has an instruction that the version lacks.
+    lowered: (&'static str, &'static str),
+    /// The architectures that ptxas assembles it for.
+    assembled: &'static [&'static str],
+}
+
+/// Drivers from CUDA 11.4 on read PTX 7.4, and those from CUDA 11.8 on PTX 7.8, the first with `sm_90`.
+const ARCHITECTURES: [Architecture; 2] = [
+    Architecture {
+        compute: "80",
+        lowered: ("8.4", "7.4"),
+        assembled: &["80", "86", "89", "90"],
+    },
+    Architecture {
+        compute: "90",
+        lowered: ("8.4", "7.8"),
+        assembled: &["90"],
+    },
+];
+
+const ELEMENTS: [&str; 3] = ["f16", "bf16", "f32"];
+
+pub fn run() -> Result<()> {
+    fetch::fetch(|place| ["nvrtc", "ptxas"].contains(&place))?;
+    for (name, ptx) in compile()? {
+        let path = crate::root().join(FOLDER).join(&name);
+        fs::write(&path, ptx).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {FOLDER}/{name}");
+    }
+    Ok(())
+}
+
+/// Compares the committed PTX with what the compiler makes of the source. Returns a line if the compiler is missing.
+pub fn check() -> Result<Option<String>> {
+    if !tools().iter().all(|tool| tool.is_file()) {
+        let line = "the encoder's kernels: `cargo xtask fetch` would add their compiler";
+        ensure!(!skipped::matrix_is_required(), "{line}");
+        return Ok(Some(line.to_owned()));
+    }
+    for (name, ptx) in compile()? {
+        let committed = fs::read_to_string(crate::root().join(FOLDER).join(&name));
+        ensure!(
+            committed.is_ok_and(|committed| committed == ptx),
+            "{FOLDER}/{name} is not what the compiler makes of {SOURCE}; `cargo xtask kernels` writes it anew"
+        );
+    }
+    Ok(None)
+}
+
+/// Returns where NVRTC and ptxas are.
+fn tools() -> [std::path::PathBuf; 2] {
+    let cuda = crate::root().join("target/cuda");
+    [cuda.join("nvrtc/libnvrtc.so.12"), cuda.join("ptxas/ptxas")]
+}
+
+/// Compiles for each element type and architecture; returns the files by name.
+fn compile() -> Result<Vec<(String, String)>> {
+    let [nvrtc, ptxas] = tools();
+    let nvrtc = Nvrtc::load(&nvrtc)?;
+    let source = fs::read_to_string(crate::root().join(FOLDER).join(SOURCE))?;
+    let mut files = Vec::new();
+    for element in ELEMENTS {
+        for architecture in &ARCHITECTURES {
+            let name = format!("bert_{element}_sm{}.ptx", architecture.compute);
+            let options = [
+                format!("-DELEMENT_{}", element.to_uppercase()),
+                format!("--gpu-architecture=compute_{}", architecture.compute),
+                "--std=c++17".to_owned(),
+            ];
+            let options: Vec<_> = options.iter().map(String::as_str).collect();
+            let ptx = nvrtc
+                .compile(SOURCE, &source, &options)
+                .with_context(|| format!("cannot make {name}"))?;
+            let ptx = lowered(&ptx, architecture.lowered)?;
+            assemble(&ptxas, &ptx, architecture)?;
+            files.push((name, format!("{}\n{ptx}", first_line(&source))));
+        }
+    }
+    Ok(files)
+}
+
+/// Returns the first line of the files, which tells the source that they were compiled from.
+fn first_line(source: &str) -> String {
+    let hash = Sha256::digest(source);
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("// Made by `cargo xtask kernels` from {SOURCE}, SHA-256 {hash}")
+}
+
+/// Lowers the version, and takes out comments and indentation, which are a seventh of the text.
+fn lowered(ptx: &str, (from, to): (&str, &str)) -> Result<String> {
+    let line = format!(".version {from}");
+    ensure!(
+        ptx.lines().any(|other| other == line),
+        "the compiler's PTX has no line `{line}`"
+    );
+    let mut text = String::with_capacity(ptx.len());
+    for line in ptx.lines() {
+        let line = line.split("//").next().unwrap_or_default().trim();
+        if line.starts_with(".version ") {
+            text += &format!(".version {to}\n");
+        } else if !line.is_empty() {
+            text.extend([line, "\n"]);
+        }
+    }
+    Ok(text)
+}
+
+/// Has ptxas assemble the PTX, and throws the result away.
+fn assemble(ptxas: &Path, ptx: &str, architecture: &Architecture) -> Result<()> {
+    let shell = Shell::new()?;
+    let folder = shell.create_temp_dir()?;
+    let (input, output) = (folder.path().join("in.ptx"), folder.path().join("out"));
+    shell.write_file(&input, ptx)?;
+    for sm in architecture.assembled {
+        cmd!(
+            shell,
+            "{ptxas} --warning-as-error --gpu-name sm_{sm} --output-file {output} {input}"
+        )
+        .quiet()
+        .run()
+        .with_context(|| format!("ptxas refuses compute_{} for sm_{sm}", architecture.compute))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs no compiler: whoever changes the source and not what is made from it learns of it everywhere.
+    #[test]
+    fn the_committed_ptx_is_of_the_committed_source() {
+        let folder = crate::root().join(FOLDER);
+        let source = fs::read_to_string(folder.join(SOURCE)).unwrap();
+        for element in ELEMENTS {
+            for Architecture { compute, .. } in ARCHITECTURES {
+                let name = format!("bert_{element}_sm{compute}.ptx");
+                let ptx = fs::read_to_string(folder.join(&name)).unwrap();
+                assert!(
+                    ptx.lines().next() == Some(&first_line(&source)),
+                    "{name} is of another {SOURCE}; `cargo xtask kernels` writes it anew"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn comments_go_and_the_version_is_lowered() {
+        let ptx =
+            "//\n// By a compiler\n.version 8.4\n.target sm_80\n\n\t// .globl\tf\n\tret; // ends\n";
+        let lowered_ptx = lowered(ptx, ("8.4", "7.4")).unwrap();
+        assert_eq!(lowered_ptx, ".version 7.4\n.target sm_80\nret;\n");
+        assert!(lowered(ptx, ("8.5", "7.4")).is_err());
+    }
+}
