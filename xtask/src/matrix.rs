@@ -4,7 +4,7 @@
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
-use crate::fetch;
+use crate::{artifacts, fetch};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -16,7 +16,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(crate::root());
-    for line in fetch::fetch()? {
+    for line in fetch::fetch(|place| !artifacts::is_for_crates(place))? {
         eprintln!("not fetched: {line}");
     }
     if options.write {

@@ -4,14 +4,15 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
-use crate::{fetch, kernels, published, safety, skipped};
+use crate::{artifacts, fetch, kernels, published, safety, skipped};
 
 /// A part of the checks. CI runs each as a job.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum Part {
     /// Formatting, clippy with each feature, documentation.
     Lint,
-    /// The tests of all packages but `driver-matrix`, without a C compiler or a download.
+    /// The tests of all packages but `driver-matrix`, without a C compiler. Those of the embeddings read a model and
+    /// texts that are fetched.
     Test,
     /// The package `driver-matrix`: bindings against every CUDA header, the loader against every real driver, the
     /// suite and the conformance cases. The encoder's compiled kernels against their source. Miri and valgrind.
@@ -37,8 +38,11 @@ pub fn run(options: &Options) -> Result<()> {
     if runs(Part::Lint) {
         cmd!(shell, "cargo fmt --all --check").run()?;
     }
-    if runs(Part::Lint) || runs(Part::Matrix) {
-        skipped.extend(fetch()?);
+    if options.part != Some(Part::Published) {
+        skipped.extend(fetch(|place| match options.part {
+            None => true,
+            Some(part) => artifacts::is_for_crates(place) == (part == Part::Test),
+        })?);
     }
     if runs(Part::Lint) {
         clippy(&shell)?;
@@ -71,9 +75,9 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Fetches headers and drivers; returns a line for each that is missing, unless all are required.
-fn fetch() -> Result<Vec<String>> {
-    let missing = fetch::fetch()?;
+/// Fetches what the tests read; returns a line for each place that stays empty, unless all are required.
+fn fetch(wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let missing = fetch::fetch(wanted)?;
     ensure!(
         missing.is_empty() || !skipped::matrix_is_required(),
         "CUDA_GREEN_REQUIRE_MATRIX=1, and this could not be fetched:\n{}",
@@ -121,6 +125,12 @@ fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
         cmd!(
             shell,
             "cargo test --package cuda-green --all-features --test facades"
+        )
+        .run()?;
+        // Half a minute, so no part of `cargo test`.
+        cmd!(
+            shell,
+            "cargo test --package cuda-green-embed --test library all_glosses -- --ignored"
         )
         .run()?;
         loom(shell)?;

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
+mod batch;
 mod cpu;
 mod cublaslt;
+mod fake_encoder;
 #[allow(dead_code)] // until the kernels are tested
 mod gpu;
 mod model;

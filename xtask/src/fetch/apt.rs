@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use xshell::cmd;
 
 use super::{Fetcher, client};
-use crate::artifacts::{ARTIFACTS, Artifact, Source};
+use crate::artifacts::{Artifact, Source};
 
-const NEEDED: &str = "apt-get is needed to fetch real drivers";
+const NEEDED: &str = "apt-get is needed to fetch Debian's packages: real drivers, WordNet";
 
 impl Fetcher {
     pub(super) fn apt(&mut self, artifact: &Artifact, to: &Path) -> Result<()> {
@@ -31,7 +31,7 @@ impl Fetcher {
         client::run(download, NEEDED)
     }
 
-    /// Fetches the package lists of `non-free` into a folder of our own. The machine's apt sources stay
+    /// Fetches the package lists of the table's suites into a folder of our own. The machine's apt sources stay
     /// as they are, and no right of root's is needed.
     fn apt_lists(&self) -> Result<Vec<String>> {
         let apt = self.cuda.join("apt");
@@ -78,32 +78,37 @@ impl Fetcher {
             .ignore_stderr()
             .read()
             .context(NEEDED)?;
-        let mut suites: Vec<&str> = ARTIFACTS
-            .iter()
-            .filter_map(|artifact| match artifact.source {
-                Source::Apt { suite } => Some(suite),
-                Source::Pip => None,
-            })
-            .collect();
-        suites.sort_unstable();
-        suites.dedup();
         let mut text = String::new();
-        for suite in suites {
+        for (suite, component) in &self.suites {
             let Some(mirror) = mirror(&uris, suite.ends_with("-security")) else {
                 eprintln!("the apt sources of this machine name no Debian mirror for {suite}");
                 continue;
             };
             text += &format!(
-                "Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: non-free\nArchitectures: amd64\n\
+                "Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: {component}\nArchitectures: amd64\n\
                  Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n"
             );
         }
         ensure!(
             !text.is_empty(),
-            "real drivers come from Debian, and this machine's apt sources name no mirror of it"
+            "real drivers and WordNet come from Debian, and this machine's apt sources name no mirror of it"
         );
         Ok(text)
     }
+}
+
+/// Returns the suites of some packages, and the component of each, once.
+pub(super) fn suites(artifacts: &[Artifact]) -> Vec<(&'static str, &'static str)> {
+    let suites = artifacts
+        .iter()
+        .filter_map(|artifact| match artifact.source {
+            Source::Apt { suite, component } => Some((suite, component)),
+            Source::Pip => None,
+        });
+    let mut suites: Vec<_> = suites.collect();
+    suites.sort_unstable();
+    suites.dedup();
+    suites
 }
 
 /// The base address of the Debian mirror in apt's own list of what it would download.
