@@ -136,4 +136,7 @@ pub enum Error {
         /// The most texts that may wait.
         limit: usize,
     },
+    /// The system did not start a thread.
+    #[error("a thread cannot be started: {0}")]
+    Thread(std::io::Error),
 }

@@ -11,6 +11,7 @@ mod error;
 mod kernels;
 pub mod model;
 mod precision;
+mod streams;
 mod tokenize;
 
 pub use batch::{
@@ -24,4 +25,5 @@ pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
 pub use error::{Error, Result};
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
+pub use streams::{BatchTimes, Overlap, OverlappedExecutor, Span, StreamPool, Timeline};
 pub use tokenize::Tokenizer;

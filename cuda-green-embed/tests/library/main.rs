@@ -7,5 +7,6 @@ mod cpu;
 mod fake_encoder;
 mod model;
 mod precision;
+mod streams;
 mod support;
 mod tokenize;
