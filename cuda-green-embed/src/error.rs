@@ -1,6 +1,6 @@
 //! The error type of the crate.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// The result type of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -139,4 +139,22 @@ pub enum Error {
     /// The system did not start a thread.
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
+    /// The index of no GPU.
+    #[error("there is no GPU {asked}: there are {gpus}, counted from 0")]
+    NoSuchGpu {
+        /// The index.
+        asked: usize,
+        /// The number of GPUs.
+        gpus: usize,
+    },
+    /// All encoders of a [`MultiGpuEmbedder`](crate::MultiGpuEmbedder) have failed.
+    #[error("all encoders have failed; the first error was: {first}")]
+    NoGpuLeft {
+        /// The first error.
+        #[source]
+        first: Arc<Error>,
+    },
+    /// An encoder panicked and is not used any more.
+    #[error("the encoder panicked")]
+    EncoderPanicked,
 }

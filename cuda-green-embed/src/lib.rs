@@ -9,7 +9,9 @@ mod encoder;
 mod error;
 #[allow(dead_code)] // until the encoder uses it
 mod kernels;
+mod lock;
 pub mod model;
+mod multi_gpu;
 mod precision;
 mod streams;
 mod tokenize;
@@ -24,6 +26,7 @@ pub use encoder::CpuEncoder;
 pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
 pub use error::{Error, Result};
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
+pub use multi_gpu::{EncoderStatus, MultiGpuBalancer, MultiGpuEmbedder};
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
 pub use streams::{BatchTimes, Overlap, OverlappedExecutor, Span, StreamPool, Timeline};
 pub use tokenize::Tokenizer;

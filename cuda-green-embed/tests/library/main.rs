@@ -6,6 +6,7 @@ mod batch;
 mod cpu;
 mod fake_encoder;
 mod model;
+mod multi_gpu;
 mod precision;
 mod streams;
 mod support;

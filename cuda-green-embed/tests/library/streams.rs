@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -17,7 +17,7 @@ use cuda_green_embed::{
 };
 use proptest::prelude::*;
 
-use crate::fake_encoder::{FakeEncoder, vectors};
+use crate::fake_encoder::{Events, FakeEncoder, vectors};
 
 fn context() -> GreenContext {
     let driver = Driver::open(&"sim:h200@13.0".parse().unwrap()).unwrap();
@@ -46,32 +46,6 @@ fn compute_streams_come_in_turn() {
         error.to_string(),
         "number of compute streams is 0; expected at least 1"
     );
-}
-
-/// What has happened so far, for which threads can wait.
-#[derive(Default)]
-struct Events {
-    seen: Mutex<BTreeSet<(&'static str, usize)>>,
-    more: Condvar,
-}
-
-impl Events {
-    fn tell(&self, what: &'static str, number: usize) {
-        self.seen.lock().unwrap().insert((what, number));
-        self.more.notify_all();
-    }
-
-    /// Waits for an event. Fails after a time in which anything would have happened, instead of hanging.
-    fn wait_for(&self, what: &'static str, number: usize) {
-        let seen = self.seen.lock().unwrap();
-        let absent = |seen: &mut BTreeSet<_>| !seen.contains(&(what, number));
-        let most = Duration::from_secs(20);
-        let (_seen, timeout) = self.more.wait_timeout_while(seen, most, absent).unwrap();
-        assert!(
-            !timeout.timed_out(),
-            "{what} {number} does not run meanwhile"
-        );
-    }
 }
 
 fn batch(number: usize) -> PackedBatch {
