@@ -1,8 +1,12 @@
 //! An encoder whose vectors follow from the ids, and whose calls a test can hold up or let fail.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use cuda_green_embed::{
@@ -32,6 +36,11 @@ impl FakeEncoder {
             on_submit: Arc::new(|_| Ok(())),
             on_wait: Arc::new(|_| Ok(())),
         }
+    }
+
+    pub fn with_limits(mut self, limits: EncoderLimits) -> Self {
+        self.limits = limits;
+        self
     }
 
     pub fn on_submit(mut self, hook: impl Fn(usize) -> Result<()> + Send + Sync + 'static) -> Self {
@@ -91,4 +100,30 @@ pub fn vectors(batch: &PackedBatch) -> Embeddings {
         [ids.len() as f32, sum, weighted.sum()]
     };
     Embeddings::new(3, (0..batch.texts()).flat_map(vector).collect())
+}
+
+/// What has happened so far, for which threads can wait.
+#[derive(Default)]
+pub struct Events {
+    seen: Mutex<BTreeSet<(&'static str, usize)>>,
+    more: Condvar,
+}
+
+impl Events {
+    pub fn tell(&self, what: &'static str, number: usize) {
+        self.seen.lock().unwrap().insert((what, number));
+        self.more.notify_all();
+    }
+
+    /// Waits for an event. Fails after a time in which anything would have happened, instead of hanging.
+    pub fn wait_for(&self, what: &'static str, number: usize) {
+        let seen = self.seen.lock().unwrap();
+        let absent = |seen: &mut BTreeSet<_>| !seen.contains(&(what, number));
+        let most = Duration::from_secs(20);
+        let (_seen, timeout) = self.more.wait_timeout_while(seen, most, absent).unwrap();
+        assert!(
+            !timeout.timed_out(),
+            "{what} {number} does not run meanwhile"
+        );
+    }
 }
