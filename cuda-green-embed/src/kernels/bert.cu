@@ -307,12 +307,12 @@ template <int N> __device__ __forceinline__ void wait_copies() { asm volatile("c
 // Attention within each text, for one head: a block of four warps takes 64 consecutive tokens of the batch as queries,
 // a warp 16. They may belong to several texts, so the keys run from the first token of the first text to the end of
 // the last, and each query sees those of its own text. Work between texts is skipped by groups of 8 or 16 keys.
-// Keys and values come through shared memory, 64 at a time, the next ones while the present are used; softmax is
+// Keys and values come through shared memory, 32 at a time, the next ones while the present are used; softmax is
 // computed on the way, from a running maximum and sum (as in "FlashAttention", Dao and others, 2022).
 template <class T, int D> __device__ __forceinline__ void attention(
     const u32* facts, u32 capacity, const T* qkv, u32 hidden, float scale, T* out
 ) {
-    constexpr int KEYS = 64, STRIDE = D + 8; // the padding keeps rows in different banks
+    constexpr int KEYS = 32, STRIDE = D + 8; // the padding keeps rows in different banks
     __shared__ __align__(16) u16 keys[2][KEYS * STRIDE], values[2][KEYS * STRIDE];
     start_next();
     u32 query0 = blockIdx.x * 64, head = blockIdx.y;
@@ -377,14 +377,13 @@ template <class T, int D> __device__ __forceinline__ void attention(
             for (int n = 0; n < KEYS / 8; n++) {
                 u32 key0 = from + n * 8;
                 s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
-                if (key0 < warp_stop && key0 + 8 > warp_begin) {
-                    #pragma unroll
-                    for (int part = 0; part < D / 32; part++) {
-                        u32 k[4];
-                        ldmatrix(k, shared_address(&keys[buffer][(n * 8 + lane % 8) * STRIDE + part * 32 + lane / 8 * 8]));
-                        mma(T(), s[n], q[part * 2], k[0], k[1]);
-                        mma(T(), s[n], q[part * 2 + 1], k[2], k[3]);
-                    }
+                if (key0 >= warp_stop || key0 + 8 <= warp_begin) continue;
+                #pragma unroll
+                for (int part = 0; part < D / 32; part++) {
+                    u32 k[4];
+                    ldmatrix(k, shared_address(&keys[buffer][(n * 8 + lane % 8) * STRIDE + part * 32 + lane / 8 * 8]));
+                    mma(T(), s[n], q[part * 2], k[0], k[1]);
+                    mma(T(), s[n], q[part * 2 + 1], k[2], k[3]);
                 }
                 #pragma unroll
                 for (int i = 0; i < 4; i++) {
@@ -398,18 +397,21 @@ template <class T, int D> __device__ __forceinline__ void attention(
             for (int half = 0; half < 2; half++) {
                 top[half] = fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 1));
                 top[half] = fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 2));
+                // A row that has seen no key yet has the maximum -1e30: keys that it does not see must not count.
                 float shrink = exp2f(maximum[half] - top[half]);
                 maximum[half] = top[half];
+                top[half] = fmaxf(top[half], -1e29f);
                 sum[half] *= shrink;
                 #pragma unroll
                 for (int n = 0; n < D / 8; n++) { acc[n][half * 2] *= shrink; acc[n][half * 2 + 1] *= shrink; }
             }
             #pragma unroll
             for (int n = 0; n < KEYS / 8; n++) {
+                u32 key0 = from + n * 8;
+                if (key0 >= warp_stop || key0 + 8 <= warp_begin) continue; // and s is 0
                 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    // A row that has seen no key yet has the maximum -1e30, and so have keys that it does not see.
-                    s[n][i] = s[n][i] > -1e29f ? exp2f(s[n][i] - maximum[i / 2]) : 0.0f;
+                    s[n][i] = exp2f(s[n][i] - top[i / 2]);
                     sum[i / 2] += s[n][i];
                 }
             }
@@ -688,7 +690,7 @@ template <class T, int COLUMNS> __device__ __forceinline__ void linear(
     }
 
 #define ATTENTION_OF(T, NAME, D)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(128) cuda_green_attention_##D##_##NAME(                               \
+    extern "C" __global__ void __launch_bounds__(128, D == 32 ? 7 : 5) cuda_green_attention_##D##_##NAME(              \
         const u32* facts, u32 capacity, const T* qkv, u32 hidden, float scale, T* out) {                               \
         attention<T, D>(facts, capacity, qkv, hidden, scale, out);                                                     \
     }

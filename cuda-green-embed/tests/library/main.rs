@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
+mod batch;
 mod cpu;
+mod cublaslt;
+mod fake_encoder;
+#[allow(dead_code)] // until the kernels are tested
+mod gpu;
 mod model;
 mod precision;
 mod support;
