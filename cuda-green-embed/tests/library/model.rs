@@ -402,7 +402,11 @@ fn lying_headers_are_errors() {
     let length = (1u64 << 61) - 8;
     for tensor in 0..9 {
         let start = tensor * length;
-        let end = if tensor == 8 { u64::MAX - 3 } else { start + length };
+        let end = if tensor == 8 {
+            u64::MAX - 3
+        } else {
+            start + length
+        };
         header.insert(
             tensor.to_string(),
             json!({"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}),
