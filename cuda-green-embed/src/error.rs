@@ -157,4 +157,51 @@ pub enum Error {
     /// An encoder panicked and is not used any more.
     #[error("the encoder panicked")]
     EncoderPanicked,
+    /// cuBLASLt is not installed, or not where it is looked for.
+    #[error(
+        "cuBLASLt was not found; `pip install {package}` gets it, or {} names its file; tried {}; looked in {}",
+        crate::CUBLASLT_VARIABLE,
+        tried_list(tried),
+        path_list(folders)
+    )]
+    CublasLtMissing {
+        /// The files that could not be loaded, with the reasons. A name without a folder is looked for by the loader.
+        tried: Vec<(PathBuf, String)>,
+        /// The folders that were looked in; a `*` stands for any text.
+        folders: Vec<PathBuf>,
+        /// The package of PyPI that has it.
+        package: &'static str,
+    },
+    /// The file that was named is not a cuBLASLt that can be loaded.
+    #[error(
+        "{} cannot be loaded as cuBLASLt: {reason}; without {} it is looked for in the usual places",
+        path.display(), crate::CUBLASLT_VARIABLE
+    )]
+    CublasLtUnloadable {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
+    /// cuBLASLt refused a call.
+    #[error("{call}: {name} ({status})")]
+    CublasLt {
+        /// The function.
+        call: &'static str,
+        /// Its `cublasStatus_t`.
+        status: u32,
+        /// The status's name in the header.
+        name: String,
+    },
+}
+
+/// Lists files with the reasons why they were refused.
+fn tried_list(tried: &[(PathBuf, String)]) -> String {
+    let one = |(path, reason): &(PathBuf, String)| format!("{} ({reason})", path.display());
+    tried.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn path_list(paths: &[PathBuf]) -> String {
+    let one = |path: &PathBuf| path.display().to_string();
+    paths.iter().map(one).collect::<Vec<_>>().join(", ")
 }

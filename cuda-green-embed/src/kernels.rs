@@ -2,6 +2,9 @@
 //!
 //! A kernel's name is `cuda_green_`, what it does, and the [suffix](Element::suffix) of its element type.
 
+#[cfg(feature = "test-utils")]
+pub(crate) mod host;
+
 use crate::{
     error::{Error, Result},
     precision::InferencePrecision,

@@ -4,6 +4,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod batch;
+mod cublaslt;
 mod embeddings;
 mod encoder;
 mod error;
@@ -20,11 +21,14 @@ pub use batch::{
     AddError, BatchAccumulator, BatchConfig, BatchCurve, BatchPoint, BatchSample,
     BatchSizeOptimizer, CollectedBatch, PackedBatch, Sweep, SweepKey, Ticket,
 };
+pub use cublaslt::{CUBLASLT_VARIABLE, CublasLt, Product, ProductShape};
 pub use embeddings::Embeddings;
 #[cfg(feature = "test-utils")]
 pub use encoder::CpuEncoder;
 pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
 pub use error::{Error, Result};
+#[cfg(feature = "test-utils")]
+pub use kernels::host::register as register_kernels;
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
 pub use multi_gpu::{EncoderStatus, MultiGpuBalancer, MultiGpuEmbedder};
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};

@@ -29,6 +29,7 @@ pub use bindings::*;
 pub use driver_spec::{DRIVER_VARIABLE, DriverSpec, Platform};
 pub use entry_points::{Absence, Api, ENTRY_POINTS, EntryPoint, MissingEntryPoint, SIGNATURES};
 pub use error::Error;
+pub use privileges::are_raised as privileges_are_raised;
 pub use version::CudaVersion;
 
 const _: () = {

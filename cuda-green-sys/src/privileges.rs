@@ -1,11 +1,12 @@
 //! Detection of a process with more rights than the user who set its environment.
 
-/// Returns whether the process runs with raised privileges: set-user-id, set-group-id, file capabilities.
+/// Returns whether the process runs with raised privileges: set-user-id, set-group-id, file capabilities. Whoever started
+/// such a process must not choose what it loads.
 ///
 /// Linux tells every program at its start, for exactly this purpose: the dynamic loader itself uses `AT_SECURE` to
 /// decide whether to ignore `LD_LIBRARY_PATH` (getauxval(3), ld.so(8)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn are_raised() -> bool {
+pub fn are_raised() -> bool {
     // SAFETY: the function takes a number and answers with one; 0 stands for "unknown to this kernel".
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
@@ -18,7 +19,7 @@ pub(crate) fn are_raised() -> bool {
     target_os = "netbsd",
     target_os = "dragonfly"
 ))]
-pub(crate) fn are_raised() -> bool {
+pub fn are_raised() -> bool {
     // SAFETY: the function takes nothing and cannot fail.
     unsafe { libc::issetugid() != 0 }
 }
@@ -36,7 +37,7 @@ pub(crate) fn are_raised() -> bool {
         target_os = "dragonfly"
     ))
 ))]
-pub(crate) fn are_raised() -> bool {
+pub fn are_raised() -> bool {
     // SAFETY: these functions take nothing and cannot fail.
     unsafe { libc::getuid() != libc::geteuid() || libc::getgid() != libc::getegid() }
 }
@@ -44,7 +45,7 @@ pub(crate) fn are_raised() -> bool {
 /// Returns `false`: on Windows, a program that runs with more rights is started as a new process with an environment
 /// of its own, not with that of the user who started it.
 #[cfg(not(unix))]
-pub(crate) fn are_raised() -> bool {
+pub fn are_raised() -> bool {
     false
 }
 

@@ -4,7 +4,10 @@
 
 mod batch;
 mod cpu;
+mod cublaslt;
 mod fake_encoder;
+#[allow(dead_code)] // until the kernels are tested
+mod gpu;
 mod model;
 mod multi_gpu;
 mod precision;
