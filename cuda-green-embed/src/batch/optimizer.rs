@@ -37,6 +37,30 @@ pub struct Sweep {
 ///
 /// A formula from memory sizes would say what fits, which is hundreds of times more than what is worthwhile: throughput
 /// levels off once a batch fills the partition's SMs.
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use cuda_green::GreenContext;
+/// use cuda_green_embed::{
+///     BatchSizeOptimizer, Encoder, InferencePrecision, Result, Sweep, SweepKey,
+/// };
+///
+/// fn best(context: &GreenContext, encoder: &dyn Encoder) -> Result<Option<usize>> {
+///     let device = context.device().name();
+///     let precision = InferencePrecision::FP16;
+///     let key = SweepKey::new("all-MiniLM-L6-v2", precision, device, context.sm_count(), 18);
+///     let mut optimizer = BatchSizeOptimizer::open("batch-sizes.json");
+///     if optimizer.curve(&key).is_none() {
+///         let sweep = Sweep::default();
+///         let token = 2023; // "this"
+///         let curve =
+///             optimizer.measure_encoder(key.clone(), &sweep, encoder, token, Instant::now)?;
+///         println!("{key}\n{curve}");
+///     }
+///     Ok(optimizer.optimal_batch_size(&key, None))
+/// }
+/// ```
 #[derive(Debug, Default)]
 pub struct BatchSizeOptimizer {
     path: Option<PathBuf>,

@@ -24,6 +24,25 @@ use crate::{
 /// batches submitted. An encoder that fails with [`Error::Gpu`] or [`Error::CublasLt`] is retired, and its batches go to
 /// the others; errors that are due to a batch end the call that it belongs to. Dropping it waits for the batches on the
 /// way.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use cuda_green_embed::{Embeddings, Encoder, MultiGpuEmbedder, Result, Tokenizer};
+///
+/// fn embed(
+///     tokenizer: &Tokenizer,
+///     encoders: Vec<Arc<dyn Encoder>>,
+///     texts: &[String],
+/// ) -> Result<Embeddings> {
+///     let embedder = MultiGpuEmbedder::new(encoders)?;
+///     let vectors = embedder.embed_packed(&tokenizer.encode_batch(texts, 8)?)?;
+///     for (gpu, status) in embedder.status().iter().enumerate() {
+///         println!("GPU {gpu}: {} tokens, {:?}", status.tokens, status.retired);
+///     }
+///     Ok(vectors)
+/// }
+/// ```
 pub struct MultiGpuEmbedder {
     limits: EncoderLimits,
     queue: Arc<Queue>,

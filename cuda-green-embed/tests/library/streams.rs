@@ -317,6 +317,7 @@ proptest! {
         }
         prop_assert_eq!(delivered, Vec::from_iter(0..expected));
         prop_assert!(most.into_inner() <= executor.max_on_the_way());
+        prop_assert!(encoder.most_in_flight() <= submitted);
     }
 }
 
