@@ -21,8 +21,28 @@ use crate::{
 /// Shares batches among the encoders of several GPUs, which hold the same model.
 ///
 /// All take from one queue, each as it has room, so a GPU that is faster, or has more SMs, does more. Each keeps two
-/// batches submitted. An encoder that fails with [`Error::Gpu`] is retired, and its batches go to the others; errors that
-/// are due to a batch end the call that it belongs to. Dropping it waits for the batches on the way.
+/// batches submitted. An encoder that fails with [`Error::Gpu`] or [`Error::CublasLt`] is retired, and its batches go to
+/// the others; errors that are due to a batch end the call that it belongs to. Dropping it waits for the batches on the
+/// way.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use cuda_green_embed::{Embeddings, Encoder, MultiGpuEmbedder, Result, Tokenizer};
+///
+/// fn embed(
+///     tokenizer: &Tokenizer,
+///     encoders: Vec<Arc<dyn Encoder>>,
+///     texts: &[String],
+/// ) -> Result<Embeddings> {
+///     let embedder = MultiGpuEmbedder::new(encoders)?;
+///     let vectors = embedder.embed_packed(&tokenizer.encode_batch(texts, 8)?)?;
+///     for (gpu, status) in embedder.status().iter().enumerate() {
+///         println!("GPU {gpu}: {} tokens, {:?}", status.tokens, status.retired);
+///     }
+///     Ok(vectors)
+/// }
+/// ```
 pub struct MultiGpuEmbedder {
     limits: EncoderLimits,
     queue: Arc<Queue>,
@@ -184,7 +204,8 @@ fn in_whole_batch(error: Error, first: usize) -> Error {
     }
 }
 
-/// The GPUs as one encoder: each batch goes to the first that has room. The limits are the smallest of all encoders.
+/// The GPUs as one encoder: each batch goes to the first that has room, and further ones wait in the queue, which has no
+/// limit. The limits of a batch are the smallest of all encoders.
 impl Encoder for MultiGpuEmbedder {
     fn limits(&self) -> EncoderLimits {
         self.limits

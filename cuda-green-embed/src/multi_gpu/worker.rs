@@ -166,7 +166,7 @@ fn attempt<T>(call: impl FnOnce() -> Result<T>) -> Result<T, Trouble> {
     // An encoder that panicked is not called again.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error @ Error::Gpu(_))) => Err(Trouble::Gpu(error)),
+        Ok(Err(error @ (Error::Gpu(_) | Error::CublasLt { .. }))) => Err(Trouble::Gpu(error)),
         Ok(Err(error)) => Err(Trouble::Batch(error)),
         Err(panic) => Err(Trouble::Panic(panic)),
     }

@@ -29,6 +29,26 @@ use crate::{
 };
 
 /// Runs batches through a pipeline in which preparing, computing and delivering overlap.
+///
+/// ```
+/// use cuda_green_embed::{Embeddings, Encoder, OverlappedExecutor, Result, Tokenizer};
+///
+/// fn embed(tokenizer: &Tokenizer, encoder: &dyn Encoder, texts: &[String]) -> Result<Vec<f32>> {
+///     let mut values = Vec::new();
+///     let executor = OverlappedExecutor::new().prepare_threads(8);
+///     let timeline = executor.execute_overlapped(
+///         texts.chunks(512),
+///         |texts| Ok((tokenizer.encode_batch(texts, 1)?, ())),
+///         encoder,
+///         |(), vectors: Embeddings| {
+///             values.extend(vectors.into_values());
+///             Ok(())
+///         },
+///     )?;
+///     println!("{timeline}");
+///     Ok(values)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverlappedExecutor {
     prepare_threads: usize,

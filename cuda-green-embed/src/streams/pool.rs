@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 /// Streams of a partition: some for kernels, which are handed out in turn, and one for copies.
 ///
 /// Copies have a stream of their own so that those of one batch run beside the kernels of another; an event orders the two
-/// where they belong to the same batch.
+/// where they belong to the same batch. The pool belongs to this context: after a rebalance, a name's new context needs
+/// another one.
 #[derive(Debug)]
 pub struct StreamPool {
     compute: Vec<Stream>,

@@ -19,6 +19,8 @@ type Hook = Arc<dyn Fn(usize) -> Result<()> + Send + Sync>;
 pub struct FakeEncoder {
     limits: EncoderLimits,
     submitted: AtomicUsize,
+    /// Submitted and not waited for, now and at most.
+    in_flight: Arc<(AtomicUsize, AtomicUsize)>,
     on_submit: Hook,
     on_wait: Hook,
 }
@@ -33,6 +35,7 @@ impl FakeEncoder {
                 texts: 8,
             },
             submitted: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             on_submit: Arc::new(|_| Ok(())),
             on_wait: Arc::new(|_| Ok(())),
         }
@@ -51,6 +54,11 @@ impl FakeEncoder {
     pub fn on_wait(mut self, hook: impl Fn(usize) -> Result<()> + Send + Sync + 'static) -> Self {
         self.on_wait = Arc::new(hook);
         self
+    }
+
+    /// Returns the most batches that were submitted and not waited for at a time.
+    pub fn most_in_flight(&self) -> usize {
+        self.in_flight.1.load(Ordering::SeqCst)
     }
 
     pub fn submitted(&self) -> usize {
@@ -81,8 +89,12 @@ impl Encoder for FakeEncoder {
         }
         let vectors = vectors(batch);
         let on_wait = Arc::clone(&self.on_wait);
+        let in_flight = Arc::clone(&self.in_flight);
+        let now = in_flight.0.fetch_add(1, Ordering::SeqCst) + 1;
+        in_flight.1.fetch_max(now, Ordering::SeqCst);
         Ok(PendingEmbeddings::new(move || {
             on_wait(number)?;
+            in_flight.0.fetch_sub(1, Ordering::SeqCst);
             Ok(vectors)
         }))
     }

@@ -327,11 +327,14 @@ proptest! {
                 }
                 _ => Ok(()),
             };
-            FakeEncoder::new()
+            let encoder = FakeEncoder::new()
                 .on_submit(move |number| fails(number, true))
-                .on_wait(move |number| fails(number, false))
+                .on_wait(move |number| fails(number, false));
+            Arc::new(encoder)
         });
-        let embedder = embedder(encoders);
+        let encoders: Vec<_> = encoders.collect();
+        let shared = encoders.iter().map(|encoder| Arc::clone(encoder) as Arc<dyn Encoder>);
+        let embedder = MultiGpuEmbedder::new(shared.collect()).unwrap();
         let survives = failures.contains(&None);
         let mut computed = 0;
         for count in calls {
@@ -356,6 +359,9 @@ proptest! {
         }
         for (status, failure) in embedder.status().iter().zip(&failures) {
             prop_assert!(status.retired.is_none() || failure.is_some());
+        }
+        for encoder in encoders {
+            prop_assert!(encoder.most_in_flight() <= 2);
         }
     }
 

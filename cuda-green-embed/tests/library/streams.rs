@@ -54,6 +54,38 @@ fn batch(number: usize) -> PackedBatch {
         .collect()
 }
 
+#[test]
+fn a_stream_that_is_not_created_leaves_none_behind() {
+    let context = context();
+    let simulator = context.device().driver().simulator().unwrap();
+    for nth in 1..=4 {
+        let before = simulator.live_objects();
+        let failing = format!("cuStreamCreateWithPriority#{nth}=OUT_OF_MEMORY");
+        simulator.inject(failing.parse().unwrap());
+        let error = StreamPool::new(&context, 3).unwrap_err();
+        assert!(matches!(error, Error::Gpu(_)), "{error}");
+        assert_eq!(simulator.live_objects(), before);
+        simulator.assert_injections_fired();
+    }
+}
+
+#[test]
+fn all_streams_are_waited_for_if_one_fails() {
+    let context = context();
+    let simulator = context.device().driver().simulator().unwrap();
+    let pool = StreamPool::new(&context, 3).unwrap();
+    simulator.inject("cuStreamSynchronize#2=NOT_READY".parse().unwrap());
+    simulator.start_trace();
+    let error = pool.sync_all().unwrap_err();
+    assert!(matches!(error, Error::Gpu(_)), "{error}");
+    let calls = simulator.take_trace();
+    let waits = calls
+        .iter()
+        .filter(|call| call.entry_point == "cuStreamSynchronize");
+    assert_eq!(waits.count(), 4);
+    simulator.assert_injections_fired();
+}
+
 /// Batch 1 is computed only while batch 2 is prepared and batch 0 is delivered: each of the three waits for the others.
 #[test]
 fn all_three_stages_run_at_the_same_time() {
@@ -285,6 +317,7 @@ proptest! {
         }
         prop_assert_eq!(delivered, Vec::from_iter(0..expected));
         prop_assert!(most.into_inner() <= executor.max_on_the_way());
+        prop_assert!(encoder.most_in_flight() <= submitted);
     }
 }
 
