@@ -6,8 +6,8 @@ mod batch;
 mod cpu;
 mod cublaslt;
 mod fake_encoder;
-#[allow(dead_code)] // until the kernels are tested
 mod gpu;
+mod kernels;
 mod model;
 mod precision;
 mod support;
