@@ -5,8 +5,6 @@
 #[cfg(feature = "test-utils")]
 pub(crate) mod host;
 
-use cuda_green::{CudaDevice, Module};
-
 use crate::{
     error::{Error, Result},
     precision::InferencePrecision,
@@ -47,20 +45,6 @@ impl Element {
 /// Returns the end of the names of a precision's kernels.
 pub(crate) fn suffix(precision: InferencePrecision) -> Result<&'static str> {
     Ok(Element::of(precision)?.suffix())
-}
-
-/// Loads the kernels of a precision on a device. A simulated driver (feature `test-utils`) gets their bodies on the host.
-pub(crate) fn load(
-    device: &CudaDevice,
-    precision: InferencePrecision,
-    programmatic: bool,
-) -> Result<Module> {
-    let text = ptx(precision, programmatic)?;
-    #[cfg(feature = "test-utils")]
-    if let Some(simulator) = device.driver().simulator() {
-        host::register(simulator);
-    }
-    Ok(Module::load_ptx(device, text)?)
 }
 
 /// Returns the kernels of a precision as PTX.
