@@ -187,7 +187,7 @@ struct Computed<M> {
     times: BatchTimes,
 }
 
-/// Returns a channel that is full.
+/// Makes a channel that is full.
 fn filled(size: usize) -> (SyncSender<()>, Receiver<()>) {
     let (sender, receiver) = sync_channel(size);
     for _ in 0..size {
@@ -197,6 +197,7 @@ fn filled(size: usize) -> (SyncSender<()>, Receiver<()>) {
     (sender, receiver)
 }
 
+/// Starts a thread of a pipeline.
 fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
