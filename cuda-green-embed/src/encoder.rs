@@ -1,10 +1,18 @@
 //! The trait of what turns batches of tokens into vectors.
 
+mod bert_encoder;
+mod bert_model;
 #[cfg(feature = "test-utils")]
 mod cpu;
+mod device_weights;
+mod kernel_set;
+mod pass;
+mod slots;
 
 use std::fmt;
 
+pub use bert_encoder::{BertEncoder, EncoderOptions};
+pub use bert_model::{BertModel, ModelHead};
 #[cfg(feature = "test-utils")]
 pub use cpu::CpuEncoder;
 

@@ -1,6 +1,6 @@
 //! The error type of the crate.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// The result type of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -172,6 +172,74 @@ pub enum Error {
         /// The status's name in the header.
         name: String,
     },
+    /// The system did not start a thread.
+    #[error("a thread cannot be started: {0}")]
+    Thread(std::io::Error),
+    /// The index of no GPU.
+    #[error("there is no GPU {asked}: there are {gpus}, counted from 0")]
+    NoSuchGpu {
+        /// The index.
+        asked: usize,
+        /// The number of GPUs.
+        gpus: usize,
+    },
+    /// All encoders of a [`MultiGpuEmbedder`](crate::MultiGpuEmbedder) have failed.
+    #[error("all encoders have failed; the first error was: {first}")]
+    NoGpuLeft {
+        /// The first error.
+        #[source]
+        first: Arc<Error>,
+    },
+    /// An encoder panicked and is not used any more.
+    #[error("the encoder panicked")]
+    EncoderPanicked,
+    /// The device lacks what the encoder's kernels use.
+    #[error(
+        "{name} has compute capability {}.{}; the encoder's kernels need {}.{} or later, and there is no fallback to the CPU",
+        found.0, found.1, needed.0, needed.1
+    )]
+    Device {
+        /// The device's name.
+        name: String,
+        /// Its compute capability.
+        found: (u32, u32),
+        /// The compute capability that the kernels need.
+        needed: (u32, u32),
+    },
+    /// The encoder's kernels cannot run a model of these sizes.
+    #[error("the GPU encoder cannot run a model with {found}; it takes {supported}")]
+    UnsupportedSizes {
+        /// The sizes that do not fit.
+        found: String,
+        /// The sizes that do.
+        supported: &'static str,
+    },
+    /// An option of an encoder that makes no sense.
+    #[error("{name} is {value}: {reason}")]
+    InvalidOption {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// The reason.
+        reason: String,
+    },
+    /// The vectors of a batch were lost, which only an earlier failure of the GPU can cause.
+    #[error("the encoder lost a batch after an earlier failure")]
+    EncoderBroken,
+    /// A tensor that cannot be converted to the encoder's precision.
+    #[error("tensor `{tensor}`: {error}")]
+    Weight {
+        /// The tensor's name.
+        tensor: String,
+        /// The reason.
+        error: Box<Error>,
+    },
+    /// The driver is simulated and runs no kernels.
+    #[error(
+        "the driver is simulated and computes nothing; for vectors without a GPU, open it as `sim:...` with the feature test-utils"
+    )]
+    Simulated,
 }
 
 /// Lists files with the reasons why they were refused.

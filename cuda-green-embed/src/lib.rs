@@ -8,10 +8,13 @@ mod cublaslt;
 mod embeddings;
 mod encoder;
 mod error;
-#[allow(dead_code)] // until the encoder uses it
+mod graphs;
 mod kernels;
+mod lock;
 pub mod model;
+mod multi_gpu;
 mod precision;
+mod streams;
 mod tokenize;
 
 pub use batch::{
@@ -22,10 +25,14 @@ pub use cublaslt::{CUBLASLT_VARIABLE, CublasLt, Product, ProductShape};
 pub use embeddings::Embeddings;
 #[cfg(feature = "test-utils")]
 pub use encoder::CpuEncoder;
-pub use encoder::{Encoder, EncoderLimits, PendingEmbeddings};
+pub use encoder::{
+    BertEncoder, BertModel, Encoder, EncoderLimits, EncoderOptions, ModelHead, PendingEmbeddings,
+};
 pub use error::{Error, Result};
 #[cfg(feature = "test-utils")]
 pub use kernels::host::register as register_kernels;
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
+pub use multi_gpu::{EncoderStatus, MultiGpuBalancer, MultiGpuEmbedder};
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
+pub use streams::{BatchTimes, Overlap, OverlappedExecutor, Span, StreamPool, Timeline};
 pub use tokenize::Tokenizer;

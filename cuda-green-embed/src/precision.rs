@@ -13,6 +13,16 @@ use crate::error::{Error, Result};
 const REQUIRED_CAPABILITY: (u32, u32) = (8, 0);
 
 /// The type of weights and activations on the GPU. Sums, norms and vectors are in 32 bits in all of them.
+///
+/// ```
+/// use cuda_green_embed::{InferencePrecision, PrecisionConvert};
+///
+/// let precision: InferencePrecision = "f16".parse()?;
+/// let weights = [0.5, -1.25, 65504.0].to_precision(precision)?;
+/// assert_eq!(weights.as_bytes().len(), 6);
+/// assert!([65536.0].to_precision(precision).is_err());
+/// # Ok::<(), cuda_green_embed::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::upper_case_acronyms)] // The names that the field uses.
 pub enum InferencePrecision {

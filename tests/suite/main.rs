@@ -10,6 +10,7 @@ mod bad_input;
 mod completions;
 mod containment;
 mod contexts;
+mod embed;
 #[cfg(unix)]
 mod forks;
 mod graphs;
@@ -112,6 +113,7 @@ fn main() -> ExitCode {
             modules::CASES,
             completions::CASES,
             graphs::CASES,
+            embed::CASES,
             #[cfg(unix)]
             forks::CASES,
         ]

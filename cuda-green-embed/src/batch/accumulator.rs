@@ -18,6 +18,27 @@ use crate::error::{Error, Result};
 ///
 /// A service asks [`should_flush`](Self::should_flush) after each arrival and after each end of a batch, and sleeps until
 /// [`next_deadline`](Self::next_deadline) otherwise.
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use cuda_green_embed::{BatchAccumulator, BatchConfig, PackedBatch};
+///
+/// let mut waiting = BatchAccumulator::new(BatchConfig::default())?;
+/// let now = Instant::now();
+/// for tokens in [vec![101, 2023, 102], vec![101, 2023, 2003, 102]] {
+///     let length = tokens.len();
+///     waiting.add(tokens, length, now)?;
+/// }
+/// assert!(!waiting.should_flush(now, false));
+/// let deadline = now + waiting.config().max_wait;
+/// assert!(waiting.should_flush(deadline, false));
+/// for batch in waiting.flush() {
+///     let packed: PackedBatch = batch.items().iter().collect();
+///     assert_eq!(packed.tokens(), 7);
+/// }
+/// # Ok::<(), cuda_green_embed::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct BatchAccumulator<T> {
     config: BatchConfig,

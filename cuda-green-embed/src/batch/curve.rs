@@ -8,6 +8,8 @@ const TOLERANCE: f64 = 0.03;
 /// The times of one run of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSample {
+    /// The number of tokens in the batch.
+    pub tokens: usize,
     /// The time from the submission of a batch, on an idle encoder, to its vectors.
     pub latency: Duration,
     /// The time from one batch's vectors to the next one's while the encoder is kept busy.

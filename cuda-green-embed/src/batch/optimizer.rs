@@ -37,6 +37,30 @@ pub struct Sweep {
 ///
 /// A formula from memory sizes would say what fits, which is hundreds of times more than what is worthwhile: throughput
 /// levels off once a batch fills the partition's SMs.
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use cuda_green::GreenContext;
+/// use cuda_green_embed::{
+///     BatchSizeOptimizer, Encoder, InferencePrecision, Result, Sweep, SweepKey,
+/// };
+///
+/// fn best(context: &GreenContext, encoder: &dyn Encoder) -> Result<Option<usize>> {
+///     let device = context.device().name();
+///     let precision = InferencePrecision::FP16;
+///     let key = SweepKey::new("all-MiniLM-L6-v2", precision, device, context.sm_count(), 18);
+///     let mut optimizer = BatchSizeOptimizer::open("batch-sizes.json");
+///     if optimizer.curve(&key).is_none() {
+///         let sweep = Sweep::default();
+///         let token = 2023; // "this"
+///         let curve =
+///             optimizer.measure_encoder(key.clone(), &sweep, encoder, token, Instant::now)?;
+///         println!("{key}\n{curve}");
+///     }
+///     Ok(optimizer.optimal_batch_size(&key, None))
+/// }
+/// ```
 #[derive(Debug, Default)]
 pub struct BatchSizeOptimizer {
     path: Option<PathBuf>,
@@ -202,7 +226,7 @@ impl BatchSizeOptimizer {
             };
             BatchPoint {
                 texts,
-                tokens: texts.saturating_mul(key.tokens_of_text),
+                tokens: samples.first().map_or(0, |sample| sample.tokens),
                 latency: median(|sample| sample.latency),
                 interval: median(|sample| sample.interval),
             }
@@ -221,8 +245,9 @@ impl BatchSizeOptimizer {
         Ok(self.curves.entry(key).or_default())
     }
 
-    /// Measures an encoder with batches of as many texts as each size says, each of the key's length and all of `token`.
-    /// Sizes that the encoder does not take are left out. `clock` is [`Instant::now`] but in tests.
+    /// Measures an encoder with batches of as many texts as each size says. Each text has the key's length, or the longest
+    /// that the encoder takes, and all its tokens are `token`. Sizes that the encoder does not take are left out. `clock` is
+    /// [`Instant::now`] but in tests.
     ///
     /// # Errors
     /// As [`measure`](Self::measure) and [`Encoder::submit`].
@@ -237,14 +262,7 @@ impl BatchSizeOptimizer {
         /// The batches of which the interval is the mean. Two are on the way at a time.
         const BATCHES: u32 = 4;
         let limits = encoder.limits();
-        let length = key.tokens_of_text;
-        if length > limits.tokens_of_text {
-            return Err(Error::BatchTooLarge {
-                unit: "tokens in one text",
-                asked: length,
-                limit: limits.tokens_of_text,
-            });
-        }
+        let length = key.tokens_of_text.min(limits.tokens_of_text);
         let fits =
             |size: &usize| *size <= limits.texts && size.saturating_mul(length) <= limits.tokens;
         let sweep = Sweep {
@@ -265,6 +283,7 @@ impl BatchSizeOptimizer {
             }
             pending.wait()?;
             Ok(BatchSample {
+                tokens: batch.tokens(),
                 latency: alone.saturating_duration_since(start),
                 interval: clock().saturating_duration_since(alone) / BATCHES,
             })

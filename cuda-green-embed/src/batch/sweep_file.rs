@@ -48,6 +48,7 @@ struct Curve {
 #[derive(Serialize, Deserialize)]
 struct Point {
     texts: usize,
+    tokens: usize,
     latency_ns: u64,
     interval_ns: u64,
 }
@@ -96,10 +97,9 @@ fn parsed(curve: Curve) -> Option<(SweepKey, BatchCurve)> {
         curve.tokens_of_text,
     );
     let points = curve.points.into_iter().map(|point| {
-        let tokens = point.texts.checked_mul(key.tokens_of_text())?;
         (point.texts > 0 && point.interval_ns > 0).then_some(BatchPoint {
             texts: point.texts,
-            tokens,
+            tokens: point.tokens,
             latency: Duration::from_nanos(point.latency_ns),
             interval: Duration::from_nanos(point.interval_ns),
         })
@@ -126,6 +126,7 @@ pub(super) fn write(path: &Path, curves: &Curves) -> Result<()> {
                     .iter()
                     .map(|point| Point {
                         texts: point.texts,
+                        tokens: point.tokens,
                         latency_ns: nanos(point.latency),
                         interval_ns: nanos(point.interval).max(1),
                     })

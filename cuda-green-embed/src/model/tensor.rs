@@ -65,11 +65,12 @@ impl Tensor {
         }
     }
 
-    /// Makes one of `f32` values, as many as the shape says.
+    /// Makes one of `f32` values. The shape says how many: values beyond are dropped, and missing ones are 0.
     #[cfg(feature = "test-utils")]
-    pub(super) fn owned(name: String, shape: Vec<usize>, values: &[f32]) -> Self {
-        debug_assert_eq!(values.len(), shape.iter().product::<usize>());
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+    pub fn owned(name: String, shape: Vec<usize>, values: &[f32]) -> Self {
+        let len = shape.iter().product();
+        let values = values.iter().chain(std::iter::repeat(&0.0)).take(len);
+        let bytes = values.flat_map(|value| value.to_le_bytes());
         Self {
             name,
             shape,

@@ -316,6 +316,7 @@ fn sweep(sizes: &[usize]) -> Sweep {
 fn run(texts: usize) -> cuda_green_embed::Result<BatchSample> {
     let interval = MS + Duration::from_micros(10) * texts as u32;
     Ok(BatchSample {
+        tokens: 16 * texts,
         latency: 2 * interval,
         interval,
     })
@@ -424,7 +425,7 @@ fn an_encoder_is_measured_with_two_batches_on_the_way() {
     let mut optimizer = BatchSizeOptimizer::new();
     let sizes = sweep(&[1, 2, 4, 8, 16]);
     let curve = optimizer
-        .measure_encoder(key, &sizes, &encoder, 5, clock)
+        .measure_encoder(key.clone(), &sizes, &encoder, 5, clock)
         .unwrap();
     // 8 texts would be 128 tokens, 16 are too many texts.
     let texts: Vec<_> = curve.points().iter().map(|point| point.texts).collect();
@@ -432,20 +433,14 @@ fn an_encoder_is_measured_with_two_batches_on_the_way() {
     assert_eq!(curve.points()[0].latency, Duration::from_micros(101));
     assert_eq!(encoder.submitted(), 3 * (1 + 3) * (1 + 4));
 
+    // Longer texts than the encoder takes come cut, so they are measured so.
     let long = SweepKey::new("fake", FP16, "none", 8, 17);
-    let error = optimizer
-        .measure_encoder(long, &sizes, &encoder, 5, clock)
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::BatchTooLarge {
-                asked: 32,
-                limit: 16,
-                ..
-            }
-        ),
-        "{error}"
+    let curve = optimizer.measure_encoder(long, &sizes, &encoder, 5, clock);
+    assert_eq!(curve.unwrap().points()[2].tokens, 4 * 16);
+    let nothing = optimizer.measure_encoder(key, &sweep(&[16]), &encoder, 5, clock);
+    assert_eq!(
+        nothing.unwrap_err().to_string(),
+        "number of sizes is 0; expected at least 1 that the encoder takes"
     );
 }
 
@@ -492,7 +487,7 @@ fn a_file_that_cannot_be_used_is_replaced() {
         good.replace("\"texts\": 1", "\"texts\": -1"),
         good.replace("\"interval_ns\": 1010000", "\"interval_ns\": 0"),
         good.replace("\"f16\"", "\"f12\""),
-        good.replace("\"texts\": 1", "\"texts\": 18446744073709551615"),
+        good.replace("\"texts\": 1", "\"texts\": 18446744073709551616"),
     ];
     for content in bad {
         assert_ne!(content, good);

@@ -1,8 +1,12 @@
 //! An encoder whose vectors follow from the ids, and whose calls a test can hold up or let fail.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use cuda_green_embed::{
@@ -15,6 +19,8 @@ type Hook = Arc<dyn Fn(usize) -> Result<()> + Send + Sync>;
 pub struct FakeEncoder {
     limits: EncoderLimits,
     submitted: AtomicUsize,
+    /// Submitted and not waited for, now and at most.
+    in_flight: Arc<(AtomicUsize, AtomicUsize)>,
     on_submit: Hook,
     on_wait: Hook,
 }
@@ -29,9 +35,15 @@ impl FakeEncoder {
                 texts: 8,
             },
             submitted: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             on_submit: Arc::new(|_| Ok(())),
             on_wait: Arc::new(|_| Ok(())),
         }
+    }
+
+    pub fn with_limits(mut self, limits: EncoderLimits) -> Self {
+        self.limits = limits;
+        self
     }
 
     pub fn on_submit(mut self, hook: impl Fn(usize) -> Result<()> + Send + Sync + 'static) -> Self {
@@ -42,6 +54,11 @@ impl FakeEncoder {
     pub fn on_wait(mut self, hook: impl Fn(usize) -> Result<()> + Send + Sync + 'static) -> Self {
         self.on_wait = Arc::new(hook);
         self
+    }
+
+    /// Returns the most batches that were submitted and not waited for at a time.
+    pub fn most_in_flight(&self) -> usize {
+        self.in_flight.1.load(Ordering::SeqCst)
     }
 
     pub fn submitted(&self) -> usize {
@@ -72,8 +89,12 @@ impl Encoder for FakeEncoder {
         }
         let vectors = vectors(batch);
         let on_wait = Arc::clone(&self.on_wait);
+        let in_flight = Arc::clone(&self.in_flight);
+        let now = in_flight.0.fetch_add(1, Ordering::SeqCst) + 1;
+        in_flight.1.fetch_max(now, Ordering::SeqCst);
         Ok(PendingEmbeddings::new(move || {
             on_wait(number)?;
+            in_flight.0.fetch_sub(1, Ordering::SeqCst);
             Ok(vectors)
         }))
     }
@@ -91,4 +112,30 @@ pub fn vectors(batch: &PackedBatch) -> Embeddings {
         [ids.len() as f32, sum, weighted.sum()]
     };
     Embeddings::new(3, (0..batch.texts()).flat_map(vector).collect())
+}
+
+/// What has happened so far, for which threads can wait.
+#[derive(Default)]
+pub struct Events {
+    seen: Mutex<BTreeSet<(&'static str, usize)>>,
+    more: Condvar,
+}
+
+impl Events {
+    pub fn tell(&self, what: &'static str, number: usize) {
+        self.seen.lock().unwrap().insert((what, number));
+        self.more.notify_all();
+    }
+
+    /// Waits for an event. Fails after a time in which anything would have happened, instead of hanging.
+    pub fn wait_for(&self, what: &'static str, number: usize) {
+        let seen = self.seen.lock().unwrap();
+        let absent = |seen: &mut BTreeSet<_>| !seen.contains(&(what, number));
+        let most = Duration::from_secs(20);
+        let (_seen, timeout) = self.more.wait_timeout_while(seen, most, absent).unwrap();
+        assert!(
+            !timeout.timed_out(),
+            "{what} {number} does not run meanwhile"
+        );
+    }
 }

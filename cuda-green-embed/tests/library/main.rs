@@ -3,12 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
 mod batch;
+mod bert_encoder;
 mod cpu;
 mod cublaslt;
 mod fake_encoder;
+mod golden;
 mod gpu;
 mod kernels;
 mod model;
+mod multi_gpu;
 mod precision;
+mod streams;
 mod support;
 mod tokenize;

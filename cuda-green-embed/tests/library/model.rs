@@ -400,9 +400,13 @@ fn lying_headers_are_errors() {
     // Offsets whose sum is more than a number holds.
     let mut header = serde_json::Map::new();
     let length = (1u64 << 61) - 8;
-    for tensor in 0..8 {
-        let (start, end) = (tensor * length, (tensor + 1) * length);
-        let end = if tensor == 7 { u64::MAX - 3 } else { end };
+    for tensor in 0..9 {
+        let start = tensor * length;
+        let end = if tensor == 8 {
+            u64::MAX - 3
+        } else {
+            start + length
+        };
         header.insert(
             tensor.to_string(),
             json!({"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}),

@@ -407,8 +407,11 @@ fn texts_a_second() {
     let (Some(path), Some(glosses)) = (mini_lm(), glosses()) else {
         return;
     };
-    let tokenizer = ModelFolder::open(path).unwrap().tokenizer().unwrap();
-    for threads in [1, 1, 2] {
+    let folder = ModelFolder::open(path).unwrap();
+    let start = std::time::Instant::now();
+    let tokenizer = folder.tokenizer().unwrap();
+    eprintln!("read in {:?}", start.elapsed());
+    for threads in [1, 1, 2, 2] {
         let start = std::time::Instant::now();
         let batch = tokenizer.encode_batch(&glosses, threads).unwrap();
         let rate = glosses.len() as f64 / start.elapsed().as_secs_f64();

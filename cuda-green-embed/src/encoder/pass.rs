@@ -1,0 +1,370 @@
+//! One pass of the model over a batch, as the launches that a graph captures.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use cuda_green::{GpuBuffer, Stream, sys::CUdeviceptr};
+
+use super::{
+    bert_model::BertModel,
+    device_weights::{DeviceFold, DeviceLayer, DeviceLinear},
+    kernel_set::{FewProduct, FoldedNorm, PassShape, ROWS, Residual},
+    slots::{Slot, facts_words},
+};
+use crate::{
+    cublaslt::{Product, ProductShape},
+    error::Result,
+    lock::lock,
+    model::Pooling,
+    precision::InferencePrecision,
+};
+
+/// The bytes of cuBLASLt's workspace: what NVIDIA recommends for its kernels on compute capability 9.0.
+const WORKSPACE: usize = 32 << 20;
+/// The most tokens of a batch whose products are those for few tokens. With more, cuBLASLt is faster (measured on an
+/// H200, whole and in 32 SMs).
+const FEW: u32 = 64;
+
+/// The device memory that the passes of one encoder share. They run one after another.
+pub(super) struct Activations {
+    /// The rows of a layer's input and output.
+    a: CUdeviceptr,
+    /// The rows of attention's output.
+    b: CUdeviceptr,
+    /// The rows between attention and the feed-forward part.
+    c: CUdeviceptr,
+    /// Queries, keys and values; later the feed-forward part's.
+    wide: CUdeviceptr,
+    a_moments: CUdeviceptr,
+    c_moments: CUdeviceptr,
+    facts: CUdeviceptr,
+    workspace: CUdeviceptr,
+    /// The most tokens of a batch, in whole tiles.
+    pub capacity: u32,
+    buffer: GpuBuffer,
+}
+
+impl Activations {
+    pub(super) fn new(model: &BertModel, capacity: u32) -> Result<Self> {
+        let config = model.config();
+        let rows = capacity as usize;
+        let element = bytes_of(model.precision());
+        let mut end = 0;
+        let mut place = |bytes: usize| {
+            let start = end;
+            end += bytes.next_multiple_of(256);
+            start as CUdeviceptr
+        };
+        let narrow = rows * config.hidden_size * element;
+        let [a, b, c] = [narrow; 3].map(&mut place);
+        let wide = place(rows * element * config.intermediate_size.max(3 * config.hidden_size));
+        let [a_moments, c_moments] = [rows * 8; 2].map(&mut place);
+        let facts = place(facts_words(rows) * 4);
+        let workspace = place(WORKSPACE);
+        let buffer = model.pool().allocate(end)?;
+        // Rows past the last token are computed, too, and should be numbers.
+        buffer.fill(0)?;
+        let base = buffer.address();
+        Ok(Self {
+            a: base + a,
+            b: base + b,
+            c: base + c,
+            wide: base + wide,
+            a_moments: base + a_moments,
+            c_moments: base + c_moments,
+            facts: base + facts,
+            workspace: base + workspace,
+            capacity,
+            buffer,
+        })
+    }
+
+    /// Returns the bytes of device memory that they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+}
+
+/// Returns the bytes of an element.
+fn bytes_of(precision: InferencePrecision) -> usize {
+    match precision {
+        InferencePrecision::FP32 => 4,
+        InferencePrecision::FP16 | InferencePrecision::BF16 => 2,
+        InferencePrecision::INT8 => 1,
+    }
+}
+
+/// The products of a pass by cuBLASLt.
+struct Products {
+    qkv: Product,
+    attention_output: Product,
+    intermediate: Product,
+    output: Product,
+}
+
+/// One pass over a batch of up to `bucket` tokens in a slot.
+pub(super) struct Pass {
+    model: BertModel,
+    activations: Arc<Activations>,
+    slot: Arc<Slot>,
+    shape: PassShape,
+    /// By the number of SMs that they were chosen for.
+    products: Mutex<HashMap<u32, Arc<Products>>>,
+}
+
+impl Pass {
+    pub(super) fn new(
+        model: &BertModel,
+        activations: &Arc<Activations>,
+        slot: &Arc<Slot>,
+        (bucket, texts): (u32, u32),
+    ) -> Self {
+        Self {
+            shape: PassShape {
+                bucket,
+                texts,
+                input: slot.input_address,
+                facts: activations.facts,
+                capacity: activations.capacity,
+                hidden: model.config().hidden_size as u32,
+                heads: model.config().heads as u32,
+                epsilon: model.config().layer_norm_eps,
+            },
+            model: model.clone(),
+            activations: Arc::clone(activations),
+            slot: Arc::clone(slot),
+            products: Mutex::default(),
+        }
+    }
+
+    /// Puts the pass into a stream, for the batch that the slot has when the work runs. The stream's context is current.
+    ///
+    /// # Safety
+    /// The pass lives until the stream has done the work, and other passes of its encoder are in streams that are
+    /// ordered with this one.
+    pub(super) unsafe fn run(&self, stream: &Stream) -> Result<()> {
+        let model = &self.model.inner;
+        let hidden = model.config.hidden_size as u32;
+        let intermediate = model.config.intermediate_size as u32;
+        let few = self.shape.bucket <= FEW
+            && model.kernels.has_few(hidden, hidden)
+            && model.kernels.has_few(hidden, 3 * hidden)
+            && model.kernels.has_few(hidden, intermediate)
+            && model.kernels.has_few(intermediate, hidden);
+        // SAFETY: the addresses are those of the weights and the activations, which have the sizes that the kernels
+        // expect, and live as the caller promises.
+        unsafe {
+            self.embed(stream)?;
+            if few {
+                self.layers_of_few(stream)?;
+            } else {
+                self.layers_of_many(stream)?;
+            }
+            self.pool(stream)
+        }
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run), and so for the other parts of a pass.
+    unsafe fn embed(&self, stream: &Stream) -> Result<()> {
+        let (model, act) = (&self.model.inner, &self.activations);
+        let weights = &model.weights;
+        // SAFETY: the caller's promise.
+        unsafe {
+            model.kernels.embed(
+                stream,
+                &self.shape,
+                [weights.words, weights.positions, weights.types],
+                weights.embedding_norm,
+                act.a,
+            )
+        }
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn attention(&self, stream: &Stream) -> Result<()> {
+        let (model, act) = (&self.model.inner, &self.activations);
+        // SAFETY: the caller's promise.
+        unsafe {
+            model
+                .kernels
+                .attention(stream, &self.shape, act.wide, act.b)
+        }
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn pool(&self, stream: &Stream) -> Result<()> {
+        let (model, act) = (&self.model.inner, &self.activations);
+        let Some(last) = model.weights.layers.last() else {
+            return Ok(());
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            model.kernels.pool(
+                stream,
+                &self.shape,
+                act.a,
+                last.output_norm,
+                (model.pooling == Pooling::Cls, model.normalize),
+                self.slot.output_address,
+            )
+        }
+    }
+
+    /// Runs the layers with norms, bias, GELU and residual fused into the products. Rows are normalised where they are
+    /// read, so the last layer leaves them to be normalised.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn layers_of_few(&self, stream: &Stream) -> Result<()> {
+        let (model, act) = (&self.model.inner, &self.activations);
+        let hidden = self.shape.hidden;
+        let intermediate = model.config.intermediate_size as u32;
+        let product = |linear: &DeviceLinear, rows, inputs, outputs, out| FewProduct {
+            rows,
+            norm: None,
+            weight: linear.weight,
+            bias: linear.float_bias,
+            residual: None,
+            gelu: false,
+            inputs,
+            outputs,
+            out,
+        };
+        let folded = |fold: Option<DeviceFold>, moments| {
+            fold.map(|DeviceFold { weight, sums, bias }| FoldedNorm {
+                weight,
+                sums,
+                bias,
+                moments,
+            })
+        };
+        let run = |product: FewProduct| {
+            // SAFETY: the caller's promise.
+            unsafe { model.kernels.few(stream, &self.shape, &product) }
+        };
+        let mut before: Option<&DeviceLayer> = None;
+        for layer in &model.weights.layers {
+            run(FewProduct {
+                norm: folded(layer.qkv_fold, act.a_moments),
+                ..product(&layer.qkv, act.a, hidden, 3 * hidden, act.wide)
+            })?;
+            // SAFETY: the caller's promise.
+            unsafe { self.attention(stream)? };
+            run(FewProduct {
+                residual: Some(Residual {
+                    rows: act.a,
+                    norm: before.map(|before| (before.output_norm, act.a_moments)),
+                }),
+                ..product(&layer.attention_output, act.b, hidden, hidden, act.c)
+            })?;
+            run(FewProduct {
+                norm: folded(layer.intermediate_fold, act.c_moments),
+                gelu: true,
+                ..product(&layer.intermediate, act.c, hidden, intermediate, act.wide)
+            })?;
+            run(FewProduct {
+                residual: Some(Residual {
+                    rows: act.c,
+                    norm: Some((layer.attention_norm, act.c_moments)),
+                }),
+                ..product(&layer.output, act.wide, intermediate, hidden, act.a)
+            })?;
+            before = Some(layer);
+        }
+        Ok(())
+    }
+
+    /// Runs the layers with products by cuBLASLt. The last layer's rows are left to be normalised.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn layers_of_many(&self, stream: &Stream) -> Result<()> {
+        let (model, act) = (&self.model.inner, &self.activations);
+        let (kernels, shape) = (&model.kernels, &self.shape);
+        let intermediate = model.config.intermediate_size as u32;
+        let products = self.products(stream.context().sm_count())?;
+        let run = |product: &Product, linear: &DeviceLinear, rows, residual, out| {
+            let (weight, bias) = (linear.weight, linear.bias);
+            // SAFETY: the matrices have the product's shape, and live as the caller promises.
+            unsafe { product.launch(stream, rows, weight, bias, residual, out, act.workspace) }
+        };
+        for (index, layer) in model.weights.layers.iter().enumerate() {
+            run(&products.qkv, &layer.qkv, act.a, 0, act.wide)?;
+            // SAFETY: the caller's promise.
+            unsafe { self.attention(stream)? };
+            run(
+                &products.attention_output,
+                &layer.attention_output,
+                act.b,
+                act.a,
+                act.c,
+            )?;
+            // SAFETY: the caller's promise.
+            unsafe {
+                kernels.layer_norm(stream, shape, act.c, layer.attention_norm)?;
+            }
+            run(
+                &products.intermediate,
+                &layer.intermediate,
+                act.c,
+                0,
+                act.wide,
+            )?;
+            let bias = layer.intermediate.float_bias;
+            // SAFETY: the caller's promise.
+            unsafe {
+                kernels.bias_gelu(stream, shape, act.wide, bias, intermediate)?;
+            }
+            run(&products.output, &layer.output, act.wide, act.c, act.a)?;
+            if index + 1 < model.weights.layers.len() {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    kernels.layer_norm(stream, shape, act.a, layer.output_norm)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the products for a number of SMs, chosen when they are first asked for.
+    fn products(&self, sms: u32) -> Result<Arc<Products>> {
+        let mut chosen = lock(&self.products);
+        if let Some(products) = chosen.get(&sms) {
+            return Ok(Arc::clone(products));
+        }
+        let config = self.model.config();
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let product = |inputs, outputs, with_bias, with_residual| {
+            let shape = ProductShape {
+                rows: self.shape.bucket as usize,
+                inputs,
+                outputs,
+                precision: self.model.precision(),
+                with_bias,
+                with_residual,
+            };
+            self.model
+                .inner
+                .cublaslt
+                .product(shape, WORKSPACE, Some(sms))
+        };
+        let products = Arc::new(Products {
+            qkv: product(hidden, 3 * hidden, true, false)?,
+            attention_output: product(hidden, hidden, true, true)?,
+            intermediate: product(hidden, intermediate, false, false)?,
+            output: product(intermediate, hidden, true, true)?,
+        });
+        chosen.insert(sms, Arc::clone(&products));
+        Ok(products)
+    }
+}
+
+/// Returns the capacity for batches of up to so many tokens: whole tiles.
+pub(super) fn capacity_for(tokens: u32) -> u32 {
+    tokens.next_multiple_of(ROWS)
+}

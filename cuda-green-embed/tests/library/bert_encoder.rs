@@ -1,0 +1,433 @@
+//! The GPU's encoder on the simulated driver, with the kernels' host bodies, against the reference.
+
+use std::sync::Arc;
+
+use cuda_green::{
+    ContextId, Driver, GpuMemoryPool, RebalanceHint, SmPartitionManager,
+    sim::{Injection, Sim},
+    sys::CUresult,
+};
+use cuda_green_embed::{
+    BertEncoder, BertModel, CpuEncoder, CublasLt, Embeddings, Encoder, EncoderOptions, Error,
+    InferencePrecision, ModelFolder, ModelHead, PackedBatch, Pooling, Result,
+    model::{BertConfig, BertWeights, Tensor},
+};
+use proptest::{prelude::*, test_runner::Config};
+
+use crate::support::mini_lm;
+
+/// Sizes that both ways of a pass can run.
+fn config() -> BertConfig {
+    let mut config = BertConfig::of(128, 2, 4);
+    config.intermediate_size = 384;
+    config.vocabulary = 300;
+    config.positions = 100;
+    config
+}
+
+const HEAD: ModelHead = ModelHead {
+    pooling: Pooling::Mean,
+    normalize: true,
+    max_length: 100,
+};
+
+/// A model in a partition of a simulated device.
+struct Gpu {
+    encoder: BertEncoder,
+    manager: SmPartitionManager,
+}
+
+impl Gpu {
+    fn with(simulator: &Sim, model: &Model, precision: InferencePrecision) -> Result<Self> {
+        let device = Driver::simulated(simulator)?.device(0)?;
+        let manager = SmPartitionManager::on(&device)?;
+        manager.init_quad_partition()?;
+        let pool = GpuMemoryPool::on(&device, 1 << 30)?;
+        BertModel::ensure_supported(&model.config, &device)?;
+        let cublaslt = CublasLt::software(&device)?;
+        let model = BertModel::from_weights(
+            &model.config,
+            &model.weights,
+            model.head,
+            &pool,
+            precision,
+            cublaslt,
+        )?;
+        let stream = manager.create_stream(ContextId::Embedding)?;
+        let options = EncoderOptions::default().max_tokens(200).max_texts(40);
+        Ok(Self {
+            encoder: BertEncoder::new(&model, stream, options)?,
+            manager,
+        })
+    }
+
+    fn new(model: &Model, precision: InferencePrecision) -> Self {
+        let simulator = Sim::new("h200@13.0").unwrap();
+        Self::with(&simulator, model, precision).unwrap()
+    }
+}
+
+struct Model {
+    config: BertConfig,
+    weights: BertWeights,
+    head: ModelHead,
+}
+
+impl Model {
+    fn new(config: BertConfig, head: ModelHead) -> Self {
+        Self {
+            weights: BertWeights::random(&config, 3),
+            config,
+            head,
+        }
+    }
+
+    fn reference(&self) -> CpuEncoder {
+        let head = self.head;
+        CpuEncoder::new(&self.config, &self.weights, head.pooling, head.normalize)
+    }
+}
+
+/// The least cosine between the vectors of two encoders.
+fn agreement(a: &Embeddings, b: &Embeddings) -> f64 {
+    assert_eq!((a.len(), a.dimension()), (b.len(), b.dimension()));
+    let cosine = |(a, b): (&[f32], &[f32])| {
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum()
+        };
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    };
+    a.iter().zip(b.iter()).map(cosine).fold(1.0, f64::min)
+}
+
+fn least(precision: InferencePrecision) -> f64 {
+    match precision {
+        InferencePrecision::FP32 => 0.999_999,
+        InferencePrecision::FP16 => 0.9999,
+        _ => 0.999,
+    }
+}
+
+const PRECISIONS: [InferencePrecision; 3] = [
+    InferencePrecision::FP32,
+    InferencePrecision::FP16,
+    InferencePrecision::BF16,
+];
+
+/// A batch of texts of these lengths, with ids that differ.
+fn batch(lengths: &[usize]) -> PackedBatch {
+    let mut next = 0_u32;
+    let texts = lengths.iter().map(|length| {
+        let ids: Vec<u32> = (0..*length)
+            .map(|_| {
+                next = next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                next % 300
+            })
+            .collect();
+        ids
+    });
+    texts.collect()
+}
+
+#[test]
+fn vectors_are_those_of_the_reference() {
+    let mut wide = BertConfig::of(192, 2, 3);
+    wide.intermediate_size = 384;
+    wide.vocabulary = 300;
+    wide.positions = 100;
+    // No product for few tokens has these widths.
+    let mut odd = BertConfig::of(96, 1, 3);
+    odd.intermediate_size = 200;
+    odd.vocabulary = 300;
+    odd.positions = 100;
+    let first = ModelHead {
+        pooling: Pooling::Cls,
+        normalize: false,
+        ..HEAD
+    };
+    for (config, head) in [(config(), HEAD), (wide, first), (odd, HEAD)] {
+        let model = Model::new(config, head);
+        let reference = model.reference();
+        for precision in PRECISIONS {
+            let gpu = Gpu::new(&model, precision);
+            for lengths in [
+                vec![1],
+                vec![14],
+                vec![3, 9, 1, 20],
+                vec![64],
+                vec![65],
+                vec![30, 1, 100, 7, 61],
+                vec![5; 40],
+            ] {
+                let batch = batch(&lengths);
+                let agreed = agreement(
+                    &gpu.encoder.encode(&batch).unwrap(),
+                    &reference.encode(&batch).unwrap(),
+                );
+                assert!(
+                    agreed >= least(precision),
+                    "{precision} {lengths:?}: {agreed}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_real_model_gives_the_reference_s_vectors() {
+    let Some(path) = mini_lm() else { return };
+    let folder = ModelFolder::open(path).unwrap();
+    let tokenizer = folder.tokenizer().unwrap();
+    let reference = CpuEncoder::open(&folder).unwrap();
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    let manager = SmPartitionManager::on(&device).unwrap();
+    manager.init_quad_partition().unwrap();
+    let pool = GpuMemoryPool::on(&device, 1 << 30).unwrap();
+    let model = BertModel::load(&folder, &pool, InferencePrecision::FP16).unwrap();
+    let stream = manager.create_stream(ContextId::Embedding).unwrap();
+    let options = EncoderOptions::default().max_tokens(256);
+    let encoder = BertEncoder::new(&model, stream, options).unwrap();
+    for texts in [
+        vec!["A man is eating food."],
+        vec!["", "The quick brown fox jumps over the lazy dog", "a"],
+        vec!["one two three four five six seven eight nine ten"; 7],
+    ] {
+        let batch = tokenizer.encode_batch(&texts, 1).unwrap();
+        let agreed = agreement(
+            &encoder.encode(&batch).unwrap(),
+            &reference.encode(&batch).unwrap(),
+        );
+        assert!(agreed >= 0.9999, "{texts:?}: {agreed}");
+    }
+}
+
+#[test]
+fn batches_on_their_way_keep_their_vectors() {
+    let model = Model::new(config(), HEAD);
+    let gpu = Gpu::new(&model, InferencePrecision::FP16);
+    let batches: Vec<_> = (1..=9).map(|i| batch(&[i, 2 * i, 5])).collect();
+    let alone: Vec<_> = batches
+        .iter()
+        .map(|batch| gpu.encoder.encode(batch).unwrap())
+        .collect();
+    // More than there is room for, read last to first, some never.
+    let pending: Vec<_> = batches
+        .iter()
+        .map(|batch| gpu.encoder.submit(batch).unwrap())
+        .collect();
+    for (index, pending) in pending.into_iter().enumerate().rev() {
+        if index % 4 != 1 {
+            assert_eq!(pending.wait().unwrap(), alone[index], "{index}");
+        }
+    }
+    let encoder = Arc::new(gpu.encoder);
+    std::thread::scope(|scope| {
+        for (batch, alone) in batches.iter().zip(&alone) {
+            let encoder = Arc::clone(&encoder);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    assert_eq!(&encoder.encode(batch).unwrap(), alone);
+                }
+            });
+        }
+    });
+    // The vectors outlive the encoder's handle.
+    let pending = encoder.submit(&batches[0]).unwrap();
+    drop(encoder);
+    assert_eq!(pending.wait().unwrap(), alone[0]);
+    assert!(gpu.manager.get_context(ContextId::Embedding).is_ok());
+}
+
+#[test]
+fn a_rebalance_changes_the_sms_and_not_the_vectors() {
+    let model = Model::new(config(), HEAD);
+    let gpu = Gpu::new(&model, InferencePrecision::FP16);
+    let batch = batch(&[14, 3]);
+    let before = gpu.encoder.encode(&batch).unwrap();
+    let sms = |gpu: &Gpu| {
+        gpu.manager
+            .get_context(ContextId::Embedding)
+            .unwrap()
+            .sm_count()
+    };
+    let first = sms(&gpu);
+    let pending = gpu.encoder.submit(&batch).unwrap();
+    gpu.manager
+        .rebalance(RebalanceHint::EmbeddingHeavy)
+        .unwrap();
+    assert!(sms(&gpu) > first);
+    assert_eq!(pending.wait().unwrap(), before);
+    assert!(agreement(&gpu.encoder.encode(&batch).unwrap(), &before) > 0.999_99);
+    gpu.encoder.prepare().unwrap();
+    gpu.manager.rebalance(RebalanceHint::Balanced).unwrap();
+    assert_eq!(gpu.encoder.encode(&batch).unwrap(), before);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let model = Model::new(config(), HEAD);
+    let gpu = Gpu::new(&model, InferencePrecision::FP16);
+    let refused = |batch: &PackedBatch| gpu.encoder.encode(batch).unwrap_err();
+    let limits = gpu.encoder.limits();
+    assert_eq!(
+        (limits.tokens, limits.texts, limits.dimension),
+        (200, 40, 128)
+    );
+    assert!(matches!(
+        refused(&batch(&[100, 100, 1])),
+        Error::BatchTooLarge {
+            unit: "tokens",
+            asked: 201,
+            limit: 200
+        }
+    ));
+    assert!(matches!(
+        refused(&batch(&[1; 41])),
+        Error::BatchTooLarge { unit: "texts", .. }
+    ));
+    assert!(matches!(
+        refused(&batch(&[101])),
+        Error::BatchTooLarge {
+            unit: "tokens in one text",
+            ..
+        }
+    ));
+    assert!(matches!(
+        refused(&batch(&[2, 0])),
+        Error::EmptyText { text: 1 }
+    ));
+    let unknown: PackedBatch = [vec![1, 2], vec![3, 300]].iter().collect();
+    assert!(matches!(
+        refused(&unknown),
+        Error::UnknownToken {
+            text: 1,
+            token: 300,
+            vocabulary: 300
+        }
+    ));
+    assert!(gpu.encoder.encode(&PackedBatch::new()).unwrap().is_empty());
+    // And nothing was lost by that.
+    assert_eq!(gpu.encoder.encode(&batch(&[3])).unwrap().len(), 1);
+}
+
+#[test]
+fn models_and_devices_that_the_kernels_cannot_run_are_refused() {
+    let load = |profile: &str, config: BertConfig| {
+        let simulator = Sim::new(profile).unwrap();
+        Gpu::with(
+            &simulator,
+            &Model::new(config, HEAD),
+            InferencePrecision::FP16,
+        )
+        .map(drop)
+    };
+    let mut narrow = config();
+    narrow.heads = 8;
+    assert!(matches!(
+        load("h200@13.0", narrow),
+        Err(Error::UnsupportedSizes { .. })
+    ));
+    let refused = load("t4@12.8", config()).unwrap_err();
+    assert!(
+        matches!(refused, Error::Device { found: (7, 5), .. }),
+        "{refused}"
+    );
+    // Without the launches of compute capability 9.0, and in one context where there are no green ones.
+    for profile in ["a100@12.4", "rtx4090@12.8", "rtx5090@13.4", "h100@12.2"] {
+        load(profile, config()).unwrap();
+    }
+    let model = Model::new(config(), HEAD);
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let refused = Gpu::with(&simulator, &model, InferencePrecision::INT8).map(drop);
+    assert!(matches!(refused, Err(Error::UnsupportedPrecision { .. })));
+}
+
+#[test]
+fn values_beyond_the_range_of_f16_are_told() {
+    let mut model = Model::new(config(), HEAD);
+    // A scale that f16 holds, and products with it that it does not.
+    let norm = &mut model.weights.layers[0].attention_norm.weight;
+    *norm = Tensor::owned("large".to_owned(), vec![128], &[60_000.0; 128]);
+    let reference = model.reference();
+    let texts = batch(&[3, 4]);
+    let gpu = Gpu::new(&model, InferencePrecision::FP16);
+    assert!(matches!(
+        gpu.encoder.encode(&texts),
+        Err(Error::Overflow {
+            precision: "f16",
+            ..
+        })
+    ));
+    let gpu = Gpu::new(&model, InferencePrecision::BF16);
+    let agreed = agreement(
+        &gpu.encoder.encode(&texts).unwrap(),
+        &reference.encode(&texts).unwrap(),
+    );
+    assert!(agreed > 0.99, "{agreed}");
+}
+
+/// Makes an encoder, and encodes with it.
+fn use_it_all(simulator: &Sim, model: &Model, texts: &PackedBatch) -> Result<Embeddings> {
+    let gpu = Gpu::with(simulator, model, InferencePrecision::FP16)?;
+    let first = gpu.encoder.submit(texts)?;
+    let second = gpu.encoder.submit(texts)?;
+    let vectors = second.wait()?;
+    assert_eq!(first.wait()?, vectors);
+    Ok(vectors)
+}
+
+#[test]
+fn every_call_may_fail() {
+    let mut small = config();
+    small.layers = 1;
+    let model = Model::new(small, HEAD);
+    let texts = batch(&[4, 9]);
+    let simulator = Sim::new("h200@13.0").unwrap();
+    simulator.start_trace();
+    let vectors = use_it_all(&simulator, &model, &texts).unwrap();
+    let calls = simulator.take_trace().len() as u64;
+    simulator.assert_no_leaks();
+    // Every call by itself would take minutes; steps that share no factor with the calls of a graph do not.
+    for nth in (1..=calls).step_by(37) {
+        for code in [
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+        ] {
+            let simulator = Sim::new("h200@13.0").unwrap();
+            simulator.inject(Injection::fail("*", code).unwrap().at(nth));
+            match use_it_all(&simulator, &model, &texts) {
+                Ok(found) => assert_eq!(found, vectors),
+                Err(Error::Gpu(_) | Error::CublasLt { .. }) => {}
+                Err(other) => panic!("call {nth}: {other}"),
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(Config { cases: Config::default().cases.min(32), ..Config::default() })]
+
+    #[test]
+    fn a_text_has_one_vector_in_any_batch(lengths in prop::collection::vec(1_usize..60, 1..12), cut in 0_usize..12) {
+        prop_assume!(lengths.iter().sum::<usize>() <= 200);
+        let model = Model::new(config(), HEAD);
+        let gpu = Gpu::new(&model, InferencePrecision::FP16);
+        let whole = batch(&lengths);
+        let together = gpu.encoder.encode(&whole).unwrap();
+        let reference = model.reference().encode(&whole).unwrap();
+        prop_assert!(agreement(&together, &reference) > 0.9999);
+        let texts: Vec<_> = (0..whole.texts()).filter_map(|text| whole.text(text)).collect();
+        let (left, right) = texts.split_at(cut.min(texts.len()));
+        let mut parts = Vec::new();
+        for part in [left, right] {
+            let vectors = gpu.encoder.encode(&part.iter().collect()).unwrap();
+            parts.extend(vectors.into_values());
+        }
+        let parts = Embeddings::new(128, parts);
+        prop_assert!(agreement(&together, &parts) > 0.9999);
+    }
+}
