@@ -7,7 +7,6 @@ mod bert_encoder;
 mod cpu;
 mod cublaslt;
 mod fake_encoder;
-mod golden;
 mod gpu;
 mod kernels;
 mod model;
