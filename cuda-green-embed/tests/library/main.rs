@@ -4,6 +4,7 @@
 
 mod batch;
 mod bert_encoder;
+mod bulk;
 mod cpu;
 mod cublaslt;
 mod fake_encoder;
