@@ -32,6 +32,7 @@ pub(super) fn plans(
             device,
             step,
             min,
+            pairs_min: pairs.min,
             found: Vec::new(),
             best: None,
         };
@@ -55,6 +56,8 @@ struct Search<'a> {
     device: Area,
     step: u32,
     min: u32,
+    /// SMs of the smallest group of what a split leaves.
+    pairs_min: u32,
     found: Vec<Plan>,
     best: Option<Worth>,
 }
@@ -98,7 +101,9 @@ impl Search<'_> {
                 if tried.contains(&first) {
                     continue;
                 }
-                for below in [None, self.below_minimum(&first)] {
+                let mut belows = vec![None];
+                belows.extend(self.below_minimum(&first).map(Some));
+                for below in belows {
                     if let Some(sizes) = self.sizes_beside(&first, below)
                         && self.is_better(&sizes)
                         && self.is_possible(&first)?
@@ -112,15 +117,22 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Returns the partition that can have a remainder smaller than any group, and its size.
-    fn below_minimum(&self, first: &FirstSplit) -> Option<(usize, u32)> {
+    /// Returns the partitions that can have a remainder smaller than any group, each with its size.
+    fn below_minimum(&self, first: &FirstSplit) -> impl Iterator<Item = (usize, u32)> {
         let demands = self.demands;
-        let others = (0..demands.list.len())
+        let most = self.pairs_min.saturating_sub(FINE_UNIT);
+        let others = demands
+            .distinct()
             .filter(|index| !first.members.contains(index) && demands.rest != Some(*index));
-        let sizes = others.filter_map(|index| Some((index, demands.even_size(index)?)));
-        sizes
-            .min_by_key(|(index, size)| (*size, std::cmp::Reverse(*index)))
-            .filter(|(_, size)| *size < self.min)
+        others.filter_map(move |index| {
+            let even = demands.even_size(index)?;
+            let size = if demands.list.get(index)?.is_target() {
+                even.min(most)
+            } else {
+                even
+            };
+            (FINE_UNIT..=most).contains(&size).then_some((index, size))
+        })
     }
 
     /// Returns the sizes that lose least beside the groups of a first split, and beside one smaller than any group.
@@ -147,7 +159,11 @@ impl Search<'_> {
         let room = self.facts.sm_count.checked_sub(free)?;
         let limits = demands.limits(self.step, self.min, room, reserved)?;
         let limit = |index: usize| limits.get(index).copied().unwrap_or(u32::MAX);
-        demands.sizes(self.step, self.min, room, limit)
+        let mut sizes = demands.sizes(self.step, self.min, room, limit)?;
+        if let Some((index, size)) = below {
+            *sizes.get_mut(index)? = size;
+        }
+        Some(sizes)
     }
 
     fn is_better(&self, sizes: &[u32]) -> bool {
@@ -405,7 +421,8 @@ impl<'a> Chain<'a> {
     /// Gives the last of the others a remainder that is smaller than any group. The one that takes the rest, if it has
     /// no part yet, has a group before it.
     fn add_below_minimum(&mut self, index: usize) -> Option<()> {
-        let even = self.demands.even_size(index)?;
+        let size = *self.sizes.get(index)?;
+        let even = self.demands.even_size(index)?.min(size);
         if even >= self.left.min {
             return None;
         }

@@ -52,23 +52,27 @@ fn any_list(total: u32, with_clusters: bool) -> impl Strategy<Value = Vec<R>> {
         })
 }
 
-/// Targets of up to three sizes beside counts whose rounding takes what the targets then lack.
+/// Targets of up to three sizes, and counts that fill the device up to a few SMs: their rounding takes what the targets
+/// then lack.
 fn tight_targets(total: u32) -> impl Strategy<Value = Vec<R>> {
-    let counts = prop::collection::vec(1..=total / 4, 0..=2);
-    let targets = prop::collection::vec((1..=8u32, 1..=2usize), 1..=3);
-    (counts, targets, 0..=6u32, any::<bool>()).prop_filter_map(
-        "room for targets",
-        move |(counts, targets, unused, rest)| {
-            let room = total.checked_sub(counts.iter().sum::<u32>() + unused + u32::from(rest))?;
-            let weights = targets.iter().map(|(weight, n)| weight * *n as u32);
-            let weights: u32 = weights.sum();
-            let size = |weight: u32| room * weight / weights;
-            let of_kind = |&(weight, n): &(u32, usize)| vec![R::target(size(weight)); n];
-            let mut list: Vec<R> = targets.iter().flat_map(of_kind).collect();
+    let whole = prop::sample::select(vec![2u32, 8]);
+    let target = (1..=total / 16, 1..=2usize, whole);
+    let targets = prop::collection::vec(target, 1..=3);
+    let counts = prop::collection::vec(1..=5u32, 1..=3);
+    (targets, counts, 0..=2u32, prop::bool::weighted(0.3)).prop_filter_map(
+        "room for counts",
+        move |(targets, counts, unused, rest)| {
+            let of_kind = |&(size, n, whole): &(u32, usize, u32)| vec![size * whole; n];
+            let targets: Vec<u32> = targets.iter().flat_map(of_kind).collect();
+            let taken = targets.iter().sum::<u32>() + unused + u32::from(rest);
+            let room = total.checked_sub(taken)?;
+            let all: u32 = counts.iter().sum();
+            let counts: Vec<u32> = counts.iter().map(|part| room * part / all).collect();
+            let possible = targets.len() + counts.len() <= 5 && !counts.contains(&0);
+            let mut list: Vec<R> = targets.into_iter().map(R::target).collect();
             list.extend(counts.into_iter().map(R::at_least));
             list.extend(rest.then(R::rest));
-            let possible = targets.iter().all(|(weight, _)| size(*weight) > 0);
-            (possible && list.len() <= 5).then_some(list)
+            possible.then_some(list)
         },
     )
 }
@@ -122,7 +126,7 @@ fn each_pair_and_the_rest() {
 #[test]
 fn lists_that_were_planned_worse_are_planned_as_well() {
     let exact = |request: R| request.exact();
-    let lists: [&[R]; 8] = [
+    let lists: [&[R]; 10] = [
         &[R::at_least(9), R::at_least(9), R::at_least(9), R::rest()],
         &[R::share(0, 1), R::at_least(17), R::at_least(17)],
         &[R::at_least(35), R::percent(37), R::percent(37), R::rest()],
@@ -148,6 +152,13 @@ fn lists_that_were_planned_worse_are_planned_as_well() {
         ],
         &[R::target(22), R::target(32), R::at_least(82)],
         &[R::target(107), R::at_least(1)],
+        &[R::target(2), R::at_least(106)],
+        &[
+            R::target(4),
+            R::at_least(31),
+            R::at_least(15),
+            R::at_least(77),
+        ],
     ];
     on_each(&all_devices(), |device, profile| {
         let oracle = Oracle::of(device, *device.capabilities());
