@@ -7,6 +7,7 @@ mod first;
 mod one_text;
 mod peers;
 mod setup;
+mod several_gpus;
 mod shapes;
 
 use crate::args::EmbedBench;
@@ -18,7 +19,7 @@ use setup::Setup;
 
 pub fn measure(work: &Work<'_>, options: &EmbedBench) -> anyhow::Result<EmbedFigures> {
     let peers = options.peers.as_deref().map(peers::read).transpose()?;
-    work.progress.set_length(8);
+    work.progress.set_length(9);
     let step = |name: &'static str| {
         work.progress.set_message(name);
         work.progress.inc(1);
@@ -38,6 +39,8 @@ pub fn measure(work: &Work<'_>, options: &EmbedBench) -> anyhow::Result<EmbedFig
     let one_text = one_text::measure(&setup)?;
     step("BERT-base");
     let shapes = shapes::measure(&setup)?;
+    step("several GPUs");
+    let several_gpus = several_gpus::measure(&setup)?;
     step("accuracy");
     let accuracy = accuracy::measure(&setup)?;
     let mut figures = EmbedFigures {
@@ -47,6 +50,7 @@ pub fn measure(work: &Work<'_>, options: &EmbedBench) -> anyhow::Result<EmbedFig
         by_sms,
         one_text,
         shapes,
+        several_gpus,
         tokeniser,
         memory,
         first_vector_s,

@@ -82,7 +82,7 @@ fn taken(device: &CudaDevice, free_before: u64) -> anyhow::Result<u64> {
 }
 
 /// Returns the ids of the first texts, sorted by length.
-fn sorted(setup: &Setup<'_>, most: usize) -> anyhow::Result<Vec<Vec<u32>>> {
+pub fn sorted(setup: &Setup<'_>, most: usize) -> anyhow::Result<Vec<Vec<u32>>> {
     let texts = &setup.texts[..setup.texts.len().min(most)];
     let all = setup.tokenizer.encode_batch(texts, setup.cores)?;
     let ids = (0..all.texts()).filter_map(|text| all.text(text));

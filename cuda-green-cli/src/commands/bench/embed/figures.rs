@@ -18,6 +18,9 @@ pub struct EmbedFigures {
     pub by_sms: Vec<BySms>,
     pub one_text: Vec<OneText>,
     pub shapes: Vec<Shape>,
+    /// Empty with a single GPU.
+    #[serde(default)]
+    pub several_gpus: Vec<Gpus>,
     pub tokeniser: Tokeniser,
     pub memory: Memory,
     pub first_vector_s: f64,
@@ -82,6 +85,15 @@ pub struct Shape {
     pub tokens_of_text: usize,
     pub texts_of_batch: usize,
     pub tokens_per_s: f64,
+}
+
+/// All texts, tokenised before, on several GPUs that take batches from one queue.
+#[derive(Serialize, Deserialize)]
+pub struct Gpus {
+    pub gpus: usize,
+    pub tokens_per_s: f64,
+    /// The speed as a multiple of one GPU's.
+    pub to_one: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -165,6 +177,10 @@ impl Figures for EmbedFigures {
         }
         for row in &self.shapes {
             let name = format!("{} shape, {} tokens a text", row.name, row.tokens_of_text);
+            line(&name, format!("{} tokens/s", many(row.tokens_per_s)));
+        }
+        for row in &self.several_gpus {
+            let name = format!("pre-tokenised, {} GPUs, {:.2} × one", row.gpus, row.to_one);
             line(&name, format!("{} tokens/s", many(row.tokens_per_s)));
         }
         let one = many(self.tokeniser.one_core_texts_per_s);
