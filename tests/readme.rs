@@ -346,6 +346,14 @@ fn embed() -> String {
         let name = format!("pre-tokenised on {} SMs, texts/s", row["sms"]);
         line(&name, whole(number(&row["texts_per_s"])));
     }
+    for row in figures["several_gpus"].as_array().unwrap() {
+        let name = format!(
+            "pre-tokenised on {} GPUs, tokens/s (÷ one GPU's)",
+            row["gpus"]
+        );
+        let (speed, ratio) = (number(&row["tokens_per_s"]), number(&row["to_one"]));
+        line(&name, format!("{} ({ratio:.2})", whole(speed)));
+    }
     for row in figures["one_text"].as_array().unwrap() {
         let flood = row["flood"]
             .as_str()
