@@ -178,7 +178,12 @@ impl Search<'_> {
 
     /// Adds the plans of a first split.
     fn add_chains(&mut self, sizes: &[u32], first: &FirstSplit) {
-        for last in [Last::TakesRemainder, Last::TakesGroup, Last::IsBelowMinimum] {
+        for last in [
+            Last::TakesRemainder,
+            Last::TakesGroup,
+            Last::IsBelowMinimum,
+            Last::IsEqualToFirst,
+        ] {
             let Some(plan) = Chain::plan(self.facts, self.demands, sizes, first, self.device, last)
             else {
                 continue;
@@ -294,6 +299,9 @@ enum Last {
     TakesGroup,
     /// A remainder that is smaller than any group.
     IsBelowMinimum,
+    /// The remainder, for an equal of the partition that alone has the first group: so it comes nearer to the size of
+    /// that. Only for an inexact minimum.
+    IsEqualToFirst,
 }
 
 /// The first split and one nested split for each other partition, until the remainder is the last.
@@ -321,16 +329,22 @@ impl<'a> Chain<'a> {
         last: Last,
     ) -> Option<Plan> {
         let mut chain = Self::start(demands, sizes, first, device)?;
-        let others = chain.others();
+        let mut others = chain.others();
+        if last == Last::IsEqualToFirst {
+            let position = others
+                .iter()
+                .rposition(|index| chain.is_equal_to_first(*index));
+            let equal = others.remove(position?);
+            others.push(equal);
+        }
         if let Some((last_index, before)) = others.split_last() {
             for index in before {
                 let size = chain.group_size(*index)?;
                 *chain.parts.get_mut(*index)? = Some(chain.split_off(size)?);
             }
-            if last == Last::IsBelowMinimum {
-                chain.add_below_minimum(*last_index)?;
-            } else {
-                chain.add_last(*last_index, last == Last::TakesRemainder)?;
+            match last {
+                Last::IsBelowMinimum => chain.add_below_minimum(*last_index)?,
+                _ => chain.add_last(*last_index, last)?,
             }
         }
         if let Some(rest) = chain.rest {
@@ -400,16 +414,26 @@ impl<'a> Chain<'a> {
         Some((Part::Group(index), group))
     }
 
-    /// Gives the last of the others a group, or all SMs that are left if it comes to that. With `takes_remainder`, an
-    /// inexact minimum has all that is left where the one that takes the rest already has a group.
-    fn add_last(&mut self, index: usize, takes_remainder: bool) -> Option<()> {
+    /// Returns whether a request is equal to that of the partition with the first group.
+    fn is_equal_to_first(&self, index: usize) -> bool {
+        let first = self.first.members.first();
+        first.is_some_and(|first| self.demands.list.get(*first) == self.demands.list.get(index))
+    }
+
+    /// Gives the last of the others a group, or all SMs that are left: if it comes to that; or if they go to an inexact
+    /// minimum, and the one that takes the rest, if any, already has a group.
+    fn add_last(&mut self, index: usize, last: Last) -> Option<()> {
         let request = self.demands.list.get(index)?;
         let given = self.group_size(index)?;
         let is_last = self.rest.is_none();
         let is_at_least = matches!(request.sms, SmRequest::AtLeast(_)) && !request.exact;
-        let rest_has_group = is_last && self.demands.rest.is_some();
-        let all_is_left = is_last && given == self.left.sm_count;
-        let part = if all_is_left || (takes_remainder && rest_has_group && is_at_least) {
+        let takes_all = match last {
+            Last::TakesRemainder => self.demands.rest.is_some(),
+            Last::IsEqualToFirst => true,
+            Last::TakesGroup | Last::IsBelowMinimum => false,
+        };
+        let all_is_left = given == self.left.sm_count;
+        let part = if is_last && (all_is_left || (takes_all && is_at_least)) {
             (Part::Remainder, self.left)
         } else {
             self.split_off(given)?

@@ -126,7 +126,7 @@ fn each_pair_and_the_rest() {
 #[test]
 fn lists_that_were_planned_worse_are_planned_as_well() {
     let exact = |request: R| request.exact();
-    let lists: [&[R]; 10] = [
+    let lists: [&[R]; 11] = [
         &[R::at_least(9), R::at_least(9), R::at_least(9), R::rest()],
         &[R::share(0, 1), R::at_least(17), R::at_least(17)],
         &[R::at_least(35), R::percent(37), R::percent(37), R::rest()],
@@ -158,6 +158,13 @@ fn lists_that_were_planned_worse_are_planned_as_well() {
             R::at_least(31),
             R::at_least(15),
             R::at_least(77),
+        ],
+        &[
+            R::target(4),
+            R::target(4),
+            R::target(4),
+            R::at_least(60),
+            R::at_least(60),
         ],
     ];
     on_each(&all_devices(), |device, profile| {
