@@ -17,7 +17,7 @@ use cuda_green_embed::{
 
 use crate::{
     Case,
-    support::{is_partitioned, quad, times},
+    support::{is_partitioned, needs, quad, since, times},
 };
 
 pub const CASES: &[Case] = &[
@@ -211,6 +211,10 @@ fn rebalanced(driver: &Driver) -> Result<()> {
     let Some(model) = load(&device, &config, &weights, InferencePrecision::FP16) else {
         return Ok(());
     };
+    if is_partitioned(driver) && !since(driver, 12, 5) {
+        needs(manager.rebalance(RebalanceHint::Balanced), 12, 5);
+        return Ok(());
+    }
     let encoder = encoder(&model, &manager, ContextId::Embedding, 256);
     let batches = [batch(&config, &[14]), batch(&config, &[90, 60])];
     let before = batches
