@@ -31,8 +31,12 @@ pub fn small_config() -> BertConfig {
 impl SmallModel {
     /// Makes a folder as sentence-transformers writes it.
     pub fn new() -> Self {
+        Self::of(small_config())
+    }
+
+    /// Makes a folder of a model of these sizes, with the small one's tokeniser.
+    pub fn of(config: BertConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = small_config();
         let weights = BertWeights::random(&config, 7);
         let model = Self {
             folder,
@@ -51,7 +55,7 @@ impl SmallModel {
         model.write(
             "1_Pooling/config.json",
             &json!({
-                "word_embedding_dimension": 8,
+                "word_embedding_dimension": model.config.hidden_size,
                 "pooling_mode_cls_token": true,
                 "pooling_mode_mean_tokens": false,
                 "pooling_mode_max_tokens": false,
