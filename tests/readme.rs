@@ -9,6 +9,7 @@ use serde_json::Value;
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
 const COSTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/COSTS.md");
+const EMBED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda-green-embed/README.md");
 const PRIORITIES: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/cuda-green/src/device/priority.rs"
@@ -293,12 +294,140 @@ fn soak() -> String {
     )
 }
 
+/// Embeddings beside their peers and their goals, once there is evidence of them.
+fn embed() -> String {
+    if !fs::exists(format!(
+        "{}/evidence/embed.json",
+        env!("CARGO_MANIFEST_DIR")
+    ))
+    .unwrap()
+    {
+        return "Not measured yet.\n".to_owned();
+    }
+    let figures = figures("embed");
+    let number = |value: &Value| value.as_f64().unwrap();
+    let whole = |value: f64| thousands(value.round() as u64);
+    let most = |rows: &Value, field: &str| {
+        let values = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| number(&row[field]));
+        values.reduce(f64::max).unwrap()
+    };
+    let mut table = format!(
+        "{} with {} texts, in {}, on {} cores.\n\n| | |\n|---|---|\n",
+        figures["model"]["name"].as_str().unwrap(),
+        thousands(figures["model"]["texts"].as_u64().unwrap()),
+        figures["model"]["precision"].as_str().unwrap(),
+        figures["model"]["cores"],
+    );
+    let mut line = |name: &str, value: String| table += &format!("| {name} | {value} |\n");
+    let end_to_end = most(&figures["bulk"], "texts_per_s");
+    line("end to end, texts/s", whole(end_to_end));
+    let best = figures["bulk"].as_array().unwrap().iter();
+    let best = best
+        .max_by(|one, other| number(&one["texts_per_s"]).total_cmp(&number(&other["texts_per_s"])));
+    let busy = number(&best.unwrap()["gpu_busy"]) * 100.0;
+    line("of that time, the GPU is busy", format!("{busy:.0} %"));
+    let sorted = most(&figures["sorted"], "tokens_per_s");
+    line("pre-tokenised, tokens/s", whole(sorted));
+    let share = most(&figures["sorted"], "of_790_tflops") * 100.0;
+    line("of 790 TFLOP/s", format!("{share:.0} %"));
+    for row in figures["shapes"].as_array().unwrap() {
+        let name = format!(
+            "{} shape, {} tokens a text, tokens/s",
+            row["name"].as_str().unwrap(),
+            row["tokens_of_text"]
+        );
+        line(&name, whole(number(&row["tokens_per_s"])));
+    }
+    for row in figures["by_sms"].as_array().unwrap() {
+        let name = format!("pre-tokenised on {} SMs, texts/s", row["sms"]);
+        line(&name, whole(number(&row["texts_per_s"])));
+    }
+    for row in figures["several_gpus"].as_array().unwrap() {
+        let name = format!(
+            "pre-tokenised on {} GPUs, tokens/s (÷ one GPU's)",
+            row["gpus"]
+        );
+        let (speed, ratio) = (number(&row["tokens_per_s"]), number(&row["to_one"]));
+        line(&name, format!("{} ({ratio:.2})", whole(speed)));
+    }
+    for row in figures["one_text"].as_array().unwrap() {
+        let flood = row["flood"]
+            .as_str()
+            .map(|flood| format!(", beside {flood}"));
+        let name = format!(
+            "one text of {} tokens on {} SMs{}, p50 / p99 in µs",
+            row["tokens"],
+            row["sms"],
+            flood.unwrap_or_default()
+        );
+        let [p50, p99] = ["p50_us", "p99_us"].map(|field| whole(number(&row[field])));
+        line(&name, format!("{p50} / {p99}"));
+    }
+    let tokeniser = &figures["tokeniser"];
+    line(
+        "tokeniser on one core, texts/s",
+        whole(number(&tokeniser["one_core_texts_per_s"])),
+    );
+    line(
+        "tokeniser on all cores, texts/s",
+        whole(number(&tokeniser["all_cores_texts_per_s"])),
+    );
+    let first = number(&figures["first_vector_s"]);
+    line(
+        "a process from its start to its end after one vector",
+        format!("{first:.2} s"),
+    );
+    let memory = &figures["memory"];
+    for (name, field) in [
+        ("weights", "weight_bytes"),
+        ("activations", "activation_bytes"),
+        ("taken from the device, with code", "device_bytes"),
+        ("the same after all texts", "device_after_all_texts_bytes"),
+    ] {
+        let mib = number(&memory[field]) / f64::from(1 << 20);
+        line(name, format!("{mib:.0} MiB"));
+    }
+    for row in figures["accuracy"].as_array().unwrap() {
+        let precision = row["precision"].as_str().unwrap();
+        let least = number(&row["least_cosine"]);
+        line(
+            &format!("{precision}, least cosine to f32"),
+            format!("{least:.6}"),
+        );
+        let same = number(&row["same_of_ten_nearest"]) * 100.0;
+        line(
+            &format!("{precision}, the same among the ten nearest"),
+            format!("{same:.2} %"),
+        );
+    }
+    if let Some(rows) = figures["to_peers"].as_array() {
+        table += "\n| | peer | ours | peer's | times as good |\n|---|---|---|---|---|\n";
+        for row in rows {
+            let [ours, theirs] = ["ours", "theirs"].map(|field| match number(&row[field]) {
+                small @ ..100.0 => format!("{small:.2}"),
+                large => whole(large),
+            });
+            table += &format!(
+                "| {} | {} | {ours} | {theirs} | {:.2} |\n",
+                row["figure"].as_str().unwrap(),
+                row["peer"].as_str().unwrap(),
+                number(&row["times"]),
+            );
+        }
+    }
+    table
+}
+
 /// 14206 as 14,206.
 fn thousands(number: u64) -> String {
     if number < 1000 {
         number.to_string()
     } else {
-        format!("{},{:03}", number / 1000, number % 1000)
+        format!("{},{:03}", thousands(number / 1000), number % 1000)
     }
 }
 
@@ -311,6 +440,7 @@ fn the_tables_are_those_of_the_evidence() {
         ("memory", memory()),
     ];
     check_or_write(COSTS, &costs);
+    check_or_write(EMBED, &[("embed", embed())]);
     check_or_write(PRIORITIES, &[("priorities", priorities())]);
 }
 

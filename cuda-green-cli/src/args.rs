@@ -11,6 +11,8 @@ use clap::{
 };
 use cuda_green::{CudaDevice, Driver, DriverSpec};
 
+#[cfg(feature = "embed")]
+pub use bench::EmbedBench;
 pub use bench::{Bench, Drawing, Measurement, StartupPart};
 pub use sizes::Sizes;
 

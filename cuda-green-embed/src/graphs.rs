@@ -72,13 +72,16 @@ impl<R: Recording> RecordedGraph<R> {
         }
     }
 
-    /// Runs the work once without a graph, waits for it, and captures it for the SMs that the stream has now, unless
-    /// that was done before. A capture must not be the first to load a library's kernel.
-    pub(crate) fn warm(&self, stream: &PartitionStream) -> Result<()> {
+    /// Runs the work once without a graph, and waits for it. A capture must not be the first to load a library's kernel.
+    pub(crate) fn run(&self, stream: &PartitionStream) -> Result<()> {
         let ran = self.in_stream(stream, |stream| record(&*self.recording, stream));
         // Waited for in any case: the recording must outlive what it has put into the stream.
         stream.synchronize()?;
-        ran?;
+        ran
+    }
+
+    /// Captures the work for the SMs that the stream has now, unless that was done before.
+    pub(crate) fn prepare(&self, stream: &PartitionStream) -> Result<()> {
         let prepared = self.graph.prepare(stream);
         self.explained(prepared)
     }

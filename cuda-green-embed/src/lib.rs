@@ -4,6 +4,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod batch;
+mod bulk;
 mod cublaslt;
 mod embeddings;
 mod encoder;
@@ -22,6 +23,7 @@ pub use batch::{
     AddError, BatchAccumulator, BatchConfig, BatchCurve, BatchPoint, BatchSample,
     BatchSizeOptimizer, CollectedBatch, PackedBatch, Sweep, SweepKey, Ticket,
 };
+pub use bulk::BulkEmbedder;
 pub use cublaslt::{CUBLASLT_VARIABLE, CublasLt, Product, ProductShape};
 pub use embeddings::Embeddings;
 #[cfg(feature = "test-utils")]

@@ -57,6 +57,13 @@ pub(crate) fn parse(text: &str) -> Result<Ptx, String> {
     // Whether the next token begins a statement inside a kernel or a function.
     let mut begins = false;
     while let Some(token) = tokens.next() {
+        if token == "{" && depth > 0 && !begins {
+            // Within a statement, it is a vector of operands: `ld.global.v2.f32 {%f1, %f2}, [%rd1];`
+            tokens
+                .find(|token| *token == "}")
+                .ok_or("a { is never closed")?;
+            continue;
+        }
         if begins && depth > 0 {
             // The wording is that of NVIDIA's assembler, as in its log.
             check_instruction(token)
@@ -266,6 +273,28 @@ mod tests {
             ".version 8.0 .target sm_90 .entry k(.param .b8 a[20000], .param .b8 b[20000]) { }",
         ] {
             assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn vectors_of_operands_are_no_blocks() {
+        let entry = |body: &str| {
+            parse(&format!(
+                ".version 8.0 .target sm_90 .entry k() {{ {body} }}"
+            ))
+        };
+        for body in [
+            "ld.global.v2.f32 {%f1, %f2}, [%rd1]; mov.b32 {l, h}, %r1; ret;",
+            "@%p1 st.v2.b32 [%rd1], {%r1, %r2}; L: { mov.b32 %r1, {l, h}; }",
+        ] {
+            assert_eq!(entry(body).unwrap().kernels.len(), 1);
+        }
+        for body in [
+            "mov.b32 {l, h}, %r1; hello;",
+            "mov.b32 {l, h",
+            "{ mov.b32 {l, h}, %r1; } hello;",
+        ] {
+            assert!(entry(body).is_err(), "{body}");
         }
     }
 

@@ -74,7 +74,7 @@ impl LaunchConfig {
     }
 
     /// Makes the launch cooperative: all its blocks are resident at once, or it is refused. Needs CUDA 11.6.
-    /// [`Stream::max_cooperative_blocks`](crate::Stream::max_cooperative_blocks) tells how many blocks fit a
+    /// [`Stream::max_cooperative_blocks`](crate::Stream::max_cooperative_blocks) returns how many blocks fit a
     /// partition.
     #[must_use]
     pub const fn cooperative(self) -> Self {

@@ -30,6 +30,7 @@ mod refusal;
 mod request;
 mod split_call;
 mod structured;
+mod targets;
 mod worth;
 
 pub(crate) use area::Area;

@@ -32,6 +32,18 @@ const NOT_RUN: &[(&str, &str)] = &[
         "likewise",
     ),
     (
+        "cargo install cuda-green-embed --features cli",
+        "the checks build it with that feature",
+    ),
+    (
+        "cuda-green-embed info --model all-MiniLM-L6-v2",
+        "the program's own tests run it with a small model",
+    ),
+    (
+        "cuda-green-embed embed --model all-MiniLM-L6-v2 --sms 32 <texts.txt >out.jsonl",
+        "likewise",
+    ),
+    (
         "cuda-green completions bash     >~/.local/share/bash-completion/completions/cuda-green",
         "the program's own tests run it, and bash with what it gives",
     ),

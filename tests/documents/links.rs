@@ -27,9 +27,10 @@ const PAGES: &[&str] = &[
 ];
 
 /// The crates whose documentation is on docs.rs once they are published.
-const PUBLISHED: [&str; 4] = [
+const PUBLISHED: [&str; 5] = [
     "cuda-green",
     "cuda-green-cli",
+    "cuda-green-embed",
     "cuda-green-sim",
     "cuda-green-sys",
 ];

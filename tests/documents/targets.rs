@@ -96,6 +96,18 @@ fn missing(typed: &Typed) -> Option<String> {
             let output = output.unwrap();
             (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
         }
+        // Its help, which its own tests compare with what it prints.
+        ["cuda-green-embed", command, ref arguments @ ..] => {
+            let help = Path::new(ROOT).join("cuda-green-embed/tests/program/commands.md");
+            let help = fs::read_to_string(help).unwrap();
+            let usage = format!("Usage: cuda-green-embed {command} ");
+            let mut options = arguments.iter().filter(|word| word.starts_with("--"));
+            let unknown = options.find(|option| !help.contains(&format!(" {option} <")));
+            match unknown {
+                _ if !help.contains(&usage) => Some(format!("it has no command {command}")),
+                unknown => unknown.map(|option| format!("it has no option {option}")),
+            }
+        }
         ["./gpu-bundle/run.sh", ref steps @ ..] => {
             let script =
                 fs::read_to_string(Path::new(ROOT).join("xtask/src/gpu_bundle.sh")).unwrap();

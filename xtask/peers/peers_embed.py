@@ -61,6 +61,7 @@ class Graphs:
 
     def __init__(self, torch, model):
         self.torch, self.model, self.times = torch, model, {}
+        self.inputs = []  # a graph does not keep what it reads
         self.stream = torch.cuda.Stream()
 
     def capture(self, rows, columns):
@@ -76,6 +77,7 @@ class Graphs:
             with torch.cuda.graph(graph, stream=self.stream):
                 self.model.forward(dict(features))
         self.stream.synchronize()
+        self.inputs.append(features)
         return graph
 
     def replay(self, graph):

@@ -11,8 +11,9 @@ use xshell::{Shell, cmd};
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: the package, kind and name of the target of each.
-const TARGETS: [(&str, &str, &str); 10] = [
+const TARGETS: [(&str, &str, &str); 11] = [
     ("cuda-green-cli", "--bin", "cuda-green"),
+    ("cuda-green-embed", "--bin", "cuda-green-embed"),
     ("driver-matrix", "--bin", "driver-matrix"),
     ("driver-matrix", "--example", "quad_partition"),
     ("driver-matrix", "--example", "cudarc_partition"),
@@ -35,9 +36,13 @@ pub fn run() -> Result<()> {
     for (package, kind, name) in TARGETS {
         // Stripped of what only a debugger needs, or the archive would be ten times as large.
         let strip = "profile.release.strip=\"debuginfo\"";
+        let features: &[&str] = match name {
+            "cuda-green-embed" => &["--features", "cli"],
+            _ => &[],
+        };
         let messages = cmd!(
             shell,
-            "cargo build --release --package {package} {kind} {name} --config {strip} --message-format=json"
+            "cargo build --release --package {package} {kind} {name} {features...} --config {strip} --message-format=json"
         )
         .read()?;
         let executable =
@@ -59,7 +64,7 @@ pub fn run() -> Result<()> {
         folder.join("situations.sh"),
         include_str!("gpu_situations.sh"),
     )?;
-    for script in ["peers_host.py", "peers_memory.py"] {
+    for script in ["peers_host.py", "peers_memory.py", "peers_embed.py"] {
         let peers = crate::root().join("xtask/peers");
         fs::copy(peers.join(script), folder.join(script))?;
     }

@@ -2,12 +2,13 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last five of the next line
+#   ./run.sh           everything but the last six of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
 #                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
 #                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), mps, which
-#                      runs the suite and the program under an MPS daemon of its own, and situations, which shows
-#                      what the program says where users meet errors
+#                      runs the suite and the program under an MPS daemon of its own, situations, which shows what the
+#                      program says where users meet errors, and embed, which takes the model's folder MODEL and the
+#                      file TEXTS with a text a line, and measures sentence-transformers too where Python has it
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -68,6 +69,20 @@ mps() {
     return $code
 }
 
+# The embeddings beside their peers in one run, and the vectors of one text by the program.
+embed() {
+    : "${MODEL:?names the folder of a model}" "${TEXTS:?names a file with a text a line}"
+    peers=
+    if python3 -c 'import sentence_transformers' 2>/dev/null; then
+        python3 peers_embed.py "$MODEL" "$TEXTS" >evidence/peers_embed.json || return 1
+        peers=evidence/peers_embed.json
+    fi
+    bench embed embed --model "$MODEL" --texts "$TEXTS" ${peers:+--peers "$peers"} || return 1
+    ./cuda-green bench embed --from evidence/embed.json --svg evidence/embed.svg || return 1
+    vectors=$(head -n 1000 "$TEXTS" | ./cuda-green-embed embed --model "$MODEL" | wc -l)
+    [ "$vectors" -eq 1000 ] || { echo "1000 texts gave $vectors vectors"; return 1; }
+}
+
 step driver ./driver-matrix report system --out evidence/driver.json
 step quad quad
 step map sh -c './cuda-green map --json >evidence/map.json && ./cuda-green map --svg evidence/map.svg'
@@ -84,6 +99,7 @@ done
 step soak bench soak alloc --soak "${SOAK_SECONDS:-240}" --threads "${SOAK_THREADS:-16}"
 step peers_host sh -c 'python3 peers_host.py >evidence/peers_host.json && cat evidence/peers_host.json'
 step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
+step embed embed
 step mps mps
 step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed

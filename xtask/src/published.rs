@@ -10,15 +10,19 @@ use xshell::{Shell, cmd};
 use crate::skipped::{is_there, matrix_is_required};
 
 /// The crates that are published.
-pub const PUBLISHED: [&str; 4] = [
+pub const PUBLISHED: [&str; 5] = [
     "cuda-green-sys",
     "cuda-green-sim",
     "cuda-green",
+    "cuda-green-embed",
     "cuda-green-cli",
 ];
 
+/// Those that need a newer Rust than the workspace's, and which: all of the first, and the feature `embed` of the second.
+const NEWER: ([&str; 2], &str) = (["cuda-green-embed", "cuda-green-cli"], "1.89");
+
 /// `--package=` for each of them.
-fn packages() -> [String; 4] {
+fn packages() -> [String; 5] {
     PUBLISHED.map(|package| format!("--package={package}"))
 }
 
@@ -43,8 +47,10 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
     }
     // Not the program: cargo ignores a dependency on a package without a library, so that it would not be
     // compiled, and what its dependencies ask of others would only raise versions for the libraries.
-    let [libraries @ .., _program] = PUBLISHED;
+    let [libraries @ .., embed, _program] = PUBLISHED;
     minimal_versions(shell, &libraries)?;
+    // Alone for the same reason: its tokeniser asks for newer versions of what the others have.
+    minimal_versions(shell, &[embed])?;
     let mut skipped = Vec::new();
     skipped.extend(msrv(shell)?);
     skipped.extend(windows(shell)?);
@@ -115,20 +121,54 @@ fn refused(manifest: &Value) -> Option<&'static str> {
 }
 
 /// Categories of the registry (crates.io/category_slugs) that are used here.
-const CATEGORIES: [&str; 7] = [
+const CATEGORIES: [&str; 9] = [
     "api-bindings",
     "command-line-utilities",
     "concurrency",
     "development-tools::testing",
     "external-ffi-bindings",
     "hardware-support",
+    "science",
     "simulation",
+    "text-processing",
 ];
 
-/// Checks the published crates with the oldest Rust that they promise to build with, or says why not.
-/// If nothing may be skipped, asks rustup for that toolchain first.
-fn msrv(shell: &Shell) -> Result<Option<String>> {
-    let version = env!("CARGO_PKG_RUST_VERSION");
+/// Checks the published crates with the oldest Rust that each promises to build with, or says why not.
+/// If nothing may be skipped, asks rustup for those toolchains first.
+fn msrv(shell: &Shell) -> Result<Vec<String>> {
+    let (newer, newer_version) = NEWER;
+    let [rest @ .., _, _] = packages();
+    let newer = newer.map(|package| format!("--package={package}"));
+    let program = &newer[1..];
+    let mut skipped = Vec::new();
+    for (version, packages, features) in [
+        (env!("CARGO_PKG_RUST_VERSION"), &rest[..], "--all-features"),
+        (
+            env!("CARGO_PKG_RUST_VERSION"),
+            program,
+            "--no-default-features",
+        ),
+        (newer_version, &newer[..], "--all-features"),
+    ] {
+        if !has_toolchain(shell, version) {
+            skipped.push(format!(
+                "Rust {version}: `rustup toolchain install {version}` would add it"
+            ));
+            continue;
+        }
+        // A folder of its own, or each of the compilers would undo what the other has built.
+        cmd!(
+            shell,
+            "rustup run {version} cargo check {packages...} {features} --target-dir target/msrv"
+        )
+        .run()?;
+    }
+    skipped.dedup();
+    Ok(skipped)
+}
+
+/// Returns whether there is a toolchain. If nothing may be skipped, asks rustup for it first.
+fn has_toolchain(shell: &Shell, version: &str) -> bool {
     let there = || is_there(cmd!(shell, "rustup run {version} rustc --version"));
     if matrix_is_required() && !there() {
         // That it failed shows in the next line.
@@ -138,19 +178,7 @@ fn msrv(shell: &Shell) -> Result<Option<String>> {
         )
         .run();
     }
-    if !there() {
-        return Ok(Some(format!(
-            "Rust {version}: `rustup toolchain install {version}` would add it"
-        )));
-    }
-    let packages = &packages();
-    // A folder of its own, or each of the two compilers would undo what the other has built.
-    cmd!(
-        shell,
-        "rustup run {version} cargo check {packages...} --all-features --target-dir target/msrv"
-    )
-    .run()?;
-    Ok(None)
+    there()
 }
 
 /// Checks that the published crates compile for Windows; nothing is linked, so no other tool is needed.
@@ -194,6 +222,10 @@ fn minimal_versions(shell: &Shell, packages: &[&str]) -> Result<()> {
         "cuda-green\" }",
         "cuda-green\", features = [\"metrics\", \"serde\", \"test-utils\", \"tracing\"] }",
     );
+    manifest = manifest.replace(
+        "cuda-green-embed\" }",
+        "cuda-green-embed\", features = [\"test-utils\"] }",
+    );
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("Cargo.toml"), manifest)?;
     fs::write(folder.join("lib.rs"), "")?;
@@ -206,7 +238,12 @@ fn minimal_versions(shell: &Shell, packages: &[&str]) -> Result<()> {
     );
     let _folder = shell.push_dir(&folder);
     cmd!(shell, "cargo generate-lockfile --quiet").run()?;
+    let lock = fs::read_to_string(folder.join("Cargo.lock"))?;
     for (name, version) in &oldest {
+        // What only a program needs is in no library's graph.
+        if !lock.contains(&format!("name = \"{name}\"\n")) {
+            continue;
+        }
         cmd!(
             shell,
             "cargo update --quiet --package {name} --precise {version}"
@@ -236,7 +273,7 @@ fn oldest(metadata: &Value, packages: &[&str]) -> Vec<(String, String)> {
             };
             // `kind` is null for what is neither for tests nor for the build, `source` for paths.
             if dependency["kind"].is_null() && !dependency["source"].is_null() {
-                let mut version = requirement.trim_start_matches('^').to_owned();
+                let mut version = requirement.trim_start_matches(['^', '=']).to_owned();
                 while version.matches('.').count() < 2 {
                     version += ".0";
                 }

@@ -127,6 +127,11 @@ fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
             "cargo test --package cuda-green --all-features --test facades"
         )
         .run()?;
+        cmd!(
+            shell,
+            "cargo test --package cuda-green-embed --features cli --bins --test program"
+        )
+        .run()?;
         // Half a minute, so no part of `cargo test`.
         cmd!(
             shell,

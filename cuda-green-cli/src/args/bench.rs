@@ -39,12 +39,37 @@ pub enum Measurement {
     Rebalance(Drawing),
     /// The cost of calls while background work floods the GPU, and which of them wait for it
     UnderLoad,
+    /// Text embeddings of a model: texts a second, the latency of one, by SMs, and the vectors' accuracy
+    ///
+    /// Takes some minutes. The first vector's time is that of a process of this program, from its start to its end.
+    #[cfg(feature = "embed")]
+    Embed(EmbedBench),
     /// The time that loading the driver and checking for a GPU add to a process's start
     Startup {
         /// Measure only this, once, in this process, and print nanoseconds
         #[arg(long, hide = true)]
         only: Option<StartupPart>,
     },
+}
+
+/// The model, the texts, and the peers' figures.
+#[cfg(feature = "embed")]
+#[derive(clap::Args)]
+pub struct EmbedBench {
+    #[command(flatten)]
+    pub drawing: Drawing,
+    /// The model's folder, as Hugging Face and sentence-transformers lay it out
+    #[arg(long, value_name = "DIR", required_unless_present = "from")]
+    pub model: Option<PathBuf>,
+    /// Texts, one a line, of which the first 100,000 count
+    #[arg(long, value_name = "FILE", required_unless_present = "from")]
+    pub texts: Option<PathBuf>,
+    /// The output of peers_embed.py in the same run, to compare with
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub peers: Option<PathBuf>,
+    /// Make one vector, print nothing, and exit
+    #[arg(long, hide = true)]
+    pub only_first: bool,
 }
 
 /// The file for a measurement's picture, and the figures to draw.

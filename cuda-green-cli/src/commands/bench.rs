@@ -5,6 +5,8 @@ mod alloc;
 mod clock;
 pub mod contexts;
 mod create;
+#[cfg(feature = "embed")]
+mod embed;
 mod isolation;
 pub mod load;
 mod numbers;
@@ -49,6 +51,14 @@ pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
             )?;
         }
         Measurement::Alloc { drawing, .. } => run.with_picture(drawing, alloc::measure)?,
+        #[cfg(feature = "embed")]
+        Measurement::Embed(options) if options.only_first => {
+            run.quietly(|work| embed::first_vector(work, options))?;
+        }
+        #[cfg(feature = "embed")]
+        Measurement::Embed(options) => {
+            run.with_picture(&options.drawing, |work| embed::measure(work, options))?;
+        }
         Measurement::Startup { only: Some(part) } => startup::only(*part)?,
         Measurement::Startup { only: None } => run.without_picture("startup", startup::measure)?,
     }

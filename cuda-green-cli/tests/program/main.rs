@@ -9,7 +9,11 @@ mod bench;
 mod commands;
 mod common;
 mod demo;
+#[cfg(feature = "embed")]
+mod embed;
 mod errors;
 mod manual;
 mod pictures;
+#[cfg(feature = "embed")]
+mod small_model;
 mod terminal;

@@ -1,6 +1,6 @@
 //! The measured curve of throughput and latency by batch size.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// The share of the best throughput that a smaller batch may fall short of and still be taken.
 const TOLERANCE: f64 = 0.03;
@@ -50,7 +50,7 @@ impl BatchPoint {
 impl BatchCurve {
     /// Makes it from points in any order. Of two with the same number of texts, the later one counts.
     pub fn new(points: impl IntoIterator<Item = BatchPoint>) -> Self {
-        let by_size: std::collections::BTreeMap<_, _> = points
+        let by_size: BTreeMap<_, _> = points
             .into_iter()
             .map(|point| (point.texts, point))
             .collect();

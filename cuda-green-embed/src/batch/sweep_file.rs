@@ -78,6 +78,7 @@ pub(super) fn read(path: &Path) -> Curves {
     curves.unwrap_or_else(|| ignored(path, &"a size or a time that cannot be"))
 }
 
+/// Logs that a file is not used, and returns no curves.
 fn ignored(path: &Path, reason: &dyn std::fmt::Display) -> Curves {
     log::warn!(
         "batch sizes are measured anew, as {} is not usable: {reason}",

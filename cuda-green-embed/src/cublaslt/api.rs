@@ -135,3 +135,76 @@ functions! {
         CUstream
     ) -> Status;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use cudarc::{
+        cublas::sys::cublasOperation_t as Operation,
+        cublaslt::sys::{
+            cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue, cublasLtMatmulAlgo_t,
+            cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulHeuristicResult_t as Result,
+            cublasLtMatmulPreferenceAttributes_t as Preferred, cublasStatus_t,
+            cudaDataType_t as Type,
+        },
+    };
+
+    use super::*;
+
+    #[test]
+    fn values_and_sizes_are_those_of_the_headers() {
+        let pairs = [
+            (SUCCESS, cublasStatus_t::CUBLAS_STATUS_SUCCESS as u32),
+            (
+                NOT_SUPPORTED,
+                cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED as u32,
+            ),
+            (COMPUTE_32F, Compute::CUBLAS_COMPUTE_32F as u32),
+            (R_32F, Type::CUDA_R_32F as u32),
+            (R_16F, Type::CUDA_R_16F as u32),
+            (R_16BF, Type::CUDA_R_16BF as u32),
+            (OP_T as u32, Operation::CUBLAS_OP_T as u32),
+            (EPILOGUE_BIAS, Epilogue::CUBLASLT_EPILOGUE_BIAS as u32),
+            (DESC_TRANSA, Attribute::CUBLASLT_MATMUL_DESC_TRANSA as u32),
+            (
+                DESC_EPILOGUE,
+                Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE as u32,
+            ),
+            (
+                DESC_BIAS_POINTER,
+                Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER as u32,
+            ),
+            (
+                DESC_SM_COUNT_TARGET,
+                Attribute::CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET as u32,
+            ),
+            (
+                PREFERENCE_MAX_WORKSPACE_BYTES,
+                Preferred::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as u32,
+            ),
+        ];
+        for (ours, theirs) in pairs {
+            assert_eq!(ours, theirs);
+        }
+        assert_eq!(size_of::<Algo>(), size_of::<cublasLtMatmulAlgo_t>());
+        assert_eq!(size_of::<HeuristicResult>(), size_of::<Result>());
+        let offsets = [
+            (
+                offset_of!(HeuristicResult, workspace_size),
+                offset_of!(Result, workspaceSize),
+            ),
+            (
+                offset_of!(HeuristicResult, state),
+                offset_of!(Result, state),
+            ),
+            (
+                offset_of!(HeuristicResult, waves_count),
+                offset_of!(Result, wavesCount),
+            ),
+        ];
+        for (ours, theirs) in offsets {
+            assert_eq!(ours, theirs);
+        }
+    }
+}

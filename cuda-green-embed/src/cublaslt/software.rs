@@ -456,7 +456,7 @@ unsafe extern "C" fn matmul(
     };
     let mut matrices = [a, b, c, d.cast_const()].map(|matrix| matrix as CUdeviceptr);
     let bad = |address: &CUdeviceptr| *address == 0 || !address.is_multiple_of(ALIGNMENT);
-    if matrices.iter().any(bad) || !bias.is_multiple_of(16) {
+    if matrices.iter().any(bad) || !bias.is_multiple_of(ALIGNMENT) {
         return INVALID_VALUE;
     }
 

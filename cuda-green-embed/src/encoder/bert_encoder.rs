@@ -197,8 +197,14 @@ impl BertEncoder {
         for slot in &self.inner.slots {
             slot.write(&nothing)?;
         }
-        for graph in self.inner.buckets.iter().flat_map(|bucket| &bucket.graphs) {
-            graph.warm(&self.inner.stream)?;
+        for bucket in &self.inner.buckets {
+            // All slots use the same kernels.
+            if let Some(graph) = bucket.graphs.first() {
+                graph.run(&self.inner.stream)?;
+            }
+            for graph in &bucket.graphs {
+                graph.prepare(&self.inner.stream)?;
+            }
         }
         Ok(())
     }

@@ -18,7 +18,6 @@ use crate::{
     error::Result,
     lock::lock,
     model::Pooling,
-    precision::InferencePrecision,
 };
 
 /// The bytes of cuBLASLt's workspace: what NVIDIA recommends for its kernels on compute capability 9.0.
@@ -50,7 +49,7 @@ impl Activations {
     pub(super) fn new(model: &BertModel, capacity: u32) -> Result<Self> {
         let config = model.config();
         let rows = capacity as usize;
-        let element = bytes_of(model.precision());
+        let element = model.precision().bytes();
         let mut end = 0;
         let mut place = |bytes: usize| {
             let start = end;
@@ -84,15 +83,6 @@ impl Activations {
     /// Returns the bytes of device memory that they take.
     pub(super) fn bytes(&self) -> usize {
         self.buffer.len()
-    }
-}
-
-/// Returns the bytes of an element.
-fn bytes_of(precision: InferencePrecision) -> usize {
-    match precision {
-        InferencePrecision::FP32 => 4,
-        InferencePrecision::FP16 | InferencePrecision::BF16 => 2,
-        InferencePrecision::INT8 => 1,
     }
 }
 

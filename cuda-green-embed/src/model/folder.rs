@@ -28,6 +28,20 @@ use crate::{error::Result, tokenize::Tokenizer};
 ///
 /// Without `modules.json` it is a plain Hugging Face model, for which sentence-transformers takes the mean of the tokens
 /// and does not normalise; so does this crate. The first three must be there.
+///
+/// ```no_run
+/// use cuda_green_embed::ModelFolder;
+///
+/// # fn main() -> cuda_green_embed::Result<()> {
+/// let folder = ModelFolder::open("all-MiniLM-L6-v2")?;
+/// let tokenizer = folder.tokenizer()?.with_prompt(folder.default_prompt().unwrap_or_default());
+/// let batch = tokenizer.encode_batch(&["A man is eating food.", "Two dogs play."], 4)?;
+/// assert_eq!(batch.texts(), 2);
+/// let weights = folder.weights()?;
+/// println!("{} layers", weights.layers.len());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ModelFolder {
     path: PathBuf,

@@ -86,6 +86,7 @@ impl MultiGpuBalancer {
     }
 }
 
+/// Returns the index of the least count, the first of equal ones.
 fn least(counts: &[u64]) -> usize {
     let gpus = counts.iter().enumerate();
     gpus.min_by_key(|(_, count)| **count)

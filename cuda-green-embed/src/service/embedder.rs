@@ -55,8 +55,8 @@ const BLOCK: usize = 64;
 /// # }
 /// ```
 ///
-/// On a runtime, `embedder.embed(text).await` does the same. Tokenising is done by the calling thread, 10 to 100 µs for a
-/// text, so a list of thousands of texts belongs on a thread that may block.
+/// On a runtime, `embedder.embed(text).await` does the same. Tokenising is done by the calling thread, about 10 µs
+/// for a sentence, so a list of thousands of texts belongs on a thread that may block.
 ///
 /// # When things go wrong
 ///

@@ -99,8 +99,8 @@ impl OverlappedExecutor {
     ///
     /// # Errors
     /// The first error in the order of the batches, of whatever stage. All batches before it have been delivered, and
-    /// none from it on. Inputs after it may have been read and prepared; the call returns when those preparations have
-    /// ended. [`Error::Thread`] if a thread cannot be started.
+    /// none from it on. Inputs after it may have been read and prepared; the call returns when those reads and
+    /// preparations have ended. [`Error::Thread`] if a thread cannot be started.
     ///
     /// # Panics
     /// If the inputs, `prepare`, `encoder` or `deliver` panic. The panic comes out of this call, once all threads have
@@ -187,7 +187,7 @@ struct Computed<M> {
     times: BatchTimes,
 }
 
-/// Returns a channel that is full.
+/// Makes a channel that is full.
 fn filled(size: usize) -> (SyncSender<()>, Receiver<()>) {
     let (sender, receiver) = sync_channel(size);
     for _ in 0..size {
@@ -197,6 +197,7 @@ fn filled(size: usize) -> (SyncSender<()>, Receiver<()>) {
     (sender, receiver)
 }
 
+/// Starts a thread of a pipeline.
 fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,

@@ -26,7 +26,7 @@ pub struct BatchTimes {
     pub deliver: Span,
 }
 
-/// The times of all batches of a run, in order.
+/// The times of all batches of a run, in order: one entry a batch, however many there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timeline {
     batches: Vec<BatchTimes>,
@@ -110,6 +110,7 @@ fn common(one: &[Span], other: &[Span]) -> Duration {
     sum
 }
 
+/// Returns a part as a share of the whole, and 0 of nothing.
 fn share(part: Duration, whole: Duration) -> f64 {
     if whole.is_zero() {
         return 0.0;

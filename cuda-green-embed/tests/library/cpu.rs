@@ -6,7 +6,7 @@ use cuda_green_embed::{
 };
 use proptest::prelude::*;
 
-use crate::support::{SmallModel, glosses, mini_lm, small_config};
+use crate::support::{SmallModel, glosses, known_vectors, mini_lm, small_config};
 
 /// The first values of all-MiniLM-L6-v2's vector of "A man is eating food.", by sentence-transformers.
 const GOLDEN: [f32; 6] = [
@@ -30,6 +30,24 @@ fn mini_lm_gives_the_vector_of_sentence_transformers() {
     let vectors = encoder.encode(&batch).unwrap();
     for (value, golden) in vectors.values().iter().zip(GOLDEN) {
         assert!((value - golden).abs() < 1e-6, "{value} {golden}");
+    }
+}
+
+#[test]
+fn hostile_texts_have_the_vectors_of_sentence_transformers() {
+    let Some(path) = mini_lm() else { return };
+    let folder = ModelFolder::open(path).unwrap();
+    let known = known_vectors();
+    let texts: Vec<_> = known.iter().map(|known| &known.text).collect();
+    let batch = folder.tokenizer().unwrap().encode_batch(&texts, 2).unwrap();
+    let vectors = CpuEncoder::open(&folder).unwrap().encode(&batch).unwrap();
+    assert_eq!(vectors.len(), known.len());
+    for (index, known) in known.iter().enumerate() {
+        let start: String = known.text.chars().take(40).collect();
+        assert_eq!(batch.text(index).unwrap().len(), known.tokens, "{start:?}");
+        for (value, wanted) in vectors.get(index).unwrap().iter().zip(&known.start) {
+            assert!((value - wanted).abs() < 1e-6, "{start:?}: {value} {wanted}");
+        }
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::{
     collections::BTreeSet,
+    panic,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
@@ -138,4 +141,20 @@ impl Events {
             "{what} {number} does not run meanwhile"
         );
     }
+}
+
+/// Runs an action that would hang for ever if a thread waited for another that has ended. Then it fails instead.
+pub fn ends<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static) -> T {
+    let (told, ended) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let result = action();
+        told.send(()).unwrap();
+        result
+    });
+    // Far longer than it takes. Without a word, the thread has panicked.
+    let timeout = ended.recv_timeout(Duration::from_secs(60));
+    assert_ne!(timeout, Err(mpsc::RecvTimeoutError::Timeout), "it hangs");
+    thread
+        .join()
+        .unwrap_or_else(|panic| panic::resume_unwind(panic))
 }

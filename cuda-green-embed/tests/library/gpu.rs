@@ -1,17 +1,19 @@
 //! A simulated GPU that computes, and matrices in its memory.
 
 use cuda_green::{
-    ContextId, CudaDevice, Driver, GpuBuffer, GpuMemoryPool, SmPartitionManager, Stream, sim::Sim,
+    ContextId, CudaDevice, Driver, GpuBuffer, GpuMemoryPool, SmPartitionManager, Stream,
+    sim::{LeakGuard, Sim},
 };
 use cuda_green_embed::InferencePrecision;
 use half::{bf16, f16};
 
-/// A simulated GPU with the encoder's kernels, and a stream in a partition of it.
+/// A simulated GPU with the encoder's kernels, and a stream in a partition of it. Nothing may be left of it.
 pub struct Gpu {
     pub stream: Stream,
     pub pool: GpuMemoryPool,
     pub device: CudaDevice,
-    pub sim: Sim,
+    /// Dropped last.
+    leaks: Option<LeakGuard>,
 }
 
 impl Gpu {
@@ -26,8 +28,13 @@ impl Gpu {
             stream: partition.create_stream().unwrap(),
             pool: GpuMemoryPool::on(&device, 1 << 30).unwrap(),
             device,
-            sim,
+            leaks: Some(sim.leak_guard()),
         }
+    }
+
+    /// Lets objects be left, as they are after a fault: the driver refuses to destroy them.
+    pub fn expect_fault(&mut self) {
+        std::mem::forget(self.leaks.take());
     }
 
     /// Puts values into memory as elements of a precision.

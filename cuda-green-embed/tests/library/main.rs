@@ -4,12 +4,12 @@
 
 mod batch;
 mod bert_encoder;
+mod bulk;
 mod cpu;
 mod cublaslt;
 mod fake_encoder;
-mod golden;
-#[allow(dead_code)] // until the kernels are tested
 mod gpu;
+mod kernels;
 mod model;
 mod multi_gpu;
 mod precision;

@@ -6,12 +6,18 @@ use std::{
     thread,
 };
 
+use cuda_green::{
+    ContextId, Driver, GpuMemoryPool, SmPartitionManager,
+    sim::{Injection, Sim},
+};
 use cuda_green_embed::{
-    Encoder, Error, MultiGpuBalancer, MultiGpuEmbedder, OverlappedExecutor, PackedBatch,
+    BertEncoder, BertModel, CublasLt, Encoder, EncoderOptions, Error, InferencePrecision,
+    ModelHead, MultiGpuBalancer, MultiGpuEmbedder, OverlappedExecutor, PackedBatch, Pooling,
+    model::{BertConfig, BertWeights},
 };
 use proptest::prelude::*;
 
-use crate::fake_encoder::{Events, FakeEncoder, vectors};
+use crate::fake_encoder::{Events, FakeEncoder, ends, vectors};
 
 fn batch(number: u32) -> PackedBatch {
     [[number, 7].as_slice(), &[number + 1; 3]]
@@ -319,50 +325,53 @@ proptest! {
         failures in prop::collection::vec(failure(), 1..4),
         calls in prop::collection::vec(0u32..9, 1..4),
     ) {
-        let encoders = failures.iter().map(|&failure| {
-            // Once lost, a GPU stays lost.
-            let fails = move |number: usize, submits: bool| match failure {
-                Some((at, at_submit)) if number > at || (number == at && at_submit == submits) => {
-                    Err(gpu_error())
+        ends(move || {
+            let encoders = failures.iter().map(|&failure| {
+                // Once lost, a GPU stays lost.
+                let fails = move |number: usize, submits: bool| match failure {
+                    Some((at, at_submit)) if number > at || (number == at && at_submit == submits) => {
+                        Err(gpu_error())
+                    }
+                    _ => Ok(()),
+                };
+                let encoder = FakeEncoder::new()
+                    .on_submit(move |number| fails(number, true))
+                    .on_wait(move |number| fails(number, false));
+                Arc::new(encoder)
+            });
+            let encoders: Vec<_> = encoders.collect();
+            let shared = encoders.iter().map(|encoder| Arc::clone(encoder) as Arc<dyn Encoder>);
+            let embedder = MultiGpuEmbedder::new(shared.collect()).unwrap();
+            let survives = failures.contains(&None);
+            let mut computed = 0;
+            for count in calls {
+                let batches: Vec<_> = (0..count).map(batch).collect();
+                let expected: Vec<_> = batches.iter().map(vectors).collect();
+                match embedder.embed_batch(batches) {
+                    Ok(found) => {
+                        prop_assert_eq!(found, expected);
+                        computed += u64::from(count);
+                        let status = embedder.status();
+                        let done: u64 = status.iter().map(|status| status.batches).sum();
+                        prop_assert_eq!(done, computed, "each batch once");
+                        prop_assert!(status.iter().all(|status| status.tokens_on_the_way == 0));
+                    }
+                    Err(Error::NoGpuLeft { first }) => {
+                        prop_assert!(!survives && matches!(*first, Error::Gpu(_)));
+                        prop_assert!(embedder.status().iter().all(|status| status.retired.is_some()));
+                        break;
+                    }
+                    Err(error) => return Err(TestCaseError::fail(error.to_string())),
                 }
-                _ => Ok(()),
-            };
-            let encoder = FakeEncoder::new()
-                .on_submit(move |number| fails(number, true))
-                .on_wait(move |number| fails(number, false));
-            Arc::new(encoder)
-        });
-        let encoders: Vec<_> = encoders.collect();
-        let shared = encoders.iter().map(|encoder| Arc::clone(encoder) as Arc<dyn Encoder>);
-        let embedder = MultiGpuEmbedder::new(shared.collect()).unwrap();
-        let survives = failures.contains(&None);
-        let mut computed = 0;
-        for count in calls {
-            let batches: Vec<_> = (0..count).map(batch).collect();
-            let expected: Vec<_> = batches.iter().map(vectors).collect();
-            match embedder.embed_batch(batches) {
-                Ok(found) => {
-                    prop_assert_eq!(found, expected);
-                    computed += u64::from(count);
-                    let status = embedder.status();
-                    let done: u64 = status.iter().map(|status| status.batches).sum();
-                    prop_assert_eq!(done, computed, "each batch once");
-                    prop_assert!(status.iter().all(|status| status.tokens_on_the_way == 0));
-                }
-                Err(Error::NoGpuLeft { first }) => {
-                    prop_assert!(!survives && matches!(*first, Error::Gpu(_)));
-                    prop_assert!(embedder.status().iter().all(|status| status.retired.is_some()));
-                    break;
-                }
-                Err(error) => return Err(TestCaseError::fail(error.to_string())),
             }
-        }
-        for (status, failure) in embedder.status().iter().zip(&failures) {
-            prop_assert!(status.retired.is_none() || failure.is_some());
-        }
-        for encoder in encoders {
-            prop_assert!(encoder.most_in_flight() <= 2);
-        }
+            for (status, failure) in embedder.status().iter().zip(&failures) {
+                prop_assert!(status.retired.is_none() || failure.is_some());
+            }
+            for encoder in encoders {
+                prop_assert!(encoder.most_in_flight() <= 2);
+            }
+            Ok(())
+        })?;
     }
 
     /// A batch that is cut gives the vectors of the whole, whatever its texts and however many GPUs.
@@ -375,5 +384,66 @@ proptest! {
         let whole: PackedBatch = texts.collect();
         let embedder = embedder((0..gpus).map(|_| FakeEncoder::new()));
         prop_assert_eq!(embedder.embed_packed(&whole).unwrap(), vectors(&whole));
+    }
+}
+
+/// Makes the encoder of a small model in a partition of a GPU.
+fn bert(driver: &Driver, gpu: u32) -> cuda_green_embed::Result<BertEncoder> {
+    let device = driver.device(gpu)?;
+    let manager = SmPartitionManager::on(&device)?;
+    manager.init_quad_partition()?;
+    let mut config = BertConfig::of(128, 1, 4);
+    config.intermediate_size = 128;
+    config.vocabulary = 300;
+    config.positions = 64;
+    let head = ModelHead {
+        pooling: Pooling::Mean,
+        normalize: true,
+        max_length: 64,
+    };
+    let model = BertModel::from_weights(
+        &config,
+        &BertWeights::random(&config, 3),
+        head,
+        &GpuMemoryPool::on(&device, 1 << 28)?,
+        InferencePrecision::FP16,
+        CublasLt::software(&device)?,
+    )?;
+    let options = EncoderOptions::default().max_tokens(64).max_texts(8);
+    BertEncoder::new(
+        &model,
+        manager.create_stream(ContextId::Embedding)?,
+        options,
+    )
+}
+
+/// One of two GPUs disappears while both work: the other one computes all vectors, and they are the same.
+#[test]
+fn a_lost_gpu_gives_its_work_to_the_other() {
+    for lost_at in [1, 30, 90] {
+        let simulator = Sim::new("2xh200@13.0").unwrap();
+        let driver = Driver::simulated(&simulator).unwrap();
+        let [first, second] = [0, 1].map(|gpu| Arc::new(bert(&driver, gpu).unwrap()));
+        let batches: Vec<_> = (0..8).map(batch).collect();
+        let expected: Vec<_> = batches
+            .iter()
+            .map(|batch| first.encode(batch).unwrap())
+            .collect();
+        let embedder = MultiGpuEmbedder::new(vec![first, second]).unwrap();
+        assert_eq!(embedder.embed_batch(batches.clone()).unwrap(), expected);
+
+        simulator.inject(Injection::lose_device(1).at(lost_at));
+        // The lost GPU finds out when it takes a batch, which it does sooner or later.
+        for _ in 0..1000 {
+            assert_eq!(embedder.embed_batch(batches.clone()).unwrap(), expected);
+            if embedder.status()[1].retired.is_some() {
+                break;
+            }
+        }
+        let status = embedder.status();
+        let retired = status[1].retired.as_deref();
+        assert!(matches!(retired, Some(Error::Gpu(_))), "{retired:?}");
+        assert!(status[0].retired.is_none());
+        assert!(status.iter().all(|status| status.tokens_on_the_way == 0));
     }
 }

@@ -2,6 +2,7 @@
 
 mod facades;
 mod gated;
+mod gpu;
 mod model;
 mod states;
 mod threads;

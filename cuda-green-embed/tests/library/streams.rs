@@ -17,7 +17,7 @@ use cuda_green_embed::{
 };
 use proptest::prelude::*;
 
-use crate::fake_encoder::{Events, FakeEncoder, vectors};
+use crate::fake_encoder::{Events, FakeEncoder, ends, vectors};
 
 fn context() -> GreenContext {
     let driver = Driver::open(&"sim:h200@13.0".parse().unwrap()).unwrap();
@@ -264,60 +264,63 @@ proptest! {
         prepare_threads in 1usize..4,
         submitted in 1usize..4,
     ) {
-        let executor = OverlappedExecutor::new()
-            .prepare_threads(prepare_threads)
-            .submitted(submitted);
-        let encoder = FakeEncoder::new()
-            .on_submit(move |number| failure.check(Stage::Submit, number))
-            .on_wait(move |number| failure.check(Stage::Wait, number));
-        let (on_the_way, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let inputs = (0..count).inspect(|number| {
-            failure.check(Stage::Inputs, *number).unwrap();
-            let now = on_the_way.fetch_add(1, Ordering::SeqCst) + 1;
-            most.fetch_max(now, Ordering::SeqCst);
-        });
-        let prepare = |number| {
-            failure.check(Stage::Prepare, number)?;
-            Ok((batch(number), number))
-        };
-        let mut delivered = Vec::new();
-        let deliver = |number, found: Embeddings| {
-            failure.check(Stage::Deliver, number)?;
-            assert_eq!(found, vectors(&batch(number)));
-            delivered.push(number);
-            on_the_way.fetch_sub(1, Ordering::SeqCst);
-            Ok(())
-        };
-        let run = || executor.execute_overlapped(inputs, prepare, &encoder, deliver);
-        let result = catch_unwind(AssertUnwindSafe(run));
-        let fails = failure.at < count;
-        let expected = if fails { failure.at } else { count };
-        match result {
-            Err(panic) => {
-                prop_assert!(fails && failure.panics);
-                let text = panic.downcast_ref::<&str>();
-                prop_assert_eq!(text, Some(&"a panic on purpose"));
-            }
-            Ok(Err(error)) => {
-                prop_assert!(fails && !failure.panics);
-                let this = matches!(error, Error::BatchTooLarge { unit: "on purpose", asked, limit }
-                    if asked == failure.at && limit == failure.stage as usize);
-                prop_assert!(this, "{}", error);
-            }
-            Ok(Ok(timeline)) => {
-                prop_assert!(!fails);
-                prop_assert_eq!(timeline.batches().len(), count);
-                for times in timeline.batches() {
-                    prop_assert_eq!((times.texts, times.tokens), (2, 5));
-                    prop_assert!(times.prepare.end <= times.compute.start);
-                    prop_assert!(times.compute.start <= times.compute.end);
-                    prop_assert!(times.compute.end <= times.deliver.start);
+        ends(move || {
+            let executor = OverlappedExecutor::new()
+                .prepare_threads(prepare_threads)
+                .submitted(submitted);
+            let encoder = FakeEncoder::new()
+                .on_submit(move |number| failure.check(Stage::Submit, number))
+                .on_wait(move |number| failure.check(Stage::Wait, number));
+            let (on_the_way, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let inputs = (0..count).inspect(|number| {
+                failure.check(Stage::Inputs, *number).unwrap();
+                let now = on_the_way.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+            });
+            let prepare = |number| {
+                failure.check(Stage::Prepare, number)?;
+                Ok((batch(number), number))
+            };
+            let mut delivered = Vec::new();
+            let deliver = |number, found: Embeddings| {
+                failure.check(Stage::Deliver, number)?;
+                assert_eq!(found, vectors(&batch(number)));
+                delivered.push(number);
+                on_the_way.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            };
+            let run = || executor.execute_overlapped(inputs, prepare, &encoder, deliver);
+            let result = catch_unwind(AssertUnwindSafe(run));
+            let fails = failure.at < count;
+            let expected = if fails { failure.at } else { count };
+            match result {
+                Err(panic) => {
+                    prop_assert!(fails && failure.panics);
+                    let text = panic.downcast_ref::<&str>();
+                    prop_assert_eq!(text, Some(&"a panic on purpose"));
+                }
+                Ok(Err(error)) => {
+                    prop_assert!(fails && !failure.panics);
+                    let this = matches!(error, Error::BatchTooLarge { unit: "on purpose", asked, limit }
+                        if asked == failure.at && limit == failure.stage as usize);
+                    prop_assert!(this, "{}", error);
+                }
+                Ok(Ok(timeline)) => {
+                    prop_assert!(!fails);
+                    prop_assert_eq!(timeline.batches().len(), count);
+                    for times in timeline.batches() {
+                        prop_assert_eq!((times.texts, times.tokens), (2, 5));
+                        prop_assert!(times.prepare.end <= times.compute.start);
+                        prop_assert!(times.compute.start <= times.compute.end);
+                        prop_assert!(times.compute.end <= times.deliver.start);
+                    }
                 }
             }
-        }
-        prop_assert_eq!(delivered, Vec::from_iter(0..expected));
-        prop_assert!(most.into_inner() <= executor.max_on_the_way());
-        prop_assert!(encoder.most_in_flight() <= submitted);
+            prop_assert_eq!(delivered, Vec::from_iter(0..expected));
+            prop_assert!(most.into_inner() <= executor.max_on_the_way());
+            prop_assert!(encoder.most_in_flight() <= submitted);
+            Ok(())
+        })?;
     }
 }
 

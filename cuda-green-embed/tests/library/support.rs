@@ -34,7 +34,7 @@ impl SmallModel {
         Self::of(small_config())
     }
 
-    /// Makes a folder of a model of these sizes, with the small one's tokeniser.
+    /// Makes a folder of a model of these sizes, with the small model's tokeniser.
     pub fn of(config: BertConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let weights = BertWeights::random(&config, 7);
@@ -222,4 +222,28 @@ pub fn glosses() -> Option<Vec<String>> {
         glosses.extend(texts.map(|(_, gloss)| gloss.trim().to_owned()));
     }
     Some(glosses)
+}
+
+/// A text that is trouble, and what sentence-transformers makes of it with all-MiniLM-L6-v2.
+pub struct KnownVector {
+    pub text: String,
+    pub tokens: usize,
+    /// The first values of the vector.
+    pub start: Vec<f32>,
+}
+
+/// Returns the texts of `tests/data/vectors.json`, which `xtask/peers/embed_vectors.py` writes.
+pub fn known_vectors() -> Vec<KnownVector> {
+    let file: Value = serde_json::from_str(include_str!("../data/vectors.json")).unwrap();
+    let rows = file["texts"].as_array().unwrap().iter();
+    rows.map(|row| {
+        let times = row["times"].as_u64().unwrap() as usize;
+        let values = row["vector"].as_array().unwrap().iter();
+        KnownVector {
+            text: row["piece"].as_str().unwrap().repeat(times),
+            tokens: row["tokens"].as_u64().unwrap() as usize,
+            start: values.map(|value| value.as_f64().unwrap() as f32).collect(),
+        }
+    })
+    .collect()
 }

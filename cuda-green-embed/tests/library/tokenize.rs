@@ -328,8 +328,8 @@ fn hostile_texts() -> Vec<String> {
     texts.push(" ".repeat(100_000) + "end");
     texts.push("\u{200b}".repeat(10_000) + " end");
     texts.extend((99..=102).map(|length| "a".repeat(length)));
-    // Every character of the first planes, between letters and in a run.
-    let characters = ('\0'..='\u{2ffff}').filter(|character| !is_later_punctuation(*character));
+    // Every character of the first two planes, between letters and in a run.
+    let characters = ('\0'..='\u{1ffff}').filter(|character| !is_later_punctuation(*character));
     let characters: Vec<char> = characters.collect();
     for block in characters.chunks(64) {
         texts.push(String::from_iter(block));
@@ -407,17 +407,24 @@ fn texts_a_second() {
     let (Some(path), Some(glosses)) = (mini_lm(), glosses()) else {
         return;
     };
-    let folder = ModelFolder::open(path).unwrap();
+    let folder = ModelFolder::open(&path).unwrap();
     let start = std::time::Instant::now();
     let tokenizer = folder.tokenizer().unwrap();
     eprintln!("read in {:?}", start.elapsed());
-    for threads in [1, 1, 2, 2] {
+    let rate = |name: &str, texts: usize, encode: &dyn Fn() -> usize| {
         let start = std::time::Instant::now();
-        let batch = tokenizer.encode_batch(&glosses, threads).unwrap();
-        let rate = glosses.len() as f64 / start.elapsed().as_secs_f64();
-        eprintln!(
-            "{threads} threads: {rate:.0} texts/s, {} tokens",
-            batch.tokens()
-        );
+        let tokens = encode();
+        let rate = texts as f64 / start.elapsed().as_secs_f64();
+        eprintln!("{name}: {rate:.0} texts/s, {tokens} tokens");
+    };
+    for threads in [1, 1, 2, 2] {
+        rate(&format!("{threads} threads"), glosses.len(), &|| {
+            tokenizer.encode_batch(&glosses, threads).unwrap().tokens()
+        });
     }
+    let other = Release023::open(&path.join("tokenizer.json"), 256);
+    let some = &glosses[..20_000];
+    rate("release 0.23, 1 thread", some.len(), &|| {
+        some.iter().map(|text| other.encode(text).len()).sum()
+    });
 }

@@ -17,9 +17,9 @@ impl GreenContext {
     /// of SMs that other contexts have: that is the [`SmPartitionManager`](crate::SmPartitionManager)'s.
     ///
     /// Over SMs of a manager's context ([`sm_resource`](Self::sm_resource)), it shares them with that, by the
-    /// caller's own will, and holds them: when the name is destroyed, the manager gives them to nobody before this
-    /// has ended too. A rebalance, which moves the name to other SMs, leaves it where it is, and no hand-off waits
-    /// for its work.
+    /// caller's own will, and holds them: when the name is destroyed, the manager gives them to no other context before
+    /// this one has ended too. A rebalance, which moves the name to other SMs, leaves it where it is, and no hand-off
+    /// waits for its work.
     ///
     /// # Errors
     /// Those of [`SmResource::merge`]; [`Error::IncompatibleResources`] for a workqueue of another device;

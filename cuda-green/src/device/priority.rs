@@ -28,7 +28,7 @@
 ///   memory bandwidth.
 /// - Before blocks wait for SMs, their launches go through workqueues that contexts share. From CUDA 13.1 on a
 ///   manager asks for separate workqueues for each context;
-///   [`GreenContext::workqueue_isolation`](crate::GreenContext::workqueue_isolation) tells whether the driver granted
+///   [`GreenContext::workqueue_isolation`](crate::GreenContext::workqueue_isolation) reports whether the driver granted
 ///   them. No such driver was available, so the benefit is not measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum ContextPriority {

@@ -144,8 +144,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
 
     /// Creates several contexts at once by requests of any kinds, mixed as you like: all or none.
     ///
-    /// The status tells the size that each got, and which plan is in force and why; [`plan`](Self::plan) tells it
-    /// before.
+    /// The status reports the size that each got, and which plan is in force and why; [`plan`](Self::plan) returns it
+    /// beforehand.
     ///
     /// ```
     /// use cuda_green::{ContextPolicy, Driver, SmPartitionManager, planner::PartitionRequest};
@@ -406,8 +406,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     ///
     /// It takes a few milliseconds on an idle device, and waits for work that runs there otherwise. In single-context
     /// mode all contexts overlap, and the result says so. It looks at this manager's contexts only:
-    /// [`probe`](Self::probe) finds work of others on their SMs, and [`stream_home`](Self::stream_home) tells where one
-    /// stream runs.
+    /// [`probe`](Self::probe) finds work of others on their SMs, and [`stream_home`](Self::stream_home) reports where
+    /// one stream runs.
     ///
     /// Under MPS the ids of SMs mean nothing, and it fills the contexts with blocks instead: see
     /// [`VerificationMethod`]. Other processes that keep the same SMs busy can make contexts look like one there.

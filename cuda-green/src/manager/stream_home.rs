@@ -78,7 +78,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     }
 
     /// Returns whether a stream was made to wait for the default stream, and the default stream for it; false for
-    /// default streams, which nobody made.
+    /// default streams, which no program creates.
     ///
     /// # Safety
     /// As [`stream_home`](Self::stream_home).

@@ -38,12 +38,7 @@ pub(super) fn all(
         }
     }
     plans.extend(nested::plans(facts, demands, count_groups)?);
-    plans.retain(|plan| {
-        let mut partitions = plan.partitions.iter().zip(&demands.list).enumerate();
-        partitions.all(|(index, (partition, request))| {
-            partition.max_cluster >= request.cluster && demands.is_exact(index, partition.sm_count)
-        })
-    });
+    plans.retain(|plan| demands.are_kept_by(plan));
     // The sort is stable: equally good plans keep the order of the ways above.
     plans.sort_by_key(|plan| {
         let sizes = plan.partitions.iter().map(|partition| partition.sm_count);

@@ -1,7 +1,7 @@
 //! Requests in SMs: checked against each other and the device, and rounded.
 
 use super::{
-    DeviceFacts, PartitionRequest, SmRequest,
+    DeviceFacts, PartitionRequest, Plan, SmRequest,
     device_facts::{FINE_UNIT, PORTABLE_CLUSTER},
     in_words,
 };
@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub(crate) struct Demands {
     total: u32,
+    /// SMs of a whole unit.
+    unit: u32,
     pub(super) list: Vec<PartitionRequest>,
     /// The request that takes what the others leave.
     pub(super) rest: Option<usize>,
@@ -42,6 +44,7 @@ impl Demands {
         let is_rest = |request: &PartitionRequest| request.sms == SmRequest::Rest;
         let mut demands = Self {
             total: facts.sm_count,
+            unit: facts.unit().0,
             list: requests.to_vec(),
             rest: requests
                 .iter()
@@ -118,59 +121,10 @@ impl Demands {
         std::iter::once(u32::MAX).chain(lower)
     }
 
-    /// Raises targets again where that takes less than is free, or less than lowering others gives back. `counts` are in
-    /// groups of one size, `most` their largest values, and `free` groups are left. Equal targets stay equal. Returns
-    /// the number of groups that are left then.
-    pub(super) fn exchange(&self, counts: &mut [u32], most: &[u32], mut free: u32) -> u32 {
-        let targets = (0..self.list.len()).filter(|index| {
-            self.list
-                .get(*index)
-                .is_some_and(PartitionRequest::is_target)
-        });
-        let kinds = grouped(targets, |index| {
-            (self.list.get(index), counts.get(index), most.get(index))
-        });
-        let members = |kind: &Vec<usize>| kind.len() as u32;
-        loop {
-            let count = |kind: &Vec<usize>| kind.first().and_then(|of| counts.get(*of)).copied();
-            let limit = |kind: &Vec<usize>| kind.first().and_then(|of| most.get(*of)).copied();
-            // Of all exchanges, the one after which the fewest groups are free.
-            let mut best: Option<(u32, usize, usize, u32)> = None;
-            for (up, raised) in kinds
-                .iter()
-                .enumerate()
-                .filter(|(_, kind)| count(kind) < limit(kind))
-            {
-                let needed = members(raised).saturating_sub(free);
-                for (down, lowered) in kinds.iter().enumerate() {
-                    let steps = if needed == 0 {
-                        0
-                    } else {
-                        needed.div_ceil(members(lowered))
-                    };
-                    let possible = steps == 0
-                        || (up != down && count(lowered).is_some_and(|count| count > steps));
-                    let given = steps * members(lowered);
-                    if possible && given < members(raised) {
-                        let left = free + given - members(raised);
-                        if best.is_none_or(|(least, ..)| left < least) {
-                            best = Some((left, up, down, steps));
-                        }
-                    }
-                }
-            }
-            let Some((left, up, down, steps)) = best else {
-                return free;
-            };
-            free = left;
-            for (kind, change) in [(up, 1), (down, -i64::from(steps))] {
-                for index in kinds.get(kind).into_iter().flatten() {
-                    if let Some(count) = counts.get_mut(*index) {
-                        *count = u32::try_from(i64::from(*count) + change).unwrap_or(*count);
-                    }
-                }
-            }
-        }
+    /// Returns the SMs by which a target of this size is missed, beyond rounding to whole units.
+    pub(super) fn missed(&self, index: usize, sm_count: u32) -> u32 {
+        let requested = self.requested.get(index).copied().unwrap_or(0);
+        (requested / self.unit * self.unit).saturating_sub(sm_count)
     }
 
     fn percent(&self, percent: u32) -> u32 {
@@ -181,44 +135,65 @@ impl Demands {
     fn before_rounding(&self) -> Option<Vec<u32>> {
         let rest = self.rest.and_then(|rest| self.list.get(rest));
         let rest_least = rest.map_or(0, |request| self.least(request));
-        let sizes = self.divided(|request| self.least(request), rest_least, 1, self.total)?;
+        let sizes = self.divided(|_, request| self.least(request), rest_least, 1, self.total)?;
         (sum(&sizes)? <= self.total).then_some(sizes)
     }
 
     /// Returns each request in SMs, in multiples of `unit` and at least `min`. The request that takes the rest has what
     /// is left of the device; if that is too little, the result is `None`. Without such a request, rounding may exceed
-    /// the device. Shares of the other requests come out of at most `room` SMs. Targets have at most `cap` SMs, but no
+    /// the device. Shares of the other requests come out of at most `room` SMs. Targets have at most their limit, but no
     /// less than `min`.
-    pub(super) fn sizes(&self, unit: u32, min: u32, room: u32, cap: u32) -> Option<Vec<u32>> {
-        let unit = unit.max(1);
-        let floor = |request: &PartitionRequest| {
-            let least = min.max(request.cluster);
-            let up = |count: u32| {
-                let count = count.max(least);
-                count.checked_next_multiple_of(unit).unwrap_or(count)
-            };
-            let down = |count: u32| up(1).max(count / unit * unit);
-            match request.sms {
-                SmRequest::AtLeast(count) => up(count),
-                SmRequest::Target(count) => down(count.min(cap)),
-                SmRequest::Percent(percent) => down(self.percent(percent).min(cap)),
-                SmRequest::Share { at_least, .. } => up(at_least),
-                SmRequest::Rest => 1,
-            }
+    pub(super) fn sizes(
+        &self,
+        unit: u32,
+        min: u32,
+        room: u32,
+        limit: impl Fn(usize) -> u32,
+    ) -> Option<Vec<u32>> {
+        let floor = |index: usize, request: &PartitionRequest| {
+            self.floor_in(request, unit, min, limit(index))
         };
-        self.divided(floor, self.rest_least(), unit, room)
+        self.divided(floor, self.rest_least(), unit.max(1), room)
+    }
+
+    /// Returns the fewest SMs for a request in multiples of `unit` and at least `min`; for a target, the most that
+    /// `limit` allows.
+    pub(super) fn floor_in(
+        &self,
+        request: &PartitionRequest,
+        unit: u32,
+        min: u32,
+        limit: u32,
+    ) -> u32 {
+        let unit = unit.max(1);
+        let least = min.max(request.cluster);
+        let up = |count: u32| {
+            let count = count.max(least);
+            count.checked_next_multiple_of(unit).unwrap_or(count)
+        };
+        let down = |count: u32| up(1).max(count / unit * unit);
+        match request.sms {
+            SmRequest::AtLeast(count) => up(count),
+            SmRequest::Target(count) => down(count.min(limit)),
+            SmRequest::Percent(percent) => down(self.percent(percent).min(limit)),
+            SmRequest::Share { at_least, .. } => up(at_least),
+            SmRequest::Rest => 1,
+        }
     }
 
     /// Does the work of [`sizes`](Self::sizes): gives each request its `floor`, then divides what is left among the
     /// shares, rounded down to units. Where there are too few units, earlier shares come first.
     fn divided(
         &self,
-        floor: impl Fn(&PartitionRequest) -> u32,
+        floor: impl Fn(usize, &PartitionRequest) -> u32,
         rest_least: u32,
         unit: u32,
         room: u32,
     ) -> Option<Vec<u32>> {
-        let mut sizes: Vec<u32> = self.list.iter().map(floor).collect();
+        let entries = self.list.iter().enumerate();
+        let mut sizes: Vec<u32> = entries
+            .map(|(index, request)| floor(index, request))
+            .collect();
         let Some(rest) = self.rest else {
             return Some(sizes);
         };
@@ -244,6 +219,25 @@ impl Demands {
     pub(super) fn rest_least(&self) -> u32 {
         let request = self.rest.and_then(|rest| self.list.get(rest));
         request.map_or(0, |request| self.least(request).max(request.cluster))
+    }
+
+    /// Returns whether a plan has all clusters and exact sizes that are demanded.
+    pub(super) fn are_kept_by(&self, plan: &Plan) -> bool {
+        let mut partitions = plan.partitions.iter().zip(&self.list).enumerate();
+        partitions.all(|(index, (partition, request))| {
+            partition.max_cluster >= request.cluster && self.is_exact(index, partition.sm_count)
+        })
+    }
+
+    /// Returns the size of a request in pairs of SMs, before any rounding to groups.
+    pub(super) fn even_size(&self, index: usize) -> Option<u32> {
+        let requested = *self.requested.get(index)?;
+        let even = if self.list.get(index)?.is_target() {
+            requested & !1
+        } else {
+            requested.checked_next_multiple_of(FINE_UNIT)?
+        };
+        Some(even.max(FINE_UNIT))
     }
 
     /// Returns whether a size meets an exact request. Shares and the rest are met by any size.

@@ -5,7 +5,7 @@
 
 use super::{
     CountedSplit, Demands, DeviceFacts, GroupCount, MergedGroups, Part, Plan, PlannedPartition,
-    SmRequest, SplitFlag, worth::Worth,
+    SmRequest, SplitFlag, targets::Bounds, worth::Worth,
 };
 use crate::error::Result;
 
@@ -83,30 +83,30 @@ impl Merging<'_> {
         if owner.is_some() && self.split.remainder == 0 {
             return None;
         }
-        let mut shares: Vec<MergedGroups> = (0..self.demands.list.len())
-            .map(|index| self.initial(index, owner == Some(index)))
+        let bounds: Vec<Bounds> = (0..self.demands.list.len())
+            .map(|index| self.bounds(index, owner == Some(index)))
             .collect::<Option<_>>()?;
-        let most: Vec<u32> = shares.iter().map(|share| share.groups).collect();
-        let used = |shares: &[MergedGroups]| shares.iter().map(|share| share.groups).sum::<u32>();
-        // Lower the largest targets first, and equal ones alike.
-        while used(&shares) > self.split.groups {
-            let targets = shares.iter().zip(&self.demands.list);
-            let (share, target) = targets
-                .filter(|(share, request)| request.is_target() && share.groups > 1)
-                .map(|(share, request)| (*share, *request))
-                .max_by_key(|(share, _)| share.groups)?;
-            for (other, request) in shares.iter_mut().zip(&self.demands.list) {
-                if *request == target && other.groups == share.groups {
-                    other.groups -= 1;
-                }
-            }
-        }
-        let mut counts: Vec<u32> = shares.iter().map(|share| share.groups).collect();
-        let free = self.split.groups - used(&shares);
-        let mut spare = self.demands.exchange(&mut counts, &most, free);
-        for (share, count) in shares.iter_mut().zip(counts) {
-            share.groups = count;
-        }
+        let entries = bounds.iter().zip(&self.demands.list);
+        let of_targets: Vec<Option<Bounds>> = entries
+            .map(|(bounds, request)| request.is_target().then_some(*bounds))
+            .collect();
+        let entries = bounds.iter().zip(&of_targets);
+        let fixed: u32 = entries
+            .filter(|(_, target)| target.is_none())
+            .map(|(bounds, _)| bounds.fewest)
+            .sum();
+        let groups = self.split.groups.checked_sub(fixed)?;
+        let divided = self
+            .demands
+            .divide(&of_targets, self.split.group_sms, groups)?;
+        let mut spare = groups - divided.iter().sum::<u32>();
+        let entries = bounds.iter().zip(&of_targets).zip(divided).enumerate();
+        let mut shares: Vec<MergedGroups> = entries
+            .map(|(index, ((bounds, target), divided))| MergedGroups {
+                groups: target.map_or(bounds.fewest, |_| divided),
+                remainder: owner == Some(index),
+            })
+            .collect();
         self.divide_among_shares(&mut shares, &mut spare);
         if let Some(rest) = self.demands.rest
             && (self.facts.remainder_joins() || owner != Some(rest))
@@ -116,35 +116,36 @@ impl Merging<'_> {
         Some(shares)
     }
 
-    /// Returns the fewest groups for a partition; for a target, the most.
-    fn initial(&self, index: usize, has_remainder: bool) -> Option<MergedGroups> {
+    /// Returns the numbers of groups that a partition may have. All but targets have the fewest.
+    fn bounds(&self, index: usize, has_remainder: bool) -> Option<Bounds> {
         let request = self.demands.list.get(index)?;
         let beside = if has_remainder {
             self.split.remainder
         } else {
             0
         };
-        let least = self.demands.floor(index).saturating_sub(beside);
+        let fewest = self.demands.floor(index).saturating_sub(beside);
         // A partition takes at least one group if it has no remainder, or a cluster that the remainder does not keep.
-        let least = least.div_ceil(self.split.group_sms).max(u32::from(
+        let fewest = fewest.div_ceil(self.split.group_sms).max(u32::from(
             !has_remainder || request.cluster > self.facts.coscheduled_left_over(),
         ));
-        let groups = match request.sms {
-            SmRequest::Target(_) | SmRequest::Percent(_) => {
-                let most = self
-                    .demands
-                    .most(index, self.smallest())
-                    .checked_sub(beside)?
-                    / self.split.group_sms;
-                (most >= least).then_some(most)?
-            }
-            _ => least,
+        let most = if request.is_target() {
+            let most = self.demands.most(index, self.smallest());
+            most.checked_sub(beside)? / self.split.group_sms
+        } else {
+            fewest
         };
-        let share = MergedGroups {
-            groups,
-            remainder: has_remainder,
+        // A remainder that does not merge is a partition alone.
+        let most = if has_remainder && !self.facts.remainder_joins() {
+            0
+        } else {
+            most
         };
-        (!has_remainder || groups == 0 || self.facts.remainder_joins()).then_some(share)
+        (most >= fewest).then_some(Bounds {
+            fewest,
+            most,
+            beside,
+        })
     }
 
     /// Gives each share but the last its part of what is left by weight, rounded down to groups.

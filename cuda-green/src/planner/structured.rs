@@ -18,19 +18,7 @@ pub(super) fn plans(
     demands: &Demands,
     count_groups: &GroupCount<'_>,
 ) -> Result<Vec<Plan>> {
-    // With an odd number of SMs, one belongs to no group.
-    let rest_least = demands.rest_least().next_multiple_of(FINE_UNIT);
-    let room = (facts.sm_count & !1).saturating_sub(rest_least);
-    let fitting = |cap| {
-        let sizes = demands.sizes(FINE_UNIT, FINE_UNIT, room, cap)?;
-        let sizes: Vec<u32> = sizes.iter().map(|size| size & !1).collect();
-        let rest = demands.rest.and_then(|rest| sizes.get(rest));
-        let fit = sum(&sizes)? <= facts.sm_count
-            && sizes.iter().all(|size| *size >= FINE_UNIT)
-            && rest.is_none_or(|size| *size >= rest_least);
-        fit.then_some(sizes)
-    };
-    let Some(sizes) = demands.caps(FINE_UNIT).find_map(fitting) else {
+    let Some(sizes) = sizes_that_fit(facts, demands) else {
         return Ok(Vec::new());
     };
     let unit = facts.coscheduled().max(FINE_UNIT);
@@ -70,6 +58,24 @@ pub(super) fn plans(
         }
     }
     Ok(plans)
+}
+
+/// Returns the even sizes of all partitions, with targets lowered where not all fit; `None` where they do not fit even so.
+fn sizes_that_fit(facts: &DeviceFacts, demands: &Demands) -> Option<Vec<u32>> {
+    // With an odd number of SMs, one belongs to no group.
+    let even_total = facts.sm_count & !1;
+    let rest_least = demands.rest_least().next_multiple_of(FINE_UNIT);
+    let of_rest = |index| (demands.rest == Some(index)).then_some(rest_least);
+    let limits = demands.limits(FINE_UNIT, FINE_UNIT, even_total, of_rest)?;
+    let limit = |index: usize| limits.get(index).copied().unwrap_or(u32::MAX);
+    let room = even_total.saturating_sub(rest_least);
+    let sizes = demands.sizes(FINE_UNIT, FINE_UNIT, room, limit)?;
+    let sizes: Vec<u32> = sizes.iter().map(|size| size & !1).collect();
+    let rest = demands.rest.and_then(|rest| sizes.get(rest));
+    let fit = sum(&sizes)? <= facts.sm_count
+        && sizes.iter().all(|size| *size >= FINE_UNIT)
+        && rest.is_none_or(|size| *size >= rest_least);
+    fit.then_some(sizes)
 }
 
 fn plan(

@@ -19,19 +19,22 @@ impl Worth {
         self.unequal == 0 && (self.below, self.idle) <= (bound.below, 0)
     }
 
+    /// Returns whether equal requests differ, or targets are missed.
+    pub(super) fn misses_requests(&self) -> bool {
+        self.unequal > 0 || self.below > 0
+    }
+
     /// Measures the sizes of a plan's partitions.
     pub(super) fn of(facts: &DeviceFacts, demands: &Demands, sizes: &[u32]) -> Self {
-        let unit = facts.unit().0;
         // The partition that takes the rest is excluded: any size meets it.
         let entries = demands.list.iter().zip(sizes).enumerate();
         let others: Vec<(usize, &PartitionRequest, u32)> = entries
             .filter(|(index, _)| demands.rest != Some(*index))
             .map(|(index, (request, size))| (index, request, *size))
             .collect();
-        let requested = |index: usize| demands.requested.get(index).copied().unwrap_or(0);
         let targets = others.iter().filter(|(_, request, _)| request.is_target());
         let below = targets
-            .map(|(index, _, size)| (requested(*index) / unit * unit).saturating_sub(*size))
+            .map(|(index, _, size)| demands.missed(*index, *size))
             .sum();
         let kinds = demands.distinct().filter(|of| demands.rest != Some(*of));
         let unequal = kinds.filter_map(|of| {

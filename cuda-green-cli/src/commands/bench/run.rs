@@ -107,6 +107,20 @@ impl Run<'_> {
         self.measured(command, measure)?.1.verdict()
     }
 
+    /// Does a measured process's part, of which another prints the figures.
+    #[cfg(feature = "embed")]
+    pub fn quietly(
+        &self,
+        work: impl FnOnce(&Work<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let device = self.global.device()?;
+        work(&Work {
+            device: &device,
+            quick: self.quick || device.driver().is_simulated(),
+            progress: &ProgressBar::hidden(),
+        })
+    }
+
     /// Measures and prints, before a picture is written, so that no figures are lost if that fails.
     fn measured<F: Figures>(
         &self,

@@ -27,7 +27,9 @@ pub(super) fn attention(launch: &Launch<'_>, element: Element, size: usize) -> O
         Element::F16 | Element::Bf16 => blocks as usize * 64,
     };
     let row = 3 * hidden;
-    let values = arguments.read(element, qkv, covered * row)?;
+    // A query's keys may lie beyond the queries that the grid covers.
+    let last = end.iter().take(covered).copied().max().unwrap_or(0) as usize;
+    let values = arguments.read(element, qkv, covered.max(last) * row)?;
     let mut rows = arguments.read(element, out, covered.min(capacity) * hidden)?;
     let bounds = first.iter().zip(end).take(covered);
     for ((begin, stop), (query, to)) in bounds.zip(values.chunks(row).zip(rows.chunks_mut(hidden)))

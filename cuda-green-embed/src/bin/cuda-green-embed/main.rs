@@ -1,0 +1,26 @@
+//! The program `cuda-green-embed`: texts to vectors inside a share of a GPU, without writing code.
+
+mod args;
+mod embed;
+mod failure;
+mod info;
+mod lines;
+mod place;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    args.color.write_global();
+    let done = match &args.command {
+        Command::Embed(options) => embed::run(options),
+        Command::Info(options) => info::run(options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
