@@ -1,6 +1,5 @@
 //! The service, with encoders that a test holds up and lets fail, and with the GPU's encoder on the simulated driver.
 
-mod facades;
 mod gated;
 mod gpu;
 mod model;

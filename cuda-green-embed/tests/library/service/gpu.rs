@@ -121,7 +121,7 @@ fn a_lost_gpu_makes_the_service_dead() {
     let simulator = Sim::new("h200@13.0").unwrap();
     let (embedder, _manager, _) = service(&simulator).unwrap();
     embedder.embed_tokens(vec![1]).wait().unwrap();
-    simulator.inject(Injection::lose_device(1));
+    simulator.inject(Injection::lose_device(0));
     let Err(Error::ServiceDead { first }) = embedder.embed_tokens(vec![2]).wait() else {
         panic!("the GPU is lost");
     };

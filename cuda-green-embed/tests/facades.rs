@@ -1,20 +1,50 @@
-//! What the facades and `serde` are told.
+//! What the facades and `serde` are told of the service.
+//!
+//! Apart from `library`: `tracing` remembers for the whole process which spans anybody wants.
 
-#![cfg(all(feature = "metrics", feature = "serde", feature = "tracing"))]
+#![allow(clippy::unwrap_used, clippy::panic)] // tests
+
+#[allow(dead_code)] // as `library` needs it
+#[path = "library/fake_encoder.rs"]
+mod fake_encoder;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use super::{eager, service};
+use cuda_green_embed::{Embedder, Error};
+use fake_encoder::FakeEncoder;
+
+/// Lets one test run at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns a service that takes numbers as texts.
+fn service() -> Embedder {
+    let tokenize = |text: &str| {
+        let token = |word: &str| {
+            word.parse().map_err(|_| Error::Tokenize {
+                text: 0,
+                reason: "no number".to_owned(),
+            })
+        };
+        text.split(' ').map(token).collect()
+    };
+    let encoder = || Arc::new(FakeEncoder::new());
+    let builder = Embedder::builder().tokenize_with(tokenize);
+    builder.build_with(encoder(), encoder()).unwrap()
+}
 
 #[test]
 fn the_status_is_serialised() {
-    let (embedder, ..) = service(eager());
+    let _alone = alone();
+    let embedder = service();
     embedder.embed("1").wait().unwrap();
     let status = serde_json::to_value(embedder.status()).unwrap();
     assert_eq!(status["mode"], "own_encoders");
@@ -96,8 +126,9 @@ impl Recorder {
 
 #[test]
 fn the_figures_have_the_names_of_tei_s_dashboards() {
+    let _alone = alone();
     let recorder = Recorder::default();
-    let (embedder, ..) = service(eager());
+    let embedder = service();
     // All of a blocking request happens on this thread.
     metrics::with_local_recorder(&recorder, || {
         embedder.embed("1 2 3").wait().unwrap();
@@ -184,8 +215,9 @@ impl tracing::Subscriber for Subscriber {
 
 #[test]
 fn the_spans_are_the_stages_of_a_request() {
+    let _alone = alone();
     let subscriber = Subscriber::default();
-    let (embedder, ..) = service(eager());
+    let embedder = service();
     tracing::subscriber::with_default(subscriber.clone(), || {
         embedder.embed("1").wait().unwrap();
     });
