@@ -136,6 +136,42 @@ pub enum Error {
         /// The most texts that may wait.
         limit: usize,
     },
+    /// A lane of a service has as many texts as may wait, or would have with those of the call.
+    #[error(
+        "{waiting} of at most {limit} texts wait already; try again later, or with fewer texts at a time"
+    )]
+    Overloaded {
+        /// The texts that wait.
+        waiting: usize,
+        /// The most texts that may wait.
+        limit: usize,
+    },
+    /// The deadline of a request passed before the encoder had room for it.
+    #[error("the deadline passed before the encoder had room for the text")]
+    DeadlineExceeded,
+    /// The service ended before the encoder had room for the request.
+    #[error("the service was shut down")]
+    ShutDown,
+    /// A service is dead: its GPU failed and will not recover in this process.
+    #[error("the embedding service is dead; its first error was: {first}")]
+    ServiceDead {
+        /// The first error.
+        #[source]
+        first: Arc<Error>,
+    },
+    /// A batch failed as a whole, with all texts in it.
+    #[error("the batch failed: {error}")]
+    BatchFailed {
+        /// The reason.
+        #[source]
+        error: Arc<Error>,
+    },
+    /// A service that was made of encoders alone was given a text, not tokens.
+    #[error("the service has no tokeniser; give it one when it is built, or use `embed_tokens`")]
+    NoTokenizer,
+    /// A future was polled again after it had returned its vectors.
+    #[error("the vectors of this request were taken already")]
+    AlreadyTaken,
     /// cuBLASLt is not installed, or not where it is looked for.
     #[error(
         "cuBLASLt was not found; `pip install {package}` gets it, or {} names its file; tried {}; looked in {}",

@@ -15,6 +15,7 @@ mod lock;
 pub mod model;
 mod multi_gpu;
 mod precision;
+mod service;
 mod streams;
 mod tokenize;
 
@@ -36,5 +37,9 @@ pub use kernels::host::register as register_kernels;
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
 pub use multi_gpu::{EncoderStatus, MultiGpuBalancer, MultiGpuEmbedder};
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
+pub use service::{
+    EmbedBatchFuture, EmbedFuture, Embedder, EmbedderBuilder, EmbedderStatus, Lane, LaneHandle,
+    LaneStatus, ServiceMode,
+};
 pub use streams::{BatchTimes, Overlap, OverlappedExecutor, Span, StreamPool, Timeline};
 pub use tokenize::Tokenizer;

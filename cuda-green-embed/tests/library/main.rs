@@ -13,6 +13,7 @@ mod kernels;
 mod model;
 mod multi_gpu;
 mod precision;
+mod service;
 mod streams;
 mod support;
 mod tokenize;

@@ -1,0 +1,42 @@
+//! The embedding service: two lanes, each with a queue, an encoder and a thread, over one copy of the weights.
+//!
+//! A queue cannot keep a search from waiting behind bulk work, since a running batch is not cut short; partitions can.
+//! So the lanes share nothing but the weights and the news that the GPU has failed: each has its own lock, thread and
+//! stream.
+//!
+//! # The hand-offs of a request
+//!
+//! A hand-off from one thread to another costs 5 to 50 µs. A request has as few as there can be:
+//!
+//! - The calling thread tokenises.
+//! - If the encoder has room, the calling thread submits the batch too. Otherwise the request waits in the queue, and
+//!   the thread that sees a batch end submits it with all others that wait.
+//! - A thread that blocks in `wait` waits for the GPU itself, unless another one does, and then serves all requests of
+//!   the batch. So a lone blocking request has no hand-off at all; beside others it has one, from the thread that waits
+//!   for the GPU to its own.
+//! - A task must not block. When a future is first polled, the lane's thread is woken to wait for the GPU, while the GPU
+//!   computes; later it wakes the task. So an awaited request has one hand-off that the GPU's work hides, and one that
+//!   it does not.
+//!
+//! When a batch ends, the next one is submitted before the vectors are delivered.
+//!
+//! # Locks
+//!
+//! A lane has one lock, on its state; each request has one, on its answer. The order is: lane, then request, and a lane's
+//! holder asks a request only whether it was given up. No thread holds two lanes' locks, and none any lock while it calls
+//! the tokeniser, the encoder or a waker.
+
+mod batch;
+mod builder;
+mod embedder;
+mod engine;
+mod future;
+mod lane;
+mod observe;
+mod request;
+mod status;
+
+pub use builder::EmbedderBuilder;
+pub use embedder::{Embedder, LaneHandle};
+pub use future::{EmbedBatchFuture, EmbedFuture};
+pub use status::{EmbedderStatus, Lane, LaneStatus, ServiceMode};

@@ -1,0 +1,320 @@
+//! The threads' work: submitting batches, waiting for them, answering requests. Any thread may do it: the caller's that
+//! adds a request or waits for one, or the lane's own.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, OnceLock, PoisonError},
+    time::Instant,
+};
+
+use super::{
+    batch::{Batch, Flying, Trouble, attempt, of_text, refuse},
+    lane::{Counts, LaneCore},
+    observe,
+    request::{Request, Times},
+    status::Lane,
+};
+use crate::{
+    batch::Ticket,
+    embeddings::Embeddings,
+    error::{Error, Result},
+    lock::wait,
+};
+
+/// Both lanes, and whether the GPU is dead.
+pub(super) struct Engine {
+    lanes: [LaneCore; 2],
+    pub(super) dead: OnceLock<Arc<Error>>,
+}
+
+impl Engine {
+    pub(super) fn new(interactive: LaneCore, bulk: LaneCore) -> Self {
+        Self {
+            lanes: [interactive, bulk],
+            dead: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn lane(&self, lane: Lane) -> &LaneCore {
+        let [interactive, bulk] = &self.lanes;
+        match lane {
+            Lane::Interactive => interactive,
+            Lane::Bulk => bulk,
+        }
+    }
+
+    /// Reserves places in a lane's queue.
+    pub(super) fn reserve(&self, lane: Lane, texts: usize) -> Result<()> {
+        match self.dead.get() {
+            Some(first) => Err(dead(first)),
+            None => self.lane(lane).reserve(texts),
+        }
+    }
+
+    /// Adds requests, in places that are reserved, and submits what the encoder has room for.
+    pub(super) fn add(&self, lane: Lane, requests: &[Arc<Request>]) -> Result<Vec<Ticket>> {
+        let core = self.lane(lane);
+        let tickets = core.add(requests, &self.dead)?;
+        observe::queue_size(core);
+        self.launch_due(core);
+        if !core.lock().queue.is_empty() {
+            core.want();
+        }
+        Ok(tickets)
+    }
+
+    /// Submits the batches that are due and have room.
+    fn launch_due(&self, core: &LaneCore) {
+        loop {
+            let due = core.take_due(&self.dead);
+            Counts::add(&core.counts.expired, due.late.len());
+            refuse(due.late, || Error::DeadlineExceeded);
+            let Some(batch) = due.batch else {
+                return;
+            };
+            self.launch(core, batch);
+        }
+    }
+
+    /// Submits a batch that was taken.
+    fn launch(&self, core: &LaneCore, batch: Batch) {
+        observe::launched(core, &batch);
+        let packed = batch.packed();
+        let submitted = attempt(|| core.encoder.submit(&packed));
+        let mut state = core.lock();
+        state.launching = false;
+        match submitted {
+            Ok(pending) => {
+                Counts::add(&core.counts.batches, 1);
+                state.flying.push_back(Flying { batch, pending });
+                let wake = !state.driving && (state.wanted || state.closing);
+                drop(state);
+                if wake {
+                    core.changed.notify_one();
+                }
+            }
+            Err(trouble) => {
+                drop(state);
+                self.fail(core, batch, trouble);
+            }
+        }
+    }
+
+    /// Waits for the oldest batch, unless another thread does, and answers its requests. Returns whether it did.
+    pub(super) fn drive(&self, core: &LaneCore) -> bool {
+        let mut state = core.lock();
+        if state.driving {
+            return false;
+        }
+        let Some(Flying { batch, pending }) = state.flying.pop_front() else {
+            return false;
+        };
+        state.driving = true;
+        drop(state);
+        match attempt(|| pending.wait()) {
+            Ok(vectors) => self.finish(core, batch, &vectors),
+            Err(trouble) => self.fail(core, batch, trouble),
+        }
+        self.launch_due(core);
+        let mut state = core.lock();
+        state.driving = false;
+        let left = !state.is_empty();
+        // Whoever waits for the rest was not the one to wake the lane's thread.
+        state.wanted |= left;
+        let wake = left || state.closing;
+        drop(state);
+        if wake {
+            core.changed.notify_one();
+        }
+        true
+    }
+
+    fn finish(&self, core: &LaneCore, batch: Batch, vectors: &Embeddings) {
+        let texts = batch.texts();
+        let missing = texts.saturating_sub(vectors.len());
+        Counts::add(&core.counts.done, texts - missing);
+        Counts::add(&core.counts.failed, missing);
+        Self::ended(core, texts);
+        // The GPU first: it has nothing to do.
+        self.launch_due(core);
+        batch.deliver(vectors);
+    }
+
+    /// Ends a batch that has no vectors: answers its requests, or keeps those that deserve another attempt.
+    fn fail(&self, core: &LaneCore, batch: Batch, trouble: Trouble) {
+        let texts = batch.texts();
+        match trouble {
+            Trouble::Text(text, error) if text < texts => {
+                let mut requests = batch.requests;
+                let bad = requests.remove(text);
+                Counts::add(&core.counts.failed, 1);
+                let error = of_text(error, bad.text);
+                bad.answer(Err(error), Times::default());
+                let rest = Batch {
+                    requests,
+                    failed_before: batch.failed_before,
+                    launched: batch.launched,
+                };
+                self.again(core, rest, texts);
+            }
+            Trouble::Text(_, error) | Trouble::Batch(error) => {
+                Self::ended(core, texts);
+                Counts::add(&core.counts.failed, texts);
+                Self::refuse_all(batch.requests, error);
+            }
+            Trouble::Panic(panic) => {
+                // Some other's value, whose drop may panic as well.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+                log::error!("the encoder of the {} lane panicked", core.lane);
+                Self::ended(core, texts);
+                Counts::add(&core.counts.failed, texts);
+                refuse(batch.requests, || Error::EncoderPanicked);
+            }
+            Trouble::Gpu(error) => match batch.failed_before {
+                None => {
+                    log::warn!(
+                        "the GPU failed a batch of the {} lane, which is tried once more: {error}",
+                        core.lane
+                    );
+                    let batch = Batch {
+                        failed_before: Some(Arc::new(error)),
+                        ..batch
+                    };
+                    self.again(core, batch, texts);
+                }
+                Some(first) => {
+                    Self::ended(core, texts);
+                    self.die(&first);
+                    let first = self.dead.get().unwrap_or(&first);
+                    Counts::add(&core.counts.failed, texts);
+                    refuse(batch.requests, || dead(first));
+                }
+            },
+        }
+    }
+
+    /// Keeps a batch to be submitted again. It had so many texts before.
+    fn again(&self, core: &LaneCore, batch: Batch, texts: usize) {
+        let mut state = core.lock();
+        state.batches -= 1;
+        state.texts -= texts;
+        // Under the lock, as in `LaneCore::add`.
+        let Some(first) = self.dead.get() else {
+            if batch.texts() > 0 {
+                state.again.push_back(batch);
+            }
+            return;
+        };
+        drop(state);
+        Counts::add(&core.counts.failed, batch.texts());
+        refuse(batch.requests, || dead(first));
+    }
+
+    /// Notes that a batch is no longer on the way.
+    fn ended(core: &LaneCore, texts: usize) {
+        let mut state = core.lock();
+        state.batches -= 1;
+        state.texts -= texts;
+    }
+
+    /// Answers all with one error.
+    fn refuse_all(requests: Vec<Arc<Request>>, error: Error) {
+        if let [only] = &requests[..] {
+            only.answer(Err(of_text(error, only.text)), Times::default());
+            return;
+        }
+        let error = Arc::new(error);
+        refuse(requests, || Error::BatchFailed {
+            error: Arc::clone(&error),
+        });
+    }
+
+    /// Fails all that wait or are on the way, in both lanes. The first cause counts.
+    fn die(&self, first: &Arc<Error>) {
+        if self.dead.set(Arc::clone(first)).is_err() {
+            return;
+        }
+        log::error!("the embedding service is dead: {first}");
+        for core in &self.lanes {
+            let mut state = core.lock();
+            let mut requests = Vec::new();
+            let mut pending = Vec::new();
+            for flying in std::mem::take(&mut state.flying) {
+                state.batches -= 1;
+                state.texts -= flying.batch.texts();
+                requests.extend(flying.batch.requests);
+                pending.push(flying.pending);
+            }
+            for batch in std::mem::take(&mut state.again) {
+                requests.extend(batch.requests);
+            }
+            for batch in state.queue.flush() {
+                requests.extend(batch.into_arrival_order());
+            }
+            drop(state);
+            Counts::add(&core.counts.failed, requests.len());
+            refuse(requests, || dead(first));
+            observe::queue_size(core);
+            core.changed.notify_one();
+            // An encoder's own code.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(pending)));
+        }
+    }
+
+    /// Lets nothing in any more. What waits is still encoded, or else fails.
+    pub(super) fn close(&self, drain: bool) {
+        for core in &self.lanes {
+            let mut state = core.lock();
+            state.closing = true;
+            let mut requests = Vec::new();
+            if !drain {
+                for batch in state.queue.flush() {
+                    requests.extend(batch.into_arrival_order());
+                }
+            }
+            drop(state);
+            Counts::add(&core.counts.cancelled, requests.len());
+            refuse(requests, || Error::ShutDown);
+            core.changed.notify_one();
+        }
+    }
+
+    /// Works for a lane until it is closed and empty. Sleeps while nobody wants it to: then callers do its work.
+    pub(super) fn run(&self, lane: Lane) {
+        let core = self.lane(lane);
+        let mut state = core.lock();
+        loop {
+            let acts = state.wanted || state.closing;
+            // A dead service launches nothing: whoever found it dead is about to empty the queue, and needs the lock.
+            let launches = acts && self.dead.get().is_none();
+            if launches && core.can_launch_now(&state) {
+                drop(state);
+                self.launch_due(core);
+                state = core.lock();
+            } else if acts && !state.driving && !state.flying.is_empty() {
+                drop(state);
+                self.drive(core);
+                state = core.lock();
+            } else if state.is_empty() && !state.driving {
+                if state.closing {
+                    return;
+                }
+                state.wanted = false;
+                state = wait(&core.changed, state);
+            } else if let Some(deadline) = state.next_deadline(core).filter(|_| launches) {
+                let time = deadline.saturating_duration_since(Instant::now());
+                let woken = core.changed.wait_timeout(state, time);
+                (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
+            } else {
+                state = wait(&core.changed, state);
+            }
+        }
+    }
+}
+
+/// Returns an error of a request that a dead service cannot answer.
+fn dead(first: &Arc<Error>) -> Error {
+    Error::ServiceDead {
+        first: Arc::clone(first),
+    }
+}

@@ -1,0 +1,188 @@
+//! The service's figures for the `metrics` facade and its spans for `tracing`. Without the features, nothing.
+//!
+//! Names that begin with `te_` are those of text-embeddings-inference, so that its dashboards show this service too:
+//! `te_request_*` from `router/src/http/server.rs` and `router/src/lib.rs` of huggingface/text-embeddings-inference,
+//! `te_batch_next_*` and `te_queue_size` from `core/src/queue.rs`. Durations are in seconds, as there. The label `method`
+//! is theirs, `single` or `batch`; the label `lane` is ours.
+
+#[cfg(feature = "metrics")]
+use std::time::Duration;
+use std::time::Instant;
+
+use super::{batch::Batch, lane::LaneCore, request::Times, status::Lane};
+
+/// One call: a text, or a list of texts.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "metrics"), allow(dead_code))] // only recorded there
+pub(super) struct Call {
+    lane: Lane,
+    method: &'static str,
+    started: Instant,
+}
+
+impl Call {
+    /// Counts a call.
+    pub(super) fn begin(lane: Lane, method: &'static str) -> Self {
+        #[cfg(feature = "metrics")]
+        metrics::counter!("te_request_count", "method" => method, "lane" => lane.name())
+            .increment(1);
+        Self {
+            lane,
+            method,
+            started: Instant::now(),
+        }
+    }
+
+    /// Counts it as answered, with the means of its texts' times.
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+    pub(super) fn succeeded(self, sum: Times, texts: usize) {
+        #[cfg(feature = "metrics")]
+        {
+            use metrics::{counter, histogram};
+
+            let (lane, method) = (self.lane.name(), self.method);
+            counter!("te_request_success", "method" => method, "lane" => lane).increment(1);
+            let mean = |time: Duration| time.as_secs_f64() / texts.max(1) as f64;
+            let total = self.started.elapsed().as_secs_f64();
+            for (name, seconds) in [
+                ("te_request_duration", total),
+                ("te_request_tokenization_duration", mean(sum.tokenize)),
+                ("te_request_queue_duration", mean(sum.queue)),
+                ("te_request_inference_duration", mean(sum.inference)),
+            ] {
+                histogram!(name, "lane" => lane).record(seconds);
+            }
+        }
+    }
+}
+
+/// Records that a batch leaves the queue.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(super) fn launched(core: &LaneCore, batch: &Batch) {
+    #[cfg(feature = "metrics")]
+    {
+        use metrics::histogram;
+
+        let tokens: usize = batch.requests.iter().map(|one| one.tokens.len()).sum();
+        let lane = core.lane.name();
+        histogram!("te_batch_next_size", "lane" => lane).record(batch.texts() as f64);
+        histogram!("te_batch_next_tokens", "lane" => lane).record(tokens as f64);
+    }
+    queue_size(core);
+    for request in &batch.requests {
+        request.trace.computing();
+    }
+}
+
+/// Records the number of texts that wait, and of those that did not get so far.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(super) fn queue_size(core: &LaneCore) {
+    #[cfg(feature = "metrics")]
+    {
+        let queued = core.lock().queue.len();
+        metrics::gauge!("te_queue_size", "lane" => core.lane.name()).set(queued as f64);
+    }
+}
+
+/// Records the state of a service.
+#[cfg(feature = "metrics")]
+pub(super) fn export(status: &super::EmbedderStatus) {
+    use metrics::{counter, gauge};
+
+    use super::ServiceMode;
+
+    let flag = |on: bool| f64::from(u8::from(on));
+    let is_single = matches!(status.mode, ServiceMode::SingleContext { .. });
+    gauge!("cuda_green_embed_single_context_mode").set(flag(is_single));
+    gauge!("cuda_green_embed_dead").set(flag(status.dead.is_some()));
+    for lane in Lane::ALL {
+        let figures = status.lane(lane);
+        let label = lane.name();
+        if let Some(sms) = figures.sms {
+            gauge!("cuda_green_embed_lane_sms", "lane" => label).set(f64::from(sms));
+        }
+        gauge!("cuda_green_embed_texts_on_the_way", "lane" => label).set(figures.on_the_way as f64);
+        for (outcome, texts) in [
+            ("done", figures.done),
+            ("failed", figures.failed),
+            ("cancelled", figures.cancelled),
+            ("expired", figures.expired),
+            ("overloaded", figures.overloaded),
+        ] {
+            counter!("cuda_green_embed_texts", "lane" => label, "outcome" => outcome)
+                .absolute(texts);
+        }
+    }
+}
+
+/// The spans of one request: `embed`, and within it `tokenize`, `queue`, `gpu` and `deliver`, one after another. They are
+/// of the target `cuda_green_embed::service` and of the level debug, and are not entered: no thread stays with a request.
+#[cfg(feature = "tracing")]
+pub(super) struct Trace {
+    whole: tracing::Span,
+    stage: std::sync::Mutex<tracing::Span>,
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(super) struct Trace;
+
+#[cfg(feature = "tracing")]
+macro_rules! stage {
+    ($trace:expr, $name:literal) => {
+        $trace.enter_stage(
+            tracing::debug_span!(target: "cuda_green_embed::service", parent: &$trace.whole, $name),
+        )
+    };
+}
+
+#[cfg(feature = "tracing")]
+impl Trace {
+    /// Begins with the tokeniser.
+    pub(super) fn tokenizing(lane: Lane) -> Self {
+        let target = tracing::debug_span!(
+            target: "cuda_green_embed::service",
+            "embed",
+            lane = lane.name()
+        );
+        let trace = Self {
+            whole: target,
+            stage: std::sync::Mutex::new(tracing::Span::none()),
+        };
+        stage!(trace, "tokenize");
+        trace
+    }
+
+    pub(super) fn queuing(&self) {
+        stage!(self, "queue");
+    }
+
+    pub(super) fn computing(&self) {
+        stage!(self, "gpu");
+    }
+
+    pub(super) fn delivering(&self) {
+        stage!(self, "deliver");
+    }
+
+    pub(super) fn end(&self) {
+        self.enter_stage(tracing::Span::none());
+    }
+
+    fn enter_stage(&self, span: tracing::Span) {
+        let old = std::mem::replace(&mut *crate::lock::lock(&self.stage), span);
+        // The end of a span is the subscriber's code: without the lock.
+        drop(old);
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+#[allow(clippy::unused_self)] // as with the feature
+impl Trace {
+    pub(super) fn tokenizing(_: Lane) -> Self {
+        Self
+    }
+    pub(super) fn queuing(&self) {}
+    pub(super) fn computing(&self) {}
+    pub(super) fn delivering(&self) {}
+    pub(super) fn end(&self) {}
+}

@@ -1,0 +1,235 @@
+//! What the facades and `serde` are told of the service.
+//!
+//! Apart from `library`: `tracing` remembers for the whole process which spans anybody wants.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // tests
+
+#[allow(dead_code)] // as `library` needs it
+#[path = "library/fake_encoder.rs"]
+mod fake_encoder;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use cuda_green_embed::{Embedder, Error};
+use fake_encoder::FakeEncoder;
+
+/// Lets one test run at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns a service that takes numbers as texts.
+fn service() -> Embedder {
+    let tokenize = |text: &str| {
+        let token = |word: &str| {
+            word.parse().map_err(|_| Error::Tokenize {
+                text: 0,
+                reason: "no number".to_owned(),
+            })
+        };
+        text.split(' ').map(token).collect()
+    };
+    let encoder = || Arc::new(FakeEncoder::new());
+    let builder = Embedder::builder().tokenize_with(tokenize);
+    builder.build_with(encoder(), encoder()).unwrap()
+}
+
+#[test]
+fn the_status_is_serialised() {
+    let _alone = alone();
+    let embedder = service();
+    embedder.embed("1").wait().unwrap();
+    let status = serde_json::to_value(embedder.status()).unwrap();
+    assert_eq!(status["mode"], "own_encoders");
+    assert_eq!(status["interactive"]["done"], 1);
+    assert!(status["dead"].is_null() && status["bulk"]["sms"].is_null());
+}
+
+#[derive(Default)]
+struct Recorder {
+    counters: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+    gauges: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+    histograms: Mutex<BTreeMap<String, Arc<Samples>>>,
+}
+
+#[derive(Default)]
+struct Samples(Mutex<Vec<f64>>);
+
+impl metrics::HistogramFn for Samples {
+    fn record(&self, value: f64) {
+        self.0.lock().unwrap().push(value);
+    }
+}
+
+/// Returns the name and the labels' values.
+fn name(key: &metrics::Key) -> String {
+    let labels = key.labels().map(|label| format!(" {}", label.value()));
+    format!("{}{}", key.name(), labels.collect::<String>())
+}
+
+impl metrics::Recorder for Recorder {
+    fn describe_counter(
+        &self,
+        _: metrics::KeyName,
+        _: Option<metrics::Unit>,
+        _: metrics::SharedString,
+    ) {
+    }
+    fn describe_gauge(
+        &self,
+        _: metrics::KeyName,
+        _: Option<metrics::Unit>,
+        _: metrics::SharedString,
+    ) {
+    }
+    fn describe_histogram(
+        &self,
+        _: metrics::KeyName,
+        _: Option<metrics::Unit>,
+        _: metrics::SharedString,
+    ) {
+    }
+    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        let mut kept = self.counters.lock().unwrap();
+        metrics::Counter::from_arc(kept.entry(name(key)).or_default().clone())
+    }
+    fn register_gauge(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        let mut kept = self.gauges.lock().unwrap();
+        metrics::Gauge::from_arc(kept.entry(name(key)).or_default().clone())
+    }
+    fn register_histogram(
+        &self,
+        key: &metrics::Key,
+        _: &metrics::Metadata<'_>,
+    ) -> metrics::Histogram {
+        let mut kept = self.histograms.lock().unwrap();
+        metrics::Histogram::from_arc(kept.entry(name(key)).or_default().clone())
+    }
+}
+
+impl Recorder {
+    fn samples(&self, name: &str) -> Vec<f64> {
+        self.histograms.lock().unwrap()[name]
+            .0
+            .lock()
+            .unwrap()
+            .clone()
+    }
+}
+
+#[test]
+fn the_figures_have_the_names_of_tei_s_dashboards() {
+    let _alone = alone();
+    let recorder = Recorder::default();
+    let embedder = service();
+    // All of a blocking request happens on this thread.
+    metrics::with_local_recorder(&recorder, || {
+        embedder.embed("1 2 3").wait().unwrap();
+        let texts = ["4 5", "6", "no number"];
+        embedder.interactive().embed_batch(&texts).wait().unwrap();
+        embedder.export_metrics();
+    });
+    let counter = |name: &str| recorder.counters.lock().unwrap()[name].load(Ordering::SeqCst);
+    let gauge = |name: &str| {
+        let bits = recorder.gauges.lock().unwrap()[name].load(Ordering::SeqCst);
+        f64::from_bits(bits)
+    };
+    assert_eq!(counter("te_request_count single interactive"), 1);
+    assert_eq!(counter("te_request_count batch interactive"), 1);
+    assert_eq!(counter("te_request_success single interactive"), 1);
+    // A text of the list failed.
+    assert!(
+        !recorder
+            .counters
+            .lock()
+            .unwrap()
+            .contains_key("te_request_success batch interactive")
+    );
+    assert_eq!(
+        recorder.samples("te_batch_next_size interactive"),
+        [1.0, 2.0]
+    );
+    assert_eq!(
+        recorder.samples("te_batch_next_tokens interactive"),
+        [3.0, 3.0]
+    );
+    let parts = [
+        "tokenization_duration",
+        "queue_duration",
+        "inference_duration",
+    ];
+    let sum: f64 = parts
+        .iter()
+        .map(|part| recorder.samples(&format!("te_request_{part} interactive"))[0])
+        .sum();
+    let [whole] = recorder.samples("te_request_duration interactive")[..] else {
+        panic!("one request succeeded");
+    };
+    assert!(sum > 0.0 && sum <= whole, "{sum} {whole}");
+    assert_eq!(gauge("te_queue_size interactive"), 0.0);
+    assert_eq!(gauge("cuda_green_embed_single_context_mode"), 0.0);
+    assert_eq!(gauge("cuda_green_embed_dead"), 0.0);
+    assert_eq!(counter("cuda_green_embed_texts interactive done"), 3);
+    assert_eq!(counter("cuda_green_embed_texts interactive failed"), 1);
+    assert_eq!(counter("cuda_green_embed_texts bulk overloaded"), 0);
+}
+
+/// Writes spans down as they begin and end.
+#[derive(Clone, Default)]
+struct Subscriber(Arc<Mutex<(Vec<&'static str>, Vec<String>)>>);
+
+impl tracing::Subscriber for Subscriber {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "cuda_green_embed::service"
+    }
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        let mut kept = self.0.lock().unwrap();
+        let name = span.metadata().name();
+        let parent = span.parent().map(|id| kept.0[id.into_u64() as usize - 1]);
+        kept.0.push(name);
+        kept.1.push(format!(
+            "{}{name}",
+            parent.map(|name| format!("{name}.")).unwrap_or_default()
+        ));
+        tracing::span::Id::from_u64(kept.0.len() as u64)
+    }
+    fn try_close(&self, id: tracing::span::Id) -> bool {
+        let mut kept = self.0.lock().unwrap();
+        let name = kept.0[id.into_u64() as usize - 1];
+        kept.1.push(format!("end of {name}"));
+        true
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn the_spans_are_the_stages_of_a_request() {
+    let _alone = alone();
+    let subscriber = Subscriber::default();
+    let embedder = service();
+    tracing::subscriber::with_default(subscriber.clone(), || {
+        embedder.embed("1").wait().unwrap();
+    });
+    drop(embedder);
+    let heard = subscriber.0.lock().unwrap().1.clone();
+    let stages = ["tokenize", "queue", "gpu", "deliver"];
+    let mut expected = vec!["embed".to_owned(), "embed.tokenize".to_owned()];
+    for pair in stages.windows(2) {
+        expected.push(format!("embed.{}", pair[1]));
+        expected.push(format!("end of {}", pair[0]));
+    }
+    expected.push("end of deliver".to_owned());
+    expected.push("end of embed".to_owned());
+    assert_eq!(heard, expected);
+}
