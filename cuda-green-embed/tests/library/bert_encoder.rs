@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cuda_green::{
-    ContextId, Driver, GpuMemoryPool, RebalanceHint, SmPartitionManager,
+    CaptureMode, ContextId, Driver, GpuMemoryPool, RebalanceHint, SmPartitionManager,
     sim::{Injection, Sim},
     sys::CUresult,
 };
@@ -406,6 +406,96 @@ fn every_call_may_fail() {
             }
         }
     }
+}
+
+#[test]
+fn a_capture_does_not_lose_the_batch_that_is_waited_for() {
+    let model = Model::new(config(), HEAD);
+    let gpu = Gpu::new(&model, InferencePrecision::FP16);
+    let texts = batch(&[4, 9]);
+    let alone = gpu.encoder.encode(&texts).unwrap();
+    let training = gpu.manager.get_context(ContextId::Training).unwrap();
+    let stream = training.create_stream().unwrap();
+    let pending = gpu.encoder.submit(&texts).unwrap();
+    let mut vectors = None;
+    // It forbids all threads to wait for events, and is spoilt by that.
+    let _ = stream.capture(CaptureMode::Global, |_| {
+        vectors = Some(pending.wait());
+        Ok(())
+    });
+    assert_eq!(vectors.unwrap().unwrap(), alone);
+    assert_eq!(gpu.encoder.encode(&texts).unwrap(), alone);
+}
+
+/// Makes these calls fail, all of them, from now on.
+fn refuse(simulator: &Sim, calls: &[&str]) {
+    for call in calls {
+        let code = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+        simulator.inject(Injection::fail(call, code).unwrap());
+    }
+}
+
+fn launches(simulator: &Sim) -> usize {
+    let trace = simulator.take_trace();
+    let launches = trace
+        .iter()
+        .filter(|call| call.entry_point.starts_with("cuGraphLaunch"));
+    launches.count()
+}
+
+#[test]
+fn a_slot_is_not_used_again_while_its_batch_may_run() {
+    let model = Model::new(config(), HEAD);
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let gpu = Gpu::with(&simulator, &model, InferencePrecision::FP16).unwrap();
+    let texts = batch(&[4, 9]);
+    let alone = gpu.encoder.encode(&texts).unwrap();
+    for calls in [
+        // The batch runs, and cannot be waited for.
+        &["cuEventSynchronize", "cuStreamSynchronize"][..],
+        // Nor can its end be marked.
+        &["cuEventRecord", "cuEventSynchronize", "cuStreamSynchronize"],
+    ] {
+        simulator.start_trace();
+        refuse(&simulator, calls);
+        for _ in 0..5 {
+            let refused = gpu.encoder.encode(&texts).unwrap_err();
+            assert!(matches!(refused, Error::Gpu(_)), "{refused}");
+        }
+        assert!(gpu.encoder.prepare().is_err());
+        assert_eq!(launches(&simulator), 3, "{calls:?}");
+        simulator.clear_injections();
+        assert_eq!(gpu.encoder.encode(&texts).unwrap(), alone);
+        let pending: Vec<_> = (0..5)
+            .map(|_| gpu.encoder.submit(&texts).unwrap())
+            .collect();
+        for pending in pending {
+            assert_eq!(pending.wait().unwrap(), alone);
+        }
+    }
+}
+
+#[test]
+fn memory_of_a_pass_that_may_run_is_not_freed() {
+    let model = Model::new(config(), HEAD);
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let gpu = Gpu::with(&simulator, &model, InferencePrecision::FP16).unwrap();
+    let loaded = gpu.encoder.model().clone();
+    let stream = gpu.manager.create_stream(ContextId::Embedding).unwrap();
+    let used = loaded.pool().used();
+    let options = EncoderOptions::default().max_tokens(200).max_texts(40);
+    // Its launches succeed, and the wait for them does not.
+    refuse(&simulator, &["cuEventRecord"]);
+    simulator.start_trace();
+    let refused = BertEncoder::new(&loaded, stream, options).unwrap_err();
+    assert!(matches!(refused, Error::Gpu(_)), "{refused}");
+    let trace = simulator.take_trace();
+    assert!(
+        trace
+            .iter()
+            .any(|call| call.entry_point.starts_with("cuLaunchKernel"))
+    );
+    assert!(loaded.pool().used() > used);
 }
 
 proptest! {
