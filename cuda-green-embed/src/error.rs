@@ -32,6 +32,18 @@ pub enum Error {
         /// What the file has.
         found: String,
     },
+    /// Weights that do not belong to the configuration they are used with.
+    #[error(
+        "tensor `{tensor}` has the shape {found:?}; with this configuration it would be {expected:?}"
+    )]
+    WeightShape {
+        /// The tensor's name.
+        tensor: String,
+        /// The shape that the configuration says.
+        expected: Vec<usize>,
+        /// The tensor's shape.
+        found: Vec<usize>,
+    },
     /// A model of a kind that this crate does not run.
     #[error("{}: {property} `{found}` is not supported; supported: {supported}", path.display())]
     UnsupportedModel {

@@ -76,7 +76,11 @@ impl<R: Recording> RecordedGraph<R> {
     pub(crate) fn run(&self, stream: &PartitionStream) -> Result<()> {
         let ran = self.in_stream(stream, |stream| record(&*self.recording, stream));
         // Waited for in any case: the recording must outlive what it has put into the stream.
-        stream.synchronize()?;
+        if let Err(error) = stream.synchronize() {
+            // It may still run, and nobody will tell when it ends.
+            std::mem::forget(Arc::clone(&self.recording));
+            return Err(ran.err().unwrap_or(Error::Gpu(error)));
+        }
         ran
     }
 

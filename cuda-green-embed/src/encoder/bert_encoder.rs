@@ -95,6 +95,8 @@ struct Bucket {
 /// The batches on their way, oldest first, and the slots without one.
 struct OnTheWay {
     free: Vec<usize>,
+    /// The slots whose last batch may still run, since the wait for it was refused.
+    unsure: Vec<usize>,
     batches: VecDeque<Arc<Submitted>>,
 }
 
@@ -171,6 +173,7 @@ impl BertEncoder {
                 sizes,
                 on_the_way: Mutex::new(OnTheWay {
                     free: (0..slots.len()).collect(),
+                    unsure: Vec::new(),
                     batches: VecDeque::new(),
                 }),
                 slots,
@@ -193,6 +196,7 @@ impl BertEncoder {
         while let Some(oldest) = way.batches.front().cloned() {
             self.inner.settle(&mut way, &oldest);
         }
+        self.inner.make_sure(&mut way)?;
         let nothing = PackedBatch::new();
         for slot in &self.inner.slots {
             slot.write(&nothing)?;
@@ -249,12 +253,14 @@ impl Inner {
             if let Some(index) = way.free.pop() {
                 break index;
             }
-            let Some(oldest) = way.batches.front().cloned() else {
-                return Err(Error::EncoderBroken);
-            };
-            self.settle(&mut way, &oldest);
+            match way.batches.front().cloned() {
+                Some(oldest) => self.settle(&mut way, &oldest),
+                None if way.unsure.is_empty() => return Err(Error::EncoderBroken),
+                None => self.make_sure(&mut way)?,
+            }
         };
-        match self.launch(index, batch) {
+        let mut may_run = false;
+        match self.launch(index, batch, &mut may_run) {
             Ok(()) => {
                 let submitted = Arc::new(Submitted {
                     slot: index,
@@ -265,14 +271,17 @@ impl Inner {
                 Ok(submitted)
             }
             Err(error) => {
-                way.free.push(index);
+                match may_run {
+                    true => way.unsure.push(index),
+                    false => way.free.push(index),
+                }
                 Err(error)
             }
         }
     }
 
-    /// Writes a batch into a slot and launches its graph.
-    fn launch(&self, index: usize, batch: &PackedBatch) -> Result<()> {
+    /// Writes a batch into a slot and launches its graph. After an error, says whether it may run all the same.
+    fn launch(&self, index: usize, batch: &PackedBatch, may_run: &mut bool) -> Result<()> {
         let slot = &self.slots[index];
         let bucket = bucket_for(&self.sizes, batch.tokens()).ok_or(Error::BatchTooLarge {
             unit: "tokens",
@@ -282,13 +291,14 @@ impl Inner {
         let graph = &self.buckets[bucket].graphs[index];
         slot.write(batch)?;
         let launched = self.stream.with(|stream| {
+            *may_run = true;
             graph.launch_in(stream)?;
             stream.record(&slot.done)
         });
-        if launched.is_err() {
-            // It may run all the same, and the next batch will use the slot.
-            if let Err(error) = self.stream.synchronize() {
-                log::error!("waiting for a batch whose launch failed: {error}");
+        if launched.is_err() && *may_run {
+            match self.stream.synchronize() {
+                Ok(()) => *may_run = false,
+                Err(error) => log::error!("waiting for a batch whose launch failed: {error}"),
             }
         }
         graph.explained(launched)
@@ -311,6 +321,15 @@ impl Inner {
             .unwrap_or(Err(Error::EncoderBroken))
     }
 
+    /// Waits for the last batches of the slots of which it is unsure whether they still run, and frees these.
+    fn make_sure(&self, way: &mut OnTheWay) -> Result<()> {
+        if !way.unsure.is_empty() {
+            self.stream.synchronize()?;
+            way.free.append(&mut way.unsure);
+        }
+        Ok(())
+    }
+
     /// Reads a batch's vectors once they are there, unless that was done, and frees its slot.
     fn settle(&self, way: &mut OnTheWay, submitted: &Arc<Submitted>) {
         let position = way
@@ -322,13 +341,18 @@ impl Inner {
         };
         way.batches.remove(position);
         let slot = &self.slots[submitted.slot];
-        let done = slot.done.synchronize().map_err(Error::from);
-        let vectors = done.and_then(|()| {
+        // A capture forbids the wait for the event to this thread, or to all, and not that for the stream.
+        let done = slot.done.synchronize();
+        let done = done.or_else(|error| self.stream.synchronize().map_err(|_| error));
+        match done {
+            Ok(()) => way.free.push(submitted.slot),
+            Err(_) => way.unsure.push(submitted.slot),
+        }
+        let vectors = done.map_err(Error::from).and_then(|()| {
             let precision = self.model.precision().name();
             slot.read(submitted.texts, precision)
         });
         *lock(&submitted.vectors) = Some(vectors);
-        way.free.push(submitted.slot);
     }
 
     fn lock(&self) -> MutexGuard<'_, OnTheWay> {

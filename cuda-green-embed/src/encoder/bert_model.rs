@@ -96,7 +96,8 @@ impl BertModel {
     /// Loads a model from weights that the caller has.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// As [`load`](Self::load); [`Error::WeightShape`] and [`Error::InvalidConfig`] for weights of another
+    /// configuration; [`Error::Gpu`] for a cuBLASLt of another device than the pool's.
     pub fn from_weights(
         config: &BertConfig,
         weights: &BertWeights,
@@ -106,7 +107,9 @@ impl BertModel {
         cublaslt: Arc<CublasLt>,
     ) -> Result<Self> {
         Self::ensure_supported(config, pool.device())?;
+        weights.ensure_shapes(config)?;
         let device = pool.device().clone();
+        ensure_own(&device, cublaslt.device())?;
         give_bodies(&device)?;
         Ok(Self {
             inner: Arc::new(ModelInner {
@@ -143,8 +146,12 @@ impl BertModel {
                 supported: "heads of 32 or 64 values, states of up to 1024 values in groups of 8",
             })
         };
-        if !matches!(config.head_size(), 32 | 64) {
-            return refused(format!("heads of {} values", config.head_size()));
+        let (heads, size) = (config.heads, config.head_size());
+        if !matches!(size, 32 | 64) || heads * size != config.hidden_size {
+            return refused(format!("{heads} heads in {} values", config.hidden_size));
+        }
+        if config.layers == 0 {
+            return refused("no layers".to_owned());
         }
         if config.hidden_size > MAX_HIDDEN || !config.intermediate_size.is_multiple_of(8) {
             return refused(format!(
@@ -179,6 +186,22 @@ impl BertModel {
     pub fn weight_bytes(&self) -> usize {
         self.inner.weights.bytes()
     }
+}
+
+/// Ensures that cuBLASLt is of the model's device: it would compute with another one's handle.
+fn ensure_own(device: &CudaDevice, cublaslt: &CudaDevice) -> Result<()> {
+    if device.driver() != cublaslt.driver() {
+        return Err(cuda_green::Error::ForeignDriver.into());
+    }
+    if device != cublaslt {
+        return Err(cuda_green::Error::ForeignDevice {
+            what: "cuBLASLt",
+            device: cublaslt.ordinal(),
+            expected: device.ordinal(),
+        }
+        .into());
+    }
+    Ok(())
 }
 
 /// Gives a simulated driver the bodies of the kernels, which it does not execute, and refuses one that has none:

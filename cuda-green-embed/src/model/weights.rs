@@ -1,7 +1,7 @@
 //! The weights of a BERT model, in the order of its layers.
 
 use super::{config::BertConfig, tensor::Tensor, weight_file::WeightFile};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The weights of a BERT model.
 #[derive(Clone, Debug)]
@@ -103,6 +103,37 @@ impl BertWeights {
         })
     }
 
+    /// Ensures that every tensor has the shape that a configuration says: the GPU reads that many values.
+    pub(crate) fn ensure_shapes(&self, config: &BertConfig) -> Result<()> {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        if self.layers.len() != config.layers {
+            return Err(Error::InvalidConfig {
+                field: "number of layers in the weights",
+                found: self.layers.len(),
+                expected: format!("{}, as in the configuration", config.layers),
+            });
+        }
+        ensure_shape(&self.word_embeddings, &[config.vocabulary, hidden])?;
+        ensure_shape(&self.position_embeddings, &[config.positions, hidden])?;
+        ensure_shape(&self.token_type_embeddings, &[config.token_types, hidden])?;
+        self.embedding_norm.ensure_shapes(hidden)?;
+        for layer in &self.layers {
+            for square in [
+                &layer.query,
+                &layer.key,
+                &layer.value,
+                &layer.attention_output,
+            ] {
+                square.ensure_shapes(hidden, hidden)?;
+            }
+            layer.attention_norm.ensure_shapes(hidden)?;
+            layer.intermediate.ensure_shapes(intermediate, hidden)?;
+            layer.output.ensure_shapes(hidden, intermediate)?;
+            layer.output_norm.ensure_shapes(hidden)?;
+        }
+        Ok(())
+    }
+
     /// Returns all tensors, in the order of their use.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let embeddings = [
@@ -167,7 +198,30 @@ impl BertLayer {
     }
 }
 
+fn ensure_shape(tensor: &Tensor, expected: &[usize]) -> Result<()> {
+    if tensor.shape() == expected {
+        return Ok(());
+    }
+    Err(Error::WeightShape {
+        tensor: tensor.name().to_owned(),
+        expected: expected.to_vec(),
+        found: tensor.shape().to_vec(),
+    })
+}
+
+impl Linear {
+    fn ensure_shapes(&self, outputs: usize, inputs: usize) -> Result<()> {
+        ensure_shape(&self.weight, &[outputs, inputs])?;
+        ensure_shape(&self.bias, &[outputs])
+    }
+}
+
 impl LayerNorm {
+    fn ensure_shapes(&self, hidden: usize) -> Result<()> {
+        ensure_shape(&self.weight, &[hidden])?;
+        ensure_shape(&self.bias, &[hidden])
+    }
+
     fn build<E>(
         name: &str,
         hidden: usize,

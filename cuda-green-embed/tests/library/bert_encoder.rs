@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cuda_green::{
-    ContextId, Driver, GpuMemoryPool, RebalanceHint, SmPartitionManager,
+    CaptureMode, ContextId, Driver, GpuMemoryPool, RebalanceHint, SmPartitionManager,
     sim::{Injection, Sim},
     sys::CUresult,
 };
@@ -406,6 +406,185 @@ fn every_call_may_fail() {
             }
         }
     }
+}
+
+#[test]
+fn a_capture_does_not_lose_the_batch_that_is_waited_for() {
+    let model = Model::new(config(), HEAD);
+    let gpu = Gpu::new(&model, InferencePrecision::FP16);
+    let texts = batch(&[4, 9]);
+    let alone = gpu.encoder.encode(&texts).unwrap();
+    let training = gpu.manager.get_context(ContextId::Training).unwrap();
+    let stream = training.create_stream().unwrap();
+    let pending = gpu.encoder.submit(&texts).unwrap();
+    let mut vectors = None;
+    // It forbids all threads to wait for events, and is spoilt by that.
+    let _ = stream.capture(CaptureMode::Global, |_| {
+        vectors = Some(pending.wait());
+        Ok(())
+    });
+    assert_eq!(vectors.unwrap().unwrap(), alone);
+    assert_eq!(gpu.encoder.encode(&texts).unwrap(), alone);
+}
+
+#[test]
+fn weights_of_other_sizes_than_the_configuration_says_are_refused() {
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let load = |change: fn(&mut BertConfig)| {
+        let mut model = Model::new(config(), HEAD);
+        change(&mut model.config);
+        Gpu::with(&simulator, &model, InferencePrecision::FP16).map(drop)
+    };
+    load(|_| ()).unwrap();
+    // Each would have the kernels read past the end of a tensor.
+    for change in [
+        (|config| config.vocabulary += 1) as fn(&mut BertConfig),
+        |config| config.positions += 1,
+        |config| config.hidden_size += 128,
+        |config| config.intermediate_size += 8,
+        |config| config.token_types -= 1,
+    ] {
+        let refused = load(change).unwrap_err();
+        assert!(matches!(refused, Error::WeightShape { .. }), "{refused}");
+    }
+    assert!(matches!(
+        load(|config| config.layers -= 1),
+        Err(Error::InvalidConfig {
+            found: 2,
+            field: "number of layers in the weights",
+            ..
+        })
+    ));
+    for heads in [0, 3] {
+        let mut model = Model::new(config(), HEAD);
+        model.config.heads = heads;
+        let refused = Gpu::with(&simulator, &model, InferencePrecision::FP16).map(drop);
+        assert!(matches!(refused, Err(Error::UnsupportedSizes { .. })));
+    }
+    // 129 / 4 is 32, and a value is left.
+    let uneven = BertConfig::of(129, 1, 4);
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    assert!(BertModel::ensure_supported(&uneven, &device).is_err());
+    let mut none = BertConfig::of(64, 1, 1);
+    none.heads = 0;
+    assert!(BertModel::ensure_supported(&none, &device).is_err());
+    let mut none = config();
+    none.layers = 0;
+    assert!(BertModel::ensure_supported(&none, &device).is_err());
+}
+
+#[test]
+fn objects_of_another_device_are_refused() {
+    let simulator = Sim::new("2xh200@13.0").unwrap();
+    let driver = Driver::simulated(&simulator).unwrap();
+    let [first, second] = [0, 1].map(|ordinal| driver.device(ordinal).unwrap());
+    let pool = GpuMemoryPool::on(&first, 1 << 30).unwrap();
+    let model = Model::new(config(), HEAD);
+    let load = |cublaslt| {
+        let (config, weights) = (&model.config, &model.weights);
+        let precision = InferencePrecision::FP16;
+        BertModel::from_weights(config, weights, HEAD, &pool, precision, cublaslt)
+    };
+    let is_foreign = |refused: &Error| {
+        matches!(
+            refused,
+            Error::Gpu(cuda_green::Error::ForeignDevice {
+                device: 1,
+                expected: 0,
+                ..
+            })
+        )
+    };
+    let refused = load(CublasLt::software(&second).unwrap()).unwrap_err();
+    assert!(is_foreign(&refused), "{refused}");
+    let loaded = load(CublasLt::software(&first).unwrap()).unwrap();
+    let manager = SmPartitionManager::on(&second).unwrap();
+    manager.init_quad_partition().unwrap();
+    let stream = manager.create_stream(ContextId::Embedding).unwrap();
+    let options = EncoderOptions::default().max_tokens(200);
+    let refused = BertEncoder::new(&loaded, stream, options).unwrap_err();
+    assert!(
+        matches!(refused, Error::Gpu(cuda_green::Error::ForeignDevice { .. })),
+        "{refused}"
+    );
+    let other = Sim::new("h200@13.0").unwrap();
+    let other = Driver::simulated(&other).unwrap().device(0).unwrap();
+    let refused = load(CublasLt::software(&other).unwrap()).unwrap_err();
+    assert!(
+        matches!(refused, Error::Gpu(cuda_green::Error::ForeignDriver)),
+        "{refused}"
+    );
+}
+
+/// Makes these calls fail, all of them, from now on.
+fn refuse(simulator: &Sim, calls: &[&str]) {
+    for call in calls {
+        let code = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+        simulator.inject(Injection::fail(call, code).unwrap());
+    }
+}
+
+fn launches(simulator: &Sim) -> usize {
+    let trace = simulator.take_trace();
+    let launches = trace
+        .iter()
+        .filter(|call| call.entry_point.starts_with("cuGraphLaunch"));
+    launches.count()
+}
+
+#[test]
+fn a_slot_is_not_used_again_while_its_batch_may_run() {
+    let model = Model::new(config(), HEAD);
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let gpu = Gpu::with(&simulator, &model, InferencePrecision::FP16).unwrap();
+    let texts = batch(&[4, 9]);
+    let alone = gpu.encoder.encode(&texts).unwrap();
+    for calls in [
+        // The batch runs, and cannot be waited for.
+        &["cuEventSynchronize", "cuStreamSynchronize"][..],
+        // Nor can its end be marked.
+        &["cuEventRecord", "cuEventSynchronize", "cuStreamSynchronize"],
+    ] {
+        simulator.start_trace();
+        refuse(&simulator, calls);
+        for _ in 0..5 {
+            let refused = gpu.encoder.encode(&texts).unwrap_err();
+            assert!(matches!(refused, Error::Gpu(_)), "{refused}");
+        }
+        assert!(gpu.encoder.prepare().is_err());
+        assert_eq!(launches(&simulator), 3, "{calls:?}");
+        simulator.clear_injections();
+        assert_eq!(gpu.encoder.encode(&texts).unwrap(), alone);
+        let pending: Vec<_> = (0..5)
+            .map(|_| gpu.encoder.submit(&texts).unwrap())
+            .collect();
+        for pending in pending {
+            assert_eq!(pending.wait().unwrap(), alone);
+        }
+    }
+}
+
+#[test]
+fn memory_of_a_pass_that_may_run_is_not_freed() {
+    let model = Model::new(config(), HEAD);
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let gpu = Gpu::with(&simulator, &model, InferencePrecision::FP16).unwrap();
+    let loaded = gpu.encoder.model().clone();
+    let stream = gpu.manager.create_stream(ContextId::Embedding).unwrap();
+    let used = loaded.pool().used();
+    let options = EncoderOptions::default().max_tokens(200).max_texts(40);
+    // Its launches succeed, and the wait for them does not.
+    refuse(&simulator, &["cuEventRecord"]);
+    simulator.start_trace();
+    let refused = BertEncoder::new(&loaded, stream, options).unwrap_err();
+    assert!(matches!(refused, Error::Gpu(_)), "{refused}");
+    let trace = simulator.take_trace();
+    assert!(
+        trace
+            .iter()
+            .any(|call| call.entry_point.starts_with("cuLaunchKernel"))
+    );
+    assert!(loaded.pool().used() > used);
 }
 
 proptest! {

@@ -191,7 +191,10 @@ fn what_cannot_work_is_told() {
             &["--max-length", "13"],
             "--max-length 13 is more than the model's 12 positions",
         ),
-        (&["--batch-tokens", "4"], "max_tokens is 4"),
+        (
+            &["--batch-tokens", "4"],
+            "--batch-tokens 4 has no room for a text of 10 tokens",
+        ),
         (&["--sms", "1000"], "1000"),
         (
             &["--driver", "/nowhere/libcuda.so.1"],

@@ -24,6 +24,11 @@ pub fn run(options: &Embed) -> anyhow::Result<()> {
     // What is cheap to find wrong comes first.
     let folder = ModelFolder::open(&options.source.model)?;
     let max_length = max_length(options, &folder)?;
+    let batch = options.batch_tokens;
+    ensure!(
+        batch as usize >= max_length,
+        "--batch-tokens {batch} has no room for a text of {max_length} tokens; --max-length cuts texts to fewer"
+    );
     let tokenizer = tokenizer(options, &folder)?.with_max_length(max_length);
     let device = options.source.device()?;
     BertModel::ensure_supported(folder.config(), &device)?;
