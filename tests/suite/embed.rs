@@ -212,7 +212,7 @@ fn rebalanced(driver: &Driver) -> Result<()> {
         return Ok(());
     };
     if is_partitioned(driver) && !since(driver, 12, 5) {
-        needs(manager.rebalance(RebalanceHint::Balanced), 12, 5);
+        needs(manager.rebalance(RebalanceHint::DreamActive), 12, 5);
         return Ok(());
     }
     let encoder = encoder(&model, &manager, ContextId::Embedding, 256);
