@@ -610,3 +610,45 @@ proptest! {
         prop_assert!(agreement(&together, &parts) > 0.9999);
     }
 }
+
+#[test]
+fn a_context_is_not_destroyed_under_its_encoder() {
+    let model = Model::new(config(), HEAD);
+    let Gpu { encoder, manager } = Gpu::new(&model, InferencePrecision::FP16);
+    let texts = batch(&[4, 9]);
+    let alone = encoder.encode(&texts).unwrap();
+    assert!(manager.destroy_context(ContextId::Embedding).is_err());
+    assert_eq!(encoder.encode(&texts).unwrap(), alone);
+    let pending = encoder.submit(&texts).unwrap();
+    drop(encoder);
+    drop(manager);
+    assert_eq!(pending.wait().unwrap(), alone);
+}
+
+#[test]
+fn threads_that_submit_prepare_and_rebalance_lose_nothing() {
+    let model = Model::new(config(), HEAD);
+    let gpu = Gpu::new(&model, InferencePrecision::FP16);
+    let texts = batch(&[4, 9]);
+    let alone = gpu.encoder.encode(&texts).unwrap();
+    let submit = || {
+        for _ in 0..40 {
+            // More than there are slots.
+            let pending: Vec<_> = (0..4)
+                .map(|_| gpu.encoder.submit(&texts).unwrap())
+                .collect();
+            for pending in pending.into_iter().rev() {
+                assert!(agreement(&pending.wait().unwrap(), &alone) > 0.9999);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(submit);
+        }
+        scope.spawn(|| (0..5).for_each(|_| gpu.encoder.prepare().unwrap()));
+        for hint in [RebalanceHint::EmbeddingHeavy, RebalanceHint::Balanced].repeat(10) {
+            gpu.manager.rebalance(hint).unwrap();
+        }
+    });
+}
