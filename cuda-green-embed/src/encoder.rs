@@ -106,7 +106,8 @@ impl PendingEmbeddings {
         }
     }
 
-    /// Waits for the vectors.
+    /// Waits for the vectors. Must not be called inside [`PartitionStream::with`](cuda_green::PartitionStream::with):
+    /// a rebalance would wait for the closure, and this for the rebalance.
     ///
     /// # Errors
     /// [`Error::Overflow`](crate::Error::Overflow); [`Error::Gpu`](crate::Error::Gpu) for a fault.

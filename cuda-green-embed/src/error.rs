@@ -90,7 +90,8 @@ pub enum Error {
         /// The index of the text in the batch.
         text: usize,
     },
-    /// A vector came out as infinite or not a number: the precision's range was exceeded.
+    /// A vector came out as infinite or not a number: the precision's range was exceeded, by this text or by one beside
+    /// it, since attention computes 16 neighbouring tokens of a batch together.
     #[error(
         "the vector of text {text} is not finite: values exceed the range of {precision}; use bf16 or f32"
     )]

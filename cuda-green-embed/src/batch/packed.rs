@@ -26,7 +26,9 @@ impl PackedBatch {
     /// Adds a text's tokens, special ones included, at the end.
     pub fn push(&mut self, tokens: &[u32]) {
         self.ids.extend_from_slice(tokens);
-        self.starts.push(self.ids.len() as u32);
+        // Beyond what a start can hold, texts have no length, and no encoder takes them.
+        let end = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        self.starts.push(end);
     }
 
     /// Removes all texts and keeps the memory.

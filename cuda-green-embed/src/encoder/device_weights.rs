@@ -69,7 +69,7 @@ impl DeviceWeights {
         let words = image.tensor(&weights.word_embeddings)?;
         let positions = image.tensor(&weights.position_embeddings)?;
         let types = image.tensor(&weights.token_type_embeddings)?;
-        let embedding_norm = image.norm(&weights.embedding_norm);
+        let embedding_norm = image.norm(&weights.embedding_norm)?;
         let mut layers: Vec<DeviceLayer> = Vec::with_capacity(weights.layers.len());
         let mut norm_before = None;
         for layer in &weights.layers {
@@ -85,11 +85,11 @@ impl DeviceWeights {
                 qkv,
                 qkv_fold,
                 attention_output,
-                attention_norm: image.norm(&layer.attention_norm),
+                attention_norm: image.norm(&layer.attention_norm)?,
                 intermediate,
                 intermediate_fold,
                 output,
-                output_norm: image.norm(&layer.output_norm),
+                output_norm: image.norm(&layer.output_norm)?,
             });
         }
         let buffer = pool.allocate(image.bytes.len())?;
@@ -175,10 +175,7 @@ impl Image {
     /// Adds values in the element type.
     fn elements(&mut self, name: &str, values: &[f32]) -> Result<CUdeviceptr> {
         let converted = values.to_precision(self.precision);
-        let converted = converted.map_err(|error| Error::Weight {
-            tensor: name.to_owned(),
-            error: Box::new(error),
-        })?;
+        let converted = converted.map_err(|error| in_tensor(name, error))?;
         Ok(self.push(converted.as_bytes()))
     }
 
@@ -186,11 +183,19 @@ impl Image {
         self.elements(tensor.name(), &tensor.to_f32())
     }
 
-    fn norm(&mut self, norm: &LayerNorm) -> Norm {
-        Norm {
-            weight: self.floats(&norm.weight.to_f32()),
-            bias: self.floats(&norm.bias.to_f32()),
-        }
+    /// Adds a norm, in `f32` whatever the element type.
+    fn norm(&mut self, norm: &LayerNorm) -> Result<Norm> {
+        let mut add = |tensor: &Tensor| {
+            let values = tensor.to_f32();
+            // Nothing is converted: this finds values that are not finite.
+            let checked = values.to_precision(InferencePrecision::FP32);
+            checked.map_err(|error| in_tensor(tensor.name(), error))?;
+            Ok::<_, Error>(self.floats(&values))
+        };
+        Ok(Norm {
+            weight: add(&norm.weight)?,
+            bias: add(&norm.bias)?,
+        })
     }
 
     /// Adds products of the same inputs as one, whose outputs are theirs one after another, and the norm in front of it
@@ -226,8 +231,12 @@ impl Image {
     ) -> Result<DeviceFold> {
         let (scale, shift) = (norm.weight.to_f32(), norm.bias.to_f32());
         // The kernel multiplies rounded weights by the rounded scale, so the sums are of these.
-        let rounded_scale = scale.to_precision(self.precision)?.to_f32();
-        let rounded_weight = weight.to_precision(self.precision)?.to_f32();
+        let rounded = |values: &[f32]| -> Result<Vec<f32>> {
+            let converted = values.to_precision(self.precision);
+            Ok(converted.map_err(|error| in_tensor(name, error))?.to_f32())
+        };
+        let rounded_scale = rounded(&scale)?;
+        let rounded_weight = rounded(weight)?;
         let rows = || rounded_weight.chunks_exact(scale.len().max(1));
         let dot = |row: &[f32], with: &[f32]| -> f64 {
             let products = row
@@ -246,5 +255,13 @@ impl Image {
             sums: self.floats(&sums),
             bias: self.floats(&shifted),
         })
+    }
+}
+
+/// Names the tensor in an error of its values.
+fn in_tensor(name: &str, error: Error) -> Error {
+    Error::Weight {
+        tensor: name.to_owned(),
+        error: Box::new(error),
     }
 }

@@ -652,3 +652,13 @@ fn threads_that_submit_prepare_and_rebalance_lose_nothing() {
         }
     });
 }
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    let mut model = Model::new(config(), HEAD);
+    let shift = &mut model.weights.layers[1].output_norm.bias;
+    *shift = Tensor::owned("the shift".to_owned(), vec![128], &[f32::NAN; 128]);
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let refused = Gpu::with(&simulator, &model, InferencePrecision::FP16).map(drop);
+    assert!(matches!(refused, Err(Error::Weight { tensor, .. }) if tensor == "the shift"));
+}
