@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The texts are indexed in the bulk lane, in the context `Dream`; meanwhile each line from stdin is a query in the
-//! interactive lane, in `Embedding`, and is answered with the nearest texts indexed so far.
+//! interactive lane, in `Embedding`, and is answered with the nearest texts indexed so far. A third argument names another
+//! driver: with `--features test-utils`, `sim:h200@13.0` works without a GPU.
 
 use std::{
     env, error, fs,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use cuda_green::{Driver, SmPartitionManager};
-use cuda_green_embed::{Embedder, Error};
+use cuda_green_embed::{Embedder, EncoderOptions, Error, Lane};
 
 /// The texts of one bulk request.
 const CHUNK: usize = 4096;
@@ -42,7 +43,14 @@ fn run(model: &str, texts: &str, driver: Option<&String>) -> Result<(), Box<dyn 
         Some(driver) => SmPartitionManager::on(&Driver::open(&driver.parse()?)?.device(0)?)?,
         None => SmPartitionManager::new(0)?,
     };
-    let embedder = Embedder::builder().load(model, Arc::new(manager))?;
+    let mut builder = Embedder::builder();
+    if manager.device().driver().is_simulated() {
+        // It computes on the CPU, and an encoder runs each of its sizes once.
+        let small = EncoderOptions::default().max_tokens(256);
+        builder = builder.encoder(Lane::Interactive, small);
+        builder = builder.encoder(Lane::Bulk, small);
+    }
+    let embedder = builder.load(model, Arc::new(manager))?;
     let texts = fs::read_to_string(texts)?;
     let texts: Vec<_> = texts.lines().collect();
     let index = Mutex::new(Vec::new());
