@@ -199,22 +199,35 @@ impl Engine {
         state.batches -= 1;
         state.texts -= texts;
         // Under the lock, as in `LaneCore::add`.
+        let wake = state.closing || state.wanted;
         let Some(first) = self.dead.get() else {
             if batch.texts() > 0 {
                 state.again.push_back(batch);
             }
+            drop(state);
+            if wake {
+                core.changed.notify_one();
+            }
             return;
         };
         drop(state);
+        if wake {
+            core.changed.notify_one();
+        }
         Counts::add(&core.counts.failed, batch.texts());
         refuse(batch.requests, || dead(first));
     }
 
-    /// Notes that a batch is no longer on the way.
+    /// Notes that a batch is no longer on the way. The lane's thread may have waited for that, to end or to go on.
     fn ended(core: &LaneCore, texts: usize) {
         let mut state = core.lock();
         state.batches -= 1;
         state.texts -= texts;
+        let wake = state.closing || state.wanted;
+        drop(state);
+        if wake {
+            core.changed.notify_one();
+        }
     }
 
     /// Answers all with one error.
