@@ -183,8 +183,9 @@ impl Engine {
                     self.again(core, batch, texts);
                 }
                 Some(first) => {
-                    Self::ended(core, texts);
+                    // Before there is room for another batch, which might still succeed.
                     self.die(&first);
+                    Self::ended(core, texts);
                     let first = self.dead.get().unwrap_or(&first);
                     Counts::add(&core.counts.failed, texts);
                     refuse(batch.requests, || dead(first));
