@@ -14,6 +14,7 @@ mod kernels;
 mod lock;
 pub mod model;
 mod multi_gpu;
+mod parallel;
 mod precision;
 mod service;
 mod streams;

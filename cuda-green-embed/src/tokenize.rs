@@ -3,16 +3,7 @@
 mod cut;
 mod load;
 
-use std::{
-    borrow::Cow,
-    fmt,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::{borrow::Cow, fmt, path::Path, sync::Arc};
 
 use cut::Cut;
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
@@ -20,6 +11,7 @@ use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineToken
 use crate::{
     batch::PackedBatch,
     error::{Error, Result},
+    parallel::in_order,
 };
 
 /// The tokeniser of a model: text to ids, with the special tokens around them and cut to the model's length. A clone
@@ -143,35 +135,13 @@ impl Tokenizer {
             self.encode_into(&mut batch, texts)?;
             return Ok(batch);
         }
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut done = Vec::new();
-            loop {
-                let block = next.fetch_add(1, Ordering::Relaxed);
-                let Some(texts) = texts.chunks(BLOCK).nth(block) else {
-                    return done;
-                };
-                let mut batch = PackedBatch::new();
-                let result = self.encode_into(&mut batch, texts);
-                done.push((block, result.map(|()| batch)));
-            }
-        };
-        let mut done = thread::scope(|scope| {
-            let others: Vec<_> = (1..threads.min(blocks))
-                .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
-                .collect();
-            let mut done = work();
-            for other in others {
-                match other.join() {
-                    Ok(more) => done.extend(more),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            done
+        let parts = in_order(blocks, threads, |block| {
+            let mut batch = PackedBatch::new();
+            let texts = texts.chunks(BLOCK).nth(block).unwrap_or_default();
+            self.encode_into(&mut batch, texts).map(|()| batch)
         });
-        done.sort_unstable_by_key(|(block, _)| *block);
         let mut whole = PackedBatch::new();
-        for (block, part) in done {
+        for (block, part) in parts.into_iter().enumerate() {
             let part = part.map_err(|error| later(error, block * BLOCK))?;
             for text in 0..part.texts() {
                 whole.push(part.text(text).unwrap_or_default());

@@ -153,8 +153,9 @@ impl BertEncoder {
         let sizes = buckets(options.max_tokens);
         let buckets = sizes.iter().map(|bucket| {
             let size = (*bucket, options.max_texts.min(*bucket));
+            let products = Arc::default();
             let graphs = slots.iter().map(|slot| {
-                let pass = Pass::new(model, &activations, slot, size);
+                let pass = Pass::new(model, &activations, slot, &products, size);
                 RecordedGraph::new(pass)
             });
             Bucket {

@@ -5,11 +5,7 @@
 
 mod ops;
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
-};
+use std::{ops::Range, thread};
 
 use ops::{Dense, Norm, add, attention, gelu};
 
@@ -19,6 +15,7 @@ use crate::{
     embeddings::Embeddings,
     error::{Error, Result},
     model::{BertConfig, BertLayer, BertWeights, ModelFolder, Pooling},
+    parallel::in_order,
 };
 
 /// The tokens that a thread takes at a time, about: enough to use each weight that it reads several times.
@@ -162,32 +159,8 @@ impl CpuEncoder {
                 start = text + 1;
             }
         }
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut done = Vec::new();
-            while let index = next.fetch_add(1, Ordering::Relaxed)
-                && let Some(part) = parts.get(index)
-            {
-                done.push((index, function(part.clone())));
-            }
-            done
-        };
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        let mut done = thread::scope(|scope| {
-            let others: Vec<_> = (1..threads.min(parts.len()))
-                .filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
-                .collect();
-            let mut done = work();
-            for other in others {
-                match other.join() {
-                    Ok(more) => done.extend(more),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            done
-        });
-        done.sort_unstable_by_key(|(index, _)| *index);
-        done.into_iter().map(|(_, values)| values).collect()
+        in_order(parts.len(), threads, |part| function(parts[part].clone()))
     }
 }
 

@@ -6,7 +6,7 @@ use super::kernel_set::Norm;
 use crate::{
     error::{Error, Result},
     model::{BertWeights, LayerNorm, Linear, Tensor},
-    precision::{InferencePrecision, PrecisionConvert},
+    precision::{Converted, InferencePrecision, PrecisionConvert},
 };
 
 /// The alignment of each tensor in bytes, which cuBLASLt's fastest kernels need.
@@ -172,25 +172,16 @@ impl Image {
         self.push(bytemuck::cast_slice(values))
     }
 
-    /// Adds values in the element type.
-    fn elements(&mut self, name: &str, values: &[f32]) -> Result<CUdeviceptr> {
-        let converted = values.to_precision(self.precision);
-        let converted = converted.map_err(|error| in_tensor(name, error))?;
-        Ok(self.push(converted.as_bytes()))
-    }
-
     fn tensor(&mut self, tensor: &Tensor) -> Result<CUdeviceptr> {
-        self.elements(tensor.name(), &tensor.to_f32())
+        let converted = convert(tensor.name(), &tensor.to_f32(), self.precision)?;
+        Ok(self.push(converted.as_bytes()))
     }
 
     /// Adds a norm, in `f32` whatever the element type.
     fn norm(&mut self, norm: &LayerNorm) -> Result<Norm> {
         let mut add = |tensor: &Tensor| {
-            let values = tensor.to_f32();
-            // Nothing is converted: this finds values that are not finite.
-            let checked = values.to_precision(InferencePrecision::FP32);
-            checked.map_err(|error| in_tensor(tensor.name(), error))?;
-            Ok::<_, Error>(self.floats(&values))
+            let exact = convert(tensor.name(), &tensor.to_f32(), InferencePrecision::FP32)?;
+            Ok::<_, Error>(self.push(exact.as_bytes()))
         };
         Ok(Norm {
             weight: add(&norm.weight)?,
@@ -208,35 +199,27 @@ impl Image {
         let name = parts.first().map_or("", |part| part.weight.name());
         let weight: Vec<f32> = parts.iter().flat_map(|part| part.weight.to_f32()).collect();
         let bias: Vec<f32> = parts.iter().flat_map(|part| part.bias.to_f32()).collect();
+        let weight = convert(name, &weight, self.precision)?;
+        let rounded_bias = convert(name, &bias, self.precision)?;
         let linear = DeviceLinear {
-            weight: self.elements(name, &weight)?,
-            bias: self.elements(name, &bias)?,
+            weight: self.push(weight.as_bytes()),
+            bias: self.push(rounded_bias.as_bytes()),
             float_bias: self.floats(&bias),
         };
         let fold = match norm {
             Some(norm) if self.precision != InferencePrecision::FP32 => {
-                Some(self.fold(name, &weight, &bias, norm)?)
+                Some(self.fold(&weight, &bias, norm)?)
             }
             _ => None,
         };
         Ok((linear, fold))
     }
 
-    fn fold(
-        &mut self,
-        name: &str,
-        weight: &[f32],
-        bias: &[f32],
-        norm: &LayerNorm,
-    ) -> Result<DeviceFold> {
-        let (scale, shift) = (norm.weight.to_f32(), norm.bias.to_f32());
+    fn fold(&mut self, weight: &Converted, bias: &[f32], norm: &LayerNorm) -> Result<DeviceFold> {
+        let scale = convert(norm.weight.name(), &norm.weight.to_f32(), self.precision)?;
+        let shift = norm.bias.to_f32();
         // The kernel multiplies rounded weights by the rounded scale, so the sums are of these.
-        let rounded = |values: &[f32]| -> Result<Vec<f32>> {
-            let converted = values.to_precision(self.precision);
-            Ok(converted.map_err(|error| in_tensor(name, error))?.to_f32())
-        };
-        let rounded_scale = rounded(&scale)?;
-        let rounded_weight = rounded(weight)?;
+        let (rounded_weight, rounded_scale) = (weight.to_f32(), scale.to_f32());
         let rows = || rounded_weight.chunks_exact(scale.len().max(1));
         let dot = |row: &[f32], with: &[f32]| -> f64 {
             let products = row
@@ -251,17 +234,19 @@ impl Image {
             .map(|(row, bias)| (dot(row, &shift) + f64::from(*bias)) as f32);
         let shifted: Vec<f32> = shifted.collect();
         Ok(DeviceFold {
-            weight: self.elements(name, &scale)?,
+            weight: self.push(scale.as_bytes()),
             sums: self.floats(&sums),
             bias: self.floats(&shifted),
         })
     }
 }
 
-/// Names the tensor in an error of its values.
-fn in_tensor(name: &str, error: Error) -> Error {
-    Error::Weight {
-        tensor: name.to_owned(),
-        error: Box::new(error),
-    }
+/// Converts a tensor's values; the error names the tensor.
+fn convert(name: &str, values: &[f32], precision: InferencePrecision) -> Result<Converted> {
+    values
+        .to_precision(precision)
+        .map_err(|error| Error::Weight {
+            tensor: name.to_owned(),
+            error: Box::new(error),
+        })
 }

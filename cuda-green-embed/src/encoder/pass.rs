@@ -94,14 +94,17 @@ struct Products {
     output: Product,
 }
 
+/// The products of one size of batch, by the number of SMs that they were chosen for.
+#[derive(Default)]
+pub(super) struct ProductsBySms(Mutex<HashMap<u32, Arc<Products>>>);
+
 /// One pass over a batch of up to `bucket` tokens in a slot.
 pub(super) struct Pass {
     model: BertModel,
     activations: Arc<Activations>,
     slot: Arc<Slot>,
     shape: PassShape,
-    /// By the number of SMs that they were chosen for.
-    products: Mutex<HashMap<u32, Arc<Products>>>,
+    products: Arc<ProductsBySms>,
 }
 
 impl Pass {
@@ -109,6 +112,7 @@ impl Pass {
         model: &BertModel,
         activations: &Arc<Activations>,
         slot: &Arc<Slot>,
+        products: &Arc<ProductsBySms>,
         (bucket, texts): (u32, u32),
     ) -> Self {
         Self {
@@ -125,7 +129,7 @@ impl Pass {
             model: model.clone(),
             activations: Arc::clone(activations),
             slot: Arc::clone(slot),
-            products: Mutex::default(),
+            products: Arc::clone(products),
         }
     }
 
@@ -323,7 +327,7 @@ impl Pass {
 
     /// Returns the products for a number of SMs, chosen when they are first asked for.
     fn products(&self, sms: u32) -> Result<Arc<Products>> {
-        let mut chosen = lock(&self.products);
+        let mut chosen = lock(&self.products.0);
         if let Some(products) = chosen.get(&sms) {
             return Ok(Arc::clone(products));
         }
