@@ -216,18 +216,23 @@ impl Embedder {
     /// Calls the tokeniser.
     fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         let tokenize = self.tokenize.as_ref().ok_or(Error::NoTokenizer)?;
-        catch_unwind(AssertUnwindSafe(|| tokenize(text))).unwrap_or_else(|panic| {
-            let message = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
-            let reason = format!("the tokeniser panicked: {message}");
-            // Its drop may panic as well.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-            Err(Error::Tokenize { text: 0, reason })
-        })
+        guarded(|| tokenize(text))
     }
+}
+
+/// Calls a tokeniser, whose panic is the text's error.
+fn guarded(tokenize: impl FnOnce() -> Result<Vec<u32>>) -> Result<Vec<u32>> {
+    catch_unwind(AssertUnwindSafe(tokenize)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        let reason = format!("the tokeniser panicked: {message}");
+        // Its drop may panic as well.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+        Err(Error::Tokenize { text: 0, reason })
+    })
 }
 
 impl Drop for Embedder {
@@ -292,13 +297,27 @@ impl LaneHandle<'_> {
         self.submit("batch", texts, |tokens| Ok(tokens.as_ref().to_vec()))
     }
 
+    /// Embeds a list of texts of any kind, by the tokens that a function makes of each. It is called once a text, in order,
+    /// before this returns. If it panics, that text fails.
+    ///
+    /// # Errors
+    /// As [`embed_token_batch`](Self::embed_token_batch), and those of the function.
+    pub fn embed_batch_with<T>(
+        self,
+        texts: &[T],
+        mut tokens: impl FnMut(&T) -> Result<Vec<u32>>,
+    ) -> EmbedBatchFuture {
+        let method = if texts.len() == 1 { "single" } else { "batch" };
+        self.submit(method, texts, |text| guarded(|| tokens(text)))
+    }
+
     fn submit<T>(
         self,
         method: &'static str,
         texts: &[T],
-        tokens: impl Fn(&T) -> Result<Vec<u32>>,
+        tokens: impl FnMut(&T) -> Result<Vec<u32>>,
     ) -> EmbedBatchFuture {
-        let call = Call::begin(self.lane, method);
+        let call = Call::begin(self.lane, method, texts.len());
         match self.queue(texts, tokens) {
             Ok(pending) => EmbedBatchFuture::taken(call, pending),
             Err(error) => EmbedBatchFuture::refused(call, error),
@@ -306,7 +325,11 @@ impl LaneHandle<'_> {
     }
 
     /// Queues texts block by block.
-    fn queue<T>(self, texts: &[T], tokens: impl Fn(&T) -> Result<Vec<u32>>) -> Result<Pending> {
+    fn queue<T>(
+        self,
+        texts: &[T],
+        mut tokens: impl FnMut(&T) -> Result<Vec<u32>>,
+    ) -> Result<Pending> {
         let engine = &self.embedder.engine;
         let deadline = self
             .timeout
