@@ -6,6 +6,8 @@ mod failure;
 mod info;
 mod lines;
 mod place;
+#[cfg(feature = "server")]
+mod serve;
 
 use std::process::ExitCode;
 
@@ -18,6 +20,8 @@ fn main() -> ExitCode {
     let done = match &args.command {
         Command::Embed(options) => embed::run(options),
         Command::Info(options) => info::run(options),
+        #[cfg(feature = "server")]
+        Command::Serve(options) => serve::run(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
