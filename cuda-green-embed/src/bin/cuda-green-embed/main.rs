@@ -3,6 +3,10 @@
 mod args;
 mod embed;
 mod failure;
+#[cfg(all(test, feature = "server"))]
+#[allow(clippy::unwrap_used, dead_code)] // tests; as `library` needs it
+#[path = "../../../tests/library/fake_encoder.rs"]
+mod fake_encoder;
 mod info;
 mod lines;
 mod place;

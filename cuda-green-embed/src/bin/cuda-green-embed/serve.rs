@@ -9,6 +9,8 @@ mod limits;
 mod log;
 mod model;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{
@@ -92,7 +94,11 @@ async fn serve(
 
     let manager = Arc::new(partitioned(&device, options.interactive_sms)?);
     let figures = Figures::install()?;
-    let app = Arc::new(App::new(limits(options), figures, Some(Arc::clone(&manager))));
+    let app = Arc::new(App::new(
+        limits(options),
+        figures,
+        Some(Arc::clone(&manager)),
+    ));
     let upkeep = tokio::spawn(upkeep(Arc::downgrade(&app)));
     let (end, ended) = oneshot::channel::<()>();
     let served: JoinHandle<()> = {

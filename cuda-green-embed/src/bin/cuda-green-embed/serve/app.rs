@@ -17,7 +17,7 @@ use axum::{
 };
 use cuda_green::SmPartitionManager;
 use cuda_green_embed::Lane;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::Semaphore,
     task::spawn_blocking,
@@ -95,6 +95,12 @@ impl App {
             Some(first) => Err((&cuda_green_embed::Error::ServiceDead { first }).into()),
             None => Ok(()),
         }
+    }
+
+    /// Returns what `/info` shows.
+    pub fn info(&self) -> Result<Value, Refusal> {
+        let first = self.models()?.get(None)?;
+        Ok(first.info(&self.limits))
     }
 
     /// Computes here if it is quick, or else on one of the threads for that.
@@ -230,17 +236,14 @@ async fn health(State(app): State<Arc<App>>) -> Response<Body> {
 }
 
 async fn info(State(app): State<Arc<App>>) -> Response<Body> {
-    let first = app.models().and_then(|models| models.get(None));
-    match first {
-        Ok(model) => json_response(StatusCode::OK, model.info(&app.limits).to_string()),
+    match app.info() {
+        Ok(info) => json_response(StatusCode::OK, info.to_string()),
         Err(refusal) => refusal.response(Api::Tei),
     }
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response<Body> {
-    let text = app
-        .figures
-        .render(app.models.get(), app.manager.as_deref());
+    let text = app.figures.render(app.models.get(), app.manager.as_deref());
     let mut response = Response::new(Body::from(text));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

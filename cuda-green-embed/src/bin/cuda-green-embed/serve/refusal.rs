@@ -51,14 +51,13 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// The longest message: texts of a client's may be quoted in it.
+/// The most characters in a message: texts of a client's may be quoted in it.
 const LONGEST: usize = 400;
 
 impl Refusal {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         let mut message = message.into();
-        if message.len() > LONGEST {
-            let end = message.floor_char_boundary(LONGEST);
+        if let Some((end, _)) = message.char_indices().nth(LONGEST) {
             message.truncate(end);
             message.push('…');
         }
@@ -163,10 +162,7 @@ impl From<&Error> for Refusal {
             Error::ServiceDead { .. } => {
                 return Self::new(Kind::Unavailable, "the GPU has failed; restart the server");
             }
-            Error::BatchFailed { .. } | Error::EncoderPanicked | Error::EncoderBroken => {
-                return Self::new(Kind::Inference, "the batch with this text failed");
-            }
-            _ => return Self::internal(),
+            _ => return Self::new(Kind::Inference, "the batch with this text failed"),
         };
         Self::new(kind, error.to_string())
     }
