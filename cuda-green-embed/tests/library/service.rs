@@ -2,6 +2,7 @@
 
 mod gated;
 mod gpu;
+mod lists;
 mod model;
 mod states;
 mod threads;
