@@ -160,7 +160,7 @@ impl Switch {
         let mut leave = self.failures > 0;
         if view.bulk {
             self.bulk_idle_since = None;
-        } else {
+        } else if !leave {
             let since = *self.bulk_idle_since.get_or_insert(now);
             let at = since + self.idle_after;
             if now < at {
@@ -431,6 +431,30 @@ mod tests {
             world.settle(true);
             prop_assert_eq!(world.switch.layout(), LaneLayout::Fixed);
         }
+    }
+
+    #[test]
+    fn a_return_that_failed_is_tried_again_though_bulk_has_no_work() {
+        let mut switch = Switch::new(Duration::from_secs(3600));
+        let now = Instant::now();
+        let view = |bulk| View {
+            queries: false,
+            bulk,
+            bulk_batches: 0,
+            dead: false,
+        };
+        assert_eq!(switch.step(now, view(true)), Step::Turn(LaneLayout::Wide));
+        switch.turned(now, true);
+        assert!(switch.query(now));
+        assert_eq!(switch.step(now, view(true)), Step::Turn(LaneLayout::Fixed));
+        switch.turned(now, false);
+        assert!(!switch.query(now), "too early");
+        let later = now + RETRY;
+        assert_eq!(switch.step(later, view(false)), Step::Look);
+        assert_eq!(
+            switch.step(later, view(false)),
+            Step::Turn(LaneLayout::Fixed)
+        );
     }
 
     #[test]
