@@ -16,4 +16,5 @@ mod precision;
 mod service;
 mod streams;
 mod support;
+mod times;
 mod tokenize;

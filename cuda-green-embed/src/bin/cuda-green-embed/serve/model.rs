@@ -84,7 +84,7 @@ impl Texts {
         prompt_name: Option<&str>,
         truncate: Option<bool>,
         side: Side,
-    ) -> Result<impl Fn(&Text) -> Result<Vec<u32>, Refusal>, Refusal> {
+    ) -> Result<impl Fn(&Text) -> Result<Vec<u32>, Refusal> + Sync, Refusal> {
         let pair = match prompt_name {
             None => &self.default,
             Some(name) => self.prompts.get(name).ok_or_else(|| {

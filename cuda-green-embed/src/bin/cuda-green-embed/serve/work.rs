@@ -1,6 +1,12 @@
 //! One request's way from its body to the bytes of its answer: the parts that compute, each called on a thread that may.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cuda_green_embed::{EmbedBatchFuture, Error, Lane};
@@ -67,25 +73,28 @@ pub fn submit(
     let encode = model
         .texts
         .encoder(ask.prompt_name.as_deref(), ask.truncate, ask.side)?;
-    let (mut index, mut tokens, mut refused) = (0, 0, None);
+    let tokens = AtomicUsize::new(0);
+    let refused = OnceLock::new();
+    // Long lists are tokenised by several threads.
+    let indexed: Vec<_> = ask.texts.iter().enumerate().collect();
     let lane = model.embedder.lane(lane).timeout(time_left);
-    let vectors = lane.embed_batch_with(&ask.texts, |text| {
+    let vectors = lane.embed_batch_with(&indexed, |(index, text)| {
         // If the answer is a refusal already, the rest need not be tokenised.
-        if refused.is_none() {
+        if refused.get().is_none() {
             let made = encode(text)
-                .map_err(|refusal| refusal.of_text(index))
-                .and_then(|ids| within(ids, &mut tokens, limits));
-            index += 1;
+                .map_err(|refusal| refusal.of_text(*index))
+                .and_then(|ids| within(ids, &tokens, limits));
             match made {
                 Ok(ids) => return Ok(ids),
-                Err(refusal) => refused = Some(refusal),
+                // The first refusal is as good as any other.
+                Err(refusal) => drop(refused.set(refusal)),
             }
         }
         let reason = "it is refused".to_owned();
         Err(Error::Tokenize { text: 0, reason })
     });
     drop(encode);
-    if let Some(refusal) = refused {
+    if let Some(refusal) = refused.into_inner() {
         // Dropping the vectors' future gives the other texts up.
         return Err(refusal);
     }
@@ -94,7 +103,7 @@ pub fn submit(
         form: Form {
             model,
             api,
-            tokens,
+            tokens: tokens.into_inner(),
             texts: ask.texts.len(),
             encoding: ask.encoding,
             normalize: ask.normalize,
@@ -104,10 +113,11 @@ pub fn submit(
 }
 
 /// Counts a text's tokens.
-fn within(ids: Vec<u32>, tokens: &mut usize, limits: &Limits) -> Result<Vec<u32>, Refusal> {
-    *tokens = tokens.saturating_add(ids.len());
+fn within(ids: Vec<u32>, tokens: &AtomicUsize, limits: &Limits) -> Result<Vec<u32>, Refusal> {
+    // It cannot overflow: all of them came in one body.
+    let before = tokens.fetch_add(ids.len(), Ordering::Relaxed);
     let most = limits.tokens;
-    if *tokens > most {
+    if before + ids.len() > most {
         let message = format!("the request has more than the server's {most} tokens");
         return Err(Refusal::new(Kind::TooLarge, message));
     }
