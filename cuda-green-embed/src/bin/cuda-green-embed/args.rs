@@ -120,6 +120,9 @@ pub struct Serve {
     /// The SMs for queries, the others are for bulk work; by default a quarter
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub interactive_sms: Option<u32>,
+    /// Let bulk work have the SMs of queries, but for a few, while there are none
+    #[arg(long)]
+    pub elastic: bool,
     /// A request of up to so many texts is a query unless it says otherwise
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub interactive_texts: usize,

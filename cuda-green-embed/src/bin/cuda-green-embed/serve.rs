@@ -25,7 +25,7 @@ use cuda_green::{
     ContextId, ContextPolicy, CudaDevice, SmPartitionManager, planner::PartitionRequest,
 };
 use cuda_green_embed::{
-    BertModel, Embedder, EncoderOptions, InferencePrecision, Lane, ModelFolder,
+    BertModel, ElasticOptions, Embedder, EncoderOptions, InferencePrecision, Lane, ModelFolder,
 };
 use figures::Figures;
 use indicatif::ProgressBar;
@@ -92,7 +92,7 @@ async fn serve(
     let name = printable(&options.model.path.display().to_string());
     tell(&format!("listening on http://{address}, loading {name}"))?;
 
-    let manager = Arc::new(partitioned(&device, options.interactive_sms)?);
+    let manager = Arc::new(manager(&device, options)?);
     let figures = Figures::install()?;
     let app = Arc::new(App::new(
         limits(options),
@@ -151,15 +151,18 @@ fn limits(options: &Serve) -> Limits {
     }
 }
 
-/// Splits the device between the two lanes.
-fn partitioned(device: &CudaDevice, sms: Option<u32>) -> cuda_green::Result<SmPartitionManager> {
+/// Splits the device between the two lanes, unless they are elastic: then the service does.
+fn manager(device: &CudaDevice, options: &Serve) -> cuda_green::Result<SmPartitionManager> {
     let manager = SmPartitionManager::on(device)?;
-    let queries = sms.map_or(PartitionRequest::percent(25), PartitionRequest::target);
-    let policy = ContextPolicy::default();
-    manager.create_partitions(&[
-        (ContextId::Embedding, queries, policy),
-        (ContextId::Dream, PartitionRequest::rest(), policy),
-    ])?;
+    if !options.elastic {
+        let queries = options.interactive_sms;
+        let queries = queries.map_or(PartitionRequest::percent(25), PartitionRequest::target);
+        let policy = ContextPolicy::default();
+        manager.create_partitions(&[
+            (ContextId::Embedding, queries, policy),
+            (ContextId::Dream, PartitionRequest::rest(), policy),
+        ])?;
+    }
     Ok(manager)
 }
 
@@ -172,6 +175,13 @@ async fn load(
 ) -> anyhow::Result<Model> {
     let named = options.model.clone();
     let tokens = options.batch_tokens;
+    let elastic = options.elastic.then(|| {
+        let elastic = ElasticOptions::default();
+        match options.interactive_sms {
+            Some(sms) => elastic.interactive_sms(sms),
+            None => elastic,
+        }
+    });
     let precision = options
         .precision
         .named()
@@ -181,11 +191,14 @@ async fn load(
     progress.enable_steady_tick(Duration::from_millis(200));
     let loaded = spawn_blocking(move || -> anyhow::Result<Model> {
         let sizes = |most: u32| EncoderOptions::default().max_tokens(most);
-        let embedder = Embedder::builder()
+        let mut builder = Embedder::builder()
             .precision(precision)
             .encoder(Lane::Interactive, sizes(tokens.min(4096)))
-            .encoder(Lane::Bulk, sizes(tokens))
-            .load(folder.path(), manager)?;
+            .encoder(Lane::Bulk, sizes(tokens));
+        if let Some(elastic) = elastic {
+            builder = builder.elastic(elastic);
+        }
+        let embedder = builder.load(folder.path(), manager)?;
         Ok(Model::new(&named, &folder, texts, precision, embedder))
     });
     let loaded = loaded.await;
@@ -200,10 +213,15 @@ fn ready(model: &Model, device: &CudaDevice, address: &str) -> String {
         Some(sms) => format!("{sms} SMs"),
         None => "an unknown number of SMs".to_owned(),
     };
+    let elastic = match &status.elastic {
+        Some(elastic) => format!("; {elastic}"),
+        None => String::new(),
+    };
     let text = format!(
-        "serving {} at {address}: {} values, up to {} tokens, on {}; interactive on {}, bulk on {}; {}",
+        "serving {} at {address}: {} values in {}, up to {} tokens a text, on {}; interactive on {}, bulk on {}; {}{elastic}",
         model.name,
         model.embedder.dimension(),
+        model.precision.name(),
         model.texts.max_length,
         device.name(),
         sms(Lane::Interactive),

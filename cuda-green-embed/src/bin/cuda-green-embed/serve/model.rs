@@ -27,7 +27,7 @@ pub struct Model {
     answers_to_all: bool,
     pub embedder: Embedder,
     pub texts: Texts,
-    precision: InferencePrecision,
+    pub precision: InferencePrecision,
     pooling: Pooling,
     /// Unix time in seconds.
     loaded: u64,
@@ -191,6 +191,7 @@ impl Model {
             "docker_label": null,
             "dimension": self.embedder.dimension(),
             "mode": mode(&status),
+            "rebalances": status.elastic.as_ref().map(|elastic| elastic.rebalances),
             "interactive": lane(Lane::Interactive),
             "bulk": lane(Lane::Bulk),
         })
