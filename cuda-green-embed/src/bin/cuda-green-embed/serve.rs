@@ -116,8 +116,10 @@ async fn serve(
         () = &mut told => None,
     };
     if let Some(model) = loaded {
-        tell(&ready(&model, &device, &format!("http://{address}")))?;
+        let line = ready(&model, &device, &format!("http://{address}"));
         app.ready(Models::new(model));
+        // Whoever reads it may ask at once.
+        tell(&line)?;
         told.await;
     }
     app.close();
