@@ -4,13 +4,14 @@
 use std::{fmt::Debug, sync::Arc};
 
 use super::{
-    context_key::refuse_existing, layout::Layout, mode::PartitionMode,
-    named_partition::NamedPartition, observe::Operation, state::ManagerState,
+    context_key::refuse_existing, layout::Layout, mode::PartitionMode, observe::Operation,
+    state::ManagerState,
 };
 use crate::{
     device::Claim,
     error::{Error, Result},
     events::{PartitionEvent, emit},
+    names::NamedPartition,
     partition::{ContextPolicy, GreenContext, GreenContextConfig},
     planner::{
         self, Demands, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitFlag, SplitStrategy,

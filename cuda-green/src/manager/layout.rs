@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::registry::UsedPieces;
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::Result,
+    names::UsedPieces,
     partition::{ContextPolicy, ContextSms, GreenContext},
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, PieceState, RefusedPlan,

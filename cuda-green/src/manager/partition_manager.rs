@@ -8,8 +8,6 @@ use cuda_green_sys::CudaVersion;
 
 use super::{
     context_key::{ContextKey, no_such_context},
-    hand_off::HandOff,
-    partition_stream::PartitionStream,
     probe::Probe,
     quad::{ContextId, RebalanceHint},
     state::ManagerState,
@@ -22,6 +20,7 @@ use crate::{
     error::Result,
     guard::{self, ContextGuard},
     memory::MemoryBudget,
+    names::{HandOff, PartitionStream},
     partition::{ContextPolicy, GreenContext, GreenContextConfig},
     planner::{PartitionRequest, Plan},
     report::MemoryReport,

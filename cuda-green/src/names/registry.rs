@@ -7,17 +7,18 @@
 
 use super::{
     generation::{ContextInForce, Generation, Pieces},
+    gpu::GreenContext,
     hand_off::{HandOff, wait_for_old_work},
     named_partition::NamedPartition,
 };
 use crate::{
     error::{Error, Result},
-    partition::{DropLater, GreenContext},
+    partition::DropLater,
     sync::{Arc, Mutex, MutexGuard, RwLock},
 };
 
 /// All names of a manager.
-pub(super) struct Registry<Id> {
+pub(crate) struct Registry<Id> {
     changes: Mutex<()>,
     names: RwLock<Names<Id>>,
     /// Whether ids are this crate's own, whose comparison calls no code of a client's, so that it may run under the
@@ -32,38 +33,38 @@ struct Names<Id> {
 
 /// The ids at one moment, in the order of their partitions. Clients' ids are compared, shown, copied and dropped from
 /// this list, with no lock held.
-pub(super) type Ids<Id> = Arc<Vec<Arc<Id>>>;
+pub(crate) type Ids<Id> = Arc<Vec<Arc<Id>>>;
 
 /// A change of the registry, during which no other begins. Only through it are partitions changed.
-pub(super) struct RegistryChange<'a, Id> {
+pub(crate) struct RegistryChange<'a, Id> {
     registry: &'a Registry<Id>,
     _lock: MutexGuard<'a, ()>,
 }
 
 /// The pieces that names use.
 #[derive(Default)]
-pub(super) struct UsedPieces {
+pub(crate) struct UsedPieces {
     /// Pieces that a name owns or has in force.
-    pub(super) taken: Pieces,
+    pub(crate) taken: Pieces,
     /// The pieces of every context, retired ones included, each as often as there are contexts over it.
-    pub(super) leased: Pieces,
+    pub(crate) leased: Pieces,
 }
 
 /// What a partition was created with, as a rebalance divides it.
-pub(super) struct OwnShare<'a> {
-    pub(super) pieces: &'a [usize],
-    pub(super) preemptible: bool,
+pub(crate) struct OwnShare<'a> {
+    pub(crate) pieces: &'a [usize],
+    pub(crate) preemptible: bool,
 }
 
 /// The reason why a name was not removed.
-pub(super) enum NotRemoved {
+pub(crate) enum NotRemoved {
     /// One of its contexts has this many users.
     InUse(usize),
     Error(Error),
 }
 
 /// A step towards fewer contexts; there is none where all are in use.
-pub(super) enum RetireStep {
+pub(crate) enum RetireStep {
     /// Took out a context without users.
     TookOut(GreenContext),
     /// Gave up something that kept a context in use; once that is dropped, the next step may find the context idle.
@@ -72,7 +73,7 @@ pub(super) enum RetireStep {
 
 impl<Id> Registry<Id> {
     /// Returns a registry without names, and notes whether their ids will be this crate's own.
-    pub(super) fn new(ids_are_own: bool) -> Self {
+    pub(crate) fn new(ids_are_own: bool) -> Self {
         Self {
             changes: Mutex::new(()),
             names: RwLock::new(Names {
@@ -84,7 +85,7 @@ impl<Id> Registry<Id> {
     }
 
     /// Waits for the change in progress, if there is one, and begins another.
-    pub(super) fn begin_change(&self) -> RegistryChange<'_, Id> {
+    pub(crate) fn begin_change(&self) -> RegistryChange<'_, Id> {
         RegistryChange {
             registry: self,
             _lock: self.changes.lock(),
@@ -92,44 +93,44 @@ impl<Id> Registry<Id> {
     }
 
     /// Returns the ids as they are now.
-    pub(super) fn ids(&self) -> Ids<Id> {
+    pub(crate) fn ids(&self) -> Ids<Id> {
         let names = self.names.read();
         Arc::clone(&names.ids)
     }
 
     /// Returns the number of names.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.read(<[_]>::len)
     }
 
     /// Returns the context in force under the first id that fits.
-    pub(super) fn context(&self, fits: impl Fn(&Id) -> bool) -> Option<GreenContext> {
+    pub(crate) fn context(&self, fits: impl Fn(&Id) -> bool) -> Option<GreenContext> {
         self.find(fits, |partition| partition.context().clone())
     }
 
     /// Returns the context in force under the first id that fits, as a follower of the name sees it.
-    pub(super) fn follow(&self, fits: impl Fn(&Id) -> bool) -> Option<Arc<ContextInForce>> {
+    pub(crate) fn follow(&self, fits: impl Fn(&Id) -> bool) -> Option<Arc<ContextInForce>> {
         self.find(fits, |partition| Arc::clone(partition.followed()))
     }
 
     /// Returns something about each context in force.
-    pub(super) fn each_in_force<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> Vec<T> {
+    pub(crate) fn each_in_force<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> Vec<T> {
         self.read(|partitions| in_force(partitions, look))
     }
 
     /// Returns something about each context in force, and the number of green contexts of all generations, siblings
     /// included.
-    pub(super) fn survey<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> (Vec<T>, usize) {
+    pub(crate) fn survey<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> (Vec<T>, usize) {
         self.read(|partitions| (in_force(partitions, look), green_contexts(partitions)))
     }
 
     /// Returns the number of green contexts of all generations, siblings included.
-    pub(super) fn green_contexts(&self) -> usize {
+    pub(crate) fn green_contexts(&self) -> usize {
         self.read(green_contexts)
     }
 
     /// Returns the name of the context that fits, and whether it is in force.
-    pub(super) fn owner<Key: Copy>(
+    pub(crate) fn owner<Key: Copy>(
         &self,
         key: Key,
         fits: fn(&GreenContext, Key) -> bool,
@@ -144,7 +145,7 @@ impl<Id> Registry<Id> {
     }
 
     /// Returns the pieces that names use.
-    pub(super) fn used_pieces(&self) -> UsedPieces {
+    pub(crate) fn used_pieces(&self) -> UsedPieces {
         self.read(|partitions| {
             let mut used = UsedPieces::default();
             for partition in partitions {
@@ -183,12 +184,12 @@ impl<Id> Registry<Id> {
 
 impl<Id> RegistryChange<'_, Id> {
     /// Adds partitions under new names.
-    pub(super) fn add(&self, partitions: impl IntoIterator<Item = NamedPartition<Id>>) {
+    pub(crate) fn add(&self, partitions: impl IntoIterator<Item = NamedPartition<Id>>) {
         self.write(|all| all.extend(partitions));
     }
 
     /// Removes a name, unless one of its contexts has a user.
-    pub(super) fn remove(&self, index: usize) -> Result<NamedPartition<Id>, NotRemoved> {
+    pub(crate) fn remove(&self, index: usize) -> Result<NamedPartition<Id>, NotRemoved> {
         self.write(|partitions| {
             let partition = &partitions[index];
             // No other user can appear meanwhile, since handles come from here.
@@ -208,7 +209,7 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Returns the pieces that a partition was created with.
-    pub(super) fn own_pieces(&self, index: usize) -> Option<Pieces> {
+    pub(crate) fn own_pieces(&self, index: usize) -> Option<Pieces> {
         self.registry.read(|partitions| {
             let partition = partitions.get(index);
             partition.map(|partition| partition.own_pieces().to_vec())
@@ -216,7 +217,7 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Divides what the partitions were created with among them, for each of some rebalances.
-    pub(super) fn divide<T>(
+    pub(crate) fn divide<T>(
         &self,
         rebalances: &[Option<usize>],
         divide: fn(&[OwnShare<'_>], &[Option<usize>]) -> T,
@@ -232,7 +233,7 @@ impl<Id> RegistryChange<'_, Id> {
 
     /// Returns the generations over the wanted pieces of each partition, in its order, each with the partition's index;
     /// none if one of them is missing.
-    pub(super) fn find_all(&self, wanted: &[Vec<Pieces>]) -> Option<Vec<(usize, usize)>> {
+    pub(crate) fn find_all(&self, wanted: &[Vec<Pieces>]) -> Option<Vec<(usize, usize)>> {
         self.registry.read(|partitions| {
             let mut found = Vec::with_capacity(partitions.len());
             for (index, (partition, wanted)) in partitions.iter().zip(wanted).enumerate() {
@@ -245,7 +246,7 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Returns the number of green contexts that must be made for the wanted pieces of each partition.
-    pub(super) fn missing(&self, wanted: &[Vec<Pieces>]) -> usize {
+    pub(crate) fn missing(&self, wanted: &[Vec<Pieces>]) -> usize {
         self.registry.read(|partitions| {
             let missing = partitions.iter().zip(wanted).map(|(partition, wanted)| {
                 let missing = wanted
@@ -259,7 +260,7 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Returns the context in force of a partition that has no generation over these pieces.
-    pub(super) fn context_without(&self, index: usize, pieces: &[usize]) -> Option<GreenContext> {
+    pub(crate) fn context_without(&self, index: usize, pieces: &[usize]) -> Option<GreenContext> {
         self.registry.read(|partitions| {
             let partition = partitions.get(index);
             let lacks = partition.filter(|partition| partition.find(pieces).is_none());
@@ -268,7 +269,7 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Adds a generation to a partition, not in force yet.
-    pub(super) fn add_generation(&self, index: usize, generation: Generation) {
+    pub(crate) fn add_generation(&self, index: usize, generation: Generation) {
         self.write(|partitions| {
             let partition = partitions.get_mut(index);
             partition.map(|partition| partition.add_generation(generation))
@@ -277,7 +278,7 @@ impl<Id> RegistryChange<'_, Id> {
 
     /// Returns the contexts of generations, each given with its partition's index, and the largest number of green
     /// contexts behind any generation of its name.
-    pub(super) fn with_most_siblings(
+    pub(crate) fn with_most_siblings(
         &self,
         generations: &[(usize, usize)],
     ) -> Vec<(GreenContext, usize)> {
@@ -293,7 +294,7 @@ impl<Id> RegistryChange<'_, Id> {
 
     /// Puts a generation of each partition into force, given in their order, all at once for everyone who follows a name. Waits for the
     /// users of streams that follow a name whose generation changes; names can be looked up meanwhile.
-    pub(super) fn put_in_force(
+    pub(crate) fn put_in_force(
         &self,
         generations: &[(usize, usize)],
         hand_off: HandOff,
@@ -340,7 +341,7 @@ impl<Id> RegistryChange<'_, Id> {
     /// stay for each partition. If followers keep one in use, makes them release it and returns `GaveUp`: drop `later`,
     /// then call again. Call it with no lock but that of changes, since the user of what is released may be looking
     /// something up in the manager.
-    pub(super) fn retire(
+    pub(crate) fn retire(
         &self,
         wanted: &[Vec<Pieces>],
         later: &mut DropLater,

@@ -29,7 +29,7 @@ impl HandOff {
 
 /// Makes the new generations wait, on the GPU, for the work of all generations that share pieces with them. Retired
 /// ones count too: a relaxed hand-off, or an old handle, may have left work there.
-pub(super) fn wait_for_old_work<'a>(
+pub(crate) fn wait_for_old_work<'a>(
     new: &[&Generation],
     all: impl Iterator<Item = &'a Generation>,
 ) -> Result<()> {
