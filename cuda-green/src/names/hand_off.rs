@@ -1,7 +1,12 @@
-//! The hand-off: ordering the work of old and new generations on the SMs that change hands in a rebalance.
+//! The hand-off: other generations are put into force, and the work of old and new ones is ordered on the SMs that
+//! change hands.
 
-use super::generation::Generation;
-use crate::error::Result;
+use super::{
+    generation::{ContextInForce, Generation},
+    named_partition::NamedPartition,
+    registry::RegistryChange,
+};
+use crate::{error::Result, sync::Arc};
 
 /// The order between the old work on an SM and the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -27,9 +32,57 @@ impl HandOff {
     }
 }
 
+impl<Id> RegistryChange<'_, Id> {
+    /// Puts a generation of each partition into force, given in their order, all at once for everyone who follows a
+    /// name. Waits for the users of streams that follow a name whose generation changes; names can be looked up
+    /// meanwhile.
+    pub(crate) fn put_in_force(
+        &self,
+        generations: &[(usize, usize)],
+        hand_off: HandOff,
+    ) -> Result<()> {
+        let followed: Vec<Option<Arc<ContextInForce>>> = self.registry.read(|partitions| {
+            let partitions = partitions.iter().zip(generations);
+            let followed = partitions.map(|(partition, (_, generation))| {
+                let changes = partition.in_force() != *generation;
+                changes.then(|| Arc::clone(partition.followed()))
+            });
+            followed.collect()
+        });
+        let mut held: Vec<_> = followed
+            .iter()
+            .map(|followed| followed.as_ref().map(|followed| followed.write()))
+            .collect();
+        if hand_off == HandOff::Strict {
+            self.registry.read(|partitions| {
+                let changing = partitions.iter().zip(generations);
+                let changing =
+                    changing.filter(|(partition, (_, new))| partition.in_force() != *new);
+                let new: Vec<&Generation> = changing
+                    .map(|(partition, (_, new))| &partition.generations()[*new])
+                    .collect();
+                wait_for_old_work(
+                    &new,
+                    partitions.iter().flat_map(NamedPartition::generations),
+                )
+            })?;
+        }
+        self.write(|partitions| {
+            for ((partition, (_, generation)), followed) in
+                partitions.iter_mut().zip(generations).zip(&mut held)
+            {
+                if let Some(followed) = followed {
+                    partition.put_in_force(*generation, followed);
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
 /// Makes the new generations wait, on the GPU, for the work of all generations that share pieces with them. Retired
 /// ones count too: a relaxed hand-off, or an old handle, may have left work there.
-pub(crate) fn wait_for_old_work<'a>(
+fn wait_for_old_work<'a>(
     new: &[&Generation],
     all: impl Iterator<Item = &'a Generation>,
 ) -> Result<()> {

@@ -2,13 +2,12 @@
 //!
 //! Two locks, taken in this order: `changes` is held through a change, so that changes come one after another; `names`
 //! for a moment. While `names` is locked, no other lock of the manager is taken and no client code runs: fields are
-//! private, and callbacks are `fn` pointers, apart from the comparison of this crate's own ids in `find`.
-//! Between the two, [`RegistryChange::put_in_force`] locks the contexts that followers of names use.
+//! private, and callbacks from outside of this room are `fn` pointers, apart from the comparison of this crate's own
+//! ids in `find`. Between the two, [`RegistryChange::put_in_force`] locks the contexts that followers of names use.
 
 use super::{
     generation::{ContextInForce, Generation, Pieces},
     gpu::GreenContext,
-    hand_off::{HandOff, wait_for_old_work},
     named_partition::NamedPartition,
 };
 use crate::{
@@ -37,7 +36,7 @@ pub(crate) type Ids<Id> = Arc<Vec<Arc<Id>>>;
 
 /// A change of the registry, during which no other begins. Only through it are partitions changed.
 pub(crate) struct RegistryChange<'a, Id> {
-    registry: &'a Registry<Id>,
+    pub(super) registry: &'a Registry<Id>,
     _lock: MutexGuard<'a, ()>,
 }
 
@@ -176,7 +175,8 @@ impl<Id> Registry<Id> {
         })
     }
 
-    fn read<T>(&self, look: impl FnOnce(&[NamedPartition<Id>]) -> T) -> T {
+    /// Looks at all partitions under the lock. Inside, no other lock is taken and no code of a client's runs.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&[NamedPartition<Id>]) -> T) -> T {
         let names = self.names.read();
         look(&names.partitions)
     }
@@ -292,51 +292,6 @@ impl<Id> RegistryChange<'_, Id> {
         })
     }
 
-    /// Puts a generation of each partition into force, given in their order, all at once for everyone who follows a name. Waits for the
-    /// users of streams that follow a name whose generation changes; names can be looked up meanwhile.
-    pub(crate) fn put_in_force(
-        &self,
-        generations: &[(usize, usize)],
-        hand_off: HandOff,
-    ) -> Result<()> {
-        let followed: Vec<Option<Arc<ContextInForce>>> = self.registry.read(|partitions| {
-            let partitions = partitions.iter().zip(generations);
-            let followed = partitions.map(|(partition, (_, generation))| {
-                let changes = partition.in_force() != *generation;
-                changes.then(|| Arc::clone(partition.followed()))
-            });
-            followed.collect()
-        });
-        let mut held: Vec<_> = followed
-            .iter()
-            .map(|followed| followed.as_ref().map(|followed| followed.write()))
-            .collect();
-        if hand_off == HandOff::Strict {
-            self.registry.read(|partitions| {
-                let changing = partitions.iter().zip(generations);
-                let changing =
-                    changing.filter(|(partition, (_, new))| partition.in_force() != *new);
-                let new: Vec<&Generation> = changing
-                    .map(|(partition, (_, new))| &partition.generations()[*new])
-                    .collect();
-                wait_for_old_work(
-                    &new,
-                    partitions.iter().flat_map(NamedPartition::generations),
-                )
-            })?;
-        }
-        self.write(|partitions| {
-            for ((partition, (_, generation)), followed) in
-                partitions.iter_mut().zip(generations).zip(&mut held)
-            {
-                if let Some(followed) = followed {
-                    partition.put_in_force(*generation, followed);
-                }
-            }
-        });
-        Ok(())
-    }
-
     /// Takes out the oldest retired context that is unused and not in `wanted`, which has the pieces of contexts that
     /// stay for each partition. If followers keep one in use, makes them release it and returns `GaveUp`: drop `later`,
     /// then call again. Call it with no lock but that of changes, since the user of what is released may be looking
@@ -375,8 +330,9 @@ impl<Id> RegistryChange<'_, Id> {
         Ok(None)
     }
 
-    /// Changes partitions, and makes a new list of the ids where their number changed.
-    fn write<T>(&self, change: impl FnOnce(&mut Vec<NamedPartition<Id>>) -> T) -> T {
+    /// Changes partitions under the lock, as [`Registry::read`] looks at them, and makes a new list of the ids where
+    /// their number changed.
+    pub(super) fn write<T>(&self, change: impl FnOnce(&mut Vec<NamedPartition<Id>>) -> T) -> T {
         let names = &self.registry.names;
         let mut names = names.write();
         let done = change(&mut names.partitions);
