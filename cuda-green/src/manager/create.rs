@@ -142,7 +142,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         let refusal = refusal.unwrap_or_else(|| {
             self.insufficient(planner::in_words(requests), self.facts.sm_count, None)
         });
-        Err(planner::of_all_plans(
+        Err(planner::error_of_refused(
             &self.facts,
             requests,
             &count,
