@@ -8,7 +8,11 @@ use super::{
     Generation, HandOff, NamedPartition, NotRemoved, PartitionStream, Registry, RetireStep,
     gpu_loom::{CudaDevice, GreenContext, Stream},
 };
-use crate::{device::ContextPriority, partition::DropLater, sync::Arc};
+use crate::{
+    device::ContextPriority,
+    partition::DropLater,
+    sync::{Arc, model},
+};
 
 /// The part of `SmPartitionManager` that is tested: its names.
 struct Manager(Registry<u8>);
@@ -100,12 +104,6 @@ impl Manager {
 
 fn launch(stream: &PartitionStream) {
     stream.with(Stream::submit).unwrap();
-}
-
-fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(run);
 }
 
 /// Two threads launch by name while SMs go back and forth between the names.
