@@ -220,7 +220,7 @@ impl Event {
         Ok(Self(Mutex::new(0)))
     }
 
-    pub fn wait_beside_captures(&self) -> Result<()> {
+    pub fn synchronize_beside_captures(&self) -> Result<()> {
         Ok(())
     }
 }

@@ -137,7 +137,7 @@ impl PartitionStream {
             stream.record(&event)?;
             Ok(event)
         })?;
-        event.wait_beside_captures()
+        event.synchronize_beside_captures()
     }
 }
 
