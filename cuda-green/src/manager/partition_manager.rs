@@ -417,7 +417,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         self.state.verify()
     }
 
-    /// Verifies as [`verify`](Self::verify) does, and tells contexts apart by this method.
+    /// Verifies as [`verify`](Self::verify) does, and distinguishes contexts by this method.
     ///
     /// # Errors
     /// As [`verify`](Self::verify).
