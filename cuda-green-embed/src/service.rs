@@ -37,6 +37,8 @@ mod request;
 mod status;
 
 pub use builder::EmbedderBuilder;
+pub(crate) use builder::ensure_partitioned;
 pub use embedder::{Embedder, LaneHandle};
 pub use future::{EmbedBatchFuture, EmbedFuture};
+pub(crate) use request::is_waking;
 pub use status::{EmbedderStatus, Lane, LaneStatus, ServiceMode};

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cuda_green::{ContextId, PartitionMode, SmPartitionManager};
+use cuda_green::{ContextId, ModelLease, PartitionMode, SmPartitionManager};
 
 use super::{
     batch::of_text,
@@ -78,6 +78,9 @@ pub struct Embedder {
     vocabulary: Option<usize>,
     manager: Option<Arc<SmPartitionManager>>,
     threads: Vec<JoinHandle<()>>,
+    /// What keeps the service's model loaded, if it is one of a library. Then the service is the library's, which ends
+    /// it. Behind `engine`, which holds memory of the model.
+    lease: Option<ModelLease<Embedder>>,
 }
 
 /// One lane of an [`Embedder`], and how long its requests may wait.
@@ -107,6 +110,7 @@ impl Embedder {
             vocabulary,
             manager,
             threads: Vec::new(),
+            lease: None,
         };
         for lane in Lane::ALL {
             let engine = Arc::clone(&embedder.engine);
@@ -115,6 +119,18 @@ impl Embedder {
             embedder.threads.push(thread.map_err(Error::Thread)?);
         }
         Ok(embedder)
+    }
+
+    /// Returns the service of a lease. It and its requests keep the lease, and do not end the service.
+    pub(crate) fn leased(lease: ModelLease<Self>) -> Self {
+        Self {
+            engine: Arc::clone(&lease.engine),
+            tokenize: lease.tokenize.clone(),
+            vocabulary: lease.vocabulary,
+            manager: lease.manager.clone(),
+            threads: Vec::new(),
+            lease: Some(lease),
+        }
     }
 
     /// Returns a lane.
@@ -232,8 +248,10 @@ impl Embedder {
 
 impl Drop for Embedder {
     fn drop(&mut self) {
-        self.engine.close(false);
-        self.join();
+        if self.lease.is_none() {
+            self.engine.close(false);
+            self.join();
+        }
     }
 }
 
@@ -315,7 +333,7 @@ impl LaneHandle<'_> {
         let core = engine.lane(self.lane);
         let mut left = texts.len();
         // If a block is refused, dropping this gives the others up.
-        let mut pending = Pending::new(engine, self.lane);
+        let mut pending = Pending::new(engine, self.lane, self.embedder.lease.clone());
         for (block, texts) in texts.chunks(BLOCK).enumerate() {
             let mut places = Vec::with_capacity(texts.len());
             let mut requests = Vec::with_capacity(texts.len());
