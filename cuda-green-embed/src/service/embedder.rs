@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cuda_green::{ContextId, PartitionMode, SmPartitionManager};
+use cuda_green::{ContextId, ModelLease, PartitionMode, SmPartitionManager};
 
 use super::{
     batch::of_text,
@@ -88,10 +88,14 @@ pub struct Embedder {
     parts: Parts,
     threads: Vec<JoinHandle<()>>,
     /// Threads that may still be started to tokenise.
-    helpers: AtomicUsize,
+    helpers: Arc<AtomicUsize>,
+    /// What keeps the service's model loaded, if it is one of a library. Then the service is the library's, which ends
+    /// it. Behind `engine`, which holds memory of the model.
+    lease: Option<ModelLease<Embedder>>,
 }
 
 /// What a service has besides its engine.
+#[derive(Clone)]
 pub(super) struct Parts {
     pub(super) tokenize: Option<Tokenize>,
     /// The most threads that tokenise a list.
@@ -121,9 +125,10 @@ impl Embedder {
         // If a thread does not start, dropping this ends the one that did.
         let mut embedder = Self {
             engine: Arc::new(engine),
-            helpers: AtomicUsize::new(parts.tokenizer_threads.saturating_sub(1)),
+            helpers: Arc::new(AtomicUsize::new(parts.tokenizer_threads.saturating_sub(1))),
             parts,
             threads: Vec::new(),
+            lease: None,
         };
         for lane in Lane::ALL {
             let engine = Arc::clone(&embedder.engine);
@@ -142,6 +147,17 @@ impl Embedder {
             embedder.threads.push(thread.map_err(Error::Thread)?);
         }
         Ok(embedder)
+    }
+
+    /// Returns the service of a lease. It and its requests keep the lease, and do not end the service.
+    pub(crate) fn leased(lease: ModelLease<Self>) -> Self {
+        Self {
+            engine: Arc::clone(&lease.engine),
+            parts: lease.parts.clone(),
+            threads: Vec::new(),
+            helpers: Arc::clone(&lease.helpers),
+            lease: Some(lease),
+        }
     }
 
     /// Returns a lane.
@@ -267,8 +283,10 @@ impl Embedder {
 
 impl Drop for Embedder {
     fn drop(&mut self) {
-        self.engine.close(false);
-        self.join();
+        if self.lease.is_none() {
+            self.engine.close(false);
+            self.join();
+        }
     }
 }
 
@@ -367,7 +385,7 @@ impl LaneHandle<'_> {
             .and_then(|timeout| Instant::now().checked_add(timeout));
         let mut reserved = Reserved::new(engine, self.lane, texts.len())?;
         // If a block is refused, dropping this gives the others up.
-        let mut pending = Pending::new(engine, self.lane);
+        let mut pending = Pending::new(engine, self.lane, self.embedder.lease.clone());
         let tokenize = |block: usize| -> Vec<Tokenized> {
             let first = block * BLOCK;
             let texts = texts.iter().skip(first).take(BLOCK);

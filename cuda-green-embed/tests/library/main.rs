@@ -11,6 +11,7 @@ mod fake_encoder;
 mod gpu;
 mod kernels;
 mod model;
+mod model_library;
 mod multi_gpu;
 mod precision;
 mod service;
