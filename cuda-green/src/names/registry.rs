@@ -217,10 +217,10 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Divides what the partitions were created with among them, for each of some rebalances.
-    pub(crate) fn divide<T>(
+    pub(crate) fn divide<R, T>(
         &self,
-        rebalances: &[Option<usize>],
-        divide: fn(&[OwnShare<'_>], &[Option<usize>]) -> T,
+        rebalances: &[R],
+        divide: fn(&[OwnShare<'_>], &[R]) -> T,
     ) -> T {
         self.registry.read(|partitions| {
             let shares = partitions.iter().map(|partition| OwnShare {
