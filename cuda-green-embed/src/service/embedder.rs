@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -11,7 +10,6 @@ use std::{
 use cuda_green::{ContextId, ModelLease, PartitionMode, SmPartitionManager};
 
 use super::{
-    batch::of_text,
     builder::EmbedderBuilder,
     engine::Engine,
     future::{EmbedBatchFuture, EmbedFuture, Pending},
@@ -20,7 +18,10 @@ use super::{
     request::{Request, is_waking},
     status::{EmbedderStatus, Lane, LaneStatus, ServiceMode},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    panics,
+};
 
 /// Makes a text's tokens.
 pub(super) type Tokenize = Arc<dyn Fn(&str) -> Result<Vec<u32>> + Send + Sync>;
@@ -232,15 +233,8 @@ impl Embedder {
     /// Calls the tokeniser.
     fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         let tokenize = self.tokenize.as_ref().ok_or(Error::NoTokenizer)?;
-        catch_unwind(AssertUnwindSafe(|| tokenize(text))).unwrap_or_else(|panic| {
-            let message = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
+        panics::catch(|| tokenize(text)).unwrap_or_else(|message| {
             let reason = format!("the tokeniser panicked: {message}");
-            // Its drop may panic as well.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
             Err(Error::Tokenize { text: 0, reason })
         })
     }
@@ -349,7 +343,7 @@ impl LaneHandle<'_> {
                         requests.push(Arc::new(request));
                         places.push(pending.push_place());
                     }
-                    Err(error) => pending.push_error(of_text(error, index)),
+                    Err(error) => pending.push_error(error.of_text(index)),
                 }
             }
             let bad = texts.len() - requests.len();
