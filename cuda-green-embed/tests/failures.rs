@@ -94,6 +94,9 @@ fn each_driver_call_that_fails_is_an_error_and_leaves_nothing() {
     assert!(calls > 20 && failed > 10, "{failed} of {calls}");
 }
 
+/// What a model answers, a result for each text.
+type Answers = Vec<Result<Vec<f32>, Error>>;
+
 /// Two models, and what each makes of the texts.
 struct Models {
     folders: [SmallModel; 2],
@@ -129,7 +132,7 @@ impl Models {
     }
 
     /// Embeds the texts by one model after the other, of which one at a time has room.
-    fn embed(&self, sim: &Sim) -> Result<[Vec<Result<Vec<f32>, Error>>; 2], Error> {
+    fn embed(&self, sim: &Sim) -> Result<[Answers; 2], Error> {
         let device = Driver::simulated(sim)?.device(0)?;
         let folder = ModelFolder::open(self.folders[0].path())?;
         let bytes = Self::options().device_bytes(&folder, &device)?;
