@@ -37,7 +37,7 @@ pub use encoder::{
 };
 pub use error::{Error, Result};
 #[cfg(feature = "test-utils")]
-pub use kernels::host::register as register_kernels;
+pub use kernels::host::{register as register_kernels, register_times as register_kernel_times};
 pub use library::{
     LibraryBuilder, LibraryStatus, ModelHandle, ModelLibrary, ModelSpec, ModelState, ModelStatus,
 };
@@ -52,8 +52,8 @@ pub use pipeline::{
 };
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
 pub use service::{
-    EmbedBatchFuture, EmbedFuture, Embedder, EmbedderBuilder, EmbedderStatus, Lane, LaneHandle,
-    LaneStatus, ServiceMode,
+    ElasticOptions, ElasticStatus, EmbedBatchFuture, EmbedFuture, Embedder, EmbedderBuilder,
+    EmbedderStatus, Lane, LaneHandle, LaneLayout, LaneLayouts, LaneStatus, ServiceMode,
 };
 pub use streams::{BatchTimes, Overlap, OverlappedExecutor, Span, StreamPool, Timeline};
 pub use tokenize::Tokenizer;

@@ -18,4 +18,5 @@ mod precision;
 mod service;
 mod streams;
 mod support;
+mod times;
 mod tokenize;

@@ -138,6 +138,18 @@ fn a_handle_and_a_future_outlive_the_library() {
 }
 
 #[test]
+fn without_green_contexts_models_share_one_context() {
+    let mut models = Models::new(2);
+    models.sim = Sim::new("h200@12.2").unwrap();
+    let library = models.library(1);
+    for model in [0, 1, 0] {
+        let handle = library.get(Some(&name(model))).unwrap();
+        models.assert_is(model, "a b", &handle.embed("a b").wait().unwrap());
+    }
+    assert_eq!(library.status().evictions, 2);
+}
+
+#[test]
 fn the_default_is_the_first_or_the_one_that_was_named() {
     let models = Models::new(3);
     let library = models.library(1);
