@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +13,6 @@ use std::{
 use cuda_green::{ContextId, ModelLease, PartitionMode, SmPartitionManager};
 
 use super::{
-    batch::of_text,
     builder::EmbedderBuilder,
     elastic::ElasticStatus,
     engine::Engine,
@@ -26,6 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    panics,
     parallel::each_in_order,
 };
 
@@ -267,15 +266,8 @@ impl Embedder {
     /// Calls the tokeniser.
     fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         let tokenize = self.parts.tokenize.as_ref().ok_or(Error::NoTokenizer)?;
-        catch_unwind(AssertUnwindSafe(|| tokenize(text))).unwrap_or_else(|panic| {
-            let message = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
+        panics::catch(|| tokenize(text)).unwrap_or_else(|message| {
             let reason = format!("the tokeniser panicked: {message}");
-            // Its drop may panic as well.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
             Err(Error::Tokenize { text: 0, reason })
         })
     }
@@ -411,7 +403,7 @@ impl LaneHandle<'_> {
                         places.push(pending.push_place());
                     }
                     Err(error) => {
-                        pending.push_error(of_text(error, index));
+                        pending.push_error(error.of_text(index));
                         bad += 1;
                     }
                 }
