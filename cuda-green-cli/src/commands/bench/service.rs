@@ -212,8 +212,9 @@ impl<'a> Bench<'a> {
             for (place, share) in rates.iter().enumerate() {
                 // The same arrivals for every set-up of a repeat.
                 let seed = SEED + (repeat * rates.len() + place) as u64;
-                let rate = share * capacity;
-                let schedule = Schedule::poisson(rate, lengths.one_rate, seed);
+                let per_s = share * capacity;
+                let rate = measured::Rate { place, per_s };
+                let schedule = Schedule::poisson(per_s, lengths.one_rate, seed);
                 note(Some(rate), &|| {
                     open_loop::run(embedder, texts, &schedule, self.senders)
                 })?;
