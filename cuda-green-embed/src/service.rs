@@ -20,14 +20,24 @@
 //!
 //! When a batch ends, the next one is submitted before the vectors are delivered.
 //!
+//! # Elastic lanes
+//!
+//! Where the lanes are elastic, a thread gives the bulk lane the interactive lane's SMs while nobody asks, and takes them
+//! back when a query comes. The query does not wait for that: it runs at once, on the SMs that its lane keeps. The bulk
+//! lane submits nothing more, the batches on the way end, the SMs go back, and bulk work goes on. So in the time of the
+//! bulk lane's [submitted](EmbedderBuilder::submitted) batches on the whole GPU, a query has fewer SMs; and one that is
+//! submitted in the very moment of a rebalance waits for the host's part of that.
+//!
 //! # Locks
 //!
 //! A lane has one lock, on its state; each request has one, on its answer. The order is: lane, then request, and a lane's
 //! holder asks a request only whether it was given up. No thread holds two lanes' locks, and none any lock while it calls
-//! the tokeniser, the encoder or a waker.
+//! the tokeniser, the encoder or a waker. The elastic lanes have a lock of their own, held for a moment, and with it no
+//! other.
 
 mod batch;
 mod builder;
+mod elastic;
 mod embedder;
 mod engine;
 mod future;
@@ -37,6 +47,9 @@ mod request;
 mod status;
 
 pub use builder::EmbedderBuilder;
+pub(crate) use builder::ensure_partitioned;
+pub use elastic::{ElasticOptions, ElasticStatus, LaneLayout, LaneLayouts};
 pub use embedder::{Embedder, LaneHandle};
 pub use future::{EmbedBatchFuture, EmbedFuture};
+pub(crate) use request::is_waking;
 pub use status::{EmbedderStatus, Lane, LaneStatus, ServiceMode};

@@ -9,7 +9,7 @@ mod create;
 mod embed;
 mod isolation;
 pub mod load;
-mod numbers;
+pub mod numbers;
 mod raw;
 mod rebalance;
 mod run;

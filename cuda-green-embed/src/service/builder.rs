@@ -1,23 +1,27 @@
 //! The options of a service, and what it is made of.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{fmt, num::NonZero, path::Path, sync::Arc, thread, time::Duration};
 
-use cuda_green::{ContextId, GpuMemoryPool, PartitionMode, SmPartitionManager};
+use cuda_green::{ContextId, CudaDevice, GpuMemoryPool, PartitionMode, SmPartitionManager};
 
 use super::{
-    embedder::{Embedder, Tokenize},
+    elastic::{self, Elastic, ElasticOptions, LaneLayouts, Partitions},
+    embedder::{Embedder, Parts, Tokenize},
     engine::Engine,
     lane::LaneCore,
     status::Lane,
 };
 use crate::{
     batch::BatchConfig,
-    encoder::{BertEncoder, BertModel, Encoder, EncoderOptions},
+    encoder::{BertEncoder, BertModel, Encoder, EncoderOptions, activation_bytes, weight_bytes},
     error::{Error, Result},
     model::ModelFolder,
     precision::InferencePrecision,
     tokenize::Tokenizer,
 };
+
+/// The most threads that tokenise by default: a thread does about 150,000 short texts a second, and a GPU 500,000.
+const TOKENIZER_THREADS: usize = 8;
 
 /// The options of an [`Embedder`]. The defaults serve most programs.
 #[derive(Clone)]
@@ -26,6 +30,9 @@ pub struct EmbedderBuilder {
     pool: Option<GpuMemoryPool>,
     tokenize: Option<Tokenize>,
     vocabulary: Option<usize>,
+    tokenizer_threads: usize,
+    elastic: Option<ElasticOptions>,
+    layouts: Option<Arc<dyn LaneLayouts>>,
     interactive: LaneOptions,
     bulk: LaneOptions,
 }
@@ -44,6 +51,11 @@ impl Default for EmbedderBuilder {
             pool: None,
             tokenize: None,
             vocabulary: None,
+            tokenizer_threads: thread::available_parallelism()
+                .map_or(1, NonZero::get)
+                .min(TOKENIZER_THREADS),
+            elastic: None,
+            layouts: None,
             interactive: LaneOptions {
                 batches: BatchConfig {
                     max_batch_size: usize::MAX,
@@ -112,6 +124,15 @@ impl EmbedderBuilder {
         self
     }
 
+    /// Sets the most threads that tokenise the lists of the bulk lane, the calling one of a list included; by default as
+    /// many as the system has cores for, and at most 8. The others are shared by all calls: those that find none left
+    /// tokenise alone, as do queries and lists of less than 256 texts. With 1, only calling threads tokenise.
+    #[must_use]
+    pub fn tokenizer_threads(mut self, threads: usize) -> Self {
+        self.tokenizer_threads = threads.max(1);
+        self
+    }
+
     /// Sets how a lane forms batches and how many texts may wait ([`BatchConfig::max_pending`]). Sizes above the
     /// encoder's are lowered to those.
     ///
@@ -146,32 +167,90 @@ impl EmbedderBuilder {
         self
     }
 
+    /// Lets bulk work have the interactive lane's SMs, but for a few that this always keeps, while nobody asks anything;
+    /// by default, each lane has the same SMs at all times.
+    ///
+    /// A query never waits for bulk work to leave: it runs at once, on the SMs that its lane keeps. Bulk work then ends
+    /// the batches on the way ([`submitted`](Self::submitted), 2 by default), gives the SMs back, and goes on. Until then
+    /// queries have fewer SMs, and one that is submitted in the moment of the rebalance waits for the host's part of it.
+    /// The contexts and the graphs of both layouts are made when the service is built, so loading takes longer.
+    ///
+    /// A manager without contexts is divided between the two lanes. In one with contexts, such as a quad partition,
+    /// `Embedding` lends its SMs to `Dream`, and the others keep theirs. The service changes the layout as it sees fit, so
+    /// do not rebalance the manager besides.
+    ///
+    /// Where SMs cannot change hands (before CUDA 12.5, in one context, or if the interactive lane has nothing to lend),
+    /// the layout stays fixed; a warning is logged, and the [status](Embedder::status) has the reason.
+    #[must_use]
+    pub fn elastic(mut self, options: ElasticOptions) -> Self {
+        self.elastic = Some(options);
+        self
+    }
+
+    /// Does the same as [`elastic`](Self::elastic) for encoders of the caller's, which [`build_with`](Self::build_with)
+    /// is given, by layouts of the caller's.
+    #[must_use]
+    pub fn elastic_with(mut self, options: ElasticOptions, layouts: Arc<dyn LaneLayouts>) -> Self {
+        self.elastic = Some(options);
+        self.layouts = Some(layouts);
+        self
+    }
+
     /// Loads a model from its folder and starts a service in the partitions of a manager. A manager without contexts is
-    /// given those of [`init_quad_partition`](SmPartitionManager::init_quad_partition).
+    /// given those of [`init_quad_partition`](SmPartitionManager::init_quad_partition), or, if the lanes are
+    /// [elastic](Self::elastic), one for each lane.
     ///
     /// # Errors
     /// Those of [`ModelFolder::open`], [`BertModel::load`] and [`build`](Self::build).
     pub fn load(
-        mut self,
+        self,
         folder: impl AsRef<Path>,
         manager: Arc<SmPartitionManager>,
     ) -> Result<Embedder> {
         let folder = ModelFolder::open(folder)?;
-        if self.tokenize.is_none() {
-            self = self.tokenizer(folder.tokenizer()?);
-        }
-        ensure_partitioned(&manager)?;
-        let precision = self
-            .precision
-            .unwrap_or_else(|| InferencePrecision::detect_optimal(manager.device()).precision);
-        let model = match &self.pool {
+        let this = self.with_tokenizer_of(&folder)?;
+        this.ensure_partitioned(&manager)?;
+        let precision = this.precision_on(manager.device());
+        let model = match &this.pool {
             Some(pool) => BertModel::load(&folder, pool, precision)?,
             None => {
                 let context = manager.get_context(ContextId::Embedding)?;
                 BertModel::load(&folder, context.memory()?, precision)?
             }
         };
-        self.build(&model, manager)
+        this.build(&model, manager)
+    }
+
+    /// Returns the bytes of device memory that a service with these options takes from its pool: the weights and the
+    /// activations of both lanes, exactly.
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::UnsupportedSizes`], [`Error::UnsupportedPrecision`] and [`Error::InvalidOption`] where
+    /// it would not run.
+    pub fn device_bytes(&self, folder: &ModelFolder, device: &CudaDevice) -> Result<u64> {
+        let (config, precision) = (folder.config(), self.precision_on(device));
+        BertModel::ensure_supported(config, device)?;
+        precision.ensure_supported()?;
+        let mut bytes = weight_bytes(config, precision);
+        for lane in [&self.interactive, &self.bulk] {
+            lane.encoder.check(folder.max_length())?;
+            bytes += activation_bytes(config, precision, lane.encoder.max_tokens);
+        }
+        Ok(bytes as u64)
+    }
+
+    /// Returns the precision that was set, or the device's best.
+    pub(crate) fn precision_on(&self, device: &CudaDevice) -> InferencePrecision {
+        self.precision
+            .unwrap_or_else(|| InferencePrecision::detect_optimal(device).precision)
+    }
+
+    /// Takes the folder's tokeniser, unless one was set.
+    pub(crate) fn with_tokenizer_of(self, folder: &ModelFolder) -> Result<Self> {
+        match &self.tokenize {
+            Some(_) => Ok(self),
+            None => Ok(self.tokenizer(folder.tokenizer()?)),
+        }
     }
 
     /// Starts a service with a model that is loaded, in the partitions of a manager. Without
@@ -185,7 +264,7 @@ impl EmbedderBuilder {
         model: &BertModel,
         manager: Arc<SmPartitionManager>,
     ) -> Result<Embedder> {
-        ensure_partitioned(&manager)?;
+        self.ensure_partitioned(&manager)?;
         if let PartitionMode::SingleContext { reason } = manager.allocation_status().mode {
             log::warn!(
                 "the embedding service runs in one context, so bulk work delays queries: {reason}"
@@ -193,33 +272,54 @@ impl EmbedderBuilder {
         }
         let vocabulary = model.config().vocabulary;
         self.vocabulary = Some(self.vocabulary.unwrap_or(vocabulary).min(vocabulary));
-        let encoder = |id: ContextId, options: &LaneOptions| -> Result<Arc<dyn Encoder>> {
+        let encoder = |id: ContextId, options: &LaneOptions| -> Result<BertEncoder> {
             let stream = manager.create_stream(id)?;
-            Ok(Arc::new(BertEncoder::new(model, stream, options.encoder)?))
+            BertEncoder::new(model, stream, options.encoder)
         };
         let interactive = encoder(ContextId::Embedding, &self.interactive)?;
         let bulk = encoder(ContextId::Dream, &self.bulk)?;
-        self.start(interactive, bulk, Some(Arc::clone(&manager)))
+        let mut not_elastic = None;
+        if let Some(options) = self.elastic {
+            match elastic::prepare(options, &manager, [&interactive, &bulk])? {
+                Partitions::Ready(layouts) => self.layouts = Some(layouts),
+                Partitions::Off(reason) => {
+                    log::warn!("the embedding service's lanes are not elastic: {reason}");
+                    not_elastic = Some(reason);
+                    self.layouts = None;
+                }
+            }
+        }
+        let encoders: [Arc<dyn Encoder>; 2] = [Arc::new(interactive), Arc::new(bulk)];
+        self.start(encoders, Some(manager), not_elastic)
     }
 
     /// Starts a service with encoders of the caller's, of the same model, in contexts that the caller chose.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] for batches that cannot be formed, or encoders that differ in the dimension of their
-    /// vectors; [`Error::Thread`].
+    /// vectors; [`Error::InvalidOption`] for [`elastic`](Self::elastic) lanes without
+    /// [layouts](Self::elastic_with); [`Error::Thread`].
     pub fn build_with(
         self,
         interactive: Arc<dyn Encoder>,
         bulk: Arc<dyn Encoder>,
     ) -> Result<Embedder> {
-        self.start(interactive, bulk, None)
+        if self.elastic.is_some() && self.layouts.is_none() {
+            return Err(Error::InvalidOption {
+                name: "elastic",
+                value: "no layouts".to_owned(),
+                reason: "encoders of the caller's need layouts of the caller's: `elastic_with`"
+                    .to_owned(),
+            });
+        }
+        self.start([interactive, bulk], None, None)
     }
 
     fn start(
         self,
-        interactive: Arc<dyn Encoder>,
-        bulk: Arc<dyn Encoder>,
+        [interactive, bulk]: [Arc<dyn Encoder>; 2],
         manager: Option<Arc<SmPartitionManager>>,
+        not_elastic: Option<String>,
     ) -> Result<Embedder> {
         let (dimension, other) = (interactive.limits().dimension, bulk.limits().dimension);
         if dimension != other {
@@ -232,11 +332,31 @@ impl EmbedderBuilder {
         let core = |lane, encoder, options: LaneOptions| {
             LaneCore::new(lane, encoder, options.batches, options.depth)
         };
+        let elastic = self.elastic.zip(self.layouts);
+        let elastic = elastic.map(|(options, layouts)| Elastic::new(layouts, options.idle_after));
         let engine = Engine::new(
             core(Lane::Interactive, interactive, self.interactive)?,
             core(Lane::Bulk, bulk, self.bulk)?,
+            elastic,
         );
-        Embedder::start(engine, self.tokenize, self.vocabulary, manager)
+        let parts = Parts {
+            tokenize: self.tokenize,
+            tokenizer_threads: self.tokenizer_threads,
+            vocabulary: self.vocabulary,
+            manager,
+            not_elastic,
+        };
+        Embedder::start(engine, parts)
+    }
+
+    /// Partitions the device, unless that was done.
+    fn ensure_partitioned(&self, manager: &SmPartitionManager) -> Result<()> {
+        match self.elastic {
+            Some(elastic) if manager.allocation_status().contexts.is_empty() => {
+                elastic.partition(manager)
+            }
+            _ => ensure_partitioned(manager),
+        }
     }
 
     fn options(&mut self, lane: Lane) -> &mut LaneOptions {
@@ -248,7 +368,7 @@ impl EmbedderBuilder {
 }
 
 /// Partitions the device, unless that was done.
-fn ensure_partitioned(manager: &SmPartitionManager) -> Result<()> {
+pub(crate) fn ensure_partitioned(manager: &SmPartitionManager) -> Result<()> {
     if manager.allocation_status().contexts.is_empty() {
         manager.init_quad_partition()?;
     }
@@ -260,6 +380,8 @@ impl fmt::Debug for EmbedderBuilder {
         f.debug_struct("EmbedderBuilder")
             .field("precision", &self.precision)
             .field("vocabulary", &self.vocabulary)
+            .field("tokenizer_threads", &self.tokenizer_threads)
+            .field("elastic", &self.elastic)
             .field("interactive", &self.interactive)
             .field("bulk", &self.bulk)
             .finish_non_exhaustive()

@@ -3,30 +3,40 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use cuda_green::{ContextId, PartitionMode, SmPartitionManager};
+use cuda_green::{ContextId, ModelLease, PartitionMode, SmPartitionManager};
 
 use super::{
     batch::of_text,
     builder::EmbedderBuilder,
+    elastic::ElasticStatus,
     engine::Engine,
     future::{EmbedBatchFuture, EmbedFuture, Pending},
-    lane::Counts,
+    lane::{Counts, LaneCore},
     observe::{Call, Trace},
     request::{Request, is_waking},
     status::{EmbedderStatus, Lane, LaneStatus, ServiceMode},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    parallel::each_in_order,
+};
 
 /// Makes a text's tokens.
 pub(super) type Tokenize = Arc<dyn Fn(&str) -> Result<Vec<u32>> + Send + Sync>;
 
 /// The texts of a list that are tokenised before they are queued: the encoder works on them while the next are tokenised.
 const BLOCK: usize = 64;
+
+/// The least number of blocks for each thread that tokenises a list.
+const BLOCKS_FOR_A_THREAD: usize = 2;
 
 /// An embedding service: queries beside bulk work, each in its own share of the GPU.
 ///
@@ -56,7 +66,9 @@ const BLOCK: usize = 64;
 /// ```
 ///
 /// On a runtime, `embedder.embed(text).await` does the same. Tokenising is done by the calling thread, about 10 µs
-/// for a sentence, so a list of thousands of texts belongs on a thread that may block.
+/// for a sentence, and others help it with a long list of the bulk lane
+/// ([`tokenizer_threads`](EmbedderBuilder::tokenizer_threads)); so a list of thousands of texts belongs on a thread that
+/// may block.
 ///
 /// # When things go wrong
 ///
@@ -73,11 +85,26 @@ const BLOCK: usize = 64;
 /// [`shutdown`](Self::shutdown) answers everything first.
 pub struct Embedder {
     engine: Arc<Engine>,
-    tokenize: Option<Tokenize>,
-    /// One more than the largest token, if known.
-    vocabulary: Option<usize>,
-    manager: Option<Arc<SmPartitionManager>>,
+    parts: Parts,
     threads: Vec<JoinHandle<()>>,
+    /// Threads that may still be started to tokenise.
+    helpers: Arc<AtomicUsize>,
+    /// What keeps the service's model loaded, if it is one of a library. Then the service is the library's, which ends
+    /// it. Behind `engine`, which holds memory of the model.
+    lease: Option<ModelLease<Embedder>>,
+}
+
+/// What a service has besides its engine.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) tokenize: Option<Tokenize>,
+    /// The most threads that tokenise a list.
+    pub(super) tokenizer_threads: usize,
+    /// One more than the largest token, if known.
+    pub(super) vocabulary: Option<usize>,
+    pub(super) manager: Option<Arc<SmPartitionManager>>,
+    /// The reason why lanes that were to be elastic are not.
+    pub(super) not_elastic: Option<String>,
 }
 
 /// One lane of an [`Embedder`], and how long its requests may wait.
@@ -94,19 +121,14 @@ impl Embedder {
         EmbedderBuilder::default()
     }
 
-    pub(super) fn start(
-        engine: Engine,
-        tokenize: Option<Tokenize>,
-        vocabulary: Option<usize>,
-        manager: Option<Arc<SmPartitionManager>>,
-    ) -> Result<Self> {
+    pub(super) fn start(engine: Engine, parts: Parts) -> Result<Self> {
         // If a thread does not start, dropping this ends the one that did.
         let mut embedder = Self {
             engine: Arc::new(engine),
-            tokenize,
-            vocabulary,
-            manager,
+            helpers: Arc::new(AtomicUsize::new(parts.tokenizer_threads.saturating_sub(1))),
+            parts,
             threads: Vec::new(),
+            lease: None,
         };
         for lane in Lane::ALL {
             let engine = Arc::clone(&embedder.engine);
@@ -114,7 +136,28 @@ impl Embedder {
             let thread = thread.spawn(move || engine.run(lane));
             embedder.threads.push(thread.map_err(Error::Thread)?);
         }
+        if embedder.engine.elastic.is_some() {
+            let engine = Arc::clone(&embedder.engine);
+            let thread = thread::Builder::new().name("embed-elastic".to_owned());
+            let thread = thread.spawn(move || {
+                if let Some(elastic) = &engine.elastic {
+                    elastic.run(&engine);
+                }
+            });
+            embedder.threads.push(thread.map_err(Error::Thread)?);
+        }
         Ok(embedder)
+    }
+
+    /// Returns the service of a lease. It and its requests keep the lease, and do not end the service.
+    pub(crate) fn leased(lease: ModelLease<Self>) -> Self {
+        Self {
+            engine: Arc::clone(&lease.engine),
+            parts: lease.parts.clone(),
+            threads: Vec::new(),
+            helpers: Arc::clone(&lease.helpers),
+            lease: Some(lease),
+        }
     }
 
     /// Returns a lane.
@@ -163,7 +206,11 @@ impl Embedder {
 
     /// Returns the figures.
     pub fn status(&self) -> EmbedderStatus {
-        let allocation = self.manager.as_ref().map(|one| one.allocation_status());
+        let allocation = self
+            .parts
+            .manager
+            .as_ref()
+            .map(|one| one.allocation_status());
         let lane = |lane: Lane, context: ContextId| LaneStatus {
             sms: allocation.as_ref().and_then(|allocation| {
                 let mut contexts = allocation.contexts.iter();
@@ -182,6 +229,10 @@ impl Embedder {
                 },
             },
             dead: self.death().map(|error| error.to_string()),
+            elastic: match (&self.engine.elastic, &self.parts.not_elastic) {
+                (Some(elastic), _) => Some(elastic.status()),
+                (None, reason) => reason.clone().map(ElasticStatus::off),
+            },
             interactive: lane(Lane::Interactive, ContextId::Embedding),
             bulk: lane(Lane::Bulk, ContextId::Dream),
         }
@@ -215,7 +266,7 @@ impl Embedder {
 
     /// Calls the tokeniser.
     fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
-        let tokenize = self.tokenize.as_ref().ok_or(Error::NoTokenizer)?;
+        let tokenize = self.parts.tokenize.as_ref().ok_or(Error::NoTokenizer)?;
         catch_unwind(AssertUnwindSafe(|| tokenize(text))).unwrap_or_else(|panic| {
             let message = panic
                 .downcast_ref::<String>()
@@ -232,8 +283,10 @@ impl Embedder {
 
 impl Drop for Embedder {
     fn drop(&mut self) {
-        self.engine.close(false);
-        self.join();
+        if self.lease.is_none() {
+            self.engine.close(false);
+            self.join();
+        }
     }
 }
 
@@ -263,16 +316,28 @@ impl LaneHandle<'_> {
     /// [`Error::Tokenize`] and [`Error::NoTokenizer`]; [`Error::Overflow`]; [`Error::EncoderPanicked`] and
     /// [`Error::BatchFailed`], which may be due to another text of the batch.
     pub fn embed(self, text: &str) -> EmbedFuture {
-        EmbedFuture::new(self.submit("single", &[text], |text| self.embedder.tokenize(text)))
+        EmbedFuture::new(self.submit("single", &[text], 1, |text| self.embedder.tokenize(text)))
     }
 
-    /// Embeds a list of texts, which are on their way when this returns. The calling thread tokenises them.
+    /// Embeds a list of texts, which are on their way when this returns. The calling thread tokenises them, with others
+    /// if this is the bulk lane and the list is long ([`tokenizer_threads`](EmbedderBuilder::tokenizer_threads)). The GPU
+    /// works on the first while the last are tokenised.
     ///
     /// # Errors
     /// The future's, for the list as a whole: [`Error::Overloaded`] if there is no room for all of it,
     /// [`Error::ShutDown`], [`Error::ServiceDead`]. For each text: as [`embed`](Self::embed), counted from 0.
     pub fn embed_batch<T: AsRef<str>>(self, texts: &[T]) -> EmbedBatchFuture {
-        self.submit("batch", texts, |text| self.embedder.tokenize(text.as_ref()))
+        // Not all types can be shared among threads, but all texts can.
+        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+        let most = match self.lane {
+            Lane::Bulk => texts.len() / (BLOCK * BLOCKS_FOR_A_THREAD),
+            Lane::Interactive => 1,
+        };
+        let helpers = Helpers::borrow(&self.embedder.helpers, most.saturating_sub(1));
+        let threads = 1 + helpers.count;
+        self.submit("batch", &texts, threads, |text| {
+            self.embedder.tokenize(text)
+        })
     }
 
     /// Embeds a text by its tokens, special ones included.
@@ -281,7 +346,7 @@ impl LaneHandle<'_> {
     /// As [`embed`](Self::embed), and [`Error::EmptyText`], [`Error::UnknownToken`], [`Error::BatchTooLarge`] instead of
     /// the tokeniser's.
     pub fn embed_tokens(self, tokens: Vec<u32>) -> EmbedFuture {
-        EmbedFuture::new(self.submit("single", &[tokens], |tokens| Ok(tokens.clone())))
+        EmbedFuture::new(self.submit("single", &[tokens], 1, |tokens| Ok(tokens.clone())))
     }
 
     /// Embeds a list of texts by their tokens, special ones included.
@@ -289,66 +354,80 @@ impl LaneHandle<'_> {
     /// # Errors
     /// As [`embed_batch`](Self::embed_batch) and [`embed_tokens`](Self::embed_tokens).
     pub fn embed_token_batch<T: AsRef<[u32]>>(self, texts: &[T]) -> EmbedBatchFuture {
-        self.submit("batch", texts, |tokens| Ok(tokens.as_ref().to_vec()))
+        let texts: Vec<&[u32]> = texts.iter().map(AsRef::as_ref).collect();
+        self.submit("batch", &texts, 1, |tokens| Ok(tokens.to_vec()))
     }
 
-    fn submit<T>(
+    fn submit<T: Sync>(
         self,
         method: &'static str,
         texts: &[T],
-        tokens: impl Fn(&T) -> Result<Vec<u32>>,
+        threads: usize,
+        tokens: impl Fn(&T) -> Result<Vec<u32>> + Sync,
     ) -> EmbedBatchFuture {
         let call = Call::begin(self.lane, method);
-        match self.queue(texts, tokens) {
+        match self.queue(texts, threads, tokens) {
             Ok(pending) => EmbedBatchFuture::taken(call, pending),
             Err(error) => EmbedBatchFuture::refused(call, error),
         }
     }
 
-    /// Queues texts block by block.
-    fn queue<T>(self, texts: &[T], tokens: impl Fn(&T) -> Result<Vec<u32>>) -> Result<Pending> {
+    /// Queues texts block by block, as threads have tokenised them.
+    fn queue<T: Sync>(
+        self,
+        texts: &[T],
+        threads: usize,
+        tokens: impl Fn(&T) -> Result<Vec<u32>> + Sync,
+    ) -> Result<Pending> {
         let engine = &self.embedder.engine;
         let deadline = self
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
-        engine.reserve(self.lane, texts.len())?;
-        let core = engine.lane(self.lane);
-        let mut left = texts.len();
+        let mut reserved = Reserved::new(engine, self.lane, texts.len())?;
         // If a block is refused, dropping this gives the others up.
-        let mut pending = Pending::new(engine, self.lane);
-        for (block, texts) in texts.chunks(BLOCK).enumerate() {
-            let mut places = Vec::with_capacity(texts.len());
-            let mut requests = Vec::with_capacity(texts.len());
-            for (index, text) in texts.iter().enumerate() {
-                let index = block * BLOCK + index;
+        let mut pending = Pending::new(engine, self.lane, self.embedder.lease.clone());
+        let tokenize = |block: usize| -> Vec<Tokenized> {
+            let first = block * BLOCK;
+            let texts = texts.iter().skip(first).take(BLOCK);
+            let tokenize = |text| {
                 let trace = Trace::tokenizing(self.lane);
                 let started = Instant::now();
-                match tokens(text).and_then(|tokens| self.check(tokens)) {
+                let tokens = tokens(text).and_then(|tokens| self.check(tokens));
+                (tokens, started.elapsed(), trace)
+            };
+            texts.map(tokenize).collect()
+        };
+        let mut index = 0;
+        let mut add = |texts: Vec<Tokenized>| -> Result<()> {
+            let mut places = Vec::with_capacity(texts.len());
+            let mut requests = Vec::with_capacity(texts.len());
+            let mut bad = 0;
+            for (tokens, took, trace) in texts {
+                match tokens {
                     Ok(tokens) => {
                         trace.queuing();
-                        let took = started.elapsed();
                         let request = Request::new(tokens, index, deadline, took, trace);
                         requests.push(Arc::new(request));
                         places.push(pending.push_place());
                     }
-                    Err(error) => pending.push_error(of_text(error, index)),
+                    Err(error) => {
+                        pending.push_error(of_text(error, index));
+                        bad += 1;
+                    }
                 }
+                index += 1;
             }
-            let bad = texts.len() - requests.len();
-            Counts::add(&core.counts.failed, bad);
-            core.release(bad);
-            left -= texts.len();
-            let tickets = match engine.add(self.lane, &requests) {
-                Ok(tickets) => tickets,
-                Err(error) => {
-                    core.release(left);
-                    return Err(error);
-                }
-            };
+            Counts::add(&engine.lane(self.lane).counts.failed, bad);
+            reserved.release(bad);
+            // It gives the places back in any case.
+            reserved.left -= requests.len();
+            let tickets = engine.add(self.lane, &requests)?;
             for ((place, request), ticket) in places.into_iter().zip(requests).zip(tickets) {
                 pending.push_waiting(place, request, ticket);
             }
-        }
+            Ok(())
+        };
+        each_in_order(texts.len().div_ceil(BLOCK), threads, tokenize, &mut add)?;
         Ok(pending)
     }
 
@@ -365,7 +444,7 @@ impl LaneHandle<'_> {
                 limit,
             });
         }
-        let Some(vocabulary) = self.embedder.vocabulary else {
+        let Some(vocabulary) = self.embedder.parts.vocabulary else {
             return Ok(tokens);
         };
         match tokens.iter().find(|id| **id as usize >= vocabulary) {
@@ -376,5 +455,57 @@ impl LaneHandle<'_> {
             }),
             None => Ok(tokens),
         }
+    }
+}
+
+/// A text's tokens, how long they took, and the request's spans.
+type Tokenized = (Result<Vec<u32>>, Duration, Trace);
+
+/// Places in a lane's queue, given back when this is dropped.
+struct Reserved<'a> {
+    core: &'a LaneCore,
+    left: usize,
+}
+
+impl<'a> Reserved<'a> {
+    fn new(engine: &'a Engine, lane: Lane, texts: usize) -> Result<Self> {
+        engine.reserve(lane, texts)?;
+        Ok(Self {
+            core: engine.lane(lane),
+            left: texts,
+        })
+    }
+
+    fn release(&mut self, texts: usize) {
+        self.core.release(texts);
+        self.left -= texts;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.core.release(self.left);
+    }
+}
+
+/// Threads that a call may start, given back when this is dropped.
+struct Helpers<'a> {
+    free: &'a AtomicUsize,
+    count: usize,
+}
+
+impl<'a> Helpers<'a> {
+    /// Takes up to `most` of those that are free.
+    fn borrow(free: &'a AtomicUsize, most: usize) -> Self {
+        let take = |free: usize| Some(free - free.min(most));
+        let before = free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        let count = before.map_or(0, |before| before.min(most));
+        Self { free, count }
+    }
+}
+
+impl Drop for Helpers<'_> {
+    fn drop(&mut self) {
+        self.free.fetch_add(self.count, Ordering::Relaxed);
     }
 }

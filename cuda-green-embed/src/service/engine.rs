@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     batch::{Batch, Flying, Trouble, attempt, of_text, refuse},
+    elastic::Elastic,
     lane::{Counts, LaneCore},
     observe,
     request::{Request, Times},
@@ -25,13 +26,15 @@ use crate::{
 pub(super) struct Engine {
     lanes: [LaneCore; 2],
     pub(super) dead: OnceLock<Arc<Error>>,
+    pub(super) elastic: Option<Elastic>,
 }
 
 impl Engine {
-    pub(super) fn new(interactive: LaneCore, bulk: LaneCore) -> Self {
+    pub(super) fn new(interactive: LaneCore, bulk: LaneCore, elastic: Option<Elastic>) -> Self {
         Self {
             lanes: [interactive, bulk],
             dead: OnceLock::new(),
+            elastic,
         }
     }
 
@@ -56,6 +59,11 @@ impl Engine {
         let core = self.lane(lane);
         let tickets = core.add(requests, &self.dead)?;
         observe::queue_size(core);
+        if let Some(elastic) = &self.elastic
+            && !requests.is_empty()
+        {
+            elastic.added(lane, &self.lane(Lane::Bulk).hold);
+        }
         self.launch_due(core);
         if !core.lock().queue.is_empty() {
             core.want();
@@ -134,7 +142,7 @@ impl Engine {
         let missing = texts.saturating_sub(vectors.len());
         Counts::add(&core.counts.done, texts - missing);
         Counts::add(&core.counts.failed, missing);
-        Self::ended(core, texts);
+        self.ended(core, texts);
         // The GPU first: it has nothing to do.
         self.launch_due(core);
         batch.deliver(vectors);
@@ -158,7 +166,7 @@ impl Engine {
                 self.again(core, rest, texts);
             }
             Trouble::Text(_, error) | Trouble::Batch(error) => {
-                Self::ended(core, texts);
+                self.ended(core, texts);
                 Counts::add(&core.counts.failed, texts);
                 Self::refuse_all(batch.requests, error);
             }
@@ -166,7 +174,7 @@ impl Engine {
                 // Some other's value, whose drop may panic as well.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
                 log::error!("the encoder of the {} lane panicked", core.lane);
-                Self::ended(core, texts);
+                self.ended(core, texts);
                 Counts::add(&core.counts.failed, texts);
                 refuse(batch.requests, || Error::EncoderPanicked);
             }
@@ -185,7 +193,7 @@ impl Engine {
                 Some(first) => {
                     // Before there is room for another batch, which might still succeed.
                     self.die(&first);
-                    Self::ended(core, texts);
+                    self.ended(core, texts);
                     let first = self.dead.get().unwrap_or(&first);
                     Counts::add(&core.counts.failed, texts);
                     refuse(batch.requests, || dead(first));
@@ -209,18 +217,20 @@ impl Engine {
             if wake {
                 core.changed.notify_one();
             }
+            self.tell_ended(core);
             return;
         };
         drop(state);
         if wake {
             core.changed.notify_one();
         }
+        self.tell_ended(core);
         Counts::add(&core.counts.failed, batch.texts());
         refuse(batch.requests, || dead(first));
     }
 
     /// Notes that a batch is no longer on the way. The lane's thread may have waited for that, to end or to go on.
-    fn ended(core: &LaneCore, texts: usize) {
+    fn ended(&self, core: &LaneCore, texts: usize) {
         let mut state = core.lock();
         state.batches -= 1;
         state.texts -= texts;
@@ -228,6 +238,14 @@ impl Engine {
         drop(state);
         if wake {
             core.changed.notify_one();
+        }
+        self.tell_ended(core);
+    }
+
+    /// Tells the elastic lanes' thread that a bulk batch is no longer on the way.
+    fn tell_ended(&self, core: &LaneCore) {
+        if let Some(elastic) = self.elastic.as_ref().filter(|_| core.lane == Lane::Bulk) {
+            elastic.bulk_ended();
         }
     }
 
@@ -270,6 +288,7 @@ impl Engine {
             refuse(requests, || dead(first));
             observe::queue_size(core);
             core.changed.notify_one();
+            self.tell_ended(core);
             // An encoder's own code.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(pending)));
         }
@@ -295,6 +314,13 @@ impl Engine {
 
     /// Works for a lane until it is closed and empty. Sleeps while nobody wants it to: then callers do its work.
     pub(super) fn run(&self, lane: Lane) {
+        self.serve(lane);
+        if let Some(elastic) = &self.elastic {
+            elastic.lane_ended();
+        }
+    }
+
+    fn serve(&self, lane: Lane) {
         let core = self.lane(lane);
         let mut state = core.lock();
         loop {

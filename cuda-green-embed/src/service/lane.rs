@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -33,6 +33,9 @@ pub(super) struct LaneCore {
     state: Mutex<State>,
     /// Tells the lane's thread, and it alone, that there may be something to do.
     pub(super) changed: Condvar,
+    /// Whether no batch must be submitted for now. Whoever sets it and then, under the lock, sees no batch on the way
+    /// knows that none will be.
+    pub(super) hold: AtomicBool,
     pub(super) counts: Counts,
 }
 
@@ -114,6 +117,7 @@ impl LaneCore {
                 texts: 0,
             }),
             changed: Condvar::new(),
+            hold: AtomicBool::new(false),
             counts: Counts::default(),
         })
     }
@@ -187,7 +191,7 @@ impl LaneCore {
     pub(super) fn take_due(&self, dead: &OnceLock<Arc<Error>>) -> Due {
         let mut due = Due::default();
         let mut state = self.lock();
-        while due.batch.is_none() && state.can_launch(self.depth) && dead.get().is_none() {
+        while due.batch.is_none() && state.can_launch(self) && dead.get().is_none() {
             let now = Instant::now();
             let Some(mut batch) = state.next_due(now) else {
                 break;
@@ -271,13 +275,13 @@ impl LaneCore {
 
     /// Returns whether a batch is due and has room.
     pub(super) fn can_launch_now(&self, state: &State) -> bool {
-        state.can_launch(self.depth) && state.is_due(Instant::now())
+        state.can_launch(self) && state.is_due(Instant::now())
     }
 }
 
 impl State {
-    fn can_launch(&self, depth: usize) -> bool {
-        !self.launching && self.batches < depth
+    fn can_launch(&self, core: &LaneCore) -> bool {
+        !self.launching && self.batches < core.depth && !core.hold.load(Ordering::Acquire)
     }
 
     /// Returns whether something is to be launched as soon as there is room.
@@ -305,7 +309,7 @@ impl State {
 
     /// Returns the time at which a batch is due though nothing else happens.
     pub(super) fn next_deadline(&self, core: &LaneCore) -> Option<Instant> {
-        if self.can_launch(core.depth) {
+        if self.can_launch(core) {
             return self.queue.next_deadline();
         }
         None

@@ -95,6 +95,11 @@ pub(super) fn export(status: &super::EmbedderStatus) {
     let is_single = matches!(status.mode, ServiceMode::SingleContext { .. });
     gauge!("cuda_green_embed_single_context_mode").set(flag(is_single));
     gauge!("cuda_green_embed_dead").set(flag(status.dead.is_some()));
+    if let Some(elastic) = &status.elastic {
+        gauge!("cuda_green_embed_wide").set(flag(elastic.layout == super::LaneLayout::Wide));
+        counter!("cuda_green_embed_rebalances").absolute(elastic.rebalances);
+        counter!("cuda_green_embed_failed_rebalances").absolute(elastic.failed);
+    }
     for lane in Lane::ALL {
         let figures = status.lane(lane);
         let label = lane.name();

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::elastic::ElasticStatus;
+
 /// The lane that a request takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -57,6 +59,9 @@ pub struct EmbedderStatus {
     pub mode: ServiceMode,
     /// The error for which the service is dead, if it is. It answers nothing any more then.
     pub dead: Option<String>,
+    /// The layout of the lanes' SMs, and how often it has changed, if the lanes were to be
+    /// [elastic](super::EmbedderBuilder::elastic).
+    pub elastic: Option<ElasticStatus>,
     /// The interactive lane.
     pub interactive: LaneStatus,
     /// The bulk lane.
@@ -109,6 +114,9 @@ impl fmt::Display for EmbedderStatus {
                 write!(f, "single context, so bulk work delays queries: {reason}")?
             }
             ServiceMode::OwnEncoders => f.write_str("encoders of the caller")?,
+        }
+        if let Some(elastic) = &self.elastic {
+            write!(f, "\n{elastic}")?;
         }
         if let Some(error) = &self.dead {
             write!(f, "\ndead: {error}")?;

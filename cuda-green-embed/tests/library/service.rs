@@ -1,7 +1,10 @@
 //! The service, with encoders that a test holds up and lets fail, and with the GPU's encoder on the simulated driver.
 
+mod elastic;
+mod elastic_gpu;
 mod gated;
 mod gpu;
+mod lists;
 mod model;
 mod states;
 mod threads;

@@ -12,6 +12,7 @@ use super::{
     partition_stream::PartitionStream,
     probe::Probe,
     quad::{ContextId, RebalanceHint},
+    rebalance::Shift,
     state::ManagerState,
     status::AllocationStatus,
     stream_home::StreamHome,
@@ -350,7 +351,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// As [`rebalance`](SmPartitionManager::rebalance).
     pub fn rebalance_for(&self, favoured: Option<&Id>, hand_off: HandOff) -> Result<()> {
-        self.state.rebalance(favoured, hand_off)
+        self.state.rebalance(favoured.into(), hand_off)
     }
 
     /// Makes the contexts that [`rebalance_for`](Self::rebalance_for) would need, and changes nothing else.
@@ -361,7 +362,46 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// # Errors
     /// As [`rebalance_for`](Self::rebalance_for).
     pub fn provision_rebalance_for(&self, favoured: Option<&Id>) -> Result<()> {
-        self.state.provision_rebalances(&[favoured])
+        self.state.provision_rebalances(&[favoured.into()])
+    }
+
+    /// Gives a context what another was created with, but for at least `keep` SMs, or one piece of the split if that has
+    /// more; all others have what they were created with. It does not matter whether the lender is preemptible, as the
+    /// caller names it. `rebalance_for(None, ..)` gives the SMs back.
+    ///
+    /// ```
+    /// use cuda_green::{Driver, GreenContextConfig, HandOff, SmPartitionManager};
+    ///
+    /// # fn main() -> cuda_green::Result<()> {
+    /// # let device = Driver::open(&"sim:h200@13.0".parse()?)?.device(0)?;
+    /// let manager = SmPartitionManager::with_ids(&device)?;
+    /// let config = GreenContextConfig { sm_count: 32, ..GreenContextConfig::default() };
+    /// manager.create_contexts(&[("serving", config), ("indexing", config), ("other", config)])?;
+    /// manager.provision_lend(&"serving", &"indexing", 8)?; // ahead, since making contexts takes long
+    /// manager.lend(&"serving", &"indexing", 8, HandOff::Strict)?; // nobody asks anything
+    /// let sizes = ["serving", "indexing", "other"].map(|id| manager.get_context(id).unwrap().sm_count());
+    /// assert_eq!(sizes, [8, 32 + 24, 32]);
+    /// manager.rebalance_for(None, HandOff::Strict)?;
+    /// assert_eq!(manager.get_context("serving")?.sm_count(), 32);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`rebalance`](SmPartitionManager::rebalance), also where the lender is not there.
+    pub fn lend(&self, from: &Id, to: &Id, keep: u32, hand_off: HandOff) -> Result<()> {
+        let shift = Shift::Lend { from, to, keep };
+        self.state.rebalance(shift, hand_off)
+    }
+
+    /// Makes the contexts that [`lend`](Self::lend) would need, as
+    /// [`provision_rebalance_for`](Self::provision_rebalance_for) does.
+    ///
+    /// # Errors
+    /// As [`lend`](Self::lend).
+    pub fn provision_lend(&self, from: &Id, to: &Id, keep: u32) -> Result<()> {
+        let shift = Shift::Lend { from, to, keep };
+        self.state.provision_rebalances(&[shift])
     }
 
     /// Bounds the number of green contexts, each with [`GREEN_CONTEXT_BYTES`](crate::GREEN_CONTEXT_BYTES) of device
@@ -539,7 +579,8 @@ impl SmPartitionManager {
     /// # Errors
     /// As [`rebalance`](Self::rebalance).
     pub fn rebalance_with(&self, hint: RebalanceHint, hand_off: HandOff) -> Result<()> {
-        self.state.rebalance(hint.favoured().as_ref(), hand_off)
+        let favoured = hint.favoured();
+        self.state.rebalance(favoured.as_ref().into(), hand_off)
     }
 
     /// Makes the contexts of every hint, so that no rebalance has to, each for as many threads as any context of its

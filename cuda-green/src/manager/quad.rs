@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::state::ManagerState;
+use super::{rebalance::Shift, state::ManagerState};
 use crate::{device::ContextPriority, error::Result, partition::ContextPolicy};
 
 /// 8 GiB, the memory limit of each context of a quad partition.
@@ -90,7 +90,8 @@ impl ManagerState<ContextId> {
     /// Makes the contexts of every hint; returns the number of green contexts that the manager then has.
     pub(super) fn provision_hints(&self) -> Result<usize> {
         let favoured = RebalanceHint::ALL.map(RebalanceHint::favoured);
-        self.provision_rebalances(&favoured.each_ref().map(Option::as_ref))?;
+        let shifts = favoured.each_ref().map(|one| Shift::from(one.as_ref()));
+        self.provision_rebalances(&shifts)?;
         Ok(self.registry.green_contexts())
     }
 }

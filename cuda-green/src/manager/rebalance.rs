@@ -24,6 +24,56 @@ use crate::{
     planner::SplitStrategy,
 };
 
+/// The name that gets SMs in a rebalance, and those that give them.
+#[derive(Clone, Copy)]
+pub(super) enum Shift<Name> {
+    /// Each has what it was created with.
+    Back,
+    /// One gets half of what each preemptible other was created with.
+    Favour(Name),
+    /// One gets what another was created with, but for at least so many SMs.
+    Lend { from: Name, to: Name, keep: u32 },
+}
+
+impl<Name> Shift<Name> {
+    /// Returns the name that gets SMs.
+    fn favoured(self) -> Option<Name> {
+        match self {
+            Self::Back => None,
+            Self::Favour(name) | Self::Lend { to: name, .. } => Some(name),
+        }
+    }
+
+    /// Returns the names that it is about.
+    fn names(self) -> impl Iterator<Item = Name> {
+        let names = match self {
+            Self::Back => [None, None],
+            Self::Favour(name) => [Some(name), None],
+            Self::Lend { from, to, .. } => [Some(from), Some(to)],
+        };
+        names.into_iter().flatten()
+    }
+
+    /// Returns the same of other names.
+    fn try_map<Other>(self, other: impl Fn(Name) -> Result<Other>) -> Result<Shift<Other>> {
+        Ok(match self {
+            Self::Back => Shift::Back,
+            Self::Favour(name) => Shift::Favour(other(name)?),
+            Self::Lend { from, to, keep } => Shift::Lend {
+                from: other(from)?,
+                to: other(to)?,
+                keep,
+            },
+        })
+    }
+}
+
+impl<Name> From<Option<Name>> for Shift<Name> {
+    fn from(favoured: Option<Name>) -> Self {
+        favoured.map_or(Self::Back, Self::Favour)
+    }
+}
+
 /// The generations that rebalances put into force, each once.
 struct Ready {
     /// The index of the partition, in their order, and that of the generation.
@@ -33,25 +83,24 @@ struct Ready {
 }
 
 impl<Id: Clone + Eq + Debug> ManagerState<Id> {
-    /// Gives the favoured context half of what the other, preemptible ones were created with; with none, each gets back
-    /// what it was created with.
-    pub(super) fn rebalance(&self, favoured: Option<&Id>, hand_off: HandOff) -> Result<()> {
+    /// Gives SMs to the name that a shift favours.
+    pub(super) fn rebalance(&self, shift: Shift<&Id>, hand_off: HandOff) -> Result<()> {
         let begun = Stopwatch::start();
-        let rebalanced = self.with_generations(&[favoured], |change, ready| {
+        let rebalanced = self.with_generations(&[shift], |change, ready| {
             // One of each partition.
             change.registry.put_in_force(&ready.generations, hand_off)?;
             Ok(ready.made)
         });
         if let Some(made) = self.noting(Operation::Rebalance, rebalanced)? {
-            self.note_rebalance(favoured, hand_off, made, &begun);
+            self.note_rebalance(shift.favoured(), hand_off, made, &begun);
         }
         Ok(())
     }
 
     /// Makes the contexts of several rebalances, none of which makes room for another, each for as many threads as any
     /// context of its name.
-    pub(super) fn provision_rebalances(&self, favoured: &[Option<&Id>]) -> Result<()> {
-        let provided = self.with_generations(favoured, |change, ready| {
+    pub(super) fn provision_rebalances(&self, shifts: &[Shift<&Id>]) -> Result<()> {
+        let provided = self.with_generations(shifts, |change, ready| {
             for (context, threads) in change.registry.with_most_siblings(&ready.generations) {
                 context.provision_threads(threads)?;
             }
@@ -64,20 +113,20 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     /// to rebalance, returns none.
     fn with_generations<T>(
         &self,
-        favoured: &[Option<&Id>],
+        shifts: &[Shift<&Id>],
         action: impl FnOnce(&Change<'_, Id>, &Ready) -> Result<T>,
     ) -> Result<Option<T>> {
         let positions = |ids: &Ids<Id>| {
-            let place = |id: &Option<&Id>| id.map(|id| position(ids, &id)).transpose();
-            favoured.iter().map(place).collect::<Result<Vec<_>>>()
+            let place = |shift: &Shift<&Id>| shift.try_map(|id| position(ids, &id));
+            shifts.iter().map(place).collect::<Result<Vec<_>>>()
         };
         loop {
             let mut later = DropLater::new(); // outlives the lock
-            let (change, favoured) = self.begin_change_of(positions)?;
-            if !self.can_rebalance(&change, &favoured)? {
+            let (change, shifts) = self.begin_change_of(positions)?;
+            if !self.can_rebalance(&change, &shifts)? {
                 return Ok(None);
             }
-            let wanted = change.registry.divide(&favoured, wanted);
+            let wanted = change.registry.divide(&in_pieces(&change, &shifts), wanted);
             if let Some(ready) = self.make_generations(&change, &wanted, &mut later)? {
                 // Pieces that return to a name which is gone are free now. A search for free pieces begins by freeing
                 // them.
@@ -87,7 +136,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     }
 
     /// Returns whether there is something to rebalance.
-    fn can_rebalance(&self, change: &Change<'_, Id>, favoured: &[Option<usize>]) -> Result<bool> {
+    fn can_rebalance(&self, change: &Change<'_, Id>, shifts: &[Shift<usize>]) -> Result<bool> {
         if self.mode != PartitionMode::Partitioned {
             return Ok(false);
         }
@@ -95,11 +144,11 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         let Some(layout) = &*layout else {
             return Ok(false);
         };
-        let mut favoured = favoured.iter().flatten().peekable();
-        if favoured.peek().is_none() {
+        let mut names = shifts.iter().flat_map(|shift| shift.names()).peekable();
+        if names.peek().is_none() {
             return Ok(true);
         }
-        let mut own = favoured.filter_map(|index| change.registry.own_pieces(*index));
+        let mut own = names.filter_map(|index| change.registry.own_pieces(index));
         if own.any(|pieces| layout.are_cut_out(&pieces)) {
             return Err(Error::IncompatibleResources {
                 reason: "the SMs of this context were cut out of units to its exact size, and merge with no others; `create_partitions` splits the device so that they do",
@@ -182,11 +231,47 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     }
 }
 
+/// Returns the shifts with the number of pieces to keep in place of SMs: as few as have so many SMs, the last one of the
+/// lender among them.
+fn in_pieces<Id>(change: &Change<'_, Id>, shifts: &[Shift<usize>]) -> Vec<Shift<usize>> {
+    let layout = change.layout();
+    let sm_count = |piece: &usize| {
+        layout
+            .as_ref()
+            .map_or(0, |layout| layout.sm_count(&[*piece]))
+    };
+    let in_pieces = |shift: &Shift<usize>| match *shift {
+        Shift::Lend { from, to, keep } => {
+            let own = change.registry.own_pieces(from).unwrap_or_default();
+            let sizes: Vec<u32> = own.iter().map(sm_count).collect();
+            let keep = pieces_to_keep(&sizes, keep);
+            Shift::Lend { from, to, keep }
+        }
+        other => other,
+    };
+    shifts.iter().map(in_pieces).collect()
+}
+
+/// Returns how many pieces of these sizes, the last one and then the first ones, have so many SMs.
+fn pieces_to_keep(sizes: &[u32], sms: u32) -> u32 {
+    let (last, units) = sizes.split_last().unwrap_or((&0, &[]));
+    let mut kept = *last;
+    let mut pieces = 1;
+    for unit in units {
+        if kept >= sms {
+            break;
+        }
+        kept += unit;
+        pieces += 1;
+    }
+    pieces
+}
+
 /// Returns the pieces of the generations that each partition needs for any of the rebalances, each once.
-fn wanted(shares: &[OwnShare<'_>], rebalances: &[Option<usize>]) -> Vec<Vec<Pieces>> {
+fn wanted(shares: &[OwnShare<'_>], shifts: &[Shift<usize>]) -> Vec<Vec<Pieces>> {
     let mut wanted = vec![Vec::new(); shares.len()];
-    for favoured in rebalances {
-        for (wanted, pieces) in wanted.iter_mut().zip(pieces_after(shares, *favoured)) {
+    for shift in shifts {
+        for (wanted, pieces) in wanted.iter_mut().zip(pieces_after(shares, *shift)) {
             if !wanted.contains(&pieces) {
                 wanted.push(pieces);
             }
@@ -195,9 +280,9 @@ fn wanted(shares: &[OwnShare<'_>], rebalances: &[Option<usize>]) -> Vec<Vec<Piec
     wanted
 }
 
-/// Returns the pieces of each partition once one is favoured: half of what each preemptible other was created with,
-/// from its end, goes to that one.
-fn pieces_after(shares: &[OwnShare<'_>], favoured: Option<usize>) -> Vec<Pieces> {
+/// Returns the pieces of each partition after a shift: what others do not keep of the pieces that they were created with
+/// goes to the favoured one, from the end.
+fn pieces_after(shares: &[OwnShare<'_>], shift: Shift<usize>) -> Vec<Pieces> {
     let mut gained = Vec::new();
     let mut after: Vec<Pieces> = shares
         .iter()
@@ -210,11 +295,11 @@ fn pieces_after(shares: &[OwnShare<'_>], favoured: Option<usize>) -> Vec<Pieces>
                     preemptible,
                 },
             )| {
-                let gives = favoured.is_some_and(|favoured| favoured != index) && *preemptible;
-                let keep = if gives {
-                    pieces.len().div_ceil(2)
-                } else {
-                    pieces.len()
+                let half = pieces.len().div_ceil(2);
+                let keep = match shift {
+                    Shift::Favour(favoured) if favoured != index && *preemptible => half,
+                    Shift::Lend { from, to, keep } if from == index && to != index => keep as usize,
+                    _ => pieces.len(),
                 };
                 // The odd piece, which is the last, stays with its owner: others cannot use it.
                 let (odd, units) = pieces
@@ -226,9 +311,30 @@ fn pieces_after(shares: &[OwnShare<'_>], favoured: Option<usize>) -> Vec<Pieces>
             },
         )
         .collect();
-    if let Some(pieces) = favoured.and_then(|index| after.get_mut(index)) {
+    if let Some(pieces) = shift.favoured().and_then(|index| after.get_mut(index)) {
         pieces.extend(gained);
         pieces.sort_unstable();
     }
     after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pieces_to_keep;
+
+    #[test]
+    fn as_few_pieces_stay_as_have_the_sms() {
+        for (sizes, sms, pieces) in [
+            (&[8, 8, 8, 8][..], 0, 1),
+            (&[8, 8, 8, 8], 8, 1),
+            (&[8, 8, 8, 8], 9, 2),
+            (&[8, 8, 8, 12], 12, 1),
+            (&[8, 8, 8, 12], 13, 2),
+            (&[8, 8, 8, 8], 1000, 4),
+            (&[32], 8, 1),
+            (&[], 8, 1),
+        ] {
+            assert_eq!(pieces_to_keep(sizes, sms), pieces, "{sizes:?} {sms}");
+        }
+    }
 }

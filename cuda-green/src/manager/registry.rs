@@ -9,6 +9,7 @@ use super::{
     generation::{ContextInForce, Generation, Pieces},
     hand_off::{HandOff, wait_for_old_work},
     named_partition::NamedPartition,
+    rebalance::Shift,
 };
 use crate::{
     error::{Error, Result},
@@ -218,8 +219,8 @@ impl<Id> RegistryChange<'_, Id> {
     /// Divides what the partitions were created with among them, for each of some rebalances.
     pub(super) fn divide<T>(
         &self,
-        rebalances: &[Option<usize>],
-        divide: fn(&[OwnShare<'_>], &[Option<usize>]) -> T,
+        rebalances: &[Shift<usize>],
+        divide: fn(&[OwnShare<'_>], &[Shift<usize>]) -> T,
     ) -> T {
         self.registry.read(|partitions| {
             let shares = partitions.iter().map(|partition| OwnShare {

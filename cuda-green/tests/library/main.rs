@@ -14,6 +14,7 @@ mod manager {
     mod ends_of_names;
     mod hand_offs;
     mod labels;
+    mod lend;
     mod many_threads;
     mod probe;
     mod rebalance;

@@ -7,8 +7,8 @@ use cuda_green::{
     sim::{Injection, Sim},
 };
 use cuda_green_embed::{
-    BertModel, CpuEncoder, CublasLt, Embedder, Encoder, EncoderOptions, Error, InferencePrecision,
-    Lane, ModelFolder, ModelHead, PackedBatch, Pooling, ServiceMode,
+    BertModel, CpuEncoder, CublasLt, Embedder, EmbedderBuilder, Encoder, EncoderOptions, Error,
+    InferencePrecision, Lane, ModelFolder, ModelHead, PackedBatch, Pooling, ServiceMode,
     model::{BertConfig, BertWeights},
 };
 
@@ -32,10 +32,20 @@ fn config() -> BertConfig {
 fn service(simulator: &Sim) -> Result<(Embedder, Arc<SmPartitionManager>, CpuEncoder), Error> {
     let device = Driver::simulated(simulator)?.device(0)?;
     let manager = Arc::new(SmPartitionManager::on(&device)?);
-    let pool = GpuMemoryPool::on(&device, 1 << 30)?;
+    let (embedder, reference) = service_in(&manager, Embedder::builder())?;
+    Ok((embedder, manager, reference))
+}
+
+/// Returns a service of a small model in the contexts of a manager, and a reference.
+pub fn service_in(
+    manager: &Arc<SmPartitionManager>,
+    builder: EmbedderBuilder,
+) -> Result<(Embedder, CpuEncoder), Error> {
+    let device = manager.device();
+    let pool = GpuMemoryPool::on(device, 1 << 30)?;
     let (config, weights) = (config(), BertWeights::random(&config(), 3));
     let reference = CpuEncoder::new(&config, &weights, HEAD.pooling, HEAD.normalize);
-    let cublaslt = CublasLt::software(&device)?;
+    let cublaslt = CublasLt::software(device)?;
     let model = BertModel::from_weights(
         &config,
         &weights,
@@ -45,21 +55,21 @@ fn service(simulator: &Sim) -> Result<(Embedder, Arc<SmPartitionManager>, CpuEnc
         cublaslt,
     )?;
     let options = EncoderOptions::default().max_tokens(64).max_texts(16);
-    let embedder = Embedder::builder()
+    let embedder = builder
         .encoder(Lane::Interactive, options)
         .encoder(Lane::Bulk, options)
-        .build(&model, Arc::clone(&manager))?;
-    Ok((embedder, manager, reference))
+        .build(&model, Arc::clone(manager))?;
+    Ok((embedder, reference))
 }
 
-fn assert_close(found: &[f32], expected: &[f32]) {
+pub fn assert_close(found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len());
     let dot: f32 = found.iter().zip(expected).map(|(a, b)| a * b).sum();
     assert!(dot > 0.999_99, "{dot}");
 }
 
 /// Returns the reference's vector of one text.
-fn expected(reference: &CpuEncoder, tokens: &[u32]) -> Vec<f32> {
+pub fn expected(reference: &CpuEncoder, tokens: &[u32]) -> Vec<f32> {
     let batch: PackedBatch = [tokens].into_iter().collect();
     reference.encode(&batch).unwrap().into_values()
 }
