@@ -17,25 +17,27 @@ use super::{
 
 /// The pause between two requests of the lone caller, as `embed_floods.py`, with whose figures its own are compared,
 /// makes it.
-const PAUSE: Duration = Duration::from_micros(500);
+pub const PAUSE: Duration = Duration::from_micros(500);
 /// Requests of each of the many callers on the way.
 pub const ON_THE_WAY: usize = 64;
 
-/// Makes requests one after another for a time, with the caller blocked until each is answered; at least one.
+/// Makes requests one after another for a time, with the caller blocked until each is answered and pausing before each;
+/// at least one.
 pub fn one_caller(
     embedder: &Embedder,
     texts: &[String],
+    pause: Duration,
     length: Duration,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::new(length)?;
     let begin = Instant::now();
     for text in texts.iter().cycle() {
+        thread::sleep(pause);
         let sent = Instant::now();
         task::note(sent, embedder.embed(text).wait(), &mut outcome)?;
         if begin.elapsed() >= length {
             break;
         }
-        thread::sleep(PAUSE);
     }
     Ok(outcome)
 }
