@@ -135,7 +135,9 @@ impl<'a> Bench<'a> {
         let of_partition = capacity
             .iter()
             .find(|one| one.placement == Placement::AloneInPartition);
-        let of_partition = of_partition.map_or(0.0, |one| one.texts_per_s);
+        let of_partition = of_partition
+            .map_or(0.0, |one| one.texts_per_s)
+            .max(self.lengths.least_capacity);
         let mut measured = Measured::default();
         let mut set_ups = set_ups();
         let pace = FloodKind::ALL.len() * 2;

@@ -23,6 +23,8 @@ pub struct Lengths {
     pub one_rate: Duration,
     /// The measurement of a lane's capacity.
     pub capacity: Duration,
+    /// The capacity that counts at least, in texts a second: a short run has arrivals, however slow the machine is.
+    pub least_capacity: f64,
     /// The rates of arrivals beside matrix products and alone, as shares of the capacity of a partition alone. The first is
     /// for placements that cannot keep up with more.
     pub rates: Vec<f64>,
@@ -41,6 +43,7 @@ impl Lengths {
             first_queries: ms(2_000),
             one_rate: ms(600),
             capacity: ms(1_000),
+            least_capacity: 1_000.0,
             rates: vec![0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95],
             other_rate: 0.5,
         }
@@ -56,7 +59,8 @@ impl Lengths {
             first_queries: ms(60),
             one_rate: ms(20),
             capacity: ms(20),
-            rates: vec![0.05, 0.2],
+            least_capacity: 5_000.0,
+            rates: vec![0.2, 0.5],
             other_rate: 0.2,
         }
     }
