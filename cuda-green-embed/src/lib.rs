@@ -11,10 +11,13 @@ mod encoder;
 mod error;
 mod graphs;
 mod kernels;
+mod library;
 mod lock;
 pub mod model;
 mod multi_gpu;
+mod panics;
 mod parallel;
+mod pipeline;
 mod precision;
 mod service;
 mod streams;
@@ -35,8 +38,18 @@ pub use encoder::{
 pub use error::{Error, Result};
 #[cfg(feature = "test-utils")]
 pub use kernels::host::{register as register_kernels, register_times as register_kernel_times};
+pub use library::{
+    LibraryBuilder, LibraryStatus, ModelHandle, ModelLibrary, ModelSpec, ModelState, ModelStatus,
+};
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
 pub use multi_gpu::{EncoderStatus, MultiGpuBalancer, MultiGpuEmbedder};
+#[cfg(feature = "cache")]
+pub use pipeline::MemoryCache;
+pub use pipeline::{
+    CacheKey, CacheStatus, Concatenate, Deliver, EmbeddingPipeline, Fuse, PipelineBatchFuture,
+    PipelineBuilder, PipelineFuture, PipelineLane, PipelineStatus, Scrub, StageError, VectorCache,
+    WeightedMean,
+};
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
 pub use service::{
     ElasticOptions, ElasticStatus, EmbedBatchFuture, EmbedFuture, Embedder, EmbedderBuilder,

@@ -50,4 +50,5 @@ pub use builder::EmbedderBuilder;
 pub use elastic::{ElasticOptions, ElasticStatus, LaneLayout, LaneLayouts};
 pub use embedder::{Embedder, LaneHandle};
 pub use future::{EmbedBatchFuture, EmbedFuture};
+pub(crate) use request::is_waking;
 pub use status::{EmbedderStatus, Lane, LaneStatus, ServiceMode};

@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZero, path::Path, sync::Arc, thread, time::Duration};
 
-use cuda_green::{ContextId, GpuMemoryPool, PartitionMode, SmPartitionManager};
+use cuda_green::{ContextId, CudaDevice, GpuMemoryPool, PartitionMode, SmPartitionManager};
 
 use super::{
     elastic::{self, Elastic, ElasticOptions, LaneLayouts, Partitions},
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     batch::BatchConfig,
-    encoder::{BertEncoder, BertModel, Encoder, EncoderOptions},
+    encoder::{BertEncoder, BertModel, Encoder, EncoderOptions, activation_bytes, weight_bytes},
     error::{Error, Result},
     model::ModelFolder,
     precision::InferencePrecision,
@@ -203,26 +203,54 @@ impl EmbedderBuilder {
     /// # Errors
     /// Those of [`ModelFolder::open`], [`BertModel::load`] and [`build`](Self::build).
     pub fn load(
-        mut self,
+        self,
         folder: impl AsRef<Path>,
         manager: Arc<SmPartitionManager>,
     ) -> Result<Embedder> {
         let folder = ModelFolder::open(folder)?;
-        if self.tokenize.is_none() {
-            self = self.tokenizer(folder.tokenizer()?);
-        }
-        self.ensure_partitioned(&manager)?;
-        let precision = self
-            .precision
-            .unwrap_or_else(|| InferencePrecision::detect_optimal(manager.device()).precision);
-        let model = match &self.pool {
+        let this = self.with_tokenizer_of(&folder)?;
+        this.ensure_partitioned(&manager)?;
+        let precision = this.precision_on(manager.device());
+        let model = match &this.pool {
             Some(pool) => BertModel::load(&folder, pool, precision)?,
             None => {
                 let context = manager.get_context(ContextId::Embedding)?;
                 BertModel::load(&folder, context.memory()?, precision)?
             }
         };
-        self.build(&model, manager)
+        this.build(&model, manager)
+    }
+
+    /// Returns the bytes of device memory that a service with these options takes from its pool: the weights and the
+    /// activations of both lanes, exactly.
+    ///
+    /// # Errors
+    /// [`Error::Device`], [`Error::UnsupportedSizes`], [`Error::UnsupportedPrecision`] and [`Error::InvalidOption`] where
+    /// it would not run.
+    pub fn device_bytes(&self, folder: &ModelFolder, device: &CudaDevice) -> Result<u64> {
+        let (config, precision) = (folder.config(), self.precision_on(device));
+        BertModel::ensure_supported(config, device)?;
+        precision.ensure_supported()?;
+        let mut bytes = weight_bytes(config, precision);
+        for lane in [&self.interactive, &self.bulk] {
+            lane.encoder.check(folder.max_length())?;
+            bytes += activation_bytes(config, precision, lane.encoder.max_tokens);
+        }
+        Ok(bytes as u64)
+    }
+
+    /// Returns the precision that was set, or the device's best.
+    pub(crate) fn precision_on(&self, device: &CudaDevice) -> InferencePrecision {
+        self.precision
+            .unwrap_or_else(|| InferencePrecision::detect_optimal(device).precision)
+    }
+
+    /// Takes the folder's tokeniser, unless one was set.
+    pub(crate) fn with_tokenizer_of(self, folder: &ModelFolder) -> Result<Self> {
+        match &self.tokenize {
+            Some(_) => Ok(self),
+            None => Ok(self.tokenizer(folder.tokenizer()?)),
+        }
     }
 
     /// Starts a service with a model that is loaded, in the partitions of a manager. Without
@@ -322,14 +350,19 @@ impl EmbedderBuilder {
     }
 
     /// Partitions the device, unless that was done.
-    fn ensure_partitioned(&self, manager: &SmPartitionManager) -> Result<()> {
-        if !manager.allocation_status().contexts.is_empty() {
-            return Ok(());
+    pub(crate) fn ensure_partitioned(&self, manager: &SmPartitionManager) -> Result<()> {
+        if manager.allocation_status().contexts.is_empty() {
+            match self.elastic {
+                Some(elastic) => elastic.partition(manager)?,
+                None => manager.init_quad_partition()?,
+            }
         }
-        match self.elastic {
-            Some(elastic) => elastic.partition(manager),
-            None => Ok(manager.init_quad_partition()?),
-        }
+        Ok(())
+    }
+
+    /// Returns whether the lanes are to be elastic.
+    pub(crate) fn is_elastic(&self) -> bool {
+        self.elastic.is_some()
     }
 
     fn options(&mut self, lane: Lane) -> &mut LaneOptions {

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,10 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cuda_green::{ContextId, PartitionMode, SmPartitionManager};
+use cuda_green::{ContextId, ModelLease, PartitionMode, SmPartitionManager};
 
 use super::{
-    batch::of_text,
     builder::EmbedderBuilder,
     elastic::ElasticStatus,
     engine::Engine,
@@ -26,6 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    panics,
     parallel::each_in_order,
 };
 
@@ -88,10 +87,14 @@ pub struct Embedder {
     parts: Parts,
     threads: Vec<JoinHandle<()>>,
     /// Threads that may still be started to tokenise.
-    helpers: AtomicUsize,
+    helpers: Arc<AtomicUsize>,
+    /// What keeps the service's model loaded, if it is one of a library. Then the service is the library's, which ends
+    /// it. Behind `engine`, which holds memory of the model.
+    lease: Option<ModelLease<Embedder>>,
 }
 
 /// What a service has besides its engine.
+#[derive(Clone)]
 pub(super) struct Parts {
     pub(super) tokenize: Option<Tokenize>,
     /// The most threads that tokenise a list.
@@ -121,9 +124,10 @@ impl Embedder {
         // If a thread does not start, dropping this ends the one that did.
         let mut embedder = Self {
             engine: Arc::new(engine),
-            helpers: AtomicUsize::new(parts.tokenizer_threads.saturating_sub(1)),
+            helpers: Arc::new(AtomicUsize::new(parts.tokenizer_threads.saturating_sub(1))),
             parts,
             threads: Vec::new(),
+            lease: None,
         };
         for lane in Lane::ALL {
             let engine = Arc::clone(&embedder.engine);
@@ -142,6 +146,17 @@ impl Embedder {
             embedder.threads.push(thread.map_err(Error::Thread)?);
         }
         Ok(embedder)
+    }
+
+    /// Returns the service of a lease. It and its requests keep the lease, and do not end the service.
+    pub(crate) fn leased(lease: ModelLease<Self>) -> Self {
+        Self {
+            engine: Arc::clone(&lease.engine),
+            parts: lease.parts.clone(),
+            threads: Vec::new(),
+            helpers: Arc::clone(&lease.helpers),
+            lease: Some(lease),
+        }
     }
 
     /// Returns a lane.
@@ -257,23 +272,18 @@ impl Embedder {
 
 /// Calls a tokeniser, whose panic is the text's error.
 fn guarded(tokenize: impl FnOnce() -> Result<Vec<u32>>) -> Result<Vec<u32>> {
-    catch_unwind(AssertUnwindSafe(tokenize)).unwrap_or_else(|panic| {
-        let message = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
+    panics::catch(tokenize).unwrap_or_else(|message| {
         let reason = format!("the tokeniser panicked: {message}");
-        // Its drop may panic as well.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
         Err(Error::Tokenize { text: 0, reason })
     })
 }
 
 impl Drop for Embedder {
     fn drop(&mut self) {
-        self.engine.close(false);
-        self.join();
+        if self.lease.is_none() {
+            self.engine.close(false);
+            self.join();
+        }
     }
 }
 
@@ -394,7 +404,7 @@ impl LaneHandle<'_> {
             .and_then(|timeout| Instant::now().checked_add(timeout));
         let mut reserved = Reserved::new(engine, self.lane, texts.len())?;
         // If a block is refused, dropping this gives the others up.
-        let mut pending = Pending::new(engine, self.lane);
+        let mut pending = Pending::new(engine, self.lane, self.embedder.lease.clone());
         let tokenize = |block: usize| -> Vec<Tokenized> {
             let first = block * BLOCK;
             let texts = texts.iter().skip(first).take(BLOCK);
@@ -420,7 +430,7 @@ impl LaneHandle<'_> {
                         places.push(pending.push_place());
                     }
                     Err(error) => {
-                        pending.push_error(of_text(error, index));
+                        pending.push_error(error.of_text(index));
                         bad += 1;
                     }
                 }

@@ -55,6 +55,14 @@ fn embed_bulk(embedder: &Embedder, reference: &CpuEncoder) {
     }
 }
 
+/// A list may end before the layout's thread has seen it.
+fn embed_bulk_until_wide(embedder: &Embedder, reference: &CpuEncoder) {
+    until("the layout is wide", || {
+        embed_bulk(embedder, reference);
+        figures(embedder).layout == LaneLayout::Wide
+    });
+}
+
 fn query(embedder: &Embedder, reference: &CpuEncoder) {
     let vector = embedder.embed_tokens(vec![5, 6, 7]).wait().unwrap();
     assert_close(&vector, &expected(reference, &[5, 6, 7]));
@@ -69,8 +77,7 @@ fn bulk_work_has_the_gpu_until_a_query_comes() {
         let fixed = sms(&embedder);
         assert_eq!(fixed.iter().sum::<u32>(), 132, "{driver}");
         let made = manager.allocation_status().green_contexts;
-        embed_bulk(&embedder, &reference);
-        until_is(&embedder, LaneLayout::Wide);
+        embed_bulk_until_wide(&embedder, &reference);
         assert_eq!(sms(&embedder), [8, 124], "{driver}");
         embed_bulk(&embedder, &reference);
         query(&embedder, &reference);
@@ -94,8 +101,7 @@ fn the_others_of_a_quad_partition_keep_their_sms() {
     let of_others = || others.map(|id| manager.get_context(id).unwrap().sm_count());
     let before = of_others();
     let (embedder, reference) = service_in(&manager, elastic()).unwrap();
-    embed_bulk(&embedder, &reference);
-    until_is(&embedder, LaneLayout::Wide);
+    embed_bulk_until_wide(&embedder, &reference);
     assert_eq!(sms(&embedder), [8, 56]);
     assert_eq!(of_others(), before);
     query(&embedder, &reference);
