@@ -259,7 +259,7 @@ pub struct Models {
 }
 
 enum Source {
-    Library(ModelLibrary),
+    Library(Box<ModelLibrary>),
     #[cfg(test)]
     Own(Arc<Embedder>),
 }
@@ -268,7 +268,7 @@ impl Models {
     /// Serves those of a library. `facts` has one for each of its models, the default one first.
     pub fn new(library: ModelLibrary, facts: Vec<Facts>, answers_to_all: bool) -> Self {
         Self {
-            source: Source::Library(library),
+            source: Source::Library(Box::new(library)),
             facts: facts.into_iter().map(Arc::new).collect(),
             answers_to_all,
         }
