@@ -145,7 +145,9 @@ impl Engine {
         self.ended(core, texts);
         // The GPU first: it has nothing to do.
         self.launch_due(core);
-        batch.deliver(vectors);
+        let times = batch.deliver(vectors);
+        // Once they are answered, since nobody waits for the figures.
+        observe::embedded(core.lane, &times);
     }
 
     /// Ends a batch that has no vectors: answers its requests, or keeps those that deserve another attempt.
