@@ -199,7 +199,7 @@ impl Sources {
         let n = self.sizes.matrix;
         let product = self.product(stream, n, n, n)?;
         let mut launch = Launch::new(self, stream);
-        self.graph(stream, || launch.product(&product))
+        self.graph(stream, || Ok(launch.product(&product)?))
     }
 
     fn training(&self, stream: &Stream) -> anyhow::Result<Piece> {
