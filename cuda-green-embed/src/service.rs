@@ -47,7 +47,6 @@ mod request;
 mod status;
 
 pub use builder::EmbedderBuilder;
-pub(crate) use builder::ensure_partitioned;
 pub use elastic::{ElasticOptions, ElasticStatus, LaneLayout, LaneLayouts};
 pub use embedder::{Embedder, LaneHandle};
 pub use future::{EmbedBatchFuture, EmbedFuture};

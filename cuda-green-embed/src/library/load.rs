@@ -20,12 +20,13 @@ use crate::{
 pub struct ModelSpec {
     pub(super) name: Arc<str>,
     folder: PathBuf,
-    options: EmbedderBuilder,
+    pub(super) options: EmbedderBuilder,
     pub(super) priority: i32,
 }
 
 /// A model whose files are read and checked, so that only memory can be lacking.
 pub(super) struct CheckedModel {
+    name: Arc<str>,
     folder: ModelFolder,
     weights: BertWeights,
     options: EmbedderBuilder,
@@ -44,7 +45,8 @@ impl ModelSpec {
         }
     }
 
-    /// Sets the options of its service. Their pool is not used: all memory comes from the library's budget.
+    /// Sets the options of its service. Their pool is not used: all memory comes from the library's budget. Lanes can be
+    /// [elastic](EmbedderBuilder::elastic) only in a library of one model: two would move the same SMs.
     #[must_use]
     pub fn options(self, options: EmbedderBuilder) -> Self {
         Self { options, ..self }
@@ -68,6 +70,7 @@ impl ModelSpec {
         let folder = ModelFolder::open(&self.folder)?;
         let options = self.options.clone().with_tokenizer_of(&folder)?;
         Ok(CheckedModel {
+            name: Arc::clone(&self.name),
             bytes: options.device_bytes(&folder, device)?,
             weights: folder.weights()?,
             options,
@@ -92,6 +95,7 @@ impl CheckedModel {
             self.options.precision_on(pool.device()),
             Arc::clone(cublaslt),
         )?;
-        self.options.clone().build(&model, Arc::clone(manager))
+        let embedder = self.options.clone().build(&model, Arc::clone(manager))?;
+        Ok(embedder.named(&self.name))
     }
 }

@@ -61,24 +61,24 @@ impl Batch {
         self.requests.len()
     }
 
-    /// Answers each request with its vector, the oldest first. Returns the number of requests without one.
-    pub(super) fn deliver(self, vectors: &Embeddings) -> usize {
+    /// Answers each request with its vector, the oldest first. Returns the time that each took.
+    pub(super) fn deliver(self, vectors: &Embeddings) -> Vec<Times> {
         let now = Instant::now();
-        let mut missing = 0;
+        let mut all = Vec::with_capacity(self.requests.len());
         let mut order: Vec<_> = self.requests.into_iter().enumerate().collect();
         // The batch has the longest first.
         order.sort_by_key(|(_, request)| request.arrived);
         for (place, request) in order {
             let vector = vectors.get(place).map(<[f32]>::to_vec);
-            missing += usize::from(vector.is_none());
             let times = Times {
                 tokenize: request.tokenized_in,
                 queue: self.launched.saturating_duration_since(request.arrived),
                 inference: now.saturating_duration_since(self.launched),
             };
+            all.push(times);
             request.answer(vector.ok_or(Error::EncoderBroken), times);
         }
-        missing
+        all
     }
 }
 
@@ -107,22 +107,5 @@ fn sort(error: Error) -> Trouble {
         | Error::EmptyText { text }
         | Error::Overflow { text, .. } => Trouble::Text(text, error),
         other => Trouble::Batch(other),
-    }
-}
-
-/// Returns the error with the index that its text has in the caller's list.
-pub(super) fn of_text(error: Error, text: usize) -> Error {
-    match error {
-        Error::UnknownToken {
-            token, vocabulary, ..
-        } => Error::UnknownToken {
-            text,
-            token,
-            vocabulary,
-        },
-        Error::EmptyText { .. } => Error::EmptyText { text },
-        Error::Overflow { precision, .. } => Error::Overflow { text, precision },
-        Error::Tokenize { reason, .. } => Error::Tokenize { text, reason },
-        other => other,
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +13,6 @@ use std::{
 use cuda_green::{ContextId, ModelLease, PartitionMode, SmPartitionManager};
 
 use super::{
-    batch::of_text,
     builder::EmbedderBuilder,
     elastic::ElasticStatus,
     engine::Engine,
@@ -26,6 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    panics,
     parallel::each_in_order,
 };
 
@@ -149,6 +148,17 @@ impl Embedder {
         Ok(embedder)
     }
 
+    /// Gives the model a name, which its figures bear.
+    pub(crate) fn named(self, model: &Arc<str>) -> Self {
+        for lane in Lane::ALL {
+            self.engine
+                .lane(lane)
+                .model
+                .get_or_init(|| Arc::clone(model));
+        }
+        self
+    }
+
     /// Returns the service of a lease. It and its requests keep the lease, and do not end the service.
     pub(crate) fn leased(lease: ModelLease<Self>) -> Self {
         Self {
@@ -240,11 +250,12 @@ impl Embedder {
 
     /// Exports the figures of [`status`](Self::status) to the `metrics` facade: SMs by lane, single-context mode, whether
     /// the service is dead, and texts by lane and outcome. Call it as often as the figures are read. Requests and batches
-    /// are recorded as they happen.
+    /// are recorded as they happen. In a library, what differs by model has a label for it, and the texts are those since
+    /// the model was loaded.
     #[cfg(feature = "metrics")]
     #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
     pub fn export_metrics(&self) {
-        super::observe::export(&self.status());
+        super::observe::export(&self.status(), &self.engine);
     }
 
     /// Answers all requests, and ends. Blocks until then, unless it is called by a waker.
@@ -267,18 +278,16 @@ impl Embedder {
     /// Calls the tokeniser.
     fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         let tokenize = self.parts.tokenize.as_ref().ok_or(Error::NoTokenizer)?;
-        catch_unwind(AssertUnwindSafe(|| tokenize(text))).unwrap_or_else(|panic| {
-            let message = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
-            let reason = format!("the tokeniser panicked: {message}");
-            // Its drop may panic as well.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-            Err(Error::Tokenize { text: 0, reason })
-        })
+        guarded(|| tokenize(text))
     }
+}
+
+/// Calls a tokeniser, whose panic is the text's error.
+fn guarded(tokenize: impl FnOnce() -> Result<Vec<u32>>) -> Result<Vec<u32>> {
+    panics::catch(tokenize).unwrap_or_else(|message| {
+        let reason = format!("the tokeniser panicked: {message}");
+        Err(Error::Tokenize { text: 0, reason })
+    })
 }
 
 impl Drop for Embedder {
@@ -329,13 +338,8 @@ impl LaneHandle<'_> {
     pub fn embed_batch<T: AsRef<str>>(self, texts: &[T]) -> EmbedBatchFuture {
         // Not all types can be shared among threads, but all texts can.
         let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        let most = match self.lane {
-            Lane::Bulk => texts.len() / (BLOCK * BLOCKS_FOR_A_THREAD),
-            Lane::Interactive => 1,
-        };
-        let helpers = Helpers::borrow(&self.embedder.helpers, most.saturating_sub(1));
-        let threads = 1 + helpers.count;
-        self.submit("batch", &texts, threads, |text| {
+        let helpers = self.helpers(texts.len());
+        self.submit("batch", &texts, 1 + helpers.count, |text| {
             self.embedder.tokenize(text)
         })
     }
@@ -358,6 +362,33 @@ impl LaneHandle<'_> {
         self.submit("batch", &texts, 1, |tokens| Ok(tokens.to_vec()))
     }
 
+    /// Embeds a list of texts of any kind, by the tokens that a function makes of each. It is called once a text, before
+    /// this returns, and by several threads at once where [`embed_batch`](Self::embed_batch) uses them. If it panics, that
+    /// text fails.
+    ///
+    /// # Errors
+    /// As [`embed_token_batch`](Self::embed_token_batch), and those of the function.
+    pub fn embed_batch_with<T: Sync>(
+        self,
+        texts: &[T],
+        tokens: impl Fn(&T) -> Result<Vec<u32>> + Sync,
+    ) -> EmbedBatchFuture {
+        let method = if texts.len() == 1 { "single" } else { "batch" };
+        let helpers = self.helpers(texts.len());
+        self.submit(method, texts, 1 + helpers.count, |text| {
+            guarded(|| tokens(text))
+        })
+    }
+
+    /// Takes the threads that help to tokenise so many texts.
+    fn helpers(&self, texts: usize) -> Helpers<'_> {
+        let most = match self.lane {
+            Lane::Bulk => texts / (BLOCK * BLOCKS_FOR_A_THREAD),
+            Lane::Interactive => 1,
+        };
+        Helpers::borrow(&self.embedder.helpers, most.saturating_sub(1))
+    }
+
     fn submit<T: Sync>(
         self,
         method: &'static str,
@@ -365,7 +396,7 @@ impl LaneHandle<'_> {
         threads: usize,
         tokens: impl Fn(&T) -> Result<Vec<u32>> + Sync,
     ) -> EmbedBatchFuture {
-        let call = Call::begin(self.lane, method);
+        let call = Call::begin(self.lane, method, texts.len());
         match self.queue(texts, threads, tokens) {
             Ok(pending) => EmbedBatchFuture::taken(call, pending),
             Err(error) => EmbedBatchFuture::refused(call, error),
@@ -411,7 +442,7 @@ impl LaneHandle<'_> {
                         places.push(pending.push_place());
                     }
                     Err(error) => {
-                        pending.push_error(of_text(error, index));
+                        pending.push_error(error.of_text(index));
                         bad += 1;
                     }
                 }

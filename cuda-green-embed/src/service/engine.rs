@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    batch::{Batch, Flying, Trouble, attempt, of_text, refuse},
+    batch::{Batch, Flying, Trouble, attempt, refuse},
     elastic::Elastic,
     lane::{Counts, LaneCore},
     observe,
@@ -145,7 +145,9 @@ impl Engine {
         self.ended(core, texts);
         // The GPU first: it has nothing to do.
         self.launch_due(core);
-        batch.deliver(vectors);
+        let times = batch.deliver(vectors);
+        // Once they are answered, since nobody waits for the figures.
+        observe::embedded(core.lane, &times);
     }
 
     /// Ends a batch that has no vectors: answers its requests, or keeps those that deserve another attempt.
@@ -156,7 +158,7 @@ impl Engine {
                 let mut requests = batch.requests;
                 let bad = requests.remove(text);
                 Counts::add(&core.counts.failed, 1);
-                let error = of_text(error, bad.text);
+                let error = error.of_text(bad.text);
                 bad.answer(Err(error), Times::default());
                 let rest = Batch {
                     requests,
@@ -252,7 +254,7 @@ impl Engine {
     /// Answers all with one error.
     fn refuse_all(requests: Vec<Arc<Request>>, error: Error) {
         if let [only] = &requests[..] {
-            only.answer(Err(of_text(error, only.text)), Times::default());
+            only.answer(Err(error.of_text(only.text)), Times::default());
             return;
         }
         let error = Arc::new(error);

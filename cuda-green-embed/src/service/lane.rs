@@ -24,6 +24,8 @@ use crate::{
 /// One lane: its encoder, its queue and what is on the way.
 pub(super) struct LaneCore {
     pub(super) lane: Lane,
+    /// The model's name, if it is one of several.
+    pub(super) model: OnceLock<Arc<str>>,
     pub(super) encoder: Arc<dyn Encoder>,
     pub(super) limits: EncoderLimits,
     /// The most texts that may wait.
@@ -100,6 +102,7 @@ impl LaneCore {
         limits.tokens_of_text = limits.tokens_of_text.min(config.max_tokens);
         Ok(Self {
             lane,
+            model: OnceLock::new(),
             limit: config.max_pending,
             limits,
             encoder,

@@ -2,14 +2,17 @@
 //!
 //! Names that begin with `te_` are those of text-embeddings-inference, so that its dashboards show this service too:
 //! `te_request_*` from `router/src/http/server.rs` and `router/src/lib.rs` of huggingface/text-embeddings-inference,
-//! `te_batch_next_*` and `te_queue_size` from `core/src/queue.rs`. Durations are in seconds, as there. The label `method`
-//! is theirs, `single` or `batch`; the label `lane` is ours.
+//! `te_request_failure` and `te_embed_*` from `core/src/infer.rs`, `te_request_input_length` from
+//! `core/src/tokenization.rs`, `te_batch_next_*` and `te_queue_size` from `core/src/queue.rs`. Durations are in seconds, as
+//! there. The labels `method`, `single` or `batch`, and `err` are theirs; the labels `lane` and, in a library,
+//! `model` are ours.
 
-#[cfg(feature = "metrics")]
-use std::time::Duration;
 use std::time::Instant;
+#[cfg(feature = "metrics")]
+use std::{sync::Arc, time::Duration};
 
 use super::{batch::Batch, lane::LaneCore, request::Times, status::Lane};
+use crate::error::Error;
 
 /// One call: a text, or a list of texts.
 #[derive(Clone, Copy)]
@@ -22,14 +25,41 @@ pub(super) struct Call {
 
 impl Call {
     /// Counts a call.
-    pub(super) fn begin(lane: Lane, method: &'static str) -> Self {
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+    pub(super) fn begin(lane: Lane, method: &'static str, texts: usize) -> Self {
         #[cfg(feature = "metrics")]
-        metrics::counter!("te_request_count", "method" => method, "lane" => lane.name())
-            .increment(1);
+        {
+            use metrics::counter;
+
+            let label = lane.name();
+            counter!("te_request_count", "method" => method, "lane" => label).increment(1);
+            counter!("te_embed_count", "lane" => label).increment(texts as u64);
+        }
         Self {
             lane,
             method,
             started: Instant::now(),
+        }
+    }
+
+    /// Counts it as failed, for its first text at fault.
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+    pub(super) fn failed(self, error: &Error) {
+        #[cfg(feature = "metrics")]
+        {
+            let reason = match error {
+                Error::Overloaded { .. } => "overloaded",
+                Error::Tokenize { .. } | Error::NoTokenizer => "tokenization",
+                Error::EmptyText { .. }
+                | Error::UnknownToken { .. }
+                | Error::BatchTooLarge { .. } => "validation",
+                // Those that they do not have.
+                Error::DeadlineExceeded => "deadline",
+                Error::ShutDown => "shut_down",
+                _ => "inference",
+            };
+            let lane = self.lane.name();
+            metrics::counter!("te_request_failure", "err" => reason, "lane" => lane).increment(1);
         }
     }
 
@@ -67,10 +97,36 @@ pub(super) fn launched(core: &LaneCore, batch: &Batch) {
         let lane = core.lane.name();
         histogram!("te_batch_next_size", "lane" => lane).record(batch.texts() as f64);
         histogram!("te_batch_next_tokens", "lane" => lane).record(tokens as f64);
+        let lengths = histogram!("te_request_input_length", "lane" => lane);
+        for request in &batch.requests {
+            lengths.record(request.tokens.len() as f64);
+        }
     }
     queue_size(core);
     for request in &batch.requests {
         request.trace.computing();
+    }
+}
+
+/// Records the texts of a batch whose vectors were computed.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(super) fn embedded(lane: Lane, texts: &[Times]) {
+    #[cfg(feature = "metrics")]
+    {
+        use metrics::{counter, histogram};
+
+        let lane = lane.name();
+        counter!("te_embed_success", "lane" => lane).increment(texts.len() as u64);
+        let whole = histogram!("te_embed_duration", "lane" => lane);
+        let tokenize = histogram!("te_embed_tokenization_duration", "lane" => lane);
+        let queue = histogram!("te_embed_queue_duration", "lane" => lane);
+        let inference = histogram!("te_embed_inference_duration", "lane" => lane);
+        for times in texts {
+            whole.record(times.tokenize + times.queue + times.inference);
+            tokenize.record(times.tokenize);
+            queue.record(times.queue);
+            inference.record(times.inference);
+        }
     }
 }
 
@@ -80,21 +136,32 @@ pub(super) fn queue_size(core: &LaneCore) {
     #[cfg(feature = "metrics")]
     {
         let queued = core.lock().queue.len();
-        metrics::gauge!("te_queue_size", "lane" => core.lane.name()).set(queued as f64);
+        metrics::gauge!("te_queue_size", labels(core)).set(queued as f64);
     }
+}
+
+/// Returns the labels of a lane: `lane`, and `model` in a library.
+#[cfg(feature = "metrics")]
+fn labels(core: &LaneCore) -> Vec<metrics::Label> {
+    let model = core.model.get().map(Arc::clone);
+    let model = model.map(|model| metrics::Label::new("model", model));
+    let lane = metrics::Label::new("lane", core.lane.name());
+    [lane].into_iter().chain(model).collect()
 }
 
 /// Records the state of a service.
 #[cfg(feature = "metrics")]
-pub(super) fn export(status: &super::EmbedderStatus) {
-    use metrics::{counter, gauge};
+pub(super) fn export(status: &super::EmbedderStatus, engine: &super::engine::Engine) {
+    use metrics::{Label, counter, gauge};
 
     use super::ServiceMode;
 
     let flag = |on: bool| f64::from(u8::from(on));
     let is_single = matches!(status.mode, ServiceMode::SingleContext { .. });
     gauge!("cuda_green_embed_single_context_mode").set(flag(is_single));
-    gauge!("cuda_green_embed_dead").set(flag(status.dead.is_some()));
+    // All but the lane.
+    let model = labels(engine.lane(Lane::Interactive)).split_off(1);
+    gauge!("cuda_green_embed_dead", model).set(flag(status.dead.is_some()));
     if let Some(elastic) = &status.elastic {
         gauge!("cuda_green_embed_wide").set(flag(elastic.layout == super::LaneLayout::Wide));
         counter!("cuda_green_embed_rebalances").absolute(elastic.rebalances);
@@ -102,11 +169,11 @@ pub(super) fn export(status: &super::EmbedderStatus) {
     }
     for lane in Lane::ALL {
         let figures = status.lane(lane);
-        let label = lane.name();
         if let Some(sms) = figures.sms {
-            gauge!("cuda_green_embed_lane_sms", "lane" => label).set(f64::from(sms));
+            gauge!("cuda_green_embed_lane_sms", "lane" => lane.name()).set(f64::from(sms));
         }
-        gauge!("cuda_green_embed_texts_on_the_way", "lane" => label).set(figures.on_the_way as f64);
+        let of_lane = labels(engine.lane(lane));
+        gauge!("cuda_green_embed_texts_on_the_way", of_lane.clone()).set(figures.on_the_way as f64);
         for (outcome, texts) in [
             ("done", figures.done),
             ("failed", figures.failed),
@@ -114,8 +181,9 @@ pub(super) fn export(status: &super::EmbedderStatus) {
             ("expired", figures.expired),
             ("overloaded", figures.overloaded),
         ] {
-            counter!("cuda_green_embed_texts", "lane" => label, "outcome" => outcome)
-                .absolute(texts);
+            let mut labels = of_lane.clone();
+            labels.push(Label::new("outcome", outcome));
+            counter!("cuda_green_embed_texts", labels).absolute(texts);
         }
     }
 }
