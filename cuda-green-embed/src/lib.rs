@@ -10,6 +10,7 @@ mod embeddings;
 mod encoder;
 mod error;
 mod graphs;
+pub mod guide;
 mod kernels;
 mod library;
 mod lock;

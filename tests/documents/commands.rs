@@ -44,6 +44,18 @@ const NOT_RUN: &[(&str, &str)] = &[
         "likewise",
     ),
     (
+        "cargo install cuda-green-embed --features server",
+        "the checks build it with that feature",
+    ),
+    (
+        "cuda-green-embed serve --model all-MiniLM-L6-v2",
+        "the program's own tests run it with this model",
+    ),
+    (
+        "curl http://127.0.0.1:8080/v1/embeddings -H 'Content-Type: application/json'     -d '{\"input\": \"what is a green context?\"}'",
+        "the program's own tests send it, on a free port",
+    ),
+    (
         "cuda-green completions bash     >~/.local/share/bash-completion/completions/cuda-green",
         "the program's own tests run it, and bash with what it gives",
     ),

@@ -18,6 +18,7 @@ const PAGES: &[&str] = &[
     "https://docs.pytorch.org/docs/2.10/generated/torch.cuda.green_contexts.GreenContext.html",
     "https://docs.pytorch.org/docs/2.15/generated/torch.cuda.green_contexts.SMPartition.html",
     "https://docs.rs/cudarc/0.19.10",
+    "https://github.com/huggingface/text-embeddings-inference",
     "https://nvidia-isaac-ros.github.io/concepts/gpu_partitioning/index.html",
     "https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/generated/driver_v2/cuda.bindings._v2.driver.stream_create_with_priority.html",
     "https://nvidia.github.io/cuda-python/cuda-core/latest/generated/cuda.core.Context.html",

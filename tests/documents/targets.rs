@@ -116,7 +116,7 @@ fn missing(typed: &Typed) -> Option<String> {
                 .find(|step| !script.contains(&format!("\nstep {step} ")));
             no.map(|step| format!("the script has no step {step}"))
         }
-        ["cp" | "export" | "mkdir" | "python3", ..] => None,
+        ["cp" | "curl" | "export" | "mkdir" | "python3", ..] => None,
         _ => Some("nobody knows this program".to_owned()),
     }
 }

@@ -42,13 +42,19 @@ fn serve(model: &Path, options: &[&str]) -> Command {
 impl Served {
     /// Starts a server, and waits until it is ready.
     fn start(model: &Path, options: &[&str]) -> Self {
-        let mut child = serve(model, options)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::of(serve(model, options))
+    }
+
+    fn of(mut command: Command) -> Self {
         let (sender, lines) = mpsc::channel();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let told = thread::spawn(move || {
+        let mut served = Self {
+            child: command.stderr(Stdio::piped()).spawn().unwrap(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ready: String::new(),
+            told: thread::spawn(String::new),
+        };
+        let mut stderr = BufReader::new(served.child.stderr.take().unwrap());
+        served.told = thread::spawn(move || {
             let mut all = String::new();
             let mut line = String::new();
             while stderr.read_line(&mut line).unwrap_or(0) > 0 {
@@ -58,24 +64,18 @@ impl Served {
             }
             all
         });
-        let mut address = None;
-        loop {
+        while served.ready.is_empty() {
             // Far longer than it takes.
-            let line = lines.recv_timeout(Duration::from_secs(120));
-            let line = line.expect("the server ended, or hangs");
+            let line = lines.recv_timeout(Duration::from_secs(120)).unwrap();
             if let Some(rest) = line.strip_prefix("listening on http://") {
                 let (found, _) = rest.split_once(',').unwrap();
-                address = Some(found.parse().unwrap());
+                served.address = found.parse().unwrap();
             }
             if line.starts_with("serving ") {
-                return Self {
-                    child,
-                    address: address.unwrap(),
-                    ready: line,
-                    told,
-                };
+                served.ready = line;
             }
         }
+        served
     }
 
     fn url(&self) -> String {
@@ -164,6 +164,42 @@ fn other_layouts_are_said() {
 }
 
 #[test]
+fn the_field_model_picks_one_of_several() {
+    let models = [model(), model()];
+    let second = format!("second={}", models[1].path().display());
+    let mut command = serve(
+        Path::new(&format!("first={}", models[0].path().display())),
+        &SMALL,
+    );
+    command.args(["--model", &second, "--memory", "512"]);
+    let served = Served::of(command);
+    let expected = "serving first and 1 more models when they are asked for at ";
+    assert!(served.ready.starts_with(expected), "{}", served.ready);
+    for (model, status, found) in [
+        (r#","model":"first""#, 200, r#""model":"first""#),
+        // Loaded now.
+        (r#","model":"second""#, 200, r#""model":"second""#),
+        ("", 200, r#""model":"first""#),
+        (r#","model":"third""#, 404, "model_not_found"),
+    ] {
+        let ask = format!(r#"{{"input":"a"{model}}}"#);
+        let answer = served.send("POST /v1/embeddings", &ask);
+        let head = format!("HTTP/1.1 {status} ");
+        assert!(
+            answer.starts_with(&head) && answer.contains(found),
+            "{answer}"
+        );
+    }
+    let answer = served.send("GET /v1/models", "");
+    assert!(answer.contains(r#""id":"first""#) && answer.contains(r#""id":"second""#));
+    let answer = served.send("GET /info", "");
+    assert!(
+        answer.contains(r#"{"name":"second","state":"loaded"}"#),
+        "{answer}"
+    );
+}
+
+#[test]
 fn what_cannot_be_served_is_told() {
     let model = model();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -175,6 +211,8 @@ fn what_cannot_be_served_is_told() {
             "--batch-tokens 4 has no room for a text of 10 tokens",
         ),
         (&["--interactive-sms", "1000"], "1000"),
+        (&["--pin", "x"], "--pin x: there is no model of that name"),
+        (&["--memory", "1"], "the budget is 1048576"),
         (&["--driver", "sim:t4@13.0"], "compute capability 7.5"),
     ] {
         let output = serve(model.path(), options).output().unwrap();
@@ -255,10 +293,7 @@ fn a_load_generator_sees_no_error_and_a_neighbour_no_loss() {
     let said = text(&output.stdout);
     let figure = |name: &str| -> u64 {
         let line = said.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("no {name}: {said}"))
-            .trim()
-            .parse()
-            .unwrap()
+        line.unwrap().trim().parse().unwrap()
     };
     assert!(output.status.success() && answered > 0, "{said}");
     assert!(figure("requests:") > 16, "{said}");

@@ -31,7 +31,7 @@ pub enum Command {
     Embed(Embed),
     /// Print a model's architecture and sizes, and what the device would use
     Info(Info),
-    /// Serve a model over HTTP, to clients of OpenAI's API and of text-embeddings-inference
+    /// Serve models over HTTP, to clients of OpenAI's API and of text-embeddings-inference
     ///
     /// Paths: /v1/embeddings and /v1/models as OpenAI's; /embed, /health, /info and /metrics as text-embeddings-inference's.
     /// Queries and bulk work have SMs of their own. A request is a query if it has few texts, or says so: by the path
@@ -106,9 +106,19 @@ pub struct Info {
 #[cfg(feature = "server")]
 #[derive(clap::Args)]
 pub struct Serve {
-    /// The model's folder, and a name for it; without a name, it answers to every name that a client sends
-    #[arg(long, value_name = "[NAME=]DIR", value_parser = OsStringValueParser::new().map(named_folder))]
-    pub model: crate::serve::NamedFolder,
+    /// A model's folder, and the name that clients call it by, which is the folder's unless one is given; several times
+    /// for several models
+    ///
+    /// The first is the one that a request without a name gets. A model without a name that is the only one answers to
+    /// every name. The first is loaded at the start, the others when they are asked for.
+    #[arg(long, required = true, value_name = "[NAME=]DIR", value_parser = OsStringValueParser::new().map(named_folder))]
+    pub model: Vec<crate::serve::NamedFolder>,
+    /// Load this model at the start, and keep it loaded; several times for several models
+    #[arg(long, value_name = "NAME")]
+    pub pin: Vec<String>,
+    /// The most MiB of the GPU's memory for all models; those that were not used for the longest time make room for others
+    #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = value_parser!(u32).range(1..))]
+    pub memory: u32,
     #[command(flatten)]
     pub place: Place,
     /// The address to listen on; port 0 takes a free one

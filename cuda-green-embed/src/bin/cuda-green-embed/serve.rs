@@ -1,4 +1,4 @@
-//! `cuda-green-embed serve`: a model behind HTTP, from the start to the end of the process.
+//! `cuda-green-embed serve`: models behind HTTP, from the start to the end of the process.
 
 mod app;
 mod ask;
@@ -19,19 +19,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use app::App;
 use cuda_green::{
     ContextId, ContextPolicy, CudaDevice, SmPartitionManager, planner::PartitionRequest,
 };
 use cuda_green_embed::{
     BertModel, ElasticOptions, Embedder, EncoderOptions, InferencePrecision, Lane, ModelFolder,
+    ModelLibrary, ModelSpec,
 };
 use figures::Figures;
 use indicatif::ProgressBar;
 use limits::Limits;
 pub use model::NamedFolder;
-use model::{Model, Models, Texts, mode};
+use model::{Facts, Model, Models, Texts, mode};
 use tokio::{
     net::TcpListener,
     sync::oneshot,
@@ -49,16 +50,34 @@ const DRAIN: Duration = Duration::from_secs(30);
 pub fn run(options: &Serve) -> anyhow::Result<()> {
     log::install();
     // What is cheap to find wrong comes first.
-    let folder = ModelFolder::open(&options.model.path)?;
-    let length = folder.max_length();
-    let batch = options.batch_tokens;
+    let mut named = Vec::new();
+    for one in &options.model {
+        let folder = ModelFolder::open(&one.path)?;
+        let name = one.name.clone().unwrap_or_else(|| folder.name());
+        let length = folder.max_length();
+        let batch = options.batch_tokens;
+        ensure!(
+            batch as usize >= length,
+            "--batch-tokens {batch} has no room for a text of {length} tokens"
+        );
+        let texts = Texts::new(&folder, options.prompt.as_deref(), options.auto_truncate)?;
+        named.push((name, folder, texts));
+    }
+    for pinned in &options.pin {
+        let mut names = named.iter().map(|(name, ..)| name);
+        ensure!(
+            names.any(|name| name == pinned),
+            "--pin {pinned}: there is no model of that name"
+        );
+    }
     ensure!(
-        batch as usize >= length,
-        "--batch-tokens {batch} has no room for a text of {length} tokens"
+        !options.elastic || named.len() == 1,
+        "--elastic is for one model: two would move the same SMs"
     );
-    let texts = Texts::new(&folder, options.prompt.as_deref(), options.auto_truncate)?;
     let device = options.place.device()?;
-    BertModel::ensure_supported(folder.config(), &device)?;
+    for (_, folder, _) in &named {
+        BertModel::ensure_supported(folder.config(), &device)?;
+    }
     if device.driver().is_simulated() {
         tell(&format!(
             "{YELLOW}SIMULATED: no GPU is behind this; the CPU computes{YELLOW:#}"
@@ -68,18 +87,16 @@ pub fn run(options: &Serve) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads of the server")?;
-    let done = runtime.block_on(serve(options, folder, texts, device));
+    let done = runtime.block_on(serve(options, named, device));
     // A model that is still being loaded is not waited for.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(
-    options: &Serve,
-    folder: ModelFolder,
-    texts: Texts,
-    device: CudaDevice,
-) -> anyhow::Result<()> {
+/// A model's name, its folder and its tokenisers.
+type Named = (String, ModelFolder, Texts);
+
+async fn serve(options: &Serve, named: Vec<Named>, device: CudaDevice) -> anyhow::Result<()> {
     let bind = options.bind;
     let listener = TcpListener::bind(bind).await;
     let listener = listener.with_context(|| format!("cannot listen on {bind}"))?;
@@ -89,8 +106,15 @@ async fn serve(
             "{YELLOW}warning:{YELLOW:#} whoever reaches {address} can use it: there is no TLS and no key; put a proxy before it"
         ))?;
     }
-    let name = printable(&options.model.path.display().to_string());
-    tell(&format!("listening on http://{address}, loading {name}"))?;
+    let first = named.first().map_or("", |(name, ..)| name);
+    let loading = [first]
+        .into_iter()
+        .chain(options.pin.iter().map(String::as_str));
+    let loading: Vec<_> = loading.collect();
+    tell(&printable(&format!(
+        "listening on http://{address}, loading {}",
+        loading.join(", ")
+    )))?;
 
     let manager = Arc::new(manager(&device, options)?);
     let figures = Figures::install()?;
@@ -110,14 +134,15 @@ async fn serve(
     };
     let told = signal();
     tokio::pin!(told);
-    let loading = load(options, folder, texts, manager);
+    let loading = load(options, named, manager);
     let loaded = tokio::select! {
         loaded = loading => Some(loaded?),
         () = &mut told => None,
     };
-    if let Some(model) = loaded {
-        let line = ready(&model, &device, &format!("http://{address}"));
-        app.ready(Models::new(model));
+    if let Some((models, first)) = loaded {
+        let line = ready(&models, &first, &device, &format!("http://{address}"));
+        drop(first);
+        app.ready(Arc::new(models));
         // Whoever reads it may ask at once.
         tell(&line)?;
         told.await;
@@ -133,9 +158,8 @@ async fn serve(
     upkeep.abort();
     // Aborted tasks give up what they hold when they are next looked at.
     drop(upkeep.await);
-    if let Some(models) = Arc::into_inner(app).and_then(App::into_models) {
-        spawn_blocking(|| models.shutdown()).await?;
-    }
+    // All requests are answered. The models end on a thread that may wait for the GPU.
+    spawn_blocking(|| drop(app)).await?;
     served.context("the server ended early")
 }
 
@@ -168,40 +192,57 @@ fn manager(device: &CudaDevice, options: &Serve) -> cuda_green::Result<SmPartiti
     Ok(manager)
 }
 
-/// Loads the model, on a thread that may block.
+/// Loads the first model and those that are pinned, on a thread that may block. Returns the first.
 async fn load(
     options: &Serve,
-    folder: ModelFolder,
-    texts: Texts,
+    named: Vec<Named>,
     manager: Arc<SmPartitionManager>,
-) -> anyhow::Result<Model> {
-    let named = options.model.clone();
-    let tokens = options.batch_tokens;
-    let elastic = options.elastic.then(|| {
-        let elastic = ElasticOptions::default();
-        match options.interactive_sms {
-            Some(sms) => elastic.interactive_sms(sms),
-            None => elastic,
-        }
-    });
+) -> anyhow::Result<(Models, Model)> {
     let precision = options
         .precision
         .named()
         .unwrap_or_else(|| InferencePrecision::detect_optimal(manager.device()).precision);
+    let sizes = |most: u32| EncoderOptions::default().max_tokens(most);
+    let tokens = options.batch_tokens;
+    let mut builder = Embedder::builder()
+        .precision(precision)
+        .encoder(Lane::Interactive, sizes(tokens.min(4096)))
+        .encoder(Lane::Bulk, sizes(tokens));
+    if options.elastic {
+        let elastic = ElasticOptions::default();
+        builder = builder.elastic(match options.interactive_sms {
+            Some(sms) => elastic.interactive_sms(sms),
+            None => elastic,
+        });
+    }
+    let mut library = ModelLibrary::builder(manager).budget(u64::from(options.memory) << 20);
+    let mut facts = Vec::new();
+    for (name, folder, texts) in named {
+        let spec = ModelSpec::new(&name, folder.path()).options(builder.clone());
+        library = library.model(spec);
+        facts.push(Facts::new(
+            &name,
+            &folder,
+            texts,
+            precision,
+            tokens as usize,
+        ));
+    }
+    let answers_to_all = matches!(&options.model[..], [only] if only.name.is_none());
+    let pinned = options.pin.clone();
     // Shows itself on a terminal only.
-    let progress = ProgressBar::new_spinner().with_message(format!("loading {}", folder.name()));
+    let progress = ProgressBar::new_spinner().with_message("loading");
     progress.enable_steady_tick(Duration::from_millis(200));
-    let loaded = spawn_blocking(move || -> anyhow::Result<Model> {
-        let sizes = |most: u32| EncoderOptions::default().max_tokens(most);
-        let mut builder = Embedder::builder()
-            .precision(precision)
-            .encoder(Lane::Interactive, sizes(tokens.min(4096)))
-            .encoder(Lane::Bulk, sizes(tokens));
-        if let Some(elastic) = elastic {
-            builder = builder.elastic(elastic);
+    let loaded = spawn_blocking(move || -> anyhow::Result<_> {
+        let library = library.build()?;
+        library.get(None)?;
+        for name in pinned {
+            library.pin(&name)?;
         }
-        let embedder = builder.load(folder.path(), manager)?;
-        Ok(Model::new(&named, &folder, texts, precision, embedder))
+        let models = Models::new(library, facts, answers_to_all);
+        let first = models.find(None).and_then(|first| models.load(first));
+        let first = first.map_err(|refusal| anyhow!(refusal.message))?;
+        Ok((models, first))
     });
     let loaded = loaded.await;
     progress.finish_and_clear();
@@ -209,8 +250,8 @@ async fn load(
 }
 
 /// Returns the line that says what runs where.
-fn ready(model: &Model, device: &CudaDevice, address: &str) -> String {
-    let status = model.embedder.status();
+fn ready(models: &Models, first: &Model, device: &CudaDevice, address: &str) -> String {
+    let status = first.status();
     let sms = |lane| match status.lane(lane).sms {
         Some(sms) => format!("{sms} SMs"),
         None => "an unknown number of SMs".to_owned(),
@@ -219,12 +260,17 @@ fn ready(model: &Model, device: &CudaDevice, address: &str) -> String {
         Some(elastic) => format!("; {elastic}"),
         None => String::new(),
     };
+    let more = match models.all().count() {
+        1 => String::new(),
+        all => format!(" and {} more models when they are asked for", all - 1),
+    };
+    let facts = &first.facts;
     let text = format!(
-        "serving {} at {address}: {} values in {}, up to {} tokens a text, on {}; interactive on {}, bulk on {}; {}{elastic}",
-        model.name,
-        model.embedder.dimension(),
-        model.precision.name(),
-        model.texts.max_length,
+        "serving {}{more} at {address}: {} values in {}, up to {} tokens a text, on {}; interactive on {}, bulk on {}; {}{elastic}",
+        facts.name,
+        facts.dimension,
+        facts.precision.name(),
+        facts.texts.max_length,
         device.name(),
         sms(Lane::Interactive),
         sms(Lane::Bulk),

@@ -16,7 +16,7 @@ use axum::{
     routing::{get, post},
 };
 use cuda_green::SmPartitionManager;
-use cuda_green_embed::Lane;
+use cuda_green_embed::{Error, Lane};
 use serde_json::{Value, json};
 use tokio::{
     sync::Semaphore,
@@ -31,7 +31,7 @@ use super::{
     limits::{Limits, QUICK_BODY, QUICK_VALUES},
     model::Models,
     refusal::{Api, Kind, Refusal},
-    work,
+    work::{self, Results},
 };
 
 /// The header that names a request's lane.
@@ -40,7 +40,7 @@ pub const LANE_HEADER: &str = "x-cuda-green-lane";
 /// The server's state.
 pub struct App {
     /// Empty while they are loaded.
-    models: OnceLock<Models>,
+    models: OnceLock<Arc<Models>>,
     manager: Option<Arc<SmPartitionManager>>,
     pub limits: Limits,
     pub figures: Figures,
@@ -48,6 +48,7 @@ pub struct App {
     /// The threads that tokenise long lists and write long answers.
     slow: Semaphore,
     closing: AtomicBool,
+    died: AtomicBool,
 }
 
 impl App {
@@ -61,11 +62,12 @@ impl App {
             figures,
             slow: Semaphore::new(cores),
             closing: AtomicBool::new(false),
+            died: AtomicBool::new(false),
         }
     }
 
     /// Begins to serve.
-    pub fn ready(&self, models: Models) {
+    pub fn ready(&self, models: Arc<Models>) {
         // Set once, by whoever loads them.
         let _ = self.models.set(models);
     }
@@ -75,12 +77,7 @@ impl App {
         self.closing.store(true, Ordering::SeqCst);
     }
 
-    /// Returns the models, once nobody uses them any more.
-    pub fn into_models(self) -> Option<Models> {
-        self.models.into_inner()
-    }
-
-    fn models(&self) -> Result<&Models, Refusal> {
+    fn models(&self) -> Result<&Arc<Models>, Refusal> {
         let loading = || Refusal::new(Kind::Unavailable, "the model is being loaded");
         self.models.get().ok_or_else(loading)
     }
@@ -88,19 +85,50 @@ impl App {
     /// Returns the reason for which the server is not healthy, if there is one.
     fn ill(&self) -> Result<(), Refusal> {
         if self.closing.load(Ordering::SeqCst) {
-            return Err(Refusal::from(&cuda_green_embed::Error::ShutDown));
+            return Err(Refusal::from(&Error::ShutDown));
         }
-        let models = self.models()?;
-        match models.all().find_map(|model| model.embedder.death()) {
-            Some(first) => Err((&cuda_green_embed::Error::ServiceDead { first }).into()),
-            None => Ok(()),
+        self.models()?;
+        match self.died.load(Ordering::SeqCst) {
+            true => Err(Refusal::dead()),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes it if the GPU has failed: it fails all models, and does not recover in this process.
+    fn watch(&self, vectors: &Results) {
+        let is_dead = |error: &Error| matches!(error, Error::ServiceDead { .. });
+        let found = match vectors {
+            Err(error) => is_dead(error).then_some(error),
+            Ok(results) => {
+                let mut errors = results.iter().filter_map(|one| one.as_ref().err());
+                errors.find(|error| is_dead(error))
+            }
+        };
+        if let Some(error) = found
+            && !self.died.swap(true, Ordering::SeqCst)
+        {
+            log::error!("{error}");
         }
     }
 
     /// Returns what `/info` shows.
     pub fn info(&self) -> Result<Value, Refusal> {
-        let first = self.models()?.get(None)?;
-        Ok(first.info(&self.limits))
+        let models = self.models()?;
+        let mut info = models.find(None)?.info(&self.limits);
+        if let Some(Value::Object(lanes)) = models.only().map(|model| model.lanes())
+            && let Some(info) = info.as_object_mut()
+        {
+            info.extend(lanes);
+        }
+        if let Some(library) = models.library()
+            && library.models.len() > 1
+        {
+            let models = library.models.iter();
+            let models =
+                models.map(|one| json!({"name": one.name, "state": one.state.to_string()}));
+            info["models"] = models.collect();
+        }
+        Ok(info)
     }
 
     /// Computes here if it is quick, or else on one of the threads for that.
@@ -141,7 +169,20 @@ impl App {
                 Ok((ask, body))
             })
             .await?;
-        let model = models.get(ask.model.as_deref())?;
+        let facts = models.find(ask.model.as_deref())?;
+        let late = |_| {
+            let seconds = self.limits.time.as_secs_f64();
+            let message = format!("the vectors were not there within {seconds} s");
+            Refusal::new(Kind::Late, message)
+        };
+        let model = match models.loaded(facts) {
+            Some(model) => model,
+            None => {
+                let (models, facts) = (Arc::clone(models), Arc::clone(facts));
+                let loaded = self.compute(false, move || models.load(&facts));
+                timeout_at(deadline, loaded).await.map_err(late)??
+            }
+        };
         let app = Arc::clone(&self);
         let submitted = self.compute(is_quick, move || {
             let lane = work::lane(&ask, around, &app.limits);
@@ -150,17 +191,11 @@ impl App {
             drop(body);
             submitted
         });
-        let late = |_| {
-            let seconds = self.limits.time.as_secs_f64();
-            Refusal::new(
-                Kind::Late,
-                format!("the vectors were not there within {seconds} s"),
-            )
-        };
         let submitted = timeout_at(deadline, submitted).await.map_err(late)??;
         let form = submitted.form;
         let vectors = timeout_at(deadline, submitted.vectors).await;
         let vectors = vectors.map_err(late)?;
+        self.watch(&vectors);
         let is_quick = form.values() <= QUICK_VALUES;
         self.compute(is_quick, move || form.write(vectors)).await
     }
@@ -243,7 +278,9 @@ async fn info(State(app): State<Arc<App>>) -> Response<Body> {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response<Body> {
-    let text = app.figures.render(app.models.get(), app.manager.as_deref());
+    let text = app
+        .figures
+        .render(app.models.get().map(Arc::as_ref), app.manager.as_deref());
     let mut response = Response::new(Body::from(text));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -262,7 +299,7 @@ async fn models(State(app): State<Arc<App>>) -> Response<Body> {
 }
 
 async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Response<Body> {
-    let found = app.models().and_then(|models| models.get(Some(&name)));
+    let found = app.models().and_then(|models| models.find(Some(&name)));
     match found {
         Ok(model) => json_response(StatusCode::OK, model.listed().to_string()),
         Err(refusal) => refusal.response(Api::OpenAi),

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
-use cuda_green::{PartitionExporter, SmPartitionManager};
+use cuda_green::{MemoryExporter, PartitionExporter, SmPartitionManager};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::model::Models;
@@ -11,7 +11,7 @@ use super::model::Models;
 /// The recorder of this process, and what is exported when somebody reads.
 pub struct Figures {
     handle: PrometheusHandle,
-    partitions: Mutex<PartitionExporter>,
+    exporters: Mutex<(PartitionExporter, MemoryExporter)>,
 }
 
 impl Figures {
@@ -26,21 +26,22 @@ impl Figures {
     pub fn of(handle: PrometheusHandle) -> Self {
         Self {
             handle,
-            partitions: Mutex::default(),
+            exporters: Mutex::default(),
         }
     }
 
-    /// Returns the figures as text.
+    /// Returns the figures as text. The lanes' own are those of one model: with several, they have no model's name.
     pub fn render(&self, models: Option<&Models>, manager: Option<&SmPartitionManager>) -> String {
-        for model in models.into_iter().flat_map(Models::all) {
-            model.embedder.export_metrics();
+        if let Some(model) = models.and_then(Models::only) {
+            model.export_metrics();
         }
+        let exporters = self.exporters.lock();
+        let (partitions, memory) = &mut *exporters.unwrap_or_else(PoisonError::into_inner);
         if let Some(manager) = manager {
-            let mut partitions = self
-                .partitions
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
             partitions.export(manager);
+        }
+        if let Some(models) = models {
+            memory.export(&models.memory());
         }
         self.handle.render()
     }

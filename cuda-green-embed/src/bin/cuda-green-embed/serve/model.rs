@@ -1,9 +1,16 @@
 //! The models that are served, and what a request needs to know of each.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Deref,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
+use cuda_green::MemoryReport;
 use cuda_green_embed::{
-    Embedder, EmbedderStatus, InferencePrecision, Lane, ModelFolder, Pooling, Result, Tokenizer,
+    Embedder, EmbedderStatus, Error, InferencePrecision, Lane, LibraryStatus, ModelFolder,
+    ModelHandle, ModelLibrary, Pooling, Result, Tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -21,18 +28,46 @@ pub struct NamedFolder {
     pub path: PathBuf,
 }
 
-/// A model in service.
+/// A model that is loaded, and stays so while somebody has this.
+#[derive(Clone)]
 pub struct Model {
+    pub facts: Arc<Facts>,
+    embedder: Loaded,
+}
+
+#[derive(Clone)]
+enum Loaded {
+    Handle(ModelHandle),
+    /// One that a test made.
+    #[cfg(test)]
+    Own(Arc<Embedder>),
+}
+
+impl Deref for Model {
+    type Target = Embedder;
+
+    fn deref(&self) -> &Embedder {
+        match &self.embedder {
+            Loaded::Handle(handle) => handle,
+            #[cfg(test)]
+            Loaded::Own(embedder) => embedder,
+        }
+    }
+}
+
+/// What is known of a model whether it is loaded or not.
+pub struct Facts {
     pub name: String,
-    answers_to_all: bool,
-    pub embedder: Embedder,
     pub texts: Texts,
+    pub dimension: usize,
     pub precision: InferencePrecision,
     pooling: Pooling,
+    /// The most tokens in a batch.
+    batch_tokens: usize,
     /// Unix time in seconds.
-    loaded: u64,
-    /// The most texts that may wait, by lane.
-    queue_limits: [usize; 2],
+    since: u64,
+    /// The most texts that may wait, by lane, once it was loaded.
+    queue_limits: OnceLock<[usize; 2]>,
 }
 
 /// The way from texts to tokens.
@@ -121,45 +156,34 @@ impl Texts {
     }
 }
 
-impl Model {
+impl Facts {
     pub fn new(
-        named: &NamedFolder,
+        name: &str,
         folder: &ModelFolder,
         texts: Texts,
         precision: InferencePrecision,
-        embedder: Embedder,
+        batch_tokens: usize,
     ) -> Self {
-        let status = embedder.status();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
-            name: named.name.clone().unwrap_or_else(|| folder.name()),
-            answers_to_all: named.name.is_none(),
-            embedder,
+            name: name.to_owned(),
             texts,
+            dimension: folder.config().hidden_size,
             precision,
             pooling: folder.pooling(),
-            loaded: now.unwrap_or_default().as_secs(),
-            queue_limits: Lane::ALL.map(|lane| status.lane(lane).limit),
-        }
-    }
-
-    /// Returns the most texts that may wait in a lane.
-    pub fn queue_limit(&self, lane: Lane) -> usize {
-        let [interactive, bulk] = self.queue_limits;
-        match lane {
-            Lane::Interactive => interactive,
-            Lane::Bulk => bulk,
+            batch_tokens,
+            since: now.unwrap_or_default().as_secs(),
+            queue_limits: OnceLock::new(),
         }
     }
 
     /// Returns the model as OpenAI's API lists it.
     pub fn listed(&self) -> Value {
-        json!({"id": self.name, "object": "model", "created": self.loaded, "owned_by": "cuda-green-embed"})
+        json!({"id": self.name, "object": "model", "created": self.since, "owned_by": "cuda-green-embed"})
     }
 
-    /// Returns the model as text-embeddings-inference shows it, and the lanes.
+    /// Returns the model as text-embeddings-inference shows it.
     pub fn info(&self, limits: &Limits) -> Value {
-        let status = self.embedder.status();
         let dtype = match self.precision {
             InferencePrecision::FP16 => "float16",
             InferencePrecision::BF16 => "bfloat16",
@@ -170,10 +194,6 @@ impl Model {
             Pooling::Cls => "cls",
             Pooling::Mean => "mean",
         };
-        let lane = |lane: Lane| {
-            let status = status.lane(lane);
-            json!({"sms": status.sms, "queued": status.queued, "queue_limit": status.limit})
-        };
         json!({
             "model_id": self.name,
             "model_sha": null,
@@ -181,7 +201,7 @@ impl Model {
             "model_type": {"embedding": {"pooling": pooling}},
             "max_concurrent_requests": limits.connections,
             "max_input_length": self.texts.max_length,
-            "max_batch_tokens": limits.tokens,
+            "max_batch_tokens": self.batch_tokens,
             "max_batch_requests": null,
             "max_client_batch_size": limits.texts,
             "auto_truncate": self.texts.auto_truncate,
@@ -189,7 +209,33 @@ impl Model {
             "version": env!("CARGO_PKG_VERSION"),
             "sha": null,
             "docker_label": null,
-            "dimension": self.embedder.dimension(),
+            "dimension": self.dimension,
+        })
+    }
+}
+
+impl Model {
+    /// Returns the most texts that may wait in a lane.
+    pub fn queue_limit(&self, lane: Lane) -> usize {
+        let limits = self.facts.queue_limits.get_or_init(|| {
+            let status = self.status();
+            Lane::ALL.map(|lane| status.lane(lane).limit)
+        });
+        let [interactive, bulk] = *limits;
+        match lane {
+            Lane::Interactive => interactive,
+            Lane::Bulk => bulk,
+        }
+    }
+
+    /// Returns the lanes' figures for `/info`.
+    pub fn lanes(&self) -> Value {
+        let status = self.status();
+        let lane = |lane: Lane| {
+            let status = status.lane(lane);
+            json!({"sms": status.sms, "queued": status.queued, "queue_limit": status.limit})
+        };
+        json!({
             "mode": mode(&status),
             "rebalances": status.elastic.as_ref().map(|elastic| elastic.rebalances),
             "interactive": lane(Lane::Interactive),
@@ -204,38 +250,121 @@ pub fn mode(status: &EmbedderStatus) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// All models.
+/// All models, in one memory budget.
 pub struct Models {
-    only: Arc<Model>,
+    source: Source,
+    facts: Vec<Arc<Facts>>,
+    /// Whether there is one model alone, which answers to every name.
+    answers_to_all: bool,
+}
+
+enum Source {
+    Library(Box<ModelLibrary>),
+    #[cfg(test)]
+    Own(Arc<Embedder>),
 }
 
 impl Models {
-    pub fn new(only: Model) -> Self {
+    /// Serves those of a library. `facts` has one for each of its models, the default one first.
+    pub fn new(library: ModelLibrary, facts: Vec<Facts>, answers_to_all: bool) -> Self {
         Self {
-            only: Arc::new(only),
+            source: Source::Library(Box::new(library)),
+            facts: facts.into_iter().map(Arc::new).collect(),
+            answers_to_all,
         }
     }
 
-    /// Returns the model that a request names.
-    pub fn get(&self, name: Option<&str>) -> Result<Arc<Model>, Refusal> {
-        let only = &self.only;
-        match name {
-            Some(name) if !only.answers_to_all && name != only.name => {
-                let message = format!("there is no model `{name}`; there is `{}`", only.name);
-                Err(Refusal::new(Kind::NoSuchModel, message))
+    #[cfg(test)]
+    pub fn of(embedder: Embedder, facts: Facts, answers_to_all: bool) -> Self {
+        Self {
+            source: Source::Own(Arc::new(embedder)),
+            facts: vec![Arc::new(facts)],
+            answers_to_all,
+        }
+    }
+
+    /// Returns what is known of the model that a request names.
+    pub fn find(&self, name: Option<&str>) -> Result<&Arc<Facts>, Refusal> {
+        let found = match name {
+            Some(name) if !self.answers_to_all => self.facts.iter().find(|one| one.name == name),
+            _ => self.facts.first(),
+        };
+        found.ok_or_else(|| {
+            let names: Vec<_> = self.facts.iter().map(|one| &one.name).collect();
+            let name = name.unwrap_or_default();
+            let message = format!("there is no model `{name}`; there are {names:?}");
+            Refusal::new(Kind::NoSuchModel, message)
+        })
+    }
+
+    /// Returns a model if it is loaded.
+    pub fn loaded(&self, facts: &Arc<Facts>) -> Option<Model> {
+        let embedder = match &self.source {
+            Source::Library(library) => {
+                Loaded::Handle(library.get_loaded(Some(&facts.name)).ok().flatten()?)
             }
-            _ => Ok(Arc::clone(only)),
+            #[cfg(test)]
+            Source::Own(embedder) => Loaded::Own(Arc::clone(embedder)),
+        };
+        let facts = Arc::clone(facts);
+        Some(Model { facts, embedder })
+    }
+
+    /// Returns a model, after loading it if need be: call it on a thread that may block.
+    pub fn load(&self, facts: &Arc<Facts>) -> Result<Model, Refusal> {
+        if let Some(loaded) = self.loaded(facts) {
+            return Ok(loaded);
+        }
+        let handle = match &self.source {
+            Source::Library(library) => library.get(Some(&facts.name)),
+            #[cfg(test)]
+            Source::Own(_) => return Err(Refusal::internal()),
+        };
+        match handle {
+            Ok(handle) => Ok(Model {
+                facts: Arc::clone(facts),
+                embedder: Loaded::Handle(handle),
+            }),
+            Err(Error::Gpu(cuda_green::Error::NoRoomForModel { .. })) => {
+                let message = "other models are in use, and leave no room for this one";
+                Err(Refusal::new(Kind::Unavailable, message))
+            }
+            Err(error) => {
+                log::error!("the model {} could not be loaded: {error}", facts.name);
+                let message = "the model could not be loaded";
+                Err(Refusal::new(Kind::Internal, message))
+            }
         }
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Model>> {
-        [&self.only].into_iter()
+    /// Returns the model, if there is one alone and it is loaded. Asking for one of several would count as its use, and
+    /// change which is evicted first.
+    pub fn only(&self) -> Option<Model> {
+        match &self.facts[..] {
+            [only] => self.loaded(only),
+            _ => None,
+        }
     }
 
-    /// Answers all requests, and ends.
-    pub fn shutdown(self) {
-        if let Some(model) = Arc::into_inner(self.only) {
-            model.embedder.shutdown();
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Facts>> {
+        self.facts.iter()
+    }
+
+    /// Returns the memory of the models.
+    pub fn memory(&self) -> MemoryReport {
+        match &self.source {
+            Source::Library(library) => library.memory_report(),
+            #[cfg(test)]
+            Source::Own(_) => MemoryReport::default(),
+        }
+    }
+
+    /// Returns the figures of the models' loading.
+    pub fn library(&self) -> Option<LibraryStatus> {
+        match &self.source {
+            Source::Library(library) => Some(library.status()),
+            #[cfg(test)]
+            Source::Own(_) => None,
         }
     }
 }

@@ -68,6 +68,11 @@ impl Refusal {
         Self::new(Kind::Internal, "internal error")
     }
 
+    /// Returns that of a server whose GPU has failed. The cause is for the operator, in the log.
+    pub fn dead() -> Self {
+        Self::new(Kind::Unavailable, "the GPU has failed; restart the server")
+    }
+
     /// Returns it with the index of the text at fault.
     pub fn of_text(self, index: usize) -> Self {
         Self::new(self.kind, format!("text {index}: {}", self.message))
@@ -158,10 +163,7 @@ impl From<&Error> for Refusal {
             Error::DeadlineExceeded => Kind::Late,
             Error::Overflow { .. } => Kind::Inference,
             Error::ShutDown => return Self::new(Kind::Unavailable, "the server is shutting down"),
-            // The causes are for the operator, in the log.
-            Error::ServiceDead { .. } => {
-                return Self::new(Kind::Unavailable, "the GPU has failed; restart the server");
-            }
+            Error::ServiceDead { .. } => return Self::dead(),
             _ => return Self::new(Kind::Inference, "the batch with this text failed"),
         };
         Self::new(kind, error.to_string())

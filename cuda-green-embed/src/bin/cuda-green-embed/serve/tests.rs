@@ -33,7 +33,7 @@ use super::{
     app::{self, App},
     figures::{self, Figures},
     limits::Limits,
-    model::{Model, Models, NamedFolder, Texts},
+    model::{Facts, Models, Texts},
 };
 use crate::fake_encoder::vectors;
 
@@ -52,8 +52,8 @@ fn recorder() -> PrometheusHandle {
     made.clone()
 }
 
-/// Returns a model that takes up to 10 tokens, of a vocabulary of 16, and has the prompt `query` as its default.
-fn model(name: Option<&str>, encoders: [Arc<Gated>; 2], waiting: usize) -> Model {
+/// Returns a model that takes up to 10 tokens, of a vocabulary of 16, and has the prompt `query`.
+fn models(name: Option<&str>, encoders: [Arc<Gated>; 2], waiting: usize) -> Models {
     let small = SmallModel::new();
     let folder = ModelFolder::open(small.path()).unwrap();
     let texts = Texts::new(&folder, Some(""), false).unwrap();
@@ -69,11 +69,10 @@ fn model(name: Option<&str>, encoders: [Arc<Gated>; 2], waiting: usize) -> Model
     }
     let [interactive, bulk] = encoders;
     let embedder = builder.build_with(interactive, bulk).unwrap();
-    let named = NamedFolder {
-        name: name.map(str::to_owned),
-        path: small.path().to_owned(),
-    };
-    Model::new(&named, &folder, texts, InferencePrecision::FP16, embedder)
+    let called = name.unwrap_or("unnamed");
+    let mut facts = Facts::new(called, &folder, texts, InferencePrecision::FP16, 64);
+    facts.dimension = embedder.dimension();
+    Models::of(embedder, facts, name.is_none())
 }
 
 fn small_limits() -> Limits {
@@ -96,9 +95,7 @@ impl Server {
         server.interactive = Arc::default();
         server.bulk = Arc::default();
         let encoders = [Arc::clone(&server.interactive), Arc::clone(&server.bulk)];
-        server
-            .app
-            .ready(Models::new(model(name, encoders, waiting)));
+        server.app.ready(Arc::new(models(name, encoders, waiting)));
         server
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -19,6 +19,9 @@ use super::{
     refusal::{Api, Kind, Refusal},
 };
 
+/// What the service answers: a result for each text, or an error for all of them.
+pub type Results = cuda_green_embed::Result<Vec<cuda_green_embed::Result<Vec<f32>>>>;
+
 /// A request whose texts are on their way.
 pub struct Submitted {
     pub vectors: EmbedBatchFuture,
@@ -27,7 +30,7 @@ pub struct Submitted {
 
 /// What the answer is to be made of, beside the vectors.
 pub struct Form {
-    model: Arc<Model>,
+    model: Model,
     api: Api,
     tokens: usize,
     texts: usize,
@@ -51,11 +54,11 @@ pub fn submit(
     ask: &Ask,
     api: Api,
     lane: Lane,
-    model: Arc<Model>,
+    model: Model,
     limits: &Limits,
     time_left: Duration,
 ) -> Result<Submitted, Refusal> {
-    let dimension = model.embedder.dimension();
+    let dimension = model.facts.dimension;
     if let Some(asked) = ask.dimensions
         && !(1..=dimension).contains(&asked)
     {
@@ -71,13 +74,14 @@ pub fn submit(
         return Err(Refusal::new(Kind::TooLarge, message));
     }
     let encode = model
+        .facts
         .texts
         .encoder(ask.prompt_name.as_deref(), ask.truncate, ask.side)?;
     let tokens = AtomicUsize::new(0);
     let refused = OnceLock::new();
     // Long lists are tokenised by several threads.
     let indexed: Vec<_> = ask.texts.iter().enumerate().collect();
-    let lane = model.embedder.lane(lane).timeout(time_left);
+    let lane = model.lane(lane).timeout(time_left);
     let vectors = lane.embed_batch_with(&indexed, |(index, text)| {
         // If the answer is a refusal already, the rest need not be tokenised.
         if refused.get().is_none() {
@@ -127,15 +131,12 @@ fn within(ids: Vec<u32>, tokens: &AtomicUsize, limits: &Limits) -> Result<Vec<u3
 impl Form {
     /// Returns the number of values that are to be written.
     pub fn values(&self) -> usize {
-        let dimension = self.model.embedder.dimension();
+        let dimension = self.model.facts.dimension;
         self.texts * self.dimensions.unwrap_or(dimension)
     }
 
     /// Writes the answer. One text without a vector fails the request.
-    pub fn write(
-        &self,
-        results: cuda_green_embed::Result<Vec<cuda_green_embed::Result<Vec<f32>>>>,
-    ) -> Result<Vec<u8>, Refusal> {
+    pub fn write(&self, results: Results) -> Result<Vec<u8>, Refusal> {
         let results = results.map_err(|error| Refusal::from(&error))?;
         let per_value = match self.encoding {
             Encoding::Float => 13,
@@ -164,7 +165,7 @@ impl Form {
         out.push(b']');
         if self.api == Api::OpenAi {
             out.extend_from_slice(br#","model":"#);
-            json(&mut out, &self.model.name)?;
+            json(&mut out, &self.model.facts.name)?;
             let tokens = self.tokens;
             let usage =
                 format!(r#","usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}}}"#);
