@@ -16,13 +16,26 @@ use std::{
     },
 };
 
-use cuda_green_embed::{Embedder, Error};
+use cuda_green_embed::{ElasticOptions, Embedder, Error, LaneLayouts};
 use fake_encoder::FakeEncoder;
 
 /// Lets one test run at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Layouts that are what is asked.
+struct Always;
+
+impl LaneLayouts for Always {
+    fn widen(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn restore(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Returns a service that takes numbers as texts.
@@ -37,7 +50,9 @@ fn service() -> Embedder {
         text.split(' ').map(token).collect()
     };
     let encoder = || Arc::new(FakeEncoder::new());
-    let builder = Embedder::builder().tokenize_with(tokenize);
+    let builder = Embedder::builder()
+        .tokenize_with(tokenize)
+        .elastic_with(ElasticOptions::default(), Arc::new(Always));
     builder.build_with(encoder(), encoder()).unwrap()
 }
 
@@ -49,6 +64,8 @@ fn the_status_is_serialised() {
     let status = serde_json::to_value(embedder.status()).unwrap();
     assert_eq!(status["mode"], "own_encoders");
     assert_eq!(status["interactive"]["done"], 1);
+    assert_eq!(status["elastic"]["layout"], "fixed");
+    assert_eq!(status["gpus"][0]["interactive"]["batches"], 1);
     assert!(status["dead"].is_null() && status["bulk"]["sms"].is_null());
 }
 
@@ -176,6 +193,11 @@ fn the_figures_have_the_names_of_tei_s_dashboards() {
     assert_eq!(gauge("te_queue_size interactive"), 0.0);
     assert_eq!(gauge("cuda_green_embed_single_context_mode"), 0.0);
     assert_eq!(gauge("cuda_green_embed_dead"), 0.0);
+    // Nothing asked for bulk work.
+    assert_eq!(gauge("cuda_green_embed_wide"), 0.0);
+    assert_eq!(counter("cuda_green_embed_rebalances"), 0);
+    assert_eq!(counter("cuda_green_embed_failed_rebalances"), 0);
+    assert_eq!(gauge("cuda_green_embed_gpu_failed 0 bulk"), 0.0);
     assert_eq!(counter("cuda_green_embed_texts interactive done"), 3);
     assert_eq!(counter("cuda_green_embed_texts interactive failed"), 1);
     assert_eq!(counter("cuda_green_embed_texts bulk overloaded"), 0);

@@ -44,6 +44,13 @@ struct LaneOptions {
     encoder: EncoderOptions,
 }
 
+/// The encoders of both lanes, one of each for each GPU.
+#[derive(Default)]
+struct Encoders {
+    interactive: Vec<Arc<dyn Encoder>>,
+    bulk: Vec<Arc<dyn Encoder>>,
+}
+
 impl Default for EmbedderBuilder {
     fn default() -> Self {
         Self {
@@ -203,26 +210,55 @@ impl EmbedderBuilder {
     /// # Errors
     /// Those of [`ModelFolder::open`], [`BertModel::load`] and [`build`](Self::build).
     pub fn load(
-        mut self,
+        self,
         folder: impl AsRef<Path>,
         manager: Arc<SmPartitionManager>,
+    ) -> Result<Embedder> {
+        self.load_on(folder, vec![manager])
+    }
+
+    /// Loads a model from its folder to several GPUs, and starts a service of all of them. Each has a copy of the weights
+    /// in the partitions of its manager, and the lanes' batches go to whichever has room.
+    ///
+    /// A GPU that fails the same batch twice, or three in a row, gets no more work in that lane; its batches are computed
+    /// by the others, and no request is lost. The [status](crate::EmbedderStatus::gpus) has the error. The service is dead when a lane has no GPU
+    /// left.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); [`Error::InvalidConfig`] without a manager; [`Error::InvalidOption`] for a
+    /// [`pool`](Self::pool), which is of one GPU, and several managers.
+    pub fn load_on(
+        mut self,
+        folder: impl AsRef<Path>,
+        managers: Vec<Arc<SmPartitionManager>>,
     ) -> Result<Embedder> {
         let folder = ModelFolder::open(folder)?;
         if self.tokenize.is_none() {
             self = self.tokenizer(folder.tokenizer()?);
         }
-        self.ensure_partitioned(&manager)?;
-        let precision = self
-            .precision
-            .unwrap_or_else(|| InferencePrecision::detect_optimal(manager.device()).precision);
-        let model = match &self.pool {
-            Some(pool) => BertModel::load(&folder, pool, precision)?,
-            None => {
-                let context = manager.get_context(ContextId::Embedding)?;
-                BertModel::load(&folder, context.memory()?, precision)?
-            }
-        };
-        self.build(&model, manager)
+        if self.pool.is_some() && managers.len() > 1 {
+            return Err(Error::InvalidOption {
+                name: "pool",
+                value: format!("one, and {} GPUs", managers.len()),
+                reason: "a pool is of one GPU".to_owned(),
+            });
+        }
+        let mut replicas = Vec::with_capacity(managers.len());
+        for manager in managers {
+            self.ensure_partitioned(&manager)?;
+            let precision = self
+                .precision
+                .unwrap_or_else(|| InferencePrecision::detect_optimal(manager.device()).precision);
+            let model = match &self.pool {
+                Some(pool) => BertModel::load(&folder, pool, precision)?,
+                None => {
+                    let context = manager.get_context(ContextId::Embedding)?;
+                    BertModel::load(&folder, context.memory()?, precision)?
+                }
+            };
+            replicas.push((model, manager));
+        }
+        self.build_replicas(replicas)
     }
 
     /// Starts a service with a model that is loaded, in the partitions of a manager. Without
@@ -231,38 +267,54 @@ impl EmbedderBuilder {
     /// # Errors
     /// Those of [`BertEncoder::new`] and [`build_with`](Self::build_with); [`Error::Gpu`], also where the manager has
     /// contexts but not `Embedding` and `Dream`.
-    pub fn build(
+    pub fn build(self, model: &BertModel, manager: Arc<SmPartitionManager>) -> Result<Embedder> {
+        self.build_replicas(vec![(model.clone(), manager)])
+    }
+
+    /// Starts a service with the same model on several GPUs, as [`load_on`](Self::load_on) does.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build); [`Error::InvalidConfig`] without a replica, or for models that differ in the dimension
+    /// of their vectors.
+    pub fn build_replicas(
         mut self,
-        model: &BertModel,
-        manager: Arc<SmPartitionManager>,
+        replicas: Vec<(BertModel, Arc<SmPartitionManager>)>,
     ) -> Result<Embedder> {
-        self.ensure_partitioned(&manager)?;
-        if let PartitionMode::SingleContext { reason } = manager.allocation_status().mode {
-            log::warn!(
-                "the embedding service runs in one context, so bulk work delays queries: {reason}"
-            );
-        }
-        let vocabulary = model.config().vocabulary;
-        self.vocabulary = Some(self.vocabulary.unwrap_or(vocabulary).min(vocabulary));
-        let encoder = |id: ContextId, options: &LaneOptions| -> Result<BertEncoder> {
-            let stream = manager.create_stream(id)?;
-            BertEncoder::new(model, stream, options.encoder)
-        };
-        let interactive = encoder(ContextId::Embedding, &self.interactive)?;
-        let bulk = encoder(ContextId::Dream, &self.bulk)?;
+        let mut encoders = Encoders::default();
+        let mut managers = Vec::new();
+        let mut layouts: Vec<Arc<dyn LaneLayouts>> = Vec::new();
         let mut not_elastic = None;
-        if let Some(options) = self.elastic {
-            match elastic::prepare(options, &manager, [&interactive, &bulk])? {
-                Partitions::Ready(layouts) => self.layouts = Some(layouts),
-                Partitions::Off(reason) => {
-                    log::warn!("the embedding service's lanes are not elastic: {reason}");
-                    not_elastic = Some(reason);
-                    self.layouts = None;
+        for (model, manager) in replicas {
+            self.ensure_partitioned(&manager)?;
+            if let PartitionMode::SingleContext { reason } = manager.allocation_status().mode {
+                log::warn!(
+                    "the embedding service runs in one context, so bulk work delays queries: {reason}"
+                );
+            }
+            let vocabulary = model.config().vocabulary;
+            self.vocabulary = Some(self.vocabulary.unwrap_or(vocabulary).min(vocabulary));
+            let encoder = |id: ContextId, options: &LaneOptions| -> Result<BertEncoder> {
+                let stream = manager.create_stream(id)?;
+                BertEncoder::new(&model, stream, options.encoder)
+            };
+            let interactive = encoder(ContextId::Embedding, &self.interactive)?;
+            let bulk = encoder(ContextId::Dream, &self.bulk)?;
+            if let Some(options) = self.elastic {
+                match elastic::prepare(options, &manager, [&interactive, &bulk])? {
+                    Partitions::Ready(one) => layouts.push(one),
+                    Partitions::Off(reason) => {
+                        log::warn!("the embedding service's lanes are not elastic: {reason}");
+                        not_elastic = Some(reason);
+                    }
                 }
             }
+            encoders.interactive.push(Arc::new(interactive));
+            encoders.bulk.push(Arc::new(bulk));
+            managers.push(manager);
         }
-        let encoders: [Arc<dyn Encoder>; 2] = [Arc::new(interactive), Arc::new(bulk)];
-        self.start(encoders, Some(manager), not_elastic)
+        self.layouts =
+            (not_elastic.is_none() && !layouts.is_empty()).then(|| elastic::together(layouts));
+        self.start(encoders, managers, not_elastic)
     }
 
     /// Starts a service with encoders of the caller's, of the same model, in contexts that the caller chose.
@@ -276,6 +328,20 @@ impl EmbedderBuilder {
         interactive: Arc<dyn Encoder>,
         bulk: Arc<dyn Encoder>,
     ) -> Result<Embedder> {
+        self.build_replicas_with(vec![interactive], vec![bulk])
+    }
+
+    /// Starts a service with encoders of the caller's on several GPUs, as [`load_on`](Self::load_on) does: for each GPU,
+    /// one of each lane.
+    ///
+    /// # Errors
+    /// As [`build_with`](Self::build_with), and [`Error::InvalidConfig`] for lanes of different numbers of encoders, or
+    /// of none.
+    pub fn build_replicas_with(
+        self,
+        interactive: Vec<Arc<dyn Encoder>>,
+        bulk: Vec<Arc<dyn Encoder>>,
+    ) -> Result<Embedder> {
         if self.elastic.is_some() && self.layouts.is_none() {
             return Err(Error::InvalidOption {
                 name: "elastic",
@@ -284,16 +350,28 @@ impl EmbedderBuilder {
                     .to_owned(),
             });
         }
-        self.start([interactive, bulk], None, None)
+        if interactive.len() != bulk.len() {
+            return Err(Error::InvalidConfig {
+                field: "number of bulk encoders",
+                found: bulk.len(),
+                expected: format!("{}, as of interactive ones", interactive.len()),
+            });
+        }
+        self.start(Encoders { interactive, bulk }, Vec::new(), None)
     }
 
     fn start(
         self,
-        [interactive, bulk]: [Arc<dyn Encoder>; 2],
-        manager: Option<Arc<SmPartitionManager>>,
+        encoders: Encoders,
+        managers: Vec<Arc<SmPartitionManager>>,
         not_elastic: Option<String>,
     ) -> Result<Embedder> {
-        let (dimension, other) = (interactive.limits().dimension, bulk.limits().dimension);
+        let core = |lane, encoders, options: LaneOptions| {
+            LaneCore::new(lane, encoders, options.batches, options.depth)
+        };
+        let interactive = core(Lane::Interactive, encoders.interactive, self.interactive)?;
+        let bulk = core(Lane::Bulk, encoders.bulk, self.bulk)?;
+        let (dimension, other) = (interactive.limits.dimension, bulk.limits.dimension);
         if dimension != other {
             return Err(Error::InvalidConfig {
                 field: "dimension of the bulk encoder's vectors",
@@ -301,21 +379,14 @@ impl EmbedderBuilder {
                 expected: format!("{dimension}, as of the interactive encoder"),
             });
         }
-        let core = |lane, encoder, options: LaneOptions| {
-            LaneCore::new(lane, encoder, options.batches, options.depth)
-        };
         let elastic = self.elastic.zip(self.layouts);
         let elastic = elastic.map(|(options, layouts)| Elastic::new(layouts, options.idle_after));
-        let engine = Engine::new(
-            core(Lane::Interactive, interactive, self.interactive)?,
-            core(Lane::Bulk, bulk, self.bulk)?,
-            elastic,
-        );
+        let engine = Engine::new(interactive, bulk, elastic);
         let parts = Parts {
             tokenize: self.tokenize,
             tokenizer_threads: self.tokenizer_threads,
             vocabulary: self.vocabulary,
-            manager,
+            managers,
             not_elastic,
         };
         Embedder::start(engine, parts)

@@ -22,7 +22,7 @@ use super::{
     lane::{Counts, LaneCore},
     observe::{Call, Trace},
     request::{Request, is_waking},
-    status::{EmbedderStatus, Lane, LaneStatus, ServiceMode},
+    status::{EmbedderStatus, GpuStatus, Lane, LaneStatus, ServiceMode},
 };
 use crate::{
     error::{Error, Result},
@@ -77,7 +77,8 @@ const BLOCKS_FOR_A_THREAD: usize = 2;
 ///   turn, and the GPU never sees it.
 /// - A text is bad: it fails alone.
 /// - The encoder panics or refuses a batch: the texts of that batch fail.
-/// - The GPU fails a batch: the batch is tried once more. If that fails too, everything fails, now and later, with
+/// - The GPU fails a batch: the batch is tried once more. If that fails too, the GPU gets no more work, and others, where
+///   there are any ([`load_on`](EmbedderBuilder::load_on)), compute the batch. If none is left, everything fails, now and later, with
 ///   [`Error::ServiceDead`], and [`status`](Self::status) says so. A CUDA context does not recover; start a new process.
 /// - The driver has no green contexts: both lanes run in one context; a warning is logged, and the status says so.
 ///
@@ -98,7 +99,8 @@ pub(super) struct Parts {
     pub(super) tokenizer_threads: usize,
     /// One more than the largest token, if known.
     pub(super) vocabulary: Option<usize>,
-    pub(super) manager: Option<Arc<SmPartitionManager>>,
+    /// One for each GPU; none with encoders of the caller's.
+    pub(super) managers: Vec<Arc<SmPartitionManager>>,
     /// The reason why lanes that were to be elastic are not.
     pub(super) not_elastic: Option<String>,
 }
@@ -125,10 +127,15 @@ impl Embedder {
             parts,
             threads: Vec::new(),
         };
-        for lane in Lane::ALL {
+        let threads: Vec<_> = embedder.engine.threads().collect();
+        for (lane, seat) in threads {
             let engine = Arc::clone(&embedder.engine);
-            let thread = thread::Builder::new().name(format!("embed-{lane}"));
-            let thread = thread.spawn(move || engine.run(lane));
+            let name = match engine.lane(lane).has_many_seats() {
+                true => format!("embed-{lane}-{seat}"),
+                false => format!("embed-{lane}"),
+            };
+            let thread = thread::Builder::new().name(name);
+            let thread = thread.spawn(move || engine.run(lane, seat));
             embedder.threads.push(thread.map_err(Error::Thread)?);
         }
         if embedder.engine.elastic.is_some() {
@@ -190,35 +197,50 @@ impl Embedder {
 
     /// Returns the figures.
     pub fn status(&self) -> EmbedderStatus {
-        let allocation = self
-            .parts
-            .manager
-            .as_ref()
-            .map(|one| one.allocation_status());
-        let lane = |lane: Lane, context: ContextId| LaneStatus {
-            sms: allocation.as_ref().and_then(|allocation| {
-                let mut contexts = allocation.contexts.iter();
-                contexts
-                    .find(|one| one.id == context)
-                    .map(|one| one.sm_count)
-            }),
+        let managers = self.parts.managers.iter();
+        let allocations: Vec<_> = managers.map(|one| one.allocation_status()).collect();
+        let gpus = (0..self.engine.lane(Lane::Interactive).seats.len()).map(|seat| {
+            let replica = |lane: Lane, context: ContextId| {
+                let mut contexts = allocations
+                    .iter()
+                    .skip(seat)
+                    .take(1)
+                    .flat_map(|one| &one.contexts);
+                let context = contexts.find(|one| one.id == context);
+                let sms = context.map(|one| one.sm_count);
+                self.engine.lane(lane).replica(seat, sms)
+            };
+            let manager = self.parts.managers.get(seat);
+            GpuStatus {
+                device: manager.map(|one| one.device().ordinal()),
+                interactive: replica(Lane::Interactive, ContextId::Embedding),
+                bulk: replica(Lane::Bulk, ContextId::Dream),
+            }
+        });
+        let gpus: Vec<GpuStatus> = gpus.collect();
+        let lane = |lane: Lane| LaneStatus {
+            sms: gpus.iter().map(|gpu| gpu.lane(lane).sms).sum(),
             ..self.engine.lane(lane).status()
         };
+        let reason = |mode: &PartitionMode| match mode {
+            PartitionMode::SingleContext { reason } => Some(reason.clone()),
+            PartitionMode::Partitioned => None,
+        };
+        let single = allocations.iter().find_map(|one| reason(&one.mode));
         EmbedderStatus {
-            mode: match allocation.as_ref().map(|allocation| &allocation.mode) {
-                None => ServiceMode::OwnEncoders,
-                Some(PartitionMode::Partitioned) => ServiceMode::Partitioned,
-                Some(PartitionMode::SingleContext { reason }) => ServiceMode::SingleContext {
-                    reason: reason.clone(),
-                },
+            mode: match (allocations.is_empty(), single) {
+                (true, _) => ServiceMode::OwnEncoders,
+                (false, None) => ServiceMode::Partitioned,
+                (false, Some(reason)) => ServiceMode::SingleContext { reason },
             },
             dead: self.death().map(|error| error.to_string()),
             elastic: match (&self.engine.elastic, &self.parts.not_elastic) {
                 (Some(elastic), _) => Some(elastic.status()),
                 (None, reason) => reason.clone().map(ElasticStatus::off),
             },
-            interactive: lane(Lane::Interactive, ContextId::Embedding),
-            bulk: lane(Lane::Bulk, ContextId::Dream),
+            interactive: lane(Lane::Interactive),
+            bulk: lane(Lane::Bulk),
+            gpus,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock, PoisonError},
+    sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
@@ -12,7 +12,7 @@ use super::{
     elastic::Elastic,
     lane::{Counts, LaneCore},
     observe,
-    request::{Request, Times},
+    request::{NO_SEAT, Request, Times},
     status::Lane,
 };
 use crate::{
@@ -21,6 +21,9 @@ use crate::{
     error::{Error, Result},
     lock::wait,
 };
+
+/// The batches that a GPU may fail in a row, beside other GPUs, before it gets no more work.
+const IN_A_ROW: usize = 3;
 
 /// Both lanes, and whether the GPU is dead.
 pub(super) struct Engine {
@@ -88,17 +91,22 @@ impl Engine {
     fn launch(&self, core: &LaneCore, batch: Batch) {
         observe::launched(core, &batch);
         let packed = batch.packed();
-        let submitted = attempt(|| core.encoder.submit(&packed));
+        let seat = batch.seat;
+        let submitted = attempt(|| core.seats[seat].encoder.submit(&packed));
         let mut state = core.lock();
-        state.launching = false;
+        state.seats[seat].launching = false;
         match submitted {
             Ok(pending) => {
                 Counts::add(&core.counts.batches, 1);
-                state.flying.push_back(Flying { batch, pending });
-                let wake = !state.driving && (state.wanted || state.closing);
+                Counts::add(&core.seats[seat].batches, 1);
+                state.seats[seat]
+                    .flying
+                    .push_back(Flying { batch, pending });
+                let acts = state.wanted || state.closing || core.has_many_seats();
+                let wake = !state.seats[seat].driving && acts;
                 drop(state);
                 if wake {
-                    core.changed.notify_one();
+                    core.wake();
                 }
             }
             Err(trouble) => {
@@ -108,16 +116,28 @@ impl Engine {
         }
     }
 
-    /// Waits for the oldest batch, unless another thread does, and answers its requests. Returns whether it did.
-    pub(super) fn drive(&self, core: &LaneCore) -> bool {
+    /// Waits for the oldest batch of the GPU that has a request, unless another thread does, and answers its requests.
+    /// Returns whether it did.
+    pub(super) fn drive_for(&self, core: &LaneCore, request: &Request) -> bool {
+        // With one GPU, a request that waits in the queue is next when the oldest batch ends. With several, that may be
+        // the slowest GPU's batch, and the lane's threads are there.
+        let seat = match core.has_many_seats() {
+            true => request.seat.load(Ordering::Relaxed),
+            false => 0,
+        };
+        seat != NO_SEAT && self.drive(core, seat)
+    }
+
+    /// Waits for the oldest batch of a seat, unless another thread does, and answers its requests. Returns whether it did.
+    fn drive(&self, core: &LaneCore, seat: usize) -> bool {
         let mut state = core.lock();
-        if state.driving {
-            return false;
-        }
-        let Some(Flying { batch, pending }) = state.flying.pop_front() else {
+        let Some(of_seat) = state.seats.get_mut(seat).filter(|seat| !seat.driving) else {
             return false;
         };
-        state.driving = true;
+        let Some(Flying { batch, pending }) = of_seat.flying.pop_front() else {
+            return false;
+        };
+        of_seat.driving = true;
         drop(state);
         match attempt(|| pending.wait()) {
             Ok(vectors) => self.finish(core, batch, &vectors),
@@ -125,14 +145,14 @@ impl Engine {
         }
         self.launch_due(core);
         let mut state = core.lock();
-        state.driving = false;
+        state.seats[seat].driving = false;
         let left = !state.is_empty();
         // Whoever waits for the rest was not the one to wake the lane's thread.
         state.wanted |= left;
         let wake = left || state.closing;
         drop(state);
         if wake {
-            core.changed.notify_one();
+            core.wake();
         }
         true
     }
@@ -142,7 +162,8 @@ impl Engine {
         let missing = texts.saturating_sub(vectors.len());
         Counts::add(&core.counts.done, texts - missing);
         Counts::add(&core.counts.failed, missing);
-        self.ended(core, texts);
+        core.lock().seats[batch.seat].failures = 0;
+        self.ended(core, batch.seat, texts);
         // The GPU first: it has nothing to do.
         self.launch_due(core);
         batch.deliver(vectors);
@@ -158,15 +179,10 @@ impl Engine {
                 Counts::add(&core.counts.failed, 1);
                 let error = of_text(error, bad.text);
                 bad.answer(Err(error), Times::default());
-                let rest = Batch {
-                    requests,
-                    failed_before: batch.failed_before,
-                    launched: batch.launched,
-                };
-                self.again(core, rest, texts);
+                self.again(core, Batch { requests, ..batch }, texts);
             }
             Trouble::Text(_, error) | Trouble::Batch(error) => {
-                self.ended(core, texts);
+                self.ended(core, batch.seat, texts);
                 Counts::add(&core.counts.failed, texts);
                 Self::refuse_all(batch.requests, error);
             }
@@ -174,55 +190,80 @@ impl Engine {
                 // Some other's value, whose drop may panic as well.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
                 log::error!("the encoder of the {} lane panicked", core.lane);
-                self.ended(core, texts);
+                self.ended(core, batch.seat, texts);
                 Counts::add(&core.counts.failed, texts);
                 refuse(batch.requests, || Error::EncoderPanicked);
             }
-            Trouble::Gpu(error) => match batch.failed_before {
-                None => {
-                    log::warn!(
-                        "the GPU failed a batch of the {} lane, which is tried once more: {error}",
-                        core.lane
-                    );
-                    let batch = Batch {
-                        failed_before: Some(Arc::new(error)),
-                        ..batch
-                    };
-                    self.again(core, batch, texts);
-                }
-                Some(first) => {
-                    // Before there is room for another batch, which might still succeed.
-                    self.die(&first);
-                    self.ended(core, texts);
-                    let first = self.dead.get().unwrap_or(&first);
-                    Counts::add(&core.counts.failed, texts);
-                    refuse(batch.requests, || dead(first));
-                }
-            },
+            Trouble::Gpu(error) => self.fail_by_gpu(core, batch, error),
         }
+    }
+
+    /// Ends a batch that the GPU is at fault for. A GPU that fails the same batch twice, or, beside others, some in a row,
+    /// is retired, and the others compute them; if there is none, the service is dead.
+    fn fail_by_gpu(&self, core: &LaneCore, mut batch: Batch, error: Error) {
+        let texts = batch.texts();
+        let seat = batch.seat;
+        let error = Arc::new(error);
+        let is_bad = core.note_failure(seat) >= IN_A_ROW;
+        let mut failures = batch.failures.iter();
+        let first = match failures.position(|(failed, _)| *failed == seat) {
+            Some(before) => batch.failures.swap_remove(before).1,
+            None if is_bad => error,
+            None => {
+                log::warn!(
+                    "GPU {seat} failed a batch of the {} lane, which is tried once more: {error}",
+                    core.lane
+                );
+                batch.failures.push((seat, error));
+                return self.again(core, batch, texts);
+            }
+        };
+        if Self::retire(core, seat, &first) {
+            log::error!(
+                "GPU {seat} gets no more work of the {} lane: {first}",
+                core.lane
+            );
+            return self.again(core, batch, texts);
+        }
+        // Before there is room for another batch, which might still succeed.
+        self.die(core.first_failure.get().unwrap_or(&first));
+        self.ended(core, seat, texts);
+        let first = self.dead.get().unwrap_or(&first);
+        Counts::add(&core.counts.failed, texts);
+        refuse(batch.requests, || dead(first));
+    }
+
+    /// Gives a seat no work any more. Returns whether another is left.
+    fn retire(core: &LaneCore, seat: usize, error: &Arc<Error>) -> bool {
+        let mut state = core.lock();
+        state.seats[seat].retired = true;
+        // The first error of each counts.
+        let _ = core.seats[seat].retired.set(Arc::clone(error));
+        let _ = core.first_failure.set(Arc::clone(error));
+        state.seats.iter().any(|seat| !seat.retired)
     }
 
     /// Keeps a batch to be submitted again. It had so many texts before.
     fn again(&self, core: &LaneCore, batch: Batch, texts: usize) {
         let mut state = core.lock();
-        state.batches -= 1;
+        state.seats[batch.seat].batches -= 1;
         state.texts -= texts;
         // Under the lock, as in `LaneCore::add`.
-        let wake = state.closing || state.wanted;
+        let wake = state.closing || state.wanted || core.has_many_seats();
         let Some(first) = self.dead.get() else {
             if batch.texts() > 0 {
                 state.again.push_back(batch);
             }
             drop(state);
             if wake {
-                core.changed.notify_one();
+                core.wake();
             }
             self.tell_ended(core);
             return;
         };
         drop(state);
         if wake {
-            core.changed.notify_one();
+            core.wake();
         }
         self.tell_ended(core);
         Counts::add(&core.counts.failed, batch.texts());
@@ -230,14 +271,14 @@ impl Engine {
     }
 
     /// Notes that a batch is no longer on the way. The lane's thread may have waited for that, to end or to go on.
-    fn ended(&self, core: &LaneCore, texts: usize) {
+    fn ended(&self, core: &LaneCore, seat: usize, texts: usize) {
         let mut state = core.lock();
-        state.batches -= 1;
+        state.seats[seat].batches -= 1;
         state.texts -= texts;
-        let wake = state.closing || state.wanted;
+        let wake = state.closing || state.wanted || core.has_many_seats();
         drop(state);
         if wake {
-            core.changed.notify_one();
+            core.wake();
         }
         self.tell_ended(core);
     }
@@ -271,12 +312,16 @@ impl Engine {
             let mut state = core.lock();
             let mut requests = Vec::new();
             let mut pending = Vec::new();
-            for flying in std::mem::take(&mut state.flying) {
-                state.batches -= 1;
-                state.texts -= flying.batch.texts();
-                requests.extend(flying.batch.requests);
-                pending.push(flying.pending);
+            let mut texts = 0;
+            for seat in &mut state.seats {
+                for flying in std::mem::take(&mut seat.flying) {
+                    seat.batches -= 1;
+                    texts += flying.batch.texts();
+                    requests.extend(flying.batch.requests);
+                    pending.push(flying.pending);
+                }
             }
+            state.texts -= texts;
             for batch in std::mem::take(&mut state.again) {
                 requests.extend(batch.requests);
             }
@@ -287,7 +332,7 @@ impl Engine {
             Counts::add(&core.counts.failed, requests.len());
             refuse(requests, || dead(first));
             observe::queue_size(core);
-            core.changed.notify_one();
+            core.wake();
             self.tell_ended(core);
             // An encoder's own code.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(pending)));
@@ -308,34 +353,46 @@ impl Engine {
             drop(state);
             Counts::add(&core.counts.cancelled, requests.len());
             refuse(requests, || Error::ShutDown);
-            core.changed.notify_one();
+            core.wake();
         }
     }
 
-    /// Works for a lane until it is closed and empty. Sleeps while nobody wants it to: then callers do its work.
-    pub(super) fn run(&self, lane: Lane) {
-        self.serve(lane);
+    /// Returns a lane and a seat for each thread that the service has.
+    pub(super) fn threads(&self) -> impl Iterator<Item = (Lane, usize)> {
+        let seats = |core: &LaneCore| {
+            (0..core.seats.len()).map({
+                let lane = core.lane;
+                move |seat| (lane, seat)
+            })
+        };
+        self.lanes.iter().flat_map(seats)
+    }
+
+    /// Works for a seat until its lane is closed and empty. The only seat of a lane sleeps while nobody wants it to work:
+    /// then callers do.
+    pub(super) fn run(&self, lane: Lane, seat: usize) {
+        self.serve(self.lane(lane), seat);
         if let Some(elastic) = &self.elastic {
-            elastic.lane_ended();
+            elastic.thread_ended();
         }
     }
 
-    fn serve(&self, lane: Lane) {
-        let core = self.lane(lane);
+    fn serve(&self, core: &LaneCore, seat: usize) {
         let mut state = core.lock();
         loop {
-            let acts = state.wanted || state.closing;
+            let acts = state.wanted || state.closing || core.has_many_seats();
             // A dead service launches nothing: whoever found it dead is about to empty the queue, and needs the lock.
             let launches = acts && self.dead.get().is_none();
+            let driving = state.seats[seat].driving;
             if launches && core.can_launch_now(&state) {
                 drop(state);
                 self.launch_due(core);
                 state = core.lock();
-            } else if acts && !state.driving && !state.flying.is_empty() {
+            } else if acts && !driving && !state.seats[seat].flying.is_empty() {
                 drop(state);
-                self.drive(core);
+                self.drive(core, seat);
                 state = core.lock();
-            } else if state.is_empty() && !state.driving {
+            } else if state.is_empty() && !driving {
                 if state.closing {
                     return;
                 }

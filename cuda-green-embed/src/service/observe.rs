@@ -100,6 +100,13 @@ pub(super) fn export(status: &super::EmbedderStatus) {
         counter!("cuda_green_embed_rebalances").absolute(elastic.rebalances);
         counter!("cuda_green_embed_failed_rebalances").absolute(elastic.failed);
     }
+    for (index, gpu) in status.gpus.iter().enumerate() {
+        for lane in Lane::ALL {
+            let labels = [("gpu", index.to_string()), ("lane", lane.name().to_owned())];
+            let failed = gpu.lane(lane).failed.is_some();
+            gauge!("cuda_green_embed_gpu_failed", &labels).set(flag(failed));
+        }
+    }
     for lane in Lane::ALL {
         let figures = status.lane(lane);
         let label = lane.name();
