@@ -11,9 +11,9 @@ use clap::{
 };
 use cuda_green::{CudaDevice, Driver, DriverSpec};
 
-#[cfg(feature = "embed")]
-pub use bench::EmbedBench;
 pub use bench::{Bench, Drawing, Measurement, StartupPart};
+#[cfg(feature = "embed")]
+pub use bench::{EmbedBench, EmbedSource, ServiceBench};
 pub use sizes::Sizes;
 
 /// Guaranteed shares of an NVIDIA GPU through CUDA green contexts.

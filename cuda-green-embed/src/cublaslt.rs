@@ -21,6 +21,8 @@ use cuda_green::{ContextPolicy, CudaDevice, GreenContext};
 use api::{Functions, Handle, SUCCESS, Status};
 pub use product::{Product, ProductShape};
 use search::{Loaded, Surroundings};
+#[cfg(feature = "test-utils")]
+pub(crate) use software::{KERNEL as SOFTWARE_KERNEL, KERNEL_INPUTS as SOFTWARE_KERNEL_INPUTS};
 
 use crate::error::{Error, Result};
 

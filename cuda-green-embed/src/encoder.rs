@@ -15,6 +15,8 @@ pub use bert_encoder::{BertEncoder, EncoderOptions};
 pub use bert_model::{BertModel, ModelHead};
 #[cfg(feature = "test-utils")]
 pub use cpu::CpuEncoder;
+pub(crate) use device_weights::weight_bytes;
+pub(crate) use pass::activation_bytes;
 
 use crate::{
     batch::PackedBatch,

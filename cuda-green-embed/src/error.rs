@@ -182,6 +182,18 @@ pub enum Error {
     /// A service that was made of encoders alone was given a text, not tokens.
     #[error("the service has no tokeniser; give it one when it is built, or use `embed_tokens`")]
     NoTokenizer,
+    /// The name of no model of a library.
+    #[error("there is no model `{name}`; there are: {}", names.join(", "))]
+    NoSuchModel {
+        /// The name.
+        name: String,
+        /// The names of all models.
+        names: Vec<String>,
+    },
+    /// A waker asked for a model that is not loaded. Loading would hold up the other requests of the batch that the waker
+    /// belongs to, and might wait for them.
+    #[error("a waker cannot load a model; load it on another thread")]
+    LoadInWaker,
     /// A future was polled again after it had returned its vectors.
     #[error("the vectors of this request were taken already")]
     AlreadyTaken,

@@ -11,6 +11,7 @@ mod encoder;
 mod error;
 mod graphs;
 mod kernels;
+mod library;
 mod lock;
 pub mod model;
 mod multi_gpu;
@@ -34,7 +35,10 @@ pub use encoder::{
 };
 pub use error::{Error, Result};
 #[cfg(feature = "test-utils")]
-pub use kernels::host::register as register_kernels;
+pub use kernels::host::{register as register_kernels, register_times as register_kernel_times};
+pub use library::{
+    LibraryBuilder, LibraryStatus, ModelHandle, ModelLibrary, ModelSpec, ModelState, ModelStatus,
+};
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
 pub use multi_gpu::{EncoderStatus, MultiGpuBalancer, MultiGpuEmbedder};
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};

@@ -49,12 +49,17 @@ mod embedder;
 mod engine;
 mod future;
 mod lane;
+mod lane_handle;
 mod observe;
 mod request;
+mod seat;
 mod status;
 
 pub use builder::EmbedderBuilder;
+pub(crate) use builder::ensure_partitioned;
 pub use elastic::{ElasticOptions, ElasticStatus, LaneLayout, LaneLayouts};
-pub use embedder::{Embedder, LaneHandle};
+pub use embedder::Embedder;
 pub use future::{EmbedBatchFuture, EmbedFuture};
+pub use lane_handle::LaneHandle;
+pub(crate) use request::is_waking;
 pub use status::{EmbedderStatus, GpuStatus, Lane, LaneStatus, ReplicaStatus, ServiceMode};

@@ -44,6 +44,12 @@ pub enum Measurement {
     /// Takes some minutes. The first vector's time is that of a process of this program, from its start to its end.
     #[cfg(feature = "embed")]
     Embed(EmbedBench),
+    /// A query beside background work, by the ways to place both on the GPU, one by one and by a schedule
+    ///
+    /// Takes five minutes. Beside matrix products, copies, training steps, bulk embedding and tiny launches: on plain
+    /// streams, with priorities, in partitions, and with the background left in the primary context.
+    #[cfg(feature = "embed")]
+    Service(ServiceBench),
     /// The time that loading the driver and checking for a GPU add to a process's start
     Startup {
         /// Measure only this, once, in this process, and print nanoseconds
@@ -58,18 +64,36 @@ pub enum Measurement {
 pub struct EmbedBench {
     #[command(flatten)]
     pub drawing: Drawing,
-    /// The model's folder, as Hugging Face and sentence-transformers lay it out
-    #[arg(long, value_name = "DIR", required_unless_present = "from")]
-    pub model: Option<PathBuf>,
-    /// Texts, one a line, of which the first 100,000 count
-    #[arg(long, value_name = "FILE", required_unless_present = "from")]
-    pub texts: Option<PathBuf>,
+    #[command(flatten)]
+    pub source: EmbedSource,
     /// The output of peers_embed.py in the same run, to compare with
     #[arg(long, value_name = "FILE", conflicts_with = "from")]
     pub peers: Option<PathBuf>,
     /// Make one vector, print nothing, and exit
     #[arg(long, hide = true)]
     pub only_first: bool,
+}
+
+/// The picture, the model and the texts.
+#[cfg(feature = "embed")]
+#[derive(clap::Args)]
+pub struct ServiceBench {
+    #[command(flatten)]
+    pub drawing: Drawing,
+    #[command(flatten)]
+    pub source: EmbedSource,
+}
+
+/// The model and the texts.
+#[cfg(feature = "embed")]
+#[derive(clap::Args)]
+pub struct EmbedSource {
+    /// The model's folder, as Hugging Face and sentence-transformers lay it out
+    #[arg(long, value_name = "DIR", required_unless_present = "from")]
+    pub model: Option<PathBuf>,
+    /// Texts, one a line, of which the first 100,000 count
+    #[arg(long, value_name = "FILE", required_unless_present = "from")]
+    pub texts: Option<PathBuf>,
 }
 
 /// The file for a measurement's picture, and the figures to draw.

@@ -9,11 +9,13 @@ mod create;
 mod embed;
 mod isolation;
 pub mod load;
-mod numbers;
+pub mod numbers;
 mod raw;
 mod rebalance;
 mod run;
 pub mod samples;
+#[cfg(feature = "embed")]
+mod service;
 mod startup;
 #[cfg(test)]
 mod tests;
@@ -58,6 +60,10 @@ pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "embed")]
         Measurement::Embed(options) => {
             run.with_picture(&options.drawing, |work| embed::measure(work, options))?;
+        }
+        #[cfg(feature = "embed")]
+        Measurement::Service(options) => {
+            run.with_picture(&options.drawing, |work| service::measure(work, options))?;
         }
         Measurement::Startup { only: Some(part) } => startup::only(*part)?,
         Measurement::Startup { only: None } => run.without_picture("startup", startup::measure)?,

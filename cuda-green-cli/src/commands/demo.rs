@@ -1,6 +1,9 @@
 //! `cuda-green demo`: a request's latency beside background work, without partitions and with them, and the SMs of
 //! each partition; on the GPU if there is one, else on a simulated one.
 
+#[cfg(feature = "embed")]
+mod embedding;
+
 use std::{process::ExitCode, time::Duration};
 
 use cuda_green::{
@@ -94,9 +97,29 @@ struct Row {
     p99_us: f64,
 }
 
+impl Row {
+    fn new(
+        set_up: &str,
+        partition_sms: Option<u32>,
+        beside_background_work: bool,
+        latencies: &Latencies,
+    ) -> Self {
+        Self {
+            set_up: set_up.to_owned(),
+            partition_sms,
+            beside_background_work,
+            requests: latencies.requests,
+            p50_us: latencies.p50_us,
+            p99_us: latencies.p99_us,
+        }
+    }
+}
+
 /// All that the command found.
 struct Demo {
     rows: Vec<Row>,
+    /// The latencies of queries that are embedded, or the reason why there are none.
+    embedding: Result<Vec<Row>, String>,
     /// The SMs of the partitions, or the reason why there are none.
     partitions: Result<Map, String>,
 }
@@ -104,7 +127,7 @@ struct Demo {
 impl Demo {
     fn measure(device: &CudaDevice) -> anyhow::Result<Self> {
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}")?;
-        let progress = ProgressBar::new(4).with_style(style);
+        let progress = ProgressBar::new(8).with_style(style);
         let found = Self::measured(&Stopwatch::new(device)?, &progress);
         progress.finish_and_clear();
         found
@@ -130,8 +153,11 @@ impl Demo {
         let manager = match two(device)? {
             Ok(manager) => manager,
             Err(reason) => {
-                let partitions = Err(reason);
-                return Ok(Self { rows, partitions });
+                return Ok(Self {
+                    rows,
+                    embedding: embedding(device, false, progress)?,
+                    partitions: Err(reason),
+                });
             }
         };
         let names = [REQUEST.to_owned(), BACKGROUND.to_owned()];
@@ -144,8 +170,11 @@ impl Demo {
             &request,
             Some(&background),
         )?;
+        // A manager splits the whole device, so there is one at a time.
+        drop((request, background, manager));
         Ok(Self {
             rows,
+            embedding: embedding(device, true, progress)?,
             partitions: Ok(map),
         })
     }
@@ -153,6 +182,8 @@ impl Demo {
     fn json(&self) -> Value {
         json!({
             "latencies": self.rows,
+            "embedding": self.embedding.as_ref().ok(),
+            "without_embedding": self.embedding.as_ref().err(),
             "map": self.partitions.as_ref().ok().map(Map::json),
             "without_partitions": self.partitions.as_ref().err(),
         })
@@ -175,18 +206,19 @@ impl Demo {
              time:",
         );
         page.gap();
-        let label = if simulated {
-            "SIMULATED latency"
-        } else {
-            "latency"
-        };
-        page.line(format!(
-            "{BOLD}{label:<48} {:>9} {:>9}{BOLD:#}",
-            "p50", "p99"
-        ));
-        for row in &self.rows {
-            let [p50, p99] = [row.p50_us, row.p99_us].map(|us| duration(us * 1e3));
-            page.line(format!("{:<48} {p50:>9} {p99:>9}", row.set_up));
+        table(&self.rows, simulated, &mut page);
+        page.gap();
+        match &self.embedding {
+            Ok(rows) => {
+                page.line(
+                    "One text of 14 tokens after another, embedded by a model of MiniLM's shape beside bulk embedding:",
+                );
+                page.gap();
+                table(rows, simulated, &mut page);
+            }
+            Err(reason) => page.line(format!(
+                "{YELLOW}No texts are embedded here: {reason}{YELLOW:#}"
+            )),
         }
         if let Some(caveat) = caveat(device) {
             page.line(format!("{YELLOW}{caveat}{YELLOW:#}"));
@@ -222,6 +254,41 @@ impl Demo {
     }
 }
 
+/// Adds latencies.
+fn table(rows: &[Row], simulated: bool, page: &mut Page) {
+    let label = if simulated {
+        "SIMULATED latency"
+    } else {
+        "latency"
+    };
+    page.line(format!(
+        "{BOLD}{label:<48} {:>9} {:>9}{BOLD:#}",
+        "p50", "p99"
+    ));
+    for row in rows {
+        let [p50, p99] = [row.p50_us, row.p99_us].map(|us| duration(us * 1e3));
+        page.line(format!("{:<48} {p50:>9} {p99:>9}", row.set_up));
+    }
+}
+
+/// Measures queries beside bulk embedding, or returns the reason why it cannot.
+#[cfg(feature = "embed")]
+fn embedding(
+    device: &CudaDevice,
+    partitions: bool,
+    progress: &ProgressBar,
+) -> anyhow::Result<Result<Vec<Row>, String>> {
+    embedding::measure(device, partitions, progress)
+}
+
+#[cfg(not(feature = "embed"))]
+#[allow(clippy::unnecessary_wraps)] // as with the feature
+fn embedding(_: &CudaDevice, _: bool, _: &ProgressBar) -> anyhow::Result<Result<Vec<Row>, String>> {
+    Ok(Err(
+        "this program was built without the feature `embed`".to_owned()
+    ))
+}
+
 /// Adds the map, with what it means.
 fn drawn(map: &Map, page: &mut Page) {
     if map.is_isolated() {
@@ -244,9 +311,11 @@ fn two(device: &CudaDevice) -> anyhow::Result<Result<SmPartitionManager<usize>, 
         let instead = without_partitions(device);
         return Ok(Err(format!("No partitions here: {reason}. {instead}")));
     }
-    let quarter = (device.properties().multiprocessor_count / 4).max(2) & !1;
     let asked = [
-        (REQUEST.to_owned(), PartitionRequest::target(quarter)),
+        (
+            REQUEST.to_owned(),
+            PartitionRequest::target(request_sms(device)),
+        ),
         (BACKGROUND.to_owned(), PartitionRequest::rest()),
     ];
     match partitioned(device, &asked) {
@@ -260,6 +329,11 @@ fn two(device: &CudaDevice) -> anyhow::Result<Result<SmPartitionManager<usize>, 
             _ => Err(error),
         },
     }
+}
+
+/// Returns the size of a request's partition: a quarter of the SMs.
+fn request_sms(device: &CudaDevice) -> u32 {
+    (device.properties().multiprocessor_count / 4).max(2) & !1
 }
 
 /// Measures latencies on one device.
@@ -300,14 +374,7 @@ impl<'a> Stopwatch<'a> {
                 .measure_in_virtual_time(sim, ONE_KERNEL, &stream, flood)?,
             None => self.load.measure(ONE_KERNEL, &stream, flood)?,
         };
-        let latencies = Latencies::from(samples);
-        Ok(Row {
-            set_up: set_up.to_owned(),
-            partition_sms: request.is_partitioned().then(|| request.sm_count()),
-            beside_background_work: flood.is_some(),
-            requests: latencies.requests,
-            p50_us: latencies.p50_us,
-            p99_us: latencies.p99_us,
-        })
+        let sms = request.is_partitioned().then(|| request.sm_count());
+        Ok(Row::new(set_up, sms, flood.is_some(), &samples.into()))
     }
 }

@@ -1,5 +1,8 @@
 //! Pictures of measured latencies, as SVG.
 
+#[cfg(feature = "embed")]
+pub mod rates;
+
 use std::ops::Range;
 
 use plotters::{

@@ -76,6 +76,31 @@ fn partitions_keep_the_latency_in_virtual_time() {
     }
 }
 
+/// Bulk embedding delays a query in one context and not in partitions, in virtual time.
+#[test]
+fn partitions_keep_the_latency_of_a_query_that_is_embedded() {
+    for driver in ["sim:h200@13.0", "sim:h100@12.4", "sim:rtx5090@13.5"] {
+        let report = json(&["--driver", driver]);
+        let rows = report["demo"]["embedding"].as_array().unwrap();
+        let p99: Vec<f64> = rows
+            .iter()
+            .map(|row| row["p99_us"].as_f64().unwrap())
+            .collect();
+        let [alone, shared, apart, beside] = p99[..] else {
+            panic!("{rows:?}");
+        };
+        assert!(shared > 2.0 * alone, "{driver}: {p99:?}");
+        assert_eq!(apart, beside, "{driver}: {p99:?}");
+        assert!(report["demo"]["without_embedding"].is_null());
+    }
+    let report = json(&["--driver", "sim:t4@12.5"]);
+    let why = report["demo"]["without_embedding"].as_str().unwrap();
+    assert!(why.contains("7.5") && why.contains("8.0"), "{why}");
+    assert!(report["demo"]["embedding"].is_null());
+    let report = json(&["--driver", "sim:h200@12.3"]);
+    assert_eq!(report["demo"]["embedding"].as_array().unwrap().len(), 2);
+}
+
 /// On a device that cannot be divided, the demo says why and shows the other figures.
 #[test]
 fn without_partitions_it_says_why_and_ends_well() {

@@ -15,5 +15,7 @@ mod errors;
 mod manual;
 mod pictures;
 #[cfg(feature = "embed")]
+mod service;
+#[cfg(feature = "embed")]
 mod small_model;
 mod terminal;

@@ -45,7 +45,10 @@ const WORKSPACE: usize = 1 << 20;
 /// The rows and columns of a block's tile.
 const TILE: u32 = 64;
 
-const KERNEL: &str = "cuda_green_software_matmul";
+/// The kernel of every product.
+pub(crate) const KERNEL: &str = "cuda_green_software_matmul";
+/// The index of the parameter `k`, the inputs of an output.
+pub(crate) const KERNEL_INPUTS: usize = 7;
 const PTX: &str = ".version 7.4
 .target sm_80
 .address_size 64

@@ -62,6 +62,27 @@ impl EncoderOptions {
             ..self
         }
     }
+
+    /// Checks the sizes for a model whose texts have up to so many tokens.
+    pub(crate) fn check(&self, max_length: usize) -> Result<()> {
+        if (self.max_tokens as usize) < max_length || self.max_tokens > 1 << 20 {
+            return Err(Error::InvalidOption {
+                name: "max_tokens",
+                value: self.max_tokens.to_string(),
+                reason: format!(
+                    "a batch has room for one text of {max_length} tokens and for 2^20 tokens at most"
+                ),
+            });
+        }
+        if self.max_texts == 0 || self.max_texts > self.max_tokens {
+            return Err(Error::InvalidOption {
+                name: "max_texts",
+                value: self.max_texts.to_string(),
+                reason: format!("a batch has 1 to {} texts", self.max_tokens),
+            });
+        }
+        Ok(())
+    }
 }
 
 /// A BERT model that runs in a partition.
@@ -126,22 +147,7 @@ impl BertEncoder {
         options: EncoderOptions,
     ) -> Result<Self> {
         let max_length = model.inner.max_length;
-        if (options.max_tokens as usize) < max_length || options.max_tokens > 1 << 20 {
-            return Err(Error::InvalidOption {
-                name: "max_tokens",
-                value: options.max_tokens.to_string(),
-                reason: format!(
-                    "a batch has room for one text of {max_length} tokens and for 2^20 tokens at most"
-                ),
-            });
-        }
-        if options.max_texts == 0 || options.max_texts > options.max_tokens {
-            return Err(Error::InvalidOption {
-                name: "max_texts",
-                value: options.max_texts.to_string(),
-                reason: format!("a batch has 1 to {} texts", options.max_tokens),
-            });
-        }
+        options.check(max_length)?;
         let capacity = capacity_for(options.max_tokens);
         let dimension = model.config().hidden_size;
         let activations = Arc::new(Activations::new(model, capacity)?);

@@ -47,6 +47,17 @@ pub struct ModelHead {
     pub max_length: usize,
 }
 
+impl ModelHead {
+    /// Returns the head of a folder's model.
+    pub fn of(folder: &ModelFolder) -> Self {
+        Self {
+            pooling: folder.pooling(),
+            normalize: folder.normalize(),
+            max_length: folder.max_length(),
+        }
+    }
+}
+
 impl BertModel {
     /// Loads a model from its folder into memory of the pool, whose device it will run on.
     ///
@@ -78,15 +89,10 @@ impl BertModel {
         cublaslt: Arc<CublasLt>,
     ) -> Result<Self> {
         Self::ensure_supported(folder.config(), pool.device())?;
-        let head = ModelHead {
-            pooling: folder.pooling(),
-            normalize: folder.normalize(),
-            max_length: folder.max_length(),
-        };
         Self::from_weights(
             folder.config(),
             &folder.weights()?,
-            head,
+            ModelHead::of(folder),
             pool,
             precision,
             cublaslt,

@@ -5,7 +5,7 @@ use cuda_green::{GpuBuffer, GpuMemoryPool, sys::CUdeviceptr};
 use super::kernel_set::Norm;
 use crate::{
     error::{Error, Result},
-    model::{BertWeights, LayerNorm, Linear, Tensor},
+    model::{BertConfig, BertWeights, LayerNorm, Linear, Tensor},
     precision::{Converted, InferencePrecision, PrecisionConvert},
 };
 
@@ -145,6 +145,40 @@ impl DeviceWeights {
             norm(&mut layer.output_norm);
         }
     }
+}
+
+/// Returns the bytes of device memory that the weights of a model of these sizes take.
+pub(crate) fn weight_bytes(config: &BertConfig, precision: InferencePrecision) -> usize {
+    const FLOAT: usize = size_of::<f32>();
+    let (hidden, element) = (config.hidden_size, precision.bytes());
+    let mut end: usize = 0;
+    let mut push = |parts: &[usize]| {
+        for bytes in parts {
+            end = end.next_multiple_of(ALIGNMENT) + bytes;
+        }
+    };
+    for rows in [config.vocabulary, config.positions, config.token_types] {
+        push(&[rows * hidden * element]);
+    }
+    let norm = [hidden * FLOAT; 2];
+    push(&norm);
+    for layer in 0..config.layers {
+        for (inputs, outputs, is_folded) in [
+            (hidden, 3 * hidden, layer > 0),
+            (hidden, hidden, false),
+            (hidden, config.intermediate_size, true),
+            (config.intermediate_size, hidden, false),
+        ] {
+            let bias = outputs * FLOAT;
+            push(&[inputs * outputs * element, outputs * element, bias]);
+            if is_folded && precision != InferencePrecision::FP32 {
+                push(&[inputs * element, bias, bias]);
+            }
+        }
+        push(&norm);
+        push(&norm);
+    }
+    end
 }
 
 /// The bytes of all weights, in the order in which they were added. Addresses are offsets within it.

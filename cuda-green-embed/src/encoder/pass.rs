@@ -17,7 +17,8 @@ use crate::{
     cublaslt::{Product, ProductShape},
     error::Result,
     lock::lock,
-    model::Pooling,
+    model::{BertConfig, Pooling},
+    precision::InferencePrecision,
 };
 
 /// The bytes of cuBLASLt's workspace: what NVIDIA recommends for its kernels on compute capability 9.0.
@@ -47,34 +48,21 @@ pub(super) struct Activations {
 
 impl Activations {
     pub(super) fn new(model: &BertModel, capacity: u32) -> Result<Self> {
-        let config = model.config();
-        let rows = capacity as usize;
-        let element = model.precision().bytes();
-        let mut end = 0;
-        let mut place = |bytes: usize| {
-            let start = end;
-            end += bytes.next_multiple_of(256);
-            start as CUdeviceptr
-        };
-        let narrow = rows * config.hidden_size * element;
-        let [a, b, c] = [narrow; 3].map(&mut place);
-        let wide = place(rows * element * config.intermediate_size.max(3 * config.hidden_size));
-        let [a_moments, c_moments] = [rows * 8; 2].map(&mut place);
-        let facts = place(facts_words(rows) * 4);
-        let workspace = place(WORKSPACE);
-        let buffer = model.pool().allocate(end)?;
+        let (offsets, bytes) = layout(model.config(), model.precision(), capacity);
+        let buffer = model.pool().allocate(bytes)?;
         // Rows past the last token are computed, too, and should be numbers.
         buffer.fill(0)?;
-        let base = buffer.address();
+        let [a, b, c, wide, a_moments, c_moments, facts, workspace] =
+            offsets.map(|offset| buffer.address() + offset);
         Ok(Self {
-            a: base + a,
-            b: base + b,
-            c: base + c,
-            wide: base + wide,
-            a_moments: base + a_moments,
-            c_moments: base + c_moments,
-            facts: base + facts,
-            workspace: base + workspace,
+            a,
+            b,
+            c,
+            wide,
+            a_moments,
+            c_moments,
+            facts,
+            workspace,
             capacity,
             buffer,
         })
@@ -84,6 +72,38 @@ impl Activations {
     pub(super) fn bytes(&self) -> usize {
         self.buffer.len()
     }
+}
+
+/// Returns the offsets of the parts of an encoder's activations, in the order of the fields, and the bytes of all.
+fn layout(
+    config: &BertConfig,
+    precision: InferencePrecision,
+    capacity: u32,
+) -> ([CUdeviceptr; 8], usize) {
+    let rows = capacity as usize;
+    let element = precision.bytes();
+    let narrow = rows * config.hidden_size * element;
+    let wide = rows * element * config.intermediate_size.max(3 * config.hidden_size);
+    let (moments, facts) = (rows * 8, facts_words(rows) * 4);
+    let mut end = 0;
+    let offsets = [
+        narrow, narrow, narrow, wide, moments, moments, facts, WORKSPACE,
+    ]
+    .map(|bytes| {
+        let start = end;
+        end += bytes.next_multiple_of(256);
+        start as CUdeviceptr
+    });
+    (offsets, end)
+}
+
+/// Returns the bytes of device memory that the activations of an encoder for batches of up to so many tokens take.
+pub(crate) fn activation_bytes(
+    config: &BertConfig,
+    precision: InferencePrecision,
+    tokens: u32,
+) -> usize {
+    layout(config, precision, capacity_for(tokens)).1
 }
 
 /// The products of a pass by cuBLASLt.

@@ -8,11 +8,13 @@ mod arguments;
 mod attention;
 mod linear;
 mod rows;
+mod times;
 
 use cuda_green::sim::{Launch, Sim};
 
 pub(crate) use arguments::Arguments;
 pub(crate) use linear::product;
+pub use times::register_times;
 
 use super::Element;
 

@@ -3,40 +3,25 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
 };
 
-use cuda_green::{ContextId, PartitionMode, SmPartitionManager};
+use cuda_green::{ContextId, ModelLease, PartitionMode, SmPartitionManager};
 
 use super::{
-    batch::of_text,
     builder::EmbedderBuilder,
     elastic::ElasticStatus,
     engine::Engine,
-    future::{EmbedBatchFuture, EmbedFuture, Pending},
-    lane::{Counts, LaneCore},
-    observe::{Call, Trace},
-    request::{Request, is_waking},
+    future::{EmbedBatchFuture, EmbedFuture},
+    lane_handle::LaneHandle,
+    request::is_waking,
     status::{EmbedderStatus, GpuStatus, Lane, LaneStatus, ServiceMode},
 };
-use crate::{
-    error::{Error, Result},
-    parallel::each_in_order,
-};
+use crate::error::{Error, Result};
 
 /// Makes a text's tokens.
 pub(super) type Tokenize = Arc<dyn Fn(&str) -> Result<Vec<u32>> + Send + Sync>;
-
-/// The texts of a list that are tokenised before they are queued: the encoder works on them while the next are tokenised.
-const BLOCK: usize = 64;
-
-/// The least number of blocks for each thread that tokenises a list.
-const BLOCKS_FOR_A_THREAD: usize = 2;
 
 /// An embedding service: queries beside bulk work, each in its own share of the GPU.
 ///
@@ -85,14 +70,18 @@ const BLOCKS_FOR_A_THREAD: usize = 2;
 /// Dropping it fails what waits with [`Error::ShutDown`] and waits for the batches on the way;
 /// [`shutdown`](Self::shutdown) answers everything first.
 pub struct Embedder {
-    engine: Arc<Engine>,
-    parts: Parts,
+    pub(super) engine: Arc<Engine>,
+    pub(super) parts: Parts,
     threads: Vec<JoinHandle<()>>,
     /// Threads that may still be started to tokenise.
-    helpers: AtomicUsize,
+    pub(super) helpers: Arc<AtomicUsize>,
+    /// What keeps the service's model loaded, if it is one of a library. Then the service is the library's, which ends
+    /// it. Behind `engine`, which holds memory of the model.
+    pub(super) lease: Option<ModelLease<Embedder>>,
 }
 
 /// What a service has besides its engine.
+#[derive(Clone)]
 pub(super) struct Parts {
     pub(super) tokenize: Option<Tokenize>,
     /// The most threads that tokenise a list.
@@ -105,14 +94,6 @@ pub(super) struct Parts {
     pub(super) not_elastic: Option<String>,
 }
 
-/// One lane of an [`Embedder`], and how long its requests may wait.
-#[derive(Clone, Copy, Debug)]
-pub struct LaneHandle<'a> {
-    embedder: &'a Embedder,
-    lane: Lane,
-    timeout: Option<Duration>,
-}
-
 impl Embedder {
     /// Begins to build one.
     pub fn builder() -> EmbedderBuilder {
@@ -123,9 +104,10 @@ impl Embedder {
         // If a thread does not start, dropping this ends the one that did.
         let mut embedder = Self {
             engine: Arc::new(engine),
-            helpers: AtomicUsize::new(parts.tokenizer_threads.saturating_sub(1)),
+            helpers: Arc::new(AtomicUsize::new(parts.tokenizer_threads.saturating_sub(1))),
             parts,
             threads: Vec::new(),
+            lease: None,
         };
         let threads: Vec<_> = embedder.engine.threads().collect();
         for (lane, seat) in threads {
@@ -151,13 +133,20 @@ impl Embedder {
         Ok(embedder)
     }
 
+    /// Returns the service of a lease. It and its requests keep the lease, and do not end the service.
+    pub(crate) fn leased(lease: ModelLease<Self>) -> Self {
+        Self {
+            engine: Arc::clone(&lease.engine),
+            parts: lease.parts.clone(),
+            threads: Vec::new(),
+            helpers: Arc::clone(&lease.helpers),
+            lease: Some(lease),
+        }
+    }
+
     /// Returns a lane.
     pub fn lane(&self, lane: Lane) -> LaneHandle<'_> {
-        LaneHandle {
-            embedder: self,
-            lane,
-            timeout: None,
-        }
+        LaneHandle::new(self, lane)
     }
 
     /// Returns the lane for queries.
@@ -271,7 +260,7 @@ impl Embedder {
     }
 
     /// Calls the tokeniser.
-    fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
+    pub(super) fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         let tokenize = self.parts.tokenize.as_ref().ok_or(Error::NoTokenizer)?;
         catch_unwind(AssertUnwindSafe(|| tokenize(text))).unwrap_or_else(|panic| {
             let message = panic
@@ -289,8 +278,10 @@ impl Embedder {
 
 impl Drop for Embedder {
     fn drop(&mut self) {
-        self.engine.close(false);
-        self.join();
+        if self.lease.is_none() {
+            self.engine.close(false);
+            self.join();
+        }
     }
 }
 
@@ -299,217 +290,5 @@ impl fmt::Debug for Embedder {
         f.debug_struct("Embedder")
             .field("status", &self.status())
             .finish_non_exhaustive()
-    }
-}
-
-impl LaneHandle<'_> {
-    /// Sets how long a text may wait for the encoder, from the call on. Checked before the text is submitted: a text on
-    /// the GPU is not cut short.
-    #[must_use]
-    pub fn timeout(self, timeout: Duration) -> Self {
-        Self {
-            timeout: Some(timeout),
-            ..self
-        }
-    }
-
-    /// Embeds a text, which is on its way when this returns. The calling thread tokenises it.
-    ///
-    /// # Errors
-    /// The future's: [`Error::Overloaded`], [`Error::DeadlineExceeded`], [`Error::ShutDown`], [`Error::ServiceDead`];
-    /// [`Error::Tokenize`] and [`Error::NoTokenizer`]; [`Error::Overflow`]; [`Error::EncoderPanicked`] and
-    /// [`Error::BatchFailed`], which may be due to another text of the batch.
-    pub fn embed(self, text: &str) -> EmbedFuture {
-        EmbedFuture::new(self.submit("single", &[text], 1, |text| self.embedder.tokenize(text)))
-    }
-
-    /// Embeds a list of texts, which are on their way when this returns. The calling thread tokenises them, with others
-    /// if this is the bulk lane and the list is long ([`tokenizer_threads`](EmbedderBuilder::tokenizer_threads)). The GPU
-    /// works on the first while the last are tokenised.
-    ///
-    /// # Errors
-    /// The future's, for the list as a whole: [`Error::Overloaded`] if there is no room for all of it,
-    /// [`Error::ShutDown`], [`Error::ServiceDead`]. For each text: as [`embed`](Self::embed), counted from 0.
-    pub fn embed_batch<T: AsRef<str>>(self, texts: &[T]) -> EmbedBatchFuture {
-        // Not all types can be shared among threads, but all texts can.
-        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        let most = match self.lane {
-            Lane::Bulk => texts.len() / (BLOCK * BLOCKS_FOR_A_THREAD),
-            Lane::Interactive => 1,
-        };
-        let helpers = Helpers::borrow(&self.embedder.helpers, most.saturating_sub(1));
-        let threads = 1 + helpers.count;
-        self.submit("batch", &texts, threads, |text| {
-            self.embedder.tokenize(text)
-        })
-    }
-
-    /// Embeds a text by its tokens, special ones included.
-    ///
-    /// # Errors
-    /// As [`embed`](Self::embed), and [`Error::EmptyText`], [`Error::UnknownToken`], [`Error::BatchTooLarge`] instead of
-    /// the tokeniser's.
-    pub fn embed_tokens(self, tokens: Vec<u32>) -> EmbedFuture {
-        EmbedFuture::new(self.submit("single", &[tokens], 1, |tokens| Ok(tokens.clone())))
-    }
-
-    /// Embeds a list of texts by their tokens, special ones included.
-    ///
-    /// # Errors
-    /// As [`embed_batch`](Self::embed_batch) and [`embed_tokens`](Self::embed_tokens).
-    pub fn embed_token_batch<T: AsRef<[u32]>>(self, texts: &[T]) -> EmbedBatchFuture {
-        let texts: Vec<&[u32]> = texts.iter().map(AsRef::as_ref).collect();
-        self.submit("batch", &texts, 1, |tokens| Ok(tokens.to_vec()))
-    }
-
-    fn submit<T: Sync>(
-        self,
-        method: &'static str,
-        texts: &[T],
-        threads: usize,
-        tokens: impl Fn(&T) -> Result<Vec<u32>> + Sync,
-    ) -> EmbedBatchFuture {
-        let call = Call::begin(self.lane, method);
-        match self.queue(texts, threads, tokens) {
-            Ok(pending) => EmbedBatchFuture::taken(call, pending),
-            Err(error) => EmbedBatchFuture::refused(call, error),
-        }
-    }
-
-    /// Queues texts block by block, as threads have tokenised them.
-    fn queue<T: Sync>(
-        self,
-        texts: &[T],
-        threads: usize,
-        tokens: impl Fn(&T) -> Result<Vec<u32>> + Sync,
-    ) -> Result<Pending> {
-        let engine = &self.embedder.engine;
-        let deadline = self
-            .timeout
-            .and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut reserved = Reserved::new(engine, self.lane, texts.len())?;
-        // If a block is refused, dropping this gives the others up.
-        let mut pending = Pending::new(engine, self.lane);
-        let tokenize = |block: usize| -> Vec<Tokenized> {
-            let first = block * BLOCK;
-            let texts = texts.iter().skip(first).take(BLOCK);
-            let tokenize = |text| {
-                let trace = Trace::tokenizing(self.lane);
-                let started = Instant::now();
-                let tokens = tokens(text).and_then(|tokens| self.check(tokens));
-                (tokens, started.elapsed(), trace)
-            };
-            texts.map(tokenize).collect()
-        };
-        let mut index = 0;
-        let mut add = |texts: Vec<Tokenized>| -> Result<()> {
-            let mut places = Vec::with_capacity(texts.len());
-            let mut requests = Vec::with_capacity(texts.len());
-            let mut bad = 0;
-            for (tokens, took, trace) in texts {
-                match tokens {
-                    Ok(tokens) => {
-                        trace.queuing();
-                        let request = Request::new(tokens, index, deadline, took, trace);
-                        requests.push(Arc::new(request));
-                        places.push(pending.push_place());
-                    }
-                    Err(error) => {
-                        pending.push_error(of_text(error, index));
-                        bad += 1;
-                    }
-                }
-                index += 1;
-            }
-            Counts::add(&engine.lane(self.lane).counts.failed, bad);
-            reserved.release(bad);
-            // It gives the places back in any case.
-            reserved.left -= requests.len();
-            let tickets = engine.add(self.lane, &requests)?;
-            for ((place, request), ticket) in places.into_iter().zip(requests).zip(tickets) {
-                pending.push_waiting(place, request, ticket);
-            }
-            Ok(())
-        };
-        each_in_order(texts.len().div_ceil(BLOCK), threads, tokenize, &mut add)?;
-        Ok(pending)
-    }
-
-    /// Ensures that a text alone can be encoded.
-    fn check(self, tokens: Vec<u32>) -> Result<Vec<u32>> {
-        let limit = self.embedder.engine.lane(self.lane).limits.tokens_of_text;
-        if tokens.is_empty() {
-            return Err(Error::EmptyText { text: 0 });
-        }
-        if tokens.len() > limit {
-            return Err(Error::BatchTooLarge {
-                unit: "tokens in one text",
-                asked: tokens.len(),
-                limit,
-            });
-        }
-        let Some(vocabulary) = self.embedder.parts.vocabulary else {
-            return Ok(tokens);
-        };
-        match tokens.iter().find(|id| **id as usize >= vocabulary) {
-            Some(token) => Err(Error::UnknownToken {
-                text: 0,
-                token: *token,
-                vocabulary,
-            }),
-            None => Ok(tokens),
-        }
-    }
-}
-
-/// A text's tokens, how long they took, and the request's spans.
-type Tokenized = (Result<Vec<u32>>, Duration, Trace);
-
-/// Places in a lane's queue, given back when this is dropped.
-struct Reserved<'a> {
-    core: &'a LaneCore,
-    left: usize,
-}
-
-impl<'a> Reserved<'a> {
-    fn new(engine: &'a Engine, lane: Lane, texts: usize) -> Result<Self> {
-        engine.reserve(lane, texts)?;
-        Ok(Self {
-            core: engine.lane(lane),
-            left: texts,
-        })
-    }
-
-    fn release(&mut self, texts: usize) {
-        self.core.release(texts);
-        self.left -= texts;
-    }
-}
-
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
-        self.core.release(self.left);
-    }
-}
-
-/// Threads that a call may start, given back when this is dropped.
-struct Helpers<'a> {
-    free: &'a AtomicUsize,
-    count: usize,
-}
-
-impl<'a> Helpers<'a> {
-    /// Takes up to `most` of those that are free.
-    fn borrow(free: &'a AtomicUsize, most: usize) -> Self {
-        let take = |free: usize| Some(free - free.min(most));
-        let before = free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        let count = before.map_or(0, |before| before.min(most));
-        Self { free, count }
-    }
-}
-
-impl Drop for Helpers<'_> {
-    fn drop(&mut self) {
-        self.free.fetch_add(self.count, Ordering::Relaxed);
     }
 }

@@ -10,7 +10,10 @@ use std::{
     thread::{self, Thread},
 };
 
+use cuda_green::ModelLease;
+
 use super::{
+    embedder::Embedder,
     engine::Engine,
     observe::Call,
     request::{Answer, Request, Times},
@@ -56,10 +59,16 @@ pub(super) struct Pending {
     /// answered, and nobody is woken for nothing.
     waiting: Vec<(usize, Arc<Request>, Ticket)>,
     returned: bool,
+    /// What keeps the model loaded, until no request waits. Behind `engine`, which holds memory of the model.
+    _lease: Option<ModelLease<Embedder>>,
 }
 
 impl Pending {
-    pub(super) fn new(engine: &Arc<Engine>, lane: Lane) -> Self {
+    pub(super) fn new(
+        engine: &Arc<Engine>,
+        lane: Lane,
+        lease: Option<ModelLease<Embedder>>,
+    ) -> Self {
         Self {
             engine: Arc::clone(engine),
             lane,
@@ -67,6 +76,7 @@ impl Pending {
             times: Times::default(),
             waiting: Vec::new(),
             returned: false,
+            _lease: lease,
         }
     }
 

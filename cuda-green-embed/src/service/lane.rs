@@ -10,8 +10,9 @@ use std::{
 };
 
 use super::{
-    batch::{Batch, Flying},
+    batch::Batch,
     request::Request,
+    seat::{Seat, SeatState, common_limits},
     status::{Lane, LaneStatus, ReplicaStatus},
 };
 use crate::{
@@ -40,31 +41,6 @@ pub(super) struct LaneCore {
     /// knows that none will be.
     pub(super) hold: AtomicBool,
     pub(super) counts: Counts,
-}
-
-/// A place for batches: the lane's encoder on one GPU.
-pub(super) struct Seat {
-    pub(super) encoder: Arc<dyn Encoder>,
-    /// The error for which it gets no work any more.
-    pub(super) retired: OnceLock<Arc<Error>>,
-    pub(super) batches: AtomicU64,
-}
-
-/// The batches of one seat.
-#[derive(Default)]
-pub(super) struct SeatState {
-    /// Whether a thread is submitting a batch. One at a time does, so batches are submitted in order.
-    pub(super) launching: bool,
-    /// Submitted batches, the oldest first, but for the one that is waited for.
-    pub(super) flying: VecDeque<Flying>,
-    /// Whether a thread waits for a batch. One at a time does, so batches are delivered in order.
-    pub(super) driving: bool,
-    /// The batches that were taken from the queue and have not ended.
-    pub(super) batches: usize,
-    /// The batches in a row that the GPU has failed.
-    pub(super) failures: usize,
-    /// Whether it gets no work any more.
-    pub(super) retired: bool,
 }
 
 /// What a lane has done.
@@ -347,16 +323,6 @@ impl LaneCore {
     }
 }
 
-impl Seat {
-    fn new(encoder: Arc<dyn Encoder>) -> Self {
-        Self {
-            encoder,
-            retired: OnceLock::new(),
-            batches: AtomicU64::new(0),
-        }
-    }
-}
-
 impl State {
     /// Returns the seat that the next batch goes to: of those with room, the one with the fewest batches. A batch that a
     /// seat has failed goes to another if that has room as well.
@@ -406,27 +372,4 @@ impl State {
         self.free_seat(core)?;
         self.queue.next_deadline()
     }
-}
-
-/// Returns the limits that all encoders of a lane keep to.
-fn common_limits(encoders: &[Arc<dyn Encoder>]) -> Result<EncoderLimits> {
-    let mut all = encoders.iter().map(|encoder| encoder.limits());
-    let mut limits = all.next().ok_or_else(|| Error::InvalidConfig {
-        field: "number of GPUs",
-        found: 0,
-        expected: "at least 1".to_owned(),
-    })?;
-    for other in all {
-        if other.dimension != limits.dimension {
-            return Err(Error::InvalidConfig {
-                field: "dimension of an encoder's vectors",
-                found: other.dimension,
-                expected: format!("{}, as of the first encoder", limits.dimension),
-            });
-        }
-        limits.tokens_of_text = limits.tokens_of_text.min(other.tokens_of_text);
-        limits.tokens = limits.tokens.min(other.tokens);
-        limits.texts = limits.texts.min(other.texts);
-    }
-    Ok(limits)
 }

@@ -18,7 +18,7 @@ thread_local! {
 
 /// Returns whether this thread calls a waker. The rest of the batch is then answered by this thread, so it must not wait
 /// for that.
-pub(super) fn is_waking() -> bool {
+pub(crate) fn is_waking() -> bool {
     WAKING.get()
 }
 

@@ -36,8 +36,13 @@ impl SmallModel {
 
     /// Makes a folder of a model of these sizes, with the small model's tokeniser.
     pub fn of(config: BertConfig) -> Self {
+        Self::seeded(config, 7)
+    }
+
+    /// Makes a folder of a model whose weights follow from a seed.
+    pub fn seeded(config: BertConfig, seed: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let weights = BertWeights::random(&config, 7);
+        let weights = BertWeights::random(&config, seed);
         let model = Self {
             folder,
             config,

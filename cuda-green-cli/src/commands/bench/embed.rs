@@ -6,7 +6,7 @@ mod figures;
 mod first;
 mod one_text;
 mod peers;
-mod setup;
+pub mod setup;
 mod several_gpus;
 mod shapes;
 
@@ -24,7 +24,7 @@ pub fn measure(work: &Work<'_>, options: &EmbedBench) -> anyhow::Result<EmbedFig
         work.progress.set_message(name);
         work.progress.inc(1);
     };
-    let setup = Setup::new(work, options)?;
+    let setup = Setup::new(work, &options.source)?;
     step("first vector");
     let first_vector_s = first::measure(&setup, options)?;
     step("tokeniser");

@@ -48,6 +48,17 @@ pub trait Drawn: Figures + DeserializeOwned {
     const NOTE: Option<&str> = None;
 
     fn curves(&self) -> Vec<Curve>;
+
+    /// Draws the distributions of the latencies, unless the figures have another picture.
+    fn draw(&self, title: &str, caveat: Option<&str>) -> anyhow::Result<String> {
+        svg::latencies(&Picture {
+            title,
+            of: Self::OF,
+            note: Self::NOTE,
+            caveat,
+            curves: &self.curves(),
+        })
+    }
 }
 
 /// The reason why a simulated driver gets no ratios: they would be read as a GPU's.
@@ -194,11 +205,5 @@ impl<F: Drawn> Kept<F> {
 }
 
 fn picture<F: Drawn>(device: &str, caveat: Option<&str>, figures: &F) -> anyhow::Result<String> {
-    svg::latencies(&Picture {
-        title: &format!("{} ({device})", F::TITLE),
-        of: F::OF,
-        note: F::NOTE,
-        caveat,
-        curves: &figures.curves(),
-    })
+    figures.draw(&format!("{} ({device})", F::TITLE), caveat)
 }

@@ -14,7 +14,7 @@ use crate::{
 /// Returns the median seconds from the start of a process of this program to its end after one vector, as the peers'
 /// are measured.
 pub fn measure(setup: &Setup<'_>, options: &EmbedBench) -> anyhow::Result<f64> {
-    let (Some(model), Some(texts)) = (&options.model, &options.texts) else {
+    let (Some(model), Some(texts)) = (&options.source.model, &options.source.texts) else {
         anyhow::bail!("--model and --texts say what to measure");
     };
     let mut times = Vec::new();
@@ -40,7 +40,7 @@ pub fn measure(setup: &Setup<'_>, options: &EmbedBench) -> anyhow::Result<f64> {
 
 /// Makes one vector on the whole GPU, with the encoder's usual sizes: what the measured process does.
 pub fn first_vector(work: &Work<'_>, options: &EmbedBench) -> anyhow::Result<()> {
-    let setup = Setup::new(work, options)?;
+    let setup = Setup::new(work, &options.source)?;
     let tokens = setup.count(EncoderOptions::default().max_tokens as usize, 0) as u32;
     let placed = setup.place(setup.precision, None, tokens)?;
     let texts = setup.texts.first().context("the file of texts is empty")?;

@@ -13,7 +13,7 @@ use cuda_green_embed::{
 };
 
 use super::figures::Model;
-use crate::{args::EmbedBench, commands::bench::run::Work};
+use crate::{args::EmbedSource, commands::bench::run::Work};
 
 /// The texts of the file that count.
 const TEXTS: usize = 100_000;
@@ -36,8 +36,8 @@ pub struct Placed {
 }
 
 impl<'a> Setup<'a> {
-    pub fn new(work: &'a Work<'a>, options: &EmbedBench) -> anyhow::Result<Self> {
-        let (Some(model), Some(texts)) = (&options.model, &options.texts) else {
+    pub fn new(work: &'a Work<'a>, source: &EmbedSource) -> anyhow::Result<Self> {
+        let (Some(model), Some(texts)) = (&source.model, &source.texts) else {
             anyhow::bail!("--model and --texts say what to measure");
         };
         let folder = ModelFolder::open(model)?;
