@@ -33,7 +33,7 @@ pub fn versions() -> Vec<(&'static str, &'static str)> {
     drivers
 }
 
-/// Tells whether these drivers can be loaded on this machine.
+/// Returns whether these drivers can be loaded on this machine.
 pub const CAN_BE_LOADED: bool = cfg!(all(target_arch = "x86_64", target_os = "linux"));
 
 /// A driver's report on itself, or the reason why it cannot be loaded.

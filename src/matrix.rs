@@ -19,7 +19,7 @@ const INTRODUCTION: &str = "\
 
 Made by `cargo xtask matrix --write` from the real headers and the real drivers of these versions, and
 compared with them by `tests/matrix.rs` of the workspace. Versions are those of the driver API, as
-`cuDriverGetVersion` tells them. `≤ 12.4` means: the oldest header that is compared, 12.4, has it.
+`cuDriverGetVersion` reports them. `≤ 12.4` means: the oldest header that is compared, 12.4, has it.
 ";
 
 const ENTRY_POINTS_TEXT: &str = "

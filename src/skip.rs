@@ -6,7 +6,7 @@ use std::{env, fs, io::Write};
 /// `cargo xtask test` in the file that `CUDA_GREEN_SKIPPED` names.
 ///
 /// # Panics
-/// Tells whether `CUDA_GREEN_REQUIRE_MATRIX=1`, under which nothing may be skipped.
+/// Returns whether `CUDA_GREEN_REQUIRE_MATRIX=1`, under which nothing may be skipped.
 pub fn skip(what: &str, why: &str) {
     let line = format!("{what}: {why}");
     assert!(
@@ -27,7 +27,7 @@ pub fn note(line: &str) {
     }
 }
 
-/// Tells whether the committed generated files are to be rewritten instead of compared.
+/// Returns whether the committed generated files are to be rewritten instead of compared.
 pub fn bless() -> bool {
     env::var_os("BLESS").is_some_and(|value| value == "1")
 }

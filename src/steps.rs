@@ -9,7 +9,7 @@ pub fn features(version: CudaVersion) -> Vec<Feature> {
     Capabilities::of(version, (9, 0), None).features()
 }
 
-/// Tells whether a list of simulated drivers has one on each step, from 12.4 on.
+/// Returns whether a list of simulated drivers has one on each step, from 12.4 on.
 ///
 /// # Errors
 /// The steps that are missing, or a driver that is none.

@@ -1,6 +1,6 @@
 //! The tables of README.md, COSTS.md and the documentation, which are those of the evidence. `BLESS=1` writes them.
 
-#![allow(clippy::unwrap_used)] // helpers of tests
+#![allow(clippy::panic, clippy::unwrap_used)] // helpers of tests
 
 use std::fs;
 
@@ -422,6 +422,210 @@ fn embed() -> String {
     table
 }
 
+/// A placement of queries and background work, as the program's tables name it.
+fn placement(row: &Value) -> &'static str {
+    match row["placement"].as_str().unwrap() {
+        "alone_on_whole_gpu" => "alone, whole GPU",
+        "alone_in_partition" => "alone, in a partition",
+        "plain_streams" => "two plain streams",
+        "priorities" => "high- and low-priority streams",
+        "partitions" => "flood in another partition",
+        "flood_in_primary" => "partition, flood in the primary context",
+        other => panic!("{other} has no name"),
+    }
+}
+
+fn flood(row: &Value) -> &'static str {
+    match row["flood"].as_str() {
+        None => "none",
+        Some("matrix") => "matrix products",
+        Some("copies") => "memory copies",
+        Some("training") => "training steps",
+        Some("bulk") => "bulk embedding",
+        Some("tiny") => "tiny launches",
+        Some(other) => panic!("{other} has no name"),
+    }
+}
+
+/// A number that may be missing, with so many digits after the point.
+fn or_dash(value: &Value, digits: usize) -> String {
+    let value = value.as_f64();
+    value.map_or("–".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+/// A time in microseconds that may be missing, in milliseconds.
+fn ms(value: &Value) -> String {
+    let value = value.as_f64();
+    value.map_or("–".to_owned(), |us| match us / 1e3 {
+        ms @ ..10.0 => format!("{ms:.2}"),
+        ms => format!("{ms:.1}"),
+    })
+}
+
+/// Returns whether there is evidence of a query beside background work.
+fn has_service() -> bool {
+    fs::exists(format!(
+        "{}/evidence/service.json",
+        env!("CARGO_MANIFEST_DIR")
+    ))
+    .unwrap()
+}
+
+/// A query beside matrix products by the ways to place both: what the picture shows, in numbers.
+fn service_short() -> String {
+    if !has_service() {
+        return "Not measured yet.\n".to_owned();
+    }
+    let figures = figures("service");
+    let mut table = "| | p50, ms | p99, ms | p99 / alone in the partition | background kept | queries/s with a p99 within 5 ms |\n|---|---|---|---|---|---|\n".to_owned();
+    let rows = figures["one_caller"].as_array().unwrap().iter();
+    for row in rows.filter(|row| row["flood"].is_null() || row["flood"] == "matrix") {
+        let within = figures["within_bound"].as_array().unwrap().iter();
+        let mut within = within.filter(|within| within["placement"] == row["placement"]);
+        let rate = match within.next().unwrap()["per_s"].as_f64().unwrap() {
+            0.0 => "none".to_owned(),
+            rate => thousands(rate.round() as u64),
+        };
+        table += &format!(
+            "| {} | {} | {} | {} | {} | {rate} |\n",
+            placement(row),
+            ms(&row["p50_us"]),
+            ms(&row["p99_us"]),
+            or_dash(&row["ratios"]["p99_to_partition"], 2),
+            or_dash(&row["ratios"]["background_kept"], 2),
+        );
+    }
+    table
+}
+
+/// All of it: what was measured, one caller, the open loop, elastic lanes and the goals.
+fn service() -> String {
+    if !has_service() {
+        return "Not measured yet.\n".to_owned();
+    }
+    let figures = figures("service");
+    let setting = &figures["setting"];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let whole = |value: &Value| thousands(number(value).round() as u64);
+    let mut table = format!(
+        "{} in {}, queries of {:.0} tokens in a partition of {} SMs, floods on the other {}; {} cores, {} threads that send; {} repeats of everything, in turn, in {:.0} s. Arrivals: {}.\n\n",
+        setting["model"].as_str().unwrap(),
+        setting["precision"].as_str().unwrap(),
+        number(&setting["tokens_of_text"]),
+        setting["partition_sms"],
+        setting["rest_sms"],
+        setting["cores"],
+        setting["senders"],
+        setting["repeats"],
+        number(&setting["seconds"]),
+        setting["arrivals"].as_str().unwrap(),
+    );
+    table += "| flood | what it is | alone on the whole GPU | alone on the other SMs | SM clock, MHz | W |\n|---|---|---|---|---|---|\n";
+    for row in figures["floods"].as_array().unwrap() {
+        let pace =
+            |field: &str| format!("{} {}", whole(&row[field]), row["unit"].as_str().unwrap());
+        table += &format!(
+            "| {} | {} | {} | {} | {} | {} |\n",
+            flood(row),
+            row["what"].as_str().unwrap(),
+            pace("whole_gpu_per_s"),
+            pace("rest_per_s"),
+            or_dash(&row["sm_clock_mhz"], 0),
+            or_dash(&row["watts"], 0),
+        );
+    }
+    table += "\nOne caller, whose next query comes half a millisecond after the answer to the one before, in milliseconds:\n\n| flood | | p50 | p99 | p99 of the repeats | p99.9 | / alone in the partition | at its clock | / alone on the whole GPU | background kept | SM clock, MHz |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
+    for row in figures["one_caller"].as_array().unwrap() {
+        let repeats = row["p99_of_repeats_us"].as_array().unwrap();
+        let (ratios, times) = (&row["ratios"], |field: &str| ms(&row[field]));
+        let ratio = |field: &str| or_dash(&ratios[field], 2);
+        table += &format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+            flood(row),
+            placement(row),
+            times("p50_us"),
+            times("p99_us"),
+            repeats.iter().map(ms).collect::<Vec<_>>().join(", "),
+            times("p999_us"),
+            ratio("p99_to_partition"),
+            ratio("p99_to_partition_at_its_clock"),
+            ratio("p99_to_whole_gpu"),
+            ratio("background_kept"),
+            or_dash(&row["sm_clock_mhz"], 0),
+        );
+    }
+    for row in figures["capacity"].as_array().unwrap() {
+        table += &format!(
+            "\nCapacity {}, with {} queries on the way for each sender: {} queries/s.\n",
+            placement(row),
+            setting["on_the_way"],
+            whole(&row["texts_per_s"])
+        );
+    }
+    table += "\nOpen loop, latencies from the moment at which a query was due, in milliseconds; a dash where so many were refused:\n\n| flood | | queries/s | p50 | p99 | p99.9 | in 5 ms/s | in 10 ms/s | in 50 ms/s | background kept | generator late, p99 and most |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
+    for row in figures["open_loop"].as_array().unwrap() {
+        let times = |field: &str| ms(&row[field]);
+        table += &format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} |\n",
+            flood(row),
+            placement(row),
+            whole(&row["offered_per_s"]),
+            times("p50_us"),
+            times("p99_us"),
+            times("p999_us"),
+            whole(&row["within_5_ms_per_s"]),
+            whole(&row["within_10_ms_per_s"]),
+            whole(&row["within_50_ms_per_s"]),
+            or_dash(&row["background_kept"], 2),
+            times("lateness_p99_us"),
+            times("lateness_max_us"),
+        );
+    }
+    table += &elastic(&figures["elastic"]);
+    table += "\n| goal | found | |\n|---|---|---|\n";
+    for goal in figures["goals"].as_array().unwrap() {
+        let at_most = goal["at_most"].as_bool().unwrap();
+        let bound = number(&goal["bound"]);
+        let is_met = goal["found"].as_f64().is_some_and(|found| match at_most {
+            true => found <= bound,
+            false => found >= bound,
+        });
+        table += &format!(
+            "| {} {} {bound} | {}{} | {} |\n",
+            goal["what"].as_str().unwrap(),
+            if at_most { "≤" } else { "≥" },
+            if goal["or_more"] == true {
+                "at least "
+            } else {
+                ""
+            },
+            or_dash(&goal["found"], 2),
+            if is_met { "met" } else { "missed" },
+        );
+    }
+    table
+}
+
+fn elastic(figures: &Value) -> String {
+    if let Some(reason) = figures["off"].as_str() {
+        return format!("\nThe lanes could not be elastic: {reason}.\n");
+    }
+    let [first, usual] = ["first", "usual"].map(|name| {
+        let times = &figures[name];
+        format!("{} and {} ms", ms(&times["p50_us"]), ms(&times["p99_us"]))
+    });
+    let failed = figures["failed_rebalances"].as_u64().unwrap();
+    let failed = match failed {
+        0 => String::new(),
+        failed => format!(", {failed} of them in vain"),
+    };
+    format!(
+        "\nElastic lanes: without queries, bulk work has {} of its pace on the whole GPU. Beside it, the p50 and p99 of a query after a pause are {first}, of queries that follow one another {usual}. SMs changed hands {} times{failed}.\n",
+        or_dash(&figures["bulk_to_whole_gpu"], 2),
+        figures["rebalances"],
+    )
+}
+
 /// 14206 as 14,206.
 fn thousands(number: u64) -> String {
     if number < 1000 {
@@ -434,13 +638,22 @@ fn thousands(number: u64) -> String {
 #[test]
 fn the_tables_are_those_of_the_evidence() {
     check_or_write(README, &[("isolation", isolation())]);
+    // Once README.md has a place for it: `<!-- service_short: … -->` and `<!-- end -->`, as the others have.
+    if fs::read_to_string(README)
+        .unwrap()
+        .contains("<!-- service_short:")
+    {
+        check_or_write(README, &[("service_short", service_short())]);
+    }
     let costs = [
         ("host_cost", host_cost()),
         ("under_load", under_load()),
         ("memory", memory()),
+        ("service", service()),
     ];
     check_or_write(COSTS, &costs);
-    check_or_write(EMBED, &[("embed", embed())]);
+    let embeddings = [("service_short", service_short()), ("embed", embed())];
+    check_or_write(EMBED, &embeddings);
     check_or_write(PRIORITIES, &[("priorities", priorities())]);
 }
 

@@ -194,6 +194,23 @@ pub enum Error {
     /// belongs to, and might wait for them.
     #[error("a waker cannot load a model; load it on another thread")]
     LoadInWaker,
+    /// A stage of a pipeline refused a text.
+    #[error("{stage}: {error}")]
+    Stage {
+        /// `scrub`, `fuse` or `deliver`.
+        stage: &'static str,
+        /// Its reason.
+        #[source]
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A stage of a pipeline panicked.
+    #[error("{stage} panicked: {message}")]
+    StagePanicked {
+        /// `scrub`, `cache`, `fuse` or `deliver`.
+        stage: &'static str,
+        /// The panic's message.
+        message: String,
+    },
     /// A future was polled again after it had returned its vectors.
     #[error("the vectors of this request were taken already")]
     AlreadyTaken,
@@ -301,6 +318,25 @@ pub enum Error {
         "the driver is simulated and computes nothing; for vectors without a GPU, open it as `sim:...` with the feature test-utils"
     )]
     Simulated,
+}
+
+impl Error {
+    /// Returns the error with the index that its text has in the caller's list.
+    pub(crate) fn of_text(self, text: usize) -> Self {
+        match self {
+            Self::UnknownToken {
+                token, vocabulary, ..
+            } => Self::UnknownToken {
+                text,
+                token,
+                vocabulary,
+            },
+            Self::EmptyText { .. } => Self::EmptyText { text },
+            Self::Overflow { precision, .. } => Self::Overflow { text, precision },
+            Self::Tokenize { reason, .. } => Self::Tokenize { text, reason },
+            other => other,
+        }
+    }
 }
 
 /// Lists files with the reasons why they were refused.

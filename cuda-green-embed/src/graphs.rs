@@ -75,8 +75,9 @@ impl<R: Recording> RecordedGraph<R> {
     /// Runs the work once without a graph, and waits for it. A capture must not be the first to load a library's kernel.
     pub(crate) fn run(&self, stream: &PartitionStream) -> Result<()> {
         let ran = self.in_stream(stream, |stream| record(&*self.recording, stream));
-        // Waited for in any case: the recording must outlive what it has put into the stream.
-        if let Err(error) = stream.synchronize() {
+        // Waited for in any case: the recording must outlive what it has put into the stream. A wait that was refused may
+        // be granted the second time.
+        if let Err(error) = stream.synchronize().or_else(|_| stream.synchronize()) {
             // It may still run, and nobody will tell when it ends.
             std::mem::forget(Arc::clone(&self.recording));
             return Err(ran.err().unwrap_or(Error::Gpu(error)));

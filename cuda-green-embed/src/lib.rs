@@ -15,7 +15,9 @@ mod library;
 mod lock;
 pub mod model;
 mod multi_gpu;
+mod panics;
 mod parallel;
+mod pipeline;
 mod precision;
 mod service;
 mod streams;
@@ -41,6 +43,13 @@ pub use library::{
 };
 pub use model::{BertConfig, BertWeights, ModelFolder, Pooling};
 pub use multi_gpu::{EncoderStatus, MultiGpuBalancer, MultiGpuEmbedder};
+#[cfg(feature = "cache")]
+pub use pipeline::MemoryCache;
+pub use pipeline::{
+    CacheKey, CacheStatus, Concatenate, Deliver, EmbeddingPipeline, Fuse, PipelineBatchFuture,
+    PipelineBuilder, PipelineFuture, PipelineLane, PipelineStatus, Scrub, StageError, VectorCache,
+    WeightedMean,
+};
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
 pub use service::{
     ElasticOptions, ElasticStatus, EmbedBatchFuture, EmbedFuture, Embedder, EmbedderBuilder,

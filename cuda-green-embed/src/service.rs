@@ -56,7 +56,6 @@ mod seat;
 mod status;
 
 pub use builder::EmbedderBuilder;
-pub(crate) use builder::ensure_partitioned;
 pub use elastic::{ElasticOptions, ElasticStatus, LaneLayout, LaneLayouts};
 pub use embedder::Embedder;
 pub use future::{EmbedBatchFuture, EmbedFuture};

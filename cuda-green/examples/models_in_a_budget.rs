@@ -1,6 +1,6 @@
 //! Thirteen models share one memory budget: those in use stay, and the least recently used makes room.
 //!
-//! `cargo run --release --package cuda-green --example models_in_a_budget` runs it on the system's GPU, and
+//! `cargo run --release --package cuda-green-examples --example models_in_a_budget` runs it on the system's GPU, and
 //! with `CUDA_GREEN_DRIVER=sim:h200@13.0` on a simulated one.
 
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! One request beside a flood: in the same context, in a partition of its own, and with the flood left in the
 //! primary context. Times are the GPU's own, between two events.
 //!
-//! `cargo run --release --package cuda-green --example protected_latency` runs it on the system's GPU, and
+//! `cargo run --release --package cuda-green-examples --example protected_latency` runs it on the system's GPU, and
 //! with `CUDA_GREEN_DRIVER=sim:h200@13.0` on a simulated one, in its virtual time.
 
 use std::{process::ExitCode, time::Duration};

@@ -1,7 +1,7 @@
 //! SMs change hands while all partitions work; nothing is cancelled, and no kernel waits longer than for those
 //! before it on the same SMs.
 //!
-//! `cargo run --release --package cuda-green --example rebalance_under_load` runs it on the system's GPU, and
+//! `cargo run --release --package cuda-green-examples --example rebalance_under_load` runs it on the system's GPU, and
 //! with `CUDA_GREEN_DRIVER=sim:h200@13.0` on a simulated one.
 
 use std::{process::ExitCode, time::Instant};

@@ -117,7 +117,7 @@ capabilities! {
     /// Creation of streams from a green context, without touching the thread's current context.
     direct_streams since (12, 5): "streams in a partition without making it current";
     /// Ids of green contexts, and the granularity as the driver reports it.
-    context_ids since (13, 0): "the driver tells its own granularity";
+    context_ids since (13, 0): "the granularity as the driver reports it";
     /// The structured split, with a separate size for each group.
     structured_split since (13, 1): "any even size, exactly, with clusters kept";
     /// Workqueue resources.

@@ -106,7 +106,7 @@ impl Event {
     }
 
     /// Waits for an event that this crate recorded itself, also during captures.
-    pub(crate) fn wait_beside_captures(&self) -> Result<()> {
+    pub(crate) fn synchronize_beside_captures(&self) -> Result<()> {
         let _allowed = self.inner.device.driver().beside_captures();
         self.synchronize()
     }

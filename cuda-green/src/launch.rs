@@ -64,7 +64,7 @@ impl LaunchConfig {
     /// Sets the number of blocks of a thread-block cluster in x, y and z, of which the grid must be a multiple. Needs
     /// compute capability 9.0 and CUDA 11.8. Clusters of up to 8 blocks are portable; larger ones, up to 16, run on
     /// some devices and partitions. [`Stream::max_cluster_size`](crate::Stream::max_cluster_size) and
-    /// [`Stream::max_active_clusters`](crate::Stream::max_active_clusters) tell what fits a partition.
+    /// [`Stream::max_active_clusters`](crate::Stream::max_active_clusters) return what fits a partition.
     #[must_use]
     pub const fn cluster(self, blocks: [u32; 3]) -> Self {
         Self {

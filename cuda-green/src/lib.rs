@@ -44,6 +44,7 @@ mod manager;
 mod memory;
 mod models;
 mod module;
+mod names;
 mod once;
 mod partition;
 pub mod planner;
@@ -70,9 +71,9 @@ pub use launch::{KernelArg, LaunchConfig};
 pub use manager::PartitionExporter;
 #[cfg(not(all(test, loom)))]
 pub use manager::{
-    AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, HandOff, Miscount,
-    Overlap, PartitionGraph, PartitionMode, PartitionStream, Probe, RebalanceHint,
-    SmPartitionManager, StreamHome, Verification, VerificationMethod,
+    AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, Miscount, Overlap,
+    PartitionGraph, PartitionMode, Probe, RebalanceHint, SmPartitionManager, StreamHome,
+    Verification, VerificationMethod,
 };
 pub use memory::{
     FreeError, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
@@ -82,6 +83,8 @@ pub use memory::{
 pub use memory::{MockGpuBuffer, MockGpuMemoryPool};
 pub use models::{EvictionPolicy, ModelLease, ModelNeeds, ModelSlots, SlotStatus, SlotsStatus};
 pub use module::{Kernel, Module};
+#[cfg(not(all(test, loom)))]
+pub use names::{HandOff, PartitionStream};
 pub use partition::{ContextPolicy, GreenContext, GreenContextConfig, WorkqueueIsolation};
 pub use probe::ContextProbe;
 #[cfg(feature = "metrics")]

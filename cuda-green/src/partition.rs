@@ -18,6 +18,8 @@ pub use config::{ContextPolicy, GreenContextConfig};
 pub use green_context::GreenContext;
 pub use workqueues::WorkqueueIsolation;
 
+#[cfg(all(test, loom))]
+pub(crate) use followers::Followers;
 pub(crate) use followers::{DropLater, Follower};
 pub(crate) use green_context::{ContextInner, ContextSms};
 pub(crate) use handles::{GreenHandles, Sibling};

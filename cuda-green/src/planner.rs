@@ -17,7 +17,6 @@
 //! [`PartitionRequest::exact`] asks for exact sizes where only units that ignore it give them.
 
 mod area;
-mod candidates;
 mod choose;
 mod counted_split;
 mod demands;
@@ -41,8 +40,8 @@ pub use device_facts::DeviceFacts;
 pub(crate) use device_facts::coscheduled_within;
 pub(crate) use plan::refusals;
 pub use plan::{Part, Plan, PlannedPartition, RefusedPlan, SplitStrategy};
+pub(crate) use planning::error_of_refused;
 pub use planning::plans;
-pub(crate) use refusal::of_all_plans;
 pub use request::{PartitionRequest, SmRequest};
 pub(crate) use request::{in_words, without_runs};
 pub use split_call::{Group, GroupCount, SplitCall, SplitFlag};

@@ -1,6 +1,6 @@
 //! Probes by residency: blocks of known duration that fill every SM of a context.
 //!
-//! SM ids tell where blocks ran, but under MPS each context numbers them from 0, and they reveal nothing about
+//! SM ids show where blocks ran, but under MPS each context numbers them from 0, and they reveal nothing about
 //! work that this process does not know of. A probe needs no ids. Its blocks take all threads of an SM, so each SM
 //! holds a fixed number of them and nothing else, and each block stays for a known time. If all of them
 //! are resident at once, nothing else runs on the SMs at that moment; if some start late, something else did.
@@ -90,7 +90,7 @@ impl GreenContext {
     /// The first probe of a process loads the crate's kernel, which waits for the work on the device at that moment.
     ///
     /// It does **not** detect work at other times, work that ends within 25 µs, or use of memory bandwidth, caches or
-    /// copy engines only, and it cannot tell whose work it was. Work that is put into the context's own streams during
+    /// copy engines only, and it cannot find out whose work it was. Work that is put into the context's own streams during
     /// the probe counts as other work.
     ///
     /// # Errors

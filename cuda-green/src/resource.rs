@@ -2,11 +2,12 @@
 //!
 //! A split is a value (`sm_split`). It is checked without a driver (`check`), lowered to one call that this driver has
 //! (`lowering`) and executed (`split`); plans of the planner come as such calls, and are executed by the same functions
-//! (`split_calls`). Each [`SmResource`] knows its provenance, which decides whether it can be merged or split again (`sm`,
+//! (`execution`). Each [`SmResource`] knows its provenance, which decides whether it can be merged or split again (`sm`,
 //! `provenance`).
 
 mod check;
 mod descriptor;
+mod execution;
 mod lowering;
 mod mps;
 mod of_device;
@@ -16,7 +17,6 @@ mod sm;
 mod sm_parts;
 mod sm_split;
 mod split;
-mod split_calls;
 #[cfg(test)]
 mod tests;
 mod workqueue;
@@ -27,4 +27,4 @@ pub use sm_split::{PerGroup, SmCount, SmSplit};
 pub use workqueue::{WorkqueueResource, WorkqueueScope};
 
 pub(crate) use descriptor::describe;
-pub(crate) use split_calls::is_topology_refusal;
+pub(crate) use execution::is_topology_refusal;

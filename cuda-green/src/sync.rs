@@ -73,6 +73,15 @@ impl<T> RwLock<T> {
     }
 }
 
+/// Runs a test under every interleaving of its threads with at most this many preemptions: all interleavings of three
+/// threads would take minutes.
+#[cfg(all(test, loom))]
+pub(crate) fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(run);
+}
+
 /// Locks of std under `cfg(loom)` too: for statics, since a lock of loom's lives no longer than one interleaving, and
 /// for waits with a limit, since loom knows no time.
 pub(crate) mod native {

@@ -166,7 +166,7 @@ fn examples_are_named_and_go_to_the_gpu() {
     let script = read("xtask/src/gpu_bundle.sh");
     let mut number = 0;
     for (package, kind, name) in targets() {
-        if kind == "example" && matches!(&**package, "cuda-green" | "driver-matrix") {
+        if kind == "example" && matches!(&**package, "cuda-green-examples" | "driver-matrix") {
             assert!(
                 readme.contains(&format!("--example {name}\n")),
                 "{name} in README.md"
@@ -198,7 +198,7 @@ fn what_does_not_exist_is_told() {
     for text in [
         "cargo xtask tset",
         "cargo run --example quad_partitions",
-        "cargo run --package cuda-green --example quad_partition",
+        "cargo run --package cuda-green-examples --example quad_partition",
         "cargo test --package cuda-grey",
         "cargo tets",
         "cuda-green blan 64",

@@ -22,7 +22,7 @@ pub enum Source {
 /// The part that is taken out of the package.
 #[derive(Clone, Copy)]
 pub enum Take {
-    /// `cuda.h`, and `cudaTypedefs.h`, which tells each function's versions.
+    /// `cuda.h`, and `cudaTypedefs.h`, which has each function's versions.
     Headers,
     /// The driver's library, as `libcuda.so.1`.
     Driver,

@@ -2,13 +2,14 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last six of the next line
+#   ./run.sh           everything but the last seven of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
 #                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
 #                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), mps, which
 #                      runs the suite and the program under an MPS daemon of its own, situations, which shows what the
-#                      program says where users meet errors, and embed, which takes the model's folder MODEL and the
-#                      file TEXTS with a text a line, and measures sentence-transformers too where Python has it
+#                      program says where users meet errors, embed, which takes the model's folder MODEL and the file
+#                      TEXTS with a text a line, and measures sentence-transformers too where Python has it, and service,
+#                      which takes the same model and texts, and five minutes
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -83,6 +84,13 @@ embed() {
     [ "$vectors" -eq 1000 ] || { echo "1000 texts gave $vectors vectors"; return 1; }
 }
 
+# A query beside background work, and its picture.
+service() {
+    : "${MODEL:?names the folder of a model}" "${TEXTS:?names a file with a text a line}"
+    bench service service --model "$MODEL" --texts "$TEXTS" || return 1
+    ./cuda-green bench service --from evidence/service.json --svg evidence/service.svg
+}
+
 step driver ./driver-matrix report system --out evidence/driver.json
 step quad quad
 step map sh -c './cuda-green map --json >evidence/map.json && ./cuda-green map --svg evidence/map.svg'
@@ -100,6 +108,7 @@ step soak bench soak alloc --soak "${SOAK_SECONDS:-240}" --threads "${SOAK_THREA
 step peers_host sh -c 'python3 peers_host.py >evidence/peers_host.json && cat evidence/peers_host.json'
 step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
 step embed embed
+step service service
 step mps mps
 step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed

@@ -113,7 +113,7 @@ fn compile() -> Result<Vec<(String, String)>> {
     Ok(files)
 }
 
-/// Returns the first line of the files, which tells the source that they were compiled from.
+/// Returns the first line of the files, which names the source that they were compiled from.
 fn first_line(source: &str) -> String {
     let hash = Sha256::digest(source);
     let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -40,7 +40,7 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
     contents(shell)?;
     dry_run(shell)?;
     {
-        // As docs.rs does, where a warning shows to nobody; its nightly marks what needs a feature.
+        // As docs.rs does, where no one sees a warning; its nightly marks what needs a feature.
         let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings --cfg docsrs");
         let _nightly = shell.push_env("RUSTC_BOOTSTRAP", "cuda_green,cuda_green_embed");
         cmd!(shell, "cargo doc --no-deps --all-features {packages...}").run()?;

@@ -8,12 +8,12 @@ use tempfile::NamedTempFile;
 /// The variable that names the file. `driver_matrix::skip` reads it.
 pub const FILE_VARIABLE: &str = "CUDA_GREEN_SKIPPED";
 
-/// Tells whether a missing header, driver or tool is a failure.
+/// Returns whether a missing header, driver or tool is a failure.
 pub fn matrix_is_required() -> bool {
     std::env::var_os("CUDA_GREEN_REQUIRE_MATRIX").is_some_and(|value| value == "1")
 }
 
-/// Tells whether a tool is installed: whether this command of it succeeds.
+/// Returns whether a tool is installed: whether this command of it succeeds.
 pub fn is_there(command: xshell::Cmd<'_>) -> bool {
     command
         .quiet()

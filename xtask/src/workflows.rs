@@ -13,7 +13,7 @@ const BY_STRANGERS: [&str; 4] = [
     "issue_comment",
 ];
 
-/// Tells whether a workflow would run on a machine of one's own for what a stranger sends.
+/// Returns whether a workflow would run on a machine of one's own for what a stranger sends.
 fn lends_a_machine_to_strangers(workflow: &str) -> bool {
     let lines = || {
         let lines = workflow

@@ -24,6 +24,28 @@ fn evidence(what: &str, end: &str) -> PathBuf {
     folder.join(format!("{what}.{end}"))
 }
 
+/// A picture that is drawn once there is evidence for it.
+#[cfg(feature = "embed")]
+#[test]
+fn the_picture_of_the_service_is_that_of_its_evidence() {
+    if !fs::exists(evidence("service", "json")).unwrap() {
+        assert!(!fs::exists(evidence("service", "svg")).unwrap());
+        return;
+    }
+    let (output, drawn) = draw("service");
+    assert!(output.status.success(), "{output:?}");
+    let drawn = fs::read_to_string(drawn).unwrap();
+    let committed = evidence("service", "svg");
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(committed, drawn).unwrap();
+    } else {
+        assert!(
+            fs::read_to_string(committed).unwrap() == drawn,
+            "run `BLESS=1 cargo test -p cuda-green-cli --test program pictures`"
+        );
+    }
+}
+
 #[test]
 fn the_pictures_are_those_of_the_evidence() {
     for what in ["activate", "alloc", "isolation", "rebalance"] {

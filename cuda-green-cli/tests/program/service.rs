@@ -75,6 +75,11 @@ fn as_json_and_as_a_picture_and_the_same_picture_again() {
     assert_eq!(figures["setting"]["partition_sms"], 32);
     assert_eq!(figures["setting"]["rest_sms"], 100);
     assert_eq!(figures["goals"].as_array().unwrap().len(), 0);
+    let elastic = &figures["elastic"];
+    assert!(elastic["off"].is_null(), "{elastic}");
+    assert!(elastic["first"]["requests"].as_u64().unwrap() >= 2);
+    assert!(elastic["rebalances"].as_u64().unwrap() >= 2, "{elastic}");
+    assert!(elastic["bulk_to_whole_gpu"].is_null());
 
     fs::write(&json, &output.stdout).unwrap();
     let [json, path] = [&json, &again].map(|path| path.to_str().unwrap());

@@ -20,7 +20,7 @@ use crate::{
 pub struct ModelSpec {
     pub(super) name: Arc<str>,
     folder: PathBuf,
-    options: EmbedderBuilder,
+    pub(super) options: EmbedderBuilder,
     pub(super) priority: i32,
 }
 
@@ -44,7 +44,8 @@ impl ModelSpec {
         }
     }
 
-    /// Sets the options of its service. Their pool is not used: all memory comes from the library's budget.
+    /// Sets the options of its service. Their pool is not used: all memory comes from the library's budget. Lanes can be
+    /// [elastic](EmbedderBuilder::elastic) only in a library of one model: two would move the same SMs.
     #[must_use]
     pub fn options(self, options: EmbedderBuilder) -> Self {
         Self { options, ..self }

@@ -18,7 +18,7 @@ use crate::{
     cublaslt::CublasLt,
     error::{Error, Result},
     lock::lock,
-    service::{Embedder, ensure_partitioned, is_waking},
+    service::{Embedder, is_waking},
 };
 
 /// Several models in one memory budget, loaded when they are asked for.
@@ -46,6 +46,8 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A service that is [dead](Embedder::death) stays loaded: [evict](Self::evict) it to try again.
 ///
 /// What does not count towards the budget: the kernels' code, graphs and the library's own state on the device, which
 /// the driver keeps, and pinned memory of the host. The pool may keep an eighth more than the budget from the driver, by
@@ -108,17 +110,19 @@ impl LibraryBuilder {
         }
     }
 
-    /// Reads the configuration of each model, and loads none. A manager without contexts is given those of
-    /// [`init_quad_partition`](SmPartitionManager::init_quad_partition).
+    /// Reads the configuration of each model, and loads none. A manager without contexts is partitioned as
+    /// [`EmbedderBuilder::load`](crate::EmbedderBuilder::load) does.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for no models, two of one name, or one that does not fit into the budget even alone;
+    /// [`Error::InvalidOption`] for no models, two of one name, one that does not fit into the budget even alone, or
+    /// [elastic](crate::EmbedderBuilder::elastic) lanes of one of several;
     /// [`Error::NoSuchModel`] for the default; those of [`ModelFolder::open`](crate::ModelFolder::open) and of
     /// [`BertModel::ensure_supported`](crate::BertModel::ensure_supported); [`Error::CublasLtMissing`];
     /// [`Error::Gpu`].
     pub fn build(self) -> Result<ModelLibrary> {
         let device = self.manager.device();
-        let mut models: Vec<Model> = Vec::with_capacity(self.models.len());
+        let count = self.models.len();
+        let mut models: Vec<Model> = Vec::with_capacity(count);
         for spec in self.models {
             let invalid = |reason| Error::InvalidOption {
                 name: "model",
@@ -127,6 +131,10 @@ impl LibraryBuilder {
             };
             if models.iter().any(|model| model.spec.name == spec.name) {
                 return Err(invalid("another model has that name".to_owned()));
+            }
+            if count > 1 && spec.options.is_elastic() {
+                let reason = "its lanes are elastic, which those of one model alone can be";
+                return Err(invalid(reason.to_owned()));
             }
             let bytes = spec.bytes(device)?;
             if bytes > self.budget {
@@ -141,16 +149,16 @@ impl LibraryBuilder {
                 loading: Mutex::default(),
             });
         }
-        if models.is_empty() {
+        let Some(first) = models.first() else {
             return Err(Error::InvalidOption {
                 name: "models",
                 value: "none".to_owned(),
                 reason: "a library has at least one".to_owned(),
             });
-        }
+        };
         let default = self.default.as_ref();
         let default = default.map_or(Ok(0), |name| index_of(&models, name))?;
-        ensure_partitioned(&self.manager)?;
+        first.spec.options.ensure_partitioned(&self.manager)?;
         for lane in [ContextId::Embedding, ContextId::Dream] {
             self.manager.get_context(lane)?;
         }

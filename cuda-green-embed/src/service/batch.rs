@@ -116,20 +116,3 @@ fn sort(error: Error) -> Trouble {
         other => Trouble::Batch(other),
     }
 }
-
-/// Returns the error with the index that its text has in the caller's list.
-pub(super) fn of_text(error: Error, text: usize) -> Error {
-    match error {
-        Error::UnknownToken {
-            token, vocabulary, ..
-        } => Error::UnknownToken {
-            text,
-            token,
-            vocabulary,
-        },
-        Error::EmptyText { .. } => Error::EmptyText { text },
-        Error::Overflow { precision, .. } => Error::Overflow { text, precision },
-        Error::Tokenize { reason, .. } => Error::Tokenize { text, reason },
-        other => other,
-    }
-}

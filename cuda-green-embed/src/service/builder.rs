@@ -4,7 +4,6 @@ mod build;
 
 use std::{fmt, num::NonZero, sync::Arc, thread, time::Duration};
 
-pub(crate) use build::ensure_partitioned;
 use cuda_green::GpuMemoryPool;
 
 use super::{

@@ -9,7 +9,6 @@ mod switch;
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -25,6 +24,7 @@ use super::{engine::Engine, status::Lane};
 use crate::{
     error::Result,
     lock::{lock, wait},
+    panics,
 };
 
 /// The options of [elastic lanes](super::EmbedderBuilder::elastic).
@@ -293,14 +293,10 @@ impl Elastic {
             LaneLayout::Fixed => self.layouts.restore(),
         };
         // They may be some other's.
-        let turned = catch_unwind(AssertUnwindSafe(turn));
+        let turned = panics::catch(turn);
         let result = match turned {
             Ok(result) => result.map_err(|error| error.to_string()),
-            Err(panic) => {
-                // Its drop may panic as well.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-                Err("the change of the layout panicked".to_owned())
-            }
+            Err(message) => Err(format!("the change of the layout panicked: {message}")),
         };
         match &result {
             Ok(()) => log::debug!("the lanes' layout is {layout:?} now"),

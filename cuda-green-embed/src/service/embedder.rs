@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::AtomicUsize},
     thread::{self, JoinHandle},
 };
@@ -18,7 +17,10 @@ use super::{
     request::is_waking,
     status::{EmbedderStatus, GpuStatus, Lane, LaneStatus, ServiceMode},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    panics,
+};
 
 /// Makes a text's tokens.
 pub(super) type Tokenize = Arc<dyn Fn(&str) -> Result<Vec<u32>> + Send + Sync>;
@@ -262,15 +264,8 @@ impl Embedder {
     /// Calls the tokeniser.
     pub(super) fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         let tokenize = self.parts.tokenize.as_ref().ok_or(Error::NoTokenizer)?;
-        catch_unwind(AssertUnwindSafe(|| tokenize(text))).unwrap_or_else(|panic| {
-            let message = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
+        panics::catch(|| tokenize(text)).unwrap_or_else(|message| {
             let reason = format!("the tokeniser panicked: {message}");
-            // Its drop may panic as well.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
             Err(Error::Tokenize { text: 0, reason })
         })
     }

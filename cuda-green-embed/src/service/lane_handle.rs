@@ -9,7 +9,6 @@ use std::{
 };
 
 use super::{
-    batch::of_text,
     embedder::Embedder,
     engine::Engine,
     future::{EmbedBatchFuture, EmbedFuture, Pending},
@@ -158,7 +157,7 @@ impl<'a> LaneHandle<'a> {
                         places.push(pending.push_place());
                     }
                     Err(error) => {
-                        pending.push_error(of_text(error, index));
+                        pending.push_error(error.of_text(index));
                         bad += 1;
                     }
                 }

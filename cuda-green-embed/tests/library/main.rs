@@ -13,6 +13,7 @@ mod kernels;
 mod model;
 mod model_library;
 mod multi_gpu;
+mod pipeline;
 mod precision;
 mod service;
 mod streams;

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 use crate::support::SmallModel;
 
-const MODELS: usize = 13;
+pub const MODELS: usize = 13;
 
 /// Returns a model that the GPU's encoder can run.
 fn config() -> BertConfig {
@@ -35,14 +35,14 @@ fn options() -> EmbedderBuilder {
 }
 
 /// Models that differ, with what each makes of a text.
-struct Models {
+pub struct Models {
     folders: Vec<SmallModel>,
     references: Vec<CpuEncoder>,
     sim: Sim,
 }
 
 impl Models {
-    fn new(count: usize) -> Self {
+    pub fn new(count: usize) -> Self {
         let folders = (0..count).map(|seed| SmallModel::seeded(config(), seed as u64));
         let folders: Vec<_> = folders.collect();
         let reference = |model: &SmallModel| {
@@ -55,12 +55,12 @@ impl Models {
         }
     }
 
-    fn manager(&self) -> Arc<SmPartitionManager> {
+    pub fn manager(&self) -> Arc<SmPartitionManager> {
         let device = Driver::simulated(&self.sim).unwrap().device(0).unwrap();
         Arc::new(SmPartitionManager::on(&device).unwrap())
     }
 
-    fn builder(&self) -> LibraryBuilder {
+    pub fn builder(&self) -> LibraryBuilder {
         let mut builder = ModelLibrary::builder(self.manager());
         for (index, folder) in self.folders.iter().enumerate() {
             let spec = ModelSpec::new(name(index), folder.path());
@@ -70,7 +70,7 @@ impl Models {
     }
 
     /// Returns a library with room for so many of the models.
-    fn library(&self, room: usize) -> ModelLibrary {
+    pub fn library(&self, room: usize) -> ModelLibrary {
         let bytes = self.bytes();
         // One byte less, and the last of them had no room.
         let library = self.builder().budget(room as u64 * bytes);
@@ -78,7 +78,7 @@ impl Models {
     }
 
     /// Returns the bytes of each of them.
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         let folder = ModelFolder::open(self.folders[0].path()).unwrap();
         options()
             .device_bytes(&folder, self.manager().device())
@@ -86,7 +86,7 @@ impl Models {
     }
 
     /// Checks that a vector is a model's of a text.
-    fn assert_is(&self, model: usize, text: &str, vector: &[f32]) {
+    pub fn assert_is(&self, model: usize, text: &str, vector: &[f32]) {
         let folder = ModelFolder::open(self.folders[model].path()).unwrap();
         let tokens = folder.tokenizer().unwrap().encode(text).unwrap();
         let batch = [tokens].into_iter().collect();
@@ -101,7 +101,7 @@ impl Models {
     }
 }
 
-fn name(model: usize) -> String {
+pub fn name(model: usize) -> String {
     format!("model-{model}")
 }
 
@@ -135,6 +135,18 @@ fn a_handle_and_a_future_outlive_the_library() {
     drop(handle);
     models.assert_is(0, "a", &future.wait().unwrap());
     models.sim.assert_no_leaks();
+}
+
+#[test]
+fn without_green_contexts_models_share_one_context() {
+    let mut models = Models::new(2);
+    models.sim = Sim::new("h200@12.2").unwrap();
+    let library = models.library(1);
+    for model in [0, 1, 0] {
+        let handle = library.get(Some(&name(model))).unwrap();
+        models.assert_is(model, "a b", &handle.embed("a b").wait().unwrap());
+    }
+    assert_eq!(library.status().evictions, 2);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod elastic;
 mod elastic_gpu;
-mod gated;
+pub mod gated;
 mod gpu;
 mod lists;
 mod model;
@@ -44,7 +44,7 @@ impl Wake for Woken {
 }
 
 /// Runs a future as the simplest runtime would.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub fn block_on<F: Future>(future: F) -> F::Output {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
     let mut future = pin!(future);
@@ -61,12 +61,12 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// Polls a future once.
-fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+pub fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Waits until something holds. Fails after a time in which anything would have happened, instead of hanging.
-fn until(what: &str, holds: impl Fn() -> bool) {
+pub fn until(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(5), "never: {what}");
@@ -75,7 +75,7 @@ fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Returns the vector that the fake encoders give a text.
-fn vector(tokens: &[u32]) -> Vec<f32> {
+pub fn vector(tokens: &[u32]) -> Vec<f32> {
     let batch: PackedBatch = [tokens].into_iter().collect();
     vectors(&batch).into_values()
 }
@@ -93,7 +93,7 @@ fn tokenize(text: &str) -> Result<Vec<u32>> {
 }
 
 /// Returns options whose lanes never wait for more texts.
-fn eager() -> EmbedderBuilder {
+pub fn eager() -> EmbedderBuilder {
     let config = BatchConfig {
         max_wait: Duration::ZERO,
         min_batch_size: 1,
@@ -108,7 +108,7 @@ fn eager() -> EmbedderBuilder {
 }
 
 /// Returns a service, and its encoders.
-fn service(builder: EmbedderBuilder) -> (Embedder, Arc<Gated>, Arc<Gated>) {
+pub fn service(builder: EmbedderBuilder) -> (Embedder, Arc<Gated>, Arc<Gated>) {
     let (interactive, bulk) = (Arc::new(Gated::default()), Arc::new(Gated::default()));
     let embedder = builder.build_with(interactive.clone(), bulk.clone());
     (embedder.unwrap(), interactive, bulk)

@@ -58,7 +58,7 @@ impl GreenContext {
     ///
     /// # Errors
     /// [`Error::ContextInUse`] if clones, streams or guards, including forgotten guards, still hold it;
-    /// [`Error::ContextIsCurrent`] if foreign code made it current to this thread (the driver does not tell what other
+    /// [`Error::ContextIsCurrent`] if foreign code made it current to this thread (the driver does not say what other
     /// threads have current, but guards of this crate count as users); or the driver's refusal. The error contains the
     /// context unless the driver has destroyed it.
     #[doc(alias = "cuGreenCtxDestroy")]

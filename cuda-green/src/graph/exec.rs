@@ -116,7 +116,7 @@ impl GraphExec {
         unsafe { driver.cuGraphLaunch(exec.raw, stream.raw()) }?;
         // It runs. If its end cannot be recorded, wait for it here.
         let known = stream.record(&self.exec.done).or_else(|error| {
-            stream.wait_beside_captures().map_err(|refusal| {
+            stream.synchronize_beside_captures().map_err(|refusal| {
                 log::error!("waiting for a graph whose end could not be recorded: {refusal}");
                 error
             })

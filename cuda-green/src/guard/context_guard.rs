@@ -1,4 +1,4 @@
-//! The guard that makes a context current, and the ends of guards that are dropped out of order.
+//! The guard that makes a context current, and what happens to guards that are dropped out of order.
 //!
 //! Each guard pushes its context onto the driver's context stack of this thread and pops it when dropped.
 //! A guard that is dropped out of order ends when the guards above it have ended, so the stack never has a gap.
@@ -90,7 +90,7 @@ thread_local! {
 /// A guard makes three driver calls: a query of the current context, a push and a pop. On an H200 a push and a pop take
 /// 32 ns (`evidence/activate.json`), and the query 12 ns more. The query is needed: foreign code that sets another
 /// context inside the guard, and foreign code that pops the guard's context and leaves the one below, can leave the
-/// same stack behind, so only the context seen at the start tells what to restore.
+/// same stack behind, so only the context seen at the start shows what to restore.
 #[must_use = "the context stops being current when the guard is dropped"]
 pub struct ContextGuard<'a> {
     entered: Entered,

@@ -2,8 +2,11 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::{label::label, registry::Ids};
-use crate::error::{Error, Result};
+use super::label::label;
+use crate::{
+    error::{Error, Result},
+    names::Ids,
+};
 
 /// A key by which a manager looks up a context: its id, owned or borrowed, and for ids that are strings a `&str`. The
 /// trait is sealed: a manager compares ids of this crate under a lock, where code of a client's must not run.

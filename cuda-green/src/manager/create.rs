@@ -4,13 +4,14 @@
 use std::{fmt::Debug, sync::Arc};
 
 use super::{
-    context_key::refuse_existing, layout::Layout, mode::PartitionMode,
-    named_partition::NamedPartition, observe::Operation, state::ManagerState,
+    context_key::refuse_existing, layout::Layout, mode::PartitionMode, observe::Operation,
+    state::ManagerState,
 };
 use crate::{
     device::Claim,
     error::{Error, Result},
     events::{PartitionEvent, emit},
+    names::NamedPartition,
     partition::{ContextPolicy, GreenContext, GreenContextConfig},
     planner::{
         self, Demands, PartitionRequest, Plan, RefusedPlan, SplitCall, SplitFlag, SplitStrategy,
@@ -141,7 +142,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         let refusal = refusal.unwrap_or_else(|| {
             self.insufficient(planner::in_words(requests), self.facts.sm_count, None)
         });
-        Err(planner::of_all_plans(
+        Err(planner::error_of_refused(
             &self.facts,
             requests,
             &count,

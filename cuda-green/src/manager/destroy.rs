@@ -6,12 +6,12 @@ use super::{
     context_key::{ContextKey, position},
     label::label,
     observe::Operation,
-    registry::NotRemoved,
     state::ManagerState,
 };
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
+    names::NotRemoved,
 };
 
 impl<Id: Clone + Eq + Debug> ManagerState<Id> {

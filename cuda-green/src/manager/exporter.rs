@@ -8,9 +8,9 @@ use std::{
 use metrics::{Label, counter, gauge, histogram};
 
 use super::{
-    counters::Counters, hand_off::HandOff, label::label, mode::PartitionMode,
-    partition_manager::SmPartitionManager,
+    counters::Counters, label::label, mode::PartitionMode, partition_manager::SmPartitionManager,
 };
+use crate::names::HandOff;
 
 /// Exports the figures of managers to the `metrics` facade, for whatever recorder the program has installed.
 ///

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::registry::UsedPieces;
 use crate::{
     device::{Claim, CudaDevice, Lease},
     error::Result,
+    names::UsedPieces,
     partition::{ContextPolicy, ContextSms, GreenContext},
     planner::{
         self, Area, Choice, DeviceFacts, Part, PartitionRequest, Piece, PieceState, RefusedPlan,
@@ -191,10 +191,16 @@ impl Layout {
 
     /// Returns the number of SMs that are sure to be co-scheduled in a group of this size cut out of pieces.
     pub(super) fn coscheduled_in(&self, pieces: &[usize], sm_count: u32) -> u32 {
+        planner::coscheduled_within(sm_count, self.best_coscheduled(pieces))
+    }
+
+    /// Returns the number of SMs that are sure to be co-scheduled in the best of these pieces. A cluster needs only some
+    /// of a context's SMs, so that is what a context over all of them guarantees.
+    fn best_coscheduled(&self, pieces: &[usize]) -> u32 {
         let guaranteed = pieces
             .iter()
             .map(|index| self.pieces[*index].area.coscheduled);
-        planner::coscheduled_within(sm_count, guaranteed.max().unwrap_or(1))
+        guaranteed.max().unwrap_or(1)
     }
 
     /// Returns the SMs of a choice.
@@ -208,19 +214,14 @@ impl Layout {
     /// Returns the largest cluster that a choice is sure to run.
     pub(super) fn max_cluster(&self, choice: &Choice) -> u32 {
         let guaranteed = match choice {
-            Choice::Pieces(pieces) => {
-                let guaranteed = pieces
-                    .iter()
-                    .map(|index| self.pieces[*index].area.coscheduled);
-                guaranteed.max()
-            }
-            Choice::CutOut { pieces, sm_count } => Some(self.coscheduled_in(pieces, *sm_count)),
+            Choice::Pieces(pieces) => self.best_coscheduled(pieces),
+            Choice::CutOut { pieces, sm_count } => self.coscheduled_in(pieces, *sm_count),
             Choice::SplitOff { piece, sm_count } => {
                 let split = self.pieces[*piece].area.split(1, *sm_count);
-                split.map(|(group, _)| group.coscheduled)
+                split.map_or(1, |(group, _)| group.coscheduled)
             }
         };
-        self.facts.max_cluster(guaranteed.unwrap_or(1))
+        self.facts.max_cluster(guaranteed)
     }
 
     /// Returns the number of SMs that one more context could get.
@@ -277,11 +278,7 @@ impl Layout {
             .iter()
             .map(|index| self.resources[*index].clone())
             .collect();
-        // A cluster needs only some of the SMs, so the guarantee of the best piece counts.
-        let guaranteed = pieces
-            .iter()
-            .map(|index| self.pieces[*index].area.coscheduled);
-        let coscheduled = guaranteed.max().unwrap_or(1);
+        let coscheduled = self.best_coscheduled(pieces);
         let sms = ContextSms {
             requested_sms,
             sm_count: resources.iter().map(SmResource::sm_count).sum(),

@@ -2,12 +2,11 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use super::{
-    generation::Pieces, label::label, named_partition::NamedPartition, state::ManagerState,
-};
+use super::{label::label, state::ManagerState};
 use crate::{
     error::{Error, Result},
     memory::MemoryBudget,
+    names::{NamedPartition, Pieces},
     partition::GreenContext,
     report::MemoryReport,
 };

@@ -3,10 +3,11 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use super::{hand_off::HandOff, label::label, state::ManagerState};
+use super::{label::label, state::ManagerState};
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
+    names::HandOff,
 };
 
 /// An operation that changes a manager.

@@ -2,10 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::partition_stream::PartitionStream;
 use crate::{
     error::Result,
     graph::{Capture, CaptureMode, GraphExec},
+    names::PartitionStream,
     partition::{DropLater, Follower, GreenContext},
     stream::Stream,
     sync::{Mutex, MutexGuard},
@@ -173,7 +173,7 @@ impl Instantiations {
     }
 }
 
-impl Follower for Instantiations {
+impl Follower<GreenContext> for Instantiations {
     fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool> {
         let mut made = self.lock();
         let Some(index) = made.iter().position(|made| made.is_of(context)) else {

@@ -8,8 +8,6 @@ use cuda_green_sys::CudaVersion;
 
 use super::{
     context_key::{ContextKey, no_such_context},
-    hand_off::HandOff,
-    partition_stream::PartitionStream,
     probe::Probe,
     quad::{ContextId, RebalanceHint},
     rebalance::Shift,
@@ -23,6 +21,7 @@ use crate::{
     error::Result,
     guard::{self, ContextGuard},
     memory::MemoryBudget,
+    names::{HandOff, PartitionStream},
     partition::{ContextPolicy, GreenContext, GreenContextConfig},
     planner::{PartitionRequest, Plan},
     report::MemoryReport,
@@ -458,7 +457,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         self.state.verify()
     }
 
-    /// Verifies as [`verify`](Self::verify) does, and tells contexts apart by this method.
+    /// Verifies as [`verify`](Self::verify) does, and distinguishes contexts by this method.
     ///
     /// # Errors
     /// As [`verify`](Self::verify).

@@ -1,5 +1,5 @@
-//! Rebalancing: SMs change hands between names, and no context in use is destroyed. The hints are in `quad`, the order
-//! of old and new work in `hand_off`, the switch of all names in [`RegistryChange::put_in_force`].
+//! Rebalancing: SMs change hands between names, and no context in use is destroyed. The hints are in `quad`; the order
+//! of old and new work, and the switch of all names, in the room `names`.
 //!
 //! Another generation of a name, over more or fewer pieces of the same split, is put into force. Both contexts stay:
 //! work in flight ends where it began, streams made before stay valid, and the way back is as short. In a strict
@@ -11,15 +11,13 @@ use cuda_green_sys::CudaVersion;
 
 use super::{
     context_key::position,
-    generation::{Generation, Pieces},
-    hand_off::HandOff,
     mode::PartitionMode,
     observe::{Operation, Stopwatch},
-    registry::{Ids, OwnShare, RetireStep},
     state::{Change, ManagerState},
 };
 use crate::{
     error::{Error, Result},
+    names::{Generation, HandOff, Ids, OwnShare, Pieces, RetireStep},
     partition::DropLater,
     planner::SplitStrategy,
 };

@@ -3,14 +3,13 @@
 use std::{fmt::Debug, sync::atomic::Ordering};
 
 use super::{
-    generation::Pieces,
     observe::Operation,
-    registry::RetireStep,
     state::{Change, ManagerState},
 };
 use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
+    names::{Pieces, RetireStep},
     partition::{DropLater, GreenContext},
 };
 

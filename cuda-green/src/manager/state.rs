@@ -11,18 +11,14 @@ use std::{
 
 #[cfg(feature = "metrics")]
 use super::counters::SharedCounters;
-use super::{
-    layout::Layout,
-    mode::PartitionMode,
-    reentrancy,
-    registry::{Ids, Registry, RegistryChange},
-};
+use super::{layout::Layout, mode::PartitionMode};
 use crate::{
     capabilities::Capabilities,
     device::CudaDevice,
     error::Result,
     events::{self, PartitionEvent, emit},
     memory::MemoryBudget,
+    names::{self, Ids, Registry, RegistryChange},
     planner::DeviceFacts,
     sync::{Mutex, MutexGuard},
 };
@@ -98,7 +94,7 @@ impl<Id> ManagerState<Id> {
     /// # Errors
     /// [`Error::InsidePartitionStream`](crate::Error::InsidePartitionStream).
     pub(super) fn begin_change(&self) -> Result<Change<'_, Id>> {
-        reentrancy::refuse_inside()?;
+        names::refuse_inside()?;
         let events = events::defer();
         Ok(Change {
             registry: self.registry.begin_change(),

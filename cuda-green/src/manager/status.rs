@@ -38,8 +38,8 @@ pub struct AllocationStatus<Id = ContextId> {
     /// SMs that further contexts could have.
     pub available_sms: u32,
     /// SMs that no context has in force, and that no other can be given yet: those that a name lent to one that is
-    /// gone, which it gets back at the next rebalance; and those that remains of destroyed names hold (SM resources
-    /// that were asked of their contexts, contexts made of those, and contexts that could not be destroyed).
+    /// gone, which it gets back at the next rebalance; and those that are still held after their name was destroyed, by SM
+    /// resources that were asked of its contexts, contexts made of those, and contexts that could not be destroyed.
     pub held_sms: u32,
     /// SMs that no context has and none can be given.
     pub stranded_sms: u32,

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verification<Id> {
-    /// The method by which contexts were told apart.
+    /// The method by which contexts were distinguished.
     pub method: VerificationMethod,
     /// The SMs that each context's blocks ran on, in the order of the contexts. Under MPS each context numbers its
     /// SMs, so that only their count means anything.
@@ -30,7 +30,7 @@ pub struct Verification<Id> {
     pub miscounted: Vec<Miscount<Id>>,
 }
 
-/// The method by which a [`Verification`] tells contexts apart.
+/// The method by which a [`Verification`] distinguishes contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum VerificationMethod {
@@ -113,7 +113,7 @@ impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
         })
     }
 
-    /// Finds out on which SMs each context runs, and tells contexts apart by this method.
+    /// Finds out on which SMs each context runs, and distinguishes contexts by this method.
     pub(super) fn verify_by(&self, method: VerificationMethod) -> Result<Verification<Id>> {
         let all = self.in_force();
         let mut contexts: Vec<(Id, BTreeSet<u32>)> = Vec::with_capacity(all.len());

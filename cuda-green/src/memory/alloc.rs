@@ -9,7 +9,7 @@
 //! 4. [`heap`]: a map of the free parts of all slabs, behind one lock, in the [`arena`] of the pool's family;
 //! 5. [`source`]: the driver's stream-ordered pool, or plain allocation.
 //!
-//! [`remains`] is the memory of an arena that has ended, until streams are done with it.
+//! [`arena_end`] is the memory of an arena that has ended, until streams are done with it.
 //!
 //! # Why each layer is there
 //! A hit costs one lock and one reference count each way: three locked instructions, no call to the driver, no
@@ -32,11 +32,11 @@
 
 pub(super) mod allocation;
 pub(super) mod arena;
+mod arena_end;
 pub(super) mod fence;
 mod heap;
 pub(super) mod pool_shard;
 pub(super) mod pool_state;
-mod remains;
 mod size_class;
 mod source;
 pub(super) mod thread_cache;

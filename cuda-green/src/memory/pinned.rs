@@ -115,7 +115,7 @@ impl<T: Pod> PinnedBuffer<T> {
     ///
     /// # Errors
     /// [`Error::Driver`].
-    pub fn wait(&self) -> Result<()> {
+    pub fn synchronize(&self) -> Result<()> {
         self.fences.wait(&self.device)
     }
 

@@ -1,17 +1,17 @@
-//! Objects that keep streams or graphs in a context for their own use and release them when the context is to end.
+//! Objects that keep streams or graphs in a context for their own use and release them when the context is to end,
+//! independent of the type of the context.
 
 use std::sync::Weak;
 
 use crate::{
     error::Result,
-    partition::GreenContext,
     sync::{Mutex, MutexGuard},
 };
 
 /// An object that keeps streams or instantiated graphs in contexts for its own use.
-pub(crate) trait Follower: Send + Sync {
+pub(crate) trait Follower<C>: Send + Sync {
     /// Releases what it keeps in a context, moving it to `later`. Returns whether there was anything.
-    fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool>;
+    fn release(&self, context: &C, later: &mut DropLater) -> Result<bool>;
 }
 
 /// Values to be dropped while no lock is held: a destructor may wait for the GPU, or be a client's, which may call
@@ -19,12 +19,17 @@ pub(crate) trait Follower: Send + Sync {
 pub(crate) type DropLater = Vec<Box<dyn Send>>;
 
 /// The followers of one context.
-#[derive(Default)]
-pub(crate) struct Followers(Mutex<Vec<Weak<dyn Follower>>>);
+pub(crate) struct Followers<C>(Mutex<Vec<Weak<dyn Follower<C>>>>);
 
-impl Followers {
+impl<C> Default for Followers<C> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<C: 'static> Followers<C> {
     /// Adds a follower, unless it is there already.
-    pub(crate) fn add(&self, follower: Weak<dyn Follower>) {
+    pub(crate) fn add(&self, follower: Weak<dyn Follower<C>>) {
         let mut followers = self.lock();
         if !followers.iter().any(|other| other.ptr_eq(&follower)) {
             followers.retain(|follower| follower.strong_count() > 0);
@@ -34,11 +39,7 @@ impl Followers {
 
     /// Makes all followers release what they keep in this context. Returns whether any kept something. The caller must
     /// hold no lock that a user of a follower may wait for.
-    pub(crate) fn release_all(
-        &self,
-        context: &GreenContext,
-        later: &mut DropLater,
-    ) -> Result<bool> {
+    pub(crate) fn release_all(&self, context: &C, later: &mut DropLater) -> Result<bool> {
         let followers = self.lock().clone();
         let mut released = false;
         for follower in followers.iter().filter_map(Weak::upgrade) {
@@ -50,7 +51,7 @@ impl Followers {
         Ok(released)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<dyn Follower<C>>>> {
         self.0.lock()
     }
 }

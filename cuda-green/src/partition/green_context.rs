@@ -42,7 +42,7 @@ pub(crate) struct ContextInner {
     pub(crate) partition: Option<GreenHandles>,
     pub(super) workqueues: Workqueues,
     pub(crate) memory: MemorySlot,
-    followers: Followers,
+    followers: Followers<GreenContext>,
     pub(crate) streams: LiveStreams,
 }
 
@@ -231,7 +231,7 @@ impl GreenContext {
     }
 
     /// Adds a follower, which is to release what it keeps here when the context is to end.
-    pub(crate) fn follow(&self, follower: std::sync::Weak<dyn Follower>) {
+    pub(crate) fn follow(&self, follower: std::sync::Weak<dyn Follower<Self>>) {
         self.inner.followers.add(follower);
     }
 

@@ -20,7 +20,7 @@ pub(crate) struct GreenHandles {
     pub(crate) contexts: ThreadContexts<Handles, Event>,
     /// Whether one context may be current to several threads at once, so that no thread needs a sibling.
     pub(crate) shared: bool,
-    /// The leases of its SMs. They are dropped once the driver was told to destroy the contexts, which were idle then, and
+    /// The leases of its SMs. They are dropped after the contexts were idle and the driver was asked to destroy them, and
     /// never if the contexts are leaked.
     leases: Vec<Arc<Lease>>,
 }

@@ -6,6 +6,7 @@ use std::{convert::Infallible, sync::Arc};
 use loom::{cell::UnsafeCell, thread};
 
 use super::thread_contexts::{ThreadContext, ThreadContexts};
+use crate::sync::model;
 
 /// A context; loom fails where two threads have it open at once, or one after the other without order.
 type Context = UnsafeCell<u32>;
@@ -40,13 +41,6 @@ fn activate(contexts: &ThreadContexts<Context, ()>, thread: usize) {
     inner.release();
     use_it(&outer);
     outer.release();
-}
-
-/// Bounded, as all interleavings of three threads would take minutes.
-fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(run);
 }
 
 #[test]
@@ -186,7 +180,7 @@ fn what_has_ended_is_not_waited_for() {
             contexts.hand_off(&[Arc::new(event)], wait).unwrap();
         }
         let sibling = contexts.acquire_sibling(1, |awaited| {
-            assert_eq!(awaited.len(), 1, "all but the last are nobody's any more");
+            assert_eq!(awaited.len(), 1, "all but the last have no holder any more");
             Ok::<_, Infallible>(Waits::default())
         });
         sibling.unwrap().release();

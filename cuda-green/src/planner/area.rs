@@ -5,7 +5,7 @@ use super::{DeviceFacts, device_facts::FINE_UNIT};
 /// A set of SMs, with all that can be predicted about splits of it.
 ///
 /// The driver makes groups of whole co-scheduled units while there are any (measured on an H200, driver 580), so
-/// counting the units tells which parts still hold one.
+/// counting the units shows which parts still hold one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Area {
     pub(crate) sm_count: u32,

@@ -1,22 +1,23 @@
 //! The errors where no plan meets a list of requests: the demand in the way, and what would help.
 
 use super::{
-    Demands, DeviceFacts, GroupCount, PartitionRequest, Plan, PlannedPartition, SplitStrategy,
-    candidates, device_facts::FINE_UNIT, in_words,
+    Demands, DeviceFacts, PartitionRequest, Plan, PlannedPartition, SplitStrategy,
+    device_facts::FINE_UNIT, in_words,
 };
 use crate::error::{Error, Result};
+
+/// The search for the plans that keep some demands.
+pub(super) type PlanSearch<'a> = dyn Fn(&Demands) -> Result<Vec<Plan>> + 'a;
 
 /// Returns the error for requests that no plan meets.
 pub(super) fn reason(
     facts: &DeviceFacts,
     demands: &Demands,
-    count_groups: &GroupCount<'_>,
+    search: &PlanSearch<'_>,
 ) -> Result<Error> {
-    let plans_with = |change: fn(&mut PartitionRequest)| {
-        candidates::all(facts, &demands.changed(change), count_groups)
-    };
+    let plans_with = |change: fn(&mut PartitionRequest)| search(&demands.changed(change));
     if demands.list.iter().any(|request| request.cluster > 1)
-        && let Some(error) = cluster_in_the_way(facts, demands, count_groups)?
+        && let Some(error) = cluster_in_the_way(facts, demands, search)?
     {
         return Ok(error);
     }
@@ -50,27 +51,14 @@ pub(super) fn reason(
     }))
 }
 
-/// Returns the error where the driver refused all plans: a demanded cluster if other plans lack only that, else
-/// `refusal`.
-pub(crate) fn of_all_plans(
-    facts: &DeviceFacts,
-    requests: &[PartitionRequest],
-    count_groups: &GroupCount<'_>,
-    refusal: Error,
-) -> Result<Error> {
-    let demands = Demands::of(facts, requests)?;
-    Ok(cluster_in_the_way(facts, &demands, count_groups)?.unwrap_or(refusal))
-}
-
 /// Returns the cluster that the best plan lacks, of plans that keep all but the clusters.
-fn cluster_in_the_way(
+pub(super) fn cluster_in_the_way(
     facts: &DeviceFacts,
     demands: &Demands,
-    count_groups: &GroupCount<'_>,
+    search: &PlanSearch<'_>,
 ) -> Result<Option<Error>> {
     let without = demands.changed(|request| request.cluster = 1);
-    let plans = candidates::all(facts, &without, count_groups)?;
-    Ok(best_without_clusters(facts, demands, &plans))
+    Ok(best_without_clusters(facts, demands, &search(&without)?))
 }
 
 fn best_without_clusters(facts: &DeviceFacts, demands: &Demands, plans: &[Plan]) -> Option<Error> {

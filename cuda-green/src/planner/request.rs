@@ -111,13 +111,13 @@ impl From<SmRequest> for PartitionRequest {
 
 impl PartitionRequest {
     /// Requests [`SmRequest::AtLeast`].
-    pub fn at_least(sms: u32) -> Self {
-        SmRequest::AtLeast(sms).into()
+    pub fn at_least(sm_count: u32) -> Self {
+        SmRequest::AtLeast(sm_count).into()
     }
 
     /// Requests [`SmRequest::Target`].
-    pub fn target(sms: u32) -> Self {
-        SmRequest::Target(sms).into()
+    pub fn target(sm_count: u32) -> Self {
+        SmRequest::Target(sm_count).into()
     }
 
     /// Requests [`SmRequest::Percent`].

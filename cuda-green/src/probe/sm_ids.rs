@@ -39,7 +39,7 @@ impl GreenContext {
                 &[&counts.address(), &(IDS as u32), &SPIN_NS],
             )?
         };
-        stream.wait_beside_captures()?;
+        stream.synchronize_beside_captures()?;
         let mut bytes = vec![0u8; IDS * 4];
         counts.copy_to(&mut bytes)?;
         let seen = bytes

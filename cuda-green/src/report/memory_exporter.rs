@@ -57,9 +57,9 @@ impl MemoryExporter {
         let key = (row.name.clone(), row.slot.clone(), name);
         let before = self.recorded.insert(key, *latencies).unwrap_or_default();
         // A slot that was loaded again counts from the start.
-        let news = latencies.since(&before);
+        let added = latencies.since(&before);
         let histogram = histogram!(format!("cuda_green_{of}_{name}_seconds"), labels(row));
-        for (seconds, count) in news.middles() {
+        for (seconds, count) in added.middles() {
             histogram.record_many(seconds, count);
         }
     }

@@ -1,6 +1,6 @@
 //! Limits of MPS, the server through which processes share a GPU, that forbid splits.
 
-use super::split_calls::is_topology_refusal;
+use super::execution::is_topology_refusal;
 use crate::{
     device::CudaDevice,
     error::{Error, Result},

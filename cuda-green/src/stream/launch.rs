@@ -231,21 +231,17 @@ impl Stream {
         if self.check_cluster([1; 3]).is_err() {
             return Ok(1);
         }
-        self.query_launch(kernel, config, || {
-            // The driver searches for a cluster size, so the configuration must not have one.
-            let wanted = LaunchConfig {
-                cluster: None,
-                ..*config
-            };
-            let mut attributes = attributes(&wanted);
-            let raw = self.raw_config(&wanted, &mut attributes);
-            let mut size = 0;
-            // SAFETY: the function is live, the output valid, and the attributes live until the end.
+        // The driver searches for a cluster size, so the configuration must not have one.
+        let wanted = LaunchConfig {
+            cluster: None,
+            ..*config
+        };
+        self.query_clusters(kernel, config, &wanted, |size, raw| {
+            // SAFETY: the function is live, the output valid, and the attributes of `raw` live through the call.
             unsafe {
                 self.driver()
-                    .cuOccupancyMaxPotentialClusterSize(&mut size, function, &raw)
-            }?;
-            Ok(u32::try_from(size).unwrap_or(0))
+                    .cuOccupancyMaxPotentialClusterSize(size, function, raw)
+            }
         })
     }
 
@@ -262,16 +258,12 @@ impl Stream {
             ..*config
         };
         self.check_clusters(&config)?;
-        self.query_launch(kernel, &config, || {
-            let mut attributes = attributes(&config);
-            let raw = self.raw_config(&config, &mut attributes);
-            let mut clusters = 0;
-            // SAFETY: the function is live, the output valid, and the attributes live until the end.
+        self.query_clusters(kernel, &config, &config, |clusters, raw| {
+            // SAFETY: the function is live, the output valid, and the attributes of `raw` live through the call.
             unsafe {
                 self.driver()
-                    .cuOccupancyMaxActiveClusters(&mut clusters, function, &raw)
-            }?;
-            Ok(u32::try_from(clusters).unwrap_or(0))
+                    .cuOccupancyMaxActiveClusters(clusters, function, raw)
+            }
         })
     }
 
@@ -302,6 +294,23 @@ impl Stream {
             Ok(u64::try_from(blocks).unwrap_or(0))
         })?;
         Ok(blocks * u64::from(self.context().sm_count()))
+    }
+
+    /// Queries the driver about clusters with the attributes of `wanted`; errors name `config`.
+    fn query_clusters(
+        &self,
+        kernel: &Kernel,
+        config: &LaunchConfig,
+        wanted: &LaunchConfig,
+        query: impl FnOnce(&mut c_int, &CUlaunchConfig) -> Result<()>,
+    ) -> Result<u32> {
+        self.query_launch(kernel, config, || {
+            let mut attributes = attributes(wanted);
+            let raw = self.raw_config(wanted, &mut attributes);
+            let mut answer = 0;
+            query(&mut answer, &raw)?;
+            Ok(u32::try_from(answer).unwrap_or(0))
+        })
     }
 
     /// Queries the driver about a launch, for which the kernel is prepared first.

@@ -165,7 +165,7 @@ impl Stream {
     }
 
     /// Waits for all work in the stream, also during captures of other streams. For waits of the crate itself.
-    pub(crate) fn wait_beside_captures(&self) -> Result<()> {
+    pub(crate) fn synchronize_beside_captures(&self) -> Result<()> {
         let _allowed = self.driver().beside_captures();
         self.synchronize()
     }

@@ -1,6 +1,6 @@
 //! The library on simulated drivers: every test that can share a process with the others, so that it links once.
 //!
-//! The other targets say in their first lines why they are apart: `failures`, `facades`, `forked`, `examples`.
+//! The other targets say in their first lines why they are apart: `failures`, `facades`, `forked`.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // these are tests
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use xshell::Cmd;
 
-/// Runs a client without a word where it succeeds. Its failure is told in its own words; that it cannot be
+/// Runs a client without a word where it succeeds. Its failure is reported in its own words; that it cannot be
 /// started, by what it is needed for.
 pub(super) fn run(command: Cmd<'_>, needed: &str) -> Result<()> {
     let name = command.to_string();

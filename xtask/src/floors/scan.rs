@@ -75,12 +75,12 @@ fn is_punct(token: Option<&TokenTree>, punct: char) -> bool {
     matches!(token, Some(TokenTree::Punct(found)) if found.as_char() == punct)
 }
 
-/// Tells whether `::` stands at a place.
+/// Returns whether `::` stands at a place.
 fn is_colons(tokens: &[TokenTree], at: usize) -> bool {
     is_punct(tokens.get(at), ':') && is_punct(tokens.get(at + 1), ':')
 }
 
-/// Tells whether an attribute's inside is `cfg(test)` or `cfg(all(.., test, ..))`.
+/// Returns whether an attribute's inside is `cfg(test)` or `cfg(all(.., test, ..))`.
 fn is_cfg_test(attribute: &[TokenTree]) -> bool {
     let arguments = |tokens: &[TokenTree]| match tokens.get(1) {
         Some(TokenTree::Group(group)) => inside(group),

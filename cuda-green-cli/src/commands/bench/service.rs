@@ -5,6 +5,7 @@
 //! set-ups. See [`lengths`] for how long each part takes.
 
 mod closed_loop;
+mod elastic;
 mod figures;
 mod floods;
 mod goals;
@@ -49,8 +50,30 @@ pub fn measure(work: &Work<'_>, options: &ServiceBench) -> anyhow::Result<Servic
     must_have_partitions(work.device)?;
     let begin = Instant::now();
     let setup = Setup::new(work, &options.source)?;
-    let bench = Bench::new(&setup)?;
-    let mut figures = bench.measure()?;
+    work.progress.set_message("loading");
+    let lengths = match work.quick {
+        true => Lengths::quick(),
+        false => Lengths::real(),
+    };
+    let longest = setup.folder.max_length() as u32;
+    let tokens =
+        |real| EncoderOptions::default().max_tokens(if work.quick { longest } else { real });
+    let sizes = LaneSizes {
+        interactive: tokens(4_096),
+        bulk: tokens(16_384),
+    };
+    let texts = Texts::new(&setup, sizes.bulk.max_tokens as usize)?;
+    let pool = GpuMemoryPool::on(work.device, work.device.free_memory()?)?;
+    let cublaslt = Arc::clone(&setup.cublaslt);
+    let model = BertModel::with_cublaslt(&setup.folder, &pool, setup.precision, cublaslt)?;
+    let mut figures = Bench::new(&setup, &model, sizes, &lengths, &texts)?.measure()?;
+    work.progress.set_message("elastic lanes");
+    // The partitions of the others are gone, so there can be new ones.
+    let elastic = elastic::measure(&setup, &model, sizes, &texts, &lengths, &figures.floods)?;
+    if !work.device.driver().is_simulated() {
+        figures.goals = goals::goals(&figures.one_caller, &figures.within_bound, &elastic);
+    }
+    figures.elastic = Some(elastic);
     figures.setting.seconds = begin.elapsed().as_secs_f64();
     Ok(figures)
 }
@@ -58,9 +81,9 @@ pub fn measure(work: &Work<'_>, options: &ServiceBench) -> anyhow::Result<Servic
 /// All that is measured, ready to run.
 struct Bench<'a> {
     setup: &'a Setup<'a>,
-    lengths: Lengths,
+    lengths: &'a Lengths,
     senders: usize,
-    texts: Texts,
+    texts: &'a Texts,
     services: Services,
     floods: Vec<(FloodKind, Home, GpuFlood)>,
     descriptions: Vec<(FloodKind, String)>,
@@ -73,23 +96,17 @@ struct Bench<'a> {
 type SetUp = (Placement, Option<FloodKind>);
 
 impl<'a> Bench<'a> {
-    fn new(setup: &'a Setup<'a>) -> anyhow::Result<Self> {
-        let quick = setup.work.quick;
-        setup.work.progress.set_message("loading");
+    fn new(
+        setup: &'a Setup<'a>,
+        model: &BertModel,
+        sizes: LaneSizes,
+        lengths: &'a Lengths,
+        texts: &'a Texts,
+    ) -> anyhow::Result<Self> {
         let device = setup.device();
-        let longest = setup.folder.max_length() as u32;
-        let tokens =
-            |real: u32| EncoderOptions::default().max_tokens(if quick { longest } else { real });
-        let sizes = LaneSizes {
-            interactive: tokens(4_096),
-            bulk: tokens(16_384),
-        };
-        let pool = GpuMemoryPool::on(device, device.free_memory()?)?;
-        let cublaslt = Arc::clone(&setup.cublaslt);
-        let model = BertModel::with_cublaslt(&setup.folder, &pool, setup.precision, cublaslt)?;
         let places = Places::new(setup)?;
-        let services = Services::new(&places, &model, &setup.tokenizer, sizes)?;
-        let sources = Arc::new(Sources::new(device, &pool, &setup.cublaslt)?);
+        let services = Services::new(&places, model, &setup.tokenizer, sizes)?;
+        let sources = Arc::new(Sources::new(device, model.pool(), &setup.cublaslt)?);
         let mut floods = Vec::new();
         for kind in FloodKind::ALL {
             for home in Home::ALL {
@@ -98,14 +115,10 @@ impl<'a> Bench<'a> {
             }
         }
         Ok(Self {
-            lengths: if quick {
-                Lengths::quick()
-            } else {
-                Lengths::real()
-            },
+            lengths,
             // Cores are left for the floods, the lanes and the thread that takes the answers.
             senders: setup.cores.saturating_sub(4).clamp(1, SENDERS),
-            texts: Texts::new(setup, sizes.bulk.max_tokens as usize)?,
+            texts,
             descriptions: FloodKind::ALL
                 .map(|kind| (kind, sources.describe(kind)))
                 .into(),
@@ -122,7 +135,9 @@ impl<'a> Bench<'a> {
         let of_partition = capacity
             .iter()
             .find(|one| one.placement == Placement::AloneInPartition);
-        let of_partition = of_partition.map_or(0.0, |one| one.texts_per_s);
+        let of_partition = of_partition
+            .map_or(0.0, |one| one.texts_per_s)
+            .max(self.lengths.least_capacity);
         let mut measured = Measured::default();
         let mut set_ups = set_ups();
         let pace = FloodKind::ALL.len() * 2;
@@ -167,7 +182,7 @@ impl<'a> Bench<'a> {
             Home::Rest => Placement::Partitions,
             _ => Placement::PlainStreams,
         };
-        let lengths = &self.lengths;
+        let lengths = self.lengths;
         self.with_flood((placement, Some(kind)), |progress| {
             let wait = || {
                 std::thread::sleep(lengths.flood_alone);
@@ -191,7 +206,7 @@ impl<'a> Bench<'a> {
         measured: &mut Measured,
     ) -> anyhow::Result<()> {
         let embedder = self.services.of(set_up.0)?;
-        let (lengths, texts) = (&self.lengths, &self.texts.queries);
+        let (lengths, texts) = (self.lengths, &self.texts.queries);
         let rates = match set_up.1 {
             None | Some(FloodKind::Matrix) => lengths.rates.clone(),
             Some(_) => vec![lengths.other_rate],
@@ -207,13 +222,14 @@ impl<'a> Bench<'a> {
                 measured.add(set_up, rate, found, readings)
             };
             note(None, &|| {
-                closed_loop::one_caller(embedder, texts, lengths.one_caller)
+                closed_loop::one_caller(embedder, texts, closed_loop::PAUSE, lengths.one_caller)
             })?;
             for (place, share) in rates.iter().enumerate() {
                 // The same arrivals for every set-up of a repeat.
                 let seed = SEED + (repeat * rates.len() + place) as u64;
-                let rate = share * capacity;
-                let schedule = Schedule::poisson(rate, lengths.one_rate, seed);
+                let per_s = share * capacity;
+                let rate = measured::Rate { place, per_s };
+                let schedule = Schedule::poisson(per_s, lengths.one_rate, seed);
                 note(Some(rate), &|| {
                     open_loop::run(embedder, texts, &schedule, self.senders)
                 })?;
@@ -274,13 +290,11 @@ impl<'a> Bench<'a> {
         let mut one_caller: Vec<Row> = measured.one_caller();
         let mut open_loop: Vec<OpenRow> = measured.open_loop();
         let within_bound = within_bound(&open_loop);
-        let mut found_goals = Vec::new();
         if !self.setup.device().driver().is_simulated() {
             compare(&mut one_caller, &floods);
             for row in &mut open_loop {
                 row.background_kept = background_kept(&row.row, &floods);
             }
-            found_goals = goals::goals(&one_caller, &within_bound);
         }
         let [partition_sms, rest_sms] = self.sms;
         Ok(ServiceFigures {
@@ -305,7 +319,8 @@ impl<'a> Bench<'a> {
             one_caller,
             open_loop,
             within_bound,
-            goals: found_goals,
+            elastic: None,
+            goals: Vec::new(),
         })
     }
 }

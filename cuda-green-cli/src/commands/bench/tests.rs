@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::run::{Drawn, parse};
+#[cfg(feature = "embed")]
+use crate::commands::bench::service::ServiceFigures;
 use crate::commands::bench::{
     activate::Activate, alloc::Alloc, isolation::Isolation, rebalance::Rebalance,
 };
@@ -30,6 +32,8 @@ fn draw_as_each(text: &str) -> bool {
         draw::<Alloc>(text),
         draw::<Isolation>(text),
         draw::<Rebalance>(text),
+        #[cfg(feature = "embed")]
+        draw::<ServiceFigures>(text),
     ];
     drawn.iter().any(Option::is_some)
 }
@@ -37,7 +41,11 @@ fn draw_as_each(text: &str) -> bool {
 /// Returns the evidence from a GPU; none if the crate is tested outside the workspace.
 fn kept() -> Vec<Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../evidence");
-    ["activate", "alloc", "isolation", "rebalance"]
+    let mut names = vec!["activate", "alloc", "isolation", "rebalance"];
+    if cfg!(feature = "embed") {
+        names.push("service");
+    }
+    names
         .iter()
         .filter_map(|name| fs::read(folder.join(format!("{name}.json"))).ok())
         .map(|text| serde_json::from_slice(&text).unwrap_or_default())

@@ -3,10 +3,7 @@
 use plotters::prelude::*;
 
 use super::{COLOURS, LEGEND, SIZE, TEXT, WARNING};
-use crate::render::{
-    duration::{duration, whole},
-    page::printable_line,
-};
+use crate::render::{duration::whole, page::printable_line};
 
 /// One set-up's latency at each rate.
 pub struct RateCurve {
@@ -116,7 +113,7 @@ fn draw(svg: &mut String, picture: &RatePicture<'_>) -> Result<(), Box<dyn std::
         }
         y += 46;
     }
-    let bound = format!("The grey line: {}.", duration(bound));
+    let bound = format!("The grey line: {}.", whole(bound));
     for (note, colour) in [
         (Some(bound.as_str()), TEXT),
         (Some(picture.note), TEXT),
@@ -176,9 +173,7 @@ mod tests {
     fn every_rate_is_drawn_and_every_curve_named() {
         let svg = picture(&[curve(&[(1e3, 2e5), (2e4, 3e6)]), curve(&[(1e3, 9e6)])]);
         assert_eq!(svg.matches("<circle").count(), 3);
-        assert!(
-            svg.contains("two &lt;plain&gt; streams") && svg.contains("The grey line: 5.00 ms.")
-        );
+        assert!(svg.contains("two &lt;plain&gt; streams") && svg.contains("The grey line: 5 ms."));
         assert!(svg.contains("5 k") && svg.contains("10 ms") && svg.contains("SIMULATED"));
     }
 

@@ -245,20 +245,18 @@ impl EmbedderBuilder {
     }
 
     /// Partitions the device, unless that was done.
-    fn ensure_partitioned(&self, manager: &SmPartitionManager) -> Result<()> {
-        match self.elastic {
-            Some(elastic) if manager.allocation_status().contexts.is_empty() => {
-                elastic.partition(manager)
+    pub(crate) fn ensure_partitioned(&self, manager: &SmPartitionManager) -> Result<()> {
+        if manager.allocation_status().contexts.is_empty() {
+            match self.elastic {
+                Some(elastic) => elastic.partition(manager)?,
+                None => manager.init_quad_partition()?,
             }
-            _ => ensure_partitioned(manager),
         }
+        Ok(())
     }
-}
 
-/// Partitions the device, unless that was done.
-pub(crate) fn ensure_partitioned(manager: &SmPartitionManager) -> Result<()> {
-    if manager.allocation_status().contexts.is_empty() {
-        manager.init_quad_partition()?;
+    /// Returns whether the lanes are to be elastic.
+    pub(crate) fn is_elastic(&self) -> bool {
+        self.elastic.is_some()
     }
-    Ok(())
 }

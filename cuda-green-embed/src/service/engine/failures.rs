@@ -10,7 +10,7 @@ use super::{Engine, dead};
 use crate::{
     error::Error,
     service::{
-        batch::{Batch, Trouble, of_text, refuse},
+        batch::{Batch, Trouble, refuse},
         lane::{Counts, LaneCore},
         observe,
         request::{Request, Times},
@@ -29,7 +29,7 @@ impl Engine {
                 let mut requests = batch.requests;
                 let bad = requests.remove(text);
                 Counts::add(&core.counts.failed, 1);
-                let error = of_text(error, bad.text);
+                let error = error.of_text(bad.text);
                 bad.answer(Err(error), Times::default());
                 self.again(core, Batch { requests, ..batch }, texts);
             }
@@ -125,7 +125,7 @@ impl Engine {
     /// Answers all with one error.
     fn refuse_all(requests: Vec<Arc<Request>>, error: Error) {
         if let [only] = &requests[..] {
-            only.answer(Err(of_text(error, only.text)), Times::default());
+            only.answer(Err(error.of_text(only.text)), Times::default());
             return;
         }
         let error = Arc::new(error);

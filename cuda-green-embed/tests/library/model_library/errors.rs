@@ -7,7 +7,9 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use cuda_green_embed::{EncoderOptions, Error, Lane, ModelLibrary, ModelSpec, ModelState};
+use cuda_green_embed::{
+    ElasticOptions, EncoderOptions, Error, Lane, ModelLibrary, ModelSpec, ModelState,
+};
 
 use super::{Models, options};
 use crate::fake_encoder::ends;
@@ -77,6 +79,25 @@ fn what_cannot_work_is_refused_when_the_library_is_built() {
             ..
         })
     ));
+}
+
+#[test]
+fn only_the_lanes_of_one_model_are_elastic() {
+    let models = Models::new(1);
+    let elastic = || {
+        let options = options().elastic(ElasticOptions::default());
+        ModelSpec::new("elastic", models.folders[0].path()).options(options)
+    };
+    let refused = models.builder().model(elastic()).build().unwrap_err();
+    assert!(refused.to_string().contains("elastic, which"), "{refused}");
+    let alone = ModelLibrary::builder(models.manager()).model(elastic());
+    let alone = alone.build().unwrap().get(None).unwrap();
+    let status = alone.status();
+    assert_eq!(
+        status.elastic.unwrap().off,
+        None,
+        "divided for elastic lanes"
+    );
 }
 
 #[test]

@@ -16,8 +16,8 @@ use cuda_green_sys::CUresult;
 
 use super::{
     allocation::{Allocation, AllocationKind},
+    arena_end::EndedArena,
     heap::{Heap, Idle},
-    remains::Remains,
     size_class::{class_bytes, class_of},
     source::{Source, allocate_plain, free_plain},
     thread_cache::{FreeBlocks, ThreadCache},
@@ -508,13 +508,13 @@ impl Drop for Arena {
         // Every buffer keeps the arena alive, and every cache was emptied when its pool ended: all memory is idle now
         // except what could not be waited for.
         self.free_blocks(self.transfer.drain());
-        let mut remains = Remains {
+        let mut ended = EndedArena {
             device: self.device.clone(),
             source: std::mem::replace(&mut self.source, Source::Plain),
             heap: std::mem::take(&mut *self.heap()),
             pending: std::mem::take(&mut *self.pending.lock()),
         };
-        self.device.end("a memory pool", move || remains.end());
+        self.device.end("a memory pool", move || ended.end());
     }
 }
 

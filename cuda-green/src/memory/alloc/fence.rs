@@ -65,7 +65,7 @@ impl Fences {
             Err(error) => Err(error),
         };
         fenced.or_else(|error| {
-            stream.wait_beside_captures().map_err(|_| {
+            stream.synchronize_beside_captures().map_err(|_| {
                 self.add(None);
                 error
             })
@@ -120,7 +120,7 @@ impl Fences {
         };
         fence.recorded += 1;
         let fenced = recorded.or_else(|error| {
-            if stream.wait_beside_captures().is_err() {
+            if stream.synchronize_beside_captures().is_err() {
                 // The point is neither known nor waited for: the memory is never reused.
                 fence.event = None;
                 return Err(error);

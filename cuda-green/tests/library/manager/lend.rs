@@ -12,7 +12,7 @@ use proptest::prelude::*;
 /// Returns the SMs that each context runs on.
 fn seen(manager: &SmPartitionManager<usize>, contexts: usize) -> Vec<BTreeSet<u32>> {
     let of = |id| {
-        let context = manager.get_context(&id).unwrap();
+        let context = manager.get_context(id).unwrap();
         let ids: BTreeSet<u32> = context.observed_sm_ids().unwrap().into_iter().collect();
         assert_eq!(ids.len() as u32, context.sm_count());
         ids

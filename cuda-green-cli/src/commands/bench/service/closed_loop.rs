@@ -17,25 +17,27 @@ use super::{
 
 /// The pause between two requests of the lone caller, as `embed_floods.py`, with whose figures its own are compared,
 /// makes it.
-const PAUSE: Duration = Duration::from_micros(500);
+pub const PAUSE: Duration = Duration::from_micros(500);
 /// Requests of each of the many callers on the way.
 pub const ON_THE_WAY: usize = 64;
 
-/// Makes requests one after another for a time, with the caller blocked until each is answered; at least one.
+/// Makes requests one after another for a time, with the caller blocked until each is answered and pausing before each;
+/// at least one.
 pub fn one_caller(
     embedder: &Embedder,
     texts: &[String],
+    pause: Duration,
     length: Duration,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::new(length)?;
     let begin = Instant::now();
     for text in texts.iter().cycle() {
+        thread::sleep(pause);
         let sent = Instant::now();
         task::note(sent, embedder.embed(text).wait(), &mut outcome)?;
         if begin.elapsed() >= length {
             break;
         }
-        thread::sleep(PAUSE);
     }
     Ok(outcome)
 }
@@ -55,21 +57,21 @@ pub fn capacity(
             let call = move || keep_on_the_way(embedder, texts, length);
             calling.push(thread::Builder::new().spawn_scoped(scope, call)?);
         }
-        let mut answered = 0;
+        let mut per_second = 0.0;
         for caller in calling {
             let joined = caller.join();
-            answered += joined.map_err(|_| anyhow::anyhow!("a caller's thread panicked"))??;
+            per_second += joined.map_err(|_| anyhow::anyhow!("a caller's thread panicked"))??;
         }
-        Ok(answered as f64 / length.as_secs_f64())
+        Ok(per_second)
     })
 }
 
-/// Returns the requests that were answered in time.
+/// Returns the requests a second that one caller was answered in about this time.
 fn keep_on_the_way<'t>(
     embedder: &Embedder,
     mut texts: impl Iterator<Item = &'t String>,
     length: Duration,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<f64> {
     let mut outcome = Outcome::new(length)?;
     let (woken, finished) = mpsc::channel();
     let begin = Instant::now();
@@ -82,21 +84,18 @@ fn keep_on_the_way<'t>(
     for _ in 0..ON_THE_WAY {
         start(&mut outcome)?;
     }
-    let mut in_time = 0;
-    while begin.elapsed() < length {
-        let Some(task) = task::next(&finished)? else {
-            break;
-        };
-        task.poll(&mut outcome)?;
-        in_time = outcome.answered.len();
+    let next = |outcome: &mut Outcome| -> anyhow::Result<()> {
+        let task = task::next(&finished)?.context("a request was lost")?;
+        task.poll(outcome)
+    };
+    while begin.elapsed() < length || outcome.answered.is_empty() {
+        next(&mut outcome)?;
         start(&mut outcome)?;
     }
+    let per_second = outcome.answered.len() as f64 / begin.elapsed().as_secs_f64();
     // Those on the way must end before the next measurement.
     while outcome.requests() < started {
-        match task::next(&finished)? {
-            Some(task) => task.poll(&mut outcome)?,
-            None => break,
-        }
+        next(&mut outcome)?;
     }
-    Ok(in_time)
+    Ok(per_second)
 }

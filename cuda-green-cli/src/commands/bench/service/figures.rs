@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    elastic::ElasticFigures,
     floods::FloodKind,
     goals::Goal,
     outcome::{Outcome, Times},
@@ -26,6 +27,7 @@ pub struct ServiceFigures {
     pub open_loop: Vec<OpenRow>,
     /// The highest rates whose p99 keeps the bound beside matrix products, and alone.
     pub within_bound: Vec<WithinBound>,
+    pub elastic: Option<ElasticFigures>,
     /// Empty on a simulated driver.
     #[serde(default)]
     pub goals: Vec<Goal>,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    elastic::ElasticFigures,
     figures::{Ratios, Row, WithinBound},
     floods::FloodKind,
     placements::Placement,
@@ -32,7 +33,11 @@ impl Goal {
 }
 
 /// Returns all goals, for a run's figures.
-pub fn goals(one_caller: &[Row], within_bound: &[WithinBound]) -> Vec<Goal> {
+pub fn goals(
+    one_caller: &[Row],
+    within_bound: &[WithinBound],
+    elastic: &ElasticFigures,
+) -> Vec<Goal> {
     use FloodKind::{Bulk, Copies, Matrix, Training};
     let mut goals = Vec::new();
     let mut goal = |what: String, found, bound, at_most| {
@@ -97,6 +102,23 @@ pub fn goals(one_caller: &[Row], within_bound: &[WithinBound]) -> Vec<Goal> {
         |ratios| ratios.p99_to_partition,
     );
     goals.push(goodput(within_bound));
+    let mut of_elastic = |what: &str, found, bound, at_most| {
+        goals.push(Goal {
+            what: what.to_owned(),
+            found,
+            or_more: false,
+            bound,
+            at_most,
+        });
+    };
+    let (bulk, first) = (elastic.bulk_to_whole_gpu, elastic.first_to_usual_p99);
+    of_elastic(
+        "elastic: bulk without queries / whole GPU",
+        bulk,
+        0.95,
+        false,
+    );
+    of_elastic("elastic: first query's p99 / the usual", first, 2.0, true);
     goals
 }
 

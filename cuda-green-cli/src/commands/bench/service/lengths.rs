@@ -17,10 +17,14 @@ pub struct Lengths {
     pub flood_alone: Duration,
     /// The measurement of the requests of one caller.
     pub one_caller: Duration,
+    /// The measurement of queries that come after a pause each.
+    pub first_queries: Duration,
     /// The measurement of one rate of arrivals.
     pub one_rate: Duration,
     /// The measurement of a lane's capacity.
     pub capacity: Duration,
+    /// The capacity that counts at least, in texts a second: a short run has arrivals, however slow the machine is.
+    pub least_capacity: f64,
     /// The rates of arrivals beside matrix products and alone, as shares of the capacity of a partition alone. The first is
     /// for placements that cannot keep up with more.
     pub rates: Vec<f64>,
@@ -36,8 +40,10 @@ impl Lengths {
             settle: ms(300),
             flood_alone: ms(500),
             one_caller: ms(1_000),
+            first_queries: ms(2_000),
             one_rate: ms(600),
             capacity: ms(1_000),
+            least_capacity: 1_000.0,
             rates: vec![0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95],
             other_rate: 0.5,
         }
@@ -50,21 +56,27 @@ impl Lengths {
             settle: ms(2),
             flood_alone: ms(10),
             one_caller: ms(10),
+            first_queries: ms(60),
             one_rate: ms(20),
             capacity: ms(20),
-            rates: vec![0.05, 0.2],
+            least_capacity: 5_000.0,
+            rates: vec![0.2, 0.5],
             other_rate: 0.2,
         }
     }
 
     /// Returns the time that so many set-ups take: those alone, those beside matrix products, those beside other floods;
-    /// and so many floods alone. The model's loading, and what waits at the end of a rate, come to that.
+    /// so many floods alone; and the elastic lanes. The model's loading, and what waits at the end of a rate, come to that.
     #[cfg(test)]
     fn total(&self, alone: u32, beside_matrix: u32, beside_others: u32, floods: u32) -> Duration {
         let all_rates = self.one_rate * self.rates.len() as u32;
         let once = (alone + beside_matrix) * (self.settle + self.one_caller + all_rates)
             + beside_others * (self.settle + self.one_caller + self.one_rate)
-            + floods * (self.settle + self.flood_alone);
+            + floods * (self.settle + self.flood_alone)
+            + 2 * self.settle
+            + self.flood_alone
+            + self.first_queries
+            + self.one_caller;
         once * self.repeats as u32 + 2 * self.capacity
     }
 }

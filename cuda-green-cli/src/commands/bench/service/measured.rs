@@ -25,10 +25,18 @@ pub struct Measured {
     paces: Vec<(FloodKind, Home, Mean)>,
 }
 
+/// A rate of arrivals.
+#[derive(Clone, Copy)]
+pub struct Rate {
+    /// Its place among the rates of its set-up.
+    pub place: usize,
+    pub per_s: f64,
+}
+
 /// One set-up at one rate of arrivals, or with one caller.
 struct Cell {
     set_up: SetUp,
-    rate: Option<f64>,
+    rate: Option<Rate>,
     all: Outcome,
     p99_of_repeats: Vec<Option<Duration>>,
     pace: Mean,
@@ -93,11 +101,12 @@ impl Measured {
     pub fn add(
         &mut self,
         set_up: SetUp,
-        rate: Option<f64>,
+        rate: Option<Rate>,
         (found, per_s): (Outcome, Option<f64>),
         readings: Option<Readings>,
     ) -> anyhow::Result<()> {
-        let is_own = |cell: &Cell| (cell.set_up, cell.rate) == (set_up, rate);
+        let place = |rate: Option<Rate>| rate.map(|rate| rate.place);
+        let is_own = |cell: &Cell| (cell.set_up, place(cell.rate)) == (set_up, place(rate));
         let index = match self.cells.iter().position(is_own) {
             Some(index) => index,
             None => {
@@ -131,7 +140,7 @@ impl Measured {
         let cells = self.sorted().into_iter();
         cells
             .filter_map(|cell| {
-                let offered_per_s = cell.rate?;
+                let offered_per_s = cell.rate?.per_s;
                 let goodput = |ms| cell.all.goodput(Duration::from_millis(ms));
                 let lateness = &cell.all.lateness;
                 Some(OpenRow {
@@ -151,15 +160,10 @@ impl Measured {
     /// Returns the cells in the order of set-ups and rates, whatever was measured first.
     fn sorted(&self) -> Vec<&Cell> {
         let order = super::set_ups();
-        let place = |cell: &Cell| order.iter().position(|set_up| *set_up == cell.set_up);
         let mut cells: Vec<_> = self.cells.iter().collect();
-        cells.sort_by(|one, other| {
-            let rates = || {
-                one.rate
-                    .unwrap_or(0.0)
-                    .total_cmp(&other.rate.unwrap_or(0.0))
-            };
-            place(one).cmp(&place(other)).then_with(rates)
+        cells.sort_by_key(|cell| {
+            let set_up = order.iter().position(|set_up| *set_up == cell.set_up);
+            (set_up, cell.rate.map(|rate| rate.place))
         });
         cells
     }

@@ -30,7 +30,7 @@ impl Figures for ServiceFigures {
             };
             table += &format!("{:<42} {rate:>24}\n", row.placement.name());
         }
-        table + &self.goals()
+        table + &self.elastic() + &self.goals()
     }
 }
 
@@ -67,6 +67,30 @@ impl ServiceFigures {
             );
         }
         text
+    }
+
+    fn elastic(&self) -> String {
+        let Some(elastic) = &self.elastic else {
+            return String::new();
+        };
+        if let Some(reason) = &elastic.off {
+            return format!("\nnot elastic: {}\n", printable_line(reason));
+        }
+        let per_s = number(elastic.bulk_without_queries_per_s);
+        let mut table = format!(
+            "\n{:<42} {per_s:>9}\n",
+            "elastic, bulk without queries, texts/s"
+        );
+        for (name, times) in [
+            ("elastic, first query after a pause", &elastic.first),
+            ("elastic, queries beside bulk", &elastic.usual),
+        ] {
+            if let Some(times) = times {
+                let [p50, p99] = [times.p50_us, times.p99_us].map(time);
+                table += &format!("{name:<42} p50 {p50}, p99 {p99}\n");
+            }
+        }
+        table
     }
 
     fn goals(&self) -> String {

@@ -11,14 +11,14 @@ use crate::{
 };
 
 /// The memory of an arena that has ended. All of it is free except what could not be waited for before.
-pub(super) struct Remains {
+pub(super) struct EndedArena {
     pub(super) device: CudaDevice,
     pub(super) source: Source,
     pub(super) heap: Heap,
     pub(super) pending: Vec<Allocation>,
 }
 
-impl Remains {
+impl EndedArena {
     /// Returns everything to the driver. After an error, call it again: what could not be returned is still here.
     /// [`Error::EndUnknown`] says that no later call will succeed. Called beside captures.
     pub(super) fn end(&mut self) -> Result<()> {

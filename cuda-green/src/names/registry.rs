@@ -2,23 +2,22 @@
 //!
 //! Two locks, taken in this order: `changes` is held through a change, so that changes come one after another; `names`
 //! for a moment. While `names` is locked, no other lock of the manager is taken and no client code runs: fields are
-//! private, and callbacks are `fn` pointers, apart from the comparison of this crate's own ids in `find`.
-//! Between the two, [`RegistryChange::put_in_force`] locks the contexts that followers of names use.
+//! private, and callbacks from outside of this room are `fn` pointers, apart from the comparison of this crate's own
+//! ids in `find`. Between the two, [`RegistryChange::put_in_force`] locks the contexts that followers of names use.
 
 use super::{
     generation::{ContextInForce, Generation, Pieces},
-    hand_off::{HandOff, wait_for_old_work},
+    gpu::GreenContext,
     named_partition::NamedPartition,
-    rebalance::Shift,
 };
 use crate::{
     error::{Error, Result},
-    partition::{DropLater, GreenContext},
+    partition::DropLater,
     sync::{Arc, Mutex, MutexGuard, RwLock},
 };
 
 /// All names of a manager.
-pub(super) struct Registry<Id> {
+pub(crate) struct Registry<Id> {
     changes: Mutex<()>,
     names: RwLock<Names<Id>>,
     /// Whether ids are this crate's own, whose comparison calls no code of a client's, so that it may run under the
@@ -33,38 +32,38 @@ struct Names<Id> {
 
 /// The ids at one moment, in the order of their partitions. Clients' ids are compared, shown, copied and dropped from
 /// this list, with no lock held.
-pub(super) type Ids<Id> = Arc<Vec<Arc<Id>>>;
+pub(crate) type Ids<Id> = Arc<Vec<Arc<Id>>>;
 
 /// A change of the registry, during which no other begins. Only through it are partitions changed.
-pub(super) struct RegistryChange<'a, Id> {
-    registry: &'a Registry<Id>,
+pub(crate) struct RegistryChange<'a, Id> {
+    pub(super) registry: &'a Registry<Id>,
     _lock: MutexGuard<'a, ()>,
 }
 
 /// The pieces that names use.
 #[derive(Default)]
-pub(super) struct UsedPieces {
+pub(crate) struct UsedPieces {
     /// Pieces that a name owns or has in force.
-    pub(super) taken: Pieces,
+    pub(crate) taken: Pieces,
     /// The pieces of every context, retired ones included, each as often as there are contexts over it.
-    pub(super) leased: Pieces,
+    pub(crate) leased: Pieces,
 }
 
 /// What a partition was created with, as a rebalance divides it.
-pub(super) struct OwnShare<'a> {
-    pub(super) pieces: &'a [usize],
-    pub(super) preemptible: bool,
+pub(crate) struct OwnShare<'a> {
+    pub(crate) pieces: &'a [usize],
+    pub(crate) preemptible: bool,
 }
 
 /// The reason why a name was not removed.
-pub(super) enum NotRemoved {
+pub(crate) enum NotRemoved {
     /// One of its contexts has this many users.
     InUse(usize),
     Error(Error),
 }
 
 /// A step towards fewer contexts; there is none where all are in use.
-pub(super) enum RetireStep {
+pub(crate) enum RetireStep {
     /// Took out a context without users.
     TookOut(GreenContext),
     /// Gave up something that kept a context in use; once that is dropped, the next step may find the context idle.
@@ -73,7 +72,7 @@ pub(super) enum RetireStep {
 
 impl<Id> Registry<Id> {
     /// Returns a registry without names, and notes whether their ids will be this crate's own.
-    pub(super) fn new(ids_are_own: bool) -> Self {
+    pub(crate) fn new(ids_are_own: bool) -> Self {
         Self {
             changes: Mutex::new(()),
             names: RwLock::new(Names {
@@ -85,7 +84,7 @@ impl<Id> Registry<Id> {
     }
 
     /// Waits for the change in progress, if there is one, and begins another.
-    pub(super) fn begin_change(&self) -> RegistryChange<'_, Id> {
+    pub(crate) fn begin_change(&self) -> RegistryChange<'_, Id> {
         RegistryChange {
             registry: self,
             _lock: self.changes.lock(),
@@ -93,44 +92,44 @@ impl<Id> Registry<Id> {
     }
 
     /// Returns the ids as they are now.
-    pub(super) fn ids(&self) -> Ids<Id> {
+    pub(crate) fn ids(&self) -> Ids<Id> {
         let names = self.names.read();
         Arc::clone(&names.ids)
     }
 
     /// Returns the number of names.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.read(<[_]>::len)
     }
 
     /// Returns the context in force under the first id that fits.
-    pub(super) fn context(&self, fits: impl Fn(&Id) -> bool) -> Option<GreenContext> {
+    pub(crate) fn context(&self, fits: impl Fn(&Id) -> bool) -> Option<GreenContext> {
         self.find(fits, |partition| partition.context().clone())
     }
 
     /// Returns the context in force under the first id that fits, as a follower of the name sees it.
-    pub(super) fn follow(&self, fits: impl Fn(&Id) -> bool) -> Option<Arc<ContextInForce>> {
+    pub(crate) fn follow(&self, fits: impl Fn(&Id) -> bool) -> Option<Arc<ContextInForce>> {
         self.find(fits, |partition| Arc::clone(partition.followed()))
     }
 
     /// Returns something about each context in force.
-    pub(super) fn each_in_force<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> Vec<T> {
+    pub(crate) fn each_in_force<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> Vec<T> {
         self.read(|partitions| in_force(partitions, look))
     }
 
     /// Returns something about each context in force, and the number of green contexts of all generations, siblings
     /// included.
-    pub(super) fn survey<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> (Vec<T>, usize) {
+    pub(crate) fn survey<T>(&self, look: fn(&Arc<Id>, &GreenContext) -> T) -> (Vec<T>, usize) {
         self.read(|partitions| (in_force(partitions, look), green_contexts(partitions)))
     }
 
     /// Returns the number of green contexts of all generations, siblings included.
-    pub(super) fn green_contexts(&self) -> usize {
+    pub(crate) fn green_contexts(&self) -> usize {
         self.read(green_contexts)
     }
 
     /// Returns the name of the context that fits, and whether it is in force.
-    pub(super) fn owner<Key: Copy>(
+    pub(crate) fn owner<Key: Copy>(
         &self,
         key: Key,
         fits: fn(&GreenContext, Key) -> bool,
@@ -145,7 +144,7 @@ impl<Id> Registry<Id> {
     }
 
     /// Returns the pieces that names use.
-    pub(super) fn used_pieces(&self) -> UsedPieces {
+    pub(crate) fn used_pieces(&self) -> UsedPieces {
         self.read(|partitions| {
             let mut used = UsedPieces::default();
             for partition in partitions {
@@ -176,7 +175,8 @@ impl<Id> Registry<Id> {
         })
     }
 
-    fn read<T>(&self, look: impl FnOnce(&[NamedPartition<Id>]) -> T) -> T {
+    /// Looks at all partitions under the lock. Inside, no other lock is taken and no code of a client's runs.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&[NamedPartition<Id>]) -> T) -> T {
         let names = self.names.read();
         look(&names.partitions)
     }
@@ -184,12 +184,12 @@ impl<Id> Registry<Id> {
 
 impl<Id> RegistryChange<'_, Id> {
     /// Adds partitions under new names.
-    pub(super) fn add(&self, partitions: impl IntoIterator<Item = NamedPartition<Id>>) {
+    pub(crate) fn add(&self, partitions: impl IntoIterator<Item = NamedPartition<Id>>) {
         self.write(|all| all.extend(partitions));
     }
 
     /// Removes a name, unless one of its contexts has a user.
-    pub(super) fn remove(&self, index: usize) -> Result<NamedPartition<Id>, NotRemoved> {
+    pub(crate) fn remove(&self, index: usize) -> Result<NamedPartition<Id>, NotRemoved> {
         self.write(|partitions| {
             let partition = &partitions[index];
             // No other user can appear meanwhile, since handles come from here.
@@ -209,7 +209,7 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Returns the pieces that a partition was created with.
-    pub(super) fn own_pieces(&self, index: usize) -> Option<Pieces> {
+    pub(crate) fn own_pieces(&self, index: usize) -> Option<Pieces> {
         self.registry.read(|partitions| {
             let partition = partitions.get(index);
             partition.map(|partition| partition.own_pieces().to_vec())
@@ -217,10 +217,10 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Divides what the partitions were created with among them, for each of some rebalances.
-    pub(super) fn divide<T>(
+    pub(crate) fn divide<R, T>(
         &self,
-        rebalances: &[Shift<usize>],
-        divide: fn(&[OwnShare<'_>], &[Shift<usize>]) -> T,
+        rebalances: &[R],
+        divide: fn(&[OwnShare<'_>], &[R]) -> T,
     ) -> T {
         self.registry.read(|partitions| {
             let shares = partitions.iter().map(|partition| OwnShare {
@@ -233,7 +233,7 @@ impl<Id> RegistryChange<'_, Id> {
 
     /// Returns the generations over the wanted pieces of each partition, in its order, each with the partition's index;
     /// none if one of them is missing.
-    pub(super) fn find_all(&self, wanted: &[Vec<Pieces>]) -> Option<Vec<(usize, usize)>> {
+    pub(crate) fn find_all(&self, wanted: &[Vec<Pieces>]) -> Option<Vec<(usize, usize)>> {
         self.registry.read(|partitions| {
             let mut found = Vec::with_capacity(partitions.len());
             for (index, (partition, wanted)) in partitions.iter().zip(wanted).enumerate() {
@@ -246,7 +246,7 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Returns the number of green contexts that must be made for the wanted pieces of each partition.
-    pub(super) fn missing(&self, wanted: &[Vec<Pieces>]) -> usize {
+    pub(crate) fn missing(&self, wanted: &[Vec<Pieces>]) -> usize {
         self.registry.read(|partitions| {
             let missing = partitions.iter().zip(wanted).map(|(partition, wanted)| {
                 let missing = wanted
@@ -260,7 +260,7 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Returns the context in force of a partition that has no generation over these pieces.
-    pub(super) fn context_without(&self, index: usize, pieces: &[usize]) -> Option<GreenContext> {
+    pub(crate) fn context_without(&self, index: usize, pieces: &[usize]) -> Option<GreenContext> {
         self.registry.read(|partitions| {
             let partition = partitions.get(index);
             let lacks = partition.filter(|partition| partition.find(pieces).is_none());
@@ -269,7 +269,7 @@ impl<Id> RegistryChange<'_, Id> {
     }
 
     /// Adds a generation to a partition, not in force yet.
-    pub(super) fn add_generation(&self, index: usize, generation: Generation) {
+    pub(crate) fn add_generation(&self, index: usize, generation: Generation) {
         self.write(|partitions| {
             let partition = partitions.get_mut(index);
             partition.map(|partition| partition.add_generation(generation))
@@ -278,7 +278,7 @@ impl<Id> RegistryChange<'_, Id> {
 
     /// Returns the contexts of generations, each given with its partition's index, and the largest number of green
     /// contexts behind any generation of its name.
-    pub(super) fn with_most_siblings(
+    pub(crate) fn with_most_siblings(
         &self,
         generations: &[(usize, usize)],
     ) -> Vec<(GreenContext, usize)> {
@@ -292,56 +292,11 @@ impl<Id> RegistryChange<'_, Id> {
         })
     }
 
-    /// Puts a generation of each partition into force, given in their order, all at once for everyone who follows a name. Waits for the
-    /// users of streams that follow a name whose generation changes; names can be looked up meanwhile.
-    pub(super) fn put_in_force(
-        &self,
-        generations: &[(usize, usize)],
-        hand_off: HandOff,
-    ) -> Result<()> {
-        let followed: Vec<Option<Arc<ContextInForce>>> = self.registry.read(|partitions| {
-            let partitions = partitions.iter().zip(generations);
-            let followed = partitions.map(|(partition, (_, generation))| {
-                let changes = partition.in_force() != *generation;
-                changes.then(|| Arc::clone(partition.followed()))
-            });
-            followed.collect()
-        });
-        let mut held: Vec<_> = followed
-            .iter()
-            .map(|followed| followed.as_ref().map(|followed| followed.write()))
-            .collect();
-        if hand_off == HandOff::Strict {
-            self.registry.read(|partitions| {
-                let changing = partitions.iter().zip(generations);
-                let changing =
-                    changing.filter(|(partition, (_, new))| partition.in_force() != *new);
-                let new: Vec<&Generation> = changing
-                    .map(|(partition, (_, new))| &partition.generations()[*new])
-                    .collect();
-                wait_for_old_work(
-                    &new,
-                    partitions.iter().flat_map(NamedPartition::generations),
-                )
-            })?;
-        }
-        self.write(|partitions| {
-            for ((partition, (_, generation)), followed) in
-                partitions.iter_mut().zip(generations).zip(&mut held)
-            {
-                if let Some(followed) = followed {
-                    partition.put_in_force(*generation, followed);
-                }
-            }
-        });
-        Ok(())
-    }
-
     /// Takes out the oldest retired context that is unused and not in `wanted`, which has the pieces of contexts that
     /// stay for each partition. If followers keep one in use, makes them release it and returns `GaveUp`: drop `later`,
     /// then call again. Call it with no lock but that of changes, since the user of what is released may be looking
     /// something up in the manager.
-    pub(super) fn retire(
+    pub(crate) fn retire(
         &self,
         wanted: &[Vec<Pieces>],
         later: &mut DropLater,
@@ -375,8 +330,9 @@ impl<Id> RegistryChange<'_, Id> {
         Ok(None)
     }
 
-    /// Changes partitions, and makes a new list of the ids where their number changed.
-    fn write<T>(&self, change: impl FnOnce(&mut Vec<NamedPartition<Id>>) -> T) -> T {
+    /// Changes partitions under the lock, as [`Registry::read`] looks at them, and makes a new list of the ids where
+    /// their number changed.
+    pub(super) fn write<T>(&self, change: impl FnOnce(&mut Vec<NamedPartition<Id>>) -> T) -> T {
         let names = &self.registry.names;
         let mut names = names.write();
         let done = change(&mut names.partitions);

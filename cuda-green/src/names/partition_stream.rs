@@ -4,16 +4,15 @@ use std::fmt;
 
 use super::{
     generation::ContextInForce,
+    gpu::{Event, GreenContext, Stream},
     reentrancy::{InClosure, refuse_inside},
 };
 use crate::{
     device::ContextPriority,
     error::Result,
-    event::Event,
     launch::{KernelArg, LaunchConfig},
     module::Kernel,
-    partition::{DropLater, Follower, GreenContext},
-    stream::Stream,
+    partition::{DropLater, Follower},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -56,7 +55,7 @@ struct Streams {
 }
 
 impl PartitionStream {
-    pub(super) fn new(followed: Arc<ContextInForce>) -> Result<Self> {
+    pub(crate) fn new(followed: Arc<ContextInForce>) -> Result<Self> {
         refuse_inside()?;
         let context = followed.read().clone();
         let priority = context.policy().priority;
@@ -138,7 +137,7 @@ impl PartitionStream {
             stream.record(&event)?;
             Ok(event)
         })?;
-        event.wait_beside_captures()
+        event.synchronize_beside_captures()
     }
 }
 
@@ -154,7 +153,7 @@ impl StreamsOfGenerations {
     }
 }
 
-impl Follower for StreamsOfGenerations {
+impl Follower<GreenContext> for StreamsOfGenerations {
     fn release(&self, context: &GreenContext, later: &mut DropLater) -> Result<bool> {
         let mut streams = self.lock();
         let Some(index) = streams

@@ -1,79 +1,18 @@
-//! Every interleaving of a few threads over what stands behind a manager's names, by loom: rebalances, launches by
-//! name, lookups and destruction.
-//!
-//! The GPU is a model (`gpu.rs`): a launch checks that all work on any of its SMs, in whatever other context, is work
-//! that it waits for. The model takes the place of the crate's contexts and streams, so the files of the manager that
-//! are tested stand here by their paths.
+//! A model check by loom of what stands behind a manager's names, in every interleaving of a few threads: rebalances,
+//! launches by name, lookups and destruction. A launch checks that all work on any of its SMs, in whatever other
+//! context, is work that it waits for.
 
-#![cfg(loom)]
-#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
-
-#[path = "../../src/partition/followers.rs"]
-mod followers;
-#[path = "../../src/manager/generation.rs"]
-mod generation;
-#[path = "../../src/manager/hand_off.rs"]
-mod hand_off;
-#[path = "../../src/manager/named_partition.rs"]
-mod named_partition;
-#[path = "../../src/manager/partition_stream.rs"]
-mod partition_stream;
-#[path = "../../src/manager/registry.rs"]
-mod registry;
-/// What `src/manager/reentrancy.rs` is to the crate: to loom, a thread is not the system's.
-mod reentrancy {
-    pub(super) struct InClosure;
-
-    impl InClosure {
-        pub(super) fn begin() -> crate::Result<Self> {
-            Ok(Self)
-        }
-    }
-
-    pub(super) fn refuse_inside() -> crate::Result<()> {
-        Ok(())
-    }
-}
-/// What the rooms of these names are to the crate.
-mod partition {
-    pub(crate) use crate::{
-        followers::{DropLater, Follower, Followers},
-        gpu::GreenContext,
-    };
-}
-mod device {
-    pub(crate) use crate::gpu::ContextPriority;
-}
-mod error {
-    pub(crate) use crate::gpu::{Error, Result};
-}
-mod event {
-    pub(crate) use crate::gpu::Event;
-}
-mod launch {
-    pub(crate) use crate::gpu::{KernelArg, LaunchConfig};
-}
-mod module {
-    pub(crate) use crate::gpu::Kernel;
-}
-mod stream {
-    pub(crate) use crate::gpu::Stream;
-}
-mod gpu;
-#[allow(unused_imports)]
-#[path = "../../src/sync.rs"]
-mod sync;
-
-use gpu::{ContextPriority, CudaDevice, GreenContext, Result, Stream};
-
-use generation::Generation;
-use hand_off::HandOff;
 use loom::thread;
-use named_partition::NamedPartition;
-use partition::DropLater;
-use partition_stream::PartitionStream;
-use registry::{NotRemoved, Registry, RetireStep};
-use sync::Arc;
+
+use super::{
+    Generation, HandOff, NamedPartition, NotRemoved, PartitionStream, Registry, RetireStep,
+    gpu_loom::{CudaDevice, GreenContext, Stream},
+};
+use crate::{
+    device::ContextPriority,
+    partition::DropLater,
+    sync::{Arc, model},
+};
 
 /// The part of `SmPartitionManager` that is tested: its names.
 struct Manager(Registry<u8>);
@@ -125,7 +64,7 @@ impl Manager {
         let change = self.0.begin_change();
         let index = self.0.ids().iter().position(|own| **own == id);
         match change.remove(index.unwrap()) {
-            // That nobody had it when it was taken out means that nobody can get it any more.
+            // It had no user when it was taken out, and none can appear after that.
             Ok(partition) => partition.close().map(|()| true).unwrap(),
             Err(NotRemoved::InUse(holders)) => {
                 assert!(holders > 0);
@@ -165,12 +104,6 @@ impl Manager {
 
 fn launch(stream: &PartitionStream) {
     stream.with(Stream::submit).unwrap();
-}
-
-fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(run);
 }
 
 /// Two threads launch by name while SMs go back and forth between the names.
@@ -223,7 +156,7 @@ fn what_is_in_use_is_not_destroyed() {
             let manager = Arc::clone(&manager);
             thread::spawn(move || {
                 let context = manager.get(0)?;
-                let stream = context.create_stream_with_priority(ContextPriority);
+                let stream = context.create_stream_with_priority(ContextPriority::Medium);
                 drop(context);
                 stream.unwrap().submit().ok()
             })
@@ -239,7 +172,7 @@ fn what_is_in_use_is_not_destroyed() {
         user.join().unwrap();
         rebalances.join().unwrap();
         assert_eq!(manager.get(0).is_none(), destroyed);
-        assert!(destroyed || manager.destroy(0), "nobody uses it any more");
+        assert!(destroyed || manager.destroy(0), "it has no user any more");
         manager.assert_disjoint();
     });
 }

@@ -1,14 +1,16 @@
 //! The partition behind one name: its generations, and which of them is in force.
 
-use super::generation::{ContextInForce, Generation, Pieces};
+use super::{
+    generation::{ContextInForce, Generation, Pieces},
+    gpu::GreenContext,
+};
 use crate::{
     error::{Error, Result},
-    partition::GreenContext,
     sync::{Arc, RwLockWriteGuard},
 };
 
 /// One name of a manager.
-pub(super) struct NamedPartition<Id> {
+pub(crate) struct NamedPartition<Id> {
     id: Arc<Id>,
     /// The context in force, as followers of the name see it.
     followed: Arc<ContextInForce>,
@@ -22,7 +24,7 @@ pub(super) struct NamedPartition<Id> {
 }
 
 impl<Id> NamedPartition<Id> {
-    pub(super) fn new(id: Arc<Id>, context: GreenContext, pieces: Pieces) -> Self {
+    pub(crate) fn new(id: Arc<Id>, context: GreenContext, pieces: Pieces) -> Self {
         Self {
             id,
             followed: Arc::new(ContextInForce::new(context.clone())),
@@ -32,52 +34,52 @@ impl<Id> NamedPartition<Id> {
         }
     }
 
-    pub(super) fn id(&self) -> &Arc<Id> {
+    pub(crate) fn id(&self) -> &Arc<Id> {
         &self.id
     }
 
     /// Returns the context in force.
-    pub(super) fn context(&self) -> &GreenContext {
+    pub(crate) fn context(&self) -> &GreenContext {
         &self.generations[self.in_force].context
     }
 
     /// Returns the pieces in force.
-    pub(super) fn pieces(&self) -> &[usize] {
+    pub(crate) fn pieces(&self) -> &[usize] {
         &self.generations[self.in_force].pieces
     }
 
     /// Returns the pieces that it was created with.
-    pub(super) fn own_pieces(&self) -> &[usize] {
+    pub(crate) fn own_pieces(&self) -> &[usize] {
         &self.own_pieces
     }
 
-    pub(super) fn followed(&self) -> &Arc<ContextInForce> {
+    pub(crate) fn followed(&self) -> &Arc<ContextInForce> {
         &self.followed
     }
 
-    pub(super) fn generations(&self) -> &[Generation] {
+    pub(crate) fn generations(&self) -> &[Generation] {
         &self.generations
     }
 
     /// Returns the index of the generation in force.
-    pub(super) fn in_force(&self) -> usize {
+    pub(crate) fn in_force(&self) -> usize {
         self.in_force
     }
 
     /// Returns the index of the generation over exactly these pieces, if there is one.
-    pub(super) fn find(&self, pieces: &[usize]) -> Option<usize> {
+    pub(crate) fn find(&self, pieces: &[usize]) -> Option<usize> {
         self.generations
             .iter()
             .position(|generation| generation.pieces == pieces)
     }
 
     /// Adds a generation, which is not in force yet.
-    pub(super) fn add_generation(&mut self, generation: Generation) {
+    pub(crate) fn add_generation(&mut self, generation: Generation) {
         self.generations.push(generation);
     }
 
     /// Puts a generation into force, for followers too, whom the guard keeps waiting.
-    pub(super) fn put_in_force(
+    pub(crate) fn put_in_force(
         &mut self,
         generation: usize,
         followed: &mut RwLockWriteGuard<'_, GreenContext>,
@@ -88,7 +90,7 @@ impl<Id> NamedPartition<Id> {
 
     /// Counts the users of any of its contexts, apart from this partition itself. A guard that was forgotten holds
     /// nothing, but its thread still has the context current.
-    pub(super) fn holders(&self) -> usize {
+    pub(crate) fn holders(&self) -> usize {
         // Followers first: one of them may come to hold a context yet, and lets go of the name last.
         let followers = Arc::strong_count(&self.followed) - 1;
         let of_contexts: usize = self
@@ -108,7 +110,7 @@ impl<Id> NamedPartition<Id> {
     }
 
     /// Returns the number of green contexts behind all generations, siblings included.
-    pub(super) fn green_contexts(&self) -> usize {
+    pub(crate) fn green_contexts(&self) -> usize {
         let contexts = self.generations.iter();
         contexts
             .map(|generation| generation.context.green_contexts())
@@ -116,21 +118,21 @@ impl<Id> NamedPartition<Id> {
     }
 
     /// Returns the largest number of green contexts behind any generation.
-    pub(super) fn most_siblings(&self) -> usize {
+    pub(crate) fn most_siblings(&self) -> usize {
         let contexts = self.generations.iter();
         let siblings = contexts.map(|generation| generation.context.green_contexts());
         siblings.max().unwrap_or_default()
     }
 
     /// Returns the pieces of each retired context, the oldest first.
-    pub(super) fn retired(&self) -> impl Iterator<Item = &Pieces> {
+    pub(crate) fn retired(&self) -> impl Iterator<Item = &Pieces> {
         let generations = self.generations.iter().enumerate();
         let retired = generations.filter(|(index, _)| *index != self.in_force);
         retired.map(|(_, generation)| &generation.pieces)
     }
 
     /// Takes out the context over these pieces, unless it is in force or used.
-    pub(super) fn take_idle(&mut self, pieces: &[usize]) -> Result<Option<GreenContext>> {
+    pub(crate) fn take_idle(&mut self, pieces: &[usize]) -> Result<Option<GreenContext>> {
         let Some(index) = self.find(pieces).filter(|index| *index != self.in_force) else {
             return Ok(None);
         };
@@ -145,7 +147,7 @@ impl<Id> NamedPartition<Id> {
     }
 
     /// Waits for the work of all its contexts and destroys them.
-    pub(super) fn close(self) -> Result<()> {
+    pub(crate) fn close(self) -> Result<()> {
         drop(self.followed);
         let mut result = Ok(());
         for Generation { context, .. } in self.generations {

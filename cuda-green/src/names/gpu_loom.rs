@@ -6,26 +6,13 @@
 use std::sync::{Mutex, MutexGuard};
 
 use crate::{
-    partition::{DropLater, Follower, Followers},
+    device::ContextPriority,
+    error::{Error, Result},
+    launch::{KernelArg, LaunchConfig},
+    module::Kernel,
+    partition::{ContextPolicy, DropLater, Follower, Followers},
     sync::{self, Arc},
 };
-
-#[derive(Debug)]
-pub enum Error {
-    ContextInUse { id: String, holders: usize },
-    ContextIsCurrent,
-}
-/// Why a context was not closed.
-#[derive(Debug)]
-pub struct CloseError(Error);
-
-impl From<CloseError> for Error {
-    fn from(refused: CloseError) -> Self {
-        refused.0
-    }
-}
-
-pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The device of one run of a model, and all that was submitted to it.
 #[derive(Clone)]
@@ -48,7 +35,7 @@ pub struct Inner {
     pieces: Vec<usize>,
     /// What all its later work waits for.
     barrier: Mutex<u32>,
-    followers: Followers,
+    followers: Followers<GreenContext>,
 }
 
 impl Inner {
@@ -58,14 +45,6 @@ impl Inner {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-pub struct ContextPriority;
-
-pub struct ContextPolicy {
-    pub priority: ContextPriority,
-    pub preemptible: bool,
-}
-
 pub struct Stream {
     context: GreenContext,
     /// What its next work comes after.
@@ -73,10 +52,6 @@ pub struct Stream {
 }
 
 pub struct Event(Mutex<u32>);
-
-pub struct Kernel;
-pub struct LaunchConfig;
-pub trait KernelArg {}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
@@ -123,10 +98,7 @@ impl GreenContext {
     }
 
     pub fn policy(&self) -> ContextPolicy {
-        ContextPolicy {
-            priority: ContextPriority,
-            preemptible: true,
-        }
+        ContextPolicy::default()
     }
 
     pub fn green_contexts(&self) -> usize {
@@ -158,7 +130,7 @@ impl GreenContext {
         Ok(())
     }
 
-    pub(crate) fn follow(&self, follower: std::sync::Weak<dyn Follower>) {
+    pub(crate) fn follow(&self, follower: std::sync::Weak<dyn Follower<Self>>) {
         self.inner.followers.add(follower);
     }
 
@@ -179,12 +151,12 @@ impl GreenContext {
         Ok(false)
     }
 
-    pub fn close(self) -> Result<(), CloseError> {
+    pub fn close(self) -> Result<()> {
         match Arc::try_unwrap(self.inner) {
             Ok(_) => Ok(()),
             Err(inner) => {
                 let (id, holders) = (String::new(), Arc::strong_count(&inner));
-                Err(CloseError(Error::ContextInUse { id, holders }))
+                Err(Error::ContextInUse { id, holders })
             }
         }
     }
@@ -248,7 +220,7 @@ impl Event {
         Ok(Self(Mutex::new(0)))
     }
 
-    pub fn wait_beside_captures(&self) -> Result<()> {
+    pub fn synchronize_beside_captures(&self) -> Result<()> {
         Ok(())
     }
 }

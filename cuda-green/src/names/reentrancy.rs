@@ -5,31 +5,38 @@ use std::{cell::Cell, marker::PhantomData};
 
 use crate::error::{Error, Result};
 
+#[cfg(not(all(test, loom)))]
 thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
+// All threads of a model run on one of the system's.
+#[cfg(all(test, loom))]
+loom::thread_local! {
+    static INSIDE: Cell<bool> = Cell::new(false);
+}
+
 /// A guard for the time of such a closure.
-pub(super) struct InClosure(PhantomData<*mut ()>);
+pub(crate) struct InClosure(PhantomData<*mut ()>);
 
 impl InClosure {
     /// Begins it, unless this thread is in one.
-    pub(super) fn begin() -> Result<Self> {
+    pub(crate) fn begin() -> Result<Self> {
         refuse_inside()?;
-        INSIDE.set(true);
+        INSIDE.with(|inside| inside.set(true));
         Ok(Self(PhantomData))
     }
 }
 
 impl Drop for InClosure {
     fn drop(&mut self) {
-        INSIDE.set(false);
+        INSIDE.with(|inside| inside.set(false));
     }
 }
 
 /// Refuses calls that wait for rebalances, inside such a closure.
-pub(super) fn refuse_inside() -> Result<()> {
-    if INSIDE.get() {
+pub(crate) fn refuse_inside() -> Result<()> {
+    if INSIDE.with(Cell::get) {
         Err(Error::InsidePartitionStream)
     } else {
         Ok(())
