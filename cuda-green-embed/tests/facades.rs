@@ -7,6 +7,9 @@
 #[allow(dead_code)] // as `library` needs it
 #[path = "library/fake_encoder.rs"]
 mod fake_encoder;
+#[allow(dead_code)] // as `library` needs it
+#[path = "library/support.rs"]
+mod support;
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +19,13 @@ use std::{
     },
 };
 
-use cuda_green_embed::{ElasticOptions, Embedder, Error, LaneLayouts};
+use cuda_green::{Driver, MemoryExporter, SmPartitionManager, sim::Sim};
+use cuda_green_embed::{
+    ElasticOptions, Embedder, EmbeddingPipeline, EncoderOptions, Error, Lane, LaneLayouts,
+    MemoryCache, ModelLibrary, ModelSpec, model::BertConfig,
+};
 use fake_encoder::FakeEncoder;
+use support::SmallModel;
 
 /// Lets one test run at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -197,10 +205,88 @@ fn the_figures_have_the_names_of_tei_s_dashboards() {
     assert_eq!(gauge("cuda_green_embed_wide"), 0.0);
     assert_eq!(counter("cuda_green_embed_rebalances"), 0);
     assert_eq!(counter("cuda_green_embed_failed_rebalances"), 0);
-    assert_eq!(gauge("cuda_green_embed_gpu_failed 0 bulk"), 0.0);
+    assert_eq!(gauge("cuda_green_embed_gpu_failed bulk 0"), 0.0);
     assert_eq!(counter("cuda_green_embed_texts interactive done"), 3);
     assert_eq!(counter("cuda_green_embed_texts interactive failed"), 1);
     assert_eq!(counter("cuda_green_embed_texts bulk overloaded"), 0);
+}
+
+#[test]
+fn a_library_s_figures_are_told_apart_by_model() {
+    let _alone = alone();
+    let mut config = BertConfig::of(32, 1, 1);
+    (
+        config.intermediate_size,
+        config.vocabulary,
+        config.positions,
+    ) = (32, 16, 16);
+    let folders = [1, 2].map(|seed| SmallModel::seeded(config.clone(), seed));
+    let sim = Sim::new("h200@13.0").unwrap();
+    let device = Driver::simulated(&sim).unwrap().device(0).unwrap();
+    let manager = Arc::new(SmPartitionManager::on(&device).unwrap());
+    let sizes = EncoderOptions::default().max_tokens(16);
+    let options = Embedder::builder()
+        .encoder(Lane::Interactive, sizes)
+        .encoder(Lane::Bulk, sizes);
+    let library = ["a", "b"].into_iter().zip(&folders).fold(
+        ModelLibrary::builder(manager),
+        |library, (name, folder)| {
+            library.model(ModelSpec::new(name, folder.path()).options(options.clone()))
+        },
+    );
+    let library = library.build().unwrap();
+    let recorder = Recorder::default();
+    metrics::with_local_recorder(&recorder, || {
+        for (name, texts) in [("a", 1), ("b", 3)] {
+            let model = library.get(Some(name)).unwrap();
+            for _ in 0..texts {
+                model.embed("d").wait().unwrap();
+            }
+            model.export_metrics();
+        }
+        MemoryExporter::default().export(&library.memory_report());
+    });
+    let counter = |name: &str| recorder.counters.lock().unwrap()[name].load(Ordering::SeqCst);
+    assert_eq!(counter("cuda_green_embed_texts interactive a done"), 1);
+    assert_eq!(counter("cuda_green_embed_texts interactive b done"), 3);
+    assert_eq!(counter("cuda_green_model_evictions_total models"), 0);
+    assert_eq!(
+        recorder
+            .samples("cuda_green_model_loads_seconds models")
+            .len(),
+        2
+    );
+    let gauges = recorder.gauges.lock().unwrap();
+    for gauge in ["te_queue_size interactive b", "cuda_green_embed_dead b"] {
+        assert!(gauges.contains_key(gauge), "{gauge}: {gauges:?}");
+    }
+    let status = serde_json::to_value(library.status()).unwrap();
+    assert_eq!(status["default_model"], "a");
+    assert_eq!(status["models"][1]["state"], "loaded");
+}
+
+#[test]
+fn the_cache_s_hits_are_counted() {
+    let _alone = alone();
+    let pipeline = EmbeddingPipeline::builder()
+        .service("one", Arc::new(service()))
+        .cache(MemoryCache::new(1 << 20))
+        .build()
+        .unwrap();
+    for text in ["1", "1", "2", "no number"] {
+        drop(pipeline.embed(text).wait());
+    }
+    let recorder = Recorder::default();
+    metrics::with_local_recorder(&recorder, || pipeline.export_metrics());
+    let counter = |name: &str| recorder.counters.lock().unwrap()[name].load(Ordering::SeqCst);
+    assert_eq!(counter("cuda_green_embed_cache_lookups hit"), 1);
+    assert_eq!(counter("cuda_green_embed_cache_lookups miss"), 3);
+    assert_eq!(counter("cuda_green_embed_pipeline_texts done"), 3);
+    assert_eq!(counter("cuda_green_embed_pipeline_texts failed"), 1);
+    let gauge = recorder.gauges.lock().unwrap()["cuda_green_embed_cache_entries"].clone();
+    assert_eq!(f64::from_bits(gauge.load(Ordering::SeqCst)), 2.0);
+    let status = serde_json::to_value(pipeline.status()).unwrap();
+    assert_eq!(status["cache"]["hits"], 1);
 }
 
 /// Writes spans down as they begin and end.

@@ -26,6 +26,7 @@ pub struct ModelSpec {
 
 /// A model whose files are read and checked, so that only memory can be lacking.
 pub(super) struct CheckedModel {
+    name: Arc<str>,
     folder: ModelFolder,
     weights: BertWeights,
     options: EmbedderBuilder,
@@ -69,6 +70,7 @@ impl ModelSpec {
         let folder = ModelFolder::open(&self.folder)?;
         let options = self.options.clone().with_tokenizer_of(&folder)?;
         Ok(CheckedModel {
+            name: Arc::clone(&self.name),
             bytes: options.device_bytes(&folder, device)?,
             weights: folder.weights()?,
             options,
@@ -93,6 +95,7 @@ impl CheckedModel {
             self.options.precision_on(pool.device()),
             Arc::clone(cublaslt),
         )?;
-        self.options.clone().build(&model, Arc::clone(manager))
+        let embedder = self.options.clone().build(&model, Arc::clone(manager))?;
+        Ok(embedder.named(&self.name))
     }
 }

@@ -135,6 +135,17 @@ impl Embedder {
         Ok(embedder)
     }
 
+    /// Gives the model a name, which its figures bear.
+    pub(crate) fn named(self, model: &Arc<str>) -> Self {
+        for lane in Lane::ALL {
+            self.engine
+                .lane(lane)
+                .model
+                .get_or_init(|| Arc::clone(model));
+        }
+        self
+    }
+
     /// Returns the service of a lease. It and its requests keep the lease, and do not end the service.
     pub(crate) fn leased(lease: ModelLease<Self>) -> Self {
         Self {
@@ -237,11 +248,12 @@ impl Embedder {
 
     /// Exports the figures of [`status`](Self::status) to the `metrics` facade: SMs by lane, single-context mode, whether
     /// the service is dead, and texts by lane and outcome. Call it as often as the figures are read. Requests and batches
-    /// are recorded as they happen.
+    /// are recorded as they happen. In a library, what differs by model has a label for it, and the texts are those since
+    /// the model was loaded.
     #[cfg(feature = "metrics")]
     #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
     pub fn export_metrics(&self) {
-        super::observe::export(&self.status());
+        super::observe::export(&self.status(), &self.engine);
     }
 
     /// Answers all requests, and ends. Blocks until then, unless it is called by a waker.

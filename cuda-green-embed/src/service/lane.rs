@@ -25,6 +25,8 @@ use crate::{
 /// One lane: its encoders, its queue and what is on the way.
 pub(super) struct LaneCore {
     pub(super) lane: Lane,
+    /// The model's name, if it is one of several.
+    pub(super) model: OnceLock<Arc<str>>,
     /// One for each GPU.
     pub(super) seats: Vec<Seat>,
     /// The error of the first GPU that failed.
@@ -99,6 +101,7 @@ impl LaneCore {
         limits.tokens_of_text = limits.tokens_of_text.min(config.max_tokens);
         Ok(Self {
             lane,
+            model: OnceLock::new(),
             limit: config.max_pending,
             limits,
             depth,

@@ -3,11 +3,11 @@
 //! Names that begin with `te_` are those of text-embeddings-inference, so that its dashboards show this service too:
 //! `te_request_*` from `router/src/http/server.rs` and `router/src/lib.rs` of huggingface/text-embeddings-inference,
 //! `te_batch_next_*` and `te_queue_size` from `core/src/queue.rs`. Durations are in seconds, as there. The label `method`
-//! is theirs, `single` or `batch`; the label `lane` is ours.
+//! is theirs, `single` or `batch`; the labels `lane` and, in a library, `model` are ours.
 
-#[cfg(feature = "metrics")]
-use std::time::Duration;
 use std::time::Instant;
+#[cfg(feature = "metrics")]
+use std::{sync::Arc, time::Duration};
 
 use super::{batch::Batch, lane::LaneCore, request::Times, status::Lane};
 
@@ -80,21 +80,32 @@ pub(super) fn queue_size(core: &LaneCore) {
     #[cfg(feature = "metrics")]
     {
         let queued = core.lock().queue.len();
-        metrics::gauge!("te_queue_size", "lane" => core.lane.name()).set(queued as f64);
+        metrics::gauge!("te_queue_size", labels(core)).set(queued as f64);
     }
+}
+
+/// Returns the labels of a lane: `lane`, and `model` in a library.
+#[cfg(feature = "metrics")]
+fn labels(core: &LaneCore) -> Vec<metrics::Label> {
+    let model = core.model.get().map(Arc::clone);
+    let model = model.map(|model| metrics::Label::new("model", model));
+    let lane = metrics::Label::new("lane", core.lane.name());
+    [lane].into_iter().chain(model).collect()
 }
 
 /// Records the state of a service.
 #[cfg(feature = "metrics")]
-pub(super) fn export(status: &super::EmbedderStatus) {
-    use metrics::{counter, gauge};
+pub(super) fn export(status: &super::EmbedderStatus, engine: &super::engine::Engine) {
+    use metrics::{Label, counter, gauge};
 
     use super::ServiceMode;
 
     let flag = |on: bool| f64::from(u8::from(on));
     let is_single = matches!(status.mode, ServiceMode::SingleContext { .. });
     gauge!("cuda_green_embed_single_context_mode").set(flag(is_single));
-    gauge!("cuda_green_embed_dead").set(flag(status.dead.is_some()));
+    // All but the lane.
+    let model = labels(engine.lane(Lane::Interactive)).split_off(1);
+    gauge!("cuda_green_embed_dead", model).set(flag(status.dead.is_some()));
     if let Some(elastic) = &status.elastic {
         gauge!("cuda_green_embed_wide").set(flag(elastic.layout == super::LaneLayout::Wide));
         counter!("cuda_green_embed_rebalances").absolute(elastic.rebalances);
@@ -102,18 +113,19 @@ pub(super) fn export(status: &super::EmbedderStatus) {
     }
     for (index, gpu) in status.gpus.iter().enumerate() {
         for lane in Lane::ALL {
-            let labels = [("gpu", index.to_string()), ("lane", lane.name().to_owned())];
+            let mut labels = labels(engine.lane(lane));
+            labels.push(Label::new("gpu", index.to_string()));
             let failed = gpu.lane(lane).failed.is_some();
-            gauge!("cuda_green_embed_gpu_failed", &labels).set(flag(failed));
+            gauge!("cuda_green_embed_gpu_failed", labels).set(flag(failed));
         }
     }
     for lane in Lane::ALL {
         let figures = status.lane(lane);
-        let label = lane.name();
         if let Some(sms) = figures.sms {
-            gauge!("cuda_green_embed_lane_sms", "lane" => label).set(f64::from(sms));
+            gauge!("cuda_green_embed_lane_sms", "lane" => lane.name()).set(f64::from(sms));
         }
-        gauge!("cuda_green_embed_texts_on_the_way", "lane" => label).set(figures.on_the_way as f64);
+        let of_lane = labels(engine.lane(lane));
+        gauge!("cuda_green_embed_texts_on_the_way", of_lane.clone()).set(figures.on_the_way as f64);
         for (outcome, texts) in [
             ("done", figures.done),
             ("failed", figures.failed),
@@ -121,8 +133,9 @@ pub(super) fn export(status: &super::EmbedderStatus) {
             ("expired", figures.expired),
             ("overloaded", figures.overloaded),
         ] {
-            counter!("cuda_green_embed_texts", "lane" => label, "outcome" => outcome)
-                .absolute(texts);
+            let mut labels = of_lane.clone();
+            labels.push(Label::new("outcome", outcome));
+            counter!("cuda_green_embed_texts", labels).absolute(texts);
         }
     }
 }
