@@ -207,6 +207,23 @@ fn a_lost_gpu_loses_no_request() {
     }
 }
 
+/// Idle, it would be given each query first, and each would be computed twice for ever.
+#[test]
+fn a_gpu_that_fails_three_batches_in_a_row_gets_no_more() {
+    let (gpus, embedder) = replicas(eager(), 2);
+    gpus.interactive[0].lose_after(0);
+    let failed = || embedder.status().gpus[0].interactive.failed.is_some();
+    for n in 0..3 {
+        assert!(!failed(), "{n} may have been bad luck");
+        let found = embedder.embed_tokens(vec![n]).wait();
+        assert_eq!(found.unwrap(), vector(&[n]));
+    }
+    assert!(failed());
+    // The last one may fail as often as the only one of a service may.
+    let found = embedder.embed_tokens(vec![GPU_IN_WAIT_ONCE]).wait();
+    assert_eq!(found.unwrap(), vector(&[GPU_IN_WAIT_ONCE]));
+}
+
 #[test]
 fn the_service_is_dead_when_all_gpus_are_with_the_first_cause() {
     let (gpus, embedder) = replicas(eager(), 3);
