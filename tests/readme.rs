@@ -457,6 +457,7 @@ fn or_dash(value: &Value, digits: usize) -> String {
 fn ms(value: &Value) -> String {
     let value = value.as_f64();
     value.map_or("–".to_owned(), |us| match us / 1e3 {
+        ms @ ..1.0 => format!("{ms:.3}"),
         ms @ ..10.0 => format!("{ms:.2}"),
         ms => format!("{ms:.1}"),
     })
@@ -606,7 +607,11 @@ fn service() -> String {
     table
 }
 
+/// What elastic lanes give and cost, if they were measured.
 fn elastic(figures: &Value) -> String {
+    if figures.is_null() {
+        return String::new();
+    }
     if let Some(reason) = figures["off"].as_str() {
         return format!("\nThe lanes could not be elastic: {reason}.\n");
     }

@@ -3,6 +3,7 @@
 //! Nothing of it is linked, so a program starts without it, and one build works with its versions for CUDA 12 and 13.
 
 mod api;
+mod choice;
 mod product;
 mod search;
 #[cfg(feature = "test-utils")]
@@ -13,10 +14,10 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     ptr,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
-use cuda_green::{ContextPolicy, CudaDevice, GreenContext};
+use cuda_green::{ContextPolicy, CudaDevice, GreenContext, Kernel};
 
 use api::{Functions, Handle, SUCCESS, Status};
 pub use product::{Product, ProductShape};
@@ -38,6 +39,8 @@ pub struct CublasLt {
     device: CudaDevice,
     /// Made current where the library may use the current context.
     primary: GreenContext,
+    /// Once it was needed.
+    half_an_sm: Mutex<Option<Kernel>>,
 }
 
 /// The library's handle.
@@ -111,11 +114,12 @@ impl CublasLt {
             path,
             device: device.clone(),
             primary,
+            half_an_sm: Mutex::new(None),
         }))
     }
 
     /// Prepares a product for this device. cuBLASLt is asked once for its best ways to compute it in so many bytes of
-    /// workspace and, if given, on so many of the device's SMs.
+    /// workspace and, if given, on so many of the device's SMs. [`product_on`](Self::product_on) chooses that number.
     ///
     /// # Errors
     /// [`Error::UnsupportedPrecision`]; [`Error::CublasLt`], with the status 15 if there is no way to compute it;

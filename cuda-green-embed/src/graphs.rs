@@ -30,6 +30,12 @@ pub(crate) fn bucket_for(buckets: &[u32], tokens: usize) -> Option<usize> {
 
 /// Work that is put into a stream, the same each time.
 pub(crate) trait Recording: Send + Sync + 'static {
+    /// Chooses what depends on the SMs of a stream's context, which is current. Not called in a capture.
+    ///
+    /// # Safety
+    /// The recording lives until the stream has done the work, and nothing else uses its memory meanwhile.
+    unsafe fn choose(&self, stream: &Stream) -> Result<()>;
+
     /// Puts the work into a stream, whose context is current.
     ///
     /// # Safety
@@ -74,7 +80,10 @@ impl<R: Recording> RecordedGraph<R> {
 
     /// Runs the work once without a graph, and waits for it. A capture must not be the first to load a library's kernel.
     pub(crate) fn run(&self, stream: &PartitionStream) -> Result<()> {
-        let ran = self.in_stream(stream, |stream| record(&*self.recording, stream));
+        let ran = self.in_stream(stream, |stream| {
+            choose(&*self.recording, stream)?;
+            record(&*self.recording, stream)
+        });
         // Waited for in any case: the recording must outlive what it has put into the stream. A wait that was refused may
         // be granted the second time.
         if let Err(error) = stream.synchronize().or_else(|_| stream.synchronize()) {
@@ -115,6 +124,14 @@ impl<R: Recording> RecordedGraph<R> {
         })?;
         result
     }
+}
+
+/// Chooses with the stream's context current.
+fn choose(recording: &impl Recording, stream: &Stream) -> Result<()> {
+    stream.context().with_current(|| {
+        // SAFETY: the caller waits for the stream, and runs one recording at a time.
+        unsafe { recording.choose(stream) }
+    })?
 }
 
 /// Records with the stream's context current, for libraries that use the current context.

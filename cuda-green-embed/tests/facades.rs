@@ -177,6 +177,16 @@ fn the_figures_have_the_names_of_tei_s_dashboards() {
             .unwrap()
             .contains_key("te_request_success batch interactive")
     );
+    assert_eq!(counter("te_request_failure tokenization interactive"), 1);
+    assert_eq!(counter("te_embed_count interactive"), 4);
+    assert_eq!(counter("te_embed_success interactive"), 3);
+    let mut lengths = recorder.samples("te_request_input_length interactive");
+    lengths.sort_by(f64::total_cmp);
+    assert_eq!(lengths, [1.0, 2.0, 3.0]);
+    for part in ["", "tokenization_", "queue_", "inference_"] {
+        let name = format!("te_embed_{part}duration interactive");
+        assert_eq!(recorder.samples(&name).len(), 3, "{name}");
+    }
     assert_eq!(
         recorder.samples("te_batch_next_size interactive"),
         [1.0, 2.0]

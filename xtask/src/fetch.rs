@@ -174,15 +174,21 @@ impl Fetcher {
             }
             fs::create_dir_all(folder)?;
         }
-        match artifact.source {
-            Source::Pip => self.pip(artifact, &download)?,
-            Source::Apt { .. } => self.apt(artifact, &download)?,
-        }
-        let package = only_file(&download)?;
+        let package = match artifact.source {
+            Source::Pip => {
+                self.pip(artifact, &download)?;
+                only_file(&download)?
+            }
+            Source::Apt { .. } => {
+                self.apt(artifact, &download)?;
+                only_file(&download)?
+            }
+            Source::PipList => crate::root().join(artifact.package),
+        };
         let got = hash(&package)?;
         ensure!(
             got == artifact.sha256,
-            "the download has the hash {got}, the table says {}",
+            "the package has the hash {got}, the table says {}",
             artifact.sha256
         );
         match artifact.take {
@@ -201,6 +207,16 @@ impl Fetcher {
                 let library = find_driver(&tree)?;
                 let library = library.context("the package holds no libcuda.so.<version>")?;
                 fs::copy(&library, unpacked.join("libcuda.so.1"))?;
+            }
+            Take::Installed => self.install(&package, &unpacked)?,
+            Take::Files(paths) => {
+                let tree = self.debian_tree(&package)?;
+                for path in paths {
+                    let path = tree.join(path);
+                    let name = path.file_name().context("a file has a name")?;
+                    fs::copy(&path, unpacked.join(name))
+                        .with_context(|| format!("the package holds no {}", path.display()))?;
+                }
             }
             Take::WordNet => {
                 let folder = self.debian_tree(&package)?.join("usr/share/wordnet");
@@ -252,6 +268,16 @@ impl Fetcher {
              --only-binary=:all: --platform=manylinux2014_x86_64 --platform=manylinux2010_x86_64
              --platform=manylinux_2_28_x86_64
              --dest {to} --requirement {requirement}"
+        );
+        client::run(pip, "python3 with pip is needed")
+    }
+
+    /// Installs the wheels of a list into a folder. Their hashes are in the list.
+    fn install(&self, list: &Path, to: &Path) -> Result<()> {
+        let pip = cmd!(
+            self.shell,
+            "python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+             --only-binary=:all: --no-compile --root-user-action=ignore --target {to} --requirement {list}"
         );
         client::run(pip, "python3 with pip is needed")
     }

@@ -101,6 +101,13 @@ fn clippy(shell: &Shell) -> Result<()> {
         )
         .run()?;
     }
+    for feature in ["cli", "metrics", "serde", "server", "test-utils", "tracing"] {
+        cmd!(
+            shell,
+            "cargo clippy --package cuda-green-embed --features {feature} -- -D warnings"
+        )
+        .run()?;
+    }
     cmd!(
         shell,
         "cargo clippy --workspace --all-targets --all-features -- -D warnings"
@@ -129,7 +136,7 @@ fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
         .run()?;
         cmd!(
             shell,
-            "cargo test --package cuda-green-embed --features cli --bins --test program"
+            "cargo test --package cuda-green-embed --features server --bins --test program"
         )
         .run()?;
         // Half a minute, so no part of `cargo test`.

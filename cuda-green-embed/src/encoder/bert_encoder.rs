@@ -129,6 +129,11 @@ struct Submitted {
 }
 
 impl Recording for Pass {
+    unsafe fn choose(&self, stream: &Stream) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.choose_products(stream) }
+    }
+
     unsafe fn record(&self, stream: &Stream) -> Result<()> {
         // SAFETY: the caller keeps the pass; all passes of an encoder go into its one stream.
         unsafe { self.run(stream) }

@@ -106,12 +106,16 @@ pub(crate) fn activation_bytes(
     layout(config, precision, capacity_for(tokens)).1
 }
 
-/// The products of a pass by cuBLASLt.
-struct Products {
-    qkv: Product,
-    attention_output: Product,
-    intermediate: Product,
-    output: Product,
+/// The products of a layer by cuBLASLt: queries, keys and values; attention's output; both of the feed-forward part.
+type Products = [Product; 4];
+
+/// The operands of one of them.
+#[derive(Clone, Copy)]
+struct Operands<'a> {
+    linear: &'a DeviceLinear,
+    rows: CUdeviceptr,
+    residual: CUdeviceptr,
+    out: CUdeviceptr,
 }
 
 /// The products of one size of batch, by the number of SMs that they were chosen for.
@@ -159,25 +163,29 @@ impl Pass {
     /// The pass lives until the stream has done the work, and other passes of its encoder are in streams that are
     /// ordered with this one.
     pub(super) unsafe fn run(&self, stream: &Stream) -> Result<()> {
-        let model = &self.model.inner;
-        let hidden = model.config.hidden_size as u32;
-        let intermediate = model.config.intermediate_size as u32;
-        let few = self.shape.bucket <= FEW
-            && model.kernels.has_few(hidden, hidden)
-            && model.kernels.has_few(hidden, 3 * hidden)
-            && model.kernels.has_few(hidden, intermediate)
-            && model.kernels.has_few(intermediate, hidden);
         // SAFETY: the addresses are those of the weights and the activations, which have the sizes that the kernels
         // expect, and live as the caller promises.
         unsafe {
             self.embed(stream)?;
-            if few {
+            if self.is_of_few() {
                 self.layers_of_few(stream)?;
             } else {
                 self.layers_of_many(stream)?;
             }
             self.pool(stream)
         }
+    }
+
+    /// Returns whether the products are those for few tokens.
+    fn is_of_few(&self) -> bool {
+        let kernels = &self.model.inner.kernels;
+        let hidden = self.model.config().hidden_size as u32;
+        let intermediate = self.model.config().intermediate_size as u32;
+        self.shape.bucket <= FEW
+            && kernels.has_few(hidden, hidden)
+            && kernels.has_few(hidden, 3 * hidden)
+            && kernels.has_few(hidden, intermediate)
+            && kernels.has_few(intermediate, hidden)
     }
 
     /// # Safety
@@ -302,39 +310,25 @@ impl Pass {
         let (kernels, shape) = (&model.kernels, &self.shape);
         let intermediate = model.config.intermediate_size as u32;
         let products = self.products(stream.context().sm_count())?;
-        let run = |product: &Product, linear: &DeviceLinear, rows, residual, out| {
-            let (weight, bias) = (linear.weight, linear.bias);
-            // SAFETY: the matrices have the product's shape, and live as the caller promises.
-            unsafe { product.launch(stream, rows, weight, bias, residual, out, act.workspace) }
-        };
+        // SAFETY: the caller's promise.
+        let run = |product, operands| unsafe { self.launch(stream, product, operands) };
         for (index, layer) in model.weights.layers.iter().enumerate() {
-            run(&products.qkv, &layer.qkv, act.a, 0, act.wide)?;
+            let [qkv, attention_output, wide, output] = self.operands(layer);
+            run(&products[0], qkv)?;
             // SAFETY: the caller's promise.
             unsafe { self.attention(stream)? };
-            run(
-                &products.attention_output,
-                &layer.attention_output,
-                act.b,
-                act.a,
-                act.c,
-            )?;
+            run(&products[1], attention_output)?;
             // SAFETY: the caller's promise.
             unsafe {
                 kernels.layer_norm(stream, shape, act.c, layer.attention_norm)?;
             }
-            run(
-                &products.intermediate,
-                &layer.intermediate,
-                act.c,
-                0,
-                act.wide,
-            )?;
+            run(&products[2], wide)?;
             let bias = layer.intermediate.float_bias;
             // SAFETY: the caller's promise.
             unsafe {
                 kernels.bias_gelu(stream, shape, act.wide, bias, intermediate)?;
             }
-            run(&products.output, &layer.output, act.wide, act.c, act.a)?;
+            run(&products[3], output)?;
             if index + 1 < model.weights.layers.len() {
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -345,36 +339,110 @@ impl Pass {
         Ok(())
     }
 
-    /// Returns the products for a number of SMs, chosen when they are first asked for.
-    fn products(&self, sms: u32) -> Result<Arc<Products>> {
-        let mut chosen = lock(&self.products.0);
-        if let Some(products) = chosen.get(&sms) {
-            return Ok(Arc::clone(products));
-        }
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn launch(
+        &self,
+        stream: &Stream,
+        product: &Product,
+        operands: Operands<'_>,
+    ) -> Result<()> {
+        let Operands {
+            linear,
+            rows,
+            residual,
+            out,
+        } = operands;
+        let (weight, bias) = (linear.weight, linear.bias);
+        let workspace = self.activations.workspace;
+        // SAFETY: the matrices have the product's shape, and live as the caller promises.
+        unsafe { product.launch(stream, rows, weight, bias, residual, out, workspace) }
+    }
+
+    /// Returns the operands of a layer's products.
+    fn operands<'a>(&self, layer: &'a DeviceLayer) -> [Operands<'a>; 4] {
+        let act = &self.activations;
+        let operands = |linear, rows, residual, out| Operands {
+            linear,
+            rows,
+            residual,
+            out,
+        };
+        [
+            operands(&layer.qkv, act.a, 0, act.wide),
+            operands(&layer.attention_output, act.b, act.a, act.c),
+            operands(&layer.intermediate, act.c, 0, act.wide),
+            operands(&layer.output, act.wide, act.c, act.a),
+        ]
+    }
+
+    /// Returns the shapes of a layer's products.
+    fn shapes(&self) -> [ProductShape; 4] {
         let config = self.model.config();
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let product = |inputs, outputs, with_bias, with_residual| {
-            let shape = ProductShape {
-                rows: self.shape.bucket as usize,
-                inputs,
-                outputs,
-                precision: self.model.precision(),
-                with_bias,
-                with_residual,
-            };
-            self.model
-                .inner
-                .cublaslt
-                .product(shape, WORKSPACE, Some(sms))
+        let shape = |inputs, outputs, with_bias, with_residual| ProductShape {
+            rows: self.shape.bucket as usize,
+            inputs,
+            outputs,
+            precision: self.model.precision(),
+            with_bias,
+            with_residual,
         };
-        let products = Arc::new(Products {
-            qkv: product(hidden, 3 * hidden, true, false)?,
-            attention_output: product(hidden, hidden, true, true)?,
-            intermediate: product(hidden, intermediate, false, false)?,
-            output: product(intermediate, hidden, true, true)?,
-        });
-        chosen.insert(sms, Arc::clone(&products));
-        Ok(products)
+        [
+            shape(hidden, 3 * hidden, true, false),
+            shape(hidden, hidden, true, true),
+            shape(hidden, intermediate, false, false),
+            shape(intermediate, hidden, true, true),
+        ]
+    }
+
+    /// Chooses the products for the SMs of the stream's context, unless that was done.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run), and no other pass of the encoder is on its way.
+    pub(super) unsafe fn choose_products(&self, stream: &Stream) -> Result<()> {
+        let sms = stream.context().sm_count();
+        let mut chosen = lock(&self.products.0);
+        let Some(layer) = self.model.inner.weights.layers.first() else {
+            return Ok(());
+        };
+        if self.is_of_few() || chosen.contains_key(&sms) {
+            return Ok(());
+        }
+        let cublaslt = &self.model.inner.cublaslt;
+        let choose = |shape, operands| {
+            cublaslt.product_on(stream, shape, WORKSPACE, |product| {
+                // SAFETY: the caller's promise.
+                unsafe { self.launch(stream, product, operands) }
+            })
+        };
+        let [a, b, c, d] = self.operands(layer);
+        let [of_a, of_b, of_c, of_d] = self.shapes();
+        let products = [
+            choose(of_a, a)?,
+            choose(of_b, b)?,
+            choose(of_c, c)?,
+            choose(of_d, d)?,
+        ];
+        chosen.insert(sms, Arc::new(products));
+        Ok(())
+    }
+
+    /// Returns the products that were chosen for a number of SMs. If none were, since a graph is captured for a context in
+    /// which nothing has run yet, returns cuBLASLt's first choice.
+    fn products(&self, sms: u32) -> Result<Arc<Products>> {
+        if let Some(products) = lock(&self.products.0).get(&sms) {
+            return Ok(Arc::clone(products));
+        }
+        let cublaslt = &self.model.inner.cublaslt;
+        let product = |shape| cublaslt.product(shape, WORKSPACE, Some(sms));
+        let [a, b, c, d] = self.shapes();
+        Ok(Arc::new([
+            product(a)?,
+            product(b)?,
+            product(c)?,
+            product(d)?,
+        ]))
     }
 }
 

@@ -68,24 +68,24 @@ impl Batch {
         self.requests.len()
     }
 
-    /// Answers each request with its vector, the oldest first. Returns the number of requests without one.
-    pub(super) fn deliver(self, vectors: &Embeddings) -> usize {
+    /// Answers each request with its vector, the oldest first. Returns the time that each took.
+    pub(super) fn deliver(self, vectors: &Embeddings) -> Vec<Times> {
         let now = Instant::now();
-        let mut missing = 0;
+        let mut all = Vec::with_capacity(self.requests.len());
         let mut order: Vec<_> = self.requests.into_iter().enumerate().collect();
         // The batch has the longest first.
         order.sort_by_key(|(_, request)| request.arrived);
         for (place, request) in order {
             let vector = vectors.get(place).map(<[f32]>::to_vec);
-            missing += usize::from(vector.is_none());
             let times = Times {
                 tokenize: request.tokenized_in,
                 queue: self.launched.saturating_duration_since(request.arrived),
                 inference: now.saturating_duration_since(self.launched),
             };
+            all.push(times);
             request.answer(vector.ok_or(Error::EncoderBroken), times);
         }
-        missing
+        all
     }
 }
 

@@ -276,11 +276,16 @@ impl Embedder {
     /// Calls the tokeniser.
     pub(super) fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         let tokenize = self.parts.tokenize.as_ref().ok_or(Error::NoTokenizer)?;
-        panics::catch(|| tokenize(text)).unwrap_or_else(|message| {
-            let reason = format!("the tokeniser panicked: {message}");
-            Err(Error::Tokenize { text: 0, reason })
-        })
+        guarded(|| tokenize(text))
     }
+}
+
+/// Calls a tokeniser, whose panic is the text's error.
+pub(super) fn guarded(tokenize: impl FnOnce() -> Result<Vec<u32>>) -> Result<Vec<u32>> {
+    panics::catch(tokenize).unwrap_or_else(|message| {
+        let reason = format!("the tokeniser panicked: {message}");
+        Err(Error::Tokenize { text: 0, reason })
+    })
 }
 
 impl Drop for Embedder {

@@ -164,7 +164,9 @@ impl Engine {
         self.ended(core, batch.seat, texts);
         // The GPU first: it has nothing to do.
         self.launch_due(core);
-        batch.deliver(vectors);
+        let times = batch.deliver(vectors);
+        // Once they are answered, since nobody waits for the figures.
+        observe::embedded(core.lane, &times);
     }
 
     /// Notes that a batch is no longer on the way. The lane's thread may have waited for that, to end or to go on.

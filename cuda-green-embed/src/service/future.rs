@@ -187,6 +187,7 @@ impl Wake for Unpark {
 
 impl EmbedBatchFuture {
     pub(super) fn refused(call: Call, error: Error) -> Self {
+        call.failed(&error);
         Self {
             call,
             state: State::Refused(Some(error)),
@@ -218,8 +219,9 @@ impl EmbedBatchFuture {
             State::Taken(pending) if pending.returned => Err(Error::AlreadyTaken),
             State::Taken(pending) => {
                 let results = pending.results();
-                if results.iter().all(Result::is_ok) {
-                    self.call.succeeded(pending.times, results.len());
+                match results.iter().find_map(|result| result.as_ref().err()) {
+                    None => self.call.succeeded(pending.times, results.len()),
+                    Some(error) => self.call.failed(error),
                 }
                 Ok(results)
             }

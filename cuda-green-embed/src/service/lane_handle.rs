@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    embedder::Embedder,
+    embedder::{Embedder, guarded},
     engine::Engine,
     future::{EmbedBatchFuture, EmbedFuture, Pending},
     lane::{Counts, LaneCore},
@@ -75,13 +75,8 @@ impl<'a> LaneHandle<'a> {
     pub fn embed_batch<T: AsRef<str>>(self, texts: &[T]) -> EmbedBatchFuture {
         // Not all types can be shared among threads, but all texts can.
         let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        let most = match self.lane {
-            Lane::Bulk => texts.len() / (BLOCK * BLOCKS_FOR_A_THREAD),
-            Lane::Interactive => 1,
-        };
-        let helpers = Helpers::borrow(&self.embedder.helpers, most.saturating_sub(1));
-        let threads = 1 + helpers.count;
-        self.submit("batch", &texts, threads, |text| {
+        let helpers = self.helpers(texts.len());
+        self.submit("batch", &texts, 1 + helpers.count, |text| {
             self.embedder.tokenize(text)
         })
     }
@@ -104,6 +99,33 @@ impl<'a> LaneHandle<'a> {
         self.submit("batch", &texts, 1, |tokens| Ok(tokens.to_vec()))
     }
 
+    /// Embeds a list of texts of any kind, by the tokens that a function makes of each. It is called once a text, before
+    /// this returns, and by several threads at once where [`embed_batch`](Self::embed_batch) uses them. If it panics, that
+    /// text fails.
+    ///
+    /// # Errors
+    /// As [`embed_token_batch`](Self::embed_token_batch), and those of the function.
+    pub fn embed_batch_with<T: Sync>(
+        self,
+        texts: &[T],
+        tokens: impl Fn(&T) -> Result<Vec<u32>> + Sync,
+    ) -> EmbedBatchFuture {
+        let method = if texts.len() == 1 { "single" } else { "batch" };
+        let helpers = self.helpers(texts.len());
+        self.submit(method, texts, 1 + helpers.count, |text| {
+            guarded(|| tokens(text))
+        })
+    }
+
+    /// Takes the threads that help to tokenise so many texts.
+    fn helpers(&self, texts: usize) -> Helpers<'a> {
+        let most = match self.lane {
+            Lane::Bulk => texts / (BLOCK * BLOCKS_FOR_A_THREAD),
+            Lane::Interactive => 1,
+        };
+        Helpers::borrow(&self.embedder.helpers, most.saturating_sub(1))
+    }
+
     fn submit<T: Sync>(
         self,
         method: &'static str,
@@ -111,7 +133,7 @@ impl<'a> LaneHandle<'a> {
         threads: usize,
         tokens: impl Fn(&T) -> Result<Vec<u32>> + Sync,
     ) -> EmbedBatchFuture {
-        let call = Call::begin(self.lane, method);
+        let call = Call::begin(self.lane, method, texts.len());
         match self.queue(texts, threads, tokens) {
             Ok(pending) => EmbedBatchFuture::taken(call, pending),
             Err(error) => EmbedBatchFuture::refused(call, error),

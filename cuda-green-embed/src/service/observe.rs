@@ -2,14 +2,17 @@
 //!
 //! Names that begin with `te_` are those of text-embeddings-inference, so that its dashboards show this service too:
 //! `te_request_*` from `router/src/http/server.rs` and `router/src/lib.rs` of huggingface/text-embeddings-inference,
-//! `te_batch_next_*` and `te_queue_size` from `core/src/queue.rs`. Durations are in seconds, as there. The label `method`
-//! is theirs, `single` or `batch`; the labels `lane` and, in a library, `model` are ours.
+//! `te_request_failure` and `te_embed_*` from `core/src/infer.rs`, `te_request_input_length` from
+//! `core/src/tokenization.rs`, `te_batch_next_*` and `te_queue_size` from `core/src/queue.rs`. Durations are in seconds, as
+//! there. The labels `method`, `single` or `batch`, and `err` are theirs; the labels `lane` and, in a library,
+//! `model` are ours.
 
 use std::time::Instant;
 #[cfg(feature = "metrics")]
 use std::{sync::Arc, time::Duration};
 
 use super::{batch::Batch, lane::LaneCore, request::Times, status::Lane};
+use crate::error::Error;
 
 /// One call: a text, or a list of texts.
 #[derive(Clone, Copy)]
@@ -22,14 +25,41 @@ pub(super) struct Call {
 
 impl Call {
     /// Counts a call.
-    pub(super) fn begin(lane: Lane, method: &'static str) -> Self {
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+    pub(super) fn begin(lane: Lane, method: &'static str, texts: usize) -> Self {
         #[cfg(feature = "metrics")]
-        metrics::counter!("te_request_count", "method" => method, "lane" => lane.name())
-            .increment(1);
+        {
+            use metrics::counter;
+
+            let label = lane.name();
+            counter!("te_request_count", "method" => method, "lane" => label).increment(1);
+            counter!("te_embed_count", "lane" => label).increment(texts as u64);
+        }
         Self {
             lane,
             method,
             started: Instant::now(),
+        }
+    }
+
+    /// Counts it as failed, for its first text at fault.
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+    pub(super) fn failed(self, error: &Error) {
+        #[cfg(feature = "metrics")]
+        {
+            let reason = match error {
+                Error::Overloaded { .. } => "overloaded",
+                Error::Tokenize { .. } | Error::NoTokenizer => "tokenization",
+                Error::EmptyText { .. }
+                | Error::UnknownToken { .. }
+                | Error::BatchTooLarge { .. } => "validation",
+                // Those that they do not have.
+                Error::DeadlineExceeded => "deadline",
+                Error::ShutDown => "shut_down",
+                _ => "inference",
+            };
+            let lane = self.lane.name();
+            metrics::counter!("te_request_failure", "err" => reason, "lane" => lane).increment(1);
         }
     }
 
@@ -67,10 +97,36 @@ pub(super) fn launched(core: &LaneCore, batch: &Batch) {
         let lane = core.lane.name();
         histogram!("te_batch_next_size", "lane" => lane).record(batch.texts() as f64);
         histogram!("te_batch_next_tokens", "lane" => lane).record(tokens as f64);
+        let lengths = histogram!("te_request_input_length", "lane" => lane);
+        for request in &batch.requests {
+            lengths.record(request.tokens.len() as f64);
+        }
     }
     queue_size(core);
     for request in &batch.requests {
         request.trace.computing();
+    }
+}
+
+/// Records the texts of a batch whose vectors were computed.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables))]
+pub(super) fn embedded(lane: Lane, texts: &[Times]) {
+    #[cfg(feature = "metrics")]
+    {
+        use metrics::{counter, histogram};
+
+        let lane = lane.name();
+        counter!("te_embed_success", "lane" => lane).increment(texts.len() as u64);
+        let whole = histogram!("te_embed_duration", "lane" => lane);
+        let tokenize = histogram!("te_embed_tokenization_duration", "lane" => lane);
+        let queue = histogram!("te_embed_queue_duration", "lane" => lane);
+        let inference = histogram!("te_embed_inference_duration", "lane" => lane);
+        for times in texts {
+            whole.record(times.tokenize + times.queue + times.inference);
+            tokenize.record(times.tokenize);
+            queue.record(times.queue);
+            inference.record(times.inference);
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+#[cfg(feature = "server")]
+mod serve;
 #[path = "../library/support.rs"]
 #[allow(dead_code)] // more helpers than this needs
 mod support;
@@ -246,6 +248,7 @@ fn a_model_is_described_with_and_without_a_device() {
 }
 
 /// The help, word for word. `TRYCMD=overwrite` rewrites it.
+#[cfg(feature = "server")] // with all commands
 #[test]
 fn the_program_prints_what_is_written() {
     trycmd::TestCases::new()

@@ -8,7 +8,7 @@ use xshell::cmd;
 use super::{Fetcher, client};
 use crate::artifacts::{Artifact, Source};
 
-const NEEDED: &str = "apt-get is needed to fetch Debian's packages: real drivers, WordNet";
+const NEEDED: &str = "apt-get is needed to fetch Debian's packages: real drivers, WordNet, wrk";
 
 impl Fetcher {
     pub(super) fn apt(&mut self, artifact: &Artifact, to: &Path) -> Result<()> {
@@ -103,7 +103,7 @@ pub(super) fn suites(artifacts: &[Artifact]) -> Vec<(&'static str, &'static str)
         .iter()
         .filter_map(|artifact| match artifact.source {
             Source::Apt { suite, component } => Some((suite, component)),
-            Source::Pip => None,
+            Source::Pip | Source::PipList => None,
         });
     let mut suites: Vec<_> = suites.collect();
     suites.sort_unstable();

@@ -6,6 +6,8 @@
 
 mod closed_loop;
 mod elastic;
+#[cfg(test)]
+mod fake;
 mod figures;
 mod floods;
 mod goals;

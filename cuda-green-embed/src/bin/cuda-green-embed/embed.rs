@@ -30,7 +30,7 @@ pub fn run(options: &Embed) -> anyhow::Result<()> {
         "--batch-tokens {batch} has no room for a text of {max_length} tokens; --max-length cuts texts to fewer"
     );
     let tokenizer = tokenizer(options, &folder)?.with_max_length(max_length);
-    let device = options.source.device()?;
+    let device = options.source.place.device()?;
     BertModel::ensure_supported(folder.config(), &device)?;
     if device.driver().is_simulated() {
         let line = format!("{YELLOW}SIMULATED: no GPU is behind this; the CPU computes{YELLOW:#}");

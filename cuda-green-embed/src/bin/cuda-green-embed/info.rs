@@ -13,7 +13,7 @@ pub fn run(options: &Info) -> anyhow::Result<()> {
     text += "\n";
     text += &printable(&memory(&folder)?);
     text += "\n";
-    text += &match options.source.device() {
+    text += &match options.source.place.device() {
         Ok(device) => {
             let choice = InferencePrecision::detect_optimal(&device);
             let simulated = match device.driver().is_simulated() {

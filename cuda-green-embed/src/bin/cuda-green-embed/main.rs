@@ -3,9 +3,15 @@
 mod args;
 mod embed;
 mod failure;
+#[cfg(all(test, feature = "server"))]
+#[allow(clippy::unwrap_used, dead_code)] // tests; as `library` needs it
+#[path = "../../../tests/library/fake_encoder.rs"]
+mod fake_encoder;
 mod info;
 mod lines;
 mod place;
+#[cfg(feature = "server")]
+mod serve;
 
 use std::process::ExitCode;
 
@@ -18,6 +24,8 @@ fn main() -> ExitCode {
     let done = match &args.command {
         Command::Embed(options) => embed::run(options),
         Command::Info(options) => info::run(options),
+        #[cfg(feature = "server")]
+        Command::Serve(options) => serve::run(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,9 +5,9 @@ use cuda_green::{
     planner::PartitionRequest,
 };
 
-use crate::args::{Embed, Source};
+use crate::args::{Embed, Place};
 
-impl Source {
+impl Place {
     /// Opens the device that was asked for.
     pub fn device(&self) -> cuda_green::Result<CudaDevice> {
         let driver = match &self.driver {

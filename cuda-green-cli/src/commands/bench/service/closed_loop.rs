@@ -99,3 +99,41 @@ fn keep_on_the_way<'t>(
     }
     Ok(per_second)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::bench::service::fake::GatedService;
+
+    fn texts() -> Vec<String> {
+        vec!["a query".to_owned(), "another".to_owned()]
+    }
+
+    #[test]
+    fn one_caller_has_one_request_on_the_way() {
+        let service = GatedService::new(0, 8);
+        let length = Duration::from_millis(5);
+        let outcome = one_caller(&service.embedder, &texts(), Duration::ZERO, length).unwrap();
+        assert!(outcome.requests() >= 1 && outcome.refused == 0);
+        assert_eq!(service.largest_batch(), 1);
+        // Without any time, there is one.
+        let once = one_caller(&service.embedder, &texts(), Duration::ZERO, Duration::ZERO);
+        assert_eq!(once.unwrap().requests(), 1);
+    }
+
+    /// Nothing is answered before so many are on the way: with fewer, it would wait for ever.
+    #[test]
+    fn many_callers_keep_so_many_on_the_way() {
+        let callers = 3;
+        let service = GatedService::new(callers * ON_THE_WAY, 1_024);
+        let found = capacity(&service.embedder, &texts(), Duration::ZERO, callers).unwrap();
+        assert!(found > 0.0);
+        // All have ended: nothing is left for the next measurement.
+        let status = service.embedder.status();
+        assert_eq!(
+            (status.interactive.queued, status.interactive.on_the_way),
+            (0, 0)
+        );
+        assert_eq!(status.interactive.cancelled, 0);
+    }
+}

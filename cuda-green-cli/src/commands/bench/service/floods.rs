@@ -105,6 +105,15 @@ impl Progress {
     }
 }
 
+/// Stops a flood when it is dropped.
+struct StopAtEnd<'a>(&'a Progress);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Flood<'_> {
     fn threads(&self) -> usize {
         match self {
@@ -128,6 +137,8 @@ impl Flood<'_> {
     ) -> anyhow::Result<T> {
         let progress = &Progress::default();
         thread::scope(|scope| {
+            // After a panic as well: the scope waits for the threads.
+            let stop = StopAtEnd(progress);
             let running: Vec<_> = (0..self.threads())
                 .map(|thread| {
                     let run = move || self.run(thread, progress);
@@ -136,7 +147,7 @@ impl Flood<'_> {
                 .collect();
             thread::sleep(settle);
             let done = action(progress);
-            progress.stop.store(true, Ordering::Relaxed);
+            drop(stop);
             for thread in running {
                 let ended = thread?.join();
                 ended.map_err(|_| anyhow::anyhow!("a flood's thread panicked"))??;

@@ -75,3 +75,63 @@ fn wait_until(moment: Instant) {
         hint::spin_loop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::bench::service::fake::GatedService;
+
+    fn texts() -> Vec<String> {
+        vec!["a query".to_owned(), "another".to_owned()]
+    }
+
+    /// No request has an answer before all are sent: senders that waited for one would wait for ever. The latency of the
+    /// first is then at least the time from when it was due until the last was, so it is counted from the schedule.
+    #[test]
+    fn slow_answers_delay_no_request_and_are_counted_from_the_schedule() {
+        for senders in [1, 3] {
+            let schedule = Schedule::poisson(2_000.0, Duration::from_millis(60), 7);
+            let due: Vec<_> = schedule.of_sender(0, 1).map(|(_, due)| due).collect();
+            let service = GatedService::new(due.len(), 1_024);
+            let outcome = run(&service.embedder, &texts(), &schedule, senders).unwrap();
+            assert_eq!(outcome.requests(), due.len() as u64);
+            assert_eq!(outcome.refused, 0);
+            assert_eq!(outcome.lateness.len(), due.len() as u64);
+            let (first, last) = (due[0], due[due.len() - 1]);
+            assert!(Duration::from_nanos(outcome.answered.max()) >= last - first);
+        }
+    }
+
+    /// One is on the way, four wait, and nothing is answered before another three were refused.
+    #[test]
+    fn refused_requests_are_counted() {
+        let schedule = Schedule::poisson(2_000.0, Duration::from_millis(30), 3);
+        let arrivals = schedule.of_sender(0, 1).count() as u64;
+        assert!(arrivals > 20);
+        let service = GatedService::new(usize::MAX, 4);
+        let outcome = thread::scope(|scope| {
+            scope.spawn(|| {
+                while service.embedder.status().interactive.overloaded < 3 {
+                    thread::yield_now();
+                }
+                service.open();
+            });
+            run(&service.embedder, &texts(), &schedule, 2).unwrap()
+        });
+        assert!(outcome.refused >= 3);
+        assert_eq!(outcome.requests(), arrivals);
+        assert_eq!(
+            service.embedder.status().interactive.overloaded,
+            outcome.refused
+        );
+    }
+
+    #[test]
+    fn a_moment_is_waited_for() {
+        for ahead in [Duration::ZERO, Duration::from_micros(50), SPIN * 3] {
+            let moment = Instant::now() + ahead;
+            wait_until(moment);
+            assert!(Instant::now() >= moment);
+        }
+    }
+}

@@ -21,14 +21,15 @@ impl Schedule {
         let mut random = Rng::with_seed(seed);
         let (end, mut now) = (length.as_secs_f64(), 0.0);
         let mut due = Vec::new();
-        // Also false for a rate that is no number.
-        while per_second > 0.0 {
-            // The gap to the next arrival, by the inverse of its distribution; `1 - x` is never 0.
-            now += -(1.0 - random.f64()).ln() / per_second;
-            if now >= end {
-                break;
+        if per_second.is_finite() && per_second > 0.0 {
+            loop {
+                // The gap to the next arrival, by the inverse of its distribution; `1 - x` is never 0.
+                now += -(1.0 - random.f64()).ln() / per_second;
+                if now >= end {
+                    break;
+                }
+                due.push(Duration::from_secs_f64(now));
             }
-            due.push(Duration::from_secs_f64(now));
         }
         Self { due, length }
     }
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn no_rate_is_no_arrivals() {
-        for rate in [0.0, -1.0, f64::NAN] {
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(
                 Schedule::poisson(rate, Duration::from_secs(1), 1).due.len(),
                 0

@@ -4,7 +4,7 @@
 //! alone, whatever SMs it has. With the clock of each run, both can be told apart.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::mpsc::{self, RecvTimeoutError::Timeout},
     thread,
     time::Duration,
 };
@@ -57,19 +57,18 @@ impl Watch {
         let Some(device) = self.device() else {
             return Ok((action()?, None));
         };
-        let stop = AtomicBool::new(false);
+        let (running, ended) = mpsc::channel::<()>();
         thread::scope(|scope| {
-            let read = || {
+            let read = move || {
                 let mut sum = Sum::default();
-                while !stop.load(Ordering::Relaxed) {
-                    thread::sleep(EVERY);
+                while ended.recv_timeout(EVERY) == Err(Timeout) {
                     sum.add(read(&device));
                 }
                 sum.mean()
             };
             let reading = thread::Builder::new().spawn_scoped(scope, read)?;
             let done = action();
-            stop.store(true, Ordering::Relaxed);
+            drop(running);
             let readings = reading.join();
             let readings = readings.map_err(|_| anyhow::anyhow!("the watch's thread panicked"))?;
             Ok((done?, readings))

@@ -1,6 +1,6 @@
 //! Floods that this program launches itself: their memory, and what one piece of each is.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, sync::Arc};
 
 use cuda_green::{
     CaptureMode, CudaDevice, Event, GpuBuffer, GpuMemoryPool, GraphExec, Kernel, LaunchConfig,
@@ -169,7 +169,7 @@ impl Sources {
         }
     }
 
-    /// Prepares a product for the SMs of a stream.
+    /// Prepares a product for the SMs of a stream, as the encoder does.
     pub fn product(
         &self,
         stream: &Stream,
@@ -185,8 +185,14 @@ impl Sources {
             with_bias: false,
             with_residual: false,
         };
-        let sms = stream.context().sm_count();
-        Ok(self.cublaslt.product(shape, WORKSPACE, Some(sms))?)
+        let launch = RefCell::new(Launch::new(self, stream));
+        let product = self
+            .cublaslt
+            .product_on(stream, shape, WORKSPACE, |product| {
+                let launch = || launch.borrow_mut().product(product);
+                stream.context().with_current(launch)?
+            });
+        Ok(product?)
     }
 
     fn matrix(&self, stream: &Stream) -> anyhow::Result<Piece> {
@@ -241,7 +247,7 @@ impl<'a> Launch<'a> {
     }
 
     /// Launches a product, whose context is current.
-    pub fn product(&mut self, product: &Product) -> anyhow::Result<()> {
+    pub fn product(&mut self, product: &Product) -> cuda_green_embed::Result<()> {
         let shape = product.shape();
         let bytes = |rows: usize, columns: usize| rows * columns * size_of::<u16>();
         let a = self.operands.take(bytes(shape.rows, shape.inputs));
@@ -249,9 +255,8 @@ impl<'a> Launch<'a> {
         let out = self.results.take(bytes(shape.rows, shape.outputs));
         let workspace = self.sources.workspace.address();
         // SAFETY: the buffers have room for each operand of the floods' sizes, operands and results are apart, and a
-        // flood keeps `Sources` until its work is done. The context is current: see `Sources::graph`.
-        unsafe { product.launch(self.stream, a, w, 0, 0, out, workspace) }?;
-        Ok(())
+        // flood keeps `Sources` until its work is done. The context is current: see `Sources::graph` and `product`.
+        unsafe { product.launch(self.stream, a, w, 0, 0, out, workspace) }
     }
 
     /// Launches an element-wise kernel over so many values of 16 bits.
