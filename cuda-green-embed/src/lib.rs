@@ -54,7 +54,8 @@ pub use pipeline::{
 pub use precision::{Converted, InferencePrecision, PrecisionChoice, PrecisionConvert};
 pub use service::{
     ElasticOptions, ElasticStatus, EmbedBatchFuture, EmbedFuture, Embedder, EmbedderBuilder,
-    EmbedderStatus, Lane, LaneHandle, LaneLayout, LaneLayouts, LaneStatus, ServiceMode,
+    EmbedderStatus, GpuStatus, Lane, LaneHandle, LaneLayout, LaneLayouts, LaneStatus,
+    ReplicaStatus, ServiceMode,
 };
 pub use streams::{BatchTimes, Overlap, OverlappedExecutor, Span, StreamPool, Timeline};
 pub use tokenize::Tokenizer;

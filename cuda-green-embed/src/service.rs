@@ -20,6 +20,13 @@
 //!
 //! When a batch ends, the next one is submitted before the vectors are delivered.
 //!
+//! # Several GPUs
+//!
+//! A lane has a *seat* on each GPU: an encoder with the batches that were submitted to it. All seats take from the lane's
+//! one queue, each as it has room. With several, each has a thread that always waits for its batches, so that no GPU's
+//! batch is waited for in front of another's; a thread that blocks in `wait` may still be the one that waits for its own
+//! request's GPU. A seat that fails the same batch twice, or three in a row, is retired, and its batches go to others.
+//!
 //! # Elastic lanes
 //!
 //! Where the lanes are elastic, a thread gives the bulk lane the interactive lane's SMs while nobody asks, and takes them
@@ -42,13 +49,16 @@ mod embedder;
 mod engine;
 mod future;
 mod lane;
+mod lane_handle;
 mod observe;
 mod request;
+mod seat;
 mod status;
 
 pub use builder::EmbedderBuilder;
 pub use elastic::{ElasticOptions, ElasticStatus, LaneLayout, LaneLayouts};
-pub use embedder::{Embedder, LaneHandle};
+pub use embedder::Embedder;
 pub use future::{EmbedBatchFuture, EmbedFuture};
+pub use lane_handle::LaneHandle;
 pub(crate) use request::is_waking;
-pub use status::{EmbedderStatus, Lane, LaneStatus, ServiceMode};
+pub use status::{EmbedderStatus, GpuStatus, Lane, LaneStatus, ReplicaStatus, ServiceMode};

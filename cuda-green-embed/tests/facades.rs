@@ -21,8 +21,8 @@ use std::{
 
 use cuda_green::{Driver, MemoryExporter, SmPartitionManager, sim::Sim};
 use cuda_green_embed::{
-    Embedder, EmbeddingPipeline, EncoderOptions, Error, Lane, MemoryCache, ModelLibrary, ModelSpec,
-    model::BertConfig,
+    ElasticOptions, Embedder, EmbeddingPipeline, EncoderOptions, Error, Lane, LaneLayouts,
+    MemoryCache, ModelLibrary, ModelSpec, model::BertConfig,
 };
 use fake_encoder::FakeEncoder;
 use support::SmallModel;
@@ -31,6 +31,19 @@ use support::SmallModel;
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Layouts that are what is asked.
+struct Always;
+
+impl LaneLayouts for Always {
+    fn widen(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn restore(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Returns a service that takes numbers as texts.
@@ -45,7 +58,9 @@ fn service() -> Embedder {
         text.split(' ').map(token).collect()
     };
     let encoder = || Arc::new(FakeEncoder::new());
-    let builder = Embedder::builder().tokenize_with(tokenize);
+    let builder = Embedder::builder()
+        .tokenize_with(tokenize)
+        .elastic_with(ElasticOptions::default(), Arc::new(Always));
     builder.build_with(encoder(), encoder()).unwrap()
 }
 
@@ -57,6 +72,8 @@ fn the_status_is_serialised() {
     let status = serde_json::to_value(embedder.status()).unwrap();
     assert_eq!(status["mode"], "own_encoders");
     assert_eq!(status["interactive"]["done"], 1);
+    assert_eq!(status["elastic"]["layout"], "fixed");
+    assert_eq!(status["gpus"][0]["interactive"]["batches"], 1);
     assert!(status["dead"].is_null() && status["bulk"]["sms"].is_null());
 }
 
@@ -194,6 +211,11 @@ fn the_figures_have_the_names_of_tei_s_dashboards() {
     assert_eq!(gauge("te_queue_size interactive"), 0.0);
     assert_eq!(gauge("cuda_green_embed_single_context_mode"), 0.0);
     assert_eq!(gauge("cuda_green_embed_dead"), 0.0);
+    // Nothing asked for bulk work.
+    assert_eq!(gauge("cuda_green_embed_wide"), 0.0);
+    assert_eq!(counter("cuda_green_embed_rebalances"), 0);
+    assert_eq!(counter("cuda_green_embed_failed_rebalances"), 0);
+    assert_eq!(gauge("cuda_green_embed_gpu_failed bulk 0"), 0.0);
     assert_eq!(counter("cuda_green_embed_texts interactive done"), 3);
     assert_eq!(counter("cuda_green_embed_texts interactive failed"), 1);
     assert_eq!(counter("cuda_green_embed_texts bulk overloaded"), 0);

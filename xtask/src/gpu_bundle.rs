@@ -11,9 +11,10 @@ use xshell::{Shell, cmd};
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: the package, kind and name of the target of each.
-const TARGETS: [(&str, &str, &str); 11] = [
+const TARGETS: [(&str, &str, &str); 12] = [
     ("cuda-green-cli", "--bin", "cuda-green"),
     ("cuda-green-embed", "--bin", "cuda-green-embed"),
+    ("cuda-green-embed", "--example", "server_load"),
     ("driver-matrix", "--bin", "driver-matrix"),
     ("driver-matrix", "--example", "quad_partition"),
     ("driver-matrix", "--example", "cudarc_partition"),
@@ -37,7 +38,7 @@ pub fn run() -> Result<()> {
         // Stripped of what only a debugger needs, or the archive would be ten times as large.
         let strip = "profile.release.strip=\"debuginfo\"";
         let features: &[&str] = match name {
-            "cuda-green-embed" => &["--features", "cli"],
+            "cuda-green-embed" => &["--features", "server"],
             _ => &[],
         };
         let messages = cmd!(

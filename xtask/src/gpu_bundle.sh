@@ -2,14 +2,14 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last seven of the next line
+#   ./run.sh           everything but the last eight of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
 #                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
 #                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), mps, which
 #                      runs the suite and the program under an MPS daemon of its own, situations, which shows what the
 #                      program says where users meet errors, embed, which takes the model's folder MODEL and the file
-#                      TEXTS with a text a line, and measures sentence-transformers too where Python has it, and service,
-#                      which takes the same model and texts, and five minutes
+#                      TEXTS with a text a line, and measures sentence-transformers too where Python has it, service,
+#                      which takes the same model and texts, and five minutes, and server, which takes them too
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -91,6 +91,31 @@ service() {
     ./cuda-green bench service --from evidence/service.json --svg evidence/service.svg
 }
 
+# Clients of the server over loopback, beside the same calls of the library.
+server() {
+    : "${MODEL:?names the folder of a model}" "${TEXTS:?names a file with a text a line}"
+    log=$(mktemp)
+    ./cuda-green-embed serve --model "$MODEL" --bind 127.0.0.1:0 2>"$log" &
+    pid=$!
+    for _ in $(seq 300); do
+        grep -q '^serving ' "$log" && break
+        sleep 0.1
+    done
+    cat "$log"
+    address=$(sed -n 's,.*http://\([0-9.:]*\).*,\1,p' "$log" | head -n 1)
+    rows=$(./server_load "$address" "$TEXTS" "$MODEL")
+    code=$?
+    kill -TERM $pid && wait $pid || code=1
+    [ $code = 0 ] || return $code
+    {
+        printf '{\n  "commit": "%s",\n' "$CUDA_GREEN_COMMIT"
+        printf '  "device": "%s",\n' "$(./cuda-green info --json | sed -n 's/^ *"device": "\(.*\)",*/\1/p' | head -n 1)"
+        printf '  "kernel_module": "%s",\n' "$(head -n 1 /proc/driver/nvidia/version 2>/dev/null)"
+        printf '  "command": "./run.sh server",\n'
+        printf '  "rows": [\n%s\n  ]\n}\n' "$(echo "$rows" | sed 's/^/    /; $!s/$/,/')"
+    } | tee evidence/server.json
+}
+
 step driver ./driver-matrix report system --out evidence/driver.json
 step quad quad
 step map sh -c './cuda-green map --json >evidence/map.json && ./cuda-green map --svg evidence/map.svg'
@@ -109,6 +134,7 @@ step peers_host sh -c 'python3 peers_host.py >evidence/peers_host.json && cat ev
 step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && cat evidence/peers_memory.json'
 step embed embed
 step service service
+step server server
 step mps mps
 step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed

@@ -18,8 +18,10 @@ use crate::{
 /// Requests that are encoded together, in the batch's order.
 pub(super) struct Batch {
     pub(super) requests: Vec<Arc<Request>>,
-    /// The error of the GPU at the first attempt, if this is the second.
-    pub(super) failed_before: Option<Arc<Error>>,
+    /// The seat that it is submitted to.
+    pub(super) seat: usize,
+    /// The seats on which it has failed once by the fault of the GPU, each with the error.
+    pub(super) failures: Vec<(usize, Arc<Error>)>,
     pub(super) launched: Instant,
 }
 
@@ -45,9 +47,14 @@ impl Batch {
     pub(super) fn new(requests: Vec<Arc<Request>>) -> Self {
         Self {
             requests,
-            failed_before: None,
+            seat: 0,
+            failures: Vec::new(),
             launched: Instant::now(),
         }
+    }
+
+    pub(super) fn has_failed_on(&self, seat: usize) -> bool {
+        self.failures.iter().any(|(failed, _)| *failed == seat)
     }
 
     pub(super) fn packed(&self) -> PackedBatch {

@@ -1,29 +1,25 @@
-//! The options of a service, and what it is made of.
+//! The options of a service.
 
-use std::{fmt, num::NonZero, path::Path, sync::Arc, thread, time::Duration};
+mod build;
 
-use cuda_green::{ContextId, CudaDevice, GpuMemoryPool, PartitionMode, SmPartitionManager};
+use std::{fmt, num::NonZero, sync::Arc, thread, time::Duration};
+
+use cuda_green::GpuMemoryPool;
 
 use super::{
-    elastic::{self, Elastic, ElasticOptions, LaneLayouts, Partitions},
-    embedder::{Embedder, Parts, Tokenize},
-    engine::Engine,
-    lane::LaneCore,
+    elastic::{ElasticOptions, LaneLayouts},
+    embedder::Tokenize,
     status::Lane,
 };
 use crate::{
-    batch::BatchConfig,
-    encoder::{BertEncoder, BertModel, Encoder, EncoderOptions, activation_bytes, weight_bytes},
-    error::{Error, Result},
-    model::ModelFolder,
-    precision::InferencePrecision,
+    batch::BatchConfig, encoder::EncoderOptions, error::Result, precision::InferencePrecision,
     tokenize::Tokenizer,
 };
 
 /// The most threads that tokenise by default: a thread does about 150,000 short texts a second, and a GPU 500,000.
 const TOKENIZER_THREADS: usize = 8;
 
-/// The options of an [`Embedder`]. The defaults serve most programs.
+/// The options of an [`Embedder`](super::Embedder). The defaults serve most programs.
 #[derive(Clone)]
 pub struct EmbedderBuilder {
     precision: Option<InferencePrecision>,
@@ -176,11 +172,12 @@ impl EmbedderBuilder {
     /// The contexts and the graphs of both layouts are made when the service is built, so loading takes longer.
     ///
     /// A manager without contexts is divided between the two lanes. In one with contexts, such as a quad partition,
-    /// `Embedding` lends its SMs to `Dream`, and the others keep theirs. The service changes the layout as it sees fit, so
-    /// do not rebalance the manager besides.
+    /// `Embedding` lends its SMs to `Dream`, and the others keep theirs. The service changes the layout as it sees fit, and
+    /// gives each context what it was created with when queries come, so do not rebalance the manager besides, and let
+    /// one service at most of a manager be elastic.
     ///
     /// Where SMs cannot change hands (before CUDA 12.5, in one context, or if the interactive lane has nothing to lend),
-    /// the layout stays fixed; a warning is logged, and the [status](Embedder::status) has the reason.
+    /// the layout stays fixed; a warning is logged, and the [status](super::Embedder::status) has the reason.
     #[must_use]
     pub fn elastic(mut self, options: ElasticOptions) -> Self {
         self.elastic = Some(options);
@@ -194,175 +191,6 @@ impl EmbedderBuilder {
         self.elastic = Some(options);
         self.layouts = Some(layouts);
         self
-    }
-
-    /// Loads a model from its folder and starts a service in the partitions of a manager. A manager without contexts is
-    /// given those of [`init_quad_partition`](SmPartitionManager::init_quad_partition), or, if the lanes are
-    /// [elastic](Self::elastic), one for each lane.
-    ///
-    /// # Errors
-    /// Those of [`ModelFolder::open`], [`BertModel::load`] and [`build`](Self::build).
-    pub fn load(
-        self,
-        folder: impl AsRef<Path>,
-        manager: Arc<SmPartitionManager>,
-    ) -> Result<Embedder> {
-        let folder = ModelFolder::open(folder)?;
-        let this = self.with_tokenizer_of(&folder)?;
-        this.ensure_partitioned(&manager)?;
-        let precision = this.precision_on(manager.device());
-        let model = match &this.pool {
-            Some(pool) => BertModel::load(&folder, pool, precision)?,
-            None => {
-                let context = manager.get_context(ContextId::Embedding)?;
-                BertModel::load(&folder, context.memory()?, precision)?
-            }
-        };
-        this.build(&model, manager)
-    }
-
-    /// Returns the bytes of device memory that a service with these options takes from its pool: the weights and the
-    /// activations of both lanes, exactly.
-    ///
-    /// # Errors
-    /// [`Error::Device`], [`Error::UnsupportedSizes`], [`Error::UnsupportedPrecision`] and [`Error::InvalidOption`] where
-    /// it would not run.
-    pub fn device_bytes(&self, folder: &ModelFolder, device: &CudaDevice) -> Result<u64> {
-        let (config, precision) = (folder.config(), self.precision_on(device));
-        BertModel::ensure_supported(config, device)?;
-        precision.ensure_supported()?;
-        let mut bytes = weight_bytes(config, precision);
-        for lane in [&self.interactive, &self.bulk] {
-            lane.encoder.check(folder.max_length())?;
-            bytes += activation_bytes(config, precision, lane.encoder.max_tokens);
-        }
-        Ok(bytes as u64)
-    }
-
-    /// Returns the precision that was set, or the device's best.
-    pub(crate) fn precision_on(&self, device: &CudaDevice) -> InferencePrecision {
-        self.precision
-            .unwrap_or_else(|| InferencePrecision::detect_optimal(device).precision)
-    }
-
-    /// Takes the folder's tokeniser, unless one was set.
-    pub(crate) fn with_tokenizer_of(self, folder: &ModelFolder) -> Result<Self> {
-        match &self.tokenize {
-            Some(_) => Ok(self),
-            None => Ok(self.tokenizer(folder.tokenizer()?)),
-        }
-    }
-
-    /// Starts a service with a model that is loaded, in the partitions of a manager. Without
-    /// [`tokenizer`](Self::tokenizer), it takes tokens only.
-    ///
-    /// # Errors
-    /// Those of [`BertEncoder::new`] and [`build_with`](Self::build_with); [`Error::Gpu`], also where the manager has
-    /// contexts but not `Embedding` and `Dream`.
-    pub fn build(
-        mut self,
-        model: &BertModel,
-        manager: Arc<SmPartitionManager>,
-    ) -> Result<Embedder> {
-        self.ensure_partitioned(&manager)?;
-        if let PartitionMode::SingleContext { reason } = manager.allocation_status().mode {
-            log::warn!(
-                "the embedding service runs in one context, so bulk work delays queries: {reason}"
-            );
-        }
-        let vocabulary = model.config().vocabulary;
-        self.vocabulary = Some(self.vocabulary.unwrap_or(vocabulary).min(vocabulary));
-        let encoder = |id: ContextId, options: &LaneOptions| -> Result<BertEncoder> {
-            let stream = manager.create_stream(id)?;
-            BertEncoder::new(model, stream, options.encoder)
-        };
-        let interactive = encoder(ContextId::Embedding, &self.interactive)?;
-        let bulk = encoder(ContextId::Dream, &self.bulk)?;
-        let mut not_elastic = None;
-        if let Some(options) = self.elastic {
-            match elastic::prepare(options, &manager, [&interactive, &bulk])? {
-                Partitions::Ready(layouts) => self.layouts = Some(layouts),
-                Partitions::Off(reason) => {
-                    log::warn!("the embedding service's lanes are not elastic: {reason}");
-                    not_elastic = Some(reason);
-                    self.layouts = None;
-                }
-            }
-        }
-        let encoders: [Arc<dyn Encoder>; 2] = [Arc::new(interactive), Arc::new(bulk)];
-        self.start(encoders, Some(manager), not_elastic)
-    }
-
-    /// Starts a service with encoders of the caller's, of the same model, in contexts that the caller chose.
-    ///
-    /// # Errors
-    /// [`Error::InvalidConfig`] for batches that cannot be formed, or encoders that differ in the dimension of their
-    /// vectors; [`Error::InvalidOption`] for [`elastic`](Self::elastic) lanes without
-    /// [layouts](Self::elastic_with); [`Error::Thread`].
-    pub fn build_with(
-        self,
-        interactive: Arc<dyn Encoder>,
-        bulk: Arc<dyn Encoder>,
-    ) -> Result<Embedder> {
-        if self.elastic.is_some() && self.layouts.is_none() {
-            return Err(Error::InvalidOption {
-                name: "elastic",
-                value: "no layouts".to_owned(),
-                reason: "encoders of the caller's need layouts of the caller's: `elastic_with`"
-                    .to_owned(),
-            });
-        }
-        self.start([interactive, bulk], None, None)
-    }
-
-    fn start(
-        self,
-        [interactive, bulk]: [Arc<dyn Encoder>; 2],
-        manager: Option<Arc<SmPartitionManager>>,
-        not_elastic: Option<String>,
-    ) -> Result<Embedder> {
-        let (dimension, other) = (interactive.limits().dimension, bulk.limits().dimension);
-        if dimension != other {
-            return Err(Error::InvalidConfig {
-                field: "dimension of the bulk encoder's vectors",
-                found: other,
-                expected: format!("{dimension}, as of the interactive encoder"),
-            });
-        }
-        let core = |lane, encoder, options: LaneOptions| {
-            LaneCore::new(lane, encoder, options.batches, options.depth)
-        };
-        let elastic = self.elastic.zip(self.layouts);
-        let elastic = elastic.map(|(options, layouts)| Elastic::new(layouts, options.idle_after));
-        let engine = Engine::new(
-            core(Lane::Interactive, interactive, self.interactive)?,
-            core(Lane::Bulk, bulk, self.bulk)?,
-            elastic,
-        );
-        let parts = Parts {
-            tokenize: self.tokenize,
-            tokenizer_threads: self.tokenizer_threads,
-            vocabulary: self.vocabulary,
-            manager,
-            not_elastic,
-        };
-        Embedder::start(engine, parts)
-    }
-
-    /// Partitions the device, unless that was done.
-    pub(crate) fn ensure_partitioned(&self, manager: &SmPartitionManager) -> Result<()> {
-        if manager.allocation_status().contexts.is_empty() {
-            match self.elastic {
-                Some(elastic) => elastic.partition(manager)?,
-                None => manager.init_quad_partition()?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns whether the lanes are to be elastic.
-    pub(crate) fn is_elastic(&self) -> bool {
-        self.elastic.is_some()
     }
 
     fn options(&mut self, lane: Lane) -> &mut LaneOptions {

@@ -9,7 +9,6 @@ mod switch;
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(super) use partitions::{Partitions, prepare};
+pub(super) use partitions::{Partitions, prepare, together};
 pub use switch::LaneLayout;
 use switch::{Event, Step, Switch, View};
 
@@ -25,6 +24,7 @@ use super::{engine::Engine, status::Lane};
 use crate::{
     error::Result,
     lock::{lock, wait},
+    panics,
 };
 
 /// The options of [elastic lanes](super::EmbedderBuilder::elastic).
@@ -161,7 +161,7 @@ struct Control {
     epoch: u64,
     /// What the thread waits for, if it waits.
     awaited: Option<Event>,
-    /// Lanes that have ended.
+    /// Threads of lanes that have ended.
     ended: usize,
     rebalances: u64,
     failed: u64,
@@ -207,8 +207,8 @@ impl Elastic {
         self.tell(Event::BulkEnds);
     }
 
-    /// Notes that a lane has ended.
-    pub(super) fn lane_ended(&self) {
+    /// Notes that a lane's thread has ended.
+    pub(super) fn thread_ended(&self) {
         lock(&self.control).ended += 1;
         self.told.notify_one();
     }
@@ -223,11 +223,12 @@ impl Elastic {
         }
     }
 
-    /// Changes layouts until both lanes have ended, and leaves the SMs as they were at first.
+    /// Changes layouts until all threads of lanes have ended, and leaves the SMs as they were at first.
     pub(super) fn run(&self, engine: &Engine) {
         let bulk = engine.lane(Lane::Bulk);
+        let threads = engine.threads().count();
         let mut control = lock(&self.control);
-        while control.ended < Lane::ALL.len() {
+        while control.ended < threads {
             let epoch = control.epoch;
             drop(control);
             let view = view(engine);
@@ -262,7 +263,7 @@ impl Elastic {
                             continue;
                         }
                     }
-                    if control.ended == Lane::ALL.len() {
+                    if control.ended == threads {
                         break;
                     }
                     control.awaited = Some(event);
@@ -292,14 +293,10 @@ impl Elastic {
             LaneLayout::Fixed => self.layouts.restore(),
         };
         // They may be some other's.
-        let turned = catch_unwind(AssertUnwindSafe(turn));
+        let turned = panics::catch(turn);
         let result = match turned {
             Ok(result) => result.map_err(|error| error.to_string()),
-            Err(panic) => {
-                // Its drop may panic as well.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-                Err("the change of the layout panicked".to_owned())
-            }
+            Err(message) => Err(format!("the change of the layout panicked: {message}")),
         };
         match &result {
             Ok(()) => log::debug!("the lanes' layout is {layout:?} now"),
@@ -342,7 +339,7 @@ fn view(engine: &Engine) -> View {
     View {
         queries,
         bulk: !bulk.is_empty(),
-        bulk_batches: bulk.batches,
+        bulk_batches: bulk.batches(),
         dead: engine.dead.get().is_some(),
     }
 }

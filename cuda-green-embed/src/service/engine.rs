@@ -1,18 +1,19 @@
 //! The threads' work: submitting batches, waiting for them, answering requests. Any thread may do it: the caller's that
 //! adds a request or waits for one, or the lane's own.
 
+mod failures;
+
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock, PoisonError},
+    sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
 use super::{
-    batch::{Batch, Flying, Trouble, attempt, refuse},
+    batch::{Batch, Flying, attempt, refuse},
     elastic::Elastic,
     lane::{Counts, LaneCore},
     observe,
-    request::{Request, Times},
+    request::{NO_SEAT, Request},
     status::Lane,
 };
 use crate::{
@@ -88,17 +89,22 @@ impl Engine {
     fn launch(&self, core: &LaneCore, batch: Batch) {
         observe::launched(core, &batch);
         let packed = batch.packed();
-        let submitted = attempt(|| core.encoder.submit(&packed));
+        let seat = batch.seat;
+        let submitted = attempt(|| core.seats[seat].encoder.submit(&packed));
         let mut state = core.lock();
-        state.launching = false;
+        state.seats[seat].launching = false;
         match submitted {
             Ok(pending) => {
                 Counts::add(&core.counts.batches, 1);
-                state.flying.push_back(Flying { batch, pending });
-                let wake = !state.driving && (state.wanted || state.closing);
+                Counts::add(&core.seats[seat].batches, 1);
+                state.seats[seat]
+                    .flying
+                    .push_back(Flying { batch, pending });
+                let acts = state.wanted || state.closing || core.has_many_seats();
+                let wake = !state.seats[seat].driving && acts;
                 drop(state);
                 if wake {
-                    core.changed.notify_one();
+                    core.wake();
                 }
             }
             Err(trouble) => {
@@ -108,16 +114,28 @@ impl Engine {
         }
     }
 
-    /// Waits for the oldest batch, unless another thread does, and answers its requests. Returns whether it did.
-    pub(super) fn drive(&self, core: &LaneCore) -> bool {
+    /// Waits for the oldest batch of the GPU that has a request, unless another thread does, and answers its requests.
+    /// Returns whether it did.
+    pub(super) fn drive_for(&self, core: &LaneCore, request: &Request) -> bool {
+        // With one GPU, a request that waits in the queue is next when the oldest batch ends. With several, that may be
+        // the slowest GPU's batch, and the lane's threads are there.
+        let seat = match core.has_many_seats() {
+            true => request.seat.load(Ordering::Relaxed),
+            false => 0,
+        };
+        seat != NO_SEAT && self.drive(core, seat)
+    }
+
+    /// Waits for the oldest batch of a seat, unless another thread does, and answers its requests. Returns whether it did.
+    fn drive(&self, core: &LaneCore, seat: usize) -> bool {
         let mut state = core.lock();
-        if state.driving {
-            return false;
-        }
-        let Some(Flying { batch, pending }) = state.flying.pop_front() else {
+        let Some(of_seat) = state.seats.get_mut(seat).filter(|seat| !seat.driving) else {
             return false;
         };
-        state.driving = true;
+        let Some(Flying { batch, pending }) = of_seat.flying.pop_front() else {
+            return false;
+        };
+        of_seat.driving = true;
         drop(state);
         match attempt(|| pending.wait()) {
             Ok(vectors) => self.finish(core, batch, &vectors),
@@ -125,14 +143,14 @@ impl Engine {
         }
         self.launch_due(core);
         let mut state = core.lock();
-        state.driving = false;
+        state.seats[seat].driving = false;
         let left = !state.is_empty();
         // Whoever waits for the rest was not the one to wake the lane's thread.
         state.wanted |= left;
         let wake = left || state.closing;
         drop(state);
         if wake {
-            core.changed.notify_one();
+            core.wake();
         }
         true
     }
@@ -142,7 +160,8 @@ impl Engine {
         let missing = texts.saturating_sub(vectors.len());
         Counts::add(&core.counts.done, texts - missing);
         Counts::add(&core.counts.failed, missing);
-        self.ended(core, texts);
+        core.lock().seats[batch.seat].failures = 0;
+        self.ended(core, batch.seat, texts);
         // The GPU first: it has nothing to do.
         self.launch_due(core);
         let times = batch.deliver(vectors);
@@ -150,96 +169,15 @@ impl Engine {
         observe::embedded(core.lane, &times);
     }
 
-    /// Ends a batch that has no vectors: answers its requests, or keeps those that deserve another attempt.
-    fn fail(&self, core: &LaneCore, batch: Batch, trouble: Trouble) {
-        let texts = batch.texts();
-        match trouble {
-            Trouble::Text(text, error) if text < texts => {
-                let mut requests = batch.requests;
-                let bad = requests.remove(text);
-                Counts::add(&core.counts.failed, 1);
-                let error = error.of_text(bad.text);
-                bad.answer(Err(error), Times::default());
-                let rest = Batch {
-                    requests,
-                    failed_before: batch.failed_before,
-                    launched: batch.launched,
-                };
-                self.again(core, rest, texts);
-            }
-            Trouble::Text(_, error) | Trouble::Batch(error) => {
-                self.ended(core, texts);
-                Counts::add(&core.counts.failed, texts);
-                Self::refuse_all(batch.requests, error);
-            }
-            Trouble::Panic(panic) => {
-                // Some other's value, whose drop may panic as well.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-                log::error!("the encoder of the {} lane panicked", core.lane);
-                self.ended(core, texts);
-                Counts::add(&core.counts.failed, texts);
-                refuse(batch.requests, || Error::EncoderPanicked);
-            }
-            Trouble::Gpu(error) => match batch.failed_before {
-                None => {
-                    log::warn!(
-                        "the GPU failed a batch of the {} lane, which is tried once more: {error}",
-                        core.lane
-                    );
-                    let batch = Batch {
-                        failed_before: Some(Arc::new(error)),
-                        ..batch
-                    };
-                    self.again(core, batch, texts);
-                }
-                Some(first) => {
-                    // Before there is room for another batch, which might still succeed.
-                    self.die(&first);
-                    self.ended(core, texts);
-                    let first = self.dead.get().unwrap_or(&first);
-                    Counts::add(&core.counts.failed, texts);
-                    refuse(batch.requests, || dead(first));
-                }
-            },
-        }
-    }
-
-    /// Keeps a batch to be submitted again. It had so many texts before.
-    fn again(&self, core: &LaneCore, batch: Batch, texts: usize) {
-        let mut state = core.lock();
-        state.batches -= 1;
-        state.texts -= texts;
-        // Under the lock, as in `LaneCore::add`.
-        let wake = state.closing || state.wanted;
-        let Some(first) = self.dead.get() else {
-            if batch.texts() > 0 {
-                state.again.push_back(batch);
-            }
-            drop(state);
-            if wake {
-                core.changed.notify_one();
-            }
-            self.tell_ended(core);
-            return;
-        };
-        drop(state);
-        if wake {
-            core.changed.notify_one();
-        }
-        self.tell_ended(core);
-        Counts::add(&core.counts.failed, batch.texts());
-        refuse(batch.requests, || dead(first));
-    }
-
     /// Notes that a batch is no longer on the way. The lane's thread may have waited for that, to end or to go on.
-    fn ended(&self, core: &LaneCore, texts: usize) {
+    fn ended(&self, core: &LaneCore, seat: usize, texts: usize) {
         let mut state = core.lock();
-        state.batches -= 1;
+        state.seats[seat].batches -= 1;
         state.texts -= texts;
-        let wake = state.closing || state.wanted;
+        let wake = state.closing || state.wanted || core.has_many_seats();
         drop(state);
         if wake {
-            core.changed.notify_one();
+            core.wake();
         }
         self.tell_ended(core);
     }
@@ -248,51 +186,6 @@ impl Engine {
     fn tell_ended(&self, core: &LaneCore) {
         if let Some(elastic) = self.elastic.as_ref().filter(|_| core.lane == Lane::Bulk) {
             elastic.bulk_ended();
-        }
-    }
-
-    /// Answers all with one error.
-    fn refuse_all(requests: Vec<Arc<Request>>, error: Error) {
-        if let [only] = &requests[..] {
-            only.answer(Err(error.of_text(only.text)), Times::default());
-            return;
-        }
-        let error = Arc::new(error);
-        refuse(requests, || Error::BatchFailed {
-            error: Arc::clone(&error),
-        });
-    }
-
-    /// Fails all that wait or are on the way, in both lanes. The first cause counts.
-    fn die(&self, first: &Arc<Error>) {
-        if self.dead.set(Arc::clone(first)).is_err() {
-            return;
-        }
-        log::error!("the embedding service is dead: {first}");
-        for core in &self.lanes {
-            let mut state = core.lock();
-            let mut requests = Vec::new();
-            let mut pending = Vec::new();
-            for flying in std::mem::take(&mut state.flying) {
-                state.batches -= 1;
-                state.texts -= flying.batch.texts();
-                requests.extend(flying.batch.requests);
-                pending.push(flying.pending);
-            }
-            for batch in std::mem::take(&mut state.again) {
-                requests.extend(batch.requests);
-            }
-            for batch in state.queue.flush() {
-                requests.extend(batch.into_arrival_order());
-            }
-            drop(state);
-            Counts::add(&core.counts.failed, requests.len());
-            refuse(requests, || dead(first));
-            observe::queue_size(core);
-            core.changed.notify_one();
-            self.tell_ended(core);
-            // An encoder's own code.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(pending)));
         }
     }
 
@@ -310,34 +203,46 @@ impl Engine {
             drop(state);
             Counts::add(&core.counts.cancelled, requests.len());
             refuse(requests, || Error::ShutDown);
-            core.changed.notify_one();
+            core.wake();
         }
     }
 
-    /// Works for a lane until it is closed and empty. Sleeps while nobody wants it to: then callers do its work.
-    pub(super) fn run(&self, lane: Lane) {
-        self.serve(lane);
+    /// Returns a lane and a seat for each thread that the service has.
+    pub(super) fn threads(&self) -> impl Iterator<Item = (Lane, usize)> {
+        let seats = |core: &LaneCore| {
+            (0..core.seats.len()).map({
+                let lane = core.lane;
+                move |seat| (lane, seat)
+            })
+        };
+        self.lanes.iter().flat_map(seats)
+    }
+
+    /// Works for a seat until its lane is closed and empty. The only seat of a lane sleeps while nobody wants it to work:
+    /// then callers do.
+    pub(super) fn run(&self, lane: Lane, seat: usize) {
+        self.serve(self.lane(lane), seat);
         if let Some(elastic) = &self.elastic {
-            elastic.lane_ended();
+            elastic.thread_ended();
         }
     }
 
-    fn serve(&self, lane: Lane) {
-        let core = self.lane(lane);
+    fn serve(&self, core: &LaneCore, seat: usize) {
         let mut state = core.lock();
         loop {
-            let acts = state.wanted || state.closing;
+            let acts = state.wanted || state.closing || core.has_many_seats();
             // A dead service launches nothing: whoever found it dead is about to empty the queue, and needs the lock.
             let launches = acts && self.dead.get().is_none();
+            let driving = state.seats[seat].driving;
             if launches && core.can_launch_now(&state) {
                 drop(state);
                 self.launch_due(core);
                 state = core.lock();
-            } else if acts && !state.driving && !state.flying.is_empty() {
+            } else if acts && !driving && !state.seats[seat].flying.is_empty() {
                 drop(state);
-                self.drive(core);
+                self.drive(core, seat);
                 state = core.lock();
-            } else if state.is_empty() && !state.driving {
+            } else if state.is_empty() && !driving {
                 if state.closing {
                     return;
                 }

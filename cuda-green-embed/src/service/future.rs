@@ -128,7 +128,7 @@ impl Pending {
                 self.settle(answer);
                 continue;
             }
-            if engine.drive(core) {
+            if engine.drive_for(core, request) {
                 continue;
             }
             // Another thread waits for the GPU, or submits a batch, or the batch is not due.

@@ -10,9 +10,10 @@ use std::{
 };
 
 use super::{
-    batch::{Batch, Flying},
+    batch::Batch,
     request::Request,
-    status::{Lane, LaneStatus},
+    seat::{Seat, SeatState, common_limits},
+    status::{Lane, LaneStatus, ReplicaStatus},
 };
 use crate::{
     batch::{BatchAccumulator, BatchConfig, Ticket},
@@ -21,19 +22,22 @@ use crate::{
     lock::lock,
 };
 
-/// One lane: its encoder, its queue and what is on the way.
+/// One lane: its encoders, its queue and what is on the way.
 pub(super) struct LaneCore {
     pub(super) lane: Lane,
     /// The model's name, if it is one of several.
     pub(super) model: OnceLock<Arc<str>>,
-    pub(super) encoder: Arc<dyn Encoder>,
+    /// One for each GPU.
+    pub(super) seats: Vec<Seat>,
+    /// The error of the first GPU that failed.
+    pub(super) first_failure: OnceLock<Arc<Error>>,
     pub(super) limits: EncoderLimits,
     /// The most texts that may wait.
     pub(super) limit: usize,
-    /// The most batches on the way at a time.
+    /// The most batches on the way at a time, on each GPU.
     depth: usize,
     state: Mutex<State>,
-    /// Tells the lane's thread, and it alone, that there may be something to do.
+    /// Tells the lane's threads, and them alone, that there may be something to do.
     pub(super) changed: Condvar,
     /// Whether no batch must be submitted for now. Whoever sets it and then, under the lock, sees no batch on the way
     /// knows that none will be.
@@ -58,18 +62,13 @@ pub(super) struct State {
     reserved: usize,
     /// Batches to be launched again, before anything in the queue.
     pub(super) again: VecDeque<Batch>,
-    /// Whether a thread is submitting a batch. One at a time does, so batches are submitted in order.
-    pub(super) launching: bool,
-    /// Submitted batches, the oldest first, but for the one that is waited for.
-    pub(super) flying: VecDeque<Flying>,
-    /// Whether a thread waits for a batch. One at a time does, so batches are delivered in order.
-    pub(super) driving: bool,
+    /// One for each of the lane's seats.
+    pub(super) seats: Vec<SeatState>,
     /// Whether the lane's thread is to wait for batches, since somebody wants vectors who cannot.
     pub(super) wanted: bool,
     /// Whether nothing is added any more.
     pub(super) closing: bool,
-    /// The batches and texts that were taken from the queue and have not ended.
-    pub(super) batches: usize,
+    /// The texts that were taken from the queue and have not ended.
     pub(super) texts: usize,
 }
 
@@ -89,11 +88,11 @@ impl Counts {
 impl LaneCore {
     pub(super) fn new(
         lane: Lane,
-        encoder: Arc<dyn Encoder>,
+        encoders: Vec<Arc<dyn Encoder>>,
         config: BatchConfig,
         depth: usize,
     ) -> Result<Self> {
-        let mut limits = encoder.limits();
+        let mut limits = common_limits(&encoders)?;
         let mut config = config.within(limits);
         // A short queue is no error: its batches are short as well.
         config.max_batch_size = config.max_batch_size.min(config.max_pending.max(1));
@@ -105,20 +104,18 @@ impl LaneCore {
             model: OnceLock::new(),
             limit: config.max_pending,
             limits,
-            encoder,
             depth,
             state: Mutex::new(State {
                 queue: BatchAccumulator::new(config)?,
                 reserved: 0,
                 again: VecDeque::new(),
-                launching: false,
-                flying: VecDeque::new(),
-                driving: false,
+                seats: encoders.iter().map(|_| SeatState::default()).collect(),
                 wanted: false,
                 closing: false,
-                batches: 0,
                 texts: 0,
             }),
+            seats: encoders.into_iter().map(Seat::new).collect(),
+            first_failure: OnceLock::new(),
             changed: Condvar::new(),
             hold: AtomicBool::new(false),
             counts: Counts::default(),
@@ -127,6 +124,20 @@ impl LaneCore {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Returns whether it has several GPUs. Then its threads always wait for batches, one for each GPU, so that no GPU's
+    /// batch is waited for in front of another's.
+    pub(super) fn has_many_seats(&self) -> bool {
+        self.seats.len() > 1
+    }
+
+    /// Wakes the lane's threads.
+    pub(super) fn wake(&self) {
+        match self.has_many_seats() {
+            true => self.changed.notify_all(),
+            false => self.changed.notify_one(),
+        }
     }
 
     /// Reserves places in the queue for so many texts, all or none.
@@ -194,9 +205,12 @@ impl LaneCore {
     pub(super) fn take_due(&self, dead: &OnceLock<Arc<Error>>) -> Due {
         let mut due = Due::default();
         let mut state = self.lock();
-        while due.batch.is_none() && state.can_launch(self) && dead.get().is_none() {
+        while due.batch.is_none() && dead.get().is_none() {
             let now = Instant::now();
-            let Some(mut batch) = state.next_due(now) else {
+            let Some(seat) = state.free_seat(self) else {
+                break;
+            };
+            let Some(mut batch) = state.next_due(now, seat) else {
                 break;
             };
             let (wanted, abandoned): (Vec<_>, Vec<_>) = batch
@@ -212,9 +226,14 @@ impl LaneCore {
                 continue;
             }
             batch.launched = now;
-            state.launching = true;
-            state.batches += 1;
+            batch.seat = seat;
+            for request in &batch.requests {
+                request.seat.store(seat, Ordering::Relaxed);
+            }
             state.texts += batch.texts();
+            let seat = &mut state.seats[seat];
+            seat.launching = true;
+            seat.batches += 1;
             due.batch = Some(batch);
         }
         due
@@ -248,10 +267,10 @@ impl LaneCore {
     pub(super) fn want(&self) {
         let mut state = self.lock();
         state.wanted = true;
-        let wake = !state.driving;
+        let wake = state.seats.iter().any(|seat| !seat.driving);
         drop(state);
         if wake {
-            self.changed.notify_one();
+            self.wake();
         }
     }
 
@@ -276,45 +295,84 @@ impl LaneCore {
         }
     }
 
+    /// Notes that a GPU failed a batch. Returns the number of batches that it failed in a row, or 0 if no other GPU could
+    /// have them.
+    pub(super) fn note_failure(&self, seat: usize) -> usize {
+        let mut state = self.lock();
+        state.seats[seat].failures += 1;
+        let mut others = state.seats.iter().enumerate();
+        match others.any(|(other, of_other)| other != seat && !of_other.retired) {
+            true => state.seats[seat].failures,
+            false => 0,
+        }
+    }
+
+    /// Returns the figures of one GPU.
+    pub(super) fn replica(&self, seat: usize, sms: Option<u32>) -> ReplicaStatus {
+        let on_the_way = self.lock().seats.get(seat).map_or(0, |seat| seat.batches);
+        let seat = self.seats.get(seat);
+        ReplicaStatus {
+            sms,
+            batches: seat.map_or(0, |seat| seat.batches.load(Ordering::Relaxed)),
+            on_the_way,
+            failed: seat.and_then(|seat| seat.retired.get().map(ToString::to_string)),
+        }
+    }
+
     /// Returns whether a batch is due and has room.
     pub(super) fn can_launch_now(&self, state: &State) -> bool {
-        state.can_launch(self) && state.is_due(Instant::now())
+        let seat = state.free_seat(self);
+        seat.is_some_and(|seat| state.is_due(Instant::now(), seat))
     }
 }
 
 impl State {
-    fn can_launch(&self, core: &LaneCore) -> bool {
-        !self.launching && self.batches < core.depth && !core.hold.load(Ordering::Acquire)
+    /// Returns the seat that the next batch goes to: of those with room, the one with the fewest batches. A batch that a
+    /// seat has failed goes to another if that has room as well.
+    fn free_seat(&self, core: &LaneCore) -> Option<usize> {
+        if core.hold.load(Ordering::Acquire) {
+            return None;
+        }
+        let next = self.again.front();
+        let has_failed = |seat| next.is_some_and(|batch| batch.has_failed_on(seat));
+        let seats = self.seats.iter().enumerate();
+        let free =
+            seats.filter(|(_, seat)| !seat.retired && !seat.launching && seat.batches < core.depth);
+        let best = free.min_by_key(|(index, seat)| (has_failed(*index), seat.batches));
+        best.map(|(index, _)| index)
     }
 
-    /// Returns whether something is to be launched as soon as there is room.
-    fn is_due(&self, now: Instant) -> bool {
+    /// Returns whether something is to be launched on a seat that has room.
+    fn is_due(&self, now: Instant, seat: usize) -> bool {
         let waits = !self.queue.is_empty();
-        !self.again.is_empty()
-            || (waits && (self.closing || self.queue.should_flush(now, self.batches == 0)))
+        let idle = self.seats[seat].batches == 0;
+        !self.again.is_empty() || (waits && (self.closing || self.queue.should_flush(now, idle)))
     }
 
-    fn next_due(&mut self, now: Instant) -> Option<Batch> {
+    fn next_due(&mut self, now: Instant, seat: usize) -> Option<Batch> {
         if let Some(batch) = self.again.pop_front() {
             return Some(batch);
         }
-        if !self.is_due(now) {
+        if !self.is_due(now, seat) {
             return None;
         }
         let collected = self.queue.next_batch()?;
         Some(Batch::new(collected.into_items()))
     }
 
+    /// Returns the number of batches that were taken from the queue and have not ended.
+    pub(super) fn batches(&self) -> usize {
+        self.seats.iter().map(|seat| seat.batches).sum()
+    }
+
     /// Returns whether nothing waits and nothing is on the way.
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.again.is_empty() && self.batches == 0
+        self.queue.is_empty() && self.again.is_empty() && self.batches() == 0
     }
 
     /// Returns the time at which a batch is due though nothing else happens.
     pub(super) fn next_deadline(&self, core: &LaneCore) -> Option<Instant> {
-        if self.can_launch(core) {
-            return self.queue.next_deadline();
-        }
-        None
+        self.free_seat(core)?;
+        self.queue.next_deadline()
     }
 }

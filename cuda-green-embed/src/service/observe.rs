@@ -167,6 +167,14 @@ pub(super) fn export(status: &super::EmbedderStatus, engine: &super::engine::Eng
         counter!("cuda_green_embed_rebalances").absolute(elastic.rebalances);
         counter!("cuda_green_embed_failed_rebalances").absolute(elastic.failed);
     }
+    for (index, gpu) in status.gpus.iter().enumerate() {
+        for lane in Lane::ALL {
+            let mut labels = labels(engine.lane(lane));
+            labels.push(Label::new("gpu", index.to_string()));
+            let failed = gpu.lane(lane).failed.is_some();
+            gauge!("cuda_green_embed_gpu_failed", labels).set(flag(failed));
+        }
+    }
     for lane in Lane::ALL {
         let figures = status.lane(lane);
         if let Some(sms) = figures.sms {

@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Mutex,
+    sync::{Mutex, atomic::AtomicUsize},
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
@@ -22,6 +22,9 @@ pub(crate) fn is_waking() -> bool {
     WAKING.get()
 }
 
+/// The seat of a request that waits.
+pub(super) const NO_SEAT: usize = usize::MAX;
+
 /// The tokens of one text, and the place for its vector.
 pub(super) struct Request {
     pub(super) tokens: Vec<u32>,
@@ -31,6 +34,8 @@ pub(super) struct Request {
     pub(super) arrived: Instant,
     pub(super) tokenized_in: Duration,
     pub(super) trace: Trace,
+    /// The seat that it was submitted to last; [`NO_SEAT`] before.
+    pub(super) seat: AtomicUsize,
     slot: Mutex<Slot>,
 }
 
@@ -73,6 +78,7 @@ impl Request {
             arrived: Instant::now(),
             tokenized_in,
             trace,
+            seat: AtomicUsize::new(NO_SEAT),
             slot: Mutex::new(Slot::Waiting(None)),
         }
     }

@@ -66,6 +66,46 @@ pub struct EmbedderStatus {
     pub interactive: LaneStatus,
     /// The bulk lane.
     pub bulk: LaneStatus,
+    /// The GPUs, in the order in which they were given.
+    pub gpus: Vec<GpuStatus>,
+}
+
+/// The figures of one GPU of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct GpuStatus {
+    /// The ordinal of the device, if the service knows.
+    pub device: Option<u32>,
+    /// The interactive lane's part in it.
+    pub interactive: ReplicaStatus,
+    /// The bulk lane's part in it.
+    pub bulk: ReplicaStatus,
+}
+
+/// The figures of a lane on one GPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ReplicaStatus {
+    /// The lane's SMs there, if the service knows.
+    pub sms: Option<u32>,
+    /// Batches that were submitted there.
+    pub batches: u64,
+    /// Batches that are on the way there.
+    pub on_the_way: usize,
+    /// The error for which it gets no work any more.
+    pub failed: Option<String>,
+}
+
+impl GpuStatus {
+    /// Returns the figures of a lane.
+    pub fn lane(&self, lane: Lane) -> &ReplicaStatus {
+        match lane {
+            Lane::Interactive => &self.interactive,
+            Lane::Bulk => &self.bulk,
+        }
+    }
 }
 
 /// The figures of one lane, in texts unless they say otherwise. Each text that was taken is queued, on the way, or
@@ -123,6 +163,13 @@ impl fmt::Display for EmbedderStatus {
         }
         for lane in Lane::ALL {
             write!(f, "\n{lane:<11}  {}", self.lane(lane))?;
+        }
+        for (index, gpu) in self.gpus.iter().enumerate() {
+            for lane in Lane::ALL {
+                if let Some(error) = &gpu.lane(lane).failed {
+                    write!(f, "\nGPU {index} failed in the {lane} lane: {error}")?;
+                }
+            }
         }
         Ok(())
     }

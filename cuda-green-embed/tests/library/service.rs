@@ -6,6 +6,7 @@ pub mod gated;
 mod gpu;
 mod lists;
 mod model;
+mod replicas;
 mod states;
 mod threads;
 

@@ -36,6 +36,45 @@ impl LaneLayouts for Lending {
     }
 }
 
+/// The layouts of several GPUs.
+struct Together(Vec<Arc<dyn LaneLayouts>>);
+
+impl LaneLayouts for Together {
+    fn widen(&self) -> Result<()> {
+        self.each(|one| one.widen())
+    }
+
+    fn restore(&self) -> Result<()> {
+        self.each(|one| one.restore())
+    }
+}
+
+impl Together {
+    /// Changes all, also if some cannot: a GPU that has failed must not keep the others in their layout. Either layout
+    /// is a right one for each GPU, and either change is none where it was made before.
+    fn each(&self, turn: impl Fn(&dyn LaneLayouts) -> Result<()>) -> Result<()> {
+        let mut results: Vec<Result<()>> = self.0.iter().map(|one| turn(&**one)).collect();
+        if let Some(done) = results.iter().position(Result::is_ok) {
+            for error in results.iter().filter_map(|result| result.as_ref().err()) {
+                log::warn!("the layout of one GPU's lanes stays: {error}");
+            }
+            return results.swap_remove(done);
+        }
+        results.pop().unwrap_or(Ok(()))
+    }
+}
+
+/// Returns the layouts of several GPUs as one.
+pub(in crate::service) fn together(mut layouts: Vec<Arc<dyn LaneLayouts>>) -> Arc<dyn LaneLayouts> {
+    match layouts.pop() {
+        Some(only) if layouts.is_empty() => only,
+        last => {
+            layouts.extend(last);
+            Arc::new(Together(layouts))
+        }
+    }
+}
+
 impl ElasticOptions {
     /// Divides the device between the lanes.
     pub(in crate::service) fn partition(&self, manager: &SmPartitionManager) -> Result<()> {

@@ -14,14 +14,14 @@ use cuda_green_embed::{
 
 use crate::{service::block_on, support::SmallModel};
 
-const HEAD: ModelHead = ModelHead {
+pub const HEAD: ModelHead = ModelHead {
     pooling: Pooling::Mean,
     normalize: true,
     max_length: 20,
 };
 
 /// Returns a model that the GPU's encoder can run.
-fn config() -> BertConfig {
+pub fn config() -> BertConfig {
     let mut config = BertConfig::of(64, 2, 2);
     config.intermediate_size = 128;
     config.vocabulary = 100;

@@ -34,6 +34,15 @@ pub struct GatedService {
 
 impl GatedService {
     pub fn new(opens_at: usize, queue_limit: usize) -> Self {
+        Self::with_hook(opens_at, queue_limit, |_| {})
+    }
+
+    /// Makes one whose tokeniser calls a hook with the number of the text, from 1.
+    pub fn with_hook(
+        opens_at: usize,
+        queue_limit: usize,
+        hook: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Self {
         let gate = Arc::new(Gate {
             state: Mutex::new(State { sent: 0, opens_at }),
             opened: Condvar::new(),
@@ -46,7 +55,12 @@ impl GatedService {
         };
         let counting = Arc::clone(&gate);
         let builder = Embedder::builder().tokenize_with(move |_| {
-            counting.change(|state| state.sent += 1);
+            let mut number = 0;
+            counting.change(|state| {
+                state.sent += 1;
+                number = state.sent;
+            });
+            hook(number);
             Ok(vec![1, 2, 3])
         });
         let builder = builder.queue_limit(Lane::Interactive, queue_limit);

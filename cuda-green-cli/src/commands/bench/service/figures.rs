@@ -224,3 +224,72 @@ pub fn background_kept(row: &Row, floods: &[FloodAlone]) -> Option<f64> {
     let alone = floods.iter().find(|alone| Some(alone.flood) == row.flood)?;
     Some(row.flood_per_s? / alone.whole_gpu_per_s)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::bench::service::outcome::record;
+
+    fn row(placement: Placement, flood: Option<FloodKind>, us: u64, clock: f64) -> Row {
+        let mut outcome = Outcome::new(Duration::from_secs(1)).unwrap();
+        record(&mut outcome.answered, Duration::from_micros(us));
+        Row {
+            placement,
+            flood,
+            latencies: Latencies::of(&outcome, &[outcome.at(0.99)]),
+            flood_per_s: flood.map(|_| 450.0),
+            readings: Some(Readings {
+                sm_clock_mhz: clock,
+                watts: 700.0,
+            }),
+            ratios: None,
+        }
+    }
+
+    #[test]
+    fn rows_are_held_against_the_queries_and_the_flood_alone() {
+        let matrix = Some(FloodKind::Matrix);
+        let mut rows = [
+            row(Placement::AloneOnWholeGpu, None, 100, 2_000.0),
+            row(Placement::AloneInPartition, None, 120, 2_000.0),
+            row(Placement::Partitions, matrix, 150, 1_600.0),
+        ];
+        let floods = [FloodAlone {
+            flood: FloodKind::Matrix,
+            what: String::new(),
+            unit: String::new(),
+            whole_gpu_per_s: 600.0,
+            rest_per_s: 500.0,
+            readings: None,
+        }];
+        compare(&mut rows, &floods);
+        let ratios = rows[2].ratios.unwrap();
+        let near = |found: Option<f64>, expected: f64| {
+            assert!((found.unwrap() / expected - 1.0).abs() < 2e-3, "{found:?}");
+        };
+        near(ratios.p99_to_partition, 1.25);
+        // At 2,000 MHz, the 150 µs at 1,600 MHz would be 120.
+        near(ratios.p99_to_partition_at_its_clock, 1.0);
+        near(ratios.p99_to_whole_gpu, 1.5);
+        near(ratios.background_kept, 0.75);
+        assert_eq!(rows[0].ratios.unwrap().background_kept, None);
+        near(rows[1].ratios.unwrap().p99_to_partition, 1.0);
+    }
+
+    #[test]
+    fn without_a_clock_there_is_no_ratio_at_its_clock() {
+        let mut rows = [
+            row(Placement::AloneInPartition, None, 120, 2_000.0),
+            row(Placement::Partitions, Some(FloodKind::Matrix), 150, 1_600.0),
+        ];
+        rows[1].readings = None;
+        compare(&mut rows, &[]);
+        let ratios = rows[1].ratios.unwrap();
+        assert!(ratios.p99_to_partition.is_some());
+        assert_eq!(ratios.p99_to_partition_at_its_clock, None);
+        assert_eq!(
+            (ratios.p99_to_whole_gpu, ratios.background_kept),
+            (None, None)
+        );
+    }
+}

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    SetUp,
-    figures::{Latencies, OpenRow, Row, max_us, microseconds},
+    figures::{Capacity, Latencies, OpenRow, Row, max_us, microseconds},
     floods::FloodKind,
     outcome::{Outcome, quantile},
     placements::Home,
+    turns::{SetUp, set_ups},
     watch::{Readings, Sum},
 };
 
@@ -19,8 +19,8 @@ pub struct Pace {
 }
 
 /// The answers by set-up and rate, and the floods' paces alone.
-#[derive(Default)]
 pub struct Measured {
+    pub capacity: Vec<Capacity>,
     cells: Vec<Cell>,
     paces: Vec<(FloodKind, Home, Mean)>,
 }
@@ -73,6 +73,14 @@ pub fn name((placement, flood): SetUp) -> String {
 }
 
 impl Measured {
+    pub fn new(capacity: Vec<Capacity>) -> Self {
+        Self {
+            capacity,
+            cells: Vec::new(),
+            paces: Vec::new(),
+        }
+    }
+
     /// Adds the pace of a flood alone.
     pub fn add_pace(&mut self, flood: FloodKind, home: Home, pace: Pace) {
         let found = self
@@ -159,7 +167,7 @@ impl Measured {
 
     /// Returns the cells in the order of set-ups and rates, whatever was measured first.
     fn sorted(&self) -> Vec<&Cell> {
-        let order = super::set_ups();
+        let order = set_ups();
         let mut cells: Vec<_> = self.cells.iter().collect();
         cells.sort_by_key(|cell| {
             let set_up = order.iter().position(|set_up| *set_up == cell.set_up);

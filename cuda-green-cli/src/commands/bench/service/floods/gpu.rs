@@ -162,7 +162,7 @@ impl Sources {
         let training = self.sizes.training;
         match kind {
             FloodKind::Matrix => format!("{0} × {0} × {0} in bf16, cuBLASLt", self.sizes.matrix),
-            FloodKind::Copies => format!("{} bytes, device to device", self.sizes.copy),
+            FloodKind::Copies => format!("{} KiB, device to device", self.sizes.copy >> 10),
             FloodKind::Training => training.describe(),
             FloodKind::Bulk => "lists of texts that are tokenised, in the bulk lane".to_owned(),
             FloodKind::Tiny => "one empty block each".to_owned(),
