@@ -86,7 +86,7 @@ impl EmbedderBuilder {
         self
     }
 
-    /// Sets the pool that the weights come from; by default that of the context [`Embedding`](ContextId::Embedding).
+    /// Sets the pool that the weights come from; by default that of the context [`Embedding`](cuda_green::ContextId::Embedding).
     #[must_use]
     pub fn pool(mut self, pool: &GpuMemoryPool) -> Self {
         self.pool = Some(pool.clone());
