@@ -12,6 +12,7 @@
 //! | `floods.rs` | the background work |
 //! | `placements.rs` | the contexts and priorities of both |
 //! | `elastic.rs` | lanes whose SMs follow the load |
+//! | `several_gpus.rs` | a service on several GPUs |
 //! | `watch.rs` | the GPU's clock and power |
 //! | `turns.rs`, `lengths.rs`, `measured.rs` | what is measured when, for how long, and what came of it |
 //! | `report.rs`, `figures.rs`, `goals.rs`, `table.rs`, `picture.rs` | the figures, and how they are shown |
@@ -31,6 +32,7 @@ mod picture;
 mod placements;
 mod report;
 mod schedule;
+mod several_gpus;
 mod table;
 mod task;
 mod texts;
@@ -73,6 +75,7 @@ pub fn measure(work: &Work<'_>, options: &ServiceBench) -> anyhow::Result<Servic
     let bench = Bench::new(&setup, &model, sizes, &lengths, &texts)?;
     let measured = bench.measure()?;
     let mut figures = report::report(&bench, measured);
+    let senders = figures.setting.senders;
     work.progress.set_message("elastic lanes");
     // Elastic lanes make partitions of their own, so the others must be gone.
     drop(bench);
@@ -81,6 +84,11 @@ pub fn measure(work: &Work<'_>, options: &ServiceBench) -> anyhow::Result<Servic
         figures.goals = goals::goals(&figures.one_caller, &figures.within_bound, &elastic);
     }
     figures.elastic = Some(elastic);
+    work.progress.set_message("several GPUs");
+    figures.several_gpus = several_gpus::measure(&setup, sizes, &texts, &lengths, senders)?;
+    if let (false, Some(row)) = (figures.goals.is_empty(), figures.several_gpus.get(1)) {
+        figures.goals.push(goals::two_gpus(row));
+    }
     figures.setting.seconds = begin.elapsed().as_secs_f64();
     Ok(figures)
 }

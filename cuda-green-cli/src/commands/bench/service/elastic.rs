@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     closed_loop,
     figures::{FloodAlone, Latencies},
-    floods::{BulkFlood, Flood, FloodKind},
+    floods::{BulkFlood, Flood, FloodKind, THREADS},
     lengths::Lengths,
     outcome::Outcome,
     placements::{LaneSizes, PARTITION},
@@ -100,6 +100,7 @@ pub fn measure(
         let bulk = BulkFlood {
             embedder: &embedder,
             lists: &texts.lists,
+            threads: THREADS,
         };
         Flood::Bulk(&bulk).beside(lengths.settle, |progress| {
             let wait = || {

@@ -10,6 +10,7 @@ use super::{
     goals::Goal,
     outcome::{Outcome, Times},
     placements::Placement,
+    several_gpus::ReplicasRow,
     watch::Readings,
 };
 
@@ -28,6 +29,9 @@ pub struct ServiceFigures {
     /// The highest rates whose p99 keeps the bound beside matrix products, and alone.
     pub within_bound: Vec<WithinBound>,
     pub elastic: Option<ElasticFigures>,
+    /// Empty on a machine with one GPU.
+    #[serde(default)]
+    pub several_gpus: Vec<ReplicasRow>,
     /// Empty on a simulated driver.
     #[serde(default)]
     pub goals: Vec<Goal>,

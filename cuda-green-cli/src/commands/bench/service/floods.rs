@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use bulk::BulkFlood;
+pub use bulk::{BulkFlood, THREADS};
 pub use gpu::{GpuFlood, Sources};
 use serde::{Deserialize, Serialize};
 
@@ -118,7 +118,7 @@ impl Flood<'_> {
     fn threads(&self) -> usize {
         match self {
             Self::Gpu(_) => 1,
-            Self::Bulk(_) => bulk::THREADS,
+            Self::Bulk(flood) => flood.threads,
         }
     }
 

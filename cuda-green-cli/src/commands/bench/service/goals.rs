@@ -7,6 +7,7 @@ use super::{
     figures::{Ratios, Row, WithinBound},
     floods::FloodKind,
     placements::Placement,
+    several_gpus::ReplicasRow,
 };
 
 /// A goal and the figure that it is for.
@@ -120,6 +121,17 @@ pub fn goals(
     );
     of_elastic("elastic: first query's p99 / the usual", first, 2.0, true);
     goals
+}
+
+/// Returns the goal for a service on two GPUs.
+pub fn two_gpus(row: &ReplicasRow) -> Goal {
+    Goal {
+        what: "bulk embedding on two GPUs / one".to_owned(),
+        found: row.bulk_to_one,
+        or_more: false,
+        bound: 1.9,
+        at_most: false,
+    }
 }
 
 /// Compares the rate within the bound with the better of plain streams and priorities. Where neither keeps the bound at

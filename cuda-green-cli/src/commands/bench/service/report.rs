@@ -65,6 +65,7 @@ pub fn report(bench: &Bench<'_>, measured: Measured) -> ServiceFigures {
         open_loop,
         within_bound,
         elastic: None,
+        several_gpus: Vec::new(),
         goals: Vec::new(),
     }
 }

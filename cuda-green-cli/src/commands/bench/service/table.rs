@@ -30,7 +30,7 @@ impl Figures for ServiceFigures {
             };
             table += &format!("{:<42} {rate:>24}\n", row.placement.name());
         }
-        table + &self.elastic() + &self.goals()
+        table + &self.elastic() + &self.several_gpus() + &self.goals()
     }
 }
 
@@ -89,6 +89,26 @@ impl ServiceFigures {
                 let [p50, p99] = [times.p50_us, times.p99_us].map(time);
                 table += &format!("{name:<42} p50 {p50}, p99 {p99}\n");
             }
+        }
+        table
+    }
+
+    fn several_gpus(&self) -> String {
+        if self.several_gpus.is_empty() {
+            return String::new();
+        }
+        let mut table = format!(
+            "\n{:<8} {:>14} {:>14} {:>10} {:>10}\n",
+            "GPUs", "bulk, texts/s", "queries/s", "beside:p50", "p99"
+        );
+        for row in &self.several_gpus {
+            let [p50, p99] = [row.queries.p50_us, row.queries.p99_us].map(time);
+            table += &format!(
+                "{:<8} {:>14} {:>14} {p50:>10} {p99:>10}\n",
+                row.gpus,
+                number(row.bulk_per_s),
+                number(row.queries_per_s)
+            );
         }
         table
     }

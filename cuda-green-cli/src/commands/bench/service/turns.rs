@@ -7,7 +7,7 @@ use cuda_green_embed::BertModel;
 use super::{
     closed_loop,
     figures::Capacity,
-    floods::{BulkFlood, Flood, FloodKind, GpuFlood, Progress, Sources},
+    floods::{BulkFlood, Flood, FloodKind, GpuFlood, Progress, Sources, THREADS},
     lengths::Lengths,
     measured::{self, Measured, Pace, Rate},
     open_loop,
@@ -205,6 +205,7 @@ impl<'a> Bench<'a> {
                 bulk = BulkFlood {
                     embedder: self.services.of(placement)?,
                     lists: &self.texts.lists,
+                    threads: THREADS,
                 };
                 Flood::Bulk(&bulk)
             }

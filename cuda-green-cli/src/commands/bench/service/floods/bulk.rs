@@ -6,13 +6,15 @@ use cuda_green_embed::{EmbedBatchFuture, Embedder};
 
 use super::{OUTSTANDING, Progress};
 
-/// The threads that submit lists: one alone would not keep a GPU busy.
+/// The threads for one GPU: one alone would not keep it busy.
 pub const THREADS: usize = 2;
 
 /// Lists of texts, tokenised before, that go through the bulk lane of a service again and again.
 pub struct BulkFlood<'a> {
     pub embedder: &'a Embedder,
     pub lists: &'a [Vec<Vec<u32>>],
+    /// The threads that submit them.
+    pub threads: usize,
 }
 
 impl BulkFlood<'_> {
