@@ -190,9 +190,9 @@ pub enum Error {
         /// The names of all models.
         names: Vec<String>,
     },
-    /// A waker asked for a model that is not loaded. Loading would hold up the other requests of the batch that the waker
+    /// A waker asked for a model that is not loaded, or to evict one. Loading would hold up the other requests of the batch that the waker
     /// belongs to, and might wait for them.
-    #[error("a waker cannot load a model; load it on another thread")]
+    #[error("a waker cannot load or evict a model; do it on another thread")]
     LoadInWaker,
     /// A stage of a pipeline refused a text.
     #[error("{stage}: {error}")]

@@ -293,8 +293,8 @@ fn embedding(_: &CudaDevice, _: bool, _: &ProgressBar) -> anyhow::Result<Result<
 fn drawn(map: &Map, page: &mut Page) {
     if map.is_isolated() {
         page.line(
-            "A request takes longer in a partition, which has fewer SMs than the GPU. Background work does not change that, \
-             because it runs on other SMs:",
+            "A request takes longer in a partition, which has fewer SMs than the GPU. Background work on other SMs does not \
+             change that, but for the memory, the caches and the clock, which all SMs share:",
         );
     } else {
         page.line(format!(

@@ -45,11 +45,15 @@ impl CublasLt {
         let events = [Event::timed(&self.device)?, Event::timed(&self.device)?];
         let time = |product: &Product| time(stream, &events, || launch(product));
         let mut best = (time(&first)?, first);
-        for target in [Some(filled), None] {
-            let other = self.product(shape, workspace_bytes, target)?;
-            let took = time(&other)?;
-            if took < best.0 {
-                best = (took, other);
+        for target in [Some(filled.max(1)), None] {
+            // The first way is there already, so another one may be refused.
+            let Ok(other) = self.product(shape, workspace_bytes, target) else {
+                continue;
+            };
+            match time(&other) {
+                Ok(took) if took < best.0 => best = (took, other),
+                Ok(_) => {}
+                Err(error) => log::debug!("a product told of {target:?} SMs: {error}"),
             }
         }
         Ok(best.1)

@@ -253,8 +253,11 @@ impl ModelLibrary {
     /// that are on the way.
     ///
     /// # Errors
-    /// [`Error::NoSuchModel`]; [`Error::Gpu`] with [`ModelInUse`](cuda_green::Error::ModelInUse).
+    /// [`Error::NoSuchModel`]; [`Error::Gpu`] with [`ModelInUse`](cuda_green::Error::ModelInUse); [`Error::LoadInWaker`].
     pub fn evict(&self, name: &str) -> Result<u64> {
+        if is_waking() {
+            return Err(Error::LoadInWaker);
+        }
         match self.slots.evict(&self.model(Some(name))?.spec.name) {
             Err(cuda_green::Error::NoSuchModel { .. }) => Ok(0),
             evicted => Ok(evicted?),

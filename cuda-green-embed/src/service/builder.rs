@@ -174,7 +174,8 @@ impl EmbedderBuilder {
     /// A manager without contexts is divided between the two lanes. In one with contexts, such as a quad partition,
     /// `Embedding` lends its SMs to `Dream`, and the others keep theirs. The service changes the layout as it sees fit, and
     /// gives each context what it was created with when queries come, so do not rebalance the manager besides, and let
-    /// one service at most of a manager be elastic.
+    /// one service at most of a manager be elastic. `Dream` is to have no other work: queries that come after the SMs went
+    /// back would wait for it.
     ///
     /// Where SMs cannot change hands (before CUDA 12.5, in one context, or if the interactive lane has nothing to lend),
     /// the layout stays fixed; a warning is logged, and the [status](super::Embedder::status) has the reason.

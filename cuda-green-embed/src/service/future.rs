@@ -169,6 +169,10 @@ impl Drop for Pending {
             (2.., _) => core.cancel_abandoned(),
             _ => {}
         }
+        if given_up > 0 {
+            // What is on the way is to end though nobody waits for it any more.
+            core.want();
+        }
     }
 }
 
@@ -202,7 +206,7 @@ impl EmbedBatchFuture {
     }
 
     /// Waits for the vectors. The thread serves others' requests meanwhile if that is the fastest way. On a runtime's
-    /// thread, await it instead.
+    /// thread, await it instead. Must not be called by a waker: the thread that wakes may be the one to answer.
     ///
     /// # Errors
     /// As [`LaneHandle::embed_batch`](crate::LaneHandle::embed_batch).
@@ -249,7 +253,7 @@ impl EmbedFuture {
     }
 
     /// Waits for the vector. The thread serves others' requests meanwhile if that is the fastest way. On a runtime's
-    /// thread, await it instead.
+    /// thread, await it instead. Must not be called by a waker: the thread that wakes may be the one to answer.
     ///
     /// # Errors
     /// As [`LaneHandle::embed`](crate::LaneHandle::embed).

@@ -219,7 +219,10 @@ impl LaneCore {
                 .partition(|one| !one.is_abandoned());
             Counts::add(&self.counts.cancelled, abandoned.len());
             let (late, rest): (Vec<_>, Vec<_>) =
-                wanted.into_iter().partition(|request| request.is_late(now));
+                // One that was submitted in time and is tried again is not late.
+                wanted
+                    .into_iter()
+                    .partition(|one| !one.was_submitted() && one.is_late(now));
             due.late.extend(late);
             batch.requests = rest;
             if batch.requests.is_empty() {

@@ -3,14 +3,20 @@
 use std::{
     cell::Cell,
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, atomic::AtomicUsize},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
 use super::observe::Trace;
-use crate::{error::Error, error::Result, lock::lock};
+use crate::{
+    error::{Error, Result},
+    lock::lock,
+    panics,
+};
 
 thread_local! {
     static WAKING: Cell<bool> = const { Cell::new(false) };
@@ -95,11 +101,12 @@ impl Request {
         drop(slot);
         if let Some(waker) = waker {
             // A waker is the caller's code; the others of the batch are still to be answered.
-            WAKING.set(true);
-            let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-            WAKING.set(false);
-            if woken.is_err() {
-                log::error!("the waker of an embedding request panicked");
+            // It may poll a task that wakes another one.
+            let before = WAKING.replace(true);
+            let woken = panics::catch(|| waker.wake());
+            WAKING.set(before);
+            if let Err(message) = woken {
+                log::error!("the waker of an embedding request panicked: {message}");
             }
         }
     }
@@ -159,6 +166,11 @@ impl Request {
 
     pub(super) fn is_abandoned(&self) -> bool {
         matches!(*lock(&self.slot), Slot::Abandoned)
+    }
+
+    /// Returns whether it was in a batch that was submitted, or that was about to be.
+    pub(super) fn was_submitted(&self) -> bool {
+        self.seat.load(Ordering::Relaxed) != NO_SEAT
     }
 
     pub(super) fn is_late(&self, now: Instant) -> bool {

@@ -122,7 +122,7 @@ pub struct LaneStatus {
     pub on_the_way: usize,
     /// Texts whose vectors were computed, also if nobody waited for them any more.
     pub done: u64,
-    /// Texts that ended with an error after they had been queued, but for those below.
+    /// Texts that ended with an error, that of the tokeniser included, but for those below.
     pub failed: u64,
     /// Texts that were given up before they were submitted.
     pub cancelled: u64,

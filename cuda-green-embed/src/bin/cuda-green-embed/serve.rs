@@ -125,14 +125,22 @@ async fn serve(options: &Serve, named: Vec<Named>, device: CudaDevice) -> anyhow
     ));
     let upkeep = tokio::spawn(upkeep(Arc::downgrade(&app)));
     let (end, ended) = oneshot::channel::<()>();
+    // Dropped when nothing accepts connections any more, however that comes.
+    let (accepting, gone) = oneshot::channel::<()>();
     let served: JoinHandle<()> = {
         let (router, limits) = (app::router(Arc::clone(&app)), app.limits.clone());
         tokio::spawn(async move {
+            let _accepting = accepting;
             let end = async { drop(ended.await) };
             connections::serve(listener, router, &limits, end, DRAIN).await;
         })
     };
-    let told = signal();
+    let told = async {
+        tokio::select! {
+            () = signal() => {}
+            _ = gone => {}
+        }
+    };
     tokio::pin!(told);
     let loading = load(options, named, manager);
     let loaded = tokio::select! {
@@ -143,8 +151,8 @@ async fn serve(options: &Serve, named: Vec<Named>, device: CudaDevice) -> anyhow
         let line = ready(&models, &first, &device, &format!("http://{address}"));
         drop(first);
         app.ready(Arc::new(models));
-        // Whoever reads it may ask at once.
-        tell(&line)?;
+        // Whoever reads it may ask at once. If nobody reads it any more, the requests are answered all the same.
+        let _ = tell(&line);
         told.await;
     }
     app.close();

@@ -1,6 +1,9 @@
 //! The layouts of a manager's contexts: `Embedding` lends `Dream` its SMs.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use cuda_green::{
     ContextId, ContextPolicy, ContextPriority, HandOff, PartitionMode, SmPartitionManager,
@@ -37,7 +40,16 @@ impl LaneLayouts for Lending {
 }
 
 /// The layouts of several GPUs.
-struct Together(Vec<Arc<dyn LaneLayouts>>);
+struct Together(Vec<OneOfSeveral>);
+
+/// The layouts of one GPU, and how often in a row they could not change.
+struct OneOfSeveral {
+    layouts: Arc<dyn LaneLayouts>,
+    failed: AtomicU32,
+}
+
+/// The failures in a row after which a GPU is left out: it has failed for good.
+const GIVEN_UP: u32 = 3;
 
 impl LaneLayouts for Together {
     fn widen(&self) -> Result<()> {
@@ -50,17 +62,35 @@ impl LaneLayouts for Together {
 }
 
 impl Together {
-    /// Changes all, also if some cannot: a GPU that has failed must not keep the others in their layout. Either layout
-    /// is a right one for each GPU, and either change is none where it was made before.
+    /// Changes all, also if some cannot, and returns the first error: then all are asked again, as either change is none
+    /// where it was made before. A GPU that has failed for good must not keep the others from their layout, so it is
+    /// left out, unless it is the last.
     fn each(&self, turn: impl Fn(&dyn LaneLayouts) -> Result<()>) -> Result<()> {
-        let mut results: Vec<Result<()>> = self.0.iter().map(|one| turn(&**one)).collect();
-        if let Some(done) = results.iter().position(Result::is_ok) {
-            for error in results.iter().filter_map(|result| result.as_ref().err()) {
-                log::warn!("the layout of one GPU's lanes stays: {error}");
+        let (mut done, mut tried_again, mut given_up) = (false, None, None);
+        for one in &self.0 {
+            let before = one.failed.load(Ordering::Relaxed);
+            match turn(&*one.layouts) {
+                Ok(()) => {
+                    one.failed.store(0, Ordering::Relaxed);
+                    done = true;
+                }
+                Err(error) => {
+                    log::warn!("the layout of one GPU's lanes stays: {error}");
+                    let failed = before.saturating_add(1);
+                    one.failed.store(failed, Ordering::Relaxed);
+                    let first = match failed {
+                        GIVEN_UP.. => &mut given_up,
+                        _ => &mut tried_again,
+                    };
+                    first.get_or_insert(error);
+                }
             }
-            return results.swap_remove(done);
         }
-        results.pop().unwrap_or(Ok(()))
+        match (tried_again, given_up) {
+            (Some(error), _) => Err(error),
+            (None, Some(error)) if !done => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -70,7 +100,11 @@ pub(in crate::service) fn together(mut layouts: Vec<Arc<dyn LaneLayouts>>) -> Ar
         Some(only) if layouts.is_empty() => only,
         last => {
             layouts.extend(last);
-            Arc::new(Together(layouts))
+            let one = |layouts| OneOfSeveral {
+                layouts,
+                failed: AtomicU32::new(0),
+            };
+            Arc::new(Together(layouts.into_iter().map(one).collect()))
         }
     }
 }
