@@ -238,15 +238,15 @@ fn minimal_versions(shell: &Shell, packages: &[&str]) -> Result<()> {
     );
     let _folder = shell.push_dir(&folder);
     cmd!(shell, "cargo generate-lockfile --quiet").run()?;
-    let lock = fs::read_to_string(folder.join("Cargo.lock"))?;
     for (name, version) in &oldest {
+        let lock = fs::read_to_string(folder.join("Cargo.lock"))?;
         // What only a program needs is in no library's graph.
-        if !lock.contains(&format!("name = \"{name}\"\n")) {
+        let Some(locked) = locked(&lock, name, version) else {
             continue;
-        }
+        };
         cmd!(
             shell,
-            "cargo update --quiet --package {name} --precise {version}"
+            "cargo update --quiet --package {name}@{locked} --precise {version}"
         )
         .run()?;
     }
@@ -255,6 +255,21 @@ fn minimal_versions(shell: &Shell, packages: &[&str]) -> Result<()> {
         .with_context(|| {
             format!("{packages:?} do not build with {oldest:?}, which their manifests allow")
         })
+}
+
+/// Returns the version of a package in a lock file that a requirement of `version` allows. There can be others beside it.
+fn locked<'a>(lock: &'a str, name: &str, version: &str) -> Option<&'a str> {
+    let compatible = |version: &str| {
+        let mut parts = version.split('.').map(str::to_owned);
+        let major = parts.next().unwrap_or_default();
+        let minor = parts.next().filter(|_| major == "0");
+        (major, minor)
+    };
+    let header = format!("name = \"{name}\"\nversion = \"");
+    let versions = lock.split(&header).skip(1);
+    versions
+        .filter_map(|rest| rest.split('"').next())
+        .find(|found| compatible(found) == compatible(version))
 }
 
 /// Name and oldest version of each dependency from the registry that a user of these crates gets.
