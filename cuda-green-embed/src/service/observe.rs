@@ -180,6 +180,8 @@ pub(super) fn export(status: &super::EmbedderStatus, engine: &super::engine::Eng
         if let Some(sms) = figures.sms {
             gauge!("cuda_green_embed_lane_sms", "lane" => lane.name()).set(f64::from(sms));
         }
+        // Texts that were given up left the queue without a word.
+        queue_size(engine.lane(lane));
         let of_lane = labels(engine.lane(lane));
         gauge!("cuda_green_embed_texts_on_the_way", of_lane.clone()).set(figures.on_the_way as f64);
         for (outcome, texts) in [

@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header},
     routing::{get, post},
 };
@@ -201,8 +201,9 @@ impl App {
     }
 }
 
-/// Ensures that the body says of itself that it is JSON. A browser asks before it sends that to another site, so no page
-/// can use a server on its reader's machine.
+/// Ensures that the body says of itself that it is JSON. A browser asks before it sends that to another site, so a page
+/// of another site cannot use a server on its reader's machine, unless it has the browser take that for its own site (DNS
+/// rebinding).
 fn ensure_json(headers: &HeaderMap) -> Result<(), Refusal> {
     let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|value| value.to_str().ok());
@@ -215,10 +216,15 @@ fn ensure_json(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 fn header_lane(headers: &HeaderMap) -> Result<Option<Lane>, Refusal> {
-    let Some(value) = headers.get(LANE_HEADER) else {
-        return Ok(None);
-    };
-    ask::lane(value.to_str().unwrap_or_default()).map(Some)
+    let lanes = headers.get_all(LANE_HEADER).iter();
+    let lanes: Result<Vec<_>, _> = lanes
+        .map(|value| ask::lane(value.to_str().unwrap_or_default()))
+        .collect();
+    match lanes?[..] {
+        [] => Ok(None),
+        [lane] => Ok(Some(lane)),
+        _ => Err(Refusal::new(Kind::Invalid, "the lane is given twice")),
+    }
 }
 
 /// Returns the paths of a server.
@@ -298,7 +304,14 @@ async fn models(State(app): State<Arc<App>>) -> Response<Body> {
     }
 }
 
-async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Response<Body> {
+async fn model(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Response<Body> {
+    let Ok(Path(name)) = name else {
+        let refusal = Refusal::new(Kind::NoSuchPath, "the name is not UTF-8");
+        return refusal.response(Api::OpenAi);
+    };
     let found = app.models().and_then(|models| models.find(Some(&name)));
     match found {
         Ok(model) => json_response(StatusCode::OK, model.listed().to_string()),

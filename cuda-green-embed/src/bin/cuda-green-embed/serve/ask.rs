@@ -84,6 +84,10 @@ struct Fields<'a> {
 impl Ask {
     /// Reads a body.
     pub fn parse(body: &[u8], api: Api, limits: &Limits) -> Result<Self, Refusal> {
+        // Else a list would be taken for the fields in their order.
+        if body.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Refusal::new(Kind::Invalid, "the body must be an object"));
+        }
         let fields: Fields<'_> = serde_json::from_slice(body).map_err(|error| refuse(&error))?;
         let (name, input) = match api {
             Api::OpenAi => ("input", fields.input),

@@ -19,6 +19,8 @@ pub struct Limits {
     pub head_time: Duration,
     /// Time for a request's body: 408.
     pub body_time: Duration,
+    /// Time in which a client takes nothing of an answer: the connection is closed.
+    pub write_time: Duration,
     /// Time from a request's head to its vectors: 504.
     pub time: Duration,
     /// The most texts of a request that is interactive unless it says otherwise.
@@ -35,6 +37,7 @@ impl Default for Limits {
             connections: 1024,
             head_time: Duration::from_secs(10),
             body_time: Duration::from_secs(10),
+            write_time: Duration::from_secs(10),
             time: Duration::from_secs(30),
             interactive_texts: 8,
         }

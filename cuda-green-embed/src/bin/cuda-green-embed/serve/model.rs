@@ -131,7 +131,14 @@ impl Texts {
         let truncate = truncate.unwrap_or(self.auto_truncate);
         let most = self.max_length;
         Ok(move |text: &Text| match text {
-            Text::Tokens(tokens) => Ok(tokens.clone()),
+            Text::Tokens(tokens) if tokens.len() <= most => Ok(tokens.clone()),
+            Text::Tokens(tokens) => {
+                let tokens = tokens.len();
+                let message = format!(
+                    "{tokens} tokens exceed the model's {most}, and tokens are not cut: send the text, or fewer"
+                );
+                Err(Refusal::new(Kind::TooLarge, message))
+            }
             Text::Text(text) if truncate && side == Side::Right => {
                 pair.cut.encode(text).map_err(|error| (&error).into())
             }

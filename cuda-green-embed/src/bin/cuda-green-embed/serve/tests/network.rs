@@ -74,6 +74,31 @@ async fn read_to_end(stream: &mut TcpStream) -> String {
     String::from_utf8(text).unwrap()
 }
 
+/// A client that asks and never reads is closed, and leaves its place to others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_closed() {
+    let limits = Limits {
+        connections: 1,
+        write_time: Duration::from_millis(50),
+        ..small_limits()
+    };
+    let listening = Listening::new(limits).await;
+    let mut greedy = listening.connect().await;
+    let asks = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+    // Until its own writes fail: neither the server's buffers nor the system's are endless.
+    while greedy.write_all(asks.as_bytes()).await.is_ok() {}
+    loop {
+        let mut other = listening.connect().await;
+        let _ = other
+            .write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await;
+        // The place is free a moment after the connection ended.
+        if read_to_end(&mut other).await.starts_with("HTTP/1.1 200") {
+            break;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_too_many_is_503_and_the_others_do_not_notice() {
     let limits = Limits {
