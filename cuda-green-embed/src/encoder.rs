@@ -9,7 +9,7 @@ mod kernel_set;
 mod pass;
 mod slots;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 pub use bert_encoder::{BertEncoder, EncoderOptions};
 pub use bert_model::{BertModel, ModelHead};
@@ -38,6 +38,32 @@ pub struct EncoderLimits {
 }
 
 impl EncoderLimits {
+    /// Returns the limits that all of some encoders keep to.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] without an encoder, or for vectors of different dimensions.
+    pub(crate) fn common(encoders: &[Arc<dyn Encoder>]) -> Result<Self> {
+        let mut all = encoders.iter().map(|encoder| encoder.limits());
+        let mut limits = all.next().ok_or_else(|| Error::InvalidConfig {
+            field: "number of GPUs",
+            found: 0,
+            expected: "at least 1".to_owned(),
+        })?;
+        for other in all {
+            if other.dimension != limits.dimension {
+                return Err(Error::InvalidConfig {
+                    field: "dimension of an encoder's vectors",
+                    found: other.dimension,
+                    expected: format!("{}, as of the first encoder", limits.dimension),
+                });
+            }
+            limits.tokens_of_text = limits.tokens_of_text.min(other.tokens_of_text);
+            limits.tokens = limits.tokens.min(other.tokens);
+            limits.texts = limits.texts.min(other.texts);
+        }
+        Ok(limits)
+    }
+
     /// Checks that a batch fits, and that each text has tokens and each token is in the vocabulary.
     ///
     /// # Errors

@@ -6,7 +6,10 @@ pub mod rates;
 use std::ops::Range;
 
 use plotters::{
-    coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter},
+    coord::{
+        Shift,
+        ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter},
+    },
     prelude::*,
 };
 
@@ -148,31 +151,42 @@ fn draw(svg: &mut String, picture: &Picture<'_>) -> Result<(), Box<dyn std::erro
             .map(|(step, latency)| (f64::from(step) / last, latency.max(1.0)));
         chart.draw_series(LineSeries::new(points, colour.stroke_width(width)))?;
     }
-    // The legend stands beside the chart, every corner of which has lines; the slowest is at the top, as in the chart.
+    // The slowest is at the top, as in the chart.
     let mut entries: Vec<_> = coloured().collect();
     entries.sort_by(|(one, _), (other, _)| other.at(0.99).total_cmp(&one.at(0.99)));
+    let entries = entries.into_iter().map(|(curve, colour)| {
+        let [p50, p99] = [0.5, 0.99].map(|share| duration(curve.at(share)));
+        (&*curve.name, format!("p50 {p50}, p99 {p99}"), colour)
+    });
+    let notes = [(picture.note, TEXT), (picture.caveat, WARNING)];
+    legend(&root, entries, &notes)?;
+    root.present()?;
+    Ok(())
+}
+
+/// Draws the names of curves, with what is said of them, and notes: beside the chart, every corner of which has lines.
+fn legend<'a>(
+    root: &DrawingArea<SVGBackend<'_>, Shift>,
+    entries: impl Iterator<Item = (&'a str, String, &'a RGBColor)>,
+    notes: &[(Option<&str>, RGBColor)],
+) -> Result<(), Box<dyn std::error::Error>> {
+    let font = |size: u32, colour| ("sans-serif", size).into_font().color(colour);
     let (x, mut y) = (SIZE.0 as i32 - LEGEND as i32 + 24, 70);
-    for (curve, colour) in entries {
+    for (name, figures, colour) in entries {
         root.draw(&Rectangle::new([(x, y), (x + 22, y + 5)], colour.filled()))?;
-        let name = printable_line(&curve.name);
-        root.draw(&Text::new(name, (x + 32, y - 5), font(13)))?;
-        let figures = format!(
-            "p50 {}, p99 {}",
-            duration(curve.at(0.5)),
-            duration(curve.at(0.99))
-        );
-        root.draw(&Text::new(figures, (x + 32, y + 11), font(12)))?;
+        for (text, y, size) in [(name, y - 5, 13), (&figures, y + 11, 12)] {
+            let text = printable_line(text);
+            root.draw(&Text::new(text, (x + 32, y), font(size, &TEXT)))?;
+        }
         y += 46;
     }
-    let notes = [(picture.note, TEXT), (picture.caveat, WARNING)];
     for (note, colour) in notes {
         if let Some(note) = note {
-            let style = ("sans-serif", 13).into_font().color(&colour);
-            root.draw(&Text::new(note.to_owned(), (x, y + 4), style))?;
+            let note = (*note).to_owned();
+            root.draw(&Text::new(note, (x, y + 4), font(13, colour)))?;
             y += 20;
         }
     }
-    root.present()?;
     Ok(())
 }
 

@@ -11,6 +11,13 @@ fn json(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Returns the p99 of all four set-ups.
+fn p99(rows: &Value) -> [f64; 4] {
+    let rows = rows.as_array().unwrap().iter();
+    let all: Vec<f64> = rows.map(|row| row["p99_us"].as_f64().unwrap()).collect();
+    all.try_into().unwrap()
+}
+
 /// Without a GPU, the demo runs on a simulated one, and its first line says so.
 #[test]
 fn without_a_gpu_it_runs_on_a_simulated_one() {
@@ -61,14 +68,8 @@ fn partitions_keep_the_latency_in_virtual_time() {
         let report = json(&["--driver", driver]);
         let caveat = report["caveat"].as_str().unwrap();
         assert!(caveat.starts_with("SIMULATED: "), "{caveat}");
-        let rows = report["demo"]["latencies"].as_array().unwrap();
-        let p99: Vec<f64> = rows
-            .iter()
-            .map(|row| row["p99_us"].as_f64().unwrap())
-            .collect();
-        let [alone, shared, apart, beside] = p99[..] else {
-            panic!("{rows:?}");
-        };
+        let p99 = p99(&report["demo"]["latencies"]);
+        let [alone, shared, apart, beside] = p99;
         assert!(shared > 20.0 * alone, "{driver}: {p99:?}");
         assert_eq!(apart, beside, "{driver}: {p99:?}");
         assert_eq!(report["demo"]["map"]["shared_sms"], 0);
@@ -81,14 +82,8 @@ fn partitions_keep_the_latency_in_virtual_time() {
 fn partitions_keep_the_latency_of_a_query_that_is_embedded() {
     for driver in ["sim:h200@13.0", "sim:h100@12.4", "sim:rtx5090@13.5"] {
         let report = json(&["--driver", driver]);
-        let rows = report["demo"]["embedding"].as_array().unwrap();
-        let p99: Vec<f64> = rows
-            .iter()
-            .map(|row| row["p99_us"].as_f64().unwrap())
-            .collect();
-        let [alone, shared, apart, beside] = p99[..] else {
-            panic!("{rows:?}");
-        };
+        let p99 = p99(&report["demo"]["embedding"]);
+        let [alone, shared, apart, beside] = p99;
         assert!(shared > 2.0 * alone, "{driver}: {p99:?}");
         assert_eq!(apart, beside, "{driver}: {p99:?}");
         assert!(report["demo"]["without_embedding"].is_null());

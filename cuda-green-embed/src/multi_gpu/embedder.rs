@@ -73,25 +73,7 @@ impl MultiGpuEmbedder {
     /// [`Error::Thread`].
     pub fn new(encoders: Vec<Arc<dyn Encoder>>) -> Result<Self> {
         let balancer = Arc::new(MultiGpuBalancer::new(encoders.len())?);
-        let mut all = encoders.iter().map(|encoder| encoder.limits());
-        let mut limits = all.next().unwrap_or(EncoderLimits {
-            dimension: 0,
-            tokens_of_text: 0,
-            tokens: 0,
-            texts: 0,
-        });
-        for other in all {
-            if other.dimension != limits.dimension {
-                return Err(Error::InvalidConfig {
-                    field: "dimension of an encoder's vectors",
-                    found: other.dimension,
-                    expected: format!("{}, as of the first encoder", limits.dimension),
-                });
-            }
-            limits.tokens_of_text = limits.tokens_of_text.min(other.tokens_of_text);
-            limits.tokens = limits.tokens.min(other.tokens);
-            limits.texts = limits.texts.min(other.texts);
-        }
+        let limits = EncoderLimits::common(&encoders)?;
         let queue = Arc::new(Queue::new(encoders.len()));
         let records = encoders.iter().map(|_| Arc::new(Record::default()));
         // If a thread does not start, dropping this ends those that did.

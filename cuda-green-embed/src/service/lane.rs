@@ -12,7 +12,7 @@ use std::{
 use super::{
     batch::Batch,
     request::Request,
-    seat::{Seat, SeatState, common_limits},
+    seat::{Seat, SeatState},
     status::{Lane, LaneStatus, ReplicaStatus},
 };
 use crate::{
@@ -92,7 +92,7 @@ impl LaneCore {
         config: BatchConfig,
         depth: usize,
     ) -> Result<Self> {
-        let mut limits = common_limits(&encoders)?;
+        let mut limits = EncoderLimits::common(&encoders)?;
         let mut config = config.within(limits);
         // A short queue is no error: its batches are short as well.
         config.max_batch_size = config.max_batch_size.min(config.max_pending.max(1));

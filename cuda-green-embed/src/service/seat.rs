@@ -6,10 +6,7 @@ use std::{
 };
 
 use super::batch::Flying;
-use crate::{
-    encoder::{Encoder, EncoderLimits},
-    error::{Error, Result},
-};
+use crate::{encoder::Encoder, error::Error};
 
 /// A place for batches: the lane's encoder on one GPU.
 pub(super) struct Seat {
@@ -44,27 +41,4 @@ impl Seat {
             batches: AtomicU64::new(0),
         }
     }
-}
-
-/// Returns the limits that all encoders of a lane keep to.
-pub(super) fn common_limits(encoders: &[Arc<dyn Encoder>]) -> Result<EncoderLimits> {
-    let mut all = encoders.iter().map(|encoder| encoder.limits());
-    let mut limits = all.next().ok_or_else(|| Error::InvalidConfig {
-        field: "number of GPUs",
-        found: 0,
-        expected: "at least 1".to_owned(),
-    })?;
-    for other in all {
-        if other.dimension != limits.dimension {
-            return Err(Error::InvalidConfig {
-                field: "dimension of an encoder's vectors",
-                found: other.dimension,
-                expected: format!("{}, as of the first encoder", limits.dimension),
-            });
-        }
-        limits.tokens_of_text = limits.tokens_of_text.min(other.tokens_of_text);
-        limits.tokens = limits.tokens.min(other.tokens);
-        limits.texts = limits.texts.min(other.texts);
-    }
-    Ok(limits)
 }

@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::{COLOURS, LEGEND, SIZE, TEXT, WARNING};
+use super::{COLOURS, LEGEND, SIZE, TEXT, WARNING, legend};
 use crate::render::{duration::whole, page::printable_line};
 
 /// One set-up's latency at each rate.
@@ -101,30 +101,18 @@ fn draw(svg: &mut String, picture: &RatePicture<'_>) -> Result<(), Box<dyn std::
         chart.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
         chart.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
     }
-    let (x, mut y) = (SIZE.0 as i32 - LEGEND as i32 + 24, 70);
     // The slowest is at the top, as in the chart.
     let mut entries: Vec<_> = coloured().collect();
     entries.sort_by(|(one, _), (other, _)| other.first().total_cmp(&one.first()));
-    for (curve, colour) in entries {
-        root.draw(&Rectangle::new([(x, y), (x + 22, y + 5)], colour.filled()))?;
-        let lines = [(&curve.name, y - 5, 13), (&curve.note, y + 11, 12)];
-        for (text, y, size) in lines {
-            root.draw(&Text::new(printable_line(text), (x + 32, y), font(size)))?;
-        }
-        y += 46;
-    }
+    let entries = entries.into_iter();
+    let entries = entries.map(|(curve, colour)| (&*curve.name, curve.note.clone(), colour));
     let bound = format!("The grey line: {}.", whole(bound));
-    for (note, colour) in [
-        (Some(bound.as_str()), TEXT),
+    let notes = [
+        (Some(&*bound), TEXT),
         (Some(picture.note), TEXT),
         (picture.caveat, WARNING),
-    ] {
-        if let Some(note) = note {
-            let style = ("sans-serif", 13).into_font().color(&colour);
-            root.draw(&Text::new(note.to_owned(), (x, y + 4), style))?;
-            y += 20;
-        }
-    }
+    ];
+    legend(&root, entries, &notes)?;
     root.present()?;
     Ok(())
 }
