@@ -158,7 +158,11 @@ impl<T: Pod> PinnedBuffer<T> {
         &self.fences
     }
 
-    pub(super) fn as_ptr(&self) -> *const T {
+    /// Returns the host's pointer to the first value, for memory that threads and running kernels share.
+    ///
+    /// Accesses through it are not fenced. While a kernel may write the memory, access it through atomics or after the
+    /// kernel said, by an atomic store, that it is done.
+    pub fn as_ptr(&self) -> *const T {
         self.start.as_ptr()
     }
 

@@ -1,0 +1,33 @@
+//! The crate's error type.
+
+/// A result whose error is this crate's.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of a queue.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A number that the layout of a queue cannot have.
+    #[error("{name} {value}: {reason}")]
+    InvalidLayout {
+        /// The number's name in the builder.
+        name: &'static str,
+        /// The number.
+        value: u64,
+        /// Why it cannot be, and what would.
+        reason: String,
+    },
+    /// A queue that needs more memory than its segment has.
+    #[error("the queue needs a segment of {needed} bytes, and it has {segment}: {would_fit}")]
+    SegmentTooSmall {
+        /// The bytes that the queue needs.
+        needed: u64,
+        /// The bytes of the segment.
+        segment: u64,
+        /// A smaller layout that would fit.
+        would_fit: String,
+    },
+    /// An error of the library below.
+    #[error(transparent)]
+    CudaGreen(#[from] cuda_green::Error),
+}

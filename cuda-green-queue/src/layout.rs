@@ -1,0 +1,297 @@
+//! The layout of a queue's memory, which the host and the device side share.
+//!
+//! A queue has a *ring* of slots for each lane and priority. The consumer polls the slots of a ring in order; producers
+//! take tickets, which number the slots of all laps. What both sides access lies in pinned host memory, in one
+//! *segment*:
+//!
+//! | part | contents |
+//! |---|---|
+//! | header | [`SegmentHeader`], 4 KiB |
+//! | tails | for each ring a line of 128 bytes: the number of tickets that were consumed, written by the consumer |
+//! | slots | for each ring `depth` slots |
+//! | answers | an entry for each future |
+//!
+//! What only kernels access lies in device memory: a [`RingState`] for each ring, and a word for each future.
+//!
+//! # A slot
+//! 16 bytes of header, then the payload. `word 0 = sequence << 32 | method << 16 | length`, written last, by a store
+//! with release semantics; `word 1 = generation << 32 | future`, where `future` is the number of an answer's entry, or
+//! [`NO_FUTURE`]. The sequence of ticket `t` is the low half of `(t >> depth_log2) + 1`: a slot of zeros has nothing, and
+//! one of an earlier lap another number.
+//!
+//! # An answer
+//! Words of 8 bytes, each `generation << 32 | data`, so that a reader that polls all of them at once knows for each
+//! whether it is of this call, and needs no second trip over the bus. The data of word 0 is `length << 8 | status`, that
+//! of word `1 + i` the bytes `4 * i ..` of the output.
+//!
+//! # A future's word in device memory
+//! `generation << 2 | abandoned << 1 | taken`. A kernel takes an entry by setting bit 0, which tells it the generation of
+//! its call; adding 3 gives the entry back and begins the next generation. An abandoned entry stays taken until its
+//! answer has arrived, so that a late answer can never be read as one to a later call.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
+
+/// The first eight bytes of a segment.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"CGQUEUE1");
+/// The version of this layout, which the device side compares with its own.
+pub(crate) const VERSION: u32 = 1;
+/// Bytes of a segment before the tails.
+pub(crate) const HEADER_BYTES: u64 = 4096;
+/// Bytes between two words that different sides write.
+pub(crate) const LINE: u64 = 128;
+/// Bytes of a slot before the payload.
+pub(crate) const SLOT_HEADER: u64 = 16;
+/// The number of a future in a slot whose task has none.
+pub(crate) const NO_FUTURE: u32 = u32::MAX;
+/// The bit of a tail that says that the queue is closed: no more tickets will be consumed than the slots hold.
+pub(crate) const CLOSED: u64 = 1 << 63;
+
+/// Status of an answer, in the lowest byte of its first word's data.
+pub(crate) mod status {
+    /// The handler returned an output.
+    pub(crate) const DONE: u8 = 1;
+    /// The handler returned an error; the output is its code, a `u32`.
+    pub(crate) const FAILED: u8 = 2;
+    /// The handler panicked.
+    pub(crate) const PANICKED: u8 = 3;
+    /// No handler has the task's method number.
+    pub(crate) const UNKNOWN_METHOD: u8 = 4;
+    /// The payload's length is not that of the method's task type.
+    pub(crate) const BAD_PAYLOAD: u8 = 5;
+    /// The queue was shut down before the task was run.
+    pub(crate) const CLOSED: u8 = 6;
+}
+
+/// The first bytes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct SegmentHeader {
+    pub(crate) magic: u64,
+    pub(crate) version: u32,
+    pub(crate) lanes: u32,
+    pub(crate) priorities: u32,
+    pub(crate) depth: u32,
+    pub(crate) slot_bytes: u32,
+    pub(crate) answer_bytes: u32,
+    pub(crate) futures: u32,
+    pub(crate) reserved: u32,
+    pub(crate) tails: u64,
+    pub(crate) slots: u64,
+    pub(crate) answers: u64,
+    pub(crate) end: u64,
+}
+
+/// The producers' side of a ring, in device memory (or, of a ring that CPU threads fill, in the host's). Each number has
+/// a line of its own, so that atomic operations on one do not delay those on another.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct RingState {
+    /// Slots that may be taken: a producer subtracts how many it wants, and adds them again if there were not enough.
+    pub(crate) credits: i64,
+    pub(crate) pad0: [u64; 15],
+    /// The next ticket, taken after the credit.
+    pub(crate) head: u64,
+    pub(crate) pad1: [u64; 15],
+    /// The consumer's tail when it was last read. Written under `refilling` alone.
+    pub(crate) seen_tail: u64,
+    /// 1 while a producer reads the consumer's tail. Others do not wait for it, nor read the tail too: reads of one
+    /// address over the bus are served one after the other, a microsecond each.
+    pub(crate) refilling: u32,
+    pub(crate) reserved: u32,
+    pub(crate) pad2: [u64; 14],
+    /// Submissions that were refused because the ring was full.
+    pub(crate) refused: u64,
+    pub(crate) pad3: [u64; 15],
+}
+
+/// A queue, as an argument of kernels (`cuda_green::Queue` in `cuda_green_queue.cuh`).
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct DeviceQueue {
+    pub(crate) magic: u64,
+    /// Device addresses.
+    pub(crate) slots: u64,
+    pub(crate) tails: u64,
+    pub(crate) answers: u64,
+    pub(crate) rings: u64,
+    pub(crate) futures: u64,
+    pub(crate) version: u32,
+    /// The number of futures, a power of two.
+    pub(crate) future_count: u32,
+    pub(crate) lanes: u16,
+    pub(crate) priorities: u16,
+    pub(crate) depth_log2: u8,
+    pub(crate) slot_log2: u8,
+    pub(crate) answer_log2: u8,
+    /// Bit 0: slots, tails and answers lie in device memory, and the consumer is a kernel.
+    pub(crate) flags: u8,
+}
+
+/// The numbers of a queue, checked, and the offsets that follow from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) lanes: u32,
+    pub(crate) priorities: u32,
+    /// Slots of a ring, a power of two.
+    pub(crate) depth: u32,
+    /// Bytes of a slot, a power of two.
+    pub(crate) slot_bytes: u32,
+    /// Bytes of an answer's entry, a power of two.
+    pub(crate) answer_bytes: u32,
+    /// Entries for answers, a power of two.
+    pub(crate) futures: u32,
+}
+
+/// The numbers of a queue, as they were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LayoutRequest {
+    pub(crate) lanes: u32,
+    pub(crate) priorities: u32,
+    pub(crate) depth: u32,
+    /// The longest payload in bytes.
+    pub(crate) payload_bytes: u32,
+    /// The longest output in bytes.
+    pub(crate) output_bytes: u32,
+    pub(crate) futures: u32,
+    /// The bytes of the segment.
+    pub(crate) segment_bytes: u64,
+}
+
+impl Default for LayoutRequest {
+    fn default() -> Self {
+        Self {
+            lanes: 4,
+            priorities: 2,
+            depth: 1024,
+            payload_bytes: 112,
+            output_bytes: 28,
+            futures: 16_384,
+            segment_bytes: 64 << 20,
+        }
+    }
+}
+
+const MAX_LANES: u32 = 1024;
+const MAX_PRIORITIES: u32 = 16;
+const MAX_DEPTH: u32 = 1 << 20;
+const MAX_PAYLOAD: u32 = 32_768 - SLOT_HEADER as u32;
+const MAX_OUTPUT: u32 = 16_380;
+const MAX_FUTURES: u32 = 1 << 20;
+
+impl Layout {
+    /// Checks the numbers, and rounds those up that have to be powers of two.
+    pub(crate) fn new(request: &LayoutRequest) -> Result<Self> {
+        let LayoutRequest {
+            lanes,
+            priorities,
+            depth,
+            payload_bytes,
+            output_bytes,
+            futures,
+            segment_bytes,
+        } = *request;
+        within("lanes", lanes, 1, MAX_LANES)?;
+        within("priorities", priorities, 1, MAX_PRIORITIES)?;
+        within("depth", depth, 8, MAX_DEPTH)?;
+        within("payload_bytes", payload_bytes, 0, MAX_PAYLOAD)?;
+        within("output_bytes", output_bytes, 0, MAX_OUTPUT)?;
+        within("futures", futures, 1, MAX_FUTURES)?;
+        let layout = Self {
+            lanes,
+            priorities,
+            depth: depth.next_power_of_two(),
+            slot_bytes: (SLOT_HEADER as u32 + payload_bytes)
+                .next_power_of_two()
+                .max(64),
+            answer_bytes: (8 + 8 * output_bytes.div_ceil(4))
+                .next_power_of_two()
+                .max(64),
+            futures: futures.next_power_of_two(),
+        };
+        let needed = layout.end();
+        if needed > segment_bytes {
+            return Err(Error::SegmentTooSmall {
+                needed,
+                segment: segment_bytes,
+                would_fit: layout.would_fit(segment_bytes),
+            });
+        }
+        Ok(layout)
+    }
+
+    fn would_fit(&self, segment_bytes: u64) -> String {
+        let mut smaller = *self;
+        while smaller.end() > segment_bytes {
+            if smaller.depth > 8 {
+                smaller.depth /= 2;
+            } else if smaller.futures > 1 {
+                smaller.futures /= 2;
+            } else {
+                return "no depth would fit; ask for fewer lanes or priorities".to_owned();
+            }
+        }
+        format!(
+            "a depth of {} and {} futures would fit",
+            smaller.depth, smaller.futures
+        )
+    }
+
+    /// Returns the number of rings. Ring `lane * priorities + priority` is that of a lane and a priority.
+    pub(crate) fn rings(&self) -> u32 {
+        self.lanes * self.priorities
+    }
+
+    /// Returns the offset of the first ring's tail.
+    pub(crate) fn tails(&self) -> u64 {
+        HEADER_BYTES
+    }
+
+    /// Returns the offset of the first ring's first slot.
+    pub(crate) fn slots(&self) -> u64 {
+        self.tails() + u64::from(self.rings()) * LINE
+    }
+
+    /// Returns the offset of the first answer.
+    pub(crate) fn answers(&self) -> u64 {
+        self.slots() + u64::from(self.rings()) * u64::from(self.depth) * u64::from(self.slot_bytes)
+    }
+
+    /// Returns the number of bytes in use.
+    pub(crate) fn end(&self) -> u64 {
+        self.answers() + u64::from(self.futures) * u64::from(self.answer_bytes)
+    }
+
+    /// Returns the bytes of a payload that a slot has room for.
+    pub(crate) fn payload_bytes(&self) -> u32 {
+        self.slot_bytes - SLOT_HEADER as u32
+    }
+
+    /// Returns the bytes of an output that an answer has room for.
+    pub(crate) fn output_bytes(&self) -> u32 {
+        (self.answer_bytes / 8 - 1) * 4
+    }
+
+    /// Returns the sequence of a ticket's slot.
+    pub(crate) fn sequence(&self, ticket: u64) -> u32 {
+        sequence(ticket, self.depth.trailing_zeros())
+    }
+}
+
+/// Returns the sequence of a ticket's slot: the number of its lap, from 1.
+pub(crate) fn sequence(ticket: u64, depth_log2: u32) -> u32 {
+    // Wraps after 2^32 laps, which is no fault: only neighbouring laps must differ.
+    ((ticket >> depth_log2) as u32).wrapping_add(1)
+}
+
+fn within(name: &'static str, value: u32, least: u32, most: u32) -> Result<()> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::InvalidLayout {
+        name,
+        value: value.into(),
+        reason: format!("from {least} to {most} would fit"),
+    })
+}
