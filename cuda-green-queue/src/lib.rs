@@ -7,4 +7,4 @@ mod error;
 mod layout;
 
 pub use error::{Error, Result};
-pub use layout::DeviceQueue;
+pub use layout::{DeviceInbox, DeviceQueue};
