@@ -10,75 +10,8 @@ use cuda_green::{
 use crate::{
     DeviceQueue, Task, TaskQueue,
     layout::NO_FUTURE,
-    protocol::{Call, Local, Reservation, Shared, TaskHeader},
+    protocol::{Call, Reservation, TaskHeader, sim::SimMemory},
 };
-
-/// A kernel's view of memory. After a fault all accesses load zero; the launch fails.
-struct Memory<'a>(&'a Launch<'a>);
-
-impl Shared for Memory<'_> {
-    fn load(&self, at: u64) -> u64 {
-        self.0.load_u64(at).unwrap_or(0)
-    }
-
-    fn load_acquire(&self, at: u64) -> u64 {
-        self.load(at)
-    }
-
-    fn store(&self, at: u64, value: u64) {
-        let _ = self.0.store_u64(at, value);
-    }
-
-    fn store_release(&self, at: u64, value: u64) {
-        self.store(at, value);
-    }
-
-    fn read_word(&self, at: u64) -> u64 {
-        self.load(at)
-    }
-
-    fn write_word(&self, at: u64, value: u64) {
-        self.store(at, value);
-    }
-}
-
-impl Local for Memory<'_> {
-    fn get(&self, at: u64) -> u64 {
-        self.load(at)
-    }
-
-    fn set(&self, at: u64, value: u64) {
-        self.store(at, value);
-    }
-
-    fn add(&self, at: u64, value: u64) -> u64 {
-        self.0.atomic_add_u64(at, value).unwrap_or(0)
-    }
-
-    fn get32(&self, at: u64) -> u32 {
-        self.0.load_u32(at).unwrap_or(0)
-    }
-
-    fn set32_release(&self, at: u64, value: u32) {
-        let _ = self.0.store_u32(at, value);
-    }
-
-    fn exchange32(&self, at: u64, value: u32) -> u32 {
-        self.0.atomic_exchange_u32(at, value).unwrap_or(0)
-    }
-
-    fn add32(&self, at: u64, value: u32) -> u32 {
-        self.0.atomic_add_u32(at, value).unwrap_or(0)
-    }
-
-    fn or32(&self, at: u64, bits: u32) -> u32 {
-        self.0.atomic_or_u32(at, bits).unwrap_or(bits)
-    }
-
-    fn replace32(&self, at: u64, expected: u32, value: u32) -> bool {
-        self.0.atomic_cas_u32(at, expected, value) == Ok(expected)
-    }
-}
 
 /// A warp of a kernel that uses a queue.
 pub(super) struct Warp<'a> {
@@ -118,7 +51,7 @@ impl<'a> Warp<'a> {
         payload: &[u8],
         call: Option<Call>,
     ) -> Result<(), Refused> {
-        let memory = &Memory(self.launch);
+        let memory = &SimMemory::new(self.launch);
         let ring = self.queue.ring(self.lane(), priority).unwrap();
         let mut reservation = ring.reserve(memory, memory, 1);
         loop {
@@ -175,7 +108,7 @@ impl<'a> Warp<'a> {
         method: u16,
         payload: &[u8],
     ) -> Result<(u8, Vec<u8>), Refused> {
-        let memory = &Memory(self.launch);
+        let memory = &SimMemory::new(self.launch);
         let table = self.queue.future_table();
         let call = table
             .take(memory, memory, self.number * 7)
@@ -210,7 +143,7 @@ impl<'a> Warp<'a> {
 }
 
 const PTX: &str = ".version 6.0\n.target sm_70\n.address_size 64\n\
-    .visible .entry user(.param .align 8 .b8 queue[72], .param .u64 out, .param .u64 n) { ret; }";
+    .visible .entry user(.param .align 8 .b8 queue[64], .param .u64 out, .param .u64 n) { ret; }";
 
 /// A simulated device, whose kernel `user(queue, out, n)` is a Rust function that may wait for the CPU.
 pub(super) struct Gpu {
