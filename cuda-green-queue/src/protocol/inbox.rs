@@ -4,9 +4,7 @@
 //! bus, all words at once and in any order, so each word says for itself whether it is of this lap.
 
 use super::{memory::Shared, ring::Ring, slot::TaskHeader};
-use crate::layout::{
-    DeviceInbox, INBOX_HEADER_WORDS, INBOX_MAGIC, InboxPosition, LINE, Layout, VERSION,
-};
+use crate::layout::{DeviceInbox, INBOX_HEADER_WORDS, INBOX_MAGIC, InboxPosition, Layout, VERSION};
 
 /// Where the parts of an inbox begin: addresses or offsets, as the memory takes them.
 #[derive(Clone, Copy, Debug)]
@@ -43,11 +41,13 @@ impl DeviceInbox {
     }
 
     /// Returns the address of a lane's control.
+    #[cfg(feature = "test-utils")]
     pub(crate) fn control(&self, lane: u32) -> u64 {
-        self.controls + u64::from(lane) * LINE
+        self.controls + u64::from(lane) * crate::layout::LINE
     }
 
     /// Returns the address of the position in a ring.
+    #[cfg(feature = "test-utils")]
     pub(crate) fn position(&self, lane: u32, priority: u32) -> u64 {
         let number = u64::from(lane) * u64::from(self.priorities) + u64::from(priority);
         self.positions + number * size_of::<InboxPosition>() as u64
