@@ -194,6 +194,16 @@ impl Inbox {
         config: &LaunchConfig,
         args: &[&dyn KernelArg],
     ) -> Result<()> {
+        let (device, expected) = (stream.device().ordinal(), self.device.ordinal());
+        if device != expected {
+            let what = "the stream";
+            return Err(cuda_green::Error::ForeignDevice {
+                what,
+                device,
+                expected,
+            }
+            .into());
+        }
         // A stream that cannot be fenced, since it is in a capture, is refused before the launch.
         self.fence_on(stream)?;
         let end = Arc::new(Event::new(&self.device)?);

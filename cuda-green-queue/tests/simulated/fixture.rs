@@ -8,7 +8,7 @@ use cuda_green::{
 use cuda_green_queue::Task;
 
 /// A resident kernel's parameter and a submitting kernel's are of 64 bytes both.
-const PTX: &str = ".version 7.0\n.target sm_70\n.address_size 64\n\
+pub const PTX: &str = ".version 7.0\n.target sm_70\n.address_size 64\n\
     .visible .entry submits(.param .align 8 .b8 queue[64], .param .u64 result) { ret; }\n\
     .visible .entry resident(.param .align 8 .b8 inbox[64], .param .u64 result) { ret; }\n";
 

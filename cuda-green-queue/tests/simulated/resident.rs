@@ -360,3 +360,29 @@ fn block_on<F: Future>(future: F) -> F::Output {
         }
     }
 }
+
+/// A launch may wait for the end of its kernel, as with `CUDA_LAUNCH_BLOCKING`: another thread tells that to leave.
+#[test]
+fn a_launch_that_waits_for_its_kernel_can_be_ended() {
+    let gpu = Gpu::new();
+    let queue = ResidentQueue::builder()
+        .lanes(2)
+        .build(&gpu.device)
+        .unwrap();
+    let stream = gpu.stream();
+    // A kernel that is not concurrent runs on the thread that launches.
+    let module = cuda_green::Module::load_ptx(&gpu.device, crate::fixture::PTX).unwrap();
+    gpu.sim.register_kernel("resident", |launch| {
+        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
+    });
+    let kernel = module.kernel("resident").unwrap();
+    thread::scope(|scope| {
+        let launching = scope.spawn(|| launch(&queue, &stream, &kernel));
+        assert_eq!(queue.try_submit(Square(9)).unwrap().wait(), Ok(81));
+        let again = launch(&queue, &stream, &kernel);
+        assert!(matches!(again, Err(Error::Resident)), "{again:?}");
+        queue.leave();
+        queue.wait().unwrap();
+        launching.join().unwrap().unwrap();
+    });
+}
