@@ -3,8 +3,10 @@
 
 mod cpu;
 mod ends;
+mod figures;
 mod gpu;
 mod hostile;
+mod idle;
 mod kernels;
 mod made;
 
