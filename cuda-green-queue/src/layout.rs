@@ -40,7 +40,8 @@
 //!   bytes, each `sequence << 32 | data`, so that a warp reads a task in one trip: the data of word 0 is
 //!   `method << 16 | length`, of word 1 the future, of word 2 the generation, of word `3 + i` the bytes `4 * i ..` of
 //!   the payload. A task is there when all words that its length tells have the ticket's sequence; words after them may
-//!   be of earlier tasks. Each word is a plain store of 8 aligned bytes.
+//!   be of earlier tasks. Each word is a plain store of 8 aligned bytes. (A word that no task reached in 2^32 laps would
+//!   look like one of the lap that comes then; it would also have to be read in the nanoseconds before it is written.)
 //! - *From kernels* (1). The slots are those of a [`DeviceQueue`] in device memory, and so are tails and answers.
 //!
 //! Answers are those of a queue, in both kinds: a kernel writes the output first, then word 0 with release semantics.
@@ -367,11 +368,6 @@ impl Layout {
     /// Returns the bytes of an output that an answer has room for.
     pub(crate) fn output_bytes(&self) -> u32 {
         self.answer_bytes - ANSWER_HEADER as u32
-    }
-
-    /// Returns the sequence of a ticket's slot.
-    pub(crate) fn sequence(&self, ticket: u64) -> u32 {
-        sequence(ticket, self.depth.trailing_zeros())
     }
 }
 

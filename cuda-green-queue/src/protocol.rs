@@ -50,7 +50,9 @@ pub(crate) use consumer::Consumer;
 pub(crate) use futures::{Call, FutureTable};
 pub(crate) use inbox::InboxPlaces;
 pub(crate) use mapped::{Mapped, Private};
-pub(crate) use memory::{Local, Shared};
+#[cfg(test)]
+pub(crate) use memory::Local;
+pub(crate) use memory::Shared;
 pub(crate) use reserve::Reservation;
 pub(crate) use ring::{Places, Ring, first_futures, first_state};
 pub(crate) use slot::TaskHeader;

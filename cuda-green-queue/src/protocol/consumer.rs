@@ -85,11 +85,13 @@ impl Consumer {
     }
 
     /// Returns whether the ring is closed.
+    #[cfg(test)]
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
 
     /// Returns the number of the next ticket: the number of tasks that were consumed, if the first was 0.
+    #[cfg(test)]
     pub(crate) fn position(&self) -> u64 {
         self.position
     }

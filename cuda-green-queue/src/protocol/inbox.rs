@@ -4,9 +4,7 @@
 //! bus, all words at once and in any order, so each word says for itself whether it is of this lap.
 
 use super::{memory::Shared, ring::Ring, slot::TaskHeader};
-use crate::layout::{
-    DeviceInbox, INBOX_HEADER_WORDS, INBOX_MAGIC, InboxPosition, LINE, Layout, VERSION,
-};
+use crate::layout::{DeviceInbox, INBOX_HEADER_WORDS, INBOX_MAGIC, InboxPosition, Layout, VERSION};
 
 /// Where the parts of an inbox begin: addresses or offsets, as the memory takes them.
 #[derive(Clone, Copy, Debug)]
@@ -43,11 +41,13 @@ impl DeviceInbox {
     }
 
     /// Returns the address of a lane's control.
+    #[cfg(feature = "test-utils")]
     pub(crate) fn control(&self, lane: u32) -> u64 {
-        self.controls + u64::from(lane) * LINE
+        self.controls + u64::from(lane) * crate::layout::LINE
     }
 
     /// Returns the address of the position in a ring.
+    #[cfg(feature = "test-utils")]
     pub(crate) fn position(&self, lane: u32, priority: u32) -> u64 {
         let number = u64::from(lane) * u64::from(self.priorities) + u64::from(priority);
         self.positions + number * size_of::<InboxPosition>() as u64
@@ -91,7 +91,10 @@ impl Ring {
     }
 
     /// Returns the task in a ticket's slot, if all words that its length tells have arrived, and copies as much of the
-    /// payload as `out` has room for.
+    /// payload as `out` has room for; the rest is zeros.
+    ///
+    /// The first word is loaded last here, and the others may be of any time before: the loads of a warp have no order.
+    #[cfg(any(test, feature = "test-utils"))]
     pub(crate) fn read_words(
         &self,
         shared: &impl Shared,
@@ -101,23 +104,35 @@ impl Ring {
         let at = self.slot(ticket);
         let sequence = self.sequence(ticket);
         let data = |word: u64| ((word >> 32) as u32 == sequence).then_some(word as u32);
-        let first = data(shared.load_acquire(at))?;
-        let future = data(shared.load(at + 8))?;
-        let generation = data(shared.load(at + 16))?;
-        let length = first as u16;
-        let room = usize::from(length).min(self.inbox_payload_bytes());
-        let mut out = out.chunks_mut(4);
-        for i in 0..room.div_ceil(4) as u64 {
-            let bytes = data(shared.load(at + 24 + 8 * i))?.to_le_bytes();
-            if let Some(chunk) = out.next() {
-                chunk.copy_from_slice(&bytes[..chunk.len()]);
+        let room = self.inbox_payload_bytes();
+        out.fill(0);
+        let mut chunks = out.chunks_mut(4);
+        let mut matching = 0;
+        for i in 0..room as u64 / 4 {
+            let Some(bytes) = data(shared.load(at + 24 + 8 * i)) else {
+                break;
+            };
+            matching += 1;
+            if let Some(chunk) = chunks.next() {
+                chunk.copy_from_slice(&bytes.to_le_bytes()[..chunk.len()]);
             }
+        }
+        let generation = data(shared.load(at + 16));
+        let future = data(shared.load(at + 8));
+        let first = data(shared.load_acquire(at))?;
+        let length = first as u16;
+        let whole = room.min(length.into());
+        if matching < whole.div_ceil(4) {
+            return None;
+        }
+        if let Some(rest) = out.get_mut(whole..) {
+            rest.fill(0);
         }
         Some(TaskHeader {
             method: (first >> 16) as u16,
             length,
-            future,
-            generation,
+            future: future?,
+            generation: generation?,
         })
     }
 }

@@ -100,6 +100,7 @@ impl Ring {
     }
 
     /// Returns the number of submissions that were refused because the ring was full.
+    #[cfg(test)]
     pub(crate) fn refused(&self, local: &impl Local) -> u64 {
         local.get(self.state + REFUSED)
     }

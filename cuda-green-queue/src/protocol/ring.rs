@@ -4,9 +4,9 @@ use super::{
     futures::FutureTable,
     memory::{Local, Shared},
 };
-use crate::layout::{
-    DeviceInbox, DeviceQueue, FIRST_FUTURE, LINE, Layout, MAGIC, RingState, VERSION, sequence,
-};
+#[cfg(feature = "test-utils")]
+use crate::layout::DeviceInbox;
+use crate::layout::{DeviceQueue, FIRST_FUTURE, LINE, Layout, MAGIC, RingState, VERSION, sequence};
 
 /// Where the parts of a queue begin: addresses or offsets, as the memory takes them.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +78,7 @@ impl DeviceQueue {
     }
 }
 
+#[cfg(feature = "test-utils")]
 impl DeviceInbox {
     /// Returns the ring of a lane and a priority, as its consumer sees it: without the producers' state.
     pub(crate) fn ring(&self, lane: u32, priority: u32) -> Option<Ring> {

@@ -1,7 +1,7 @@
 //! The words of a slot.
 
 use super::{memory::Shared, ring::Ring};
-use crate::layout::{NO_FUTURE, SLOT_HEADER};
+use crate::layout::SLOT_HEADER;
 
 /// The two words before a task's payload, but for the sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,18 +9,19 @@ pub(crate) struct TaskHeader {
     pub(crate) method: u16,
     /// Bytes of the payload.
     pub(crate) length: u16,
-    /// The number of the answer's entry, or [`NO_FUTURE`].
+    /// The number of the answer's entry, or [`NO_FUTURE`](crate::layout::NO_FUTURE).
     pub(crate) future: u32,
     pub(crate) generation: u32,
 }
 
 impl TaskHeader {
     /// Describes a task that wants no answer.
+    #[cfg(test)]
     pub(crate) fn without_answer(method: u16, length: u16) -> Self {
         Self {
             method,
             length,
-            future: NO_FUTURE,
+            future: crate::layout::NO_FUTURE,
             generation: 0,
         }
     }

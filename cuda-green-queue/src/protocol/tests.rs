@@ -4,6 +4,7 @@
 
 #[cfg(not(miri))]
 mod checked;
+mod inbox;
 mod layouts;
 #[cfg(not(loom))]
 mod on_threads;

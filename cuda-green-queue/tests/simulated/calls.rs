@@ -17,7 +17,7 @@ use cuda_green_queue::{
 use crate::fixture::{Add, Gpu, Square};
 
 const WARPS: u64 = 4;
-const TASKS: u64 = 500;
+const TASKS: u64 = 100;
 
 /// Threads that stand for warps call and submit through small rings; every answer is that of its own call, and all is
 /// done once.

@@ -67,6 +67,15 @@ pub(super) struct Checked {
 
 impl Checked {
     pub(super) fn new(depth: u32, futures: u32, start: u64) -> Self {
+        Self::with_slots_of(depth, futures, start, false)
+    }
+
+    /// Makes a ring whose slots are read while they are written: each of their words is an atomic.
+    pub(super) fn of_words(depth: u32, start: u64) -> Self {
+        Self::with_slots_of(depth, 1, start, true)
+    }
+
+    fn with_slots_of(depth: u32, futures: u32, start: u64, of_words: bool) -> Self {
         let layout = small(depth, futures);
         let queue = queue(&layout);
         let (ring, table) = (queue.ring(0, 0).unwrap(), queue.future_table());
@@ -74,18 +83,20 @@ impl Checked {
         let answers = (0..futures).map(|future| table.answer_at(future).unwrap());
         // Credits, head, seen tail and the count of refusals, a line each.
         let state = (0..4).map(|line| ring.state + 128 * line);
-        let words = slots
-            .clone()
-            .chain(answers.clone())
-            .chain(state)
-            .chain([ring.tail]);
+        let in_slots = slots.clone().flat_map(|at| [at + 8, at + 16, at + 24]);
+        let (atomic, plain): (Vec<_>, Vec<_>) = if of_words {
+            (in_slots.collect(), Vec::new())
+        } else {
+            (Vec::new(), in_slots.collect())
+        };
+        let outputs = answers.clone().flat_map(|at| [at + 8, at + 16, at + 24]);
+        let plain = plain.into_iter().chain(outputs);
+        let words = slots.chain(atomic).chain(answers).chain(state);
+        let words = words.chain([ring.tail]);
         let refilling = ring.state + 2 * 128 + 8;
         let half_words = (0..futures)
             .map(|future| table.words + 4 * u64::from(future))
             .chain([refilling]);
-        let plain = slots
-            .chain(answers)
-            .flat_map(|at| [at + 8, at + 16, at + 24]);
         let plain = plain.map(|at| {
             #[cfg(loom)]
             let word = Plain(UnsafeCell::new(0));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::checked::{Checked, thread};
 use crate::{
     layout::{NO_FUTURE, status},
-    protocol::{Call, Consumer, Reservation, TaskHeader, answer},
+    protocol::{Call, Consumer, Reservation, Shared, TaskHeader, answer},
 };
 
 const LENGTH: u16 = 16;
@@ -261,4 +261,59 @@ fn caller_of(queue: &Checked, first: u64, calls: u64, polls: u32) {
             table.abandon(queue, call);
         }
     }
+}
+
+/// One thread fills the ring of an inbox with more tasks than it has slots, while the consumer looks at it, whose loads
+/// of a slot's words have no order. Each task arrives once, in order and whole.
+pub(super) fn deliver_words(depth: u32, start: u64, tasks: u32, looks: u32) {
+    let queue = Arc::new(Checked::of_words(depth, start));
+    let producer = {
+        let queue = queue.clone();
+        thread::spawn(move || {
+            let mut accepted = 0;
+            for _ in 0..tasks {
+                let mut got = queue.ring.reserve(&*queue, &*queue, 1);
+                if got == Reservation::Full {
+                    thread::yield_now();
+                    got = queue.ring.reserve_again(&*queue, &*queue, 1);
+                }
+                if let Reservation::Tickets(ticket) = got {
+                    assert_eq!(ticket, start + u64::from(accepted));
+                    let (header, payload) = words_of(accepted);
+                    queue.ring.commit_words(&*queue, ticket, &header, &payload);
+                    accepted += 1;
+                }
+            }
+            accepted
+        })
+    };
+    let mut delivered = 0;
+    let mut look = |queue: &Checked| {
+        let mut out = [0; 4];
+        let ticket = start + u64::from(delivered);
+        let header = queue.ring.read_words(queue, ticket, &mut out)?;
+        assert_eq!((header, out), words_of(delivered), "the task is torn");
+        delivered += 1;
+        queue.store_release(queue.ring.tail, ticket + 1);
+        Some(())
+    };
+    for _ in 0..looks {
+        if look(&queue).is_none() {
+            thread::yield_now();
+        }
+    }
+    let accepted = producer.join().unwrap();
+    while look(&queue).is_some() {}
+    assert_eq!(delivered, accepted);
+}
+
+/// Returns the parts of a task, in each word another number.
+fn words_of(tag: u32) -> (TaskHeader, [u8; 4]) {
+    let header = TaskHeader {
+        method: tag as u16 + 1,
+        length: 4,
+        future: tag + 100,
+        generation: tag + 200,
+    };
+    (header, (tag + 300).to_le_bytes())
 }

@@ -2,7 +2,7 @@
 
 use super::{
     layouts::before_the_wrap,
-    scenarios::{Work, call, deliver, reclaim},
+    scenarios::{Work, call, deliver, deliver_words, reclaim},
 };
 
 const ONE: Work = Work {
@@ -87,4 +87,14 @@ fn calls_of_one_thread_after_each_other() {
 #[test]
 fn an_abandoned_entry_that_many_want() {
     model(3, || reclaim(2));
+}
+
+#[test]
+fn words_that_tell_their_sequence() {
+    model(3, || deliver_words(2, 0, 1, 2));
+}
+
+#[test]
+fn words_of_an_earlier_lap() {
+    model(2, || deliver_words(1, before_the_wrap(1), 2, 2));
 }

@@ -2,7 +2,7 @@
 
 use super::{
     layouts::before_the_wrap,
-    scenarios::{Work, call, deliver, reclaim},
+    scenarios::{Work, call, deliver, deliver_words, reclaim},
 };
 
 const SCHEDULES: usize = 400;
@@ -50,4 +50,9 @@ fn many_calls() {
 #[test]
 fn an_abandoned_entry_that_many_want() {
     check(|| reclaim(6));
+}
+
+#[test]
+fn words_that_tell_their_sequence() {
+    check(|| deliver_words(4, before_the_wrap(4), 30, 60));
 }
