@@ -3,6 +3,8 @@
 
 mod cpu;
 mod ends;
+#[cfg(any(feature = "serde", feature = "tracing"))]
+mod facades;
 mod figures;
 mod gpu;
 mod hostile;
