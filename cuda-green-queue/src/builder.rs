@@ -1,13 +1,13 @@
 //! The builder of queues: their handlers and their numbers.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use cuda_green::{CudaDevice, Driver};
 
 use crate::{
     device_side::DeviceSide,
     error::{Error, Result},
-    idle::IdleTimes,
+    idle::IdlePolicy,
     layout::{Layout, LayoutRequest},
     pool::{Pool, PoolNumbers},
     queue::TaskQueue,
@@ -29,7 +29,7 @@ pub struct TaskQueueBuilder {
     polling_threads: u32,
     job_capacity: u32,
     cpu_depth: u32,
-    idle: IdleTimes,
+    idle: IdlePolicy,
 }
 
 impl Default for TaskQueueBuilder {
@@ -43,7 +43,7 @@ impl Default for TaskQueueBuilder {
             polling_threads: 1,
             job_capacity: 4096,
             cpu_depth: 1024,
-            idle: IdleTimes::default(),
+            idle: IdlePolicy::default(),
         }
     }
 }
@@ -154,16 +154,9 @@ impl TaskQueueBuilder {
         self
     }
 
-    /// Sets when a polling thread without work begins to pause between two looks, 2 ms by default, and to sleep, 50 ms.
-    pub fn idle_after(mut self, pause: Duration, sleep: Duration) -> Self {
-        self.idle.pause_after = pause;
-        self.idle.sleep_after = sleep;
-        self
-    }
-
-    /// Sets how long a polling thread without work sleeps between two looks, 80 us by default.
-    pub fn idle_sleep(mut self, sleep: Duration) -> Self {
-        self.idle.sleep = sleep;
+    /// Sets how polling threads wait for tasks.
+    pub fn idle(mut self, policy: IdlePolicy) -> Self {
+        self.idle = policy;
         self
     }
 

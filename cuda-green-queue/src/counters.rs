@@ -116,4 +116,5 @@ pub(crate) struct RingCounters {
 #[derive(Default)]
 pub(crate) struct PollerCounters {
     pub(crate) sleeps: Counter,
+    pub(crate) rests: Counter,
 }

@@ -9,14 +9,17 @@ use std::{
 use cuda_green::CudaDevice;
 
 use crate::{
+    control::Control,
     counters::{PollerCounters, RingCounters},
     error::{Error, Result},
-    idle::IdleTimes,
+    events::{self, QueueEvent},
+    idle::IdlePolicy,
     layout::Layout,
-    poller::{Control, PolledRing, Poller},
+    poller::{PolledRing, Poller},
     pool::Pool,
     segment::Segment,
     stats::{PollerStats, RingStats},
+    watcher::Watcher,
     workers::is_own_thread,
 };
 
@@ -34,6 +37,7 @@ pub(crate) struct DeviceSide {
     control: Arc<Control>,
     rings: Vec<RingFigures>,
     pollers: Vec<(Arc<PollerCounters>, JoinHandle<()>)>,
+    watcher: Watcher,
 }
 
 impl DeviceSide {
@@ -44,15 +48,18 @@ impl DeviceSide {
         layout: Layout,
         segment_bytes: u64,
         polling_threads: u32,
-        times: IdleTimes,
+        policy: IdlePolicy,
     ) -> Result<Self> {
         let segment = Arc::new(Segment::new(device, layout, segment_bytes)?);
+        let control = Arc::default();
+        let watcher = Watcher::start(&segment, &control)?;
         let mut side = Self {
             pool: pool.clone(),
             segment,
-            control: Arc::default(),
+            control,
             rings: Vec::new(),
             pollers: Vec::new(),
+            watcher,
         };
         let threads = polling_threads.clamp(1, layout.lanes);
         let mut shares: Vec<Vec<PolledRing>> = (0..threads).map(|_| Vec::new()).collect();
@@ -81,10 +88,16 @@ impl DeviceSide {
             let poller = Poller::new(pool, &side.segment, &side.control, rings, &counters);
             let thread = thread::Builder::new()
                 .name(format!("queue-poller-{}-{number}", device.ordinal()))
-                .spawn(move || poller.poll(times))
+                .spawn(move || poller.poll(policy))
                 .map_err(Error::Thread)?;
             side.pollers.push((counters, thread));
         }
+        events::emit(QueueEvent::Made {
+            device: device.ordinal(),
+            lanes: layout.lanes,
+            priorities: layout.priorities,
+            depth: layout.depth,
+        });
         Ok(side)
     }
 
@@ -94,6 +107,12 @@ impl DeviceSide {
 
     pub(crate) fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// Announces work that may submit: polling threads look for its tasks at once, and do not rest until it is over.
+    pub(crate) fn announce(&self) {
+        self.control.announce();
+        self.watcher.announce();
     }
 
     /// Closes the rings, waits for the work that the memory was fenced on, and ends the polling threads. Until then
@@ -109,12 +128,17 @@ impl DeviceSide {
         let waited = self.segment.wait();
         self.control.finish();
         let own = is_own_thread(&self.pool);
+        self.watcher.end(!own);
         for (_, thread) in self.pollers.drain(..) {
             // One of them cannot wait for itself: it ends after this.
             if !own && thread.join().is_err() {
                 log::error!("a polling thread panicked");
             }
         }
+        events::emit(QueueEvent::Ended {
+            device: self.segment.device().ordinal(),
+            discards: discard,
+        });
         waited
     }
 
@@ -150,6 +174,7 @@ impl DeviceSide {
         pollers
             .map(|(counters, thread)| PollerStats {
                 sleeps: counters.sleeps.get(),
+                rests: counters.rests.get(),
                 cpu_time: cpu_time(thread),
             })
             .collect()

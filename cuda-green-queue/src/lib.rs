@@ -5,9 +5,13 @@
 
 mod builder;
 mod completion;
+mod control;
 mod counters;
 mod device_side;
 mod error;
+mod events;
+#[cfg(feature = "metrics")]
+mod exporter;
 mod future;
 mod histogram;
 mod host_rings;
@@ -33,12 +37,16 @@ mod submitter;
 mod task;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod watcher;
 mod workers;
 
 pub use builder::TaskQueueBuilder;
 pub use error::{Error, Result};
+#[cfg(feature = "metrics")]
+pub use exporter::QueueExporter;
 pub use future::TaskFuture;
 pub use histogram::Histogram;
+pub use idle::IdlePolicy;
 pub use kernel_queue::KernelQueue;
 pub use layout::{DeviceInbox, DeviceQueue};
 pub use numa::Placement;

@@ -5,17 +5,12 @@
 //! are copied into a job and handed over. If no job is free, that ring waits, so that its kernels find it full in the
 //! end, and the other rings go on.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use crate::{
+    control::{Control, FINISHING, OPEN},
     counters::{PollerCounters, RingCounters, ThreadCounters, is_timed},
-    idle::{Idle, IdleTimes, Step},
+    idle::{Idle, IdlePolicy, Step},
     jobs::Reply,
     layout::{NO_FUTURE, status},
     pool::{PollerMark, Pool},
@@ -24,41 +19,6 @@ use crate::{
     segment::Segment,
     workers::{become_own_thread, room},
 };
-
-/// The rings are open.
-const OPEN: u8 = 0;
-/// The rings are closed; kernels may still use what they were granted.
-const CLOSING: u8 = 1;
-/// No kernel uses the queue any more: the thread ends when the rings are empty.
-const FINISHING: u8 = 2;
-
-/// The word by which a queue tells its polling threads to end.
-#[derive(Default)]
-pub(crate) struct Control {
-    state: AtomicU8,
-    discard: AtomicU8,
-}
-
-impl Control {
-    /// Closes the rings.
-    pub(crate) fn close(&self) {
-        self.state.fetch_max(CLOSING, Ordering::SeqCst);
-    }
-
-    /// Answers what is found from now on as closed.
-    pub(crate) fn discard(&self) {
-        self.discard.store(1, Ordering::SeqCst);
-    }
-
-    /// Notes that no kernel uses the queue any more.
-    pub(crate) fn finish(&self) {
-        self.state.fetch_max(FINISHING, Ordering::SeqCst);
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == OPEN
-    }
-}
 
 /// A ring, and its figures.
 pub(crate) struct PolledRing {
@@ -116,14 +76,15 @@ impl Poller {
     }
 
     /// Polls until the queue has ended.
-    pub(crate) fn poll(mut self, times: IdleTimes) {
+    pub(crate) fn poll(mut self, policy: IdlePolicy) {
         let _own = become_own_thread(&self.pool);
         fine_timers();
         let begin = Instant::now();
-        let mut idle = Idle::new(times);
+        let mut idle = Idle::new(policy);
         let mut is_closed = false;
+        let mut launches = 0;
         loop {
-            let state = self.control.state.load(Ordering::Acquire);
+            let state = self.control.state();
             if state != OPEN && !is_closed {
                 is_closed = true;
                 let shared = self.segment.shared();
@@ -141,12 +102,21 @@ impl Poller {
             for ring in &mut self.rings {
                 ring.consumer.tell(self.segment.shared());
             }
-            match idle.next(|| begin.elapsed()) {
+            let before = launches;
+            launches = self.control.launches();
+            if launches != before {
+                idle.found();
+            }
+            match idle.next(|| begin.elapsed(), || self.control.is_busy()) {
                 Step::Spin => std::hint::spin_loop(),
                 Step::Pause => (0..32).for_each(|_| std::hint::spin_loop()),
                 Step::Sleep(time) => {
                     self.counters.sleeps.add(1);
-                    std::thread::sleep(time);
+                    self.control.sleep(time, state, launches);
+                }
+                Step::Rest(time) => {
+                    self.counters.rests.add(1);
+                    self.control.sleep(time, state, launches);
                 }
             }
         }
@@ -234,7 +204,7 @@ impl Poller {
             Some((number, pool.registry().get(number)?, counters))
         });
         match found {
-            _ if control.discard.load(Ordering::Relaxed) != 0 => {
+            _ if control.is_discarding() => {
                 threads.discarded.add(1);
                 refuse(status::CLOSED);
             }

@@ -8,6 +8,7 @@ use crate::{
     builder::TaskQueueBuilder,
     device_side::DeviceSide,
     error::{Error, Result},
+    events::{self, QueueEvent},
     layout::DeviceQueue,
     numa::Placement,
     pool::Pool,
@@ -149,7 +150,8 @@ impl TaskQueue {
         if !self.parts.device.control().is_open() {
             return Err(Error::Closed);
         }
-        // A stream that cannot be fenced, since it is in a capture, is refused before the launch.
+        // A stream that cannot be fenced, since it is in a capture, is refused before the launch. The polling threads
+        // wake up meanwhile.
         self.fence_on(stream)?;
         // SAFETY: the caller makes the same promise, but for the queue's memory, which the fence below keeps.
         unsafe { stream.launch(kernel, config, args) }?;
@@ -159,12 +161,17 @@ impl TaskQueue {
         Ok(())
     }
 
-    /// Fences the queue on a stream: its memory outlives the work that is in the stream now. Does not wait.
+    /// Fences the queue on a stream: its memory outlives the work that is in the stream now, and the polling threads do
+    /// not rest until it is over. Does not wait.
     ///
     /// # Errors
     /// [`Error::CudaGreen`]: as [`PinnedBuffer::fence_on`](cuda_green::PinnedBuffer::fence_on).
     pub fn fence_on(&self, stream: &Stream) -> Result<()> {
-        self.parts.device.segment().fence_on(stream)
+        let device = &self.parts.device;
+        let fenced = device.segment().fence_on(stream);
+        // After the fence, which is asked for the end of the work.
+        device.announce();
+        fenced
     }
 
     /// Takes no more tasks: kernels' submissions are answered as closed, but for at most as many as a ring has slots,
@@ -173,6 +180,8 @@ impl TaskQueue {
     /// A queue of a set closes for its device alone.
     pub fn close(&self) {
         self.parts.device.control().close();
+        let device = self.device().ordinal();
+        events::emit(QueueEvent::Closed { device });
         if self.owns_pool {
             self.pool().close();
         }

@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     error::{Error, Result},
+    events::{self, QueueEvent},
     layout::{SLOT_HEADER, status},
     task::{HostTask, Task, TaskError, TaskFailure},
 };
@@ -259,7 +260,7 @@ impl Method {
                 }
             }
             Err(panic) => {
-                discard(panic);
+                discard(self.name, panic);
                 of(status::PANICKED, 0)
             }
         }
@@ -274,17 +275,21 @@ impl Method {
         match catch_unwind(AssertUnwindSafe(|| typed(task))) {
             Ok(result) => result.map_err(TaskError::Failed),
             Err(panic) => {
-                discard(panic);
+                discard(self.name, panic);
                 Err(TaskError::Panicked)
             }
         }
     }
 }
 
-/// Drops what a handler panicked with, which may panic in turn.
+/// Says that a handler panicked, and drops what with, which may panic in turn.
 #[cold]
-fn discard(panic: Box<dyn Any + Send>) {
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+fn discard(task: &str, panic: Box<dyn Any + Send>) {
+    let rest = AssertUnwindSafe(|| {
+        drop(panic);
+        events::emit(QueueEvent::Panicked { task });
+    });
+    if let Err(another) = catch_unwind(rest) {
         std::mem::forget(another);
     }
 }

@@ -146,6 +146,11 @@ impl Segment {
         Ok(self.pinned.fence_on(stream)?)
     }
 
+    /// Returns whether the work that the memory was fenced on is over.
+    pub(crate) fn is_unused(&self) -> Result<bool> {
+        Ok(self.pinned.is_done()?)
+    }
+
     /// Waits for the work that the memory was fenced on.
     pub(crate) fn wait(&self) -> Result<()> {
         Ok(self.pinned.synchronize()?)

@@ -6,6 +6,7 @@ use std::{
         atomic::{AtomicUsize, Ordering, fence},
     },
     thread::{self, Thread},
+    time::Duration,
 };
 
 /// The threads of a pool that sleep.
@@ -20,6 +21,15 @@ impl Sleepers {
     /// Sleeps until it is woken. `is_needed` looks for work again: what came before this thread was on the list woke
     /// nobody. May return early.
     pub(crate) fn sleep(&self, is_needed: impl FnOnce() -> bool) {
+        self.sleep_by(is_needed, thread::park);
+    }
+
+    /// As [`sleep`](Self::sleep), but at most this long.
+    pub(crate) fn sleep_for(&self, time: Duration, is_needed: impl FnOnce() -> bool) {
+        self.sleep_by(is_needed, || thread::park_timeout(time));
+    }
+
+    fn sleep_by(&self, is_needed: impl FnOnce() -> bool, park: impl FnOnce()) {
         let me = thread::current();
         {
             let mut threads = self.lock();
@@ -29,7 +39,7 @@ impl Sleepers {
         // With the fence of `wake_one`: either that sees this thread on the list, or this thread sees the work.
         fence(Ordering::SeqCst);
         if !is_needed() {
-            thread::park();
+            park();
         }
         let mut threads = self.lock();
         threads.retain(|thread| thread.id() != me.id());
@@ -61,6 +71,9 @@ impl Sleepers {
     /// Wakes all threads.
     pub(crate) fn wake_all(&self) {
         fence(Ordering::SeqCst);
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         let threads = {
             let mut threads = self.lock();
             self.count.store(0, Ordering::Relaxed);

@@ -108,8 +108,10 @@ pub struct SubmissionStats {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PollerStats {
-    /// How often it slept.
+    /// How often it slept between two looks.
     pub sleeps: u64,
+    /// How often it rested, since no kernel was known to be at work.
+    pub rests: u64,
     /// The thread's CPU time, on Linux.
     pub cpu_time: Option<Duration>,
 }
@@ -188,6 +190,17 @@ impl fmt::Display for QueueStats {
                     ring.deepest,
                     ring.depth
                 )?;
+            }
+            for poller in &device.pollers {
+                write!(
+                    f,
+                    "  polling thread: {} sleeps, {} rests",
+                    poller.sleeps, poller.rests
+                )?;
+                match poller.cpu_time {
+                    Some(time) => writeln!(f, ", {time:.1?} of a core")?,
+                    None => writeln!(f)?,
+                }
             }
             if device.invalid_answers > 0 {
                 writeln!(

@@ -3,8 +3,12 @@
 
 mod cpu;
 mod ends;
+#[cfg(any(feature = "serde", feature = "tracing"))]
+mod facades;
+mod figures;
 mod gpu;
 mod hostile;
+mod idle;
 mod kernels;
 mod made;
 
@@ -15,7 +19,7 @@ use crate::{HostTask, Task, TaskFailure, TaskQueueBuilder};
 /// Doubles a number. Handlers run on workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-struct Double(u64);
+pub(crate) struct Double(pub(crate) u64);
 
 impl Task for Double {
     const METHOD: u16 = 3;
@@ -58,7 +62,7 @@ fn fail(Fail(code): Fail) -> Result<[u32; 4], TaskFailure> {
 }
 
 /// A small queue with all handlers.
-fn builder() -> TaskQueueBuilder {
+pub(crate) fn builder() -> TaskQueueBuilder {
     TaskQueueBuilder::default()
         .handler(|Double(n)| Ok(n.wrapping_mul(2)))
         .inline_handler(|Increment(n)| Ok(n.wrapping_add(1)))

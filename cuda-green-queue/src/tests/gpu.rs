@@ -147,7 +147,7 @@ const PTX: &str = ".version 6.0\n.target sm_70\n.address_size 64\n\
 
 /// A simulated device, whose kernel `user(queue, out, n)` is a Rust function that may wait for the CPU.
 pub(super) struct Gpu {
-    pub(super) sim: Sim,
+    _sim: Sim,
     pub(super) device: CudaDevice,
     pub(super) stream: Stream,
     pub(super) kernel: Kernel,
@@ -170,7 +170,7 @@ impl Gpu {
         let stream = context.create_stream().unwrap();
         let module = Module::load_ptx(&device, PTX).unwrap();
         Self {
-            sim,
+            _sim: sim,
             stream,
             kernel: module.kernel("user").unwrap(),
             device,
