@@ -101,6 +101,13 @@ fn clippy(shell: &Shell) -> Result<()> {
         )
         .run()?;
     }
+    for feature in ["metrics", "serde", "test-utils", "tracing"] {
+        cmd!(
+            shell,
+            "cargo clippy --package cuda-green-queue --features {feature} -- -D warnings"
+        )
+        .run()?;
+    }
     for feature in ["cli", "metrics", "serde", "server", "test-utils", "tracing"] {
         cmd!(
             shell,
