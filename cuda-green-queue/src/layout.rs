@@ -27,7 +27,31 @@
 //! # A future's word in device memory
 //! `generation << 2 | abandoned << 1 | taken`. A kernel takes an entry by setting bit 0, which tells it the generation of
 //! its call; adding 3 gives the entry back and begins the next generation. An abandoned entry stays taken until its
-//! answer has arrived, so that a late answer can never be read as one to a later call.
+//! answer has arrived, so that a late answer can never be read as one to a later call; then a compare-and-swap from
+//! `generation << 2 | 3` to `(generation + 1) << 2 | 1` takes it for the next call. A table begins with
+//! [`FIRST_FUTURE`] in each word, generation 1: answers begin as zeros, which must not look like words of a call.
+//!
+//! # An inbox: tasks to a resident kernel
+//! A ring for each lane and priority; block `b` of the kernel consumes the rings of lane `b`. There are two kinds,
+//! which bit 0 of [`DeviceInbox::flags`] tells apart:
+//!
+//! - *From the CPU* (0). Tails, controls, slots and answers lie in pinned host memory. A slot is an array of words of 8
+//!   bytes, each `sequence << 32 | data`, so that a warp reads a task in one trip: the data of word 0 is
+//!   `method << 16 | length`, of word 1 the future, of word 2 the generation, of word `3 + i` the bytes `4 * i ..` of
+//!   the payload. A task is there when all words that its length tells have the ticket's sequence; words after them may
+//!   be of earlier tasks. Each word is a plain store of 8 aligned bytes.
+//! - *From kernels* (1). The slots are those of a [`DeviceQueue`] in device memory, and so are tails and answers.
+//!
+//! Answers are those of a queue, in both kinds: a kernel writes words 1 .. first, then word 0 with release semantics.
+//!
+//! The kernel stores a ring's tail (the number of tickets that were consumed) as the consumer of a queue does, now and
+//! then and always when it finds nothing to do. `position` in [`InboxPosition`] is where the next launch goes on: the
+//! block loads it when it starts and stores it before it returns.
+//!
+//! A lane's *control* is a word of 8 bytes in pinned memory, a line of its own, in both kinds. The block reads it beside
+//! the slot (in a load that is in flight at the same time), at least once in 64 tasks or idle polls: with [`LEAVE`] it
+//! returns before it takes another task, with [`FINISH`] as soon as all its rings are empty, where the rings were looked
+//! at after the control. Before it returns it stores its tails and positions.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -45,6 +69,21 @@ pub(crate) const LINE: u64 = 128;
 pub(crate) const SLOT_HEADER: u64 = 16;
 /// The number of a future in a slot whose task has none.
 pub(crate) const NO_FUTURE: u32 = u32::MAX;
+/// The word of a future that nobody has taken yet.
+pub(crate) const FIRST_FUTURE: u32 = 1 << 2;
+/// The first eight bytes of a [`DeviceInbox`].
+pub(crate) const INBOX_MAGIC: u64 = u64::from_le_bytes(*b"CGINBOX1");
+/// A lane's control: the block goes on.
+pub(crate) const RUN: u64 = 0;
+/// A lane's control: the block returns before it takes another task. What is in its rings waits for the next launch.
+pub(crate) const LEAVE: u64 = 1;
+/// A lane's control: the block returns when its rings are empty.
+pub(crate) const FINISH: u64 = 2;
+/// Words of an inbox's slot before the payload.
+pub(crate) const INBOX_HEADER_WORDS: u32 = 3;
+/// The bit of [`DeviceQueue::flags`] and [`DeviceInbox::flags`] for tasks from kernels to kernels: slots, tails and
+/// answers lie in device memory.
+pub(crate) const KERNEL_TO_KERNEL: u8 = 1;
 /// The bit of a tail that says that the queue is closed: no more tickets will be consumed than the slots hold.
 pub(crate) const CLOSED: u64 = 1 << 63;
 
@@ -125,8 +164,45 @@ pub struct DeviceQueue {
     pub(crate) depth_log2: u8,
     pub(crate) slot_log2: u8,
     pub(crate) answer_log2: u8,
-    /// Bit 0: slots, tails and answers lie in device memory, and the consumer is a kernel.
+    /// Bit 0 ([`KERNEL_TO_KERNEL`]): slots, tails and answers lie in device memory, and the consumer is a kernel.
     pub(crate) flags: u8,
+}
+
+/// The tasks to a resident kernel, as an argument of that kernel (`cuda_green::Inbox` in `cuda_green_queue.cuh`).
+///
+/// Block `b` takes the tasks of lane `b`, so launch as many blocks as there are lanes, and no more than can be resident
+/// at once in the partition.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct DeviceInbox {
+    pub(crate) magic: u64,
+    /// Device addresses. Those of the slots, tails and answers are of host memory or, by `flags`, of device memory.
+    pub(crate) slots: u64,
+    pub(crate) tails: u64,
+    pub(crate) answers: u64,
+    /// A line for each lane, in pinned host memory.
+    pub(crate) controls: u64,
+    /// An [`InboxPosition`] for each ring, in device memory.
+    pub(crate) positions: u64,
+    pub(crate) version: u32,
+    /// The number of entries for answers, a power of two.
+    pub(crate) future_count: u32,
+    pub(crate) lanes: u16,
+    pub(crate) priorities: u16,
+    pub(crate) depth_log2: u8,
+    pub(crate) slot_log2: u8,
+    pub(crate) answer_log2: u8,
+    /// Bit 0 ([`KERNEL_TO_KERNEL`]): the slots are those of a [`DeviceQueue`].
+    pub(crate) flags: u8,
+}
+
+/// The place in a ring where the resident kernel's next launch goes on, in device memory.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct InboxPosition {
+    /// The next ticket to consume.
+    pub(crate) position: u64,
+    pub(crate) pad: [u64; 15],
 }
 
 /// The numbers of a queue, checked, and the offsets that follow from them.

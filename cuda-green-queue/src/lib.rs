@@ -4,7 +4,14 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod error;
+#[allow(dead_code, reason = "the host side, which uses it, comes next")]
 mod layout;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the host side, which uses it, comes next"
+)]
+mod protocol;
 
 pub use error::{Error, Result};
-pub use layout::DeviceQueue;
+pub use layout::{DeviceInbox, DeviceQueue};

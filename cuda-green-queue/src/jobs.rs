@@ -1,0 +1,207 @@
+//! Jobs: tasks on their way to a worker, either the task itself or a copy of its bytes.
+
+use std::{cell::UnsafeCell, sync::Arc, time::Instant};
+
+use crate::{
+    completion::Completion,
+    future::Place,
+    layout::status,
+    registry::{Outcome, Method},
+    segment::Segment,
+    task::{HostTask, TaskError},
+};
+
+/// A task that moves, in one allocation with the place of its output.
+pub(crate) struct PointerTask<T: HostTask> {
+    method: u16,
+    /// When it was submitted, if its times are measured.
+    submitted: Option<Instant>,
+    task: UnsafeCell<Option<T>>,
+    completion: Completion<T::Output>,
+}
+
+// SAFETY: the task is taken once, by the thread that runs the only `PointerJob` of it (`Run`'s contract); the completion
+// looks after itself. Tasks and outputs are `Send`.
+unsafe impl<T: HostTask> Sync for PointerTask<T> {}
+
+impl<T: HostTask> Place<T::Output> for PointerTask<T> {
+    fn completion(&self) -> &Completion<T::Output> {
+        &self.completion
+    }
+}
+
+/// A task whose type is not known.
+///
+/// # Safety
+/// `run` or `cancel` is called once at most, and not both.
+unsafe trait Run: Send + Sync {
+    fn method(&self) -> u16;
+    fn submitted(&self) -> Option<Instant>;
+    /// Runs the handler, and completes the future. Returns one of [`status`].
+    unsafe fn run(&self, method: &Method) -> u8;
+    /// Completes the future with an error.
+    unsafe fn cancel(&self, error: TaskError);
+}
+
+// SAFETY: nothing is called here but by the contract of the trait, which `PointerJob` keeps.
+unsafe impl<T: HostTask> Run for PointerTask<T> {
+    fn method(&self) -> u16 {
+        self.method
+    }
+
+    fn submitted(&self) -> Option<Instant> {
+        self.submitted
+    }
+
+    unsafe fn run(&self, method: &Method) -> u8 {
+        // SAFETY: only `run` and `cancel` access it, of which one is called once.
+        let task = unsafe { (*self.task.get()).take() };
+        let result = match task {
+            Some(task) => method.run_typed(task),
+            None => Err(TaskError::Closed),
+        };
+        let status = match &result {
+            Ok(_) => status::DONE,
+            Err(TaskError::Failed(_)) => status::FAILED,
+            Err(TaskError::Panicked) => status::PANICKED,
+            Err(_) => status::CLOSED,
+        };
+        // SAFETY: as above: it is called once.
+        unsafe { self.completion.complete(result) };
+        status
+    }
+
+    unsafe fn cancel(&self, error: TaskError) {
+        // SAFETY: as in `run`. The task ends before its future says so.
+        drop(unsafe { (*self.task.get()).take() });
+        // SAFETY: as in `run`.
+        unsafe { self.completion.complete(Err(error)) };
+    }
+}
+
+/// The right to run a task that moves. Dropped, it completes the future with [`TaskError::Closed`].
+pub(crate) struct PointerJob(Option<Arc<dyn Run>>);
+
+impl PointerJob {
+    /// Returns a job, and the place of its output.
+    #[inline]
+    pub(crate) fn new<T: HostTask>(
+        task: T,
+        method: u16,
+        submitted: Option<Instant>,
+    ) -> (Self, Arc<PointerTask<T>>) {
+        let place = Arc::new(PointerTask {
+            method,
+            submitted,
+            task: UnsafeCell::new(Some(task)),
+            completion: Completion::default(),
+        });
+        (Self(Some(place.clone())), place)
+    }
+
+    /// Takes the task back out of a job that was not run, whose future is never seen by anybody.
+    pub(crate) fn take_back<T: HostTask>(mut self, place: &PointerTask<T>) -> Option<T> {
+        self.0 = None;
+        // SAFETY: the job is gone and was neither run nor cancelled, so nothing else accesses the task.
+        unsafe { (*place.task.get()).take() }
+    }
+
+    /// Returns the index of its handler.
+    pub(crate) fn method(&self) -> u16 {
+        self.0.as_ref().map_or(u16::MAX, |task| task.method())
+    }
+
+    /// Returns when it was submitted, if its times are measured.
+    pub(crate) fn submitted(&self) -> Option<Instant> {
+        self.0.as_ref().and_then(|task| task.submitted())
+    }
+
+    /// Runs the handler, and completes the future. Returns one of [`status`].
+    pub(crate) fn run(mut self, method: &Method) -> u8 {
+        match self.0.take() {
+            // SAFETY: this is the only job of the task, and it no longer has it.
+            Some(task) => unsafe { task.run(method) },
+            None => status::CLOSED,
+        }
+    }
+}
+
+impl Drop for PointerJob {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            // SAFETY: this is the only job of the task, and it no longer has it.
+            unsafe { task.cancel(TaskError::Closed) };
+        }
+    }
+}
+
+/// The future that a copied task's answer goes to.
+pub(crate) enum Reply {
+    None,
+    /// An entry in a segment, which a kernel polls.
+    Kernel {
+        segment: Arc<Segment>,
+        future: u32,
+        generation: u32,
+    },
+    /// A future of CPU code.
+    Host(Arc<dyn Decode>),
+}
+
+impl Reply {
+    /// Answers, where an output's bytes are those at the start of `output`.
+    pub(crate) fn answer(self, answer: Outcome, output: &[u8]) {
+        let output = output.get(..answer.length as usize).unwrap_or_default();
+        match self {
+            Self::None => {}
+            Self::Kernel {
+                segment,
+                future,
+                generation,
+            } => segment.answer(future, generation, answer.status, output),
+            Self::Host(place) => place.complete(answer.status, output),
+        }
+    }
+}
+
+/// The place of the output of a task that CPU code copied into a ring.
+pub(crate) trait Decode: Send + Sync {
+    /// Stores the result, of which this is the only one: a reply is answered once.
+    fn complete(&self, status: u8, output: &[u8]);
+}
+
+/// The bytes of a task, to be copied to a worker. All of them are allocated when the pool is made.
+pub(crate) struct CopiedJob {
+    /// The index of its handler.
+    pub(crate) method: u16,
+    pub(crate) reply: Reply,
+    /// When the polling thread found it, if its times are measured.
+    pub(crate) found: Option<Instant>,
+    pub(crate) length: u32,
+    /// Aligned as payloads are.
+    pub(crate) payload: Box<[u128]>,
+}
+
+impl CopiedJob {
+    /// Makes an empty job with room for payloads of this length.
+    pub(crate) fn with_room(payload_bytes: u32) -> Self {
+        Self {
+            method: 0,
+            reply: Reply::None,
+            found: None,
+            length: 0,
+            payload: vec![0; (payload_bytes as usize).div_ceil(size_of::<u128>())].into(),
+        }
+    }
+
+    /// Returns the task's bytes.
+    pub(crate) fn payload(&self) -> &[u8] {
+        let bytes: &[u8] = bytemuck::cast_slice(&self.payload);
+        bytes.get(..self.length as usize).unwrap_or_default()
+    }
+
+    /// Takes the reply out.
+    pub(crate) fn take_reply(&mut self) -> Reply {
+        std::mem::replace(&mut self.reply, Reply::None)
+    }
+}
