@@ -14,8 +14,6 @@ use cuda_green::{CudaDevice, Driver, DriverSpec};
 pub use bench::{Bench, Drawing, Measurement, StartupPart};
 #[cfg(feature = "embed")]
 pub use bench::{EmbedBench, EmbedSource, ServiceBench};
-#[cfg(feature = "queue")]
-pub use bench::QueueBench;
 pub use sizes::Sizes;
 
 /// Guaranteed shares of an NVIDIA GPU through CUDA green contexts.

@@ -1,5 +1,7 @@
 //! What is measured, for how long.
 
+use std::time::Duration;
+
 use super::figures::{By, Shape, What};
 
 /// The numbers of warps that submit at once.
@@ -22,6 +24,7 @@ pub struct Lengths {
     pub host_tasks: u64,
     /// Requests beside tasks of another partition.
     pub requests: usize,
+    pub request_time: Duration,
 }
 
 impl Lengths {
@@ -37,6 +40,7 @@ impl Lengths {
             watched_ms: 2_000,
             host_tasks: 200_000,
             requests: 2_000,
+            request_time: Duration::from_secs(5),
         }
     }
 
@@ -53,6 +57,7 @@ impl Lengths {
             watched_ms: 20,
             host_tasks: 200,
             requests: 4,
+            request_time: Duration::from_secs(1),
         }
     }
 

@@ -1,0 +1,4 @@
+//! The PTX of the kernels.
+
+/// The hand-written loops.
+pub const RAW: &str = "";

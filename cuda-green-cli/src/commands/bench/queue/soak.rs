@@ -1,0 +1,13 @@
+//! So many tasks that a lost one would show.
+use serde::Serialize;
+use crate::commands::bench::run::{Figures, Work};
+#[derive(Serialize)]
+pub struct Soak;
+impl Figures for Soak {
+    fn table(&self) -> String {
+        String::new()
+    }
+}
+pub fn soak(_work: &Work<'_>, _tasks: u64) -> anyhow::Result<Soak> {
+    anyhow::bail!("not yet")
+}
