@@ -664,9 +664,17 @@ fn queue_short() -> String {
     };
     let mut table = "| | p50 / p99, µs |\n|---|---|\n".to_owned();
     for (name, what, by) in [
-        ("a flag of a kernel to the CPU and back, by hand", "ping_pong", "raw"),
+        (
+            "a flag of a kernel to the CPU and back, by hand",
+            "ping_pong",
+            "raw",
+        ),
         ("an empty task and its answer", "inline", "queue"),
-        ("a task of the CPU to a resident kernel, and its answer", "resident", "queue"),
+        (
+            "a task of the CPU to a resident kernel, and its answer",
+            "resident",
+            "queue",
+        ),
         ("a launch and the wait for its end", "launch", "raw"),
     ] {
         for row in queue_rows(&figures, what, by) {
@@ -692,14 +700,34 @@ fn queue() -> String {
         setting["cores"], setting["repeats"]
     );
     for (name, what, by) in [
-        ("a flag of a kernel to the CPU and back, by hand", "ping_pong", "raw"),
-        ("an empty task and its answer, inline handler", "inline", "queue"),
+        (
+            "a flag of a kernel to the CPU and back, by hand",
+            "ping_pong",
+            "raw",
+        ),
+        (
+            "an empty task and its answer, inline handler",
+            "inline",
+            "queue",
+        ),
         ("the same by hand", "inline", "raw"),
         ("the same by a handler on the pool", "pooled", "queue"),
-        ("a flag of the CPU to a kernel and back, by hand", "host_ping_pong", "raw"),
-        ("a task of the CPU to a resident kernel, and its answer", "resident", "queue"),
+        (
+            "a flag of the CPU to a kernel and back, by hand",
+            "host_ping_pong",
+            "raw",
+        ),
+        (
+            "a task of the CPU to a resident kernel, and its answer",
+            "resident",
+            "queue",
+        ),
         ("a launch and the wait for its end", "launch", "raw"),
-        ("a kernel's task to a resident kernel, and its answer", "kernel_to_kernel", "queue"),
+        (
+            "a kernel's task to a resident kernel, and its answer",
+            "kernel_to_kernel",
+            "queue",
+        ),
     ] {
         for row in queue_rows(&figures, what, by) {
             table += &format!("| {name} | {} |\n", trip(row));
@@ -738,21 +766,40 @@ fn queue() -> String {
 fn by_warps(figures: &Value, title: &str, what: &str) -> String {
     let rows = figures["rows"].as_array().unwrap().iter();
     let rows: Vec<_> = rows.filter(|row| row["what"] == what).collect();
-    let mut warps: Vec<_> = rows.iter().filter_map(|row| row["warps"].as_u64()).collect();
+    let mut warps: Vec<_> = rows
+        .iter()
+        .filter_map(|row| row["warps"].as_u64())
+        .collect();
     warps.sort_unstable();
     warps.dedup();
     let way = |row: &Value| ["by", "lanes", "polling_threads"].map(|field| row[field].clone());
     let mut ways: Vec<_> = rows.iter().map(|row| way(row)).collect();
     ways.dedup();
-    let columns: String = warps.iter().map(|warps| format!(" {} warps |", thousands(*warps))).collect();
-    let mut table = format!("\n| {title} |{columns}\n|---|{}\n", "---|".repeat(warps.len()));
+    let columns: String = warps
+        .iter()
+        .map(|warps| format!(" {} warps |", thousands(*warps)))
+        .collect();
+    let mut table = format!(
+        "\n| {title} |{columns}\n|---|{}\n",
+        "---|".repeat(warps.len())
+    );
     for own in ways {
         let [by, lanes, threads] = &own;
         let by = if by == "queue" { "queue" } else { "by hand" };
-        let lanes = if lanes == 1 { "1 lane".to_owned() } else { format!("{lanes} lanes") };
-        let threads = if threads == 1 { "1 polling thread".to_owned() } else { format!("{threads} polling threads") };
+        let lanes = if lanes == 1 {
+            "1 lane".to_owned()
+        } else {
+            format!("{lanes} lanes")
+        };
+        let threads = if threads == 1 {
+            "1 polling thread".to_owned()
+        } else {
+            format!("{threads} polling threads")
+        };
         let cells = warps.iter().map(|warps| {
-            let row = rows.iter().find(|row| way(row) == own && row["warps"] == *warps);
+            let row = rows
+                .iter()
+                .find(|row| way(row) == own && row["warps"] == *warps);
             row.map_or("–".to_owned(), |row| match what {
                 "round_trip" => trip(row),
                 _ => or_dash(&row["m_per_s"]["median"], 2),

@@ -43,7 +43,10 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
     {
         // As docs.rs does, where no one sees a warning; its nightly marks what needs a feature.
         let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings --cfg docsrs");
-        let _nightly = shell.push_env("RUSTC_BOOTSTRAP", "cuda_green,cuda_green_embed,cuda_green_queue");
+        let _nightly = shell.push_env(
+            "RUSTC_BOOTSTRAP",
+            "cuda_green,cuda_green_embed,cuda_green_queue",
+        );
         cmd!(shell, "cargo doc --no-deps --all-features {packages...}").run()?;
     }
     // Not the program: cargo ignores a dependency on a package without a library, so that it would not be

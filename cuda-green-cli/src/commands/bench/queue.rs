@@ -96,7 +96,8 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
         own: own::Own::new(device, context.create_stream()?)?,
     };
     let shapes = lengths.shapes();
-    work.progress.set_length((shapes.len() * lengths.repeats) as u64 + 3);
+    work.progress
+        .set_length((shapes.len() * lengths.repeats) as u64 + 3);
     let mut found: Vec<Vec<Once>> = shapes.iter().map(|_| Vec::new()).collect();
     for _ in 0..lengths.repeats {
         for (shape, found) in shapes.iter().zip(&mut found) {
@@ -106,7 +107,10 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
             work.progress.inc(1);
         }
     }
-    let rows = shapes.into_iter().zip(found).map(|(shape, found)| row(shape, &found));
+    let rows = shapes
+        .into_iter()
+        .zip(found)
+        .map(|(shape, found)| row(shape, &found));
     let rows = rows.collect::<anyhow::Result<_>>()?;
     let step = |name: &'static str| {
         work.progress.set_message(name);
@@ -119,7 +123,12 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
     step("beside another partition");
     let (beside, skipped) = match device.missing_features() {
         None => (Some(beside::measure(work, lengths)?), Vec::new()),
-        Some(reason) => (None, vec![format!("a request beside another partition's tasks: {reason}")]),
+        Some(reason) => (
+            None,
+            vec![format!(
+                "a request beside another partition's tasks: {reason}"
+            )],
+        ),
     };
     Ok(QueueFigures {
         setting: Setting {
@@ -140,9 +149,14 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
 }
 
 fn row(shape: Shape, found: &[Once]) -> anyhow::Result<Row> {
-    let rates = found.iter().filter_map(|once| Some(once.tasks as f64 / once.seconds? / 1e6));
+    let rates = found
+        .iter()
+        .filter_map(|once| Some(once.tasks as f64 / once.seconds? / 1e6));
     let rates: Vec<_> = rates.collect();
-    let times: Vec<_> = found.iter().filter_map(|once| once.times.as_ref()).collect();
+    let times: Vec<_> = found
+        .iter()
+        .filter_map(|once| once.times.as_ref())
+        .collect();
     let trips = match times.is_empty() {
         true => None,
         false => Some(Trips::of(&times)?),

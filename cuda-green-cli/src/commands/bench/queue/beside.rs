@@ -32,7 +32,10 @@ pub fn measure(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<Beside> {
     let left = manager.allocation_status().available_sms;
     let dream = manager.create_context(ContextId::Dream, config(left))?;
     let load = Load::of(device, lengths.requests, lengths.request_time)?;
-    let (requests, own) = (embedding.create_stream()?, Own::new(device, dream.create_stream()?)?);
+    let (requests, own) = (
+        embedding.create_stream()?,
+        Own::new(device, dream.create_stream()?)?,
+    );
     let times = |samples: Samples| Times::of(samples.nanoseconds().collect::<Vec<_>>());
     let (mut alone, mut beside, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..lengths.repeats {
@@ -49,7 +52,10 @@ pub fn measure(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<Beside> {
         beside.push(times(found)?);
         rates.push(rate / 1e6);
     }
-    let ratios = beside.iter().zip(&alone).map(|(beside, alone)| beside.at(0.99) / alone.at(0.99));
+    let ratios = beside
+        .iter()
+        .zip(&alone)
+        .map(|(beside, alone)| beside.at(0.99) / alone.at(0.99));
     let is_real = !device.driver().is_simulated();
     let trips = |all: &[Times]| Trips::of(&all.iter().collect::<Vec<_>>());
     Ok(Beside {

@@ -197,13 +197,20 @@ impl Shape {
             By::Queue => "queue",
             By::Raw => "by hand",
         };
-        format!("{}, {way}, {} warps, {} lanes", self.what.name(), self.warps, self.lanes)
+        format!(
+            "{}, {way}, {} warps, {} lanes",
+            self.what.name(),
+            self.warps,
+            self.lanes
+        )
     }
 
     /// Returns its name in a picture.
     fn short(&self) -> String {
         let way = match (self.what, self.by) {
-            (What::PingPong | What::HostPingPong | What::Launch, _) => return self.what.name().to_owned(),
+            (What::PingPong | What::HostPingPong | What::Launch, _) => {
+                return self.what.name().to_owned();
+            }
             (_, By::Queue) => "the queue",
             (_, By::Raw) => "by hand",
         };

@@ -36,15 +36,30 @@ pub fn goals(figures: &QueueFigures) -> Vec<Goal> {
     );
     let one: Vec<_> = rates(figures, What::OneWay, 1, 1);
     let (least, best) = (least(&one), one.iter().copied().reduce(f64::max));
-    goal("one lane, 32 warps or more, M/s".to_owned(), least, 3.0, false);
-    goal("the same, least / best".to_owned(), to(least, best), 0.8, false);
+    goal(
+        "one lane, 32 warps or more, M/s".to_owned(),
+        least,
+        3.0,
+        false,
+    );
+    goal(
+        "the same, least / best".to_owned(),
+        to(least, best),
+        0.8,
+        false,
+    );
     for (what, name, bound) in [
         (What::OneWay, "four lanes", 8.0),
         (What::WarpWide, "four lanes, warp-wide", 30.0),
     ] {
         for threads in [1, 4] {
             let found = self::least(&rates(figures, what, 4, threads));
-            goal(format!("{name}, {}, M/s", polling(threads)), found, bound, false);
+            goal(
+                format!("{name}, {}, M/s", polling(threads)),
+                found,
+                bound,
+                false,
+            );
         }
     }
     let mut fair = figures.of(What::RoundTrip, By::Queue);
@@ -53,16 +68,29 @@ pub fn goals(figures: &QueueFigures) -> Vec<Goal> {
     goal("528 warps, 4 lanes, p99 / p50".to_owned(), fair, 5.0, true);
     let pointer = figures.host.iter().find(|row| row.path == "pointer");
     let pointer = pointer.map(|row| row.all_ns.median);
-    goal("pointer future, submitted and run, ns".to_owned(), pointer, 150.0, true);
+    goal(
+        "pointer future, submitted and run, ns".to_owned(),
+        pointer,
+        150.0,
+        true,
+    );
     goal(
         "CPU to resident kernel and back / ping-pong".to_owned(),
-        to(p50(What::Resident, By::Queue), p50(What::HostPingPong, By::Raw)),
+        to(
+            p50(What::Resident, By::Queue),
+            p50(What::HostPingPong, By::Raw),
+        ),
         1.5,
         true,
     );
     let beside = figures.beside.as_ref();
     let beside = beside.and_then(|beside| Some(beside.p99_to_alone.as_ref()?.median));
-    goal("p99 beside 5 M tasks/s / alone".to_owned(), beside, 1.03, true);
+    goal(
+        "p99 beside 5 M tasks/s / alone".to_owned(),
+        beside,
+        1.03,
+        true,
+    );
     let idle = figures.idle.as_ref();
     goal(
         "idle poller, % of a core".to_owned(),
@@ -170,7 +198,10 @@ mod tests {
         ]);
         let goals = goals(&found);
         let of = |what: &str| {
-            let goal = goals.iter().find(|goal| goal.what.starts_with(what)).unwrap();
+            let goal = goals
+                .iter()
+                .find(|goal| goal.what.starts_with(what))
+                .unwrap();
             (goal.found, goal.is_met())
         };
         assert_eq!(of("empty task and answer, p50"), (Some(3.9 / 3.0), false));

@@ -11,7 +11,10 @@ use super::{
 
 /// The processor time of each thread of this process in nanoseconds, by its number. Empty where the system does not say.
 fn busy() -> BTreeMap<String, u64> {
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let threads = fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
     threads
         .filter_map(|thread| {
             let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
@@ -34,7 +37,9 @@ pub fn measure(own: &Own, lengths: &Lengths) -> anyhow::Result<Idle> {
         thread::sleep(watched);
         let after = busy();
         // The threads that were not there before are the queue's.
-        let spent = after.iter().filter(|(thread, _)| !others.contains_key(*thread));
+        let spent = after
+            .iter()
+            .filter(|(thread, _)| !others.contains_key(*thread));
         let spent: u64 = spent
             .map(|(thread, time)| time - before.get(thread).copied().unwrap_or_default())
             .sum();

@@ -19,7 +19,10 @@ pub struct Queue;
 
 impl Own {
     pub fn new(device: &CudaDevice, stream: Stream) -> anyhow::Result<Self> {
-        Ok(Self { device: device.clone(), stream })
+        Ok(Self {
+            device: device.clone(),
+            stream,
+        })
     }
 
     pub fn run(&self, shape: &Shape, each: u64) -> anyhow::Result<Once> {

@@ -84,7 +84,12 @@ impl Raw {
         let (asked, answered) = (flags.word(0)?, flags.word(LINE)?);
         let times = self.zeroed(each * 4)?;
         let address = flags.address()?;
-        let args = (address, address + 8 * LINE as u64, each as u32, times.address());
+        let args = (
+            address,
+            address + 8 * LINE as u64,
+            each as u32,
+            times.address(),
+        );
         let stop = AtomicBool::new(false);
         self.beside(
             &self.kernel("raw_ping_pong")?,
@@ -151,7 +156,10 @@ impl Raw {
         for _ in 0..each {
             let start = Instant::now();
             // SAFETY: the kernel has no parameters and touches no memory.
-            unsafe { self.stream.launch(&kernel, &LaunchConfig::linear(1, 32), &[]) }?;
+            unsafe {
+                self.stream
+                    .launch(&kernel, &LaunchConfig::linear(1, 32), &[])
+            }?;
             self.stream.synchronize()?;
             times.add(start.elapsed().as_nanos() as u64);
         }
@@ -219,8 +227,11 @@ impl Raw {
 
 /// Returns a grid of so many warps.
 pub fn grid(warps: u32) -> LaunchConfig {
-    let of_block = warps.clamp(1, WARPS_OF_BLOCK);
-    LaunchConfig::linear(warps.div_ceil(of_block), 32 * of_block)
+    let of_block = match warps % WARPS_OF_BLOCK {
+        0 => WARPS_OF_BLOCK,
+        _ => 1,
+    };
+    LaunchConfig::linear(warps / of_block, 32 * of_block)
 }
 
 /// Returns how many of the warps use a lane: warp `w` uses lane `w % lanes`.
@@ -250,7 +261,11 @@ pub fn kept(times: &GpuBuffer, count: u64) -> anyhow::Result<Times> {
     let mut bytes = vec![0; count as usize * 4];
     times.copy_to(&mut bytes)?;
     let (numbers, _) = bytes.as_chunks::<4>();
-    Times::of(numbers.iter().map(|bytes| u32::from_ne_bytes(*bytes).into()))
+    Times::of(
+        numbers
+            .iter()
+            .map(|bytes| u32::from_ne_bytes(*bytes).into()),
+    )
 }
 
 /// Launches a kernel and calls `meanwhile`, which may wait for it and returns early at `stop`; then waits for its end.
@@ -288,4 +303,74 @@ pub fn launched<T>(
         ended.map_err(|_| anyhow::anyhow!("the launching thread panicked"))??;
         done
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use cuda_green::{ContextPolicy, Driver, GreenContext, sim::Sim};
+
+    use super::*;
+    use crate::commands::bench::queue::{figures::By, lengths::Lengths, simulated};
+
+    fn on(simulator: &Sim) -> Raw {
+        let device = Driver::simulated(simulator).unwrap().device(0).unwrap();
+        let context = GreenContext::primary(&device, ContextPolicy::default()).unwrap();
+        Raw::new(&device, context.create_stream().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_shape_runs_and_its_sums_match() {
+        let simulator = Sim::new("h200@13.0").unwrap();
+        simulated::register(&simulator);
+        let (raw, lengths) = (on(&simulator), Lengths::quick());
+        let shapes = lengths.shapes().into_iter();
+        for shape in shapes.filter(|shape| shape.by == By::Raw) {
+            let each = lengths.each(&shape);
+            let once = raw.run(&shape, each).unwrap();
+            let each_warp = matches!(
+                shape.what,
+                What::OneWay | What::WarpWide | What::RoundTrip | What::Inline
+            );
+            let warps = if each_warp { u64::from(shape.warps) } else { 1 };
+            assert_eq!(once.tasks, warps * each, "{shape:?}");
+            let has_times = !matches!(shape.what, What::OneWay | What::WarpWide);
+            assert_eq!(
+                once.times.is_some_and(|times| times.len() > 0),
+                has_times,
+                "{shape:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sum_that_differs_is_an_error() {
+        let simulator = Sim::new("h200@13.0").unwrap();
+        simulated::register(&simulator);
+        // A kernel that submits the payload of another task.
+        simulator.register_concurrent_kernel("raw_produce", |launch| {
+            let slots = launch.arg_u64(0).unwrap();
+            let _ = launch
+                .store_u64(slots + 8, 7)
+                .and_then(|()| launch.store_u64(slots, 1));
+        });
+        let shape = Shape {
+            what: What::OneWay,
+            by: By::Raw,
+            lanes: 1,
+            warps: 1,
+            polling_threads: 1,
+        };
+        let error = on(&simulator).run(&shape, 1).err().unwrap();
+        assert!(error.to_string().contains("sum: 7"), "{error}");
+    }
+
+    #[test]
+    fn the_warps_of_all_lanes_are_all_warps() {
+        for (warps, lanes) in [(1, 4), (8, 4), (9, 4), (2_112, 4), (5, 1)] {
+            let all: u64 = (0..lanes).map(|lane| of_lane(warps, lanes, lane)).sum();
+            assert_eq!(all, warps);
+            let grid = grid(warps as u32);
+            assert_eq!(u64::from(grid.grid[0] * grid.block[0] / 32), warps);
+        }
+    }
 }

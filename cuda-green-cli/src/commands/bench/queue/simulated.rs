@@ -65,8 +65,17 @@ fn pong(launch: &Launch<'_>) -> Done {
 }
 
 fn produce(launch: &Launch<'_>) -> Done {
-    let [slots, tails, answers, _states, times, lanes, each, waits, keep] =
-        [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|index| number(launch, index));
+    let [
+        slots,
+        tails,
+        answers,
+        _states,
+        times,
+        lanes,
+        each,
+        waits,
+        keep,
+    ] = [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|index| number(launch, index));
     let warps = launch.block_count() * u64::from(launch.block()[0]) / 32;
     let (depth, line) = (DEPTH as u64, 8 * LINE as u64);
     let mut heads = vec![0; lanes as usize];

@@ -1,6 +1,6 @@
 //! So many tasks that a lost one would show.
-use serde::Serialize;
 use crate::commands::bench::run::{Figures, Work};
+use serde::Serialize;
 #[derive(Serialize)]
 pub struct Soak;
 impl Figures for Soak {

@@ -35,14 +35,20 @@ impl Sums {
             };
             // No other thread writes to this line.
             for (word, by) in [(&line.sum, number), (&line.count, 1)] {
-                word.store(word.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+                word.store(
+                    word.load(Ordering::Relaxed).wrapping_add(by),
+                    Ordering::Relaxed,
+                );
             }
         });
     }
 
     fn line(&self) -> Arc<Line> {
         let line = Arc::new(Line::default());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&line));
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&line));
         line
     }
 

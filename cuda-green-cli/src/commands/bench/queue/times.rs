@@ -108,7 +108,10 @@ mod tests {
         let found = Found::of(vec![3.0, 1.0, 2.0]);
         assert_eq!((found.median, found.spread()), (2.0, 1.0));
         assert_eq!(found.repeats, [3.0, 1.0, 2.0]);
-        assert_eq!((Found::default().median, Found::default().spread()), (0.0, 0.0));
+        assert_eq!(
+            (Found::default().median, Found::default().spread()),
+            (0.0, 0.0)
+        );
     }
 
     #[test]
@@ -116,7 +119,8 @@ mod tests {
         let times = |from: u64| Times::of((from..from + 100).map(|time| time * 1_000)).unwrap();
         let trips = Trips::of(&[&times(1), &times(101), &times(201)]).unwrap();
         assert_eq!(trips.trips, 300);
-        let near = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 2e-3, "{found}");
+        let near =
+            |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 2e-3, "{found}");
         near(trips.p50_us.median, 150.0);
         near(trips.p99_us.repeats[0], 99.0);
         near(trips.max_us, 300.0);
