@@ -117,7 +117,7 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
         work.progress.inc(1);
     };
     step("tasks of the CPU");
-    let host = host::measure(device, lengths)?;
+    let host = host::measure(&ways.own, lengths)?;
     step("an idle poller");
     let idle = idle::measure(&ways.own, lengths)?;
     step("beside another partition");

@@ -1,55 +1,35 @@
-//! The queue's threads while nothing is submitted, and the first task after a pause.
+//! The queue's polling thread while nothing is submitted, and the first task after a pause.
 
-use std::{collections::BTreeMap, fs, thread, time::Duration};
+use std::{thread, time::Duration};
+
+use anyhow::Context;
 
 use super::{
     figures::Idle,
     lengths::Lengths,
-    own::Own,
+    own::{Own, Summed},
     times::{Found, Times, Trips},
 };
-
-/// The processor time of each thread of this process in nanoseconds, by its number. Empty where the system does not say.
-fn busy() -> BTreeMap<String, u64> {
-    let threads = fs::read_dir("/proc/self/task")
-        .into_iter()
-        .flatten()
-        .flatten();
-    threads
-        .filter_map(|thread| {
-            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            let time = text.split(' ').next()?.parse().ok()?;
-            Some((thread.file_name().into_string().ok()?, time))
-        })
-        .collect()
-}
 
 pub fn measure(own: &Own, lengths: &Lengths) -> anyhow::Result<Idle> {
     let pause = Duration::from_millis(lengths.pause_ms);
     let watched = Duration::from_millis(lengths.watched_ms);
     let (mut percents, mut repeats) = (Vec::new(), Vec::new());
     for _ in 0..lengths.repeats {
-        let others = busy();
-        let queue = own.inline_queue()?;
-        own.one_trip(&queue)?;
+        let summed = own.queue(4, 1, true)?;
+        own.one_trip(&summed)?;
         thread::sleep(pause);
-        let before = busy();
+        let before = busy(&summed)?;
         thread::sleep(watched);
-        let after = busy();
-        // The threads that were not there before are the queue's.
-        let spent = after
-            .iter()
-            .filter(|(thread, _)| !others.contains_key(*thread));
-        let spent: u64 = spent
-            .map(|(thread, time)| time - before.get(thread).copied().unwrap_or_default())
-            .sum();
-        percents.push(spent as f64 / watched.as_nanos() as f64 * 100.0);
+        let spent = busy(&summed)?.saturating_sub(before);
+        percents.push(spent.as_secs_f64() / watched.as_secs_f64() * 100.0);
         let mut first = Times::new()?;
         for _ in 0..lengths.pauses {
             thread::sleep(pause);
-            first.add(own.one_trip(&queue)?);
+            first.add(own.one_trip(&summed)?);
         }
         repeats.push(first);
+        summed.queue.shutdown()?;
     }
     Ok(Idle {
         idle_before_ms: pause.as_secs_f64() * 1e3,
@@ -57,4 +37,13 @@ pub fn measure(own: &Own, lengths: &Lengths) -> anyhow::Result<Idle> {
         percent_of_a_core: Found::of(percents),
         first: Trips::of(&repeats.iter().collect::<Vec<_>>())?,
     })
+}
+
+/// Returns the processor time of the polling threads.
+fn busy(summed: &Summed) -> anyhow::Result<Duration> {
+    let stats = summed.queue.stats();
+    let pollers = stats.devices.iter().flat_map(|device| &device.pollers);
+    let times: Option<Vec<_>> = pollers.map(|poller| poller.cpu_time).collect();
+    let times = times.context("this system does not tell a thread's processor time")?;
+    Ok(times.iter().sum())
 }

@@ -1,8 +1,8 @@
 // The hand-written loops that the queue is compared with: flags, and rings of slots in pinned host memory whose head
 // producers advance by compare-and-swap. Raw loads and stores, and nothing of the queue.
 //
-// A ring has 1,024 slots of 128 bytes: the ticket + 1, the payload (the warp in the upper half, the number of its task in
-// the lower), and 112 bytes more. Its head, and what is known of its tail, lie in device memory on lines of their own. A
+// A ring has 1,024 slots of 128 bytes. As many bytes are written of each as the queue writes for the same task: the ticket
+// + 1, the payload (the warp in the upper half, the number of its task in the lower), and 16 bytes more. Its head, and what is known of its tail, lie in device memory on lines of their own. A
 // wait gives up after some ten million looks, so that a program that went wrong ends.
 
 typedef unsigned int u32;
@@ -85,7 +85,7 @@ static __device__ __forceinline__ bool take(u64 *state, const u64 *tail, u32 cou
 
 static __device__ __forceinline__ void put(u64 *slots, u64 ticket, u64 payload) {
     u64 *slot = slots + (ticket % DEPTH) * SLOT;
-    for (u32 word = 2; word < SLOT; word += 2) store_two(slot + word, payload, payload);
+    store_two(slot + 2, payload, 0);
     slot[1] = payload;
     store_release(slot, ticket + 1);
 }
