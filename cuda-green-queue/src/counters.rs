@@ -28,12 +28,6 @@ impl Counter {
         }
     }
 
-    /// Sets it. Only one thread does.
-    #[inline]
-    pub(crate) fn set(&self, number: u64) {
-        self.0.store(number, Ordering::Relaxed);
-    }
-
     #[inline]
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -122,6 +116,4 @@ pub(crate) struct RingCounters {
 #[derive(Default)]
 pub(crate) struct PollerCounters {
     pub(crate) sleeps: Counter,
-    /// The thread's CPU time when it last slept or ended, in nanoseconds.
-    pub(crate) cpu: Counter,
 }

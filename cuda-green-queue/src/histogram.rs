@@ -151,7 +151,8 @@ impl serde::Serialize for Histogram {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
 
-        let nanoseconds = |share| u64::try_from(self.percentile(share).as_nanos()).unwrap_or(u64::MAX);
+        let nanoseconds =
+            |share| u64::try_from(self.percentile(share).as_nanos()).unwrap_or(u64::MAX);
         let mut fields = serializer.serialize_struct("Histogram", 6)?;
         fields.serialize_field("count", &self.count())?;
         fields.serialize_field("p50_ns", &nanoseconds(0.5))?;

@@ -3,7 +3,7 @@
 use std::{
     ptr::NonNull,
     sync::{
-        Arc, Mutex, PoisonError, TryLockError,
+        Mutex, PoisonError, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -12,7 +12,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::{
     error::Result,
-    jobs::{Decode, Reply},
+    jobs::Reply,
     layout::{DeviceQueue, Layout, LayoutRequest, NO_FUTURE, RingState},
     protocol::{Consumer, Mapped, Places, Private, Reservation, Ring, TaskHeader},
 };
@@ -59,7 +59,9 @@ impl HostRings {
             futures: 1,
             segment_bytes: u64::MAX,
         })?;
-        let states = layout.end().next_multiple_of(align_of::<RingState>() as u64);
+        let states = layout
+            .end()
+            .next_multiple_of(align_of::<RingState>() as u64);
         let bytes = states + DeviceQueue::ring_state_bytes(&layout);
         let words: Box<[AtomicU64]> = (0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
         let base = NonNull::from(&*words).cast();
@@ -97,7 +99,7 @@ impl HostRings {
         priority: u32,
         method: u16,
         payload: &[u8],
-        place: Option<Arc<dyn Decode>>,
+        reply: Option<Reply>,
     ) -> Submitted {
         let (Some((ring, _)), Ok(length)) = (
             self.rings.get(priority as usize),
@@ -105,9 +107,9 @@ impl HostRings {
         ) else {
             return Submitted::Full;
         };
-        let future = match place {
+        let future = match reply {
             None => NO_FUTURE,
-            Some(place) => match self.calls.begin(place) {
+            Some(reply) => match self.calls.begin(reply) {
                 Some(future) => future,
                 None => return self.refuse(),
             },
@@ -171,19 +173,21 @@ impl HostRings {
         Some(HostTaken {
             method: header.method,
             length: header.length,
-            reply: self.calls.end(header.future).map_or(Reply::None, Reply::Host),
+            reply: self.calls.end(header.future).unwrap_or_else(Reply::nobody),
         })
     }
 
     /// Returns whether a task is there, or another thread is taking one.
     pub(crate) fn has_task(&self) -> bool {
-        self.rings.iter().any(|(_, consumer)| match consumer.try_lock() {
-            Ok(consumer) => consumer.peek(&self.shared).is_some(),
-            Err(TryLockError::WouldBlock) => true,
-            Err(TryLockError::Poisoned(poisoned)) => {
-                poisoned.into_inner().peek(&self.shared).is_some()
-            }
-        })
+        self.rings
+            .iter()
+            .any(|(_, consumer)| match consumer.try_lock() {
+                Ok(consumer) => consumer.peek(&self.shared).is_some(),
+                Err(TryLockError::WouldBlock) => true,
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    poisoned.into_inner().peek(&self.shared).is_some()
+                }
+            })
     }
 
     /// Closes all rings: at most as many tasks as they have slots are accepted from now on.
@@ -203,9 +207,9 @@ impl HostRings {
     }
 }
 
-/// The futures of tasks in rings, by number.
+/// The replies of tasks in rings, by number.
 struct HostCalls {
-    places: Box<[Mutex<Option<Arc<dyn Decode>>>]>,
+    replies: Box<[Mutex<Option<Reply>>]>,
     free: ArrayQueue<u32>,
 }
 
@@ -218,24 +222,27 @@ impl HostCalls {
             let _ = free.push(number);
         }
         Self {
-            places: (0..count).map(|_| Mutex::new(None)).collect(),
+            replies: (0..count).map(|_| Mutex::new(None)).collect(),
             free,
         }
     }
 
-    /// Gives a place a number, if one is free.
-    fn begin(&self, place: Arc<dyn Decode>) -> Option<u32> {
+    /// Gives a reply a number, if one is free.
+    fn begin(&self, reply: Reply) -> Option<u32> {
         let number = self.free.pop()?;
-        let entry = self.places.get(number as usize)?;
-        *entry.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+        let entry = self.replies.get(number as usize)?;
+        *entry.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
         Some(number)
     }
 
-    /// Takes the place of a number out, which is free from then on.
-    fn end(&self, number: u32) -> Option<Arc<dyn Decode>> {
-        let entry = self.places.get(number as usize)?;
-        let place = entry.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    /// Takes the reply of a number out, which is free from then on.
+    fn end(&self, number: u32) -> Option<Reply> {
+        let entry = self.replies.get(number as usize)?;
+        let reply = entry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()?;
         let _ = self.free.push(number);
-        Some(place)
+        Some(reply)
     }
 }

@@ -114,10 +114,7 @@ mod tests {
                     steps.push(step);
                 }
             }
-            assert_eq!(
-                steps,
-                [Step::Spin, Step::Pause, Step::Sleep(times.sleep)]
-            );
+            assert_eq!(steps, [Step::Spin, Step::Pause, Step::Sleep(times.sleep)]);
             idle.found();
             assert_eq!(idle.next(|| now), Step::Spin);
         }

@@ -2,13 +2,16 @@
 
 use std::{cell::UnsafeCell, sync::Arc, time::Instant};
 
+use bytemuck::Pod;
+
 use crate::{
     completion::Completion,
     future::Place,
-    layout::status,
-    registry::{Outcome, Method},
+    layout::{NO_FUTURE, status},
+    protocol::Call,
+    registry::{Method, Outcome},
     segment::Segment,
-    task::{HostTask, TaskError},
+    task::{HostTask, TaskError, TaskFailure},
 };
 
 /// A task that moves, in one allocation with the place of its output.
@@ -99,10 +102,14 @@ impl PointerJob {
         (Self(Some(place.clone())), place)
     }
 
-    /// Takes the task back out of a job that was not run, whose future is never seen by anybody.
-    pub(crate) fn take_back<T: HostTask>(mut self, place: &PointerTask<T>) -> Option<T> {
-        self.0 = None;
-        // SAFETY: the job is gone and was neither run nor cancelled, so nothing else accesses the task.
+    /// Takes the task back out of a job that was not run, whose future nobody has.
+    pub(crate) fn take_back<T: HostTask>(mut self, place: &Arc<PointerTask<T>>) -> Option<T> {
+        let task = self.0.take()?;
+        if !std::ptr::addr_eq(Arc::as_ptr(&task), Arc::as_ptr(place)) {
+            self.0 = Some(task);
+            return None;
+        }
+        // SAFETY: this was the only job of the task, which is neither run nor cancelled from now on.
         unsafe { (*place.task.get()).take() }
     }
 
@@ -135,39 +142,106 @@ impl Drop for PointerJob {
     }
 }
 
-/// The future that a copied task's answer goes to.
-pub(crate) enum Reply {
-    None,
+/// The right to answer a copied task. Dropped, it answers that the queue was closed.
+pub(crate) struct Reply(To);
+
+enum To {
+    Nobody,
     /// An entry in a segment, which a kernel polls.
-    Kernel {
-        segment: Arc<Segment>,
-        future: u32,
-        generation: u32,
-    },
+    Kernel(Arc<Segment>, Call),
     /// A future of CPU code.
     Host(Arc<dyn Decode>),
 }
 
 impl Reply {
-    /// Answers, where an output's bytes are those at the start of `output`.
-    pub(crate) fn answer(self, answer: Outcome, output: &[u8]) {
-        let output = output.get(..answer.length as usize).unwrap_or_default();
-        match self {
-            Self::None => {}
-            Self::Kernel {
-                segment,
-                future,
-                generation,
-            } => segment.answer(future, generation, answer.status, output),
-            Self::Host(place) => place.complete(answer.status, output),
+    /// Makes one that does nothing.
+    pub(crate) fn nobody() -> Self {
+        Self(To::Nobody)
+    }
+
+    /// Makes one to a kernel's future.
+    pub(crate) fn kernel(segment: &Arc<Segment>, call: Call) -> Self {
+        if call.future == NO_FUTURE {
+            return Self::nobody();
         }
+        Self(To::Kernel(segment.clone(), call))
+    }
+
+    /// Makes the only one to a place.
+    pub(crate) fn host(place: Arc<dyn Decode>) -> Self {
+        Self(To::Host(place))
+    }
+
+    /// Answers, where an output's bytes are those at the start of `output`.
+    #[inline]
+    pub(crate) fn answer(mut self, outcome: Outcome, output: &[u8]) {
+        self.answer_once(outcome, output);
+    }
+
+    fn answer_once(&mut self, outcome: Outcome, output: &[u8]) {
+        let output = output.get(..outcome.length as usize).unwrap_or_default();
+        match std::mem::replace(&mut self.0, To::Nobody) {
+            To::Nobody => {}
+            To::Kernel(segment, call) => segment.answer(call, outcome.status, output),
+            // SAFETY: this is the only reply to the place, and it no longer has it.
+            To::Host(place) => unsafe { place.complete(outcome.status, output) },
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.answer_once(Outcome::without_output(status::CLOSED), &[]);
     }
 }
 
 /// The place of the output of a task that CPU code copied into a ring.
 pub(crate) trait Decode: Send + Sync {
-    /// Stores the result, of which this is the only one: a reply is answered once.
-    fn complete(&self, status: u8, output: &[u8]);
+    /// Stores the output, or the error that a status stands for.
+    ///
+    /// # Safety
+    /// It is called once at most.
+    unsafe fn complete(&self, status: u8, output: &[u8]);
+}
+
+/// The output of a task that was copied.
+pub(crate) struct CopyPlace<O> {
+    completion: Completion<O>,
+}
+
+impl<O> Default for CopyPlace<O> {
+    fn default() -> Self {
+        Self {
+            completion: Completion::default(),
+        }
+    }
+}
+
+impl<O: Send> Place<O> for CopyPlace<O> {
+    fn completion(&self) -> &Completion<O> {
+        &self.completion
+    }
+}
+
+impl<O: Pod + Send> Decode for CopyPlace<O> {
+    unsafe fn complete(&self, status: u8, output: &[u8]) {
+        let result = match status {
+            status::DONE => {
+                bytemuck::try_pod_read_unaligned(output).map_err(|_| TaskError::BadPayload)
+            }
+            status::FAILED => {
+                let code = bytemuck::try_pod_read_unaligned::<[u8; 4]>(output);
+                let code = code.map_or(0, u32::from_le_bytes);
+                Err(TaskError::Failed(TaskFailure(code)))
+            }
+            status::PANICKED => Err(TaskError::Panicked),
+            status::UNKNOWN_METHOD => Err(TaskError::UnknownMethod),
+            status::BAD_PAYLOAD => Err(TaskError::BadPayload),
+            _ => Err(TaskError::Closed),
+        };
+        // SAFETY: the caller makes the same promise.
+        unsafe { self.completion.complete(result) };
+    }
 }
 
 /// The bytes of a task, to be copied to a worker. All of them are allocated when the pool is made.
@@ -187,11 +261,18 @@ impl CopiedJob {
     pub(crate) fn with_room(payload_bytes: u32) -> Self {
         Self {
             method: 0,
-            reply: Reply::None,
+            reply: Reply::nobody(),
             found: None,
             length: 0,
             payload: vec![0; (payload_bytes as usize).div_ceil(size_of::<u128>())].into(),
         }
+    }
+
+    /// Returns the place of a task's bytes, of this length.
+    pub(crate) fn begin_payload(&mut self, length: u32) -> &mut [u8] {
+        self.length = length;
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.payload);
+        bytes.get_mut(..length as usize).unwrap_or_default()
     }
 
     /// Returns the task's bytes.
@@ -202,6 +283,6 @@ impl CopiedJob {
 
     /// Takes the reply out.
     pub(crate) fn take_reply(&mut self) -> Reply {
-        std::mem::replace(&mut self.reply, Reply::None)
+        std::mem::replace(&mut self.reply, Reply::nobody())
     }
 }

@@ -3,15 +3,60 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod builder;
+mod completion;
+mod counters;
+mod device_side;
 mod error;
-#[allow(dead_code, reason = "the host side, which uses it, comes next")]
+mod future;
+mod histogram;
+mod host_rings;
+mod idle;
+mod jobs;
+#[allow(dead_code, reason = "the inbox, which uses the rest, comes next")]
 mod layout;
+mod numa;
+mod poller;
+mod pool;
 #[allow(
     dead_code,
     unused_imports,
-    reason = "the host side, which uses it, comes next"
+    reason = "kernels of the simulator, which use the rest, come next"
 )]
 mod protocol;
+mod queue;
+mod queues;
+mod registry;
+mod schedule;
+mod segment;
+mod sleepers;
+mod stats;
+mod submitter;
+mod task;
+mod workers;
 
+pub use builder::TaskQueueBuilder;
 pub use error::{Error, Result};
+pub use future::TaskFuture;
+pub use histogram::Histogram;
 pub use layout::{DeviceInbox, DeviceQueue};
+pub use numa::Placement;
+pub use queue::TaskQueue;
+pub use queues::TaskQueues;
+pub use stats::{DeviceStats, MethodStats, PollerStats, QueueStats, RingStats, SubmissionStats};
+pub use submitter::Submitter;
+pub use task::{HostTask, SubmitError, Task, TaskError, TaskFailure};
+
+// What users may rely on: values and handles go from thread to thread, and errors can be put into any box.
+const _: () = {
+    const fn send_sync<T: Send + Sync>() {}
+    send_sync::<TaskQueue>();
+    send_sync::<TaskQueues>();
+    send_sync::<Submitter>();
+    send_sync::<QueueStats>();
+    send_sync::<TaskFuture<u64>>();
+    const fn error<T: std::error::Error + Send + Sync + 'static>() {}
+    error::<Error>();
+    error::<TaskError>();
+    error::<SubmitError<u64>>();
+};

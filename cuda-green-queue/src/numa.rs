@@ -130,6 +130,9 @@ mod policy {
     /// Words of a mask of nodes: 1,024 nodes, the most that kernels are built for.
     const WORDS: usize = 1024 / 64;
     const MASK_BITS: libc::c_ulong = 1024;
+    /// Flags of `get_mempolicy`, which libc does not have: return a node, that of an address (`linux/mempolicy.h`).
+    const MPOL_F_NODE: libc::c_ulong = 1 << 0;
+    const MPOL_F_ADDR: libc::c_ulong = 1 << 1;
 
     /// The thread's policy of before.
     pub(super) struct Restore {
@@ -223,7 +226,7 @@ mod policy {
                 std::ptr::null_mut::<libc::c_ulong>(),
                 0 as libc::c_ulong,
                 address,
-                (libc::MPOL_F_NODE | libc::MPOL_F_ADDR) as libc::c_ulong,
+                MPOL_F_NODE | MPOL_F_ADDR,
             )
         };
         if got != 0 {
@@ -336,7 +339,10 @@ mod tests {
             let placement = placement(gpu, memory);
             assert_eq!(placement.is_local(), local);
             let text = placement.to_string();
-            assert_eq!(text.contains("not known") || text.starts_with("no "), local.is_none());
+            assert_eq!(
+                text.contains("not known") || text.starts_with("no "),
+                local.is_none()
+            );
         }
     }
 }

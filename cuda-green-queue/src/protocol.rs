@@ -48,5 +48,5 @@ pub(crate) use futures::{Call, FutureTable};
 pub(crate) use mapped::{Mapped, Private};
 pub(crate) use memory::{Local, Shared};
 pub(crate) use reserve::Reservation;
-pub(crate) use ring::{Places, Ring};
+pub(crate) use ring::{Places, Ring, first_futures, first_state};
 pub(crate) use slot::TaskHeader;

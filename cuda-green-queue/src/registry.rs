@@ -36,6 +36,13 @@ pub(crate) struct Outcome {
     pub(crate) length: u32,
 }
 
+impl Outcome {
+    /// Makes one that is a status alone.
+    pub(crate) fn without_output(status: u8) -> Self {
+        Self { status, length: 0 }
+    }
+}
+
 /// One handler.
 pub(crate) struct Method {
     /// The name of the task's type.
@@ -93,7 +100,10 @@ impl Registry {
                 other.name
             )));
         }
-        for (what, alignment) in [("task", align_of::<T>()), ("output", align_of::<T::Output>())] {
+        for (what, alignment) in [
+            ("task", align_of::<T>()),
+            ("output", align_of::<T::Output>()),
+        ] {
             if alignment > ALIGNMENT {
                 return Err(refused(format!(
                     "the {what} is aligned to {alignment} bytes, and at most {ALIGNMENT} are possible"
@@ -179,6 +189,14 @@ impl Registry {
             }
         }
         Ok(())
+    }
+
+    /// Returns the bytes of the largest task and of the largest output that are copied, a failure's code included.
+    pub(crate) fn largest(&self) -> (u32, u32) {
+        let methods = self.methods.iter();
+        methods.fold((0, 4), |(payload, output), method| {
+            (payload.max(method.payload), output.max(method.output))
+        })
     }
 
     /// Returns all handlers, in the order of their indices.

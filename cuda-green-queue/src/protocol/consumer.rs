@@ -79,6 +79,13 @@ impl Consumer {
         shared.store_release(self.ring.tail, self.told | CLOSED);
     }
 
+    /// Returns whether the slot that many places after the next one was committed: then at least `ahead + 1` tasks wait.
+    /// Returns `false` beyond the ring's depth.
+    pub(crate) fn is_filled(&self, shared: &impl Shared, ahead: u64) -> bool {
+        ahead < self.ring.depth()
+            && TaskHeader::read(shared, &self.ring, self.position + ahead).is_some()
+    }
+
     /// Returns whether the ring is closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed

@@ -132,7 +132,7 @@ impl Ring {
         }
     }
 
-    fn credits(&self, local: &impl Local) -> i64 {
+    pub(super) fn credits(&self, local: &impl Local) -> i64 {
         local.get(self.state + CREDITS) as i64
     }
 

@@ -65,6 +65,12 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    // A broken line is no case to try again.
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
     /// Tickets are given in order and exactly while there are slots; tasks arrive in the order of tickets, each once and
     /// whole; the sequence may wrap meanwhile.
     #[test]
@@ -149,6 +155,7 @@ proptest! {
         let header = TaskHeader::without_answer(1, length);
         queue.ring.commit(&queue.shared, ticket, &header, &[7; 40]);
         prop_assert_eq!(consumer.peek(&queue.shared), Some(header));
+        prop_assert_eq!(queue.shared.load(queue.ring.slot(1)), 0, "the next slot");
         let mut out = vec![1; wanted];
         consumer.copy(&queue.shared, &mut out);
         consumer.advance(&queue.shared);
@@ -219,6 +226,22 @@ fn many_are_reserved_with_old_and_new_credits() {
         Reservation::Tickets(3)
     );
     assert_eq!(queue.ring.reserve(shared, local, 5), Reservation::Full);
+}
+
+#[test]
+fn credits_come_before_they_run_out() {
+    let queue = InMemory::new(32, 1, 0);
+    let (shared, local) = (&queue.shared, &queue.local);
+    let mut consumer = Consumer::new(queue.ring, shared);
+    for ticket in 0..1000 {
+        let got = queue.ring.reserve(shared, local, 1);
+        assert_eq!(got, Reservation::Tickets(ticket));
+        commit(&queue, ticket, ticket);
+        consume(&queue, &mut consumer);
+        queue.ring.replenish(shared, local, ticket, 1);
+        let credits = queue.ring.credits(local);
+        assert!((24..=32).contains(&credits), "{credits} after {ticket}");
+    }
 }
 
 #[test]
