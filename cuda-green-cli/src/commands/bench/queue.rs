@@ -95,7 +95,13 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
         raw: raw::Raw::new(device, context.create_stream()?)?,
         own: own::Own::new(device, context.create_stream()?)?,
     };
-    let shapes = lengths.shapes();
+    let (mut shapes, mut skipped) = (lengths.shapes(), Vec::new());
+    let has_kernels = simulated::HAS_QUEUE || !device.driver().is_simulated();
+    if !has_kernels {
+        shapes.retain(|shape| shape.by == By::Raw);
+        skipped
+            .push("the queue's kernels, which this simulated driver has no bodies for".to_owned());
+    }
     work.progress
         .set_length((shapes.len() * lengths.repeats) as u64 + 3);
     let mut found: Vec<Vec<Once>> = shapes.iter().map(|_| Vec::new()).collect();
@@ -118,18 +124,18 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
     };
     step("tasks of the CPU");
     let host = host::measure(&ways.own, lengths)?;
-    step("an idle poller");
-    let idle = idle::measure(&ways.own, lengths)?;
-    step("beside another partition");
-    let (beside, skipped) = match device.missing_features() {
-        None => (Some(beside::measure(work, lengths)?), Vec::new()),
-        Some(reason) => (
-            None,
-            vec![format!(
+    let (mut idle, mut beside) = (None, None);
+    if has_kernels {
+        step("an idle poller");
+        idle = Some(idle::measure(&ways.own, lengths)?);
+        step("beside another partition");
+        match device.missing_features() {
+            None => beside = Some(beside::measure(work, lengths)?),
+            Some(reason) => skipped.push(format!(
                 "a request beside another partition's tasks: {reason}"
-            )],
-        ),
-    };
+            )),
+        }
+    }
     Ok(QueueFigures {
         setting: Setting {
             cores: thread::available_parallelism().map_or(1, usize::from),
@@ -141,7 +147,7 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
         },
         rows,
         host,
-        idle: Some(idle),
+        idle,
         beside,
         skipped,
         goals: Vec::new(),

@@ -77,14 +77,6 @@ impl Own {
         })
     }
 
-    pub fn device(&self) -> &CudaDevice {
-        &self.device
-    }
-
-    pub fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
     /// Makes a queue whose handlers sum what they are called with, on the polling threads or on the workers.
     pub fn queue(&self, lanes: u32, threads: u32, is_inline: bool) -> anyhow::Result<Summed> {
         let sums = Sums::default();
@@ -115,7 +107,11 @@ impl Own {
 
     /// Measures a shape once.
     pub fn run(&self, shape: &Shape, each: u64) -> anyhow::Result<Once> {
-        let summed = self.queue(shape.lanes, shape.polling_threads, shape.what != What::Pooled)?;
+        let summed = self.queue(
+            shape.lanes,
+            shape.polling_threads,
+            shape.what != What::Pooled,
+        )?;
         let once = match shape.what {
             What::OneWay | What::WarpWide => self.one_way(&summed, shape, each)?,
             _ => {
@@ -138,7 +134,12 @@ impl Own {
         };
         let start = Instant::now();
         let args = (shape.lanes, each as u32, 0_u64);
-        self.launch(summed, name, &grid(shape.warps), &[&args.0, &args.1, &args.2])?;
+        self.launch(
+            summed,
+            name,
+            &grid(shape.warps),
+            &[&args.0, &args.1, &args.2],
+        )?;
         let tasks = u64::from(shape.warps) * each;
         summed.wait_for(tasks)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -198,7 +199,10 @@ impl Own {
         let mut bytes = [0; 8];
         failed.copy_to(&mut bytes)?;
         let count = u64::from_ne_bytes(bytes);
-        ensure!(count == 0, "{count} threads of {name} had a task refused or answered wrongly");
+        ensure!(
+            count == 0,
+            "{count} threads of {name} had a task refused or answered wrongly"
+        );
         Ok(())
     }
 
@@ -223,7 +227,11 @@ impl Own {
         let expected = polled::expected(warps.into(), each.into());
         let sum = expected.sum.wrapping_mul(launches);
         let found = summed.sums.get();
-        ensure!(found == (tasks, sum), "at a pace: {found:?} were run, and {:?} expected", (tasks, sum));
+        ensure!(
+            found == (tasks, sum),
+            "at a pace: {found:?} were run, and {:?} expected",
+            (tasks, sum)
+        );
         summed.queue.shutdown()?;
         Ok(tasks as f64 / seconds)
     }
@@ -235,23 +243,43 @@ impl Own {
         let args = (1_u32, 1_u32, times.address(), 1_u32);
         let args: [&dyn KernelArg; 4] = [&args.0, &args.1, &args.2, &args.3];
         self.launch(summed, "queue_round_trip", &grid(1), &args)?;
-        ensure!(summed.sums.get().0 == before.0 + 1, "the task was not run once");
+        ensure!(
+            summed.sums.get().0 == before.0 + 1,
+            "the task was not run once"
+        );
         let mut bytes = [0; 4];
         times.copy_to(&mut bytes)?;
         Ok(u32::from_ne_bytes(bytes).into())
     }
 
     /// Submits so many tasks from all lanes of many warps at once, and checks the sums; returns the seconds.
-    pub fn long_run(&self, summed: &Summed, warps: u32, lanes: u32, each: u64) -> anyhow::Result<f64> {
+    pub fn long_run(
+        &self,
+        summed: &Summed,
+        warps: u32,
+        lanes: u32,
+        each: u64,
+    ) -> anyhow::Result<f64> {
         let (before, start) = (summed.sums.get(), Instant::now());
         let args = (lanes, each as u32, 0_u64);
-        self.launch(summed, "queue_produce_warp", &grid(warps), &[&args.0, &args.1, &args.2])?;
+        self.launch(
+            summed,
+            "queue_produce_warp",
+            &grid(warps),
+            &[&args.0, &args.1, &args.2],
+        )?;
         let expected = polled::expected(warps.into(), each);
         summed.wait_for(before.0 + expected.tasks)?;
         let seconds = start.elapsed().as_secs_f64();
-        let wanted = (before.0 + expected.tasks, before.1.wrapping_add(expected.sum));
+        let wanted = (
+            before.0 + expected.tasks,
+            before.1.wrapping_add(expected.sum),
+        );
         let found = summed.sums.get();
-        ensure!(found == wanted, "{found:?} were run, and {wanted:?} expected");
+        ensure!(
+            found == wanted,
+            "{found:?} were run, and {wanted:?} expected"
+        );
         Ok(seconds)
     }
 }
@@ -268,7 +296,10 @@ impl Summed {
             if count > last {
                 (last, moved) = (count, Instant::now());
             }
-            ensure!(moved.elapsed() < STUCK, "{count} of {tasks} tasks were run, and no more");
+            ensure!(
+                moved.elapsed() < STUCK,
+                "{count} of {tasks} tasks were run, and no more"
+            );
             thread::yield_now();
         }
     }
@@ -277,7 +308,10 @@ impl Summed {
     fn check(&self, warps: u64, each: u64) -> anyhow::Result<()> {
         let (tasks, sum) = self.sums.get();
         let (found, expected) = (polled::Taken { tasks, sum }, polled::expected(warps, each));
-        ensure!(found == expected, "{found:?} were run, and {expected:?} expected");
+        ensure!(
+            found == expected,
+            "{found:?} were run, and {expected:?} expected"
+        );
         Ok(())
     }
 }

@@ -10,6 +10,9 @@ use super::{
     shared::LINE,
 };
 
+/// Whether the kernels that use the queue have bodies.
+pub const HAS_QUEUE: bool = false;
+
 /// The time that a simulated round trip is said to have taken, in nanoseconds.
 const TIME: u32 = 1;
 
