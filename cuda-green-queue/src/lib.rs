@@ -6,6 +6,7 @@
 mod builder;
 mod completion;
 mod counters;
+mod device;
 mod device_side;
 mod error;
 mod future;
@@ -36,6 +37,7 @@ mod task;
 mod workers;
 
 pub use builder::TaskQueueBuilder;
+pub use device::HEADER;
 pub use error::{Error, Result};
 pub use future::TaskFuture;
 pub use histogram::Histogram;
