@@ -21,8 +21,15 @@ use crate::{fetch, skipped};
 const BERT: &str = "cuda-green-embed/src/kernels/bert.cu";
 const ELEMENTS: [&str; 3] = ["f16", "bf16", "f32"];
 
-/// Sources that are compiled once, each to the file of its name, with the headers that they include.
-const PLAIN: [(&str, &[&str]); 1] = [("cuda-green-cli/src/commands/bench/queue/raw.cu", &[])];
+/// The hand-written loops of the queue's benchmark, and what includes the queue's header. Each is compiled once, to the file
+/// of its name.
+const LOOPS: &str = "cuda-green-cli/src/commands/bench/queue/raw.cu";
+const HEADER: &str = "cuda-green-queue/src/device/cuda_green_queue.cuh";
+const WITH_HEADER: [&str; 3] = [
+    "cuda-green-cli/src/commands/bench/queue/own.cu",
+    "cuda-green-queue/examples/pages/pages.cu",
+    "tests/suite/kernels/queue.cu",
+];
 
 /// A file of PTX, and what it is made of. Paths are from the root.
 struct Made {
@@ -66,6 +73,12 @@ const OLDEST: Architecture = Architecture {
     assembled: &["70", "75", "80", "90"],
 };
 
+/// What includes the queue's header, which loads 16 bytes with acquire order: drivers from CUDA 12.4 on read it.
+const QUEUE: Architecture = Architecture {
+    lowered: ("8.4", "8.4"),
+    ..OLDEST
+};
+
 /// Returns all files.
 fn all() -> Vec<Made> {
     let mut all = Vec::new();
@@ -83,15 +96,15 @@ fn all() -> Vec<Made> {
             });
         }
     }
-    for (source, headers) in PLAIN {
-        all.push(Made {
-            file: source.replace(".cu", ".ptx"),
-            source,
-            headers,
-            options: vec!["-default-device".to_owned()],
-            architecture: &OLDEST,
-        });
-    }
+    let plain = |source: &'static str, headers, architecture| Made {
+        file: source.replace(".cu", ".ptx"),
+        source,
+        headers,
+        options: vec!["-default-device".to_owned()],
+        architecture,
+    };
+    all.push(plain(LOOPS, &[], &OLDEST));
+    all.extend(WITH_HEADER.map(|source| plain(source, &[HEADER], &QUEUE)));
     all
 }
 

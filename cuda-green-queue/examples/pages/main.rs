@@ -82,8 +82,8 @@ fn run() -> Result<()> {
     // Both kernels are loaded before one waits: loading may wait until the GPU is idle.
     let walk = Module::load_ptx(&device, PTX)?.kernel("walk")?;
     let burn = Module::load_ptx(&device, kernels::PTX)?.kernel(kernels::BURN)?;
-    let requests = manager.create_stream(ContextId::Embedding)?;
-    let background = manager.create_stream(ContextId::Dream)?;
+    let requests = manager.get_context(ContextId::Embedding)?.create_stream()?;
+    let background = manager.get_context(ContextId::Dream)?.create_stream()?;
     let is_real = !device.driver().is_simulated();
     let count = if is_real { 2_000 } else { 5 };
     latencies(&burn, &requests, 5)?;
@@ -218,7 +218,8 @@ impl Walks {
         self.time += begin.elapsed();
         let mut bytes = vec![0; found.len() as usize];
         found.copy_to(&mut bytes)?;
-        let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+        let (words, _) = bytes.as_chunks::<8>();
+        let words: Vec<_> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
         for (walker, words) in (0..u64::from(walkers)).zip(words.chunks(3)) {
             let mut node = first + walker * stride;
             let sum: u64 = (0..steps)
