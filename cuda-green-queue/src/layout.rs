@@ -253,12 +253,31 @@ const MAX_LANES: u32 = 1024;
 const MAX_PRIORITIES: u32 = 16;
 const MAX_DEPTH: u32 = 1 << 20;
 const MAX_PAYLOAD: u32 = 32_768 - SLOT_HEADER as u32;
+/// As many words as 16 KiB have.
+const MAX_INBOX_PAYLOAD: u32 = (2048 - INBOX_HEADER_WORDS) * 4;
 const MAX_OUTPUT: u32 = 16_380;
 const MAX_FUTURES: u32 = 1 << 20;
 
 impl Layout {
     /// Checks the numbers, and rounds those up that have to be powers of two.
     pub(crate) fn new(request: &LayoutRequest) -> Result<Self> {
+        Self::with_slots_of(request, MAX_PAYLOAD, |payload_bytes| {
+            SLOT_HEADER as u32 + payload_bytes
+        })
+    }
+
+    /// Checks the numbers of an inbox that the CPU fills.
+    pub(crate) fn for_inbox(request: &LayoutRequest) -> Result<Self> {
+        Self::with_slots_of(request, MAX_INBOX_PAYLOAD, |payload_bytes| {
+            8 * (INBOX_HEADER_WORDS + payload_bytes.div_ceil(4))
+        })
+    }
+
+    fn with_slots_of(
+        request: &LayoutRequest,
+        max_payload: u32,
+        slot_bytes: impl Fn(u32) -> u32,
+    ) -> Result<Self> {
         let LayoutRequest {
             lanes,
             priorities,
@@ -271,16 +290,14 @@ impl Layout {
         within("lanes", lanes, 1, MAX_LANES)?;
         within("priorities", priorities, 1, MAX_PRIORITIES)?;
         within("depth", depth, 8, MAX_DEPTH)?;
-        within("payload_bytes", payload_bytes, 0, MAX_PAYLOAD)?;
+        within("payload_bytes", payload_bytes, 0, max_payload)?;
         within("output_bytes", output_bytes, 0, MAX_OUTPUT)?;
         within("futures", futures, 1, MAX_FUTURES)?;
         let layout = Self {
             lanes,
             priorities,
             depth: depth.next_power_of_two(),
-            slot_bytes: (SLOT_HEADER as u32 + payload_bytes)
-                .next_power_of_two()
-                .max(64),
+            slot_bytes: slot_bytes(payload_bytes).next_power_of_two().max(64),
             answer_bytes: (8 + 8 * output_bytes.div_ceil(4))
                 .next_power_of_two()
                 .max(64),

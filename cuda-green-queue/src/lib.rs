@@ -30,6 +30,8 @@ mod queues;
 mod registry;
 mod schedule;
 mod segment;
+#[cfg(feature = "test-utils")]
+pub mod simulated;
 mod sleepers;
 mod stats;
 mod submitter;

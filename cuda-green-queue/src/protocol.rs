@@ -33,10 +33,13 @@
 mod answers;
 mod consumer;
 mod futures;
+mod inbox;
 mod mapped;
 mod memory;
 mod reserve;
 mod ring;
+#[cfg(feature = "test-utils")]
+pub(crate) mod sim;
 mod slot;
 
 #[cfg(test)]
@@ -45,6 +48,7 @@ mod tests;
 pub(crate) use answers::{Answer, answer};
 pub(crate) use consumer::Consumer;
 pub(crate) use futures::{Call, FutureTable};
+pub(crate) use inbox::InboxPlaces;
 pub(crate) use mapped::{Mapped, Private};
 pub(crate) use memory::{Local, Shared};
 pub(crate) use reserve::Reservation;

@@ -51,8 +51,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("a long payload is written past the slot", "protocol/slot.rs",
         "payload.len().min(ring.payload_bytes())", "payload.len()",
         "single::a_length_that_lies_is_harmless"),
-    mutant("a payload is read past the slot", "protocol/consumer.rs",
-        "out.len().min(self.ring.payload_bytes())", "out.len()",
+    mutant("a payload is read past the slot", "protocol/slot.rs",
+        "out.len().min(self.payload_bytes())", "out.len()",
         "single::a_length_that_lies_is_harmless"),
     // Reservations.
     mutant("credits are not checked", "protocol/reserve.rs",
@@ -98,8 +98,8 @@ const MUTANTS: &[Mutant] = &[
         "single::credits_come_before_they_run_out"),
     // The consumer.
     mutant("a slot is given back before it is copied", "protocol/consumer.rs",
-        "        let (payload, rest)",
-        "        shared.store_release(self.ring.tail, self.position + 1);\n        let (payload, rest)",
+        "        self.ring.read_payload(",
+        "        shared.store_release(self.ring.tail, self.position + 1);\n        self.ring.read_payload(",
         "under_loom::two_producers_and_a_full_ring_at_the_wrap"),
     mutant("the tail is stored without release", "protocol/consumer.rs",
         "shared.store_release(self.ring.tail, self.position)", "shared.store(self.ring.tail, self.position)",

@@ -1,7 +1,7 @@
 //! The consumer of a ring.
 
 use super::{memory::Shared, ring::Ring, slot::TaskHeader};
-use crate::layout::{CLOSED, SLOT_HEADER};
+use crate::layout::CLOSED;
 
 /// The one consumer of a ring: its place in it, and what it last told the producers.
 ///
@@ -22,7 +22,8 @@ pub(crate) struct Consumer {
 impl Consumer {
     /// Starts at the tail that is stored in the ring.
     pub(crate) fn new(ring: Ring, shared: &impl Shared) -> Self {
-        let tail = shared.load(ring.tail);
+        // Acquire: it may have been stored by the consumer before this one.
+        let tail = shared.load_acquire(ring.tail);
         Self {
             ring,
             position: tail & !CLOSED,
@@ -44,10 +45,7 @@ impl Consumer {
     /// Copies the next task's payload, as many bytes as `out` has and the slot has room for; the rest is zeros.
     #[inline]
     pub(crate) fn copy(&self, shared: &impl Shared, out: &mut [u8]) {
-        let room = out.len().min(self.ring.payload_bytes());
-        let (payload, rest) = out.split_at_mut(room);
-        shared.read(self.ring.slot(self.position) + SLOT_HEADER, payload);
-        rest.fill(0);
+        self.ring.read_payload(shared, self.position, out);
     }
 
     /// Goes to the next slot. Gives this one back at once or a little later.

@@ -4,7 +4,9 @@ use super::{
     futures::FutureTable,
     memory::{Local, Shared},
 };
-use crate::layout::{DeviceQueue, FIRST_FUTURE, LINE, Layout, MAGIC, RingState, VERSION, sequence};
+use crate::layout::{
+    DeviceInbox, DeviceQueue, FIRST_FUTURE, LINE, Layout, MAGIC, RingState, VERSION, sequence,
+};
 
 /// Where the parts of a queue begin: addresses or offsets, as the memory takes them.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +78,39 @@ impl DeviceQueue {
     }
 }
 
+impl DeviceInbox {
+    /// Returns the ring of a lane and a priority, as its consumer sees it: without the producers' state.
+    pub(crate) fn ring(&self, lane: u32, priority: u32) -> Option<Ring> {
+        let producers = DeviceQueue {
+            magic: MAGIC,
+            slots: self.slots,
+            tails: self.tails,
+            answers: self.answers,
+            rings: 0,
+            futures: 0,
+            version: self.version,
+            future_count: self.future_count,
+            lanes: self.lanes,
+            priorities: self.priorities,
+            depth_log2: self.depth_log2,
+            slot_log2: self.slot_log2,
+            answer_log2: self.answer_log2,
+            flags: self.flags,
+        };
+        producers.ring(lane, priority)
+    }
+
+    /// Returns the table of the answers, as whoever answers sees it: without the futures' words.
+    pub(crate) fn future_table(&self) -> FutureTable {
+        FutureTable {
+            words: 0,
+            answers: self.answers,
+            count: self.future_count,
+            answer_log2: self.answer_log2.into(),
+        }
+    }
+}
+
 /// The first contents of the futures' words, for a copy into device memory.
 pub(crate) fn first_futures(layout: &Layout) -> Vec<u32> {
     vec![FIRST_FUTURE; layout.futures as usize]
@@ -93,7 +128,7 @@ pub(crate) fn first_state(layout: &Layout) -> RingState {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ring {
     pub(super) slots: u64,
-    pub(super) tail: u64,
+    pub(crate) tail: u64,
     pub(super) state: u64,
     pub(super) depth_log2: u32,
     pub(super) slot_log2: u32,

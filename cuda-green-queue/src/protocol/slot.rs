@@ -42,7 +42,7 @@ impl TaskHeader {
 
     /// Returns the header of a ticket's slot if it was committed.
     #[inline]
-    pub(super) fn read(shared: &impl Shared, ring: &Ring, ticket: u64) -> Option<Self> {
+    pub(crate) fn read(shared: &impl Shared, ring: &Ring, ticket: u64) -> Option<Self> {
         let at = ring.slot(ticket);
         let word = shared.load_acquire(at);
         if (word >> 32) as u32 != ring.sequence(ticket) {
@@ -55,5 +55,16 @@ impl TaskHeader {
             future: second as u32,
             generation: (second >> 32) as u32,
         })
+    }
+}
+
+impl Ring {
+    /// Copies the payload of a committed slot, as many bytes as `out` has and the slot has room for; the rest is zeros.
+    #[inline]
+    pub(crate) fn read_payload(&self, shared: &impl Shared, ticket: u64, out: &mut [u8]) {
+        let room = out.len().min(self.payload_bytes());
+        let (payload, rest) = out.split_at_mut(room);
+        shared.read(self.slot(ticket) + SLOT_HEADER, payload);
+        rest.fill(0);
     }
 }
