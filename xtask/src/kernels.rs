@@ -21,8 +21,8 @@ use crate::{fetch, skipped};
 const BERT: &str = "cuda-green-embed/src/kernels/bert.cu";
 const ELEMENTS: [&str; 3] = ["f16", "bf16", "f32"];
 
-/// The hand-written loops of the queue's benchmark, and what includes the queue's header. Each is compiled once, to the file
-/// of its name.
+/// The hand-written loops of the queue's benchmark, and what includes the queue's header. Each is compiled once, to the
+/// file of its name.
 const LOOPS: &str = "cuda-green-cli/src/commands/bench/queue/raw.cu";
 const HEADER: &str = "cuda-green-queue/src/device/cuda_green_queue.cuh";
 const WITH_HEADER: [&str; 3] = [
@@ -100,7 +100,7 @@ fn all() -> Vec<Made> {
         file: source.replace(".cu", ".ptx"),
         source,
         headers,
-        options: vec!["-default-device".to_owned()],
+        options: Vec::new(),
         architecture,
     };
     all.push(plain(LOOPS, &[], &OLDEST));

@@ -387,7 +387,7 @@ struct Ring {
         u64* slot = reinterpret_cast<u64*>(slots + ((ticket & ((1ull << depth_log2) - 1)) << slot_log2));
         if constexpr (length != 0) {
             const auto payload = to_words(task);
-            CUDA_GREEN_UNROLL(8)
+            CUDA_GREEN_UNROLL(16)
             for (u32 i = 0; i < payload.length; i += 2)
                 store_pair(slot + 2 + i, Pair{payload.words[i], payload.words[i + 1]});
         }
@@ -616,7 +616,7 @@ private:
             constexpr u32 pairs = (count - 8 + 15) / 16;
             u64 words[2 * pairs + 1];
             words[0] = first;
-            CUDA_GREEN_UNROLL(8)
+            CUDA_GREEN_UNROLL(16)
             for (u32 i = 0; i < pairs; ++i) {
                 detail::Pair pair = detail::load_pair(answer_ + 2 + 2 * i);
                 words[1 + 2 * i] = pair.first;

@@ -158,3 +158,31 @@ extern "C" __global__ void suite_until_closed(Queue queue, u64 *found) {
             return add(found + 3);
     }
 }
+
+// Takes the tasks of a lane with each block, and answers as the CPU does, but that nothing panics here. `found` counts by
+// block what was done.
+extern "C" __global__ void suite_serve(cuda_green::Inbox inbox, u64 *found) {
+    __shared__ cuda_green::InboxMemory<96> memory;
+    cuda_green::BlockInbox<96> tasks(inbox, memory);
+    while (tasks.next()) {
+        if (threadIdx.x == 0) found[blockIdx.x] += 1;
+        Ask ask;
+        Fail fail;
+        Long task;
+        switch (tasks.method()) {
+        case Ask::method:
+            if (tasks.read(&ask)) tasks.reply(ask.number + 1);
+            break;
+        case Fail::method:
+            if (tasks.read(&fail)) tasks.fail(fail.number);
+            break;
+        case Long::method:
+            if (tasks.read(&task)) {
+                u64 sum = 0;
+                for (u32 i = 0; i < 12; i++) sum += task.words[i];
+                tasks.reply(Long::Output{{task.words[0], task.words[11], sum}});
+            }
+            break;
+        }
+    }
+}

@@ -90,3 +90,13 @@ extern "C" __global__ void queue_round_trip(Queue queue, u64 *failed, u32 lanes,
         if (turn < keep) times[(u64)warp * keep + turn] = (u32)(now() - start);
     }
 }
+
+// Answers the CPU's tasks, or another kernel's, as the handler of `Ask` on the CPU does. A block for each lane.
+extern "C" __global__ void queue_serve(cuda_green::Inbox inbox) {
+    __shared__ cuda_green::InboxMemory<64> memory;
+    cuda_green::BlockInbox<64> tasks(inbox, memory);
+    while (tasks.next()) {
+        Ask ask;
+        if (tasks.method() == Ask::method && tasks.read(&ask)) tasks.reply(ask.payload + 1);
+    }
+}
