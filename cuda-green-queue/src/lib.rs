@@ -7,6 +7,7 @@ mod builder;
 mod completion;
 mod control;
 mod counters;
+mod device;
 mod device_side;
 mod error;
 mod events;
@@ -41,6 +42,7 @@ mod watcher;
 mod workers;
 
 pub use builder::TaskQueueBuilder;
+pub use device::HEADER;
 pub use error::{Error, Result};
 #[cfg(feature = "metrics")]
 pub use exporter::QueueExporter;
