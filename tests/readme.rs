@@ -10,6 +10,7 @@ use serde_json::Value;
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
 const COSTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/COSTS.md");
 const EMBED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda-green-embed/README.md");
+const QUEUE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda-green-queue/README.md");
 const PRIORITIES: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/cuda-green/src/device/priority.rs"
@@ -583,10 +584,15 @@ fn service() -> String {
         );
     }
     table += &elastic(&figures["elastic"]);
-    table += "\n| goal | found | |\n|---|---|---|\n";
+    table + &goals(&figures)
+}
+
+/// The goals that were set before a measurement, and what came of them.
+fn goals(figures: &Value) -> String {
+    let mut table = "\n| goal | found | |\n|---|---|---|\n".to_owned();
     for goal in figures["goals"].as_array().unwrap() {
         let at_most = goal["at_most"].as_bool().unwrap();
-        let bound = number(&goal["bound"]);
+        let bound = goal["bound"].as_f64().unwrap();
         let is_met = goal["found"].as_f64().is_some_and(|found| match at_most {
             true => found <= bound,
             false => found >= bound,
@@ -631,6 +637,180 @@ fn elastic(figures: &Value) -> String {
     )
 }
 
+/// Returns the queue's figures, once there is evidence of them.
+fn queue_figures() -> Option<Value> {
+    let path = format!("{}/evidence/queue.json", env!("CARGO_MANIFEST_DIR"));
+    fs::exists(path).unwrap().then(|| figures("queue"))
+}
+
+/// The rows of a way to do something: by the queue, and by hand.
+fn queue_rows<'a>(figures: &'a Value, what: &str, by: &str) -> Vec<&'a Value> {
+    let rows = figures["rows"].as_array().unwrap().iter();
+    rows.filter(|row| row["what"] == what && row["by"] == by)
+        .collect()
+}
+
+/// The medians of a row's round trips.
+fn trip(row: &Value) -> String {
+    let trips = &row["trips"];
+    let [p50, p99] = ["p50_us", "p99_us"].map(|name| or_dash(&trips[name]["median"], 2));
+    format!("{p50} / {p99}")
+}
+
+/// What a task costs, in a few lines.
+fn queue_short() -> String {
+    let Some(figures) = queue_figures() else {
+        return "Not measured yet.\n".to_owned();
+    };
+    let mut table = "| | p50 / p99, µs |\n|---|---|\n".to_owned();
+    for (name, what, by) in [
+        (
+            "a flag of a kernel to the CPU and back, by hand",
+            "ping_pong",
+            "raw",
+        ),
+        ("an empty task and its answer", "inline", "queue"),
+        (
+            "a task of the CPU to a resident kernel, and its answer",
+            "resident",
+            "queue",
+        ),
+        ("a launch and the wait for its end", "launch", "raw"),
+    ] {
+        for row in queue_rows(&figures, what, by) {
+            table += &format!("| {name} | {} |\n", trip(row));
+        }
+    }
+    let best = queue_rows(&figures, "one_way", "queue").into_iter();
+    let best = best.filter_map(|row| row["m_per_s"]["median"].as_f64());
+    if let Some(best) = best.reduce(f64::max) {
+        table += &format!("\nKernels submit up to {best:.0} million tasks a second.\n");
+    }
+    table
+}
+
+/// All of it: by the number of warps, beside hand-written loops, and the goals.
+fn queue() -> String {
+    let Some(figures) = queue_figures() else {
+        return "Not measured yet.\n".to_owned();
+    };
+    let setting = &figures["setting"];
+    let mut table = format!(
+        "{} cores, {} repeats of everything in turn.\n\n| round trips | p50 / p99, µs |\n|---|---|\n",
+        setting["cores"], setting["repeats"]
+    );
+    for (name, what, by) in [
+        (
+            "a flag of a kernel to the CPU and back, by hand",
+            "ping_pong",
+            "raw",
+        ),
+        (
+            "an empty task and its answer, inline handler",
+            "inline",
+            "queue",
+        ),
+        ("the same by hand", "inline", "raw"),
+        ("the same by a handler on the pool", "pooled", "queue"),
+        (
+            "a flag of the CPU to a kernel and back, by hand",
+            "host_ping_pong",
+            "raw",
+        ),
+        (
+            "a task of the CPU to a resident kernel, and its answer",
+            "resident",
+            "queue",
+        ),
+        ("a launch and the wait for its end", "launch", "raw"),
+        (
+            "a kernel's task to a resident kernel, and its answer",
+            "kernel_to_kernel",
+            "queue",
+        ),
+    ] {
+        for row in queue_rows(&figures, what, by) {
+            table += &format!("| {name} | {} |\n", trip(row));
+        }
+    }
+    for (title, what) in [
+        ("million tasks a second, one way", "one_way"),
+        ("the same, warp-wide", "warp_wide"),
+        ("round trips of many warps, p50 / p99, µs", "round_trip"),
+    ] {
+        table += &by_warps(&figures, title, what);
+    }
+    for row in figures["host"].as_array().unwrap() {
+        table += &format!(
+            "\nA task of the CPU to the CPU, {} future: {} ns to submit, {} ns with the run, {} ns with the answer.\n",
+            row["path"].as_str().unwrap(),
+            or_dash(&row["submit_ns"]["median"], 0),
+            or_dash(&row["all_ns"]["median"], 0),
+            or_dash(&row["answered_ns"]["median"], 0),
+        );
+    }
+    if let Some(beside) = figures["beside"].as_object() {
+        table += &format!(
+            "\n{} on {} SMs, p50 / p99 in µs: {} alone, {} beside {} M tasks/s of another partition.\n",
+            beside["request"].as_str().unwrap(),
+            beside["partition_sms"],
+            trip(&serde_json::json!({ "trips": beside["alone"] })),
+            trip(&serde_json::json!({ "trips": beside["beside"] })),
+            or_dash(&beside["found_m_per_s"]["median"], 1),
+        );
+    }
+    table + &goals(&figures)
+}
+
+/// A table with a row for each way, and a column for each number of warps.
+fn by_warps(figures: &Value, title: &str, what: &str) -> String {
+    let rows = figures["rows"].as_array().unwrap().iter();
+    let rows: Vec<_> = rows.filter(|row| row["what"] == what).collect();
+    let mut warps: Vec<_> = rows
+        .iter()
+        .filter_map(|row| row["warps"].as_u64())
+        .collect();
+    warps.sort_unstable();
+    warps.dedup();
+    let way = |row: &Value| ["by", "lanes", "polling_threads"].map(|field| row[field].clone());
+    let mut ways: Vec<_> = rows.iter().map(|row| way(row)).collect();
+    ways.dedup();
+    let columns: String = warps
+        .iter()
+        .map(|warps| format!(" {} warps |", thousands(*warps)))
+        .collect();
+    let mut table = format!(
+        "\n| {title} |{columns}\n|---|{}\n",
+        "---|".repeat(warps.len())
+    );
+    for own in ways {
+        let [by, lanes, threads] = &own;
+        let by = if by == "queue" { "queue" } else { "by hand" };
+        let lanes = if lanes == 1 {
+            "1 lane".to_owned()
+        } else {
+            format!("{lanes} lanes")
+        };
+        let threads = if threads == 1 {
+            "1 polling thread".to_owned()
+        } else {
+            format!("{threads} polling threads")
+        };
+        let cells = warps.iter().map(|warps| {
+            let row = rows
+                .iter()
+                .find(|row| way(row) == own && row["warps"] == *warps);
+            row.map_or("–".to_owned(), |row| match what {
+                "round_trip" => trip(row),
+                _ => or_dash(&row["m_per_s"]["median"], 2),
+            })
+        });
+        let cells: Vec<_> = cells.collect();
+        table += &format!("| {by}, {lanes}, {threads} | {} |\n", cells.join(" | "));
+    }
+    table
+}
+
 /// 14206 as 14,206.
 fn thousands(number: u64) -> String {
     if number < 1000 {
@@ -659,6 +839,8 @@ fn the_tables_are_those_of_the_evidence() {
     check_or_write(COSTS, &costs);
     let embeddings = [("service_short", service_short()), ("embed", embed())];
     check_or_write(EMBED, &embeddings);
+    check_or_write(README, &[("queue_short", queue_short())]);
+    check_or_write(QUEUE, &[("queue", queue())]);
     check_or_write(PRIORITIES, &[("priorities", priorities())]);
 }
 

@@ -27,6 +27,23 @@ pub enum Error {
         /// A smaller layout that would fit.
         would_fit: String,
     },
+    /// A handler that a queue cannot have.
+    #[error("the handler for {task}: {reason}")]
+    InvalidHandler {
+        /// The task's type.
+        task: &'static str,
+        /// Why it cannot be.
+        reason: String,
+    },
+    /// The queue is closed.
+    #[error("the queue is closed")]
+    Closed,
+    /// The resident kernel of an earlier launch has not returned.
+    #[error("a resident kernel of the queue runs: let it leave, and wait for it")]
+    Resident,
+    /// The operating system gave no thread.
+    #[error("no thread for the queue: {0}")]
+    Thread(#[source] std::io::Error),
     /// An error of the library below.
     #[error(transparent)]
     CudaGreen(#[from] cuda_green::Error),

@@ -20,14 +20,40 @@
 //! one of an earlier lap another number.
 //!
 //! # An answer
-//! Words of 8 bytes, each `generation << 32 | data`, so that a reader that polls all of them at once knows for each
-//! whether it is of this call, and needs no second trip over the bus. The data of word 0 is `length << 8 | status`, that
-//! of word `1 + i` the bytes `4 * i ..` of the output.
+//! `word 0 = generation << 32 | length << 8 | status`, written last, by a store with release semantics; then the output.
+//! A reader that loads the first 16 bytes at once, with acquire semantics, has an output of up to 8 bytes in one trip over
+//! the bus: if word 0 is of its call, word 1 is too. Loads of several words would be served one after the other. A status
+//! of 0 is no answer.
 //!
 //! # A future's word in device memory
 //! `generation << 2 | abandoned << 1 | taken`. A kernel takes an entry by setting bit 0, which tells it the generation of
 //! its call; adding 3 gives the entry back and begins the next generation. An abandoned entry stays taken until its
-//! answer has arrived, so that a late answer can never be read as one to a later call.
+//! answer has arrived, so that a late answer can never be read as one to a later call; then a compare-and-swap from
+//! `generation << 2 | 3` to `(generation + 1) << 2 | 1` takes it for the next call. A table begins with
+//! [`FIRST_FUTURE`] in each word, generation 1: answers begin as zeros, which are of no call.
+//!
+//! # An inbox: tasks to a resident kernel
+//! A ring for each lane and priority; block `b` of the kernel consumes the rings of lane `b`. There are two kinds,
+//! which bit 0 of [`DeviceInbox::flags`] tells apart:
+//!
+//! - *From the CPU* (0). Tails, controls, slots and answers lie in pinned host memory. A slot is an array of words of 8
+//!   bytes, each `sequence << 32 | data`, so that a warp reads a task in one trip: the data of word 0 is
+//!   `method << 16 | length`, of word 1 the future, of word 2 the generation, of word `3 + i` the bytes `4 * i ..` of
+//!   the payload. A task is there when all words that its length tells have the ticket's sequence; words after them may
+//!   be of earlier tasks. Each word is a plain store of 8 aligned bytes. (A word that no task reached in 2^32 laps would
+//!   look like one of the lap that comes then; it would also have to be read in the nanoseconds before it is written.)
+//! - *From kernels* (1). The slots are those of a [`DeviceQueue`] in device memory, and so are tails and answers.
+//!
+//! Answers are those of a queue, in both kinds: a kernel writes the output first, then word 0 with release semantics.
+//!
+//! The kernel stores a ring's tail (the number of tickets that were consumed) as the consumer of a queue does, now and
+//! then and always when it finds nothing to do. `position` in [`InboxPosition`] is where the next launch goes on: the
+//! block loads it when it starts and stores it before it returns.
+//!
+//! A lane's *control* is a word of 8 bytes in pinned memory, a line of its own, in both kinds. The block reads it beside
+//! the slot (in a load that is in flight at the same time), at least once in 64 tasks or idle polls: with [`LEAVE`] it
+//! returns before it takes another task, with [`FINISH`] as soon as all its rings are empty, where the rings were looked
+//! at after the control. Before it returns it stores its tails and positions.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -43,12 +69,29 @@ pub(crate) const HEADER_BYTES: u64 = 4096;
 pub(crate) const LINE: u64 = 128;
 /// Bytes of a slot before the payload.
 pub(crate) const SLOT_HEADER: u64 = 16;
+/// Bytes of an answer before the output.
+pub(crate) const ANSWER_HEADER: u64 = 8;
 /// The number of a future in a slot whose task has none.
 pub(crate) const NO_FUTURE: u32 = u32::MAX;
+/// The word of a future that nobody has taken yet.
+pub(crate) const FIRST_FUTURE: u32 = 1 << 2;
+/// The first eight bytes of a [`DeviceInbox`].
+pub(crate) const INBOX_MAGIC: u64 = u64::from_le_bytes(*b"CGINBOX1");
+/// A lane's control: the block goes on.
+pub(crate) const RUN: u64 = 0;
+/// A lane's control: the block returns before it takes another task. What is in its rings waits for the next launch.
+pub(crate) const LEAVE: u64 = 1;
+/// A lane's control: the block returns when its rings are empty.
+pub(crate) const FINISH: u64 = 2;
+/// Words of an inbox's slot before the payload.
+pub(crate) const INBOX_HEADER_WORDS: u32 = 3;
+/// The bit of [`DeviceQueue::flags`] and [`DeviceInbox::flags`] for tasks from kernels to kernels: slots, tails and
+/// answers lie in device memory.
+pub(crate) const KERNEL_TO_KERNEL: u8 = 1;
 /// The bit of a tail that says that the queue is closed: no more tickets will be consumed than the slots hold.
 pub(crate) const CLOSED: u64 = 1 << 63;
 
-/// Status of an answer, in the lowest byte of its first word's data.
+/// Status of an answer, in the lowest byte of its first word.
 pub(crate) mod status {
     /// The handler returned an output.
     pub(crate) const DONE: u8 = 1;
@@ -125,8 +168,45 @@ pub struct DeviceQueue {
     pub(crate) depth_log2: u8,
     pub(crate) slot_log2: u8,
     pub(crate) answer_log2: u8,
-    /// Bit 0: slots, tails and answers lie in device memory, and the consumer is a kernel.
+    /// Bit 0 ([`KERNEL_TO_KERNEL`]): slots, tails and answers lie in device memory, and the consumer is a kernel.
     pub(crate) flags: u8,
+}
+
+/// The tasks to a resident kernel, as an argument of that kernel (`cuda_green::Inbox` in `cuda_green_queue.cuh`).
+///
+/// Block `b` takes the tasks of lane `b`, so launch as many blocks as there are lanes, and no more than can be resident
+/// at once in the partition.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct DeviceInbox {
+    pub(crate) magic: u64,
+    /// Device addresses. Those of the slots, tails and answers are of host memory or, by `flags`, of device memory.
+    pub(crate) slots: u64,
+    pub(crate) tails: u64,
+    pub(crate) answers: u64,
+    /// A line for each lane, in pinned host memory.
+    pub(crate) controls: u64,
+    /// An [`InboxPosition`] for each ring, in device memory.
+    pub(crate) positions: u64,
+    pub(crate) version: u32,
+    /// The number of entries for answers, a power of two.
+    pub(crate) future_count: u32,
+    pub(crate) lanes: u16,
+    pub(crate) priorities: u16,
+    pub(crate) depth_log2: u8,
+    pub(crate) slot_log2: u8,
+    pub(crate) answer_log2: u8,
+    /// Bit 0 ([`KERNEL_TO_KERNEL`]): the slots are those of a [`DeviceQueue`].
+    pub(crate) flags: u8,
+}
+
+/// The place in a ring where the resident kernel's next launch goes on, in device memory.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct InboxPosition {
+    /// The next ticket to consume.
+    pub(crate) position: u64,
+    pub(crate) pad: [u64; 15],
 }
 
 /// The numbers of a queue, checked, and the offsets that follow from them.
@@ -166,7 +246,7 @@ impl Default for LayoutRequest {
             priorities: 2,
             depth: 1024,
             payload_bytes: 112,
-            output_bytes: 28,
+            output_bytes: 56,
             futures: 16_384,
             segment_bytes: 64 << 20,
         }
@@ -174,15 +254,34 @@ impl Default for LayoutRequest {
 }
 
 const MAX_LANES: u32 = 1024;
-const MAX_PRIORITIES: u32 = 16;
+pub(crate) const MAX_PRIORITIES: u32 = 16;
 const MAX_DEPTH: u32 = 1 << 20;
-const MAX_PAYLOAD: u32 = 32_768 - SLOT_HEADER as u32;
-const MAX_OUTPUT: u32 = 16_380;
+pub(crate) const MAX_PAYLOAD: u32 = 32_768 - SLOT_HEADER as u32;
+/// As many words as 16 KiB have.
+const MAX_INBOX_PAYLOAD: u32 = (2048 - INBOX_HEADER_WORDS) * 4;
+pub(crate) const MAX_OUTPUT: u32 = 32_768 - ANSWER_HEADER as u32;
 const MAX_FUTURES: u32 = 1 << 20;
 
 impl Layout {
     /// Checks the numbers, and rounds those up that have to be powers of two.
     pub(crate) fn new(request: &LayoutRequest) -> Result<Self> {
+        Self::with_slots_of(request, MAX_PAYLOAD, |payload_bytes| {
+            SLOT_HEADER as u32 + payload_bytes
+        })
+    }
+
+    /// Checks the numbers of an inbox that the CPU fills.
+    pub(crate) fn for_inbox(request: &LayoutRequest) -> Result<Self> {
+        Self::with_slots_of(request, MAX_INBOX_PAYLOAD, |payload_bytes| {
+            8 * (INBOX_HEADER_WORDS + payload_bytes.div_ceil(4))
+        })
+    }
+
+    fn with_slots_of(
+        request: &LayoutRequest,
+        max_payload: u32,
+        slot_bytes: impl Fn(u32) -> u32,
+    ) -> Result<Self> {
         let LayoutRequest {
             lanes,
             priorities,
@@ -195,17 +294,15 @@ impl Layout {
         within("lanes", lanes, 1, MAX_LANES)?;
         within("priorities", priorities, 1, MAX_PRIORITIES)?;
         within("depth", depth, 8, MAX_DEPTH)?;
-        within("payload_bytes", payload_bytes, 0, MAX_PAYLOAD)?;
+        within("payload_bytes", payload_bytes, 0, max_payload)?;
         within("output_bytes", output_bytes, 0, MAX_OUTPUT)?;
         within("futures", futures, 1, MAX_FUTURES)?;
         let layout = Self {
             lanes,
             priorities,
             depth: depth.next_power_of_two(),
-            slot_bytes: (SLOT_HEADER as u32 + payload_bytes)
-                .next_power_of_two()
-                .max(64),
-            answer_bytes: (8 + 8 * output_bytes.div_ceil(4))
+            slot_bytes: slot_bytes(payload_bytes).next_power_of_two().max(64),
+            answer_bytes: (ANSWER_HEADER as u32 + output_bytes)
                 .next_power_of_two()
                 .max(64),
             futures: futures.next_power_of_two(),
@@ -270,12 +367,7 @@ impl Layout {
 
     /// Returns the bytes of an output that an answer has room for.
     pub(crate) fn output_bytes(&self) -> u32 {
-        (self.answer_bytes / 8 - 1) * 4
-    }
-
-    /// Returns the sequence of a ticket's slot.
-    pub(crate) fn sequence(&self, ticket: u64) -> u32 {
-        sequence(ticket, self.depth.trailing_zeros())
+        self.answer_bytes - ANSWER_HEADER as u32
     }
 }
 

@@ -28,10 +28,11 @@ const PAGES: &[&str] = &[
 ];
 
 /// The crates whose documentation is on docs.rs once they are published.
-const PUBLISHED: [&str; 5] = [
+const PUBLISHED: [&str; 6] = [
     "cuda-green",
     "cuda-green-cli",
     "cuda-green-embed",
+    "cuda-green-queue",
     "cuda-green-sim",
     "cuda-green-sys",
 ];

@@ -21,6 +21,7 @@ mod modules;
 mod plans;
 mod probe;
 mod quad;
+mod queue;
 mod rebalance;
 mod resources;
 mod splits;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
             completions::CASES,
             graphs::CASES,
             embed::CASES,
+            queue::CASES,
             #[cfg(unix)]
             forks::CASES,
         ]

@@ -17,7 +17,7 @@ use std::{
 
 use tree::{Import, Tree};
 
-/// The crates, each of which names only those before it. The queue and the embeddings are not written yet.
+/// The crates, each of which names only those before it.
 const CRATES: [&str; 7] = [
     "cuda-green-sys",
     "cuda-green-sim",

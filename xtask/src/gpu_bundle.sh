@@ -2,14 +2,15 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last eight of the next line
+#   ./run.sh           everything but the last nine of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
 #                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
 #                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), mps, which
 #                      runs the suite and the program under an MPS daemon of its own, situations, which shows what the
 #                      program says where users meet errors, embed, which takes the model's folder MODEL and the file
 #                      TEXTS with a text a line, and measures sentence-transformers too where Python has it, service,
-#                      which takes the same model and texts, and five minutes, and server, which takes them too
+#                      which takes the same model and texts, and five minutes, server, which takes them too, and queue,
+#                      which takes four minutes
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -116,6 +117,73 @@ server() {
     } | tee evidence/server.json
 }
 
+# Runs a command for at most so many seconds, and adds to the evidence what it was, how it ended and its last lines. Its
+# exit code is to be the one expected, by default 0; 77 is written as skipped.
+checks=evidence/queue_checks.json
+check() { # name, seconds, expected exit code, command...
+    name=$1 limit=$2 expected=$3
+    shift 3
+    printf '%s' "-- $name: "
+    output=$(mktemp)
+    begin=$(date +%s)
+    timeout -k 5 "$limit" "$@" >"$output" 2>&1
+    code=$?
+    end=$(date +%s)
+    result=ok
+    [ $code = 77 ] && result=skipped
+    [ $code = "$expected" ] || [ $code = 77 ] || { result=failed; failed_checks=1; }
+    echo "$result (exit $code, $((end - begin)) s)"
+    [ $result = failed ] && cat "$output"
+    {
+        [ -s "$checks.part" ] && echo ','
+        printf '    {"name": "%s", "result": "%s", "exit": %s, "seconds": %s, "command": "%s",\n     "output": [' \
+            "$name" "$result" "$code" "$((end - begin))" "$(printf '%s' "$*" | tr -s '\n\t ' ' ' | sed 's/\\/\\\\/g; s/"/\\"/g')"
+        tail -n 12 "$output" | tr -d '\000-\010\013-\037' | cut -c 1-400 |
+            sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/ /g; s/^/"/; s/$/"/; $!s/$/,/' | tr '\n' ' '
+        printf ']}'
+    } >>"$checks.part"
+    rm -f "$output"
+}
+
+# The queue beside hand-written loops, with its picture; then what must hold, each bounded: a long run whose sums match,
+# the suite's cases, runs with launches that block and with one connection, the sanitizer's tools, no GPU, and two.
+queue() {
+    failed_checks=0
+    timeout -k 5 240 ./cuda-green bench queue --json >evidence/queue.json
+    code=$?
+    [ -s evidence/queue.json ] || rm -f evidence/queue.json
+    [ $code = 0 ] || { echo "bench queue: exit $code"; failed_checks=1; }
+    [ -s evidence/queue.json ] && ./cuda-green bench queue --from evidence/queue.json --svg evidence/queue.svg
+    rm -f "$checks.part"
+    quick="./cuda-green bench queue --quick"
+    # shellcheck disable=SC2086 # the words of the command
+    {
+        check "a long run" 120 0 ./cuda-green bench queue --tasks "${QUEUE_TASKS:-1000000000}"
+        check "the suite's cases" 60 0 ./suite --test-threads=1 system/queue
+        check "the example" 60 0 ./pages
+        check "launches that block" 60 0 env CUDA_LAUNCH_BLOCKING=1 $quick
+        check "one connection" 60 0 env CUDA_DEVICE_MAX_CONNECTIONS=1 $quick
+        check "functions loaded at once" 60 0 env CUDA_MODULE_LOADING=EAGER $quick
+        for tool in memcheck racecheck synccheck; do
+            check "compute-sanitizer $tool" 120 0 sh -c "command -v compute-sanitizer >/dev/null || exit 77
+                exec compute-sanitizer --tool $tool --error-exitcode 9 $quick"
+        done
+        check "no GPU" 20 0 env CUDA_VISIBLE_DEVICES= ./pages
+        check "the second GPU" 60 0 sh -c "./cuda-green --device 1 info >/dev/null 2>&1 || exit 77
+            exec ./cuda-green --device 1 bench queue --tasks 10000000"
+    }
+    {
+        printf '{\n  "commit": "%s",\n' "$CUDA_GREEN_COMMIT"
+        printf '  "device": "%s",\n' "$(./cuda-green info --json | sed -n 's/^ *"device": "\(.*\)",*/\1/p' | head -n 1)"
+        printf '  "kernel_module": "%s",\n' "$(head -n 1 /proc/driver/nvidia/version 2>/dev/null)"
+        printf '  "command": "./run.sh queue",\n  "checks": [\n'
+        cat "$checks.part"
+        printf '\n  ]\n}\n'
+    } >"$checks"
+    rm -f "$checks.part"
+    return $failed_checks
+}
+
 step driver ./driver-matrix report system --out evidence/driver.json
 step quad quad
 step map sh -c './cuda-green map --json >evidence/map.json && ./cuda-green map --svg evidence/map.svg'
@@ -135,6 +203,7 @@ step peers_memory sh -c 'python3 peers_memory.py >evidence/peers_memory.json && 
 step embed embed
 step service service
 step server server
+step queue queue
 step mps mps
 step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed

@@ -13,6 +13,7 @@ mod floors;
 mod gpu_bundle;
 mod kernels;
 mod matrix;
+mod mutants;
 mod published;
 mod safety;
 mod skipped;
@@ -35,6 +36,8 @@ enum Command {
     /// Runs every check, or one part: formatting, clippy, tests, documentation, the published crates as their users
     /// get them, Miri and valgrind. Fetches first.
     Test(test::Options),
+    /// Breaks the queue's protocol line by line, and expects a test to fail each time.
+    Mutants,
     /// Looks for undefined behaviour and panics: Miri, valgrind, AddressSanitizer, the fuzzer.
     Safety,
     /// Writes cuda-green-sys's bindings.rs and MATRIX.md.
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
     match Options::parse().command {
         Command::Fetch(options) => fetch::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Mutants => mutants::run(),
         Command::Safety => safety::run(),
         Command::Bindings => bindings::run(),
         Command::Kernels => kernels::run(),

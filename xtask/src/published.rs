@@ -10,10 +10,11 @@ use xshell::{Shell, cmd};
 use crate::skipped::{is_there, matrix_is_required};
 
 /// The crates that are published.
-pub const PUBLISHED: [&str; 5] = [
+pub const PUBLISHED: [&str; 6] = [
     "cuda-green-sys",
     "cuda-green-sim",
     "cuda-green",
+    "cuda-green-queue",
     "cuda-green-embed",
     "cuda-green-cli",
 ];
@@ -22,7 +23,7 @@ pub const PUBLISHED: [&str; 5] = [
 const NEWER: ([&str; 2], &str) = (["cuda-green-embed", "cuda-green-cli"], "1.89");
 
 /// `--package=` for each of them.
-fn packages() -> [String; 5] {
+fn packages() -> [String; 6] {
     PUBLISHED.map(|package| format!("--package={package}"))
 }
 
@@ -42,7 +43,10 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
     {
         // As docs.rs does, where no one sees a warning; its nightly marks what needs a feature.
         let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings --cfg docsrs");
-        let _nightly = shell.push_env("RUSTC_BOOTSTRAP", "cuda_green,cuda_green_embed");
+        let _nightly = shell.push_env(
+            "RUSTC_BOOTSTRAP",
+            "cuda_green,cuda_green_embed,cuda_green_queue",
+        );
         cmd!(shell, "cargo doc --no-deps --all-features {packages...}").run()?;
     }
     // Not the program: cargo ignores a dependency on a package without a library, so that it would not be
@@ -221,6 +225,10 @@ fn minimal_versions(shell: &Shell, packages: &[&str]) -> Result<()> {
     manifest = manifest.replace(
         "cuda-green\" }",
         "cuda-green\", features = [\"metrics\", \"serde\", \"test-utils\", \"tracing\"] }",
+    );
+    manifest = manifest.replace(
+        "cuda-green-queue\" }",
+        "cuda-green-queue\", features = [\"metrics\", \"serde\", \"test-utils\", \"tracing\"] }",
     );
     manifest = manifest.replace(
         "cuda-green-embed\" }",

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
-use crate::skipped::is_there;
+use crate::{mutants, skipped::is_there};
 
 /// Seconds for each fuzz target.
 const FUZZ_SECONDS: &str = "20";
@@ -21,7 +21,12 @@ pub fn run() -> Result<()> {
     shell.change_dir(crate::root());
     let mut skipped = quick(&shell)?;
     skipped.extend(miri(&shell, &["--package=cuda-green", "--lib"])?);
+    skipped.extend(miri(
+        &shell,
+        &["--package=cuda-green-queue", "--lib", "--", "protocol::"],
+    )?);
     skipped.extend(simulator_in_miri(&shell)?);
+    mutants::run()?;
     many_rebalances(&shell)?;
     skipped.extend(address_sanitizer(&shell)?);
     skipped.extend(fuzz(&shell)?);

@@ -101,6 +101,13 @@ fn clippy(shell: &Shell) -> Result<()> {
         )
         .run()?;
     }
+    for feature in ["metrics", "serde", "test-utils", "tracing"] {
+        cmd!(
+            shell,
+            "cargo clippy --package cuda-green-queue --features {feature} -- -D warnings"
+        )
+        .run()?;
+    }
     for feature in ["cli", "metrics", "serde", "server", "test-utils", "tracing"] {
         cmd!(
             shell,
@@ -154,10 +161,12 @@ fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
 /// have cargo build everything again.
 fn loom(shell: &Shell) -> Result<()> {
     let _flags = shell.push_env("RUSTFLAGS", "--cfg loom");
-    cmd!(
-        shell,
-        "cargo test --package cuda-green --target-dir target/loom --lib _loom"
-    )
-    .run()?;
+    for package in ["cuda-green", "cuda-green-queue"] {
+        cmd!(
+            shell,
+            "cargo test --package {package} --target-dir target/loom --lib _loom"
+        )
+        .run()?;
+    }
     Ok(())
 }

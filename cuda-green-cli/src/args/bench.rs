@@ -50,6 +50,12 @@ pub enum Measurement {
     /// streams, with priorities, in partitions, and with the background left in the primary context.
     #[cfg(feature = "embed")]
     Service(ServiceBench),
+    /// Tasks that kernels submit to the CPU and back, by the queue and by hand-written loops
+    ///
+    /// Takes two minutes. Rates one way and round trips by the number of warps, a resident kernel's beside a launch's, an
+    /// idle poller, and requests in a partition beside another's tasks. A sum that does not match is an error.
+    #[cfg(feature = "queue")]
+    Queue(QueueBench),
     /// The time that loading the driver and checking for a GPU add to a process's start
     Startup {
         /// Measure only this, once, in this process, and print nanoseconds
@@ -94,6 +100,18 @@ pub struct EmbedSource {
     /// Texts, one a line, of which the first 100,000 count
     #[arg(long, value_name = "FILE", required_unless_present = "from")]
     pub texts: Option<PathBuf>,
+}
+
+/// The picture, and the length of a soak.
+#[cfg(feature = "queue")]
+#[derive(clap::Args)]
+pub struct QueueBench {
+    #[command(flatten)]
+    pub drawing: Drawing,
+    /// Run only a soak of this many tasks, and compare the sums
+    #[arg(long, value_name = "N", conflicts_with_all = ["svg", "from", "quick"],
+          value_parser = value_parser!(u64).range(1..=1_000_000_000_000))]
+    pub tasks: Option<u64>,
 }
 
 /// The file for a measurement's picture, and the figures to draw.

@@ -7,9 +7,13 @@ pub mod contexts;
 mod create;
 #[cfg(feature = "embed")]
 mod embed;
+#[cfg(any(feature = "embed", feature = "queue"))]
+mod goal;
 mod isolation;
 pub mod load;
 pub mod numbers;
+#[cfg(feature = "queue")]
+mod queue;
 mod raw;
 mod rebalance;
 mod run;
@@ -20,6 +24,8 @@ mod startup;
 #[cfg(test)]
 mod tests;
 mod under_load;
+#[cfg(any(feature = "embed", feature = "queue"))]
+mod watch;
 
 use std::process::ExitCode;
 
@@ -65,6 +71,14 @@ pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
         Measurement::Service(options) => {
             run.with_picture(&options.drawing, |work| service::measure(work, options))?;
         }
+        #[cfg(feature = "queue")]
+        Measurement::Queue(options) => match options.tasks {
+            Some(tasks) => {
+                let command = format!("queue --tasks {tasks}");
+                run.without_picture(&command, |work| queue::soak(work, tasks))?;
+            }
+            None => run.with_picture(&options.drawing, queue::measure)?,
+        },
         Measurement::Startup { only: Some(part) } => startup::only(*part)?,
         Measurement::Startup { only: None } => run.without_picture("startup", startup::measure)?,
     }

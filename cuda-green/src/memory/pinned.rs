@@ -119,6 +119,15 @@ impl<T: Pod> PinnedBuffer<T> {
         self.fences.wait(&self.device)
     }
 
+    /// Returns whether every copy that was put into a stream is done, and all work that the memory was
+    /// [fenced](Self::fence_on) on. Does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn is_done(&self) -> Result<bool> {
+        self.fences.are_done(&self.device)
+    }
+
     /// Returns the address at which kernels access the memory, over the bus. Accesses of kernels are not fenced:
     /// [`fence_on`](Self::fence_on) does that.
     ///

@@ -24,6 +24,12 @@ impl Samples {
         self.0.get(index).copied().unwrap_or_default()
     }
 
+    /// Returns times in microseconds as nanoseconds.
+    #[cfg(feature = "queue")]
+    pub fn nanoseconds(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().map(|time| (time * 1e3) as u64)
+    }
+
     pub fn mean(&self) -> f64 {
         self.0.iter().sum::<f64>() / self.0.len().max(1) as f64
     }

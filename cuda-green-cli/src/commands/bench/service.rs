@@ -13,7 +13,6 @@
 //! | `placements.rs` | the contexts and priorities of both |
 //! | `elastic.rs` | lanes whose SMs follow the load |
 //! | `several_gpus.rs` | a service on several GPUs |
-//! | `watch.rs` | the GPU's clock and power |
 //! | `turns.rs`, `lengths.rs`, `measured.rs` | what is measured when, for how long, and what came of it |
 //! | `report.rs`, `figures.rs`, `goals.rs`, `table.rs`, `picture.rs` | the figures, and how they are shown |
 
@@ -37,7 +36,6 @@ mod table;
 mod task;
 mod texts;
 mod turns;
-mod watch;
 
 use std::{sync::Arc, time::Instant};
 

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::run::{Drawn, parse};
+#[cfg(feature = "queue")]
+use crate::commands::bench::queue::QueueFigures;
 #[cfg(feature = "embed")]
 use crate::commands::bench::service::ServiceFigures;
 use crate::commands::bench::{
@@ -32,6 +34,8 @@ fn draw_as_each(text: &str) -> bool {
         draw::<Alloc>(text),
         draw::<Isolation>(text),
         draw::<Rebalance>(text),
+        #[cfg(feature = "queue")]
+        draw::<QueueFigures>(text),
         #[cfg(feature = "embed")]
         draw::<ServiceFigures>(text),
     ];
@@ -44,6 +48,9 @@ fn kept() -> Vec<Value> {
     let mut names = vec!["activate", "alloc", "isolation", "rebalance"];
     if cfg!(feature = "embed") {
         names.push("service");
+    }
+    if cfg!(feature = "queue") {
+        names.push("queue");
     }
     names
         .iter()

@@ -139,6 +139,26 @@ impl Fences {
         });
     }
 
+    /// Returns whether all fences are reached. None is if the end of some work cannot be known.
+    pub(crate) fn are_done(&self, device: &CudaDevice) -> Result<bool> {
+        // Without the lock while the driver is asked: whoever fences does not wait for that.
+        let events: Vec<Option<Arc<Event>>> = self
+            .lock()
+            .iter()
+            .map(|fence| fence.event.clone())
+            .collect();
+        if events.is_empty() {
+            return Ok(true);
+        }
+        let _allowed = device.driver().beside_captures();
+        for event in &events {
+            if !event.as_ref().map_or(Ok(false), |event| event.is_done())? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Waits for all fences, and removes those that were not recorded again meanwhile: other threads may fence the
     /// buffer while this one waits.
     pub(crate) fn wait(&self, device: &CudaDevice) -> Result<()> {

@@ -7,12 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     elastic::ElasticFigures,
     floods::FloodKind,
-    goals::Goal,
     outcome::{Outcome, Times},
     placements::Placement,
     several_gpus::ReplicasRow,
-    watch::Readings,
 };
+use crate::commands::bench::{goal::Goal, watch::Readings};
 
 /// The bound on the p99 up to which rates count.
 pub const BOUND: Duration = Duration::from_millis(5);

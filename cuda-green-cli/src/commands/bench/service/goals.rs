@@ -1,7 +1,5 @@
 //! The goals that were set before the measurement, and what came of them.
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     elastic::ElasticFigures,
     figures::{Ratios, Row, WithinBound},
@@ -9,29 +7,7 @@ use super::{
     placements::Placement,
     several_gpus::ReplicasRow,
 };
-
-/// A goal and the figure that it is for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Goal {
-    pub what: String,
-    /// None if it could not be measured.
-    pub found: Option<f64>,
-    /// Whether the true figure is at least what was found: where the figure is a ratio to nothing.
-    #[serde(default)]
-    pub or_more: bool,
-    pub bound: f64,
-    /// Whether the figure must be at most the bound, and not at least.
-    pub at_most: bool,
-}
-
-impl Goal {
-    pub fn is_met(&self) -> bool {
-        self.found.is_some_and(|found| match self.at_most {
-            true => found <= self.bound,
-            false => found >= self.bound,
-        })
-    }
-}
+use crate::commands::bench::goal::Goal;
 
 /// Returns all goals, for a run's figures.
 pub fn goals(
@@ -190,21 +166,5 @@ mod tests {
         assert_eq!(found(9_000.0, 0.0, 0.0), (Some(90.0), true, true));
         assert_eq!(found(0.0, 0.0, 0.0), (Some(0.0), false, false));
         assert_eq!(goodput(&[]).found, None);
-    }
-
-    #[test]
-    fn what_was_not_measured_is_not_met() {
-        for at_most in [true, false] {
-            let goal = |found| Goal {
-                what: String::new(),
-                found,
-                or_more: false,
-                bound: 1.0,
-                at_most,
-            };
-            assert!(!goal(None).is_met());
-            assert!(goal(Some(1.0)).is_met());
-            assert_eq!(goal(Some(2.0)).is_met(), !at_most);
-        }
     }
 }

@@ -8,8 +8,8 @@ use super::{
     outcome::{Outcome, quantile},
     placements::Home,
     turns::{SetUp, set_ups},
-    watch::{Readings, Sum},
 };
+use crate::commands::bench::watch::{Readings, Sum};
 
 /// The pace of a flood, and the GPU's state.
 #[derive(Clone, Copy, Default)]

@@ -1,9 +1,6 @@
 //! The figures as text, in 80 columns.
 
-use super::{
-    figures::{OpenRow, Row, ServiceFigures},
-    goals::Goal,
-};
+use super::figures::{OpenRow, Row, ServiceFigures};
 use crate::{
     commands::bench::run::{Figures, NO_RATIOS},
     render::{duration::duration, page::printable_line},
@@ -119,12 +116,7 @@ impl ServiceFigures {
         }
         let mut table = format!("\n{:<52} {:>8}", "goal", "found");
         for goal in &self.goals {
-            table += &format!(
-                "\n{:<52} {:>8} {}",
-                printable_line(&goal.what),
-                found(goal),
-                bound(goal)
-            );
+            table += &format!("\n{}", goal.line());
         }
         table
     }
@@ -189,16 +181,4 @@ fn number(number: f64) -> String {
         ..1e5 => format!("{number:.0}"),
         _ => format!("{:.0} k", number / 1e3),
     }
-}
-
-fn found(goal: &Goal) -> String {
-    let more = if goal.or_more { "≥ " } else { "" };
-    goal.found
-        .map_or("–".to_owned(), |found| format!("{more}{found:.2}"))
-}
-
-fn bound(goal: &Goal) -> String {
-    let sign = if goal.at_most { "≤" } else { "≥" };
-    let missed = if goal.is_met() { "" } else { ", missed" };
-    format!("{sign} {:.2}{missed}", goal.bound)
 }

@@ -15,9 +15,8 @@ use super::{
     placements::{Home, LaneSizes, Placement, Places, Services},
     schedule::Schedule,
     texts::Texts,
-    watch::Watch,
 };
-use crate::commands::bench::embed::setup::Setup;
+use crate::commands::bench::{embed::setup::Setup, watch::Watch};
 
 /// The seed of the first schedule.
 pub const SEED: u64 = 15;

@@ -1,0 +1,120 @@
+//! What the threads of a queue count while they work. Each thread has counters of its own, which it alone writes, so
+//! that counting is a load and a store; a snapshot adds them up.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::{histogram::Recorder, layout::status};
+
+/// A counter that one thread writes and any thread reads.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it. Only one thread does.
+    #[inline]
+    pub(crate) fn add(&self, more: u64) {
+        self.0
+            .store(self.0.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+    }
+
+    /// Raises it to a number. Only one thread does.
+    #[inline]
+    pub(crate) fn raise(&self, number: u64) {
+        if self.get() < number {
+            self.0.store(number, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many tasks of a method a thread times one by one before it times one in [`ONE_IN`].
+const ALL_OF_FIRST: u64 = 64;
+/// The clock takes about as long as an empty task, so most are not timed.
+const ONE_IN: u64 = 64;
+
+/// Returns whether a task is timed, where so many came before it.
+#[inline]
+pub(crate) fn is_timed(before: u64) -> bool {
+    before < ALL_OF_FIRST || before.is_multiple_of(ONE_IN)
+}
+
+/// The counters of one method on one thread.
+#[derive(Default)]
+pub(crate) struct MethodCounters {
+    pub(crate) done: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) panicked: Counter,
+    pub(crate) bad_payload: Counter,
+    pub(crate) waiting: Recorder,
+    pub(crate) handling: Recorder,
+}
+
+impl MethodCounters {
+    /// Counts a task that was run.
+    #[inline]
+    pub(crate) fn count(&self, status: u8) {
+        match status {
+            status::DONE => self.done.add(1),
+            status::FAILED => self.failed.add(1),
+            status::BAD_PAYLOAD => self.bad_payload.add(1),
+            _ => self.panicked.add(1),
+        }
+    }
+
+    /// Counts a task that was run and timed.
+    pub(crate) fn count_timed(&self, status: u8, waited: Option<Duration>, took: Duration) {
+        self.count(status);
+        self.handling.record(took);
+        if let Some(waited) = waited {
+            self.waiting.record(waited);
+        }
+    }
+
+    /// Returns the number of tasks that were run.
+    #[inline]
+    pub(crate) fn ran(&self) -> u64 {
+        self.done.get() + self.failed.get() + self.panicked.get()
+    }
+}
+
+/// The counters of one thread.
+pub(crate) struct ThreadCounters {
+    /// By the index of the handler.
+    pub(crate) methods: Box<[MethodCounters]>,
+    pub(crate) unknown_methods: Counter,
+    /// Tasks that were answered as closed without being run.
+    pub(crate) discarded: Counter,
+}
+
+impl ThreadCounters {
+    pub(crate) fn new(methods: usize) -> Self {
+        Self {
+            methods: (0..methods).map(|_| MethodCounters::default()).collect(),
+            unknown_methods: Counter::default(),
+            discarded: Counter::default(),
+        }
+    }
+}
+
+/// The counters of a ring, which its polling thread writes.
+#[derive(Default)]
+pub(crate) struct RingCounters {
+    pub(crate) taken: Counter,
+    pub(crate) deepest: Counter,
+    /// How often the ring had to wait because no job was free.
+    pub(crate) out_of_jobs: Counter,
+}
+
+/// The counters of a polling thread.
+#[derive(Default)]
+pub(crate) struct PollerCounters {
+    pub(crate) sleeps: Counter,
+    pub(crate) rests: Counter,
+}

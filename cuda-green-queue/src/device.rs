@@ -1,0 +1,28 @@
+//! The device side: a header in CUDA C++.
+
+/// The text of `cuda_green_queue.cuh`, the device side of a queue: one header without includes, in CUDA C++17, for NVRTC
+/// and nvcc, `sm_70` and later.
+///
+/// Put it before the source of a kernel, or hand it to NVRTC as a header named `cuda_green_queue.cuh`. Its own comments
+/// are its documentation. As a file it lies in this crate at `src/device/cuda_green_queue.cuh`.
+///
+/// ```
+/// let kernel = r#"
+/// struct Square {
+///     static constexpr unsigned short method = 1;
+///     using Output = unsigned int;
+///     unsigned int number;
+/// };
+/// extern "C" __global__ void ask(cuda_green::Queue queue, unsigned int* out) {
+///     auto future = queue.call(Square{threadIdx.x}, 1000000);
+///     unsigned int squared = 0;
+///     if (future.wait(&squared, 1000000) == cuda_green::Status::Done) out[threadIdx.x] = squared;
+/// }
+/// "#;
+/// let source = [cuda_green_queue::HEADER, kernel].concat();
+/// assert!(source.contains("namespace cuda_green"));
+/// ```
+pub const HEADER: &str = include_str!("device/cuda_green_queue.cuh");
+
+#[cfg(test)]
+mod probe;

@@ -1,0 +1,248 @@
+//! Rings in host memory, which CPU threads fill by the protocol of kernels, and workers empty.
+
+use std::{
+    ptr::NonNull,
+    sync::{
+        Mutex, PoisonError, TryLockError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::{
+    error::Result,
+    jobs::Reply,
+    layout::{DeviceQueue, Layout, LayoutRequest, NO_FUTURE, RingState},
+    protocol::{Consumer, Mapped, Places, Private, Reservation, Ring, TaskHeader},
+};
+
+/// Times that a submission looks for credits which another thread is about to add.
+const TRIES: u32 = 100;
+
+/// A task that was taken out of a ring; its payload was copied.
+pub(crate) struct HostTaken {
+    pub(crate) method: u16,
+    pub(crate) length: u16,
+    pub(crate) reply: Reply,
+}
+
+/// The outcome of a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Submitted {
+    Accepted,
+    Full,
+    Closed,
+}
+
+/// A ring for each priority.
+pub(crate) struct HostRings {
+    rings: Box<[(Ring, Mutex<Consumer>)]>,
+    shared: Mapped,
+    local: Private,
+    calls: HostCalls,
+    submitted: AtomicU64,
+    refused: AtomicU64,
+    /// What `shared` and `local` access.
+    _words: Box<[AtomicU64]>,
+}
+
+impl HostRings {
+    /// Allocates the rings.
+    pub(crate) fn new(priorities: u32, depth: u32, payload_bytes: u32) -> Result<Self> {
+        let layout = Layout::new(&LayoutRequest {
+            lanes: 1,
+            priorities,
+            depth,
+            payload_bytes,
+            output_bytes: 0,
+            futures: 1,
+            segment_bytes: u64::MAX,
+        })?;
+        let states = layout
+            .end()
+            .next_multiple_of(align_of::<RingState>() as u64);
+        let bytes = states + DeviceQueue::ring_state_bytes(&layout);
+        let words: Box<[AtomicU64]> = (0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
+        let base = NonNull::from(&*words).cast();
+        // SAFETY: the words are atomics and as many, and live as long as the rings, whose field they are; moving the box
+        // does not move them.
+        let shared = unsafe { Mapped::new(base, words.len() as u64 * 8) };
+        let local = Private::new(shared);
+        let places = Places {
+            segment: 0,
+            rings: states,
+            futures: 0,
+        };
+        let queue = DeviceQueue::new(&layout, &places, 0);
+        let rings = (0..layout.priorities)
+            .filter_map(|priority| queue.ring(0, priority))
+            .map(|ring| {
+                ring.initialize(&shared, &local, 0);
+                (ring, Mutex::new(Consumer::new(ring, &shared)))
+            })
+            .collect();
+        Ok(Self {
+            rings,
+            shared,
+            local,
+            calls: HostCalls::new(layout.depth.saturating_mul(layout.priorities)),
+            submitted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            _words: words,
+        })
+    }
+
+    /// Copies a task into the ring of a priority.
+    pub(crate) fn submit(
+        &self,
+        priority: u32,
+        method: u16,
+        payload: &[u8],
+        reply: Option<Reply>,
+    ) -> Submitted {
+        let (Some((ring, _)), Ok(length)) = (
+            self.rings.get(priority as usize),
+            u16::try_from(payload.len()),
+        ) else {
+            return Submitted::Full;
+        };
+        let future = match reply {
+            None => NO_FUTURE,
+            Some(reply) => match self.calls.begin(reply) {
+                Some(future) => future,
+                None => return self.refuse(),
+            },
+        };
+        let (shared, local) = (&self.shared, &self.local);
+        let mut reservation = ring.reserve(shared, local, 1);
+        for _ in 0..TRIES {
+            if reservation != Reservation::Refilling {
+                break;
+            }
+            std::hint::spin_loop();
+            reservation = ring.reserve_again(shared, local, 1);
+        }
+        match reservation {
+            Reservation::Tickets(ticket) => {
+                let header = TaskHeader {
+                    method,
+                    length,
+                    future,
+                    generation: 0,
+                };
+                ring.commit(shared, ticket, &header, payload);
+                ring.replenish(shared, local, ticket, 1);
+                self.submitted.fetch_add(1, Ordering::Relaxed);
+                Submitted::Accepted
+            }
+            Reservation::Closed => {
+                drop(self.calls.end(future));
+                Submitted::Closed
+            }
+            Reservation::Full | Reservation::Refilling => {
+                drop(self.calls.end(future));
+                self.refuse()
+            }
+        }
+    }
+
+    fn refuse(&self) -> Submitted {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Submitted::Full
+    }
+
+    /// Takes a task out of the ring of a priority, and copies its payload into `payload`. Returns `None` if there is
+    /// none, or if another thread is taking one.
+    pub(crate) fn take(&self, priority: u32, payload: &mut [u8]) -> Option<HostTaken> {
+        let (_, consumer) = self.rings.get(priority as usize)?;
+        let mut consumer = match consumer.try_lock() {
+            Ok(consumer) => consumer,
+            Err(TryLockError::WouldBlock) => return None,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
+        let Some(header) = consumer.peek(&self.shared) else {
+            consumer.tell(&self.shared);
+            return None;
+        };
+        if let Some(payload) = payload.get_mut(..usize::from(header.length)) {
+            consumer.copy(&self.shared, payload);
+        }
+        consumer.advance(&self.shared);
+        drop(consumer);
+        Some(HostTaken {
+            method: header.method,
+            length: header.length,
+            reply: self.calls.end(header.future).unwrap_or_else(Reply::nobody),
+        })
+    }
+
+    /// Returns whether a task is there, or another thread is taking one.
+    pub(crate) fn has_task(&self) -> bool {
+        self.rings
+            .iter()
+            .any(|(_, consumer)| match consumer.try_lock() {
+                Ok(consumer) => consumer.peek(&self.shared).is_some(),
+                Err(TryLockError::WouldBlock) => true,
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    poisoned.into_inner().peek(&self.shared).is_some()
+                }
+            })
+    }
+
+    /// Closes all rings: at most as many tasks as they have slots are accepted from now on.
+    pub(crate) fn close(&self) {
+        for (_, consumer) in &self.rings {
+            let mut consumer = consumer.lock().unwrap_or_else(PoisonError::into_inner);
+            consumer.close(&self.shared);
+        }
+    }
+
+    /// Returns how many tasks were submitted, and how many refused because a ring was full.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (
+            self.submitted.load(Ordering::Relaxed),
+            self.refused.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// The replies of tasks in rings, by number.
+struct HostCalls {
+    replies: Box<[Mutex<Option<Reply>>]>,
+    free: ArrayQueue<u32>,
+}
+
+impl HostCalls {
+    fn new(count: u32) -> Self {
+        let count = count.max(1);
+        let free = ArrayQueue::new(count as usize);
+        for number in 0..count {
+            // There is room for each.
+            let _ = free.push(number);
+        }
+        Self {
+            replies: (0..count).map(|_| Mutex::new(None)).collect(),
+            free,
+        }
+    }
+
+    /// Gives a reply a number, if one is free.
+    fn begin(&self, reply: Reply) -> Option<u32> {
+        let number = self.free.pop()?;
+        let entry = self.replies.get(number as usize)?;
+        *entry.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
+        Some(number)
+    }
+
+    /// Takes the reply of a number out, which is free from then on.
+    fn end(&self, number: u32) -> Option<Reply> {
+        let entry = self.replies.get(number as usize)?;
+        let reply = entry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()?;
+        let _ = self.free.push(number);
+        Some(reply)
+    }
+}

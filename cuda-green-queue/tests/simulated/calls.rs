@@ -1,0 +1,139 @@
+//! Kernels that submit tasks to the CPU.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use cuda_green::{GpuMemoryPool, LaunchConfig};
+use cuda_green_queue::{
+    TaskFailure, TaskQueue,
+    simulated::{DeviceSide, Place, Status},
+};
+
+use crate::fixture::{Add, Gpu, Square};
+
+const WARPS: u64 = 4;
+const TASKS: u64 = 100;
+
+/// Threads that stand for warps call and submit through small rings; every answer is that of its own call, and all is
+/// done once.
+#[test]
+fn warps_call_and_submit() {
+    let gpu = Gpu::new();
+    let sum = Arc::new(AtomicU64::new(0));
+    let added = sum.clone();
+    let queue = TaskQueue::builder()
+        .lanes(2)
+        .depth(8)
+        .futures(2)
+        .handler(|Square(n)| Ok(n * n))
+        .inline_handler(move |Add(n)| {
+            added.fetch_add(n, Ordering::Relaxed);
+            Ok(())
+        })
+        .build(&gpu.device)
+        .unwrap();
+    let kernel = gpu.kernel("submits", |launch| {
+        let queue = DeviceSide::argument(launch, 0).unwrap();
+        let result = launch.arg_u64(1).unwrap();
+        thread::scope(|scope| {
+            for warp in 0..WARPS {
+                let queue = &queue;
+                scope.spawn(move || {
+                    let sum = a_warp(queue, warp);
+                    launch.atomic_add_u64(result, sum).unwrap();
+                });
+            }
+        });
+    });
+    let pool = GpuMemoryPool::on(&gpu.device, 8).unwrap();
+    let result = pool.allocate_typed::<u64>(1).unwrap();
+    result.copy_from(&[0]).unwrap();
+    let stream = gpu.stream();
+    // SAFETY: the arguments are those of the kernel, and all live until it has ended.
+    unsafe {
+        queue
+            .launch(
+                &stream,
+                &kernel,
+                &LaunchConfig::linear(1, 128),
+                &[&queue.device_queue(), &result.address()],
+            )
+            .unwrap();
+    }
+    stream.synchronize().unwrap();
+    let mut squares = [0];
+    result.copy_to(&mut squares).unwrap();
+    let all = WARPS * TASKS;
+    assert_eq!(squares[0], (0..all).map(|n| n * n).sum());
+    queue.shutdown().unwrap();
+    assert_eq!(sum.load(Ordering::Relaxed), 33 * (0..all).sum::<u64>());
+}
+
+/// Returns the sum of the answers.
+fn a_warp(queue: &DeviceSide<'_>, warp: u64) -> u64 {
+    let mut sum = 0;
+    for n in warp * TASKS..(warp + 1) * TASKS {
+        let place = Place {
+            lane: (n % 2) as u32,
+            priority: (n / 2 % 2) as u32,
+        };
+        sum += queue.call(place, &Square(n)).unwrap().wait().unwrap();
+        queue.submit(place, &Add(n)).unwrap();
+        // Eight lanes of a warp at a time.
+        for _ in 0..4 {
+            while let Err(status) = queue.try_submit_warp(place, &[Add(n); 8]) {
+                assert_eq!(status, Status::Full);
+                thread::yield_now();
+            }
+        }
+    }
+    sum
+}
+
+#[test]
+fn kernels_learn_what_went_wrong() {
+    let gpu = Gpu::new();
+    let queue = TaskQueue::builder()
+        .payload_bytes(8)
+        .handler(|Square(_)| -> Result<u64, _> { Err(TaskFailure(77)) })
+        .build(&gpu.device)
+        .unwrap();
+    let kernel = gpu.kernel("submits", |launch| {
+        let queue = DeviceSide::argument(launch, 0).unwrap();
+        let place = Place::default();
+        let mut failing = queue.call(place, &Square(1)).unwrap();
+        assert_eq!(failing.wait(), Err(Status::Failed(77)));
+        let mut unknown = queue.call(place, &Add(1)).unwrap();
+        assert_eq!(unknown.wait(), Err(Status::UnknownMethod));
+        let nowhere = Place { lane: 4, ..place };
+        assert_eq!(queue.try_submit(nowhere, &Add(1)), Err(Status::Invalid));
+        drop(queue.call(place, &Square(2)).unwrap());
+        // The driver counts this as the kernel's success.
+        launch.store_u64(launch.arg_u64(1).unwrap(), 1).unwrap();
+    });
+    let pool = GpuMemoryPool::on(&gpu.device, 8).unwrap();
+    let result = pool.allocate_typed::<u64>(1).unwrap();
+    result.copy_from(&[0]).unwrap();
+    let stream = gpu.stream();
+    // SAFETY: the arguments are those of the kernel, and all live until it has ended.
+    unsafe {
+        queue
+            .launch(
+                &stream,
+                &kernel,
+                &LaunchConfig::linear(1, 32),
+                &[&queue.device_queue(), &result.address()],
+            )
+            .unwrap();
+    }
+    stream.synchronize().unwrap();
+    let mut done = [0];
+    result.copy_to(&mut done).unwrap();
+    assert_eq!(done, [1]);
+    queue.shutdown().unwrap();
+}
