@@ -110,7 +110,7 @@ impl TaskQueueBuilder {
         self
     }
 
-    /// Sets the length of the longest output for a kernel in bytes, 28 by default.
+    /// Sets the length of the longest output for a kernel in bytes, 56 by default.
     pub fn output_bytes(mut self, bytes: u32) -> Self {
         self.request.output_bytes = bytes;
         self

@@ -20,16 +20,17 @@
 //! one of an earlier lap another number.
 //!
 //! # An answer
-//! Words of 8 bytes, each `generation << 32 | data`, so that a reader that polls all of them at once knows for each
-//! whether it is of this call, and needs no second trip over the bus. The data of word 0 is `length << 8 | status`, that
-//! of word `1 + i` the bytes `4 * i ..` of the output.
+//! `word 0 = generation << 32 | length << 8 | status`, written last, by a store with release semantics; then the output.
+//! A reader that loads the first 16 bytes at once, with acquire semantics, has an output of up to 8 bytes in one trip over
+//! the bus: if word 0 is of its call, word 1 is too. Loads of several words would be served one after the other. A status
+//! of 0 is no answer.
 //!
 //! # A future's word in device memory
 //! `generation << 2 | abandoned << 1 | taken`. A kernel takes an entry by setting bit 0, which tells it the generation of
 //! its call; adding 3 gives the entry back and begins the next generation. An abandoned entry stays taken until its
 //! answer has arrived, so that a late answer can never be read as one to a later call; then a compare-and-swap from
 //! `generation << 2 | 3` to `(generation + 1) << 2 | 1` takes it for the next call. A table begins with
-//! [`FIRST_FUTURE`] in each word, generation 1: answers begin as zeros, which must not look like words of a call.
+//! [`FIRST_FUTURE`] in each word, generation 1: answers begin as zeros, which are of no call.
 //!
 //! # An inbox: tasks to a resident kernel
 //! A ring for each lane and priority; block `b` of the kernel consumes the rings of lane `b`. There are two kinds,
@@ -42,7 +43,7 @@
 //!   be of earlier tasks. Each word is a plain store of 8 aligned bytes.
 //! - *From kernels* (1). The slots are those of a [`DeviceQueue`] in device memory, and so are tails and answers.
 //!
-//! Answers are those of a queue, in both kinds: a kernel writes words 1 .. first, then word 0 with release semantics.
+//! Answers are those of a queue, in both kinds: a kernel writes the output first, then word 0 with release semantics.
 //!
 //! The kernel stores a ring's tail (the number of tickets that were consumed) as the consumer of a queue does, now and
 //! then and always when it finds nothing to do. `position` in [`InboxPosition`] is where the next launch goes on: the
@@ -67,6 +68,8 @@ pub(crate) const HEADER_BYTES: u64 = 4096;
 pub(crate) const LINE: u64 = 128;
 /// Bytes of a slot before the payload.
 pub(crate) const SLOT_HEADER: u64 = 16;
+/// Bytes of an answer before the output.
+pub(crate) const ANSWER_HEADER: u64 = 8;
 /// The number of a future in a slot whose task has none.
 pub(crate) const NO_FUTURE: u32 = u32::MAX;
 /// The word of a future that nobody has taken yet.
@@ -87,7 +90,7 @@ pub(crate) const KERNEL_TO_KERNEL: u8 = 1;
 /// The bit of a tail that says that the queue is closed: no more tickets will be consumed than the slots hold.
 pub(crate) const CLOSED: u64 = 1 << 63;
 
-/// Status of an answer, in the lowest byte of its first word's data.
+/// Status of an answer, in the lowest byte of its first word.
 pub(crate) mod status {
     /// The handler returned an output.
     pub(crate) const DONE: u8 = 1;
@@ -242,7 +245,7 @@ impl Default for LayoutRequest {
             priorities: 2,
             depth: 1024,
             payload_bytes: 112,
-            output_bytes: 28,
+            output_bytes: 56,
             futures: 16_384,
             segment_bytes: 64 << 20,
         }
@@ -255,7 +258,7 @@ const MAX_DEPTH: u32 = 1 << 20;
 const MAX_PAYLOAD: u32 = 32_768 - SLOT_HEADER as u32;
 /// As many words as 16 KiB have.
 const MAX_INBOX_PAYLOAD: u32 = (2048 - INBOX_HEADER_WORDS) * 4;
-const MAX_OUTPUT: u32 = 16_380;
+const MAX_OUTPUT: u32 = 32_768 - ANSWER_HEADER as u32;
 const MAX_FUTURES: u32 = 1 << 20;
 
 impl Layout {
@@ -298,7 +301,7 @@ impl Layout {
             priorities,
             depth: depth.next_power_of_two(),
             slot_bytes: slot_bytes(payload_bytes).next_power_of_two().max(64),
-            answer_bytes: (8 + 8 * output_bytes.div_ceil(4))
+            answer_bytes: (ANSWER_HEADER as u32 + output_bytes)
                 .next_power_of_two()
                 .max(64),
             futures: futures.next_power_of_two(),
@@ -363,7 +366,7 @@ impl Layout {
 
     /// Returns the bytes of an output that an answer has room for.
     pub(crate) fn output_bytes(&self) -> u32 {
-        (self.answer_bytes / 8 - 1) * 4
+        self.answer_bytes - ANSWER_HEADER as u32
     }
 
     /// Returns the sequence of a ticket's slot.

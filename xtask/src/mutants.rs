@@ -2,9 +2,6 @@
 //!
 //! A line is changed in place and put back, whatever happens; stop the command by no signal. All is built under loom,
 //! since that has the tests with and without interleavings.
-//!
-//! Two lines cannot be told by a test: the answer's first word is stored and loaded with release and acquire semantics
-//! for other memory that a handler wrote, since the words themselves tell whether they belong together.
 
 use std::{fs, path::PathBuf};
 
@@ -119,17 +116,29 @@ const MUTANTS: &[Mutant] = &[
         "single::a_closed_ring_accepts_no_more_than_its_slots"),
     // Answers and futures.
     mutant("the generation of an answer is not checked", "protocol/answers.rs",
-        "(first >> 32) as u32 == call.generation && answer", "answer",
-        "single::half_an_answer_is_none"),
-    mutant("the generation of an output is not checked", "protocol/answers.rs",
-        "(word >> 32) as u32 == call.generation && matching", "matching",
-        "under_loom::calls_of_one_thread_after_each_other"),
+        "(first >> 32) as u32 != call.generation || answer", "answer",
+        "single::an_answer_of_another_generation_is_none"),
+    mutant("an answer without a status is one", "protocol/answers.rs",
+        " || answer.status == 0", "",
+        "single::an_answer_of_another_generation_is_none"),
+    mutant("an answer is published without release", "protocol/answers.rs",
+        "shared.store_release(at, first)", "shared.store(at, first)",
+        "under_loom::calls_of_two_threads_for_one_entry"),
+    mutant("an answer is read without acquire", "protocol/answers.rs",
+        "shared.load_acquire(at)", "shared.load(at)",
+        "under_loom::calls_of_two_threads_for_one_entry"),
+    mutant("an answer is published before its output", "protocol/answers.rs",
+        "    shared.write(at + ANSWER_HEADER, output);\n    let generation = u64::from(call.generation) << 32;",
+        "    let generation = u64::from(call.generation) << 32;
+    shared.store_release(at, generation | (output.len() as u64) << 8 | u64::from(status));
+    shared.write(at + ANSWER_HEADER, output);",
+        "under_loom::calls_of_two_threads_for_one_entry"),
+    mutant("a length that lies is believed", "protocol/answers.rs",
+        "out.len().min(table.output_bytes())", "out.len()",
+        "single::an_output_of_any_length"),
     mutant("a long output is written into the next answer", "protocol/answers.rs",
         "if output.len() > table.output_bytes()", "if output.len() > 1 << 20",
         "single::answers_that_cannot_be_are_refused"),
-    mutant("the first generation is that of zeros", "layout.rs",
-        "FIRST_FUTURE: u32 = 1 << 2", "FIRST_FUTURE: u32 = 0",
-        "single::half_an_answer_is_none"),
     mutant("an entry is taken in two steps", "protocol/futures.rs",
         "let old = local.or32(self.word_at(future), TAKEN);",
         "let old = local.get32(self.word_at(future));\n        local.set32_release(self.word_at(future), old | TAKEN);",

@@ -4,7 +4,7 @@ use super::{
     answers::{self, Answer},
     memory::{Local, Shared},
 };
-use crate::layout::FIRST_FUTURE;
+use crate::layout::{ANSWER_HEADER, FIRST_FUTURE};
 
 /// Entries that a call looks at before it gives up.
 const PROBES: u32 = 32;
@@ -94,8 +94,9 @@ impl FutureTable {
         for future in 0..self.count {
             local.set32_release(self.word_at(future), FIRST_FUTURE);
             let at = self.answers + (u64::from(future) << self.answer_log2);
-            for word in 0..1 << (self.answer_log2 - 3) {
-                shared.store(at + 8 * word, 0);
+            shared.store(at, 0);
+            for word in 1..1 << (self.answer_log2 - 3) {
+                shared.write_word(at + 8 * word, 0);
             }
         }
     }
@@ -103,7 +104,7 @@ impl FutureTable {
     /// Returns the bytes of an output that an entry has room for.
     #[inline]
     pub(crate) fn output_bytes(&self) -> usize {
-        ((1 << self.answer_log2) / 8 - 1) * 4
+        (1 << self.answer_log2) - ANSWER_HEADER as usize
     }
 
     #[inline]

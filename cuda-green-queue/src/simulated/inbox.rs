@@ -175,10 +175,11 @@ impl<'a> InboxSide<'a> {
         };
         let wanted = call.future != NO_FUTURE;
         if !wanted || answer(&self.memory, &self.table, call, status, output) {
-            Ok(())
-        } else {
-            Err(Status::Invalid)
+            return Ok(());
         }
+        // Whoever waits learns that there is no output.
+        answer(&self.memory, &self.table, call, status::BAD_PAYLOAD, &[]);
+        Err(Status::Invalid)
     }
 
     fn tell(&mut self) {

@@ -71,18 +71,21 @@ impl Checked {
         let queue = queue(&layout);
         let (ring, table) = (queue.ring(0, 0).unwrap(), queue.future_table());
         let slots = (0..u64::from(depth)).map(|ticket| ring.slot(ticket));
-        let answers = (0..futures).flat_map(|future| {
-            let at = table.answer_at(future).unwrap();
-            [at, at + 8]
-        });
+        let answers = (0..futures).map(|future| table.answer_at(future).unwrap());
         // Credits, head, seen tail and the count of refusals, a line each.
         let state = (0..4).map(|line| ring.state + 128 * line);
-        let words = slots.clone().chain(answers).chain(state).chain([ring.tail]);
+        let words = slots
+            .clone()
+            .chain(answers.clone())
+            .chain(state)
+            .chain([ring.tail]);
         let refilling = ring.state + 2 * 128 + 8;
         let half_words = (0..futures)
             .map(|future| table.words + 4 * u64::from(future))
             .chain([refilling]);
-        let plain = slots.flat_map(|at| [at + 8, at + 16, at + 24]);
+        let plain = slots
+            .chain(answers)
+            .flat_map(|at| [at + 8, at + 16, at + 24]);
         let plain = plain.map(|at| {
             #[cfg(loom)]
             let word = Plain(UnsafeCell::new(0));

@@ -14,7 +14,7 @@ pub(super) fn small(depth: u32, futures: u32) -> Layout {
         priorities: 1,
         depth,
         slot_bytes: 32,
-        answer_bytes: 16,
+        answer_bytes: 32,
         futures,
     }
 }

@@ -229,7 +229,7 @@ fn reply(queue: &Checked, tag: u64, call: Call) {
         &queue.table,
         call,
         status::DONE,
-        &(tag as u32).to_le_bytes()
+        &payload(tag)
     ));
 }
 
@@ -244,12 +244,12 @@ fn caller_of(queue: &Checked, first: u64, calls: u64, polls: u32) {
             continue;
         };
         commit(queue, ticket, tag, Some(call));
-        let mut out = [0; 4];
+        let mut out = [0; LENGTH as usize];
         let mut answered = false;
         for _ in 0..polls {
             if let Some(got) = table.poll(queue, call, &mut out) {
-                assert_eq!((got.status, got.length), (status::DONE, 4));
-                assert_eq!(u32::from_le_bytes(out), tag as u32, "another call's answer");
+                assert_eq!((got.status, got.length), (status::DONE, LENGTH.into()));
+                assert_eq!(self::tag(out), tag, "another call's answer");
                 answered = true;
                 break;
             }
