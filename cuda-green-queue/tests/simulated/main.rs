@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // these are tests
 #![allow(missing_docs)]
 
+mod between_kernels;
 mod calls;
 mod fixture;
+mod resident;
