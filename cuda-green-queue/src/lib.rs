@@ -32,6 +32,8 @@ mod sleepers;
 mod stats;
 mod submitter;
 mod task;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod workers;
 
 pub use builder::TaskQueueBuilder;
