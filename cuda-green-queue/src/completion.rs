@@ -113,7 +113,7 @@ impl<O> Completion<O> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::{Arc, atomic::AtomicUsize};

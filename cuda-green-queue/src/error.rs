@@ -38,6 +38,9 @@ pub enum Error {
     /// The queue is closed.
     #[error("the queue is closed")]
     Closed,
+    /// The resident kernel of an earlier launch has not returned.
+    #[error("a resident kernel of the queue runs: let it leave, and wait for it")]
+    Resident,
     /// The operating system gave no thread.
     #[error("no thread for the queue: {0}")]
     Thread(#[source] std::io::Error),

@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     completion::{Completion, Waiter},
+    jobs::Run,
     task::TaskError,
     workers::{self, Help},
 };
@@ -23,6 +24,16 @@ const WORKERS_NAP: Duration = Duration::from_micros(200);
 /// The object that holds a future's result.
 pub(crate) trait Place<O>: Send + Sync {
     fn completion(&self) -> &Completion<O>;
+
+    /// Returns the task, if this thread may run it and nobody has begun to.
+    fn runnable(&self) -> Option<&dyn Run> {
+        None
+    }
+
+    /// Returns whether the task lies in a ring, where others are before it.
+    fn is_copied(&self) -> bool {
+        false
+    }
 }
 
 /// The output of a task that was submitted: a [`Future`] for any runtime, and a value that a thread can wait for.
@@ -53,11 +64,13 @@ impl<O> TaskFuture<O> {
         unsafe { self.place.completion().take() }
     }
 
-    /// Waits for the output. Called by a handler on a worker, it runs other tasks meanwhile, so that handlers can wait
-    /// for tasks that they submit, whatever the number of workers.
+    /// Waits for the output. Called by a handler on a worker, it runs the task itself if no other worker has begun it,
+    /// and other tasks while it waits, so that handlers can wait for tasks that they submit, whatever the number of
+    /// workers.
     ///
     /// # Errors
-    /// [`TaskError`].
+    /// [`TaskError`]; [`TaskError::TooDeep`] where 32 handlers wait like that on one thread, each for the sake of the one
+    /// before. The task is run all the same.
     pub fn wait(mut self) -> Result<O, TaskError> {
         match self.wait_until(None) {
             Some(result) => result,
@@ -77,6 +90,10 @@ impl<O> TaskFuture<O> {
 
     /// Returns `None` if the deadline passed, or if this thread waits in too many handlers already and there is none.
     fn wait_until(&mut self, deadline: Option<Instant>) -> Option<Result<O, TaskError>> {
+        // On a worker, the shortest way is to run the task.
+        if let Some(task) = self.place.runnable() {
+            workers::run_here(task);
+        }
         for _ in 0..LOOKS {
             if let Some(result) = self.try_take() {
                 return Some(result);
@@ -91,12 +108,15 @@ impl<O> TaskFuture<O> {
             if left == Some(Duration::ZERO) {
                 return None;
             }
-            let nap = match workers::help() {
+            let short = Some(left.unwrap_or(WORKERS_NAP).min(WORKERS_NAP));
+            let nap = match workers::help(self.place.is_copied()) {
                 Help::Ran => continue,
-                Help::Nothing => Some(left.unwrap_or(WORKERS_NAP).min(WORKERS_NAP)),
+                Help::Nothing => short,
                 Help::NotAWorker => left,
+                // A task that moves and that has been begun runs on some thread, which gets on by itself.
+                Help::TooDeep if !self.place.is_copied() && self.place.runnable().is_none() => short,
                 Help::TooDeep if deadline.is_none() => return None,
-                Help::TooDeep => left,
+                Help::TooDeep => short,
             };
             let waiter = Waiter::Thread(std::thread::current());
             if self.place.completion().wake_later(waiter) {

@@ -1,6 +1,13 @@
 //! Jobs: tasks on their way to a worker, either the task itself or a copy of its bytes.
 
-use std::{cell::UnsafeCell, sync::Arc, time::Instant};
+use std::{
+    cell::UnsafeCell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use bytemuck::Pod;
 
@@ -16,38 +23,62 @@ use crate::{
 
 /// A task that moves, in one allocation with the place of its output.
 pub(crate) struct PointerTask<T: HostTask> {
+    /// The pool that has its handler.
+    pool: u64,
     method: u16,
+    /// Set by whoever runs or cancels the task.
+    claimed: AtomicBool,
     /// When it was submitted, if its times are measured.
     submitted: Option<Instant>,
     task: UnsafeCell<Option<T>>,
     completion: Completion<T::Output>,
 }
 
-// SAFETY: the task is taken once, by the thread that runs the only `PointerJob` of it (`Run`'s contract); the completion
-// looks after itself. Tasks and outputs are `Send`.
+// SAFETY: the task is accessed only by the thread that set `claimed`, and the completion looks after itself. Tasks and
+// outputs are `Send`.
 unsafe impl<T: HostTask> Sync for PointerTask<T> {}
+
+impl<T: HostTask> PointerTask<T> {
+    /// Takes the task out, for the first who asks.
+    #[inline]
+    fn claim(&self) -> Option<T> {
+        if self.claimed.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        // SAFETY: this thread alone found the task unclaimed.
+        unsafe { (*self.task.get()).take() }
+    }
+}
 
 impl<T: HostTask> Place<T::Output> for PointerTask<T> {
     fn completion(&self) -> &Completion<T::Output> {
         &self.completion
     }
+
+    fn runnable(&self) -> Option<&dyn Run> {
+        (!self.claimed.load(Ordering::Relaxed)).then_some(self)
+    }
 }
 
-/// A task whose type is not known.
-///
-/// # Safety
-/// `run` or `cancel` is called once at most, and not both.
-unsafe trait Run: Send + Sync {
+/// A task whose type is not known. It is run or cancelled once; later calls do nothing.
+pub(crate) trait Run: Send + Sync {
+    /// Returns the pool that has the handler.
+    fn pool(&self) -> u64;
+    /// Returns the index of the handler.
     fn method(&self) -> u16;
+    /// Returns when it was submitted, if its times are measured.
     fn submitted(&self) -> Option<Instant>;
-    /// Runs the handler, and completes the future. Returns one of [`status`].
-    unsafe fn run(&self, method: &Method) -> u8;
+    /// Runs the handler, and completes the future. Returns one of [`status`], or `None` if it was run before.
+    fn run(&self, method: &Method) -> Option<u8>;
     /// Completes the future with an error.
-    unsafe fn cancel(&self, error: TaskError);
+    fn cancel(&self, error: TaskError);
 }
 
-// SAFETY: nothing is called here but by the contract of the trait, which `PointerJob` keeps.
-unsafe impl<T: HostTask> Run for PointerTask<T> {
+impl<T: HostTask> Run for PointerTask<T> {
+    fn pool(&self) -> u64 {
+        self.pool
+    }
+
     fn method(&self) -> u16 {
         self.method
     }
@@ -56,89 +87,66 @@ unsafe impl<T: HostTask> Run for PointerTask<T> {
         self.submitted
     }
 
-    unsafe fn run(&self, method: &Method) -> u8 {
-        // SAFETY: only `run` and `cancel` access it, of which one is called once.
-        let task = unsafe { (*self.task.get()).take() };
-        let result = match task {
-            Some(task) => method.run_typed(task),
-            None => Err(TaskError::Closed),
-        };
+    fn run(&self, method: &Method) -> Option<u8> {
+        let result = method.run_typed(self.claim()?);
         let status = match &result {
             Ok(_) => status::DONE,
             Err(TaskError::Failed(_)) => status::FAILED,
-            Err(TaskError::Panicked) => status::PANICKED,
-            Err(_) => status::CLOSED,
+            _ => status::PANICKED,
         };
-        // SAFETY: as above: it is called once.
+        // SAFETY: only who has claimed the task completes it.
         unsafe { self.completion.complete(result) };
-        status
+        Some(status)
     }
 
-    unsafe fn cancel(&self, error: TaskError) {
-        // SAFETY: as in `run`. The task ends before its future says so.
-        drop(unsafe { (*self.task.get()).take() });
-        // SAFETY: as in `run`.
-        unsafe { self.completion.complete(Err(error)) };
+    fn cancel(&self, error: TaskError) {
+        if let Some(task) = self.claim() {
+            // The task ends before its future says so.
+            drop(task);
+            // SAFETY: only who has claimed the task completes it.
+            unsafe { self.completion.complete(Err(error)) };
+        }
     }
 }
 
-/// The right to run a task that moves. Dropped, it completes the future with [`TaskError::Closed`].
-pub(crate) struct PointerJob(Option<Arc<dyn Run>>);
+/// A task that moves, on its way to a worker. Dropped, it completes the future with [`TaskError::Closed`] if the task was
+/// not run.
+pub(crate) struct PointerJob(Arc<dyn Run>);
 
 impl PointerJob {
     /// Returns a job, and the place of its output.
     #[inline]
     pub(crate) fn new<T: HostTask>(
         task: T,
+        pool: u64,
         method: u16,
         submitted: Option<Instant>,
     ) -> (Self, Arc<PointerTask<T>>) {
         let place = Arc::new(PointerTask {
+            pool,
             method,
+            claimed: AtomicBool::new(false),
             submitted,
             task: UnsafeCell::new(Some(task)),
             completion: Completion::default(),
         });
-        (Self(Some(place.clone())), place)
+        (Self(place.clone()), place)
     }
 
-    /// Takes the task back out of a job that was not run, whose future nobody has.
-    pub(crate) fn take_back<T: HostTask>(mut self, place: &Arc<PointerTask<T>>) -> Option<T> {
-        let task = self.0.take()?;
-        if !std::ptr::addr_eq(Arc::as_ptr(&task), Arc::as_ptr(place)) {
-            self.0 = Some(task);
-            return None;
-        }
-        // SAFETY: this was the only job of the task, which is neither run nor cancelled from now on.
-        unsafe { (*place.task.get()).take() }
+    /// Takes the task back out of the place of a job that was not run, whose future nobody has.
+    pub(crate) fn take_back<T: HostTask>(place: &PointerTask<T>) -> Option<T> {
+        place.claim()
     }
 
-    /// Returns the index of its handler.
-    pub(crate) fn method(&self) -> u16 {
-        self.0.as_ref().map_or(u16::MAX, |task| task.method())
-    }
-
-    /// Returns when it was submitted, if its times are measured.
-    pub(crate) fn submitted(&self) -> Option<Instant> {
-        self.0.as_ref().and_then(|task| task.submitted())
-    }
-
-    /// Runs the handler, and completes the future. Returns one of [`status`].
-    pub(crate) fn run(mut self, method: &Method) -> u8 {
-        match self.0.take() {
-            // SAFETY: this is the only job of the task, and it no longer has it.
-            Some(task) => unsafe { task.run(method) },
-            None => status::CLOSED,
-        }
+    /// Returns the task.
+    pub(crate) fn task(&self) -> &dyn Run {
+        &*self.0
     }
 }
 
 impl Drop for PointerJob {
     fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            // SAFETY: this is the only job of the task, and it no longer has it.
-            unsafe { task.cancel(TaskError::Closed) };
-        }
+        self.0.cancel(TaskError::Closed);
     }
 }
 
@@ -220,6 +228,10 @@ impl<O> Default for CopyPlace<O> {
 impl<O: Send> Place<O> for CopyPlace<O> {
     fn completion(&self) -> &Completion<O> {
         &self.completion
+    }
+
+    fn is_copied(&self) -> bool {
+        true
     }
 }
 

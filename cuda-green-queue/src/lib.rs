@@ -14,20 +14,16 @@ mod histogram;
 mod host_rings;
 mod idle;
 mod jobs;
-#[allow(dead_code, reason = "the inbox, which uses the rest, comes next")]
+mod kernel_queue;
 mod layout;
 mod numa;
 mod poller;
 mod pool;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "kernels of the simulator, which use the rest, come next"
-)]
 mod protocol;
 mod queue;
 mod queues;
 mod registry;
+mod resident;
 mod schedule;
 mod segment;
 #[cfg(feature = "test-utils")]
@@ -36,6 +32,8 @@ mod sleepers;
 mod stats;
 mod submitter;
 mod task;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod workers;
 
 pub use builder::TaskQueueBuilder;
@@ -43,10 +41,12 @@ pub use device::HEADER;
 pub use error::{Error, Result};
 pub use future::TaskFuture;
 pub use histogram::Histogram;
+pub use kernel_queue::KernelQueue;
 pub use layout::{DeviceInbox, DeviceQueue};
 pub use numa::Placement;
 pub use queue::TaskQueue;
 pub use queues::TaskQueues;
+pub use resident::{InboxBuilder, ResidentFuture, ResidentQueue};
 pub use stats::{DeviceStats, MethodStats, PollerStats, QueueStats, RingStats, SubmissionStats};
 pub use submitter::Submitter;
 pub use task::{HostTask, SubmitError, Task, TaskError, TaskFailure};
@@ -59,6 +59,9 @@ const _: () = {
     send_sync::<Submitter>();
     send_sync::<QueueStats>();
     send_sync::<TaskFuture<u64>>();
+    send_sync::<ResidentQueue>();
+    send_sync::<ResidentFuture<u64>>();
+    send_sync::<KernelQueue>();
     const fn error<T: std::error::Error + Send + Sync + 'static>() {}
     error::<Error>();
     error::<TaskError>();

@@ -235,7 +235,7 @@ mod policy {
         u32::try_from(node).ok()
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     mod tests {
         use super::*;
 
@@ -310,7 +310,7 @@ mod policy {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

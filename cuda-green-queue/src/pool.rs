@@ -53,6 +53,8 @@ pub(crate) struct PoolNumbers {
 
 /// What the workers, the polling threads and those who submit share.
 pub(crate) struct Pool {
+    /// Unique in this process.
+    id: u64,
     registry: Registry,
     numbers: PoolNumbers,
     classes: Box<[Class]>,
@@ -81,7 +83,9 @@ impl Pool {
             pointers: ArrayQueue::new(numbers.cpu_depth.max(1) as usize),
             copied: ArrayQueue::new(jobs),
         });
+        static POOLS: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
+            id: POOLS.fetch_add(1, Ordering::Relaxed),
             registry,
             numbers,
             classes: classes.collect(),
@@ -94,6 +98,12 @@ impl Pool {
             refused: AtomicU64::new(0),
             counters: Mutex::new(Vec::new()),
         })
+    }
+
+    /// Returns a number that no other pool of this process has.
+    #[inline]
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     pub(crate) fn registry(&self) -> &Registry {

@@ -8,6 +8,7 @@ use crate::{
     host_rings::Submitted,
     jobs::{CopyPlace, Decode, PointerJob, Reply},
     pool::Pool,
+    stats::QueueStats,
     task::{HostTask, SubmitError, Task},
     workers::{self, Help},
 };
@@ -101,11 +102,13 @@ impl Submitter {
             return Err(SubmitError::Closed(task));
         }
         let submitted = is_this_timed().then(Instant::now);
-        let (job, place) = PointerJob::new(task, method, submitted);
-        if let Err(job) = self.pool.push_pointer(self.priority, job)
-            && let Some(task) = job.take_back(&place)
-        {
-            return Err(SubmitError::Full(task));
+        let (job, place) = PointerJob::new(task, self.pool.id(), method, submitted);
+        if let Err(job) = self.pool.push_pointer(self.priority, job) {
+            let task = PointerJob::take_back(&place);
+            drop(job);
+            if let Some(task) = task {
+                return Err(SubmitError::Full(task));
+            }
         }
         Ok(TaskFuture::new(place))
     }
@@ -154,6 +157,11 @@ impl Submitter {
         }
     }
 
+    /// Returns the figures of the pool: those of handlers and of CPU code's submissions, without any device.
+    pub fn stats(&self) -> QueueStats {
+        QueueStats::of_pool(&self.pool)
+    }
+
     /// Tries until there is room.
     fn with_room<T, F>(
         &self,
@@ -166,7 +174,7 @@ impl Submitter {
                 Err(SubmitError::Full(task)) => task,
                 result => return result,
             };
-            match workers::help() {
+            match workers::help(false) {
                 Help::Ran => continue,
                 Help::TooDeep => return Err(SubmitError::Full(task)),
                 Help::Nothing | Help::NotAWorker => {}

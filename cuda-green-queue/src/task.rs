@@ -71,6 +71,9 @@ pub enum TaskError {
     /// The payload is not of the length that the method's task type has.
     #[error("the payload is not of the length of the method's task type")]
     BadPayload,
+    /// The answer has no output of the method's output type: a resident kernel gave another one, or none.
+    #[error("the answer has no output of the method's output type")]
+    BadOutput,
     /// The queue was dropped before the task was run.
     #[error("the queue was closed before the task was run")]
     Closed,
@@ -95,13 +98,18 @@ pub enum SubmitError<T> {
     /// No handler was registered for the task's type.
     #[error("no handler is registered for {}", std::any::type_name::<T>())]
     NoHandler(T),
+    /// The queue has no such lane or priority, or no room for such a task or its output.
+    #[error("the queue has no such lane or priority, or no room for {}", std::any::type_name::<T>())]
+    Invalid(T),
 }
 
 impl<T> SubmitError<T> {
     /// Returns the task.
     pub fn into_task(self) -> T {
         match self {
-            Self::Full(task) | Self::Closed(task) | Self::NoHandler(task) => task,
+            Self::Full(task) | Self::Closed(task) | Self::NoHandler(task) | Self::Invalid(task) => {
+                task
+            }
         }
     }
 }
@@ -112,6 +120,7 @@ impl<T> std::fmt::Debug for SubmitError<T> {
             Self::Full(_) => "Full",
             Self::Closed(_) => "Closed",
             Self::NoHandler(_) => "NoHandler",
+            Self::Invalid(_) => "Invalid",
         })
     }
 }

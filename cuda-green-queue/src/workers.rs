@@ -10,17 +10,20 @@ use std::{
 use crate::{
     counters::{ThreadCounters, is_timed},
     error::{Error, Result},
-    jobs::{CopiedJob, PointerJob, Reply},
+    jobs::{CopiedJob, Reply, Run},
     layout::status,
     pool::{Pool, Work},
     registry::{Method, Outcome},
     schedule::Schedule,
+    task::TaskError,
 };
 
 /// Looks for a task before a worker goes to sleep: some tens of microseconds.
 const LOOKS: u32 = 1_000;
 /// Handlers on one thread that wait, each for the sake of the one before.
 const DEEPEST: usize = 32;
+/// The turn before that of tasks that CPU code copied.
+const BEFORE_COPIED: u32 = 1;
 
 thread_local! {
     /// The pool whose worker or polling thread this is.
@@ -48,8 +51,35 @@ pub(crate) enum Help {
     TooDeep,
 }
 
-/// Runs another task of the pool whose worker this thread is.
-pub(crate) fn help() -> Help {
+/// Runs the task that a handler on this thread waits for, if this thread is a worker of its pool.
+pub(crate) fn run_here(awaited: &dyn Run) -> Help {
+    as_helper(|worker| {
+        if awaited.pool() != worker.pool.id() {
+            return Help::Nothing;
+        }
+        worker.run_pointer(awaited);
+        Help::Ran
+    })
+}
+
+/// Runs another task of the pool while a handler on this thread waits; one that was copied first, if it waits for such
+/// a one.
+pub(crate) fn help(copied_first: bool) -> Help {
+    as_helper(|worker| {
+        if copied_first {
+            worker.turn = BEFORE_COPIED;
+        }
+        match worker.take() {
+            Some(work) => {
+                worker.run(work);
+                Help::Ran
+            }
+            None => Help::Nothing,
+        }
+    })
+}
+
+fn as_helper(help: impl FnOnce(&mut Worker) -> Help) -> Help {
     let worker = HELPERS.try_with(|helpers| {
         let Ok(mut helpers) = helpers.try_borrow_mut() else {
             return Err(Help::NotAWorker);
@@ -69,11 +99,7 @@ pub(crate) fn help() -> Help {
         Ok(Err(help)) => return help,
         Err(_) => return Help::NotAWorker,
     };
-    let work = worker.take();
-    let ran = work.is_some();
-    if let Some(work) = work {
-        worker.run(work);
-    }
+    let helped = help(&mut worker);
     let _ = HELPERS.try_with(|helpers| {
         if let Ok(mut helpers) = helpers.try_borrow_mut()
             && let Some(helpers) = helpers.as_mut()
@@ -82,7 +108,7 @@ pub(crate) fn help() -> Help {
             helpers.spare.push(worker);
         }
     });
-    if ran { Help::Ran } else { Help::Nothing }
+    helped
 }
 
 /// Returns the pool whose worker or polling thread this is.
@@ -243,7 +269,7 @@ impl Worker {
             return;
         }
         match work {
-            Work::Pointer(job) => self.run_pointer(job),
+            Work::Pointer(job) => self.run_pointer(job.task()),
             Work::Copied(job) => self.run_copied(job),
             Work::Host(taken) => {
                 let payload: &[u8] = bytemuck::cast_slice(&self.payload);
@@ -264,21 +290,24 @@ impl Worker {
         }
     }
 
-    fn run_pointer(&self, job: PointerJob) {
-        let index = job.method();
+    fn run_pointer(&self, task: &dyn Run) {
+        let index = task.method();
         let counters = self.counters.methods.get(usize::from(index));
         let (Some(method), Some(counters)) = (self.pool.registry().get(index), counters) else {
             self.counters.unknown_methods.add(1);
+            task.cancel(TaskError::UnknownMethod);
             return;
         };
-        match job.submitted() {
-            None => counters.count(job.run(method)),
-            Some(submitted) => {
-                let start = Instant::now();
-                let status = job.run(method);
-                let waited = start.saturating_duration_since(submitted);
-                counters.count_timed(status, Some(waited), start.elapsed());
+        let Some(submitted) = task.submitted() else {
+            if let Some(status) = task.run(method) {
+                counters.count(status);
             }
+            return;
+        };
+        let start = Instant::now();
+        if let Some(status) = task.run(method) {
+            let waited = start.saturating_duration_since(submitted);
+            counters.count_timed(status, Some(waited), start.elapsed());
         }
     }
 

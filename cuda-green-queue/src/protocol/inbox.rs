@@ -4,8 +4,9 @@
 //! bus, all words at once and in any order, so each word says for itself whether it is of this lap.
 
 use super::{memory::Shared, ring::Ring, slot::TaskHeader};
-pub(crate) use crate::layout::{DeviceInbox, KERNEL_TO_KERNEL};
-use crate::layout::{INBOX_HEADER_WORDS, INBOX_MAGIC, InboxPosition, LINE, Layout, VERSION};
+use crate::layout::{
+    DeviceInbox, INBOX_HEADER_WORDS, INBOX_MAGIC, InboxPosition, LINE, Layout, VERSION,
+};
 
 /// Where the parts of an inbox begin: addresses or offsets, as the memory takes them.
 #[derive(Clone, Copy, Debug)]
