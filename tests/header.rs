@@ -2,6 +2,7 @@
 //! `header/machine.h`; all else is the text that GPUs run.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -36,31 +37,31 @@ fn compile(source: &Path, name: &str, options: &[String]) -> Result<PathBuf, Str
 }
 
 /// Runs a program; returns whether it ended well, and its words.
-fn run(program: &Path) -> (bool, String) {
+fn run(program: &Path) -> io::Result<(bool, String)> {
     let output = Command::new(program)
         .env("TSAN_OPTIONS", "halt_on_error=1")
-        .output()
-        .expect("the program starts");
+        .output()?;
     let words = [output.stdout, output.stderr].concat();
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&words).into_owned(),
-    )
+    let words = String::from_utf8_lossy(&words).into_owned();
+    Ok((output.status.success(), words))
 }
 
 /// Returns why programs with ThreadSanitizer cannot be made or run here.
-fn why_missing() -> Option<String> {
+fn why_missing() -> io::Result<Option<String>> {
     let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("header_empty.cpp");
-    std::fs::write(&source, "int main() {}\n").expect("the folder is there");
-    match compile(&source, "header_empty", &[]).map(|program| run(&program)) {
-        Ok((true, _)) => None,
-        Ok((false, words)) | Err(words) => Some(words),
-    }
+    fs::write(&source, "int main() {}\n")?;
+    Ok(match compile(&source, "header_empty", &[]) {
+        Ok(program) => match run(&program)? {
+            (true, _) => None,
+            (false, words) => Some(words),
+        },
+        Err(words) => Some(words),
+    })
 }
 
 #[test]
 fn producers_and_their_consumer_have_no_race_and_lose_nothing() {
-    if let Some(why) = why_missing() {
+    if let Some(why) = why_missing().unwrap() {
         skip("the queue's header under ThreadSanitizer", &why);
         return;
     }
@@ -74,10 +75,10 @@ fn producers_and_their_consumer_have_no_race_and_lose_nothing() {
         compile(&source, &format!("header_{mutant}"), &options)
             .unwrap_or_else(|words| panic!("{words}"))
     };
-    let (is_well, words) = run(&made(WHOLE));
+    let (is_well, words) = run(&made(WHOLE)).unwrap();
     assert!(is_well, "{words}");
     for (mutant, what) in MUTANTS {
-        let (is_well, words) = run(&made(mutant));
+        let (is_well, words) = run(&made(mutant)).unwrap();
         assert!(!is_well, "{what} goes unnoticed");
         assert!(words.contains("data race"), "{what}: {words}");
     }

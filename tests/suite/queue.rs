@@ -18,7 +18,7 @@ use cuda_green::{
     ContextId, CudaDevice, Driver, GpuMemoryPool, Kernel, KernelArg, LaunchConfig, Module,
     PinnedBuffer, Result, SmPartitionManager, Stream, TypedBuffer,
 };
-use cuda_green_queue::{TaskFailure, TaskQueue};
+use cuda_green_queue::{TaskFailure, TaskQueue, TaskQueueBuilder};
 
 use crate::{
     Case,
@@ -158,6 +158,11 @@ fn read(words: &TypedBuffer<u64>) -> Result<[u64; WORDS]> {
     Ok(found)
 }
 
+/// A queue of little memory, which simulated drivers fill with zeros.
+fn small() -> TaskQueueBuilder {
+    TaskQueue::builder().segment_bytes(4 << 20)
+}
+
 /// Waits until something is so; panics where it never is.
 fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let begin = Instant::now();
@@ -188,18 +193,18 @@ fn once_each(driver: &Driver) -> Result<()> {
             mark.fetch_add(1, Ordering::Relaxed);
             Ok(())
         };
-        let builder = TaskQueue::builder()
-            .lanes(3)
-            .priorities(2)
-            .depth(64)
-            .polling_threads(2);
+        let builder = small().lanes(3).priorities(2).depth(64).polling_threads(2);
         let builder = match is_inline {
             true => builder.inline_handler(mark),
             false => builder.handler(mark),
         };
         let queue = builder.build(&ready.device).unwrap();
         let found = [ready.words()?, ready.words()?];
-        for ((stream, words), first) in [&ready.stream, &other].into_iter().zip(&found).zip([0, of_one]) {
+        for ((stream, words), first) in [&ready.stream, &other]
+            .into_iter()
+            .zip(&found)
+            .zip([0, of_one])
+        {
             ready.launch(&queue, (&kernel, stream, warps), words, &[&first, &each]);
         }
         ready.end(&ready.stream)?;
@@ -208,7 +213,13 @@ fn once_each(driver: &Driver) -> Result<()> {
             assert_eq!(read(words)?[0], of_one, "tasks accepted");
         }
         until("the last task", || {
-            Ok(queue.stats().methods.iter().map(|method| method.done).sum::<u64>() == 2 * of_one)
+            Ok(queue
+                .stats()
+                .methods
+                .iter()
+                .map(|method| method.done)
+                .sum::<u64>()
+                == 2 * of_one)
         })?;
         let stats = queue.stats();
         let rings = || stats.devices.iter().flat_map(|device| &device.rings);
@@ -218,7 +229,9 @@ fn once_each(driver: &Driver) -> Result<()> {
             2 * of_one
         );
         queue.shutdown().unwrap();
-        let wrong = seen.iter().position(|mark| mark.load(Ordering::Relaxed) != 1);
+        let wrong = seen
+            .iter()
+            .position(|mark| mark.load(Ordering::Relaxed) != 1);
         assert_eq!(wrong, None, "a task was lost, or run twice");
     }
     Ok(())
@@ -231,7 +244,7 @@ fn full(driver: &Driver) -> Result<()> {
     };
     let (gate, runs) = (Gate::default(), Arc::new(AtomicU64::new(0)));
     let (still, counted) = (gate.clone(), Arc::clone(&runs));
-    let queue = TaskQueue::builder()
+    let queue = small()
         .lanes(1)
         .priorities(1)
         .depth(8)
@@ -266,7 +279,7 @@ fn deadline(driver: &Driver) -> Result<()> {
     };
     let gate = Gate::default();
     let still = gate.clone();
-    let queue = TaskQueue::builder()
+    let queue = small()
         .handler(move |Ask { number }| {
             still.pass();
             Ok(number + 1)
@@ -301,14 +314,18 @@ fn outcomes(driver: &Driver) -> Result<()> {
         // Without the message of a panic.
         let panic = |_: Panic| std::panic::resume_unwind(Box::new(()));
         let long = |task: Long| Ok([task.words[0], task.words[11], task.words.iter().sum()]);
-        let builder = TaskQueue::builder().output_bytes(24);
+        let builder = small().output_bytes(24);
         let builder = match is_inline {
             true => builder
                 .inline_handler(ask)
                 .inline_handler(fail)
                 .inline_handler(panic)
                 .inline_handler(long),
-            false => builder.handler(ask).handler(fail).handler(panic).handler(long),
+            false => builder
+                .handler(ask)
+                .handler(fail)
+                .handler(panic)
+                .handler(long),
         };
         let queue = builder.build(&ready.device).unwrap();
         let found = ready.report(&queue, "suite_outcomes", &[])?;
@@ -322,7 +339,7 @@ fn outcomes(driver: &Driver) -> Result<()> {
         queue.shutdown().unwrap();
     }
     // A task that fits no slot is refused where its handler is added, too.
-    let huge = TaskQueue::builder().handler(|_: Huge| Ok(()));
+    let huge = small().handler(|_: Huge| Ok(()));
     assert!(huge.build(&ready.device).is_err());
     Ok(())
 }
@@ -344,7 +361,7 @@ fn until_closed(driver: &Driver, is_dropped: bool) -> Result<()> {
     let warps = times(driver, 4, sms as usize * 64) as u32;
     let runs = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&runs);
-    let queue = TaskQueue::builder()
+    let queue = small()
         .inline_handler(move |Ask { number }| {
             counted.fetch_add(1, Ordering::Relaxed);
             Ok(number.wrapping_add(1))
@@ -367,6 +384,9 @@ fn until_closed(driver: &Driver, is_dropped: bool) -> Result<()> {
     let [answered, closed, ended, otherwise, ..] = read(&words)?;
     assert_eq!((ended, otherwise), (u64::from(warps), 0));
     assert_eq!(answered, runs.load(Ordering::Relaxed));
-    assert!(is_dropped || closed == 0, "{closed} accepted tasks were not run");
+    assert!(
+        is_dropped || closed == 0,
+        "{closed} accepted tasks were not run"
+    );
     Ok(())
 }

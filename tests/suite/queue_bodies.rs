@@ -52,9 +52,7 @@ impl Side<'_> {
     }
 
     fn add(&self, index: u64, value: u64) {
-        let _ = self
-            .launch
-            .atomic_add_u64(self.words + 8 * index, value);
+        let _ = self.launch.atomic_add_u64(self.words + 8 * index, value);
     }
 
     /// Runs a function for each warp at once.
@@ -69,9 +67,11 @@ impl Side<'_> {
     }
 }
 
+type Body = fn(&Side<'_>);
+
 /// Registers the bodies.
 pub fn register(simulator: &Sim) {
-    let bodies: [(&str, fn(&Side<'_>)); 5] = [
+    let bodies: [(&str, Body); 5] = [
         ("suite_submit", submit),
         ("suite_fill", fill),
         ("suite_deadline", deadline),

@@ -42,7 +42,7 @@ enum Command {
     Safety,
     /// Writes cuda-green-sys's bindings.rs and MATRIX.md.
     Bindings,
-    /// Compiles the encoder's kernels from CUDA C to the committed PTX.
+    /// Compiles the kernels of the encoder and those that use the queue from CUDA C to the committed PTX.
     Kernels,
     /// Prints which entry points and struct fields each CUDA version has, and the conformance table.
     Matrix(matrix::Options),

@@ -15,7 +15,8 @@ pub enum Part {
     /// texts that are fetched.
     Test,
     /// The package `driver-matrix`: bindings against every CUDA header, the loader against every real driver, the
-    /// suite and the conformance cases. The encoder's compiled kernels against their source. Miri and valgrind.
+    /// suite and the conformance cases, the queue's header under ThreadSanitizer. That header by three compilers, and
+    /// the compiled kernels against their source. Miri and valgrind.
     Matrix,
     /// The published crates as their users get them.
     Published,

@@ -60,7 +60,10 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let device = match CudaDevice::init(0) {
         Ok(device) => device,
-        Err(error) => return without_gpu(&error.to_string()),
+        Err(cuda_green::Error::Load { .. } | cuda_green::Error::NoGpu { .. }) => {
+            return without_gpu();
+        }
+        Err(error) => return Err(error.into()),
     };
     if let Some(simulator) = device.driver().simulator() {
         simulated::register(simulator);
@@ -123,11 +126,11 @@ fn run() -> Result<()> {
 }
 
 /// Without a GPU there is a set of queues all the same, for tasks of the CPU.
-fn without_gpu(why: &str) -> Result<()> {
+fn without_gpu() -> Result<()> {
     let queues = TaskQueues::builder()
         .handler(|Page { number }| Ok(number * NODES))
-        .build_for(&[])?;
-    println!("{queues} ({why})");
+        .build_visible()?;
+    println!("{queues}");
     let answer = queues
         .submit(Page { number: 3 })
         .map_err(|error| error.to_string())?;
@@ -216,7 +219,7 @@ impl Walks {
             thread::yield_now();
         }
         self.time += begin.elapsed();
-        let mut bytes = vec![0; found.len() as usize];
+        let mut bytes = vec![0; found.len()];
         found.copy_to(&mut bytes)?;
         let (words, _) = bytes.as_chunks::<8>();
         let words: Vec<_> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();

@@ -95,13 +95,7 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
         raw: raw::Raw::new(device, context.create_stream()?)?,
         own: own::Own::new(device, context.create_stream()?)?,
     };
-    let (mut shapes, mut skipped) = (lengths.shapes(), Vec::new());
-    let has_kernels = simulated::HAS_QUEUE || !device.driver().is_simulated();
-    if !has_kernels {
-        shapes.retain(|shape| shape.by == By::Raw);
-        skipped
-            .push("the queue's kernels, which this simulated driver has no bodies for".to_owned());
-    }
+    let shapes = lengths.shapes();
     work.progress
         .set_length((shapes.len() * lengths.repeats) as u64 + 3);
     let mut found: Vec<Vec<Once>> = shapes.iter().map(|_| Vec::new()).collect();
@@ -124,17 +118,15 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
     };
     step("tasks of the CPU");
     let host = host::measure(&ways.own, lengths)?;
-    let (mut idle, mut beside) = (None, None);
-    if has_kernels {
-        step("an idle poller");
-        idle = Some(idle::measure(&ways.own, lengths)?);
-        step("beside another partition");
-        match device.missing_features() {
-            None => beside = Some(beside::measure(work, lengths)?),
-            Some(reason) => skipped.push(format!(
-                "a request beside another partition's tasks: {reason}"
-            )),
-        }
+    step("an idle poller");
+    let idle = idle::measure(&ways.own, lengths)?;
+    step("beside another partition");
+    let (mut beside, mut skipped) = (None, Vec::new());
+    match device.missing_features() {
+        None => beside = Some(beside::measure(work, lengths)?),
+        Some(reason) => skipped.push(format!(
+            "a request beside another partition's tasks: {reason}"
+        )),
     }
     Ok(QueueFigures {
         setting: Setting {
@@ -147,7 +139,7 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
         },
         rows,
         host,
-        idle,
+        idle: Some(idle),
         beside,
         skipped,
         goals: Vec::new(),

@@ -108,7 +108,7 @@ impl Ring<'_> {
             taken.tasks += 1;
             taken.sum = taken.sum.wrapping_add(payload);
             self.next += 1;
-            if self.next % TOLD_EVERY == 0 {
+            if self.next.is_multiple_of(TOLD_EVERY) {
                 self.tell();
             }
             // The upper half of the payload is the warp, the lower the number of its task.

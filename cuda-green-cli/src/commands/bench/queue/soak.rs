@@ -57,10 +57,7 @@ pub fn soak(work: &Work<'_>, tasks: u64) -> anyhow::Result<Soak> {
         seconds,
         m_per_s: done as f64 / seconds / 1e6,
         refused: rings().filter_map(|ring| ring.refused).sum(),
-        deepest: rings()
-            .map(|ring| ring.deepest.into())
-            .max()
-            .unwrap_or_default(),
+        deepest: rings().map(|ring| ring.deepest).max().unwrap_or_default(),
     };
     summed.queue.shutdown()?;
     Ok(soak)
