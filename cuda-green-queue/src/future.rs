@@ -114,7 +114,9 @@ impl<O> TaskFuture<O> {
                 Help::Nothing => short,
                 Help::NotAWorker => left,
                 // A task that moves and that has been begun runs on some thread, which gets on by itself.
-                Help::TooDeep if !self.place.is_copied() && self.place.runnable().is_none() => short,
+                Help::TooDeep if !self.place.is_copied() && self.place.runnable().is_none() => {
+                    short
+                }
                 Help::TooDeep if deadline.is_none() => return None,
                 Help::TooDeep => short,
             };

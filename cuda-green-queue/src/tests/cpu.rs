@@ -83,7 +83,10 @@ fn both_ways_have_the_same_handlers() {
     let submitter = queues.submitter().clone();
     queues.shutdown().unwrap();
     let stats = submitter.stats();
-    assert_eq!((stats.pointers.submitted, stats.copies.submitted), (401, 400));
+    assert_eq!(
+        (stats.pointers.submitted, stats.copies.submitted),
+        (401, 400)
+    );
     assert_eq!(stats.handled(), 801);
 }
 
@@ -132,7 +135,10 @@ fn a_full_queue_returns_the_task_and_runs_all_others() {
     let mut accepted = Vec::new();
     let mut refused = 0;
     for n in 0..100 {
-        for result in [queues.try_submit(Double(n)), queues.try_submit_copy(Double(n))] {
+        for result in [
+            queues.try_submit(Double(n)),
+            queues.try_submit_copy(Double(n)),
+        ] {
             match result {
                 Ok(future) => accepted.push((n, future)),
                 Err(SubmitError::Full(task)) => {
@@ -193,7 +199,10 @@ fn handlers_wait_for_tasks_that_they_submit() {
                 let copied = submitter.submit_copy(Increment(depth));
                 let mut sum = 0;
                 for child in children {
-                    sum += child.map_err(|_| TaskFailure(2))?.wait().map_err(|_| TaskFailure(3))?;
+                    sum += child
+                        .map_err(|_| TaskFailure(2))?
+                        .wait()
+                        .map_err(|_| TaskFailure(3))?;
                 }
                 let next = copied.map_err(|_| TaskFailure(4))?.wait();
                 (next == Ok(depth + 1)).then_some(sum).ok_or(TaskFailure(5))
@@ -215,7 +224,9 @@ fn handlers_that_wait_too_deeply_get_an_error() {
         TaskQueueBuilder::default()
             .host_handler(|Endless(depth)| {
                 let submitter = Submitter::current().ok_or(TaskFailure(0))?;
-                let next = submitter.submit(Endless(depth + 1)).map_err(|_| TaskFailure(0))?;
+                let next = submitter
+                    .submit(Endless(depth + 1))
+                    .map_err(|_| TaskFailure(0))?;
                 match next.wait() {
                     Ok(depth) => Ok(depth),
                     Err(TaskError::Failed(failure)) => Err(failure),
@@ -243,7 +254,12 @@ fn a_handler_that_submits_into_a_full_queue_makes_room_itself() {
             .host_handler(|Flood| {
                 let submitter = Submitter::current().ok_or(TaskFailure(0))?;
                 let futures: Vec<TaskFuture<u64>> = (0..500)
-                    .flat_map(|n| [submitter.submit(Double(n)), submitter.submit_copy(Double(n))])
+                    .flat_map(|n| {
+                        [
+                            submitter.submit(Double(n)),
+                            submitter.submit_copy(Double(n)),
+                        ]
+                    })
                     .collect::<Result<_, _>>()
                     .map_err(|_| TaskFailure(1))?;
                 futures
@@ -363,8 +379,14 @@ fn a_submitter_outlives_its_queues_and_is_refused() {
         } else {
             queues.shutdown().unwrap();
         }
-        assert!(matches!(submitter.submit(Double(1)), Err(SubmitError::Closed(Double(1)))));
-        assert!(matches!(submitter.try_submit_copy(Double(1)), Err(SubmitError::Closed(_))));
+        assert!(matches!(
+            submitter.submit(Double(1)),
+            Err(SubmitError::Closed(Double(1)))
+        ));
+        assert!(matches!(
+            submitter.try_submit_copy(Double(1)),
+            Err(SubmitError::Closed(_))
+        ));
     }
 }
 

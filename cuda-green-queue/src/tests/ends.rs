@@ -142,7 +142,10 @@ fn each_call_of_the_driver_may_fail_when_a_queue_is_made() {
         let mut failed = 0;
         while nth <= calls {
             let sim = Sim::new(profile).unwrap();
-            let device = cuda_green::Driver::simulated(&sim).unwrap().device(0).unwrap();
+            let device = cuda_green::Driver::simulated(&sim)
+                .unwrap()
+                .device(0)
+                .unwrap();
             if nth > 0 {
                 let code = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
                 sim.inject(Injection::fail("*", code).unwrap().at(nth));
@@ -217,7 +220,9 @@ fn a_handler_of_a_kernels_task_submits() {
         .handler(move |Double(n)| {
             count.fetch_add(1, Ordering::SeqCst);
             let submitter = crate::Submitter::current().ok_or(TaskFailure(1))?;
-            let copied = submitter.submit_copy(Increment(n as u32)).map_err(|_| TaskFailure(2))?;
+            let copied = submitter
+                .submit_copy(Increment(n as u32))
+                .map_err(|_| TaskFailure(2))?;
             let moved = submitter.submit(Increment(1)).map_err(|_| TaskFailure(3))?;
             let (copied, moved) = (copied.wait(), moved.wait());
             match (copied, moved) {

@@ -185,7 +185,12 @@ impl Gpu {
         // the simulator.
         unsafe {
             queue
-                .launch(&self.stream, &self.kernel, &config, &[&queue.device_queue(), &out, &n])
+                .launch(
+                    &self.stream,
+                    &self.kernel,
+                    &config,
+                    &[&queue.device_queue(), &out, &n],
+                )
                 .unwrap();
         }
     }

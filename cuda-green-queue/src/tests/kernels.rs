@@ -33,11 +33,20 @@ fn calls(launch: &Launch<'_>) {
             let x = u64::from(warp.number) * 1000 + i;
             let answers = [
                 (warp.call(priority, Double(x)), (status::DONE, x * 2)),
-                (warp.call(priority, Increment(x as u32)), (status::DONE, x + 1)),
+                (
+                    warp.call(priority, Increment(x as u32)),
+                    (status::DONE, x + 1),
+                ),
                 (warp.call(priority, Fail(5)), (status::FAILED, 5)),
                 (warp.call(priority, Fail(0)), (status::PANICKED, 0)),
-                (warp.call_raw(priority, 77, &[1; 8]), (status::UNKNOWN_METHOD, 0)),
-                (warp.call_raw(priority, Double::METHOD, &[1; 7]), (status::BAD_PAYLOAD, 0)),
+                (
+                    warp.call_raw(priority, 77, &[1; 8]),
+                    (status::UNKNOWN_METHOD, 0),
+                ),
+                (
+                    warp.call_raw(priority, Double::METHOD, &[1; 7]),
+                    (status::BAD_PAYLOAD, 0),
+                ),
             ];
             for (answer, (status, output)) in answers {
                 let (got, bytes) = answer.unwrap();
@@ -69,12 +78,28 @@ fn each_task_has_the_answer_of_its_handler() {
         let stats = queue.stats();
         let rings = &stats.devices[0].rings;
         assert_eq!(rings.iter().map(|ring| ring.taken).sum::<u64>(), 480);
-        assert_eq!(rings.iter().filter_map(|ring| ring.submitted).sum::<u64>(), 480);
-        assert!(rings.iter().all(|ring| ring.deepest >= 1 && ring.deepest <= 16));
+        assert_eq!(
+            rings.iter().filter_map(|ring| ring.submitted).sum::<u64>(),
+            480
+        );
+        assert!(
+            rings
+                .iter()
+                .all(|ring| ring.deepest >= 1 && ring.deepest <= 16)
+        );
         assert_eq!(stats.unknown_methods, 80);
-        let by_name = |name: &str| stats.methods.iter().find(|one| one.name.contains(name)).unwrap();
+        let by_name = |name: &str| {
+            stats
+                .methods
+                .iter()
+                .find(|one| one.name.contains(name))
+                .unwrap()
+        };
         let (double, increment, fail) = (by_name("Double"), by_name("Increment"), by_name("Fail"));
-        assert_eq!((double.done, double.bad_payloads, increment.done), (80, 80, 80));
+        assert_eq!(
+            (double.done, double.bad_payloads, increment.done),
+            (80, 80, 80)
+        );
         assert_eq!((fail.failed, fail.panicked), (80, 80));
         assert!(double.waiting.count() > 0 && increment.handling.count() > 0);
         assert_eq!(increment.waiting.count(), 0);
@@ -173,7 +198,10 @@ fn sets_are_of_any_number_of_gpus() {
     let gpus = [0, 1].map(|ordinal| Gpu::on(sim.clone(), &driver, ordinal));
     let queues = builder().build_on(&driver).unwrap();
     assert_eq!((queues.len(), queues.why_empty()), (2, None));
-    assert!(queues.to_string().starts_with("queues on GPU 0 ("), "{queues}");
+    assert!(
+        queues.to_string().starts_with("queues on GPU 0 ("),
+        "{queues}"
+    );
     let mut outs = Vec::new();
     for gpu in &gpus {
         let pool = GpuMemoryPool::on(&gpu.device, 1 << 20).unwrap();
@@ -197,7 +225,9 @@ fn sets_are_of_any_number_of_gpus() {
     drop(gpus);
 
     let none = Sim::with_visible("h200@13.0", Some("")).unwrap();
-    let queues: TaskQueues = builder().build_on(&Driver::simulated(&none).unwrap()).unwrap();
+    let queues: TaskQueues = builder()
+        .build_on(&Driver::simulated(&none).unwrap())
+        .unwrap();
     assert!(queues.is_empty());
     assert!(queues.why_empty().unwrap().contains("GPU"), "{queues}");
     assert_eq!(queues.submit(Double(4)).unwrap().wait(), Ok(8));
@@ -208,7 +238,11 @@ fn figures_have_a_text() {
     let gpu = Gpu::new("h200@13.0", calls);
     let queue = builder().build(&gpu.device).unwrap();
     let text = queue.stats().to_string();
-    for part in ["GPU 0: no NUMA node is known", "lane 1, priority 2: 0 submitted", "waiting -"] {
+    for part in [
+        "GPU 0: no NUMA node is known",
+        "lane 1, priority 2: 0 submitted",
+        "waiting -",
+    ] {
         assert!(text.contains(part), "{text}");
     }
 }

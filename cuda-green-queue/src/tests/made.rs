@@ -34,7 +34,12 @@ fn handlers_that_cannot_be_are_refused() {
     for (builder, reason) in [
         (plain().handler(|_: Same| Ok(1)), "already has a handler"),
         (plain().handler(|_: Plain| Ok(1)), "already has a handler"),
-        (new().host_handler(|Name(n)| Ok(n)).host_handler(|Name(n)| Ok(n)), "already has"),
+        (
+            new()
+                .host_handler(|Name(n)| Ok(n))
+                .host_handler(|Name(n)| Ok(n)),
+            "already has",
+        ),
         (new().handler(|_: Aligned| Ok(1)), "aligned to 32"),
         (new().handler(|_: Reserved| Ok(1)), "reserved"),
         (new().handler(|_: Long| Ok([0; 8])), "output_bytes"),
@@ -44,7 +49,13 @@ fn handlers_that_cannot_be_are_refused() {
         assert!(refusal.contains(reason), "{refusal}");
     }
     // The room is that of the slots, which is rounded up.
-    assert!(new().handler(|_: Long| Ok([0; 8])).output_bytes(64).build_for(&[]).is_ok());
+    assert!(
+        new()
+            .handler(|_: Long| Ok([0; 8]))
+            .output_bytes(64)
+            .build_for(&[])
+            .is_ok()
+    );
     assert!(plain().payload_bytes(60).build_for(&[]).is_ok());
 }
 

@@ -2,6 +2,7 @@
 
 #include "cuda_green_queue.cuh"
 
+using cuda_green::Inbox;
 using cuda_green::Queue;
 using cuda_green::Status;
 using cuda_green::Where;
@@ -156,5 +157,25 @@ extern "C" __global__ void suite_until_closed(Queue queue, u64 *found) {
             add(found + 1);
         else
             return add(found + 3);
+    }
+}
+
+// Each block takes the tasks of a lane until it is told to return, and answers as the CPU's handlers do.
+extern "C" __global__ void suite_resident(Inbox inbox) {
+    __shared__ cuda_green::InboxMemory<112> memory;
+    cuda_green::BlockInbox<112> tasks(inbox, memory);
+    while (tasks.next()) {
+        Ask ask;
+        Fail fail;
+        Long task;
+        if (tasks.method() == Ask::method && tasks.read(&ask)) {
+            tasks.reply((u64)(ask.number + 1));
+        } else if (tasks.method() == Fail::method && tasks.read(&fail)) {
+            tasks.fail(fail.number);
+        } else if (tasks.method() == Long::method && tasks.read(&task)) {
+            Long::Output output{{task.words[0], task.words[11], 0}};
+            for (u32 i = 0; i < 12; i++) output.words[2] += task.words[i];
+            tasks.reply(output);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 #include "cuda_green_queue.cuh"
 
+using cuda_green::Inbox;
 using cuda_green::Queue;
 using cuda_green::Status;
 using u32 = unsigned int;
@@ -88,5 +89,15 @@ extern "C" __global__ void queue_round_trip(Queue queue, u64 *failed, u32 lanes,
             return;
         }
         if (turn < keep) times[(u64)warp * keep + turn] = (u32)(now() - start);
+    }
+}
+
+// Each block takes the tasks of a lane, one after another, until it is told to return.
+extern "C" __global__ void queue_resident(Inbox inbox) {
+    __shared__ cuda_green::InboxMemory<16> memory;
+    cuda_green::BlockInbox<16> tasks(inbox, memory);
+    while (tasks.next()) {
+        Ask ask;
+        if (tasks.method() == Ask::method && tasks.read(&ask)) tasks.reply((u64)(ask.payload + 1));
     }
 }
