@@ -23,3 +23,6 @@
 /// assert!(source.contains("namespace cuda_green"));
 /// ```
 pub const HEADER: &str = include_str!("device/cuda_green_queue.cuh");
+
+#[cfg(test)]
+mod probe;

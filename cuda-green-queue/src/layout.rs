@@ -253,12 +253,12 @@ impl Default for LayoutRequest {
 }
 
 const MAX_LANES: u32 = 1024;
-const MAX_PRIORITIES: u32 = 16;
+pub(crate) const MAX_PRIORITIES: u32 = 16;
 const MAX_DEPTH: u32 = 1 << 20;
-const MAX_PAYLOAD: u32 = 32_768 - SLOT_HEADER as u32;
+pub(crate) const MAX_PAYLOAD: u32 = 32_768 - SLOT_HEADER as u32;
 /// As many words as 16 KiB have.
 const MAX_INBOX_PAYLOAD: u32 = (2048 - INBOX_HEADER_WORDS) * 4;
-const MAX_OUTPUT: u32 = 32_768 - ANSWER_HEADER as u32;
+pub(crate) const MAX_OUTPUT: u32 = 32_768 - ANSWER_HEADER as u32;
 const MAX_FUTURES: u32 = 1 << 20;
 
 impl Layout {

@@ -76,6 +76,9 @@ pub const ARTIFACTS: &[Artifact] = &[
 
     // The last release of the oldest CUDA with green contexts. The wheels of nvcc have no compiler front end.
     wheel("nvrtc", Take::Nvrtc, "nvidia-cuda-nvrtc-cu12", "12.4.127", "a178759ebb095827bd30ef56598ec182b85547f1508941a3d560eb7ea1fbf338"),
+    // For the queue's header: its users bring their own compiler, and GPUs newer than 12.4 knows.
+    wheel("compilers/12.9", Take::Nvrtc, "nvidia-cuda-nvrtc-cu12", "12.9.86", "210cf05005a447e29214e9ce50851e83fc5f4358df8b453155d5e1918094dcb4"),
+    wheel("compilers/13.5", Take::Nvrtc, "nvidia-cuda-nvrtc", "13.5.37", "86b4d68058807988b7d9af5b44917a0601e9c337f35ccd657bfb3c759ff8d8bc"),
     wheel("ptxas", Take::Ptxas, "nvidia-cuda-nvcc-cu12", "12.4.131", "e4c9a35435c3b0e36c6397c5696334c9ea6650e524736cbd1c5d345ea099bb04"),
 
     wheel("headers/12.4", Take::Headers, CU12, "12.4.127", "64403288fa2136ee8e467cdc9c9427e0434110899d07c779f25b5c068934faa5"),

@@ -199,7 +199,10 @@ impl Fetcher {
             })?,
             Take::Libclang => unzip(&package, &unpacked, |path| path.ends_with("libclang.so"))?,
             Take::Nvrtc => unzip(&package, &unpacked, |path| {
-                path.ends_with("libnvrtc.so.12") || path.ends_with("libnvrtc-builtins.so.12.4")
+                let name = path.file_name().and_then(|name| name.to_str());
+                ["libnvrtc.so.", "libnvrtc-builtins.so."]
+                    .iter()
+                    .any(|start| name.is_some_and(|name| name.starts_with(start)))
             })?,
             Take::Ptxas => unzip(&package, &unpacked, |path| path.ends_with("bin/ptxas"))?,
             Take::Driver => {

@@ -1,9 +1,9 @@
-//! `cargo xtask kernels`: compiles the encoder's kernels and those of the queue's benchmark from CUDA C to the committed
-//! PTX.
+//! `cargo xtask kernels`: compiles the encoder's kernels and those that use the queue from CUDA C to the committed PTX.
 //!
 //! NVRTC compiles; ptxas then assembles what came out for each architecture that it is meant for. Both are of CUDA 12.4
 //! and come with `cargo xtask fetch`.
 
+mod header;
 mod nvrtc;
 
 use std::{
@@ -21,8 +21,8 @@ use crate::{fetch, skipped};
 const BERT: &str = "cuda-green-embed/src/kernels/bert.cu";
 const ELEMENTS: [&str; 3] = ["f16", "bf16", "f32"];
 
-/// The hand-written loops of the queue's benchmark, and what includes the queue's header. Each is compiled once, to the file
-/// of its name.
+/// The hand-written loops of the queue's benchmark, and what includes the queue's header. Each is compiled once, to the
+/// file of its name.
 const LOOPS: &str = "cuda-green-cli/src/commands/bench/queue/raw.cu";
 const HEADER: &str = "cuda-green-queue/src/device/cuda_green_queue.cuh";
 const WITH_HEADER: [&str; 3] = [
@@ -100,7 +100,7 @@ fn all() -> Vec<Made> {
         file: source.replace(".cu", ".ptx"),
         source,
         headers,
-        options: vec!["-default-device".to_owned()],
+        options: Vec::new(),
         architecture,
     };
     all.push(plain(LOOPS, &[], &OLDEST));
@@ -109,20 +109,25 @@ fn all() -> Vec<Made> {
 }
 
 pub fn run() -> Result<()> {
-    fetch::fetch(|place| ["nvrtc", "ptxas"].contains(&place))?;
+    fetch::fetch(|place| ["nvrtc", "ptxas"].contains(&place) || place.starts_with("compilers/"))?;
     for (name, ptx) in compile()? {
         let path = crate::root().join(&name);
         fs::write(&path, ptx).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {name}");
     }
-    Ok(())
+    header::check()
 }
 
-/// Compares the committed PTX with what the compiler makes of the source. Returns a line if the compiler is missing.
+/// Compares the committed PTX with what the compiler makes of the source, and compiles the queue's header for all GPUs
+/// with more compilers. Returns a line if the compiler is missing.
 pub fn check() -> Result<Option<String>> {
     let missing = if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         Some("their compiler is fetched for Linux on x86-64 alone")
-    } else if !tools().iter().all(|tool| tool.is_file()) {
+    } else if !tools()
+        .iter()
+        .chain(&header::compilers())
+        .all(|tool| tool.is_file())
+    {
         Some("`cargo xtask fetch` would add their compiler")
     } else {
         None
@@ -132,6 +137,7 @@ pub fn check() -> Result<Option<String>> {
         ensure!(!skipped::matrix_is_required(), "{line}");
         return Ok(Some(line));
     }
+    header::check()?;
     for (name, ptx) in compile()? {
         let committed = fs::read_to_string(crate::root().join(&name));
         ensure!(

@@ -58,11 +58,12 @@ constexpr u64 INBOX_MAGIC = 0x31584f424e494743;  // "CGINBOX1"
 constexpr u32 VERSION = 1;
 constexpr u32 LINE = 128;
 constexpr u32 SLOT_HEADER = 16;
+constexpr u32 ANSWER_HEADER = 8;
 constexpr u32 NO_FUTURE = 0xffffffff;
 constexpr u64 CLOSED = 1ull << 63;
 constexpr u32 MAX_PRIORITIES = 16;
 constexpr u32 MAX_PAYLOAD = 32768 - SLOT_HEADER;
-constexpr u32 MAX_OUTPUT = 32768 - 8;
+constexpr u32 MAX_OUTPUT = 32768 - ANSWER_HEADER;
 constexpr u32 INBOX_HEADER_WORDS = 3;
 constexpr u8 KERNEL_TO_KERNEL = 1;
 // Values of a lane's control word.
@@ -387,7 +388,7 @@ struct Ring {
         u64* slot = reinterpret_cast<u64*>(slots + ((ticket & ((1ull << depth_log2) - 1)) << slot_log2));
         if constexpr (length != 0) {
             const auto payload = to_words(task);
-            CUDA_GREEN_UNROLL(8)
+            CUDA_GREEN_UNROLL(16)
             for (u32 i = 0; i < payload.length; i += 2)
                 store_pair(slot + 2 + i, Pair{payload.words[i], payload.words[i + 1]});
         }
@@ -616,7 +617,7 @@ private:
             constexpr u32 pairs = (count - 8 + 15) / 16;
             u64 words[2 * pairs + 1];
             words[0] = first;
-            CUDA_GREEN_UNROLL(8)
+            CUDA_GREEN_UNROLL(16)
             for (u32 i = 0; i < pairs; ++i) {
                 detail::Pair pair = detail::load_pair(answer_ + 2 + 2 * i);
                 words[1 + 2 * i] = pair.first;
@@ -826,7 +827,7 @@ private:
         static_assert(detail::Bytes<Output>::count <= MAX_OUTPUT, "no queue has room for such an output");
         if (magic != QUEUE_MAGIC || version != VERSION) return false;
         if (detail::Bytes<Task>::count + SLOT_HEADER > (1u << slot_log2)) return false;
-        if (detail::Bytes<Output>::count + 8 > (1u << answer_log2)) return false;
+        if (detail::Bytes<Output>::count + ANSWER_HEADER > (1u << answer_log2)) return false;
         u32 lane = where.lane;
         if (lane == Where::BY_MULTIPROCESSOR) lane = detail::multiprocessor() % lanes;
         if (lane >= lanes || where.priority >= priorities) return false;
@@ -967,7 +968,7 @@ public:
     template <class Output> CUDA_GREEN_DEVICE void reply(const Output& output) {
         constexpr u32 count = detail::Bytes<Output>::count;
         static_assert(count <= MAX_OUTPUT, "no inbox has room for such an output");
-        if (count + 8 > (1u << inbox_.answer_log2)) return answer(Status::BadPayload);
+        if (count + ANSWER_HEADER > (1u << inbox_.answer_log2)) return answer(Status::BadPayload);
         send(Status::Done, output);
     }
 

@@ -2,7 +2,6 @@
 
 #include "cuda_green_queue.cuh"
 
-using cuda_green::Inbox;
 using cuda_green::Queue;
 using cuda_green::Status;
 using u32 = unsigned int;
@@ -92,12 +91,12 @@ extern "C" __global__ void queue_round_trip(Queue queue, u64 *failed, u32 lanes,
     }
 }
 
-// Each block takes the tasks of a lane, one after another, until it is told to return.
-extern "C" __global__ void queue_resident(Inbox inbox) {
-    __shared__ cuda_green::InboxMemory<16> memory;
-    cuda_green::BlockInbox<16> tasks(inbox, memory);
+// Answers the CPU's tasks, or another kernel's, as the handler of `Ask` on the CPU does. A block for each lane.
+extern "C" __global__ void queue_serve(cuda_green::Inbox inbox) {
+    __shared__ cuda_green::InboxMemory<64> memory;
+    cuda_green::BlockInbox<64> tasks(inbox, memory);
     while (tasks.next()) {
         Ask ask;
-        if (tasks.method() == Ask::method && tasks.read(&ask)) tasks.reply((u64)(ask.payload + 1));
+        if (tasks.method() == Ask::method && tasks.read(&ask)) tasks.reply(ask.payload + 1);
     }
 }

@@ -23,7 +23,7 @@ pub fn impossible() -> Option<&'static str> {
 /// Measures tasks of the CPU, one after another.
 pub fn from_cpu(own: &Own, each: u64) -> anyhow::Result<Once> {
     let queue = ResidentQueue::builder().lanes(1).build(&own.device)?;
-    let (kernel, inbox) = (own.module.kernel("queue_resident")?, queue.device_inbox());
+    let (kernel, inbox) = (own.module.kernel("queue_serve")?, queue.device_inbox());
     // SAFETY: the kernel takes an inbox, and the queue is fenced.
     unsafe {
         queue.launch(
@@ -55,7 +55,7 @@ pub fn from_cpu(own: &Own, each: u64) -> anyhow::Result<Once> {
 /// Measures tasks of a kernel, one after another.
 pub fn from_kernel(own: &Own, each: u64) -> anyhow::Result<Once> {
     let queue = KernelQueue::builder().lanes(1).build(&own.device)?;
-    let (kernel, inbox) = (own.module.kernel("queue_resident")?, queue.device_inbox());
+    let (kernel, inbox) = (own.module.kernel("queue_serve")?, queue.device_inbox());
     let asking = own.module.kernel("queue_round_trip")?;
     let stream = own.stream.context().create_stream()?;
     // All before the kernel that stays: what follows must wait for no other stream.

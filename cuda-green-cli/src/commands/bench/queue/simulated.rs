@@ -33,7 +33,7 @@ pub fn register(simulator: &Sim) {
         });
     }
     simulator.register_kernel("raw_empty", |_| {});
-    simulator.register_concurrent_kernel("queue_resident", |launch| {
+    simulator.register_concurrent_kernel("queue_serve", |launch| {
         if let Some(inbox) = InboxSide::argument(launch, 0, 0) {
             inbox.serve(|Ask { payload }| Ok(payload.wrapping_add(1)));
         }
