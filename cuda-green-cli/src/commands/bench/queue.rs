@@ -10,7 +10,7 @@
 //! | `shared.rs`, `sums.rs`, `times.rs` | words that kernels and threads share; sums of payloads; times and repeats |
 //! | `kernels.rs` | the kernels' PTX |
 //! | `raw.rs`, `polled.rs` | the hand-written loops, on the GPU and on the CPU |
-//! | `own.rs` | the same by the queue |
+//! | `own.rs`, `resident.rs` | the same by the queue |
 //! | `host.rs`, `idle.rs`, `beside.rs` | tasks of the CPU, a poller without work, a request beside tasks |
 //! | `soak.rs` | so many tasks that a lost one would show |
 //! | `simulated.rs` | the kernels' bodies for simulated drivers |
@@ -26,6 +26,7 @@ mod lengths;
 mod own;
 mod polled;
 mod raw;
+mod resident;
 mod shared;
 mod simulated;
 mod soak;
@@ -38,7 +39,7 @@ use std::{thread, time::Instant};
 use anyhow::Context;
 use cuda_green::{ContextPolicy, GreenContext};
 pub use figures::QueueFigures;
-use figures::{By, Row, Setting, Shape};
+use figures::{By, Row, Setting, Shape, What};
 use lengths::Lengths;
 pub use soak::soak;
 use times::{Found, Times, Trips};
@@ -95,7 +96,11 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
         raw: raw::Raw::new(device, context.create_stream()?)?,
         own: own::Own::new(device, context.create_stream()?)?,
     };
-    let shapes = lengths.shapes();
+    let (mut shapes, mut skipped) = (lengths.shapes(), Vec::new());
+    if let Some(reason) = resident::impossible() {
+        shapes.retain(|shape| ![What::Resident, What::KernelToKernel].contains(&shape.what));
+        skipped.push(reason.to_owned());
+    }
     work.progress
         .set_length((shapes.len() * lengths.repeats) as u64 + 3);
     let mut found: Vec<Vec<Once>> = shapes.iter().map(|_| Vec::new()).collect();
@@ -121,7 +126,7 @@ fn all(work: &Work<'_>, lengths: &Lengths) -> anyhow::Result<QueueFigures> {
     step("an idle poller");
     let idle = idle::measure(&ways.own, lengths)?;
     step("beside another partition");
-    let (mut beside, mut skipped) = (None, Vec::new());
+    let mut beside = None;
     match device.missing_features() {
         None => beside = Some(beside::measure(work, lengths)?),
         Some(reason) => skipped.push(format!(

@@ -101,7 +101,9 @@ impl Lengths {
             }
         }
         add(What::HostPingPong, Raw, 1, 1, 0);
+        add(What::Resident, Queue, 1, 1, 0);
         add(What::Launch, Raw, 1, 1, 0);
+        add(What::KernelToKernel, Queue, 1, 1, 0);
         shapes
     }
 

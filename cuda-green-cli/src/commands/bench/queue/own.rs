@@ -16,6 +16,7 @@ use super::{
     figures::{Shape, What},
     kernels, polled,
     raw::{KEPT, grid, kept},
+    resident,
     sums::Sums,
     times::Times,
 };
@@ -24,7 +25,7 @@ use super::{
 pub const DEPTH: u32 = 1_024;
 pub const PAYLOAD: u32 = 112;
 /// The longest time in which no task is run.
-const STUCK: Duration = Duration::from_secs(20);
+pub const STUCK: Duration = Duration::from_secs(20);
 /// Warps that submit at a pace, and the tasks of each in one launch.
 const PACED_WARPS: u32 = 528;
 const PACED_EACH: u32 = 500;
@@ -61,10 +62,10 @@ pub struct Summed {
 
 /// The kernels, and the stream in which they run.
 pub struct Own {
-    device: CudaDevice,
-    stream: Stream,
-    pool: GpuMemoryPool,
-    module: Module,
+    pub device: CudaDevice,
+    pub stream: Stream,
+    pub pool: GpuMemoryPool,
+    pub module: Module,
 }
 
 impl Own {
@@ -107,6 +108,11 @@ impl Own {
 
     /// Measures a shape once.
     pub fn run(&self, shape: &Shape, each: u64) -> anyhow::Result<Once> {
+        match shape.what {
+            What::Resident => return resident::from_cpu(self, each),
+            What::KernelToKernel => return resident::from_kernel(self, each),
+            _ => {}
+        }
         let summed = self.queue(
             shape.lanes,
             shape.polling_threads,

@@ -4,7 +4,7 @@
 use std::thread;
 
 use cuda_green::sim::{Fault, Launch, Sim};
-use cuda_green_queue::simulated::{DeviceSide, Place, Status};
+use cuda_green_queue::simulated::{DeviceSide, InboxSide, Place, Status};
 
 use super::{
     own::{Ask, Note},
@@ -33,6 +33,11 @@ pub fn register(simulator: &Sim) {
         });
     }
     simulator.register_kernel("raw_empty", |_| {});
+    simulator.register_concurrent_kernel("queue_serve", |launch| {
+        if let Some(inbox) = InboxSide::argument(launch, 0, 0) {
+            inbox.serve(|Ask { payload }| Ok(payload.wrapping_add(1)));
+        }
+    });
     let bodies: [(&str, QueueBody); 3] = [
         ("queue_produce", queue_produce),
         ("queue_produce_warp", queue_produce_warp),
