@@ -12,6 +12,7 @@ use crate::{
         SmRequest, SplitCall, SplitStrategy,
     },
     resource::{SmParts, SmResource},
+    sharing::HeldName,
 };
 
 /// A split of pieces, together: of one or, where pieces merge, several.
@@ -40,6 +41,8 @@ pub(super) struct Layout {
     pub(super) nested: Vec<NestedSplit>,
     /// The number of groups so far, which names the next.
     pub(super) groups: usize,
+    /// Pieces that are not this process's to give, each with its lease, by which it is taken.
+    pub(super) withheld: Vec<(usize, Arc<Lease>)>,
 }
 
 impl Layout {
@@ -78,6 +81,7 @@ impl Layout {
             leases: Vec::new(),
             nested: Vec::new(),
             groups: 0,
+            withheld: Vec::new(),
         }
     }
 
@@ -324,6 +328,29 @@ impl Layout {
                     PieceState::Free
                 };
             }
+        }
+    }
+
+    /// Withholds all free pieces, under leases that hold nothing but the claim on the device: they belong to names of a
+    /// plan among processes, which this one does not hold.
+    pub(super) fn withhold_free_pieces(&mut self) {
+        for (index, piece) in self.pieces.iter_mut().enumerate() {
+            if piece.state != PieceState::Free {
+                continue;
+            }
+            let lease = Lease::within(Arc::clone(&self.claim));
+            piece.state = PieceState::Taken;
+            self.withheld.push((index, Arc::clone(&lease)));
+            self.leases[index] = lease;
+        }
+    }
+
+    /// Gives withheld pieces to a name, under a lease that holds the name.
+    pub(super) fn hand_out(&mut self, pieces: &[usize], name: HeldName) {
+        self.withheld.retain(|(index, _)| !pieces.contains(index));
+        let holds = Arc::new((Arc::clone(&self.claim), name));
+        for index in pieces {
+            self.leases[*index] = Lease::within(Arc::clone(&holds));
         }
     }
 
