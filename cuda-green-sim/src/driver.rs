@@ -18,6 +18,7 @@ mod functions;
 mod graphs;
 mod green_contexts;
 mod handles;
+mod held;
 mod host_functions;
 mod late_copies;
 mod launch;
@@ -40,7 +41,10 @@ mod workqueues;
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -53,7 +57,7 @@ use crate::{
     leaks::MadeAt,
     memory::Memory,
     profile::Profile,
-    sync::{Mutex, MutexGuard, RwLock},
+    sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard},
     visible_devices,
 };
 
@@ -69,9 +73,13 @@ pub(crate) struct Driver {
     /// The original ordinal of each visible device, or the error code of `cuInit`.
     visible: Result<Vec<u32>, CUresult>,
     number: u64,
+    /// For the threads of held actions.
+    this: Weak<Driver>,
     state: Mutex<State>,
+    /// Notified when a held action is over, or will never be.
+    changed: Condvar,
     /// Locked after `state` where both are needed, and alone while a kernel runs.
-    memory: Mutex<Memory>,
+    memory: RwLock<Memory>,
     kernels: RwLock<HashMap<String, Kernel>>,
     costs: RwLock<HashMap<String, Cost>>,
     injections: Injections,
@@ -88,7 +96,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Makes the driver of a profile. If there is a `list` (`CUDA_VISIBLE_DEVICES`), the process sees only the
     /// devices that it names.
-    pub(crate) fn new(mut profile: Profile, list: Option<&str>) -> Self {
+    pub(crate) fn new(mut profile: Profile, list: Option<&str>) -> Arc<Self> {
         let all = 0..profile.device_count;
         let visible = match list {
             Some(list) => {
@@ -100,10 +108,12 @@ impl Driver {
         profile.device_count = visible.as_ref().map_or(0, Vec::len) as u32;
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let count = profile.device_count as usize;
-        Self {
+        Arc::new_cyclic(|this| Self {
             number,
+            this: Weak::clone(this),
+            changed: Condvar::default(),
             state: Mutex::new(State::new(number, &profile)),
-            memory: Mutex::new(Memory::new(vec![profile.device.memory_bytes; count])),
+            memory: RwLock::new(Memory::new(vec![profile.device.memory_bytes; count])),
             kernels: RwLock::new(by_name(built_in())),
             costs: RwLock::new(by_name(built_in_costs())),
             injections: Injections::default(),
@@ -113,7 +123,7 @@ impl Driver {
             trace: Mutex::new(None),
             visible,
             profile,
-        }
+        })
     }
 
     pub(crate) fn register_kernel(&self, name: &str, kernel: Kernel) {
@@ -153,8 +163,8 @@ impl Driver {
         self.state.lock()
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock()
+    fn memory(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.memory.write()
     }
 
     /// Begins nearly every entry point: the driver must be initialised and have no persistent fault.

@@ -1,14 +1,25 @@
 //! Kernels: host functions that stand in for device code, and their view of a launch.
 
-use std::{cell::Cell, fmt, sync::Arc, time::Duration};
+mod access;
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+    time::Duration,
+};
 
 use crate::{
     memory::{Fault, Memory},
-    sync::Mutex,
+    sync::RwLock,
 };
 
 /// A host function that runs in place of a kernel.
-pub(crate) type Kernel = Arc<dyn Fn(&Launch<'_>) + Send + Sync>;
+#[derive(Clone)]
+pub(crate) struct Kernel {
+    pub(crate) run: Arc<dyn Fn(&Launch<'_>) + Send + Sync>,
+    /// Whether it runs on a thread of its own, and not within the launch.
+    pub(crate) concurrent: bool,
+}
 
 /// A function that returns the cost of a kernel's blocks.
 pub(crate) type Cost = Arc<dyn Fn(&Launch<'_>) -> BlockCost + Send + Sync>;
@@ -44,7 +55,10 @@ impl BlockCost {
 /// One launch, as seen by the function registered for its kernel.
 ///
 /// An access to memory that is not allocated has the same result as on a GPU: the launch fails, and so does every
-/// later call to the driver (`CUDA_ERROR_ILLEGAL_ADDRESS`).
+/// later call to the driver (`CUDA_ERROR_ILLEGAL_ADDRESS`). So it is for one that is not aligned
+/// (`CUDA_ERROR_MISALIGNED_ADDRESS`) and for an atomic update of the host's memory (`CUDA_ERROR_INVALID_ADDRESS_SPACE`).
+///
+/// The function may lend it to other threads, which then stand for several warps.
 pub struct Launch<'a> {
     pub(crate) name: &'a str,
     pub(crate) grid: [u32; 3],
@@ -53,8 +67,11 @@ pub struct Launch<'a> {
     pub(crate) cluster: [u32; 3],
     pub(crate) sm_ids: &'a [u32],
     pub(crate) args: &'a [Vec<u8>],
-    pub(crate) memory: &'a Mutex<Memory>,
-    pub(crate) fault: Cell<Option<Fault>>,
+    pub(crate) memory: &'a RwLock<Memory>,
+    /// The first access that failed.
+    pub(crate) fault: OnceLock<Fault>,
+    /// Whether the kernel was stopped; `None` where it runs within the call that launches it.
+    pub(crate) stopped: Option<&'a AtomicBool>,
 }
 
 impl fmt::Debug for Launch<'_> {
@@ -129,51 +146,15 @@ impl Launch<'_> {
     pub fn arg_u64(&self, index: usize) -> Option<u64> {
         Some(u64::from_ne_bytes(self.arg(index)?.try_into().ok()?))
     }
-
-    /// Reads device memory, or pinned host memory.
-    ///
-    /// # Errors
-    /// [`Fault`] if it is not allocated, which also fails the launch.
-    pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Fault> {
-        self.checked(|memory| memory.read(address, to))
-    }
-
-    /// Writes device memory, or pinned host memory.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn write(&self, address: u64, from: &[u8]) -> Result<(), Fault> {
-        self.checked(|memory| memory.write(address, from))
-    }
-
-    /// Adds to a 32-bit number in memory, wrapping, and returns the previous number. The addition is atomic among
-    /// launches.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn atomic_add_u32(&self, address: u64, value: u32) -> Result<u32, Fault> {
-        self.checked(|memory| {
-            let mut bytes = [0; 4];
-            memory.read(address, &mut bytes)?;
-            let before = u32::from_ne_bytes(bytes);
-            memory.write(address, &before.wrapping_add(value).to_ne_bytes())?;
-            Ok(before)
-        })
-    }
-
-    fn checked<T>(&self, access: impl FnOnce(&mut Memory) -> Result<T, Fault>) -> Result<T, Fault> {
-        let mut memory = self.memory.lock();
-        let answer = access(&mut memory);
-        if let Err(fault) = &answer {
-            self.fault.set(Some(*fault));
-        }
-        answer
-    }
 }
 
 /// Returns the kernels that every driver has, by the name of their entry point.
 pub(crate) fn built_in() -> Vec<(&'static str, Kernel)> {
-    vec![("cuda_green_sm_ids", Arc::new(sm_ids))]
+    let sm_ids = Kernel {
+        run: Arc::new(sm_ids),
+        concurrent: false,
+    };
+    vec![("cuda_green_sm_ids", sm_ids)]
 }
 
 /// Runs `cuda_green_sm_ids(out: *u32, len: u32, spin_ns: u32)`: each block adds 1 to `out[its SM's id]`, if `out` is
@@ -185,7 +166,7 @@ fn sm_ids(launch: &Launch<'_>) {
     for (sm, blocks) in launch.blocks_by_sm().filter(|(sm, _)| *sm < len) {
         let address = out.wrapping_add(u64::from(sm) * 4);
         // A counter of 32 bits wraps on a GPU too.
-        if launch.atomic_add_u32(address, blocks as u32).is_err() {
+        if launch.add_anywhere(address, blocks as u32).is_err() {
             return;
         }
     }

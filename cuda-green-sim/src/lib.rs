@@ -32,7 +32,7 @@ pub use error::Error;
 pub use injection::{FAULTS_VARIABLE, Injection};
 pub use kernel::{BlockCost, Launch};
 pub use leaks::{LiveObject, LiveObjects, MadeAt};
-pub use memory::Fault;
+pub use memory::{Fault, FaultKind};
 pub use not_modelled::NOT_MODELLED;
 pub use profile::{DeviceProfile, Profile, cuda_versions, profiles};
 pub use sim::{LeakGuard, Sim};
@@ -40,5 +40,6 @@ pub use sim::{LeakGuard, Sim};
 const _: () = {
     const fn send_sync<T: Send + Sync>() {}
     send_sync::<Sim>();
+    send_sync::<Launch<'_>>();
     send_sync::<Error>();
 };

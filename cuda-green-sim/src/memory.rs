@@ -9,6 +9,7 @@ mod host;
 pub(crate) mod mapped;
 mod pages;
 mod pools;
+mod words;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,6 +23,7 @@ use crate::{
 };
 pub(crate) use contents::PointerInfo;
 pub(crate) use pools::Pool;
+pub(crate) use words::Word;
 
 /// The first device address: above everything that a host process can map, so that host and device addresses never
 /// overlap.
@@ -37,15 +39,45 @@ const ALIGNMENT: u64 = 512;
 /// driver 580: 38 MiB). So this is the cost of seven.
 const GREEN_CONTEXT_BYTES: u64 = (38_u64 << 20).div_ceil(7);
 
-/// An access to memory that is not allocated.
+/// An access to memory that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{len} bytes at address {address:#x} are not in one allocation")]
+#[error("{len} bytes at address {address:#x} {kind}")]
 #[non_exhaustive]
 pub struct Fault {
     /// The first byte of the access.
     pub address: u64,
     /// Its length in bytes.
     pub len: u64,
+    /// The reason.
+    pub kind: FaultKind,
+}
+
+/// The reason why an access to memory failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// The memory is not allocated, or the range is not in one allocation.
+    #[error("are not in one allocation")]
+    NotAllocated,
+    /// The address of a number is not a multiple of its size.
+    #[error("are not aligned")]
+    Misaligned,
+    /// An atomic update of the host's memory, which over PCIe is not atomic for the host.
+    #[error("belong to the host, for which a kernel's update is not atomic")]
+    HostUpdate,
+    /// The kernel was stopped: see [`Launch::is_stopped`](crate::Launch::is_stopped). It is no fault of the kernel.
+    #[error("are out of reach of a kernel that was stopped")]
+    Stopped,
+}
+
+impl FaultKind {
+    pub(crate) fn at(self, address: u64, len: u64) -> Fault {
+        Fault {
+            address,
+            len,
+            kind: self,
+        }
+    }
 }
 
 struct Allocation {

@@ -14,8 +14,9 @@ use crate::{
     driver::Driver,
     entry_points,
     error::Error,
+    fork,
     injection::Injection,
-    kernel::{BlockCost, Launch},
+    kernel::{BlockCost, Kernel, Launch},
     leaks::{LiveObjects, MadeAt},
     profile::Profile,
 };
@@ -37,6 +38,10 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         c_slots::leave(self.slot);
+        // In a forked child, a thread that does not exist there may hold the lock.
+        if !fork::was_forked() {
+            self.driver.end();
+        }
     }
 }
 
@@ -71,7 +76,7 @@ impl Sim {
 
     fn of(profile: Profile, visible: Option<&str>) -> Result<Self, Error> {
         let injections = Injection::from_env()?;
-        let driver = Arc::new(Driver::new(profile, visible));
+        let driver = Driver::new(profile, visible);
         for injection in injections {
             driver.inject(injection);
         }
@@ -259,7 +264,45 @@ impl Sim {
         name: &str,
         kernel: impl Fn(&Launch<'_>) + Send + Sync + 'static,
     ) {
-        self.inner.driver.register_kernel(name, Arc::new(kernel));
+        self.register(name, false, Arc::new(kernel));
+    }
+
+    /// Runs `kernel` on a thread of the driver whenever a kernel of this name is launched, and replaces the one
+    /// registered before. The launch returns at once, so the kernel may wait for its caller, or for another kernel of
+    /// this kind in another stream.
+    ///
+    /// ```
+    /// # use cuda_green_sim::Sim;
+    /// let sim = Sim::new("h200@13.0")?;
+    /// // Waits for a word of pinned memory, and answers in the next.
+    /// sim.register_concurrent_kernel("answer", |launch| {
+    ///     let word = launch.arg_u64(0).unwrap_or_default();
+    ///     while launch.load_u32(word) == Ok(0) {
+    ///         std::thread::yield_now();
+    ///     }
+    ///     let _ = launch.store_u32(word + 4, 1);
+    /// });
+    /// # Ok::<(), cuda_green_sim::Error>(())
+    /// ```
+    ///
+    /// Until the function has returned, the work is not done for any query or wait, and nothing that follows it begins:
+    /// later launches, copies, host functions and frees in stream order are done on threads of the driver then. Calls
+    /// that wait for it let other threads call the driver.
+    ///
+    /// When the driver or the primary context ends, the device is lost or there is a persistent fault, the kernel is
+    /// stopped: its accesses to memory fail from then on ([`FaultKind::Stopped`](crate::FaultKind::Stopped)), so that
+    /// it ends if it waits for memory as above. See also [`Launch::is_stopped`].
+    pub fn register_concurrent_kernel(
+        &self,
+        name: &str,
+        kernel: impl Fn(&Launch<'_>) + Send + Sync + 'static,
+    ) {
+        self.register(name, true, Arc::new(kernel));
+    }
+
+    fn register(&self, name: &str, concurrent: bool, run: Arc<dyn Fn(&Launch<'_>) + Send + Sync>) {
+        let kernel = Kernel { run, concurrent };
+        self.inner.driver.register_kernel(name, kernel);
     }
 }
 

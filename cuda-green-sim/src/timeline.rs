@@ -4,8 +4,9 @@
 //! its SMs. The clock is the host's: it advances where the host waits or spends time, and the GPU's progress up to
 //! then is computed in the order of its events. So the same calls in the same order always give the same times.
 //!
-//! `order` has the dependencies of work, `gpu` the model of SMs and blocks.
+//! `order` has the dependencies of work, `gpu` the model of SMs and blocks, `gates` the work whose effect is to come.
 
+mod gates;
 mod gpu;
 mod order;
 
@@ -18,6 +19,8 @@ use std::{
     },
 };
 
+use gates::Gate;
+pub(crate) use gates::{Effect, Held};
 use gpu::Gpu;
 pub(crate) use gpu::SmLimits;
 use order::{LaneState, Op};
@@ -61,6 +64,7 @@ impl Work {
 #[derive(Debug)]
 pub(crate) struct GraphNode {
     pub(crate) work: Option<Work>,
+    pub(crate) effect: Effect,
     /// The nodes before it, by their indices in the graph, where they come earlier.
     pub(crate) after: Vec<usize>,
     /// Other work that it waits for.
@@ -98,6 +102,14 @@ impl Mark {
     }
 }
 
+/// A launched graph.
+#[derive(Debug)]
+pub(crate) struct GraphRun {
+    /// The end of each node, and the gate before its effect, if that has to wait.
+    pub(crate) nodes: Vec<(Mark, Option<Held>)>,
+    pub(crate) end: Mark,
+}
+
 /// The clock and all work that is not done.
 #[derive(Debug)]
 pub(crate) struct Timeline {
@@ -111,6 +123,8 @@ pub(crate) struct Timeline {
     ended: Vec<LaneState>,
     /// The work that later work in a context has to wait for.
     barriers: HashMap<u64, u64>,
+    /// The closed gates, by their work.
+    gates: HashMap<u64, Gate>,
     gpus: Vec<Gpu>,
     events: BinaryHeap<Reverse<(u64, usize, usize, u64)>>,
 }
@@ -126,6 +140,7 @@ impl Timeline {
             lanes: HashMap::new(),
             ended: Vec::new(),
             barriers: HashMap::new(),
+            gates: HashMap::new(),
             gpus: (0..devices).map(|_| Gpu::new(sms, limits)).collect(),
             events: BinaryHeap::new(),
         }
@@ -148,12 +163,24 @@ impl Timeline {
     /// Puts work into a lane or, without work, a point that is reached when everything before it and all of `after`
     /// is done. If the lane is full, the host waits first.
     pub(crate) fn submit(&mut self, of: LaneOf, work: Option<Work>, after: &[&Mark]) {
+        self.submit_effect(of, work, Effect::None, after);
+    }
+
+    /// Does the same for work with an effect. Returns the gate before the effect, if that has to wait.
+    pub(crate) fn submit_effect(
+        &mut self,
+        of: LaneOf,
+        work: Option<Work>,
+        effect: Effect,
+        after: &[&Mark],
+    ) -> Option<Held> {
         let work = work.filter(Work::takes_time);
         if work.is_some() {
             self.spend(LAUNCH_NS);
             while self
                 .lanes
                 .get(&of.lane)
+                .filter(|lane| !self.waits_for_gate(lane.tail))
                 .is_some_and(|lane| lane.kernels >= LANE_DEPTH)
                 && self.step()
             {}
@@ -161,45 +188,56 @@ impl Timeline {
         }
         let mut deps = self.before(of);
         deps.extend(after.iter().map(|mark| mark.op));
-        let op = self.add(Some(of.lane), of.device, of.context, &deps, work, None);
+        let op = Op {
+            work,
+            effect,
+            ..Op::point(Some(of.lane), of.device, of.context)
+        };
+        let op = self.add(&deps, op);
         self.set_tail(of, op);
+        self.held(op)
     }
 
     /// Puts a graph into a lane: its first nodes follow the lane's work and `after`, later work of the lane follows
-    /// all of it. Returns the end of each node, and of the whole graph.
+    /// all of it.
     pub(crate) fn submit_graph(
         &mut self,
         of: LaneOf,
         nodes: Vec<GraphNode>,
         after: &[&Mark],
-    ) -> (Vec<Mark>, Mark) {
+    ) -> GraphRun {
         let takes_time = |node: &GraphNode| node.work.as_ref().is_some_and(Work::takes_time);
         if nodes.iter().any(takes_time) {
             self.spend(LAUNCH_NS);
         }
         let mut before = self.before(of);
         before.extend(after.iter().map(|mark| mark.op));
-        let mut ends: Vec<Mark> = Vec::with_capacity(nodes.len());
+        let mut run: Vec<(Mark, Option<Held>)> = Vec::with_capacity(nodes.len());
         for node in nodes {
             let mut deps: Vec<u64> = node
                 .after
                 .iter()
-                .filter_map(|index| ends.get(*index))
-                .map(|mark| mark.op)
+                .filter_map(|index| run.get(*index))
+                .map(|(mark, _)| mark.op)
                 .collect();
             if deps.is_empty() {
                 deps.clone_from(&before);
             }
             deps.extend(node.waits.iter().map(|mark| mark.op));
-            let work = node.work.filter(Work::takes_time);
-            let op = self.add(None, of.device, of.context, &deps, work, None);
-            ends.push(self.add_mark(None, of.device, of.context, &[op]));
+            let op = Op {
+                work: node.work.filter(Work::takes_time),
+                effect: node.effect,
+                ..Op::point(None, of.device, of.context)
+            };
+            let op = self.add(&deps, op);
+            let end = self.add_mark(None, of.device, of.context, &[op]);
+            run.push((end, self.held(op)));
         }
-        let mut deps: Vec<u64> = ends.iter().map(|mark| mark.op).collect();
+        let mut deps: Vec<u64> = run.iter().map(|(mark, _)| mark.op).collect();
         deps.append(&mut before);
         let end = self.add_mark(Some(of.lane), of.device, of.context, &deps);
         self.set_tail(of, end.op);
-        (ends, end)
+        GraphRun { nodes: run, end }
     }
 
     /// Marks the end of all work in a lane.
@@ -227,7 +265,7 @@ impl Timeline {
     pub(crate) fn context_waits(&mut self, device: usize, context: u64, mark: &Mark) {
         let mut deps = vec![mark.op];
         deps.extend(self.barriers.get(&context));
-        let barrier = self.add(None, device, context, &deps, None, None);
+        let barrier = self.add(&deps, Op::point(None, device, context));
         self.barriers.insert(context, barrier);
         let lanes: Vec<Lane> = self
             .lanes
@@ -237,7 +275,7 @@ impl Timeline {
             .collect();
         for lane in lanes {
             let tail = self.lanes.get(&lane).map_or(0, |state| state.tail);
-            let op = self.add(Some(lane), device, context, &[tail, barrier], None, None);
+            let op = self.add(&[tail, barrier], Op::point(Some(lane), device, context));
             if let Some(state) = self.lanes.get_mut(&lane) {
                 state.tail = op;
             }
@@ -253,23 +291,22 @@ impl Timeline {
 
     /// Makes the host wait for recorded work.
     pub(crate) fn wait_mark(&mut self, mark: &Mark) {
-        self.wait(mark.op);
+        self.wait_work(&[mark.op]);
     }
 
-    /// Makes the host wait for all work of a context or a device.
-    pub(crate) fn wait_all(&mut self, device: usize, context: Option<u64>) {
-        let waits: Vec<u64> = self
-            .ops
-            .iter()
-            .filter(|(_, op)| {
-                op.device == device && context.is_none_or(|context| op.context == context)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        // The order does not matter: the host continues when the last one is done.
+    /// Returns all work of a context or a device that is not done, in no order.
+    pub(crate) fn work_of(&self, device: usize, context: Option<u64>) -> Vec<u64> {
+        let of =
+            |op: &Op| op.device == device && context.is_none_or(|context| op.context == context);
+        let ops = self.ops.iter().filter(|(_, op)| of(op));
+        ops.map(|(id, _)| *id).collect()
+    }
+
+    /// Makes the host wait for work. The order does not matter: the host continues when the last one is done.
+    pub(crate) fn wait_work(&mut self, work: &[u64]) {
         let mut waited = false;
-        for op in waits {
-            while self.ops.contains_key(&op) && self.step() {
+        for op in work {
+            while self.ops.contains_key(op) && self.step() {
                 waited = true;
             }
         }
@@ -295,14 +332,6 @@ impl Timeline {
     fn forget_done(&mut self) {
         let ops = &self.ops;
         self.ended.retain(|lane| ops.contains_key(&lane.tail));
-    }
-
-    fn wait(&mut self, op: u64) {
-        let mut waited = false;
-        while self.ops.contains_key(&op) && self.step() {
-            waited = true;
-        }
-        self.catch_up(if waited { WAKE_NS } else { 0 });
     }
 
     /// Advances the host's time to the time that was computed, if that is later, and by `extra`.

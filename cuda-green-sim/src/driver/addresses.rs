@@ -32,7 +32,7 @@ impl Driver {
         pointer.required()?;
         let device = self.current_device(&state)?;
         self.safe_in_captures(&mut state)?;
-        state.timeline.wait_all(device, None);
+        let _state = self.wait_all(state, device, None)?;
         self.memory().unregister(pointer.handle())
     }
 

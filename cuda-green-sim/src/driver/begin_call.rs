@@ -56,9 +56,13 @@ impl Driver {
         let Some(faults) = self.injections.at_call(entry_point) else {
             return Ok(());
         };
+        let any_lost = !faults.lost.is_empty();
         for ordinal in faults.lost {
             let bit = 1_u32.checked_shl(ordinal).unwrap_or(0);
             self.lost.fetch_or(bit, Ordering::Relaxed);
+        }
+        if any_lost {
+            self.stop_lost();
         }
         if !faults.delay.is_zero() {
             // No lock is held, so only this call is slow.
@@ -69,7 +73,7 @@ impl Driver {
             return Ok(());
         };
         if code.is_sticky() {
-            self.lock().fault.get_or_insert(code);
+            self.fault(code);
         }
         Err(code)
     }

@@ -9,7 +9,7 @@ use crate::{
     c_args::{Answer, Raw},
     leaks::MadeAt,
     sync::MutexGuard,
-    timeline::{LaneOf, Mark, QUERY_NS, Timeline},
+    timeline::{LaneOf, Mark, Timeline},
 };
 
 pub(super) struct Event {
@@ -189,10 +189,10 @@ impl Driver {
         let mut state = self.enter()?;
         let recorded = self.recorded(&mut state, event.handle())?;
         self.safe_in_captures(&mut state)?;
-        if recorded.is_none_or(|mark| mark.time().is_some()) {
+        let Some(mark) = recorded.filter(|mark| mark.time().is_none()) else {
             return Ok(());
-        }
-        state.timeline.spend(QUERY_NS);
+        };
+        state.spend_on_query(|timeline| timeline.mark_waits_for_gate(&mark));
         Err(CUresult::CUDA_ERROR_NOT_READY)
     }
 
@@ -202,8 +202,9 @@ impl Driver {
         self.safe_in_captures(&mut state)?;
         let device = self.event(&state, event.handle())?.device;
         if let Some(mark) = recorded {
-            state.timeline.wait_mark(&mark);
+            state = self.wait_mark(state, device, &mark)?;
         }
+        drop(state);
         self.memory().release_unused(device);
         Ok(())
     }

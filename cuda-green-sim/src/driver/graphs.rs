@@ -8,7 +8,7 @@ use super::{Context, Driver, Kind, State, as_pointer, require, stream_actions::A
 use crate::{
     c_args::{Answer, Raw},
     leaks::MadeAt,
-    timeline::{GraphNode, Mark, Work},
+    timeline::{GraphNode, GraphRun, Mark, Work},
 };
 
 /// The instantiation flags that this call takes: free on launch, launch by the device, use the nodes' own priorities.
@@ -149,6 +149,7 @@ impl Driver {
                     priority: priority.unwrap_or(work.priority),
                     ..work
                 }),
+                effect: self.effect(&node.action),
                 after: node.after.clone(),
                 waits: match *node.action {
                     Action::Wait(event) => state.mark_of(event).into_iter().collect(),
@@ -157,23 +158,33 @@ impl Driver {
             })
             .collect();
         let last: Vec<&Mark> = last.iter().collect();
-        let (ends, end) = state.timeline.submit_graph(of, submitted, &last);
+        let GraphRun { nodes: run, end } = state.timeline.submit_graph(of, submitted, &last);
         if let Some(exec) = state.graph_execs.get_mut(&handle) {
             exec.last = Some(end);
         }
-        for (node, end) in nodes.iter().zip(ends) {
+        let (mut now, mut next) = (Vec::new(), Vec::new());
+        for (node, (end, held)) in nodes.iter().zip(run) {
             if let Action::Record(event) = *node.action {
                 state.set_mark(event, end);
             }
+            match held {
+                None => now.push(node),
+                Some(held) => {
+                    state.hold(&held, of.device, Arc::clone(&node.action));
+                    next.extend(held.is_next.then_some(held.op));
+                }
+            }
         }
         drop(state);
-        for node in nodes.iter() {
+        for node in now {
             // Freed memory is a fault of the work, not of the call.
-            if self.perform(&node.action).is_err() {
+            if self.perform(&node.action, None).is_err() {
                 self.fault(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
                 break;
             }
         }
+        // They may follow what was done above, though never the other way round.
+        self.start(&mut self.lock(), next);
         Ok(())
     }
 

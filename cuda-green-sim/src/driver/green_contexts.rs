@@ -59,7 +59,8 @@ impl Driver {
         self.memory().take_green_context(device)?;
         // Either creating or destroying one waits for other work on the device (measured on an H200, driver 580).
         // That it is creating is deduced: destroying one with work in flight returns at once.
-        state.timeline.wait_all(device, None);
+        let waited = self.wait_all(state, device, None);
+        state = waited.inspect_err(|_| self.memory().leave_green_context(device))?;
         self.wait_for_late_copies(&mut state, device, None);
         let sms = if self.injections.runs_everywhere() {
             self.whole_device(device).sms

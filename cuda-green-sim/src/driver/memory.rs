@@ -6,6 +6,7 @@ use cuda_green_sys::{CUresult, CUstream_st};
 
 use super::{
     Context, Driver, State,
+    held::Locked,
     late_copies::DONE_AT_RETURN,
     require,
     stream_actions::{Action, Pattern},
@@ -31,14 +32,14 @@ impl Driver {
     }
 
     /// Runs a blocking copy in the default stream of the current context.
-    fn wait_for_copy(&self, state: &mut State) -> Answer {
-        let lane = self.lane(state, 0)?;
+    fn wait_for_copy<'d>(&'d self, mut state: Locked<'d>) -> Result<Locked<'d>, CUresult> {
+        let lane = self.lane(&state, 0)?;
         state.not_captured(lane)?;
-        self.after_late_copies(state, lane);
+        self.after_late_copies(&mut state, lane);
         let end = state.timeline.mark(lane);
-        state.timeline.wait_mark(&end);
-        self.do_due_copies(state);
-        Ok(())
+        let mut state = self.wait_mark(state, lane.device, &end)?;
+        self.do_due_copies(&mut state);
+        Ok(state)
     }
 
     pub(crate) fn cuMemGetInfo_v2(&self, free: Raw<usize>, total: Raw<usize>) -> Answer {
@@ -67,7 +68,7 @@ impl Driver {
         let device = self.memory().device_of(address);
         if let Some(device) = device {
             self.present(device)?;
-            state.timeline.wait_all(device, None);
+            state = self.wait_all(state, device, None)?;
             self.wait_for_late_copies(&mut state, device, None);
         } else if let Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED) = self.current(&state) {
             // It may have been freed with the context (measured on an H200, driver 580).
@@ -106,8 +107,7 @@ impl Driver {
     }
 
     pub(crate) fn cuMemcpyHtoD_v2(&self, to: u64, from: Raw<c_void>, bytes: usize) -> Answer {
-        let mut state = self.enter()?;
-        self.wait_for_copy(&mut state)?;
+        let mut state = self.wait_for_copy(self.enter()?)?;
         // Pinned memory is copied whole before the call returns.
         let pinned = self.memory().check(from.handle(), bytes as u64).is_ok();
         if bytes <= DONE_AT_RETURN || pinned {
@@ -123,14 +123,12 @@ impl Driver {
     }
 
     pub(crate) fn cuMemcpyDtoH_v2(&self, to: Raw<c_void>, from: u64, bytes: usize) -> Answer {
-        let mut state = self.enter()?;
-        self.wait_for_copy(&mut state)?;
+        let _state = self.wait_for_copy(self.enter()?)?;
         self.copy_out(&to, from, bytes)
     }
 
     pub(crate) fn cuMemcpyDtoD_v2(&self, to: u64, from: u64, bytes: usize) -> Answer {
-        let mut state = self.enter()?;
-        self.wait_for_copy(&mut state)?;
+        let _state = self.wait_for_copy(self.enter()?)?;
         self.copy_within(to, from, bytes as u64)
     }
 
@@ -248,6 +246,10 @@ impl Driver {
             memory.write(to + start, part).map_err(invalid)?;
         }
         Ok(())
+    }
+
+    pub(super) fn write(&self, to: u64, bytes: &[u8]) -> Answer {
+        self.memory().write(to, bytes).map_err(invalid)
     }
 
     pub(super) fn fill(&self, address: u64, pattern: Pattern, bytes: u64) -> Answer {

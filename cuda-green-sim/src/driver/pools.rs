@@ -8,7 +8,7 @@ use cuda_green_sys::{
     CUmemPoolHandle_st, CUmemPoolProps, CUresult, CUstream_st,
 };
 
-use super::{Driver, Kind, State, as_pointer, require};
+use super::{Driver, Kind, State, as_pointer, require, stream_actions::Action};
 use crate::{
     c_args::{Answer, Raw},
     memory::{Memory, Pool},
@@ -184,6 +184,12 @@ impl Driver {
         let lane = self.lane(&state, stream.handle())?;
         outside_captures(&mut state, lane)?;
         self.safe_in_captures(&mut state)?;
+        if address != 0 && state.timeline.next_waits_for_gate(lane) {
+            self.memory()
+                .check(address, 1)
+                .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
+            return self.enqueue(state, lane, Action::Free(address));
+        }
         self.memory().free(address)
     }
 

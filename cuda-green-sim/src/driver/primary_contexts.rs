@@ -109,7 +109,7 @@ impl Driver {
         };
         let key = state.context_key(context);
         state.none_captured(device, Some(key))?;
-        state.timeline.wait_all(device, only);
+        state = self.wait_all(state, device, only)?;
         self.wait_for_late_copies(&mut state, device, only);
         self.memory().release_unused(device);
         Ok(())

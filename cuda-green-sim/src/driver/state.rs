@@ -14,6 +14,7 @@ use super::{
     events::Event,
     graphs::{Graph, GraphExec},
     green_contexts::Green,
+    held::HeldAction,
     late_copies::LateCopy,
     libraries::{Library, LibraryKernel},
     links::Link,
@@ -103,6 +104,10 @@ pub(super) struct State {
     pub(super) timeline: Timeline,
     /// Copies that are staged and not done.
     pub(super) late_copies: Vec<LateCopy>,
+    /// Actions that are not over, by their work in `timeline`.
+    pub(super) held: HashMap<u64, HeldAction>,
+    /// Whether the last handle of the driver was dropped.
+    pub(super) ended: bool,
 }
 
 impl State {
@@ -144,6 +149,8 @@ impl State {
                 },
             ),
             late_copies: Vec::new(),
+            held: HashMap::new(),
+            ended: false,
         };
         for _ in 0..count {
             let primary = state.new_handle(number, Kind::Context);
@@ -204,6 +211,8 @@ impl State {
             return;
         }
         self.devices[device].active = false;
+        // It is not measured what becomes of kernels that still run. They end here, so that no test hangs.
+        self.stop(|of| of == device);
         self.lose_streams(|stream| stream.device == device);
         // Assumed: nothing can end them any more.
         self.captures.retain(|_, capture| !capture.is_of(device));

@@ -1,9 +1,9 @@
 //! The actions of a stream: done at once or, in a capture, recorded as nodes of a graph.
 
 use std::{
-    cell::Cell,
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
 use cuda_green_sys::CUresult;
@@ -12,8 +12,9 @@ use super::{Context, Driver, State};
 use crate::{
     c_args::{Answer, ClientPointer, HostFunction},
     kernel::Launch,
+    memory::FaultKind,
     sync::{MutexGuard, RwLock},
-    timeline::{LaneOf, Work},
+    timeline::{Effect, LaneOf, Work},
 };
 
 /// One action of a stream.
@@ -34,6 +35,12 @@ pub(super) enum Action {
         from: u64,
         bytes: u64,
     },
+    /// A copy from pageable memory, which was staged.
+    Write {
+        to: u64,
+        bytes: Vec<u8>,
+    },
+    Free(u64),
     /// A repeated pattern of one byte or of four.
     Fill {
         address: u64,
@@ -72,7 +79,7 @@ pub(super) struct KernelLaunch {
 }
 
 impl KernelLaunch {
-    fn as_seen<'a>(&'a self, driver: &'a Driver) -> Launch<'a> {
+    fn as_seen<'a>(&'a self, driver: &'a Driver, stopped: Option<&'a AtomicBool>) -> Launch<'a> {
         Launch {
             name: &self.name,
             grid: self.grid,
@@ -82,7 +89,8 @@ impl KernelLaunch {
             sm_ids: &self.seen_sm_ids,
             args: &self.args,
             memory: &driver.memory,
-            fault: Cell::new(None),
+            fault: OnceLock::new(),
+            stopped,
         }
     }
 }
@@ -103,14 +111,76 @@ impl Driver {
         drop(state);
         let work = self.work(&action);
         let failed = work.is_err();
-        self.lock()
-            .timeline
-            .submit(lane, work.unwrap_or_default(), &[]);
-        if failed {
-            self.fault(CUresult::CUDA_ERROR_LAUNCH_FAILED);
-            return Ok(());
+        let effect = match failed {
+            true => Effect::None,
+            false => self.effect(&action),
+        };
+        let mut state = self.lock();
+        if self.ends_with_its_call(&action) {
+            state = self.wait_for_lane(state, lane)?;
         }
-        self.perform(&action)
+        let held = state
+            .timeline
+            .submit_effect(lane, work.unwrap_or_default(), effect, &[]);
+        let Some(held) = held else {
+            drop(state);
+            if failed {
+                self.fault(CUresult::CUDA_ERROR_LAUNCH_FAILED);
+                return Ok(());
+            }
+            return self.perform(&action, None);
+        };
+        let action = self.detached(action);
+        state.hold(&held, lane.device, Arc::new(action));
+        self.start(&mut state, held.is_next.then_some(held.op));
+        Ok(())
+    }
+
+    /// Returns when an action takes effect.
+    pub(super) fn effect(&self, action: &Action) -> Effect {
+        match action {
+            Action::Kernel(kernel) => match registered(&self.kernels, &kernel.name) {
+                Some(kernel) if kernel.concurrent => Effect::OnThread,
+                _ => Effect::AtOnce,
+            },
+            _ => Effect::AtOnce,
+        }
+    }
+
+    fn is_pinned(&self, pointer: &ClientPointer, bytes: usize) -> bool {
+        let address = pointer.pointer().handle();
+        self.memory().check(address, bytes as u64).is_ok()
+    }
+
+    /// Returns whether an action is over when its call returns: a copy to pageable memory of the host, which need not
+    /// be valid any longer (CUDA's documentation of how its calls synchronise).
+    fn ends_with_its_call(&self, action: &Action) -> bool {
+        matches!(action, Action::CopyOut { to, bytes, .. } if !self.is_pinned(to, *bytes))
+    }
+
+    /// Makes an action independent of the client's pointers: bytes of pageable memory are staged, as on a GPU, and
+    /// pinned memory is checked when its turn comes.
+    fn detached(&self, action: Action) -> Action {
+        match action {
+            Action::CopyIn { to, from, bytes } if !self.is_pinned(&from, bytes) => {
+                let mut staged = vec![0; bytes];
+                if bytes > 0 {
+                    from.pointer().read_bytes(0, &mut staged);
+                }
+                Action::Write { to, bytes: staged }
+            }
+            Action::CopyIn { to, from, bytes } => Action::CopyWithin {
+                to,
+                from: from.pointer().handle(),
+                bytes: bytes as u64,
+            },
+            Action::CopyOut { to, from, bytes } => Action::CopyWithin {
+                to: to.pointer().handle(),
+                from,
+                bytes: bytes as u64,
+            },
+            action => action,
+        }
     }
 
     /// Returns the work of an action on the device's SMs; an error if the client's function panicked.
@@ -121,7 +191,7 @@ impl Driver {
         let Some(cost) = registered(&self.costs, &kernel.name) else {
             return Ok(None);
         };
-        let launch = kernel.as_seen(self);
+        let launch = kernel.as_seen(self, None);
         let cost = catch_unwind(AssertUnwindSafe(|| cost(&launch))).map_err(drop)?;
         Ok(Some(Work {
             blocks: launch.block_count(),
@@ -137,15 +207,17 @@ impl Driver {
 
     /// Does the action now: only its time is virtual. Actions come in an order that their streams and events allow,
     /// so their effects do as well.
-    pub(super) fn perform(&self, action: &Action) -> Answer {
+    pub(super) fn perform(&self, action: &Action, stopped: Option<&AtomicBool>) -> Answer {
         match action {
             Action::Kernel(kernel) => {
-                self.run(kernel);
+                self.run(kernel, stopped);
                 Ok(())
             }
             Action::CopyIn { to, from, bytes } => self.copy_in(*to, from.pointer(), *bytes),
             Action::CopyOut { to, from, bytes } => self.copy_out(to.pointer(), *from, *bytes),
             Action::CopyWithin { to, from, bytes } => self.copy_within(*to, *from, *bytes),
+            Action::Write { to, bytes } => self.write(*to, bytes),
+            Action::Free(address) => self.memory().free(*address),
             Action::Fill {
                 address,
                 pattern,
@@ -157,23 +229,23 @@ impl Driver {
         }
     }
 
-    fn run(&self, kernel: &KernelLaunch) {
+    fn run(&self, kernel: &KernelLaunch, stopped: Option<&AtomicBool>) {
         let Some(function) = registered(&self.kernels, &kernel.name) else {
             return;
         };
-        let launch = kernel.as_seen(self);
-        let ended = catch_unwind(AssertUnwindSafe(|| function(&launch)));
+        let launch = kernel.as_seen(self, stopped);
+        let ended = catch_unwind(AssertUnwindSafe(|| (function.run)(&launch)));
+        let code = match (ended, launch.fault.get().map(|fault| fault.kind)) {
+            (Err(_), _) => CUresult::CUDA_ERROR_LAUNCH_FAILED,
+            (Ok(()), Some(FaultKind::NotAllocated)) => CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+            (Ok(()), Some(FaultKind::Misaligned)) => CUresult::CUDA_ERROR_MISALIGNED_ADDRESS,
+            (Ok(()), Some(FaultKind::HostUpdate)) => CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE,
+            (Ok(()), Some(FaultKind::Stopped) | None) => return,
+        };
         // As on a GPU, the launch itself succeeds, and every later call reports it.
-        match (ended, launch.fault.get()) {
-            (Err(_), _) => self.fault(CUresult::CUDA_ERROR_LAUNCH_FAILED),
-            (Ok(()), Some(_)) => self.fault(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS),
-            (Ok(()), None) => {}
+        if !launch.is_stopped() {
+            self.fault(code);
         }
-    }
-
-    /// Sets a persistent fault.
-    pub(super) fn fault(&self, code: CUresult) {
-        self.lock().fault.get_or_insert(code);
     }
 }
 

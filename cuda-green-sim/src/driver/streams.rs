@@ -9,7 +9,7 @@ use crate::{
     c_args::{Answer, Raw},
     leaks::MadeAt,
     thread_number::ThreadNumber,
-    timeline::{Lane, LaneOf, QUERY_NS},
+    timeline::{Lane, LaneOf},
 };
 
 /// The handles of the default streams: none, legacy, and per thread.
@@ -162,7 +162,7 @@ impl Driver {
         self.after_late_copies(&mut state, lane);
         // The default stream's end includes that of the streams it waits for.
         let end = state.timeline.mark(lane);
-        state.timeline.wait_mark(&end);
+        let _state = self.wait_mark(state, lane.device, &end)?;
         self.memory().release_unused(lane.device);
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Driver {
             self.after_late_copies(&mut state, lane);
             return Ok(());
         }
-        state.timeline.spend(QUERY_NS);
+        state.spend_on_query(|timeline| timeline.lane_waits_for_gate(lane));
         Err(CUresult::CUDA_ERROR_NOT_READY)
     }
 

@@ -127,9 +127,10 @@ impl Driver {
             .memory()
             .pointer_info(address)
             .map(|found| found.device);
-        if let Some(device) = device {
-            state.timeline.wait_all(device, None);
-        }
+        let _state = match device {
+            Some(device) => self.wait_all(state, device, None)?,
+            None => state,
+        };
         let mut memory = self.memory();
         for (device, bytes) in memory.mapped.unmap(address, size)? {
             memory.discharge(device, bytes);

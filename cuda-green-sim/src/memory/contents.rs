@@ -1,6 +1,6 @@
 //! Contents of memory: finding the place of a range of addresses, reading and writing it.
 
-use super::{Fault, Memory, mapped::Access, pages::Pages};
+use super::{Fault, FaultKind, Memory, mapped::Access, pages::Pages};
 
 impl Memory {
     /// Returns whether the range lies in one allocation, in one pinned block of the host, or in addresses that are
@@ -10,8 +10,13 @@ impl Memory {
     }
 
     /// Returns the parts of a range in order, each with its length.
-    fn places(&self, address: u64, len: u64, access: Access) -> Result<Vec<(Place, usize)>, Fault> {
-        let fault = Fault { address, len };
+    pub(super) fn places(
+        &self,
+        address: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<Vec<(Place, usize)>, Fault> {
+        let fault = FaultKind::NotAllocated.at(address, len);
         let inside = |base: u64, size: u64| {
             let offset = address.checked_sub(base)?;
             (offset.checked_add(len)? <= size).then_some(offset)
@@ -142,14 +147,14 @@ impl Memory {
     }
 }
 
-enum Place {
+pub(super) enum Place {
     Device { store: Store, offset: u64 },
     Host { at: *mut u8 },
 }
 
 /// The place of device memory's contents.
 #[derive(Clone, Copy)]
-enum Store {
+pub(super) enum Store {
     Allocation(u64),
     Physical(u64),
 }

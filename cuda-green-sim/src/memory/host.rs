@@ -21,6 +21,8 @@ pub(super) struct HostBlock {
 // unregistered; every access goes through the lock around `Memory`, except the client's own, which is the
 // client's business as with a real driver.
 unsafe impl Send for HostBlock {}
+// SAFETY: as above; under the read lock, the driver's own accesses are atomic.
+unsafe impl Sync for HostBlock {}
 
 /// Returns whether all of a range is readable memory of this process, as far as the system knows.
 #[cfg(target_os = "linux")]

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::{Lane, LaneOf, Mark, Timeline, Work};
+use super::{Effect, Lane, LaneOf, Mark, Timeline, Work};
 
 #[derive(Debug)]
 pub(super) struct LaneState {
@@ -26,13 +26,34 @@ pub(super) struct Op {
     pub(super) lane: Option<Lane>,
     pub(super) device: usize,
     pub(super) context: u64,
-    /// Pieces of work that must be done first.
+    /// Pieces of work that must be done first, and its own gate.
     pub(super) missing: usize,
     pub(super) dependents: Vec<u64>,
     pub(super) work: Option<Work>,
     /// Blocks on SMs now.
     pub(super) running: u64,
     pub(super) mark: Option<Arc<AtomicU64>>,
+    /// Its own gate, or else the nearest gates before it; those that are open meanwhile do not count.
+    pub(super) gates: Vec<u64>,
+    pub(super) effect: Effect,
+}
+
+impl Op {
+    /// Makes a point in the order, without work and without an effect.
+    pub(super) fn point(lane: Option<Lane>, device: usize, context: u64) -> Self {
+        Self {
+            lane,
+            device,
+            context,
+            missing: 0,
+            dependents: Vec::new(),
+            work: None,
+            running: 0,
+            mark: None,
+            gates: Vec::new(),
+            effect: Effect::None,
+        }
+    }
 }
 
 impl Timeline {
@@ -92,52 +113,70 @@ impl Timeline {
         deps: &[u64],
     ) -> Mark {
         let done = Arc::new(AtomicU64::new(u64::MAX));
-        let op = self.add(lane, device, context, deps, None, Some(Arc::clone(&done)));
+        let point = Op {
+            mark: Some(Arc::clone(&done)),
+            ..Op::point(lane, device, context)
+        };
+        let op = self.add(deps, point);
         Mark { op, done }
     }
 
-    /// Adds a piece of work. One without blocks and without dependencies is done at once.
-    pub(super) fn add(
-        &mut self,
-        lane: Option<Lane>,
-        device: usize,
-        context: u64,
-        deps: &[u64],
-        work: Option<Work>,
-        mark: Option<Arc<AtomicU64>>,
-    ) -> u64 {
+    /// Adds a piece of work. One without blocks, without dependencies and without a gate is done at once.
+    pub(super) fn add(&mut self, deps: &[u64], mut op: Op) -> u64 {
         let id = self.next;
         self.next += 1;
-        let mut missing = 0;
         for dep in deps {
             if let Some(dep) = self.ops.get_mut(dep) {
                 dep.dependents.push(id);
-                missing += 1;
+                op.missing += 1;
             }
         }
-        if missing == 0 && work.is_none() {
-            if let Some(mark) = mark {
+        op.gates = self.gates_before(deps);
+        let has_gate = match op.effect {
+            Effect::None => false,
+            Effect::AtOnce => !op.gates.is_empty(),
+            Effect::OnThread => true,
+        };
+        if has_gate {
+            self.close(id, &op.gates);
+            op.gates = vec![id];
+            op.missing += 1;
+        }
+        if op.missing == 0 && op.work.is_none() {
+            if let Some(mark) = op.mark {
                 mark.store(self.now, Ordering::Relaxed);
             }
             return id;
         }
-        let work = work.map(|work| self.in_waves(device, work));
-        let op = Op {
-            lane,
-            device,
-            context,
-            missing,
-            dependents: Vec::new(),
-            work,
-            running: 0,
-            mark,
-        };
+        let (missing, device) = (op.missing, op.device);
+        op.work = op.work.map(|work| self.in_waves(device, work));
         self.ops.insert(id, op);
         if missing == 0 {
             self.ready(id);
             self.dispatch(device, self.now);
         }
         id
+    }
+
+    /// Lets a piece of work go on whose gate was opened.
+    pub(super) fn pass_gate(&mut self, id: u64) {
+        let Some(op) = self.ops.get_mut(&id) else {
+            return;
+        };
+        op.missing -= 1;
+        if op.missing > 0 {
+            return;
+        }
+        let mut touched = BTreeSet::new();
+        if op.work.is_some() {
+            touched.insert(op.device);
+            self.ready(id);
+        } else {
+            self.complete(id, self.now, &mut touched);
+        }
+        for device in touched {
+            self.dispatch(device, self.now);
+        }
     }
 
     /// Queues a kernel for its SMs, because everything that it waited for is done.

@@ -7,6 +7,7 @@
 
 #[path = "../client/mod.rs"]
 mod client;
+mod concurrent;
 mod contexts;
 mod driver;
 mod graphs;

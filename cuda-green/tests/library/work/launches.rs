@@ -3,12 +3,12 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use cuda_green::{
-    CaptureMode, CudaDevice, Driver, Error, GreenContext, Kernel, KernelArg, LaunchConfig, Module,
-    SmPartitionManager, Stream, kernels, planner,
+    CaptureMode, CudaDevice, Driver, Error, GpuMemoryPool, GreenContext, Kernel, KernelArg,
+    LaunchConfig, Module, PinnedBuffer, SmPartitionManager, Stream, kernels, planner,
     sim::Sim,
     sys::{CUfunction_attribute, CUresult},
 };
@@ -322,4 +322,44 @@ fn a_kernel_of_another_device_is_refused() {
         ),
         "{launched:?}"
     );
+}
+
+/// The library's waits see a kernel that waits for its caller, and let other threads call the driver meanwhile.
+#[test]
+fn a_kernel_may_wait_for_its_caller() {
+    let ready = Ready::new("h200@13.0");
+    let words = PinnedBuffer::<u32>::new(&ready.device, 2).unwrap();
+    ready
+        .simulator
+        .register_concurrent_kernel(kernels::BURN, |launch| {
+            let word = launch.arg_u64(0).unwrap();
+            while launch.load_u32(word) == Ok(0) {
+                std::thread::yield_now();
+            }
+            let _ = launch.store_u32(word + 4, 7);
+        });
+    let address = words.device_address().unwrap();
+    // SAFETY: the function above takes the address of two words, which live until it has ended.
+    unsafe {
+        ready.stream.launch(
+            &ready.kernel,
+            &LaunchConfig::linear(1, 1),
+            &[&address, &0_u32],
+        )
+    }
+    .unwrap();
+    assert!(!ready.stream.is_done().unwrap());
+    // SAFETY: the words are aligned and live, and every access to them is atomic.
+    let [asked, answered] =
+        [0, 1].map(|index| unsafe { AtomicU32::from_ptr(words.as_ptr().cast_mut().add(index)) });
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| ready.stream.synchronize());
+        // A call to the driver while another thread waits in it.
+        let buffer = GpuMemoryPool::on(&ready.device, 4096).unwrap().allocate(64);
+        drop(buffer.unwrap());
+        assert_eq!(answered.load(Ordering::Acquire), 0);
+        asked.store(1, Ordering::Release);
+        waiting.join().unwrap().unwrap();
+    });
+    assert_eq!(answered.load(Ordering::Acquire), 7);
 }
