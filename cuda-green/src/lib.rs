@@ -74,8 +74,8 @@ pub use manager::PartitionExporter;
 #[cfg(not(all(test, loom)))]
 pub use manager::{
     AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, Miscount, Overlap,
-    PartitionGraph, PartitionMode, Probe, RebalanceHint, SharedPlan, SmPartitionManager, StreamHome,
-    Verification, VerificationMethod,
+    PartitionGraph, PartitionMode, Probe, RebalanceHint, SharedPlan, SmPartitionManager,
+    StreamHome, Verification, VerificationMethod,
 };
 pub use memory::{
     FreeError, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,

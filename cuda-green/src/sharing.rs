@@ -38,7 +38,7 @@ pub(crate) use elsewhere::{HeldName, Membership, Terms};
 #[cfg(target_os = "linux")]
 pub(crate) use membership::{HeldName, Membership, Terms};
 pub use status::{NameHolder, SharedName, SharedStatus};
-pub(crate) use steps::reached;
 pub use steps::SharingStep;
 #[cfg(feature = "test-utils")]
 pub use steps::on_sharing_step;
+pub(crate) use steps::reached;

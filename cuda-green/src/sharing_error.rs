@@ -61,7 +61,9 @@ pub enum SharingError {
         help: &'static str,
     },
     /// No plan is in force, and none was asked for.
-    #[error("no plan is in force for this device, and none was given: start with the list of its partitions")]
+    #[error(
+        "no plan is in force for this device, and none was given: start with the list of its partitions"
+    )]
     NoPlan,
     /// The list of partitions cannot be a plan.
     #[error("{name:?} cannot be the name of a partition among processes: {reason}")]
@@ -98,8 +100,20 @@ pub enum SharingError {
         reason: String,
     },
     /// Another process changes the plan.
-    #[error("another process has been changing the plan of this device for longer than this one waits; wait longer, or end it")]
+    #[error(
+        "another process has been changing the plan of this device for longer than this one waits; wait longer, or end it"
+    )]
     Busy,
+    /// The plan that the manager joined is no longer in force.
+    #[error(
+        "nobody held a name of the plan that this manager joined, and another has taken its place; drop the manager, and join again"
+    )]
+    Replaced,
+    /// The process has more privileges than its user.
+    #[error(
+        "a process with raised privileges trusts no folder and no program that its environment names, so it joins no plan; join from one without"
+    )]
+    RaisedPrivileges,
     /// A manager that joined a plan among processes keeps to it.
     #[error("{what} would leave the plan that this manager shares with other processes; {instead}")]
     Joined {
@@ -109,7 +123,9 @@ pub enum SharingError {
         instead: &'static str,
     },
     /// The manager has joined no plan.
-    #[error("this manager has joined no plan among processes: `SmPartitionManager::join` makes one that has")]
+    #[error(
+        "this manager has joined no plan among processes: `SmPartitionManager::join` makes one that has"
+    )]
     NotJoined,
     /// The driver split the device otherwise than the plan says.
     #[error(

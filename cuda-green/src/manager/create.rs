@@ -4,8 +4,8 @@
 use std::{fmt::Debug, sync::Arc};
 
 use super::{
-    context_key::refuse_existing, join::CLAIM_INSTEAD, layout::Layout, mode::PartitionMode, observe::Operation,
-    state::ManagerState,
+    context_key::refuse_existing, join::CLAIM_INSTEAD, layout::Layout, mode::PartitionMode,
+    observe::Operation, state::ManagerState,
 };
 use crate::{
     device::Claim,

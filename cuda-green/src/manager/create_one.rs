@@ -3,8 +3,8 @@
 use std::{fmt::Debug, sync::Arc};
 
 use super::{
-    context_key::refuse_existing, create::refuse_cluster, join::CLAIM_INSTEAD, label::label, layout::Layout,
-    mode::PartitionMode, observe::Operation, state::ManagerState,
+    context_key::refuse_existing, create::refuse_cluster, join::CLAIM_INSTEAD, label::label,
+    layout::Layout, mode::PartitionMode, observe::Operation, state::ManagerState,
 };
 use crate::{
     error::{Error, Result},

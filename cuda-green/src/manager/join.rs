@@ -1,7 +1,7 @@
 //! Joining a plan among processes: the same split as in every other process, and contexts for the claimed names only.
 //!
-//! The pieces of all other names are withheld: taken, under leases of their own. Those of a claimed name have leases that
-//! hold the name, so it is given back when the last thing that could run on its SMs is gone.
+//! The pieces of all other names are withheld: taken, under leases of their own. The context of a
+//! claimed name has leases that hold the name, so it is given back when the last thing that could run on its SMs is gone.
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
@@ -128,7 +128,10 @@ impl SmPartitionManager<String> {
 
 impl ManagerState<String> {
     fn join(&mut self, plan: &SharedPlan, claims: &[(&str, ContextPolicy)]) -> Result<()> {
-        let ids: Vec<Arc<String>> = claims.iter().map(|(id, _)| Arc::new((*id).into())).collect();
+        let ids: Vec<Arc<String>> = claims
+            .iter()
+            .map(|(id, _)| Arc::new((*id).into()))
+            .collect();
         for (index, (id, (_, policy))) in ids.iter().zip(claims).enumerate() {
             refuse_existing(&ids[..index], id)?;
             policy.check()?;
@@ -155,15 +158,11 @@ impl ManagerState<String> {
             patience: plan.patience,
         };
         let names: Vec<&str> = claims.iter().map(|(name, _)| *name).collect();
-        let (membership, held) = Membership::join(
-            &terms,
-            &names,
-            &|| device.with_primary(|| Ok(())),
-            &|key| {
+        let (membership, held) =
+            Membership::join(&terms, &names, &|| device.with_primary(|| Ok(())), &|key| {
                 let planned = self.plan_for_all(&claim, &plan.partitions, &all)?;
                 Ok(AgreedPlan::of(key, &plan.partitions, planned))
-            },
-        )?;
+            })?;
         let mut split = self.split_as_agreed(&claim, membership.plan(), &all)?;
         let mut partitions = Vec::with_capacity(held.len());
         for ((id, (_, policy)), name) in ids.iter().zip(claims).zip(held) {
@@ -184,12 +183,14 @@ impl ManagerState<String> {
         policy.check()?;
         let shared = self.shared.as_ref().ok_or(SharingError::NotJoined)?;
         let id = Arc::new(name.to_owned());
-        let (change, ()) = self.begin_change_of(|ids| refuse_existing(ids, &id))?;
-        self.tidy(&mut change.layout()); // gives back the names that are no longer used
+        drop(self.begin_change_of(|ids| refuse_existing(ids, &id))?);
         let membership = &shared.membership;
         let connect = || self.device.with_primary(|| Ok(()));
+        // May wait for other processes, so not within a change.
         let held = membership.claim(name, shared.patience, &connect)?;
+        let (change, ()) = self.begin_change_of(|ids| refuse_existing(ids, &id))?;
         let mut layout = change.layout();
+        self.tidy(&mut layout);
         let split = layout.as_mut().ok_or(SharingError::NotJoined)?;
         let made = self.make(split, membership.plan(), &id, policy, held);
         if made.is_err() {
@@ -209,7 +210,8 @@ impl ManagerState<String> {
         requests: &[(String, PartitionRequest)],
         all: &SmResource,
     ) -> Result<Plan> {
-        let requests: Vec<PartitionRequest> = requests.iter().map(|(_, request)| *request).collect();
+        let requests: Vec<PartitionRequest> =
+            requests.iter().map(|(_, request)| *request).collect();
         let attempt = |plan: &Plan| {
             let split = self.split(claim, plan, all)?;
             for partition in &plan.partitions {
@@ -243,7 +245,9 @@ impl ManagerState<String> {
         // Also of the names that others hold: a difference there would be an overlap here.
         for partition in &agreed.partitions {
             let sizes = &partition.planned;
-            let found = split.find(&sizes.parts).map(|pieces| split.sm_count(&pieces));
+            let found = split
+                .find(&sizes.parts)
+                .map(|pieces| split.sm_count(&pieces));
             if found != Some(sizes.sm_count) {
                 let found = found.map_or("none".to_owned(), |found| format!("{found} SMs"));
                 return Err(SharingError::AnotherSplit {
@@ -270,8 +274,7 @@ impl ManagerState<String> {
     ) -> Result<NamedPartition<String>> {
         let planned = &agreed.partitions[agreed.position(id)?].planned;
         let pieces = split.find(&planned.parts).unwrap_or_default();
-        split.hand_out(&pieces, name);
-        let context = split.create(&self.device, policy, planned.requested, &pieces)?;
+        let context = split.create_as(name, &self.device, policy, planned.requested, &pieces)?;
         self.named(Arc::clone(id), context, pieces)
     }
 }

@@ -345,13 +345,22 @@ impl Layout {
         }
     }
 
-    /// Gives withheld pieces to a name, under a lease that holds the name.
-    pub(super) fn hand_out(&mut self, pieces: &[usize], name: HeldName) {
+    /// Creates a context of withheld pieces, which holds its name of the plan. The layout does not: so the name is given
+    /// back with the last handle, whether or not the manager is used again.
+    pub(super) fn create_as(
+        &mut self,
+        name: HeldName,
+        device: &CudaDevice,
+        policy: ContextPolicy,
+        requested_sms: u32,
+        pieces: &[usize],
+    ) -> Result<GreenContext> {
         self.withheld.retain(|(index, _)| !pieces.contains(index));
-        let holds = Arc::new((Arc::clone(&self.claim), name));
-        for index in pieces {
-            self.leases[*index] = Lease::within(Arc::clone(&holds));
-        }
+        let name = Arc::new(name);
+        let leases = self.leases_of(pieces).into_iter();
+        let leases = leases.map(|lease| Lease::within((lease, Arc::clone(&name))));
+        let (sms, resources) = self.sms(requested_sms, pieces);
+        GreenContext::create(device, policy, sms, &resources, leases.collect(), None)
     }
 
     pub(super) fn is_in_use(&self) -> bool {

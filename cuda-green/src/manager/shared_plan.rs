@@ -20,7 +20,7 @@ pub struct SharedPlan {
 
 impl SharedPlan {
     /// Returns a plan of these names, at most 64. A name has 1 to 64 bytes: letters, digits, ASCII punctuation, and
-    /// spaces inside.
+    /// spaces inside. Without names it is [`in_force`](Self::in_force).
     pub fn of<Name: Into<String>>(
         partitions: impl IntoIterator<Item = (Name, PartitionRequest)>,
     ) -> Self {
@@ -41,7 +41,8 @@ impl SharedPlan {
     /// Agrees on the plan in this folder, and not in the one that the environment gives: `CUDA_GREEN_SHARED_DIR`; else
     /// beside the pipes of the MPS server (`/tmp/nvidia-mps.cuda-green`); else `/run/user/<uid>/cuda-green`.
     ///
-    /// It is made where it is missing. It must be on a local disk or in memory, belong to the user, and be writable by no
+    /// All processes must name one folder: those that name two agree on two plans, and their SMs overlap. It is made where
+    /// it is missing. It must be on a local disk or in memory, belong to the user, and be writable by no
     /// one else.
     #[must_use]
     pub fn in_folder(self, folder: impl AsRef<Path>) -> Self {

@@ -55,11 +55,7 @@ pub(super) struct Difference {
 
 impl AgreedPlan {
     /// Returns the plan of these requests, which the planner met in their order.
-    pub(crate) fn of(
-        key: &PlanKey,
-        requests: &[(String, PartitionRequest)],
-        plan: Plan,
-    ) -> Self {
+    pub(crate) fn of(key: &PlanKey, requests: &[(String, PartitionRequest)], plan: Plan) -> Self {
         let partitions = requests.iter().zip(plan.partitions);
         Self {
             generation: 0,
@@ -158,7 +154,10 @@ impl AgreedPlan {
             parts.extend(&partition.planned.parts);
         }
         let all = groups + self.nested.len();
-        if parts.iter().any(|part| matches!(part, Part::Group(index) if *index >= all)) {
+        if parts
+            .iter()
+            .any(|part| matches!(part, Part::Group(index) if *index >= all))
+        {
             return Err("a partition has a group that the split does not make");
         }
         let given = parts.len();
@@ -185,9 +184,7 @@ pub(super) fn check_names(names: &[(String, PartitionRequest)]) -> Result<(), Sh
         let before = names.get(..index).unwrap_or_default();
         let checked = match check_name(name) {
             Ok(()) if index >= MOST_NAMES => Err("a plan has at most 64 names"),
-            Ok(()) if before.iter().any(|(other, _)| other == name) => {
-                Err("the list has it twice")
-            }
+            Ok(()) if before.iter().any(|(other, _)| other == name) => Err("the list has it twice"),
             checked => checked,
         };
         checked.map_err(|reason| SharingError::Name {
@@ -210,9 +207,7 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-fn in_words<'a>(
-    partitions: impl Iterator<Item = (&'a String, &'a PartitionRequest)>,
-) -> String {
+fn in_words<'a>(partitions: impl Iterator<Item = (&'a String, &'a PartitionRequest)>) -> String {
     let partitions = partitions.map(|(name, request)| format!("{name}: {request}"));
     partitions.collect::<Vec<_>>().join(", ")
 }

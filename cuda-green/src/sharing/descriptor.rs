@@ -133,7 +133,8 @@ impl Descriptor {
 
     /// Gives locks of some bytes back.
     pub(super) fn unlock(&self, start: i64, len: i64) -> io::Result<()> {
-        self.control(libc::F_OFD_SETLK, libc::F_UNLCK, start, len).map(drop)
+        self.control(libc::F_OFD_SETLK, libc::F_UNLCK, start, len)
+            .map(drop)
     }
 
     /// Returns whether another open file has a lock of one of these bytes.

@@ -46,7 +46,13 @@ pub(super) fn default_path(under_mps: bool) -> Result<PathBuf, SharingError> {
         return Ok(named.into());
     }
     if under_mps {
+        // One folder has one name, whatever links lead to it.
         let pipes = mps::pipes();
+        let pipes = fs::canonicalize(&pipes).map_err(|error| SharingError::Io {
+            what: "finding the MPS server's pipes in",
+            path: pipes,
+            error,
+        })?;
         let Some(name) = pipes.file_name() else {
             return Err(SharingError::NoFolder {
                 reason: format!(
@@ -112,11 +118,13 @@ impl Folder {
         if let Some(problem) = distrust(&found, user()) {
             return Err(bad(problem));
         }
-        if let Some(parent) = path.parent() {
-            let above = fs::metadata(parent).map_err(failed("reading the folder above"))?;
-            if is_replaceable(&above, user()) {
+        let parent = path.parent().unwrap_or(path);
+        let parent = fs::canonicalize(parent).map_err(failed("reading the folder above"))?;
+        for above in parent.ancestors() {
+            let found = fs::metadata(above).map_err(failed("reading a folder above"))?;
+            if is_replaceable(&found, user()) {
                 return Err(bad(FolderProblem::Replaceable {
-                    parent: parent.to_owned(),
+                    parent: above.to_owned(),
                 }));
             }
         }
@@ -157,7 +165,9 @@ pub(super) fn distrust_file(found: &Metadata) -> Option<String> {
     } else if owner != user() {
         Some(format!("it belongs to user {owner}"))
     } else if mode & 0o022 != 0 {
-        Some(format!("others than its owner can write it (mode {mode:03o})"))
+        Some(format!(
+            "others than its owner can write it (mode {mode:03o})"
+        ))
     } else {
         None
     }
@@ -218,11 +228,19 @@ mod tests {
         let path = base.join("shared");
         let folder = Folder::open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
-        assert!(folder.within("x").to_string_lossy().starts_with("/proc/self/fd/"));
+        assert!(
+            folder
+                .within("x")
+                .to_string_lossy()
+                .starts_with("/proc/self/fd/")
+        );
         assert!(Folder::open(&path).is_ok(), "it is there already");
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
-        assert_eq!(problem(&path), FolderProblem::WritableByOthers { mode: 0o770 });
+        assert_eq!(
+            problem(&path),
+            FolderProblem::WritableByOthers { mode: 0o770 }
+        );
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
 
         let link = base.join("link");
@@ -246,7 +264,13 @@ mod tests {
         let here = fs::metadata("/proc/self").unwrap();
         let own = here.uid();
         let foreign = distrust(&here, own + 1);
-        assert_eq!(foreign, Some(FolderProblem::ForeignOwner { owner: own, own: own + 1 }));
+        assert_eq!(
+            foreign,
+            Some(FolderProblem::ForeignOwner {
+                owner: own,
+                own: own + 1
+            })
+        );
         assert_eq!(not_local(0x6969), Some("NFS"));
         assert_eq!(not_local(0x0102_1994), None, "tmpfs");
         let missing = Folder::open(Path::new("/proc/none/none")).unwrap_err();

@@ -43,15 +43,21 @@ pub(super) fn judge(
         }
         Life::Gone | Life::Replaced => {}
     }
+    let count = |listed: &[u32], pid| listed.iter().filter(|one| **one == pid).count();
+    // After a container's start the number may be this process's.
+    let own_entries = usize::from(holder.pid == own_pid);
     match clients() {
         // Its files are closed, and with them all that it had of the driver.
         Clients::WithoutServer => Leftover::Clear,
         Clients::Listed(listed) if !listed.contains(&own_pid) => dirty(
             "the MPS server does not list this process, so the numbers of processes in its list are not those seen here (containers); start both in one namespace of processes",
         ),
-        Clients::Listed(listed) if listed.contains(&holder.pid) && life == Life::Gone => {
-            dirty("the MPS server still lists it, so its work may not be over; wait")
-        }
+        Clients::Listed(listed) if count(&listed, holder.pid) > own_entries => match life {
+            Life::Replaced => dirty(
+                "the MPS server lists its number, which may be that of another process by now; end that one, or wait",
+            ),
+            _ => dirty("the MPS server still lists it, so its work may not be over; wait"),
+        },
         Clients::Listed(_) => Leftover::Clear,
         Clients::Unknown(reason) => Leftover::Dirty(format!(
             "whether the MPS server is rid of it is not known: {reason}; `nvidia-cuda-mps-control` must be in PATH and reach the daemon"
@@ -87,12 +93,23 @@ mod tests {
         assert!(judged(Life::Gone, Clients::WithoutServer));
         assert!(judged(Life::Gone, listed(&[OWN, 41])));
         assert!(!judged(Life::Gone, listed(&[OWN, 40])));
-        // The number is another client's by now.
-        assert!(judged(Life::Replaced, listed(&[OWN, 40])));
+        // The number is another process's by now, and which of them the server means is not known.
+        assert!(!judged(Life::Replaced, listed(&[OWN, 40])));
+        assert!(judged(Life::Replaced, listed(&[OWN, 41])));
+        // The number is this process's by now.
+        let own = |clients: &[u32]| {
+            let dead = Record::Of(Holder { pid: OWN, ..DEAD });
+            judge(dead, OWN, |_| Life::Replaced, || listed(clients)) == Leftover::Clear
+        };
+        assert!(own(&[41, OWN]));
+        assert!(!own(&[OWN, 41, OWN]));
         // A list of other numbers says nothing.
         assert!(!judged(Life::Gone, listed(&[1, 2])));
         assert!(!judged(Life::Gone, Clients::Unknown("no program".into())));
-        assert!(!judged(Life::Replaced, Clients::Unknown("no program".into())));
+        assert!(!judged(
+            Life::Replaced,
+            Clients::Unknown("no program".into())
+        ));
     }
 
     #[test]
@@ -100,7 +117,12 @@ mod tests {
         let nobody = |_: &Holder| -> Life { panic!("asked") };
         let nothing = || -> Clients { panic!("asked") };
         assert_eq!(judge(Record::Clear, OWN, nobody, nothing), Leftover::Clear);
-        let damaged = judge(Record::Damaged, OWN, |_| Life::Gone, || Clients::WithoutServer);
+        let damaged = judge(
+            Record::Damaged,
+            OWN,
+            |_| Life::Gone,
+            || Clients::WithoutServer,
+        );
         assert_ne!(damaged, Leftover::Clear);
     }
 }

@@ -36,6 +36,8 @@ use crate::{
 
 /// The time between two attempts at what another process has.
 const PAUSE: Duration = Duration::from_millis(2);
+/// The same where each attempt asks the MPS server's control program.
+const LONG_PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait, patient or not, for what others do in a moment: to plan, to write a record.
 const A_MOMENT: Duration = Duration::from_secs(2);
 
@@ -94,12 +96,18 @@ impl Membership {
         connect: &dyn Fn() -> Result<()>,
         plan: &dyn Fn(&PlanKey) -> Result<AgreedPlan>,
     ) -> Result<(Self, Vec<HeldName>)> {
+        if cuda_green_sys::privileges_are_raised() {
+            return Err(SharingError::RaisedPrivileges.into());
+        }
         check_names(terms.requests)?;
         let place = Place::open(terms)?;
         let (plan, held) = retry(terms.patience, || {
             let agreed = place.agree(terms.requests, connect, plan)?;
-            let held = place.claim(&agreed, names, connect)?;
-            Ok((agreed, held))
+            match place.claim(&agreed, names, connect) {
+                // Meanwhile; the next attempt sees the new one.
+                Err(Error::Sharing(SharingError::Replaced)) => Err(SharingError::Busy.into()),
+                held => Ok((agreed, held?)),
+            }
         })?;
         Ok((Self { place, plan }, held))
     }
@@ -111,7 +119,11 @@ impl Membership {
         patience: Duration,
         connect: &dyn Fn() -> Result<()>,
     ) -> Result<HeldName> {
-        let held = retry(patience, || self.place.claim(&self.plan, &[name], connect))?;
+        let held = retry(patience, || {
+            // First, as names of another plan say nothing.
+            self.place.check_in_force(&self.plan)?;
+            self.place.claim(&self.plan, &[name], connect)
+        })?;
         let one = held.into_iter().next();
         one.ok_or_else(|| SharingError::Busy.into())
     }
@@ -127,10 +139,12 @@ impl Membership {
         let names = names.map(|(index, partition)| SharedName {
             name: partition.name.clone(),
             sm_count: partition.planned.sm_count,
-            holder: place.holder(index).unwrap_or_else(|error| NameHolder::Dirty {
-                pid: None,
-                reason: error.to_string(),
-            }),
+            holder: place
+                .holder(index)
+                .unwrap_or_else(|error| NameHolder::Dirty {
+                    pid: None,
+                    reason: error.to_string(),
+                }),
         });
         SharedStatus {
             folder: place.folder.path().to_owned(),
@@ -148,7 +162,11 @@ impl Place {
             None => folder::default_path(terms.under_mps)?,
         };
         let folder = Folder::open(&path)?;
-        let device: String = terms.device.iter().map(|byte| format!("{byte:02x}")).collect();
+        let device: String = terms
+            .device
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let claims_file = format!("{device}.claims");
         let pipes = terms.under_mps.then(mps::pipes);
         let key = PlanKey {
@@ -156,7 +174,8 @@ impl Place {
             server: pipes.as_deref().map(server).transpose()?,
             sm_count: terms.sm_count,
             driver: terms.driver,
-            boot: boot().map_err(|error| failed("reading", "/proc/sys/kernel/random/boot_id", error))?,
+            boot: boot()
+                .map_err(|error| failed("reading", "/proc/sys/kernel/random/boot_id", error))?,
         };
         Ok(Self {
             claims: Arc::new(Claims::open(&folder, &claims_file)?),
@@ -210,7 +229,9 @@ impl Place {
             return Err(SharingError::NoPlan.into());
         }
         let other = other.map(|(other, _)| other);
-        let is_of_now = other.as_ref().is_none_or(|other| other.key.boot == self.key.boot);
+        let is_of_now = other
+            .as_ref()
+            .is_none_or(|other| other.key.boot == self.key.boot);
         for index in 0..MOST_NAMES {
             if is_of_now {
                 let name = other.as_ref().and_then(|other| other.partitions.get(index));
@@ -243,7 +264,8 @@ impl Place {
             };
             reached(SharingStep::NameLocked);
             self.check_leftover(index, name, connect)?;
-            let own = own(plan.generation).map_err(|error| failed("reading", "/proc/self", error))?;
+            let own =
+                own(plan.generation).map_err(|error| failed("reading", "/proc/self", error))?;
             self.claims.write(index, Record::Of(own))?;
             lock.keep(index);
             held.push(HeldName {
@@ -252,12 +274,19 @@ impl Place {
             });
             reached(SharingStep::NameRecorded);
         }
-        self.claims.check_in_place(&self.folder, &self.claims_file)?;
-        if self.read()?.as_ref() != Some(plan) {
-            return Err(SharingError::Busy.into());
-        }
+        self.claims
+            .check_in_place(&self.folder, &self.claims_file)?;
+        self.check_in_force(plan)?;
         reached(SharingStep::Claimed);
         Ok(held)
+    }
+
+    fn check_in_force(&self, plan: &AgreedPlan) -> Result<(), SharingError> {
+        if self.read()?.as_ref() == Some(plan) {
+            Ok(())
+        } else {
+            Err(SharingError::Replaced)
+        }
     }
 
     fn read(&self) -> Result<Option<AgreedPlan>, SharingError> {
@@ -346,19 +375,18 @@ fn retry<T>(patience: Duration, attempt: impl Fn() -> Result<T>) -> Result<T> {
             Err(error) => error,
             done => return done,
         };
-        let patience = match &error {
-            Error::Sharing(SharingError::Busy) => patience.max(A_MOMENT),
-            Error::Sharing(
-                SharingError::Held { .. }
-                | SharingError::Dirty { .. }
-                | SharingError::AnotherPlan { .. },
-            ) => patience,
+        let (patience, pause) = match &error {
+            Error::Sharing(SharingError::Busy) => (patience.max(A_MOMENT), PAUSE),
+            Error::Sharing(SharingError::Held { .. } | SharingError::AnotherPlan { .. }) => {
+                (patience, PAUSE)
+            }
+            Error::Sharing(SharingError::Dirty { .. }) => (patience, LONG_PAUSE),
             _ => return Err(error),
         };
         if begun.elapsed() >= patience {
             return Err(error);
         }
-        thread::sleep(PAUSE);
+        thread::sleep(pause);
     }
 }
 

@@ -90,10 +90,16 @@ fn ask(pipes: &Path, command: &str) -> Result<Vec<u32>, String> {
 
 /// Reads a list of process ids, one a line; anything else is no such list.
 fn ids(answer: &str) -> Result<Vec<u32>, String> {
-    let lines = answer.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines = answer
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     lines
         .map(|line| {
-            let id = line.parse().ok().filter(|_| line.bytes().all(|c| c.is_ascii_digit()));
+            let id = line
+                .parse()
+                .ok()
+                .filter(|_| line.bytes().all(|c| c.is_ascii_digit()));
             id.ok_or_else(|| {
                 let start: String = line.chars().take(80).collect();
                 format!("{PROGRAM} answered {start:?} instead of a list of processes")
@@ -110,7 +116,13 @@ mod tests {
     fn only_numbers_are_a_list() {
         assert!(ids("").unwrap().is_empty());
         assert_eq!(ids("\n 12 \n345\n").unwrap(), [12, 345]);
-        for other in ["+1", "12 13", "Cannot find MPS control daemon process", "99999999999", "1\nx"] {
+        for other in [
+            "+1",
+            "12 13",
+            "Cannot find MPS control daemon process",
+            "99999999999",
+            "1\nx",
+        ] {
             assert!(ids(other).is_err(), "{other}");
         }
     }

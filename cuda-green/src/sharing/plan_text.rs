@@ -31,7 +31,11 @@ const FLAGS: [(SplitFlag, &str); 3] = [
 /// Writes a plan.
 pub(super) fn write(plan: &AgreedPlan) -> String {
     let key = &plan.key;
-    let device: String = key.device.iter().map(|byte| format!("{byte:02x}")).collect();
+    let device: String = key
+        .device
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let server = match key.server {
         None => "none".to_owned(),
         Some((device, inode)) => format!("{device}:{inode}"),
@@ -108,10 +112,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<AgreedPlan, &'static str> {
         return Err("it is longer than any plan");
     }
     let text = str::from_utf8(bytes).map_err(|_| "it is no text")?;
-    let version = text.strip_prefix(FIRST_WORDS).ok_or("it is no plan of cuda-green")?;
+    let version = text
+        .strip_prefix(FIRST_WORDS)
+        .ok_or("it is no plan of cuda-green")?;
     match version.split('\n').next() {
         Some(VERSION) => {}
-        _ => return Err("another version of cuda-green wrote it; use one version in all processes"),
+        _ => {
+            return Err("another version of cuda-green wrote it; use one version in all processes");
+        }
     }
     let plan = fields(text).ok_or("it is damaged")?;
     // One text for each plan: no other order, no other spelling of a number, no wrong check, nothing behind.

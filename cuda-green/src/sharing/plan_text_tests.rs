@@ -37,7 +37,12 @@ pub(in crate::sharing) fn example() -> AgreedPlan {
         },
         nested: Vec::new(),
         partitions: vec![
-            partition("serving", PartitionRequest::at_least(60).cluster(8), units, 64),
+            partition(
+                "serving",
+                PartitionRequest::at_least(60).cluster(8),
+                units,
+                64,
+            ),
             partition("everything else", PartitionRequest::rest(), rest, 68),
         ],
     }
@@ -51,60 +56,70 @@ fn arbitrary() -> impl Strategy<Value = AgreedPlan> {
         any::<(u32, u32)>().prop_map(|(at_least, weight)| SmRequest::Share { at_least, weight }),
         Just(SmRequest::Rest),
     ];
-    let request = (request, any::<u32>(), any::<bool>()).prop_map(|(sms, cluster, exact)| {
-        PartitionRequest {
+    let request =
+        (request, any::<u32>(), any::<bool>()).prop_map(|(sms, cluster, exact)| PartitionRequest {
             sms,
             cluster,
             exact,
-        }
-    });
+        });
     let group = any::<(u32, u32, u32, bool)>().prop_map(|(a, b, c, backfill)| Group {
         sm_count: a,
         coscheduled: b,
         preferred_coscheduled: c,
         backfill,
     });
-    let facts = (any::<[u8; 16]>(), any::<Option<(u64, u64)>>(), any::<(u64, i32)>());
+    let facts = (
+        any::<[u8; 16]>(),
+        any::<Option<(u64, u64)>>(),
+        any::<(u64, i32)>(),
+    );
     let names = prop::collection::btree_set("[a-zé0-9._:-]([ a-z\"]{0,10}[a-z])?", 1..8);
     let structured = prop::collection::vec(group, 8..12);
-    (facts, names, structured, any::<bool>(), prop::collection::vec(request, 8)).prop_map(
-        |((device, server, (generation, driver)), names, groups, by_count, requests)| {
-            let partitions = names.into_iter().zip(requests).enumerate();
-            let partitions = partitions.map(|(index, (name, request))| AgreedPartition {
-                name,
-                request,
-                planned: PlannedPartition {
-                    requested: 8,
-                    sm_count: 8,
-                    parts: vec![Part::Group(index)],
-                    coscheduled: 8,
-                    max_cluster: 4,
-                },
-            });
-            AgreedPlan {
-                generation,
-                key: PlanKey {
-                    device,
-                    server,
-                    sm_count: 132,
-                    driver,
-                    boot: "boot".to_owned(),
-                },
-                strategy: SplitStrategy::MergedUnits,
-                call: if by_count {
-                    SplitCall::ByCount {
-                        groups: 8,
-                        sm_count: 8,
-                        flag: SplitFlag::MaxClusterSize,
-                    }
-                } else {
-                    SplitCall::Structured(groups)
-                },
-                nested: vec![4, 2],
-                partitions: partitions.collect(),
-            }
-        },
+    (
+        facts,
+        names,
+        structured,
+        any::<bool>(),
+        prop::collection::vec(request, 8),
     )
+        .prop_map(
+            |((device, server, (generation, driver)), names, groups, by_count, requests)| {
+                let partitions = names.into_iter().zip(requests).enumerate();
+                let partitions = partitions.map(|(index, (name, request))| AgreedPartition {
+                    name,
+                    request,
+                    planned: PlannedPartition {
+                        requested: 8,
+                        sm_count: 8,
+                        parts: vec![Part::Group(index)],
+                        coscheduled: 8,
+                        max_cluster: 4,
+                    },
+                });
+                AgreedPlan {
+                    generation,
+                    key: PlanKey {
+                        device,
+                        server,
+                        sm_count: 132,
+                        driver,
+                        boot: "boot".to_owned(),
+                    },
+                    strategy: SplitStrategy::MergedUnits,
+                    call: if by_count {
+                        SplitCall::ByCount {
+                            groups: 8,
+                            sm_count: 8,
+                            flag: SplitFlag::MaxClusterSize,
+                        }
+                    } else {
+                        SplitCall::Structured(groups)
+                    },
+                    nested: vec![4, 2],
+                    partitions: partitions.collect(),
+                }
+            },
+        )
 }
 
 #[test]

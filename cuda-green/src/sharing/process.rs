@@ -29,7 +29,7 @@ pub(super) fn boot() -> io::Result<String> {
 /// Returns this process as the holder of a name of a plan.
 pub(super) fn own(generation: u64) -> io::Result<Holder> {
     let pid = process::id();
-    let (_, started) = read_stat(pid)?;
+    let started = read_stat(pid)?.started;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Ok(Holder {
         pid,
@@ -47,11 +47,11 @@ pub(super) fn life(holder: &Holder) -> Life {
         _ => return Life::Unknown,
     }
     match read_stat(holder.pid) {
-        Ok((_, started)) if started != holder.started => Life::Replaced,
-        // A zombie has closed its files, those of the driver among them.
-        Ok(('Z' | 'X', _)) => Life::Gone,
+        Ok(stat) if stat.started != holder.started => Life::Replaced,
+        // A zombie has closed its files, those of the driver among them, unless only its first thread has ended.
+        Ok(stat) if matches!(stat.state, 'Z' | 'X') && stat.threads <= 1 => Life::Gone,
         Ok(_) => Life::Alive,
-        Err(error) if is_gone(&error) => Life::Gone,
+        Err(error) if is_gone(&error) && !is_hidden(holder.pid) => Life::Gone,
         Err(_) => Life::Unknown,
     }
 }
@@ -60,23 +60,43 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
+/// Returns whether a process runs that `/proc` does not show (proc(5), `hidepid`).
+fn is_hidden(pid: u32) -> bool {
+    let Ok(pid) = libc::pid_t::try_from(pid) else {
+        return false;
+    };
+    // SAFETY: no signal is sent.
+    let found = unsafe { libc::kill(pid, 0) } == 0;
+    found || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
 fn namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/self/ns/pid")?.ino())
 }
 
-/// Returns a process's state and start.
-fn read_stat(pid: u32) -> io::Result<(char, u64)> {
+/// The fields of a process that tell whether it lives.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    threads: u64,
+    started: u64,
+}
+
+fn read_stat(pid: u32) -> io::Result<Stat> {
     let stat = fs::read(format!("/proc/{pid}/stat"))?;
     parse_stat(&String::from_utf8_lossy(&stat)).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Reads state and start from the line of `/proc/<pid>/stat`, whose second field is a name of any characters in
-/// parentheses (proc_pid_stat(5): the state is field 3, the start field 22).
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
+/// Reads the line of `/proc/<pid>/stat`, whose second field is a name of any characters in parentheses (proc_pid_stat(5):
+/// the state is field 3, the number of threads field 20, the start field 22).
+fn parse_stat(stat: &str) -> Option<Stat> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(22 - 4)?.parse().ok()?))
+    Some(Stat {
+        state: fields.next()?.chars().next()?,
+        threads: fields.nth(20 - 4)?.parse().ok()?,
+        started: fields.nth(22 - 21)?.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -85,8 +105,14 @@ mod tests {
 
     #[test]
     fn names_with_parentheses_hide_no_field() {
-        let line = "42 (a) S (b)) R 1 42 42 0 -1 4194304 100 0 0 0 1 2 0 0 20 0 1 0 98765 1000 10 1";
-        assert_eq!(parse_stat(line), Some(('R', 98765)));
+        let line =
+            "42 (a) S (b)) R 1 42 42 0 -1 4194304 100 0 0 0 1 2 0 0 20 0 7 0 98765 1000 10 1";
+        let stat = Stat {
+            state: 'R',
+            threads: 7,
+            started: 98765,
+        };
+        assert_eq!(parse_stat(line), Some(stat));
         assert_eq!(parse_stat("42 (a"), None);
         assert_eq!(parse_stat("42 (a) R 1"), None);
     }
@@ -107,7 +133,10 @@ mod tests {
         };
         assert_eq!(life(&elsewhere), Life::Unknown);
         // Above the largest number that Linux gives.
-        let none = Holder { pid: 1 << 23, ..own };
+        let none = Holder {
+            pid: 1 << 23,
+            ..own
+        };
         assert_eq!(life(&none), Life::Gone);
         assert!(!boot().unwrap().is_empty());
     }

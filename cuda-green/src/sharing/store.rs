@@ -154,7 +154,10 @@ pub(super) mod tests {
         let problem = |of: &str| match read(&folder, "plan") {
             Err(error @ SharingError::File { .. }) => {
                 let words = error.to_string();
-                assert!(words.contains(of) && words.contains("then remove it"), "{words}");
+                assert!(
+                    words.contains(of) && words.contains("then remove it"),
+                    "{words}"
+                );
             }
             other => panic!("{of}: {other:?}"),
         };

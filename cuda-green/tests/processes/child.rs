@@ -107,7 +107,8 @@ impl Child {
                 let status = self.manager.as_ref().unwrap().allocation_status();
                 let shared = status.shared.as_ref().unwrap();
                 let names = shared.names.iter();
-                let names = names.map(|one| format!("{}:{}:{}", one.name, one.sm_count, one.holder));
+                let names =
+                    names.map(|one| format!("{}:{}:{}", one.name, one.sm_count, one.holder));
                 Ok(format!(
                     "{} {} {}",
                     shared.generation,
@@ -116,7 +117,10 @@ impl Child {
                 ))
             }
             ["rebalance"] => {
-                self.manager.as_ref().unwrap().rebalance_for(None, Default::default())?;
+                self.manager
+                    .as_ref()
+                    .unwrap()
+                    .rebalance_for(None, Default::default())?;
                 Ok(String::new())
             }
             ["create"] => {
@@ -143,7 +147,11 @@ impl Child {
             drop(reader);
             let status = self.manager.as_ref().unwrap().allocation_status();
             let shared = status.shared.map_or(0, |shared| shared.names.len());
-            let claimed = self.manager.as_ref().unwrap().claim("b", ContextPolicy::default());
+            let claimed = self
+                .manager
+                .as_ref()
+                .unwrap()
+                .claim("b", ContextPolicy::default());
             self.manager = None; // gives nothing back that is the parent's
             let mut writer = writer;
             let said = format!("{shared} {}\n", claimed.is_err());
@@ -181,7 +189,10 @@ fn child() {
     };
     let (spec, folder) = what.split_once(' ').unwrap();
     on_sharing_step(stop);
-    let device = Driver::open(&spec.parse().unwrap()).unwrap().device(0).unwrap();
+    let device = Driver::open(&spec.parse().unwrap())
+        .unwrap()
+        .device(0)
+        .unwrap();
     let mut child = Child {
         device,
         folder: folder.to_owned(),

@@ -23,10 +23,17 @@ fn names_of_one_plan_are_apart_in_two_processes() {
     assert_eq!(status, expected);
 
     let held = other.fails("claim a");
-    assert!(held.contains(&format!("held by process {}", one.id())), "{held}");
+    assert!(
+        held.contains(&format!("held by process {}", one.id())),
+        "{held}"
+    );
     assert_eq!(one.does("leave a"), "");
     assert_eq!(sms(&other.does("claim a"))["a"], a["a"]);
-    assert!(other.does("status").starts_with("1 2 a:64:held by this manager; b:68:held by this"));
+    assert!(
+        other
+            .does("status")
+            .starts_with("1 2 a:64:held by this manager; b:68:held by this")
+    );
 }
 
 #[test]
@@ -53,7 +60,10 @@ fn a_joined_manager_leaves_the_plan_by_nothing() {
         assert!(refused.contains("would leave the plan"), "{refused}");
     }
     let unknown = one.fails("claim c");
-    assert!(unknown.contains("no partition \"c\"; it has a, b"), "{unknown}");
+    assert!(
+        unknown.contains("no partition \"c\"; it has a, b"),
+        "{unknown}"
+    );
     one.does("leave a");
     assert!(one.fails("create").contains("would leave the plan"));
 }
@@ -99,7 +109,9 @@ fn many_that_race_for_the_first_plan_agree() {
         let mut all = Vec::new();
         for child in &mut children {
             let answer = child.answer().unwrap();
-            let answer = answer.strip_prefix("ok ").unwrap_or_else(|| panic!("{answer}"));
+            let answer = answer
+                .strip_prefix("ok ")
+                .unwrap_or_else(|| panic!("{answer}"));
             all.extend(sms(answer).into_values().flatten());
         }
         assert_eq!(all.len(), 132);
@@ -120,14 +132,20 @@ fn a_damaged_plan_and_damaged_claims_are_refused() {
     let text = fs::read_to_string(&plan).unwrap();
     fs::write(&plan, text.replace("sms 132", "sms 131")).unwrap();
     let refused = one.fails(&format!("join 0 {LIST} a"));
-    assert!(refused.contains("is not used: it is damaged; end all processes"), "{refused}");
+    assert!(
+        refused.contains("is not used: it is damaged; end all processes"),
+        "{refused}"
+    );
     fs::remove_file(&plan).unwrap();
     one.does(&format!("join 0 {LIST} a"));
     one.does("drop");
     let claims = folder.file(".claims");
     fs::write(&claims, "short").unwrap();
     let refused = one.fails(&format!("join 0 {LIST} a"));
-    assert!(refused.contains(".claims is not used: it is damaged"), "{refused}");
+    assert!(
+        refused.contains(".claims is not used: it is damaged"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -140,8 +158,14 @@ fn processes_that_see_another_device_or_driver_do_not_join() {
     let mut one = Child::start(&folder);
     one.does(&format!("join 0 {LIST} a"));
     for (spec, difference) in [
-        (format!("sim:{}", device.display()), "SM count 132, and this one asks for 96"),
-        ("sim:h200@13.1".to_owned(), "driver version 13000, and this one asks for 13010"),
+        (
+            format!("sim:{}", device.display()),
+            "SM count 132, and this one asks for 96",
+        ),
+        (
+            "sim:h200@13.1".to_owned(),
+            "driver version 13000, and this one asks for 13010",
+        ),
     ] {
         let mut other = Child::start_with(&folder, |command| {
             let variable = super::child::VARIABLE;
@@ -161,7 +185,14 @@ fn processes_that_see_another_device_or_driver_do_not_join() {
 
 #[test]
 fn every_way_to_split_is_the_same_in_two_processes() {
-    for spec in ["h200@12.4", "h200@12.5", "h200@13.1", "a100@12.4", "rtx5090@13.1", "t4@12.8"] {
+    for spec in [
+        "h200@12.4",
+        "h200@12.5",
+        "h200@13.1",
+        "a100@12.4",
+        "rtx5090@13.1",
+        "t4@12.8",
+    ] {
         let folder = Folder::new("ways");
         let start = || {
             Child::start_with(&folder, |command| {
@@ -173,7 +204,11 @@ fn every_way_to_split_is_the_same_in_two_processes() {
         let list = "a=6,b=10,c=12,d=rest";
         let first = sms(&one.does(&format!("join 0 {list} a,d")));
         let second = sms(&other.does("join 0 any b,c"));
-        let mut all: Vec<u32> = first.into_values().chain(second.into_values()).flatten().collect();
+        let mut all: Vec<u32> = first
+            .into_values()
+            .chain(second.into_values())
+            .flatten()
+            .collect();
         let given = all.len();
         all.sort_unstable();
         all.dedup();

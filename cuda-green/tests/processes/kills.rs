@@ -23,7 +23,12 @@ fn whoever_is_killed_at_any_step_leaves_all_to_the_next() {
         dead.wait();
         let mut next = Child::start(&folder);
         let names = sms(&next.does(&format!("join 0 {LIST} a,b")));
-        assert_eq!(names["a"].len() + names["b"].len(), 132, "{:?}", STEPS[step]);
+        assert_eq!(
+            names["a"].len() + names["b"].len(),
+            132,
+            "{:?}",
+            STEPS[step]
+        );
     }
 }
 
@@ -39,11 +44,16 @@ fn whoever_is_stopped_at_any_step_gives_nothing_to_two() {
         let got = answer.strip_prefix("ok").map(sms);
         // A process that is stopped while it has the lock of the name or of changes keeps others out, and says so.
         assert!(got.is_none(), "{:?}: {answer}", STEPS[step]);
-        let is_told = answer.contains("held by process") || answer.contains("another process has been");
+        let is_told =
+            answer.contains("held by process") || answer.contains("another process has been");
         assert!(is_told, "{:?}: {answer}", STEPS[step]);
         stopped.signal(libc::SIGCONT);
         let answers = [stopped.answer().unwrap(), stopped.answer().unwrap()];
-        assert!(answers[0].starts_with("ok a:"), "{:?}: {answers:?}", STEPS[step]);
+        assert!(
+            answers[0].starts_with("ok a:"),
+            "{:?}: {answers:?}",
+            STEPS[step]
+        );
         assert_eq!(answers[1].trim(), "ok");
         assert!(other.does(&format!("join 0 {LIST} a")).starts_with("a:"));
     }

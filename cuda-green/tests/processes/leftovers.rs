@@ -47,15 +47,29 @@ fn a_killed_clients_name_is_dirty_until_the_server_is_rid_of_it() {
 
     // The server does not answer.
     let dirty = other.fails("claim a");
-    assert!(dirty.contains(&format!("was held by process {pid}")), "{dirty}");
-    assert!(dirty.contains("must be in PATH and reach the daemon"), "{dirty}");
+    assert!(
+        dirty.contains(&format!("was held by process {pid}")),
+        "{dirty}"
+    );
+    assert!(
+        dirty.contains("must be in PATH and reach the daemon"),
+        "{dirty}"
+    );
     // The server still has it.
     list(&folder, &[pid, other.id()]);
     assert!(other.fails("claim a").contains("still lists it"));
-    assert!(other.does("status").contains("a:64:not given back: the MPS server still lists it"));
+    assert!(
+        other
+            .does("status")
+            .contains("a:64:not given back: the MPS server still lists it")
+    );
     // The server's numbers are not those seen here.
     list(&folder, &[1]);
-    assert!(other.fails("claim a").contains("does not list this process"));
+    assert!(
+        other
+            .fails("claim a")
+            .contains("does not list this process")
+    );
     // The server is rid of it.
     list(&folder, &[other.id()]);
     assert!(other.does("status").contains("a:64:free"));
@@ -81,5 +95,8 @@ fn processes_of_two_servers_do_not_mix() {
     one.does(&format!("join 0 {LIST} a"));
     let refused = other.fails(&format!("join 0 {LIST} b"));
     assert!(refused.contains("MPS server of the pipes"), "{refused}");
-    assert!(refused.contains("asks for none; start all processes under one"), "{refused}");
+    assert!(
+        refused.contains("asks for none; start all processes under one"),
+        "{refused}"
+    );
 }

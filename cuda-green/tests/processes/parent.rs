@@ -65,7 +65,12 @@ impl Child {
     pub fn start_with(folder: &Folder, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command
-            .args(["processes::child::child", "--exact", "--nocapture", "--test-threads=1"])
+            .args([
+                "processes::child::child",
+                "--exact",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env(VARIABLE, format!("sim:h200@13.0 {}", folder.shared()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());

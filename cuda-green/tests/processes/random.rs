@@ -64,7 +64,10 @@ fn no_sm_is_ever_two_live_processes() {
                     assert!(!held.contains_key(&name), "{name} is two processes'");
                     let mine = sms(answer).remove(&name).unwrap();
                     for (other, (_, others)) in &held {
-                        assert!(mine.iter().all(|sm| !others.contains(sm)), "{name} and {other}");
+                        assert!(
+                            mine.iter().all(|sm| !others.contains(sm)),
+                            "{name} and {other}"
+                        );
                     }
                     held.insert(name, (at, mine));
                 } else {
