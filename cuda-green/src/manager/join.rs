@@ -55,12 +55,15 @@ impl SmPartitionManager<String> {
     /// given, and creates a context for each name that it claims of it, all or none.
     ///
     /// Every process makes the same split, so names of one plan are apart in all of them. A name has one holder at a
-    /// time. It is given back when the manager destroys it and the last handle of its context is dropped, or when the
-    /// process ends, however that comes; of a process that was killed, once the MPS server no longer lists it. A forked
-    /// child holds nothing.
+    /// time. It is given back when its context is gone, with the last that holds its SMs, or when the process ends, however
+    /// that comes; of a process that was killed, once the MPS server no longer lists it. A forked child holds nothing.
+    ///
+    /// The plan stays as it is while a process holds a name of it. A change that reaches the others is not there yet, so
+    /// the manager refuses to rebalance, and to create partitions beside the plan.
     ///
     /// Only under MPS do processes run on the GPU at once (measured on an H200, driver 580: a request keeps its latency
-    /// beside a flood in another process). Without it they take turns, which no partition changes; the
+    /// beside a flood in another process). NVIDIA promises that parts of a split are apart within one split call only, and
+    /// this library does not test it among processes yet. Without MPS they take turns, which no partition changes; the
     /// [status](Self::allocation_status) says so. What keeps to this library is kept apart; other programs on the GPU are
     /// not.
     ///

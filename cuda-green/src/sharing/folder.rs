@@ -253,6 +253,9 @@ mod tests {
 
         fs::set_permissions(&base, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(problem(&path), FolderProblem::Replaceable { .. }));
+        let below = path.join("below");
+        let parent = base.canonicalize().unwrap();
+        assert_eq!(problem(&below), FolderProblem::Replaceable { parent });
         fs::set_permissions(&base, fs::Permissions::from_mode(0o1777)).unwrap();
         assert!(Folder::open(&path).is_ok(), "as /tmp is");
         fs::remove_dir_all(&base).unwrap();

@@ -10,7 +10,7 @@ use std::{
 
 use cuda_green::{
     ContextPolicy, CudaDevice, Driver, Error, GreenContext, Result, SharedPlan, SharingStep,
-    SmPartitionManager, on_sharing_step, planner::PartitionRequest,
+    SmPartitionManager, SmResource, on_sharing_step, planner::PartitionRequest,
 };
 
 pub const VARIABLE: &str = "CUDA_GREEN_TEST_CHILD";
@@ -47,6 +47,7 @@ struct Child {
     folder: String,
     manager: Option<SmPartitionManager<String>>,
     kept: BTreeMap<String, GreenContext>,
+    kept_sms: BTreeMap<String, SmResource>,
 }
 
 impl Child {
@@ -62,8 +63,11 @@ impl Child {
                 (name, request)
             })),
         };
-        plan.in_folder(&self.folder)
-            .wait(Duration::from_millis(patience))
+        let plan = plan.wait(Duration::from_millis(patience));
+        match self.folder.as_str() {
+            "-" => plan, // where the environment says
+            folder => plan.in_folder(folder),
+        }
     }
 
     /// Does what a line says; returns the answer.
@@ -95,8 +99,15 @@ impl Child {
                 self.kept.insert((*name).to_owned(), context);
                 Ok(String::new())
             }
+            ["keep-sms", name] => {
+                let context = self.manager.as_ref().unwrap().get_context(*name)?;
+                let sms = context.sm_resource()?;
+                self.kept_sms.insert((*name).to_owned(), sms);
+                Ok(String::new())
+            }
             ["let-go", name] => {
                 self.kept.remove(*name);
+                self.kept_sms.remove(*name);
                 Ok(String::new())
             }
             ["drop"] => {
@@ -198,6 +209,7 @@ fn child() {
         folder: folder.to_owned(),
         manager: None,
         kept: BTreeMap::new(),
+        kept_sms: BTreeMap::new(),
     };
     println!("\n@ ready");
     for line in std::io::stdin().lock().lines() {

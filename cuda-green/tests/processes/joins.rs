@@ -51,6 +51,27 @@ fn a_name_is_given_back_with_the_last_handle_of_its_context() {
 }
 
 #[test]
+fn the_last_hold_on_sms_gives_their_name_back() {
+    let folder = Folder::new("last");
+    let (mut one, mut other) = (Child::start(&folder), Child::start(&folder));
+    let a = sms(&one.does(&format!("join 0 {LIST} a,b")));
+    one.does("keep-sms a");
+    one.does("leave a");
+    let held = other.fails(&format!("join 0 {LIST} a"));
+    assert!(
+        held.contains(&format!("held by process {}", one.id())),
+        "{held}"
+    );
+    one.does("let-go a"); // and nothing more of the manager
+    let again = sms(&other.does(&format!("join 0 {LIST} a")));
+    assert_eq!(again["a"], a["a"]);
+    // The first manager notices, and gets the name once it is free again.
+    assert!(one.fails("claim a").contains("held by process"));
+    other.does("drop");
+    assert_eq!(sms(&one.does("claim a"))["a"], a["a"]);
+}
+
+#[test]
 fn a_joined_manager_leaves_the_plan_by_nothing() {
     let folder = Folder::new("joined");
     let mut one = Child::start(&folder);
@@ -84,7 +105,10 @@ fn another_list_waits_for_the_end_of_the_one_in_force() {
     assert_eq!(a["a"].len(), 32);
     assert!(other.does("status").starts_with("2 1 "));
     // The plan of the first is gone, and it notices.
-    assert!(one.ask("claim a").unwrap().starts_with("sharing "));
+    let gone = one.fails("claim a");
+    assert!(gone.contains("drop the manager, and join again"), "{gone}");
+    one.does("drop");
+    one.does("join 0 any b");
 }
 
 #[test]

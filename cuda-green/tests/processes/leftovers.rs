@@ -1,8 +1,16 @@
 //! Names of killed clients of an MPS server, whose control program is a script here.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+};
 
-use super::parent::{Child, Folder, LIST};
+use super::{
+    child::VARIABLE,
+    parent::{Child, Folder, LIST},
+};
 
 /// Writes a control program that lists the processes in a file, or does not work where that is missing.
 fn write_program(folder: &Path) {
@@ -85,6 +93,40 @@ fn who_gives_a_name_back_leaves_nothing_to_ask_for() {
     one.does("leave a");
     one.kill();
     other.does(&format!("join 0 {LIST} a"));
+}
+
+#[test]
+fn the_folder_is_where_the_environment_says() {
+    let folder = Folder::new("where");
+    let (pipes, link) = (folder.path().join("pipes"), folder.path().join("link"));
+    fs::create_dir(&pipes).unwrap();
+    symlink(&pipes, &link).unwrap();
+    let start = |pipes: &Path, shared: &Path| {
+        Child::start_with(&folder, |command| {
+            under_mps(&folder, command);
+            command
+                .env("CUDA_MPS_PIPE_DIRECTORY", pipes)
+                .env("CUDA_GREEN_SHARED_DIR", shared)
+                .env(VARIABLE, "sim:h200@13.0 -");
+        })
+    };
+    // Beside the pipes, by whichever path.
+    let unset = Path::new("");
+    let (mut one, mut other) = (start(&pipes, unset), start(&link, unset));
+    one.does(&format!("join 0 {LIST} a"));
+    let held = other.fails(&format!("join 0 {LIST} a"));
+    assert!(held.contains("held by process"), "{held}");
+    assert!(folder.path().join("pipes.cuda-green").is_dir());
+    // The variable comes first.
+    let mut third = start(&pipes, &folder.path().join("elsewhere"));
+    third.does(&format!("join 0 {LIST} a"));
+    assert!(folder.path().join("elsewhere").is_dir());
+    let mut relative = start(&pipes, Path::new("elsewhere"));
+    let refused = relative.fails(&format!("join 0 {LIST} a"));
+    assert!(
+        refused.contains("give CUDA_GREEN_SHARED_DIR a whole path"),
+        "{refused}"
+    );
 }
 
 #[test]
