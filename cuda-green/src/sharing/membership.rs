@@ -195,24 +195,20 @@ impl Place {
         connect: &dyn Fn() -> Result<()>,
         plan: &dyn Fn(&PlanKey) -> Result<AgreedPlan>,
     ) -> Result<AgreedPlan> {
-        let fits = |found: Option<AgreedPlan>| match found {
-            Some(found) => match found.difference(&self.key, requests) {
-                None => Ok(found),
-                Some(difference) => Err(Some((found, difference))),
-            },
-            None => Err(None),
-        };
-        if let Ok(found) = fits(self.read()?) {
+        let difference = |found: &AgreedPlan| found.difference(&self.key, requests);
+        let fits = |found: &AgreedPlan| difference(found).is_none();
+        if let Some(found) = self.read()?.filter(fits) {
             return Ok(found);
         }
         let _changes = self.claims.try_lock_changes()?.ok_or(SharingError::Busy)?;
-        let other = match fits(self.read()?) {
-            Ok(found) => return Ok(found),
-            Err(other) => other,
-        };
+        let other = self.read()?;
+        let difference = other.as_ref().and_then(difference);
+        if let (Some(found), None) = (&other, &difference) {
+            return Ok(found.clone());
+        }
         let Some(_all) = self.claims.try_lock_all()? else {
-            return Err(match other {
-                Some((_, difference)) => SharingError::AnotherPlan {
+            return Err(match difference {
+                Some(difference) => SharingError::AnotherPlan {
                     field: difference.field,
                     theirs: difference.theirs,
                     ours: difference.ours,
@@ -228,7 +224,6 @@ impl Place {
         if requests.is_empty() {
             return Err(SharingError::NoPlan.into());
         }
-        let other = other.map(|(other, _)| other);
         let is_of_now = other
             .as_ref()
             .is_none_or(|other| other.key.boot == self.key.boot);

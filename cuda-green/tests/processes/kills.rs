@@ -16,25 +16,20 @@ fn stopped_at(folder: &Folder, step: usize, signal: i32) -> Child {
 
 #[test]
 fn whoever_is_killed_at_any_step_leaves_all_to_the_next() {
-    for step in 0..STEPS.len() {
+    for (step, at) in STEPS.iter().enumerate() {
         let folder = Folder::new(&format!("killed-{step}"));
         let mut dead = stopped_at(&folder, step, libc::SIGKILL);
         while dead.answer().is_some() {}
         dead.wait();
         let mut next = Child::start(&folder);
         let names = sms(&next.does(&format!("join 0 {LIST} a,b")));
-        assert_eq!(
-            names["a"].len() + names["b"].len(),
-            132,
-            "{:?}",
-            STEPS[step]
-        );
+        assert_eq!(names["a"].len() + names["b"].len(), 132, "{:?}", at);
     }
 }
 
 #[test]
 fn whoever_is_stopped_at_any_step_gives_nothing_to_two() {
-    for step in 0..STEPS.len() {
+    for (step, at) in STEPS.iter().enumerate() {
         let folder = Folder::new(&format!("stopped-{step}"));
         let mut stopped = stopped_at(&folder, step, libc::SIGSTOP);
         // Answers up to the step come before it.
@@ -43,17 +38,13 @@ fn whoever_is_stopped_at_any_step_gives_nothing_to_two() {
         let answer = other.ask(&format!("join 0 {LIST} a")).unwrap();
         let got = answer.strip_prefix("ok").map(sms);
         // A process that is stopped while it has the lock of the name or of changes keeps others out, and says so.
-        assert!(got.is_none(), "{:?}: {answer}", STEPS[step]);
+        assert!(got.is_none(), "{:?}: {answer}", at);
         let is_told =
             answer.contains("held by process") || answer.contains("another process has been");
-        assert!(is_told, "{:?}: {answer}", STEPS[step]);
+        assert!(is_told, "{:?}: {answer}", at);
         stopped.signal(libc::SIGCONT);
         let answers = [stopped.answer().unwrap(), stopped.answer().unwrap()];
-        assert!(
-            answers[0].starts_with("ok a:"),
-            "{:?}: {answers:?}",
-            STEPS[step]
-        );
+        assert!(answers[0].starts_with("ok a:"), "{:?}: {answers:?}", at);
         assert_eq!(answers[1].trim(), "ok");
         assert!(other.does(&format!("join 0 {LIST} a")).starts_with("a:"));
     }
