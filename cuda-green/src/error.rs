@@ -7,6 +7,7 @@ use cuda_green_sys::{CUresult, CudaVersion, MissingEntryPoint};
 use crate::{
     image::{BrokenImage, ImageKind},
     launch::LaunchConfig,
+    sharing_error::SharingError,
     size::{Bytes, BytesFree, BytesLeft, BytesWere},
 };
 
@@ -310,6 +311,9 @@ pub enum Error {
         /// The device's ordinal.
         device: u32,
     },
+    /// The device is shared with other processes by a plan, and that stands in the way.
+    #[error(transparent)]
+    Sharing(#[from] SharingError),
     /// The change would exceed the manager's limit of green contexts.
     #[error(
         "{missing} more green contexts are needed, but {kept} are in use and the limit is {limit}; raise it, or drop handles, streams and guards of earlier layouts"

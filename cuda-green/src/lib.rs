@@ -51,6 +51,8 @@ pub mod planner;
 mod probe;
 mod report;
 mod resource;
+mod sharing;
+mod sharing_error;
 mod size;
 mod stream;
 mod sync;
@@ -72,8 +74,8 @@ pub use manager::PartitionExporter;
 #[cfg(not(all(test, loom)))]
 pub use manager::{
     AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, Miscount, Overlap,
-    PartitionGraph, PartitionMode, Probe, RebalanceHint, SmPartitionManager, StreamHome,
-    Verification, VerificationMethod,
+    PartitionGraph, PartitionMode, Probe, RebalanceHint, SharedPlan, SmPartitionManager,
+    StreamHome, Verification, VerificationMethod,
 };
 pub use memory::{
     FreeError, GpuBuffer, GpuMemoryPool, Latencies, MemoryBudget, MemoryBuffer, MemoryPool,
@@ -93,6 +95,11 @@ pub use report::{MemoryReport, MemoryRow};
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
+pub use sharing::{NameHolder, SharedName, SharedStatus};
+#[cfg(feature = "test-utils")]
+#[doc(hidden)]
+pub use sharing::{SharingStep, on_sharing_step};
+pub use sharing_error::{FolderProblem, SharingError};
 pub use stream::{Stream, StreamOptions, StreamPriority};
 
 /// The simulator behind the feature `test-utils`.

@@ -6,7 +6,7 @@ use cuda_green_sys::{CUcontext, CUdevice, CUdevice_attribute};
 
 use super::{
     copy_streams::CopyStreams,
-    facts::{attribute, granularity, name},
+    facts::{attribute, granularity, name, uuid},
     raw_module::RawModule,
 };
 use crate::{
@@ -161,6 +161,15 @@ impl CudaDevice {
     /// Returns the driver's name for the device.
     pub fn name(&self) -> &str {
         &self.inner.properties.name
+    }
+
+    /// Returns the device's UUID, which is the same in every process: that of its part, where it is divided by MIG.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    #[doc(alias = "cuDeviceGetUuid")]
+    pub fn uuid(&self) -> Result<[u8; 16]> {
+        uuid(self.driver(), self.raw())
     }
 
     /// Returns the size of the device's memory in bytes.

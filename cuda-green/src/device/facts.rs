@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_int};
 
-use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute, CUresult};
+use cuda_green_sys::{CUdevResourceType, CUdevice, CUdevice_attribute, CUresult, CUuuid};
 
 use crate::{
     capabilities::Granularity,
@@ -29,6 +29,14 @@ pub(super) fn name(driver: &Driver, device: CUdevice) -> Result<String> {
     unsafe { driver.cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, device) }?;
     let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
     Ok(name.to_string_lossy().into_owned())
+}
+
+/// Returns the device's UUID: that of its part, where it is divided by MIG.
+pub(super) fn uuid(driver: &Driver, device: CUdevice) -> Result<[u8; 16]> {
+    let mut uuid = CUuuid { bytes: [0; 16] };
+    // SAFETY: the pointer is valid for the one struct that is written.
+    unsafe { driver.cuDeviceGetUuid_v2(&mut uuid, device) }?;
+    Ok(uuid.bytes.map(|byte| byte as u8))
 }
 
 /// Returns the granularity that the driver reports, if any, or as the inner error the reason why the device has no green

@@ -4,8 +4,8 @@
 use std::{fmt::Debug, sync::Arc};
 
 use super::{
-    context_key::refuse_existing, layout::Layout, mode::PartitionMode, observe::Operation,
-    state::ManagerState,
+    context_key::refuse_existing, join::CLAIM_INSTEAD, layout::Layout, mode::PartitionMode,
+    observe::Operation, state::ManagerState,
 };
 use crate::{
     device::Claim,
@@ -72,6 +72,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         for (index, id) in ids.iter().enumerate() {
             refuse_existing(&ids[..index], id)?;
         }
+        self.refuse_where_joined("creating partitions", CLAIM_INSTEAD)?;
         let change = self.begin_change()?;
         let mut layout = change.layout();
         let existing = self.registry.len();
@@ -114,7 +115,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
 
     /// Returns the first plan for which the driver does not refuse the attempt (915), with those that it refused
     /// before, and the attempt's result. `plan` and `create_partitions` choose the same plan by this.
-    fn first_plan<T>(
+    pub(super) fn first_plan<T>(
         &self,
         requests: &[PartitionRequest],
         all: &SmResource,
@@ -158,8 +159,32 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         all: &SmResource,
         contexts: &[(Arc<Id>, ContextPolicy)],
     ) -> Result<(Layout, Vec<NamedPartition<Id>>)> {
+        let mut layout = self.split(claim, plan, all)?;
+        let mut partitions = Vec::with_capacity(contexts.len());
+        for ((id, policy), planned) in contexts.iter().zip(&plan.partitions) {
+            let requested_sms = planned.requested;
+            let pieces = layout
+                .find(&planned.parts)
+                .filter(|pieces| layout.sm_count(pieces) == planned.sm_count)
+                .ok_or_else(|| {
+                    self.insufficient(requested_sms.to_string(), requested_sms, Some(&layout))
+                })?;
+            let context = layout.create(&self.device, *policy, requested_sms, &pieces)?;
+            layout.mark_taken(&pieces);
+            partitions.push(self.named(Arc::clone(id), context, pieces)?);
+        }
+        Ok((layout, partitions))
+    }
+
+    /// Makes the plan's split.
+    pub(super) fn split(
+        &self,
+        claim: &Arc<Claim>,
+        plan: &Plan,
+        all: &SmResource,
+    ) -> Result<Layout> {
         let claim = Arc::clone(claim);
-        let mut layout = match (&plan.call, plan.strategy) {
+        Ok(match (&plan.call, plan.strategy) {
             (
                 SplitCall::ByCount {
                     groups, sm_count, ..
@@ -175,21 +200,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
                 layout
             }
             (call, strategy) => Layout::of(claim, self.facts, strategy, call, all.execute(call)?),
-        };
-        let mut partitions = Vec::with_capacity(contexts.len());
-        for ((id, policy), planned) in contexts.iter().zip(&plan.partitions) {
-            let requested_sms = planned.requested;
-            let pieces = layout
-                .find(&planned.parts)
-                .filter(|pieces| layout.sm_count(pieces) == planned.sm_count)
-                .ok_or_else(|| {
-                    self.insufficient(requested_sms.to_string(), requested_sms, Some(&layout))
-                })?;
-            let context = layout.create(&self.device, *policy, requested_sms, &pieces)?;
-            layout.mark_taken(&pieces);
-            partitions.push(self.named(Arc::clone(id), context, pieces)?);
-        }
-        Ok((layout, partitions))
+        })
     }
 
     /// Returns the number of whole units that the driver can split the device into.

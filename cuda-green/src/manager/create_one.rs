@@ -3,8 +3,8 @@
 use std::{fmt::Debug, sync::Arc};
 
 use super::{
-    context_key::refuse_existing, create::refuse_cluster, label::label, layout::Layout,
-    mode::PartitionMode, observe::Operation, state::ManagerState,
+    context_key::refuse_existing, create::refuse_cluster, join::CLAIM_INSTEAD, label::label,
+    layout::Layout, mode::PartitionMode, observe::Operation, state::ManagerState,
 };
 use crate::{
     error::{Error, Result},
@@ -57,6 +57,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         policy: ContextPolicy,
     ) -> Result<GreenContext> {
         policy.check()?;
+        self.refuse_where_joined("creating a partition", CLAIM_INSTEAD)?;
         let (change, ()) = self.begin_change_of(|ids| refuse_existing(ids, id))?;
         let mut layout = change.layout();
         self.tidy(&mut layout);

@@ -12,6 +12,7 @@ use crate::{
         SmRequest, SplitCall, SplitStrategy,
     },
     resource::{SmParts, SmResource},
+    sharing::HeldName,
 };
 
 /// A split of pieces, together: of one or, where pieces merge, several.
@@ -40,6 +41,8 @@ pub(super) struct Layout {
     pub(super) nested: Vec<NestedSplit>,
     /// The number of groups so far, which names the next.
     pub(super) groups: usize,
+    /// Pieces that are not this process's to give, each with its lease, by which it is taken.
+    pub(super) withheld: Vec<(usize, Arc<Lease>)>,
 }
 
 impl Layout {
@@ -78,6 +81,7 @@ impl Layout {
             leases: Vec::new(),
             nested: Vec::new(),
             groups: 0,
+            withheld: Vec::new(),
         }
     }
 
@@ -325,6 +329,38 @@ impl Layout {
                 };
             }
         }
+    }
+
+    /// Withholds all free pieces, under leases that hold nothing but the claim on the device: they belong to names of a
+    /// plan among processes, which this one does not hold.
+    pub(super) fn withhold_free_pieces(&mut self) {
+        for (index, piece) in self.pieces.iter_mut().enumerate() {
+            if piece.state != PieceState::Free {
+                continue;
+            }
+            let lease = Lease::within(Arc::clone(&self.claim));
+            piece.state = PieceState::Taken;
+            self.withheld.push((index, Arc::clone(&lease)));
+            self.leases[index] = lease;
+        }
+    }
+
+    /// Creates a context of withheld pieces, which holds its name of the plan. The layout does not: so the name is given
+    /// back with the last handle, whether or not the manager is used again.
+    pub(super) fn create_as(
+        &mut self,
+        name: HeldName,
+        device: &CudaDevice,
+        policy: ContextPolicy,
+        requested_sms: u32,
+        pieces: &[usize],
+    ) -> Result<GreenContext> {
+        self.withheld.retain(|(index, _)| !pieces.contains(index));
+        let name = Arc::new(name);
+        let leases = self.leases_of(pieces).into_iter();
+        let leases = leases.map(|lease| Lease::within((lease, Arc::clone(&name))));
+        let (sms, resources) = self.sms(requested_sms, pieces);
+        GreenContext::create(device, policy, sms, &resources, leases.collect(), None)
     }
 
     pub(super) fn is_in_use(&self) -> bool {

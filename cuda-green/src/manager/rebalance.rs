@@ -114,6 +114,10 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         shifts: &[Shift<&Id>],
         action: impl FnOnce(&Change<'_, Id>, &Ready) -> Result<T>,
     ) -> Result<Option<T>> {
+        self.refuse_where_joined(
+            "a rebalance",
+            "end the processes that hold the device, and let them agree on another plan",
+        )?;
         let positions = |ids: &Ids<Id>| {
             let place = |shift: &Shift<&Id>| shift.try_map(|id| position(ids, &id));
             shifts.iter().map(place).collect::<Result<Vec<_>>>()

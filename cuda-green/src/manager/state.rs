@@ -11,7 +11,7 @@ use std::{
 
 #[cfg(feature = "metrics")]
 use super::counters::SharedCounters;
-use super::{layout::Layout, mode::PartitionMode};
+use super::{join::Shared, layout::Layout, mode::PartitionMode};
 use crate::{
     capabilities::Capabilities,
     device::CudaDevice,
@@ -32,6 +32,8 @@ pub(super) struct ManagerState<Id> {
     pub(super) registry: Registry<Id>,
     /// Locked while it changes, and while contexts are made of it; its holder waits for no one who may want it.
     layout: Mutex<Option<Layout>>,
+    /// The plan among processes that the manager keeps to, if it joined one. Dropped after the layout.
+    pub(super) shared: Option<Shared>,
     /// The largest number of green contexts, or `usize::MAX`.
     pub(super) context_limit: AtomicUsize,
     /// The budget that the contexts' memory limits stand within.
@@ -82,6 +84,7 @@ impl<Id> ManagerState<Id> {
             mode,
             registry: Registry::new(ids_are_own),
             layout: Mutex::new(None),
+            shared: None,
             context_limit: AtomicUsize::new(usize::MAX),
             memory_budget: None,
             #[cfg(feature = "metrics")]
@@ -135,6 +138,9 @@ impl<Id> ManagerState<Id> {
             return Ok(());
         };
         current.free_all_but(&self.registry.used_pieces());
+        if self.shared.is_some() {
+            current.withhold_free_pieces();
+        }
         let tidied = current.tidy();
         if !current.is_in_use() {
             *layout = None;

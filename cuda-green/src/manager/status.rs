@@ -5,13 +5,14 @@ use std::{fmt, sync::Arc};
 use cuda_green_sys::CudaVersion;
 
 use super::{
-    label::label, layout::Layout, mode::PartitionMode, quad::ContextId,
+    join::Shared, label::label, layout::Layout, mode::PartitionMode, quad::ContextId,
     retention::GREEN_CONTEXT_BYTES, state::ManagerState,
 };
 use crate::{
     device::ContextPriority,
     partition::{ContextPolicy, ContextSms, GreenContext, WorkqueueIsolation},
     planner::{self, RefusedPlan, SplitStrategy},
+    sharing::SharedStatus,
 };
 
 /// The status of a manager: the SMs that each context has, and those that are free.
@@ -39,7 +40,8 @@ pub struct AllocationStatus<Id = ContextId> {
     pub available_sms: u32,
     /// SMs that no context has in force, and that no other can be given yet: those that a name lent to one that is
     /// gone, which it gets back at the next rebalance; and those that are still held after their name was destroyed, by SM
-    /// resources that were asked of its contexts, contexts made of those, and contexts that could not be destroyed.
+    /// resources that were asked of its contexts, contexts made of those, and contexts that could not be destroyed. Of a
+    /// manager that joined a plan among processes, all SMs that its names do not have.
     pub held_sms: u32,
     /// SMs that no context has and none can be given.
     pub stranded_sms: u32,
@@ -49,6 +51,8 @@ pub struct AllocationStatus<Id = ContextId> {
     pub green_contexts: usize,
     /// Device memory that they take, in bytes: their number times what one takes on an H200.
     pub green_context_bytes: u64,
+    /// The plan among processes, and who holds its names, if the manager joined one.
+    pub shared: Option<SharedStatus>,
     /// The contexts, in the order of their creation.
     pub contexts: Vec<ContextStatus<Id>>,
 }
@@ -129,7 +133,10 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
                 write!(f, ", clusters of {max_cluster_size}")?;
             }
         }
-        Ok(())
+        match &self.shared {
+            Some(shared) => write!(f, "\n{shared}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -142,6 +149,7 @@ impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
         let contexts = contexts.map(|(id, seen)| ContextStatus::of(Id::clone(&id), seen));
         AllocationStatus {
             contexts: contexts.collect(),
+            shared: self.shared.as_ref().map(Shared::status),
             ..status
         }
     }
@@ -183,6 +191,7 @@ impl<Id: Clone + Eq + fmt::Debug> ManagerState<Id> {
             },
             stranded_sms: stranded,
             stranded_reason: self.facts.stranded_reason(stranded),
+            shared: None,
             contexts: Vec::new(),
         };
         (status, contexts)

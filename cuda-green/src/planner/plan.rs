@@ -144,6 +144,22 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Returns a plan that was made before, from what tells it from others.
+    pub(crate) fn again(
+        facts: &DeviceFacts,
+        strategy: SplitStrategy,
+        call: SplitCall,
+        nested: Vec<u32>,
+        partitions: Vec<PlannedPartition>,
+    ) -> Self {
+        Self {
+            nested,
+            ..Self::new(facts, strategy, call, partitions)
+        }
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sizes: Vec<String> = self

@@ -1,0 +1,61 @@
+//! The plan that processes agree on, as a program asks for it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::planner::PartitionRequest;
+
+/// The partitions of a device that several processes share, and where they agree on them.
+///
+/// All processes give the same list. The first one plans it and writes the plan down, with the split; the others make the
+/// same split and take their names of it: see [`SmPartitionManager::join`](crate::SmPartitionManager::join).
+#[derive(Clone, Debug, Default)]
+pub struct SharedPlan {
+    pub(super) partitions: Vec<(String, PartitionRequest)>,
+    pub(super) folder: Option<PathBuf>,
+    pub(super) patience: Duration,
+}
+
+impl SharedPlan {
+    /// Returns a plan of these names, at most 64. A name has 1 to 64 bytes: letters, digits, ASCII punctuation, and
+    /// spaces inside. Without names it is [`in_force`](Self::in_force).
+    pub fn of<Name: Into<String>>(
+        partitions: impl IntoIterator<Item = (Name, PartitionRequest)>,
+    ) -> Self {
+        let partitions = partitions.into_iter();
+        Self {
+            partitions: partitions
+                .map(|(name, request)| (name.into(), request))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Returns whatever plan is in force. Where none is, joining fails.
+    pub fn in_force() -> Self {
+        Self::default()
+    }
+
+    /// Agrees on the plan in this folder, and not in the one that the environment gives: `CUDA_GREEN_SHARED_DIR`; else
+    /// beside the pipes of the MPS server (`/tmp/nvidia-mps.cuda-green`); else `/run/user/<uid>/cuda-green`.
+    ///
+    /// All processes must name one folder: those that name two agree on two plans, and their SMs overlap. It is made where
+    /// it is missing. It must be on a local disk or in memory, belong to the user, and be writable by no
+    /// one else.
+    #[must_use]
+    pub fn in_folder(self, folder: impl AsRef<Path>) -> Self {
+        Self {
+            folder: Some(folder.as_ref().to_owned()),
+            ..self
+        }
+    }
+
+    /// Waits as long as this for names that others hold, and for processes that hold another plan. Without it, these are
+    /// errors at once.
+    #[must_use]
+    pub fn wait(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+}

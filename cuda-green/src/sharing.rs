@@ -1,0 +1,46 @@
+//! The plan of a device among processes, and the claims on its names.
+//!
+//! A plan is a small text file that is only ever replaced whole (`plan_text`, `store`). The claims are one file beside
+//! it with a record and a lock for each name (`claims`). A lock belongs to an open file description, so it ends with the
+//! process however that ends; the record says who had it, so that the SMs of one that was killed are not given on before
+//! the GPU is rid of it (`leftover`).
+//!
+//! The pure part is compiled everywhere; the files and locks on Linux only.
+
+#![cfg_attr(not(target_os = "linux"), allow(dead_code))] // elsewhere nothing can be joined
+
+mod agreed_plan;
+mod plan_text;
+mod record;
+mod status;
+mod steps;
+
+#[cfg(target_os = "linux")]
+mod claims;
+#[cfg(target_os = "linux")]
+mod descriptor;
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
+#[cfg(target_os = "linux")]
+mod folder;
+#[cfg(target_os = "linux")]
+mod leftover;
+#[cfg(target_os = "linux")]
+mod membership;
+#[cfg(target_os = "linux")]
+mod mps;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod store;
+
+pub(crate) use agreed_plan::AgreedPlan;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use elsewhere::{HeldName, Membership, Terms};
+#[cfg(target_os = "linux")]
+pub(crate) use membership::{HeldName, Membership, Terms};
+pub use status::{NameHolder, SharedName, SharedStatus};
+pub use steps::SharingStep;
+#[cfg(feature = "test-utils")]
+pub use steps::on_sharing_step;
+pub(crate) use steps::reached;

@@ -1,0 +1,264 @@
+//! The file of claims: a record for each name of a plan, and behind them a byte to lock for each.
+//!
+//! It is made once and never replaced, as locks belong to the file and not to its path. All its bytes are written when
+//! it is made, so that a full disk is found then, and not by a process that has a name already.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    path::PathBuf,
+    process,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use super::{
+    agreed_plan::MOST_NAMES,
+    descriptor::Descriptor,
+    folder::{Folder, distrust_file},
+    record::{LENGTH, Record},
+    steps::{SharingStep, reached},
+};
+use crate::sharing_error::SharingError;
+
+const FIRST: &[u8] = b"cuda-green claims 1\n";
+/// Bytes before the records.
+const HEAD: usize = 64;
+const LENGTH_OF_FILE: usize = HEAD + MOST_NAMES * LENGTH;
+/// The byte that whoever changes the plan locks, and behind it those of the names: beyond the file's end, where no one
+/// reads or writes.
+const CHANGES: i64 = 1 << 20;
+const NAMES: i64 = CHANGES + 1;
+
+/// The open file of claims of a device.
+#[derive(Debug)]
+pub(super) struct Claims {
+    descriptor: Descriptor,
+    path: PathBuf,
+    /// A bit for each name whose lock was kept: an open file never refuses itself.
+    kept: AtomicU64,
+}
+
+/// The lock of some bytes, given back at its end.
+pub(super) struct Locked<'a> {
+    claims: &'a Claims,
+    start: i64,
+    len: i64,
+}
+
+impl Claims {
+    /// Opens the file, which is made where it is missing.
+    pub(super) fn open(folder: &Folder, name: &str) -> Result<Self, SharingError> {
+        let path = folder.shown(name);
+        let failed = |error| SharingError::Io {
+            what: "making",
+            path: path.clone(),
+            error,
+        };
+        let within = folder.within(name);
+        if fs::symlink_metadata(&within).is_err() {
+            make(folder, name).map_err(failed)?;
+        }
+        let claims = Self {
+            descriptor: Descriptor::open(&within).map_err(|error| match error {
+                SharingError::Io { what, error, .. } => SharingError::Io {
+                    what,
+                    path: path.clone(),
+                    error,
+                },
+                other => other,
+            })?,
+            path: path.clone(),
+            kept: AtomicU64::new(0),
+        };
+        let mut head = [0; FIRST.len()];
+        let found = claims.descriptor.with(|file| {
+            let found = file.metadata()?;
+            if found.len() == LENGTH_OF_FILE as u64 {
+                file.read_exact_at(&mut head, 0)?;
+            }
+            Ok(found)
+        });
+        let found = found.map_err(|error| claims.failed("reading", error))?;
+        let problem = distrust_file(&found).or_else(|| {
+            let is_own = head == FIRST;
+            (!is_own).then(|| "it is damaged, or another version of cuda-green made it".to_owned())
+        });
+        match problem {
+            Some(problem) => Err(SharingError::File { path, problem }),
+            None => Ok(claims),
+        }
+    }
+
+    /// Locks the plan against changes by others; returns none where another has the lock.
+    pub(super) fn try_lock_changes(&self) -> Result<Option<Locked<'_>>, SharingError> {
+        self.try_lock(CHANGES, 1)
+    }
+
+    /// Locks all names; returns none where another process has one.
+    pub(super) fn try_lock_all(&self) -> Result<Option<Locked<'_>>, SharingError> {
+        self.try_lock(NAMES, MOST_NAMES as i64)
+    }
+
+    /// Locks a name; returns none where another has it, or this file keeps it.
+    pub(super) fn try_lock_name(&self, index: usize) -> Result<Option<Locked<'_>>, SharingError> {
+        if self.is_held_here(index) {
+            return Ok(None);
+        }
+        self.try_lock(NAMES + index as i64, 1)
+    }
+
+    /// Returns whether this file keeps a name.
+    pub(super) fn is_held_here(&self, index: usize) -> bool {
+        self.kept.load(Ordering::Acquire) & bit(index) != 0
+    }
+
+    /// Returns whether another open file has the lock of a name.
+    pub(super) fn is_held_elsewhere(&self, index: usize) -> Result<bool, SharingError> {
+        let held = self.descriptor.is_locked_elsewhere(NAMES + index as i64, 1);
+        held.map_err(|error| self.failed("asking for locks of", error))
+    }
+
+    fn try_lock(&self, start: i64, len: i64) -> Result<Option<Locked<'_>>, SharingError> {
+        let locked = self.descriptor.try_lock(start, len);
+        let locked = locked.map_err(|error| self.failed("locking", error))?;
+        Ok(locked.then_some(Locked {
+            claims: self,
+            start,
+            len,
+        }))
+    }
+
+    /// Gives the lock of a name back that was kept.
+    pub(super) fn unlock_name(&self, index: usize) -> Result<(), SharingError> {
+        let unlocked = self.descriptor.unlock(NAMES + index as i64, 1);
+        // Not before: a claim by another thread of this process must not be unlocked with this one.
+        self.kept.fetch_and(!bit(index), Ordering::AcqRel);
+        unlocked.map_err(|error| self.failed("unlocking", error))
+    }
+
+    pub(super) fn read(&self, index: usize) -> Result<Record, SharingError> {
+        let mut bytes = [0; LENGTH];
+        // Another process may be writing it.
+        for _ in 0..3 {
+            let read = self
+                .descriptor
+                .with(|file| file.read_exact_at(&mut bytes, place(index)));
+            read.map_err(|error| self.failed("reading", error))?;
+            match Record::of_bytes(&bytes) {
+                Record::Damaged => std::thread::yield_now(),
+                record => return Ok(record),
+            }
+        }
+        Ok(Record::Damaged)
+    }
+
+    /// Writes a record. The caller has the name's lock.
+    pub(super) fn write(&self, index: usize, record: Record) -> Result<(), SharingError> {
+        let bytes = record.to_bytes();
+        let written = self
+            .descriptor
+            .with(|file| file.write_all_at(&bytes, place(index)));
+        written.map_err(|error| self.failed("writing", error))
+    }
+
+    /// Returns whether this is the process that opened the file, and no child of it.
+    pub(super) fn is_own(&self) -> bool {
+        self.descriptor.is_own()
+    }
+
+    /// Ensures that the file is still the one of its path: after its removal others would lock another one.
+    pub(super) fn check_in_place(&self, folder: &Folder, name: &str) -> Result<(), SharingError> {
+        let own = self
+            .descriptor
+            .with(|file| file.metadata())
+            .map_err(|error| self.failed("reading", error))?;
+        let there = fs::symlink_metadata(folder.within(name));
+        let there = there.map_err(|error| self.failed("reading", error))?;
+        if (own.dev(), own.ino()) == (there.dev(), there.ino()) {
+            return Ok(());
+        }
+        Err(SharingError::File {
+            path: self.path.clone(),
+            problem: "it was replaced while processes hold the device by it".to_owned(),
+        })
+    }
+
+    fn failed(&self, what: &'static str, error: io::Error) -> SharingError {
+        if error.raw_os_error() == Some(libc::EBADF) && !self.is_own() {
+            return SharingError::Forked;
+        }
+        SharingError::Io {
+            what,
+            path: self.path.clone(),
+            error,
+        }
+    }
+}
+
+impl Locked<'_> {
+    /// Keeps the lock of a name until that is given back, or the file is closed.
+    pub(super) fn keep(self, index: usize) {
+        self.claims.kept.fetch_or(bit(index), Ordering::AcqRel);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.claims.descriptor.unlock(self.start, self.len) {
+            log::error!("unlocking {}: {error}", self.claims.path.display());
+        }
+    }
+}
+
+fn bit(index: usize) -> u64 {
+    1 << index.min(MOST_NAMES - 1)
+}
+
+/// Returns the place of a record in the file.
+fn place(index: usize) -> u64 {
+    (HEAD + index.min(MOST_NAMES - 1) * LENGTH) as u64
+}
+
+/// Makes the file under a name of its own, and gives it the right one unless another process was faster.
+fn make(folder: &Folder, name: &str) -> io::Result<()> {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let beside = folder.within(&format!("{name}.{}.{number}.new", process::id()));
+    let _ = fs::remove_file(&beside); // of a killed process of this number
+    let mut bytes = vec![0; LENGTH_OF_FILE];
+    for (place, byte) in bytes.iter_mut().zip(FIRST) {
+        *place = *byte;
+    }
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(&beside)
+        .and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()
+        })
+        .and_then(|()| match fs::hard_link(&beside, folder.within(name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        });
+    let removed = fs::remove_file(&beside);
+    made.and(removed)?;
+    folder.sync()
+}
+
+/// Clears a name's record and gives its lock back.
+pub(super) fn give_back(claims: &Claims, index: usize) {
+    if !claims.is_own() {
+        return; // a forked child has nothing to give back
+    }
+    reached(SharingStep::Leaving);
+    let cleared = claims.write(index, Record::Clear);
+    reached(SharingStep::RecordCleared);
+    if let Err(error) = cleared.and_then(|()| claims.unlock_name(index)) {
+        log::error!("giving a name of the plan among processes back: {error}");
+    }
+}

@@ -1,0 +1,58 @@
+//! Sharing where the system cannot do it: nothing can be joined, so nothing is ever held.
+
+use std::{convert::Infallible, path::Path, time::Duration};
+
+use super::{
+    agreed_plan::{AgreedPlan, PlanKey},
+    status::SharedStatus,
+};
+use crate::{error::Result, planner::PartitionRequest, sharing_error::SharingError};
+
+/// What a process brings to a plan.
+#[allow(dead_code)] // read on Linux
+pub(crate) struct Terms<'a> {
+    pub(crate) folder: Option<&'a Path>,
+    pub(crate) device: [u8; 16],
+    pub(crate) under_mps: bool,
+    pub(crate) sm_count: u32,
+    pub(crate) driver: i32,
+    pub(crate) requests: &'a [(String, PartitionRequest)],
+    pub(crate) patience: Duration,
+}
+
+/// A plan that this process has joined: none.
+#[derive(Debug)]
+pub(crate) struct Membership(Infallible);
+
+/// A name that this process holds: none.
+#[derive(Debug)]
+pub(crate) struct HeldName(#[allow(dead_code)] Infallible);
+
+impl Membership {
+    /// Refuses.
+    pub(crate) fn join(
+        _: &Terms<'_>,
+        _: &[&str],
+        _: &dyn Fn() -> Result<()>,
+        _: &dyn Fn(&PlanKey) -> Result<AgreedPlan>,
+    ) -> Result<(Self, Vec<HeldName>)> {
+        Err(SharingError::NotLinux.into())
+    }
+
+    pub(crate) fn claim(
+        &self,
+        _: &str,
+        _: Duration,
+        _: &dyn Fn() -> Result<()>,
+    ) -> Result<HeldName> {
+        match self.0 {}
+    }
+
+    pub(crate) fn plan(&self) -> &AgreedPlan {
+        match self.0 {}
+    }
+
+    pub(crate) fn status(&self) -> SharedStatus {
+        match self.0 {}
+    }
+}

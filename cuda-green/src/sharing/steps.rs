@@ -1,0 +1,57 @@
+//! The steps of joining, where tests stop or kill a process.
+
+/// A step of joining or leaving a plan among processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[cfg_attr(not(feature = "test-utils"), allow(dead_code))]
+pub enum SharingStep {
+    /// The plan is about to be made, and no other process can.
+    Planning,
+    /// The plan is written beside the old one.
+    PlanWritten,
+    /// The plan has replaced the old one.
+    PlanReplaced,
+    /// The lock of a name is taken, and nothing is written.
+    NameLocked,
+    /// The record of a name is written.
+    NameRecorded,
+    /// All names are claimed, and no context is made.
+    Claimed,
+    /// The contexts are made.
+    Made,
+    /// A name's contexts are destroyed, and it is still claimed.
+    Leaving,
+    /// The record of a name is cleared, and the lock is still held.
+    RecordCleared,
+}
+
+#[cfg(feature = "test-utils")]
+mod hook {
+    use std::sync::OnceLock;
+
+    use super::SharingStep;
+
+    static HOOK: OnceLock<fn(SharingStep)> = OnceLock::new();
+
+    /// Calls this function at each step of joining and leaving a plan, in this process, from now on; only the first
+    /// function counts.
+    pub fn on_sharing_step(hook: fn(SharingStep)) {
+        let _ = HOOK.set(hook);
+    }
+
+    pub(crate) fn reached(step: SharingStep) {
+        if let Some(hook) = HOOK.get() {
+            hook(step);
+        }
+    }
+}
+
+#[cfg(feature = "test-utils")]
+pub use hook::on_sharing_step;
+#[cfg(feature = "test-utils")]
+pub(crate) use hook::reached;
+
+/// Does nothing outside of tests.
+#[cfg(not(feature = "test-utils"))]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(crate) fn reached(_: SharingStep) {}

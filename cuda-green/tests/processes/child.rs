@@ -1,0 +1,225 @@
+//! The program of a child: it does what it is told.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, Write},
+    process,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use cuda_green::{
+    ContextPolicy, CudaDevice, Driver, Error, GreenContext, Result, SharedPlan, SharingStep,
+    SmPartitionManager, SmResource, on_sharing_step, planner::PartitionRequest,
+};
+
+pub const VARIABLE: &str = "CUDA_GREEN_TEST_CHILD";
+
+/// The steps at which a child can be stopped, in their order.
+pub const STEPS: [SharingStep; 9] = [
+    SharingStep::Planning,
+    SharingStep::PlanWritten,
+    SharingStep::PlanReplaced,
+    SharingStep::NameLocked,
+    SharingStep::NameRecorded,
+    SharingStep::Claimed,
+    SharingStep::Made,
+    SharingStep::Leaving,
+    SharingStep::RecordCleared,
+];
+
+/// The step at which to stop, from 1, and by which signal.
+static STOP_AT: AtomicU8 = AtomicU8::new(0);
+static SIGNAL: AtomicU8 = AtomicU8::new(0);
+
+fn stop(step: SharingStep) {
+    let at = usize::from(STOP_AT.load(Ordering::Relaxed));
+    if at.checked_sub(1).and_then(|at| STEPS.get(at)) == Some(&step) {
+        STOP_AT.store(0, Ordering::Relaxed);
+        // To this thread: one to the process could reach another first, and this one would go on meanwhile.
+        // SAFETY: a signal to this process.
+        unsafe { libc::raise(i32::from(SIGNAL.load(Ordering::Relaxed))) };
+    }
+}
+
+struct Child {
+    device: CudaDevice,
+    folder: String,
+    manager: Option<SmPartitionManager<String>>,
+    kept: BTreeMap<String, GreenContext>,
+    kept_sms: BTreeMap<String, SmResource>,
+}
+
+impl Child {
+    fn plan(&self, list: &str, patience: u64) -> SharedPlan {
+        let plan = match list {
+            "any" => SharedPlan::in_force(),
+            list => SharedPlan::of(list.split(',').map(|one| {
+                let (name, sms) = one.split_once('=').unwrap();
+                let request = match sms {
+                    "rest" => PartitionRequest::rest(),
+                    sms => PartitionRequest::at_least(sms.parse().unwrap()),
+                };
+                (name, request)
+            })),
+        };
+        let plan = plan.wait(Duration::from_millis(patience));
+        match self.folder.as_str() {
+            "-" => plan, // where the environment says
+            folder => plan.in_folder(folder),
+        }
+    }
+
+    /// Does what a line says; returns the answer.
+    fn obey(&mut self, line: &str) -> Result<String> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let policy = ContextPolicy::default();
+        match words.as_slice() {
+            ["join", patience, list, names] => {
+                let names = names.split(',').filter(|name| !name.is_empty());
+                let claims: Vec<(&str, ContextPolicy)> = names.map(|name| (name, policy)).collect();
+                let plan = self.plan(list, patience.parse().unwrap());
+                let manager = SmPartitionManager::join(&self.device, &plan, &claims)?;
+                let answer = sms(&manager)?;
+                self.manager = Some(manager);
+                Ok(answer)
+            }
+            ["claim", name] => {
+                let manager = self.manager.as_ref().unwrap();
+                manager.claim(name, policy)?;
+                sms(manager)
+            }
+            ["leave", name] => {
+                let manager = self.manager.as_ref().unwrap();
+                manager.destroy_context(*name)?;
+                sms(manager)
+            }
+            ["keep", name] => {
+                let context = self.manager.as_ref().unwrap().get_context(*name)?;
+                self.kept.insert((*name).to_owned(), context);
+                Ok(String::new())
+            }
+            ["keep-sms", name] => {
+                let context = self.manager.as_ref().unwrap().get_context(*name)?;
+                let sms = context.sm_resource()?;
+                self.kept_sms.insert((*name).to_owned(), sms);
+                Ok(String::new())
+            }
+            ["let-go", name] => {
+                self.kept.remove(*name);
+                self.kept_sms.remove(*name);
+                Ok(String::new())
+            }
+            ["drop"] => {
+                self.manager = None;
+                Ok(String::new())
+            }
+            ["status"] => {
+                let status = self.manager.as_ref().unwrap().allocation_status();
+                let shared = status.shared.as_ref().unwrap();
+                let names = shared.names.iter();
+                let names =
+                    names.map(|one| format!("{}:{}:{}", one.name, one.sm_count, one.holder));
+                Ok(format!(
+                    "{} {} {}",
+                    shared.generation,
+                    status.green_contexts,
+                    names.collect::<Vec<_>>().join("; ")
+                ))
+            }
+            ["rebalance"] => {
+                self.manager
+                    .as_ref()
+                    .unwrap()
+                    .rebalance_for(None, Default::default())?;
+                Ok(String::new())
+            }
+            ["create"] => {
+                let manager = self.manager.as_ref().unwrap();
+                manager.create_partition("more".into(), PartitionRequest::at_least(8), policy)?;
+                Ok(String::new())
+            }
+            ["at", step, signal] => {
+                STOP_AT.store(step.parse::<u8>().unwrap() + 1, Ordering::Relaxed);
+                SIGNAL.store(signal.parse().unwrap(), Ordering::Relaxed);
+                Ok(String::new())
+            }
+            ["fork"] => Ok(self.fork()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Forks a child that uses what it has inherited, drops it, and then lives on; returns its id.
+    fn fork(&mut self) -> String {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        // SAFETY: the child touches what it inherited, says so and waits; this process has one thread that matters.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            drop(reader);
+            let status = self.manager.as_ref().unwrap().allocation_status();
+            let shared = status.shared.map_or(0, |shared| shared.names.len());
+            let claimed = self
+                .manager
+                .as_ref()
+                .unwrap()
+                .claim("b", ContextPolicy::default());
+            self.manager = None; // gives nothing back that is the parent's
+            let mut writer = writer;
+            let said = format!("{shared} {}\n", claimed.is_err());
+            let _ = writer.write_all(said.as_bytes());
+            drop(writer);
+            loop {
+                // SAFETY: waits for a signal.
+                unsafe { libc::pause() };
+            }
+        }
+        drop(writer);
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut said).unwrap();
+        format!("{child} {}", said.trim())
+    }
+}
+
+/// Returns each name with the SMs on which its blocks run.
+fn sms(manager: &SmPartitionManager<String>) -> Result<String> {
+    let mut answer = Vec::new();
+    for context in manager.allocation_status().contexts {
+        let ids = manager.get_context(&context.id)?.observed_sm_ids()?;
+        assert_eq!(ids.len(), context.sm_count as usize);
+        let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+        answer.push(format!("{}:{}", context.id, ids.join(",")));
+    }
+    Ok(answer.join(" "))
+}
+
+/// The program of a child; in the parent it is a test that does nothing.
+#[test]
+fn child() {
+    let Ok(what) = std::env::var(VARIABLE) else {
+        return;
+    };
+    let (spec, folder) = what.split_once(' ').unwrap();
+    on_sharing_step(stop);
+    let device = Driver::open(&spec.parse().unwrap())
+        .unwrap()
+        .device(0)
+        .unwrap();
+    let mut child = Child {
+        device,
+        folder: folder.to_owned(),
+        manager: None,
+        kept: BTreeMap::new(),
+        kept_sms: BTreeMap::new(),
+    };
+    println!("\n@ ready");
+    for line in std::io::stdin().lock().lines() {
+        let answer = match child.obey(&line.unwrap()) {
+            Ok(answer) => format!("ok {answer}"),
+            Err(error @ Error::Sharing(_)) => format!("sharing {error}"),
+            Err(error) => format!("error {error}"),
+        };
+        println!("@ {answer}");
+    }
+    // As a program ends that does not clean up.
+    process::exit(0);
+}
