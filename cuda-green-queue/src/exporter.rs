@@ -119,7 +119,8 @@ fn with(
     labels
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::tests::{Double, builder};

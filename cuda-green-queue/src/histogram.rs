@@ -109,19 +109,6 @@ impl Histogram {
             Duration::from_nanos(largest(bucket))
         })
     }
-
-    /// Returns what was recorded since an earlier snapshot, as the largest duration of each bucket and its count.
-    #[cfg(feature = "metrics")]
-    pub(crate) fn since(&self, earlier: &Self) -> impl Iterator<Item = (Duration, u64)> {
-        let earlier = earlier.buckets.iter();
-        let pairs = self.buckets.iter().zip(earlier).enumerate();
-        pairs
-            .map(|(bucket, (now, before))| {
-                let count = now.checked_sub(*before).unwrap_or(*now);
-                (Duration::from_nanos(largest(bucket)), count)
-            })
-            .filter(|(_, count)| *count > 0)
-    }
 }
 
 impl fmt::Debug for Histogram {

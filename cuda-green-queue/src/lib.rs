@@ -36,7 +36,8 @@ mod sleepers;
 mod stats;
 mod submitter;
 mod task;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 mod watcher;
 mod workers;

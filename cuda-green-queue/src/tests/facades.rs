@@ -18,7 +18,10 @@ fn figures_are_serialised_by_their_names() {
 
 #[cfg(feature = "tracing")]
 mod events {
-    use std::sync::{Arc, Mutex};
+    use std::{
+        sync::{Arc, Mutex, OnceLock},
+        thread::{self, ThreadId},
+    };
 
     use tracing::{
         Event, Metadata, Subscriber,
@@ -28,9 +31,27 @@ mod events {
 
     use crate::tests::{Fail, builder, gpu::Gpu};
 
-    /// Keeps the events of queues as text.
+    /// Keeps the events of queues as text, each with its thread.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<String>>>);
+    struct Lines(Arc<Mutex<Vec<(ThreadId, String)>>>);
+
+    /// Returns the events that this thread emits meanwhile. One subscriber is there for all tests: which callsites are
+    /// wanted is a state of the process, and subscribers that come and go beside each other change it.
+    fn lines_of(run: impl FnOnce()) -> Vec<String> {
+        static LINES: OnceLock<Lines> = OnceLock::new();
+        let lines = LINES.get_or_init(|| {
+            let lines = Lines::default();
+            tracing::subscriber::set_global_default(lines.clone()).unwrap();
+            lines
+        });
+        let before = lines.0.lock().unwrap().len();
+        run();
+        let lines = lines.0.lock().unwrap();
+        let mine = lines[before..]
+            .iter()
+            .filter(|(thread, _)| *thread == thread::current().id());
+        mine.map(|(_, line)| line.clone()).collect()
+    }
 
     struct Line(String);
 
@@ -48,7 +69,10 @@ mod events {
         fn event(&self, event: &Event<'_>) {
             let mut line = Line(String::new());
             event.record(&mut line);
-            self.0.lock().unwrap().push(line.0);
+            self.0
+                .lock()
+                .unwrap()
+                .push((thread::current().id(), line.0));
         }
 
         fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -63,14 +87,12 @@ mod events {
 
     #[test]
     fn a_queue_says_when_it_is_made_closed_and_ended() {
-        let lines = Lines::default();
-        tracing::subscriber::with_default(lines.clone(), || {
+        let lines = lines_of(|| {
             let gpu = Gpu::new("h200@13.0", |_| {});
             let queue = builder().build(&gpu.device).unwrap();
             queue.submit(Fail(1)).unwrap().wait().unwrap_err();
             queue.shutdown().unwrap();
         });
-        let lines = lines.0.lock().unwrap();
         let messages = ["task queue made", "task queue closed", "task queue ended"];
         assert_eq!(lines.len(), messages.len(), "{lines:?}");
         for (line, message) in lines.iter().zip(messages) {
@@ -89,8 +111,7 @@ mod events {
     /// And one that fails is not.
     #[test]
     fn a_handler_that_panics_is_said_once() {
-        let lines = Lines::default();
-        tracing::subscriber::with_default(lines.clone(), || {
+        let lines = lines_of(|| {
             let mut registry = crate::registry::Registry::new();
             registry.add(true, crate::tests::fail).unwrap();
             let method = registry.get(0).unwrap();
@@ -102,7 +123,6 @@ mod events {
                     .is_err_and(|error| error != panicked)
             );
         });
-        let lines = lines.0.lock().unwrap();
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].contains("handler panicked"), "{lines:?}");
     }

@@ -35,13 +35,14 @@ fn polling_threads_rest_only_while_no_kernel_runs() {
                 Ok(crate::layout::status::DONE)
             );
         });
-        let mut idle = IdlePolicy::default();
-        idle.pause_after = Duration::ZERO;
-        idle.sleep_after = Duration::ZERO;
-        idle.rest_after = Duration::ZERO;
-        idle.sleep = Duration::from_micros(1);
-        // Far too long for the test, were it not for the launch that ends it.
-        idle.rest = Duration::from_secs(3600);
+        let idle = IdlePolicy {
+            pause_after: Duration::ZERO,
+            sleep_after: Duration::ZERO,
+            sleep: Duration::from_micros(1),
+            rest_after: Duration::ZERO,
+            // Far too long for the test, were it not for the launch that ends it.
+            rest: Duration::from_secs(3600),
+        };
         let queue = TaskQueueBuilder::default()
             .handler(move |Double(n)| {
                 passing.pass();
