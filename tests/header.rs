@@ -19,16 +19,15 @@ const MUTANTS: [(u32, &str); 3] = [
 
 /// Compiles a program with ThreadSanitizer; returns it, or the compiler's words.
 fn compile(source: &Path, name: &str, options: &[String]) -> Result<PathBuf, String> {
-    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let output = Command::new(&compiler)
+    let output = Command::new("c++")
         .args(["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])
         .args(["-fsanitize=thread", "-pthread"])
         .args(options)
         .arg("-o")
         .args([&program, source])
         .output()
-        .map_err(|error| format!("{}: {error}", compiler.display()))?;
+        .map_err(|error| format!("c++: {error}"))?;
     if output.status.success() {
         Ok(program)
     } else {

@@ -38,7 +38,7 @@ pub fn check() -> Result<()> {
                 .with_context(|| format!("{} for {architecture}", compiler.display()))?;
         }
         if let Some(first) = architectures.first() {
-            compile(&nvrtc, first, &["-DCUDA_GREEN_QUEUE_NO_B128"])?;
+            compile(&nvrtc, first, &["-U__CUDACC_VER_MAJOR__"])?;
         }
     }
     Ok(())
