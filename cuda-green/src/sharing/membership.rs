@@ -103,6 +103,7 @@ impl Membership {
         let place = Place::open(terms)?;
         let (plan, held) = retry(terms.patience, || {
             let agreed = place.agree(terms.requests, connect, plan)?;
+            reached(SharingStep::Agreed);
             match place.claim(&agreed, names, connect) {
                 // Meanwhile; the next attempt sees the new one.
                 Err(Error::Sharing(SharingError::Replaced)) => Err(SharingError::Busy.into()),

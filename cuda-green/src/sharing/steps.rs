@@ -11,6 +11,8 @@ pub enum SharingStep {
     PlanWritten,
     /// The plan has replaced the old one.
     PlanReplaced,
+    /// The plan in force is known, and no name is locked.
+    Agreed,
     /// The lock of a name is taken, and nothing is written.
     NameLocked,
     /// The record of a name is written.

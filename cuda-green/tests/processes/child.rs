@@ -16,7 +16,8 @@ use cuda_green::{
 pub const VARIABLE: &str = "CUDA_GREEN_TEST_CHILD";
 
 /// The steps at which a child can be stopped, in their order.
-pub const STEPS: [SharingStep; 9] = [
+pub const STEPS: [SharingStep; 10] = [
+    SharingStep::Agreed, // the only one at which a process keeps nobody out
     SharingStep::Planning,
     SharingStep::PlanWritten,
     SharingStep::PlanReplaced,

@@ -28,8 +28,29 @@ fn whoever_is_killed_at_any_step_leaves_all_to_the_next() {
 }
 
 #[test]
+fn a_plan_that_is_replaced_before_the_lock_is_not_claimed() {
+    let folder = Folder::new("replaced");
+    let mut first = Child::start(&folder);
+    first.does(&format!("join 0 {LIST} a"));
+    first.does("drop"); // the plan stays, and nobody holds a name of it
+    let mut stopped = Child::start(&folder);
+    stopped.stop_at(0, libc::SIGSTOP);
+    stopped.tell(&format!("join 0 {LIST} a"));
+    stopped.wait_until_stopped();
+    let mut other = Child::start(&folder);
+    let b = sms(&other.does("join 0 a=32,b=rest b"));
+    assert_eq!(b["b"].len(), 132 - 32);
+    stopped.signal(libc::SIGCONT);
+    let answer = stopped.answer().unwrap();
+    assert!(
+        answer.contains("by a plan of partitions a: 32, b: rest"),
+        "{answer}"
+    );
+}
+
+#[test]
 fn whoever_is_stopped_at_any_step_gives_nothing_to_two() {
-    for (step, at) in STEPS.iter().enumerate() {
+    for (step, at) in STEPS.iter().enumerate().skip(1) {
         let folder = Folder::new(&format!("stopped-{step}"));
         let mut stopped = stopped_at(&folder, step, libc::SIGSTOP);
         // Answers up to the step come before it.
