@@ -1,7 +1,6 @@
 //! Kernels of the simulator that submit tasks to the CPU, take tasks from it, and from each other.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // these are tests
 #![allow(missing_docs)]
-#![allow(clippy::unwrap_used, clippy::panic)] // these are tests
 
 mod between_kernels;
 mod calls;
