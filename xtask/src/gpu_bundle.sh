@@ -172,7 +172,7 @@ queue() {
         check "a long run" 60 ./cuda-green bench queue --tasks "${QUEUE_TASKS:-1000000000}"
         for tool in memcheck racecheck synccheck; do
             check "compute-sanitizer $tool" 40 sh -c "command -v compute-sanitizer >/dev/null || exit 77
-                exec compute-sanitizer --tool $tool --error-exitcode 9 $quick"
+                exec compute-sanitizer --tool $tool --error-exitcode 9 ./cuda-green bench queue --tasks 100000"
         done
         check "the second GPU" 30 sh -c "./cuda-green --device 1 info >/dev/null 2>&1 || exit 77
             exec ./cuda-green --device 1 bench queue --tasks 10000000"
