@@ -751,7 +751,7 @@ fn queue() -> String {
     }
     if let Some(beside) = figures["beside"].as_object() {
         table += &format!(
-            "\n{} on {} SMs, p50 / p99 in µs: {} alone, {} beside {} M tasks/s of another partition.\n",
+            "\nThe time of {} on {} SMs, p50 / p99 in µs: {} alone, {} beside {} M tasks/s of another partition.\n",
             beside["request"].as_str().unwrap(),
             beside["partition_sms"],
             trip(&serde_json::json!({ "trips": beside["alone"] })),
@@ -777,7 +777,10 @@ fn by_warps(figures: &Value, title: &str, what: &str) -> String {
     ways.dedup();
     let columns: String = warps
         .iter()
-        .map(|warps| format!(" {} warps |", thousands(*warps)))
+        .map(|warps| match warps {
+            1 => " 1 warp |".to_owned(),
+            _ => format!(" {} warps |", thousands(*warps)),
+        })
         .collect();
     let mut table = format!(
         "\n| {title} |{columns}\n|---|{}\n",
