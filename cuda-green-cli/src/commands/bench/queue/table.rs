@@ -113,7 +113,7 @@ fn host(row: &HostRow) -> String {
 fn idle(idle: &Idle) -> String {
     let [p50, max] = [idle.first.p50_us.median, idle.first.max_us].map(|us| duration(us * 1e3));
     format!(
-        "\nidle for {:.0} ms: {:.2} % of a core; first task and answer p50 {p50}, most {max}\n",
+        "\nidle for {:.0} ms: {:.2} % of a core;\n  first task and answer p50 {p50}, most {max}\n",
         idle.idle_before_ms, idle.percent_of_a_core.median
     )
 }
