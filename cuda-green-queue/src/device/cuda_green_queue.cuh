@@ -246,7 +246,7 @@ CUDA_GREEN_DEVICE Pair load_pair(const u64* at) {
 // after the first, and only a first word whose high half is `expected` is worth the second trip.
 CUDA_GREEN_DEVICE Pair load_pair_acquire(const u64* at, bool near, u32 expected) {
     Pair value;
-#if !defined(CUDA_GREEN_QUEUE_NO_B128) && defined(__CUDACC_VER_MAJOR__) && \
+#if defined(__CUDACC_VER_MAJOR__) && \
     (__CUDACC_VER_MAJOR__ > 12 || (__CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ >= 4))
     (void)expected;
     if (near)
