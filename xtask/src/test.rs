@@ -144,6 +144,11 @@ fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
         .run()?;
         cmd!(
             shell,
+            "cargo test --package cuda-green-queue --all-features --lib"
+        )
+        .run()?;
+        cmd!(
+            shell,
             "cargo test --package cuda-green-embed --features server --bins --test program"
         )
         .run()?;
