@@ -48,7 +48,6 @@ mod tests;
 pub(crate) use answers::{Answer, answer};
 pub(crate) use consumer::Consumer;
 pub(crate) use futures::{Call, FutureTable};
-pub(crate) use inbox::InboxPlaces;
 pub(crate) use mapped::{Mapped, Private};
 #[cfg(test)]
 pub(crate) use memory::Local;

@@ -14,6 +14,7 @@ mod plan_text;
 mod record;
 mod status;
 mod steps;
+mod terms;
 
 #[cfg(target_os = "linux")]
 mod claims;
@@ -36,11 +37,12 @@ mod store;
 
 pub(crate) use agreed_plan::AgreedPlan;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use elsewhere::{HeldName, Membership, Terms};
+pub(crate) use elsewhere::{HeldName, Membership};
 #[cfg(target_os = "linux")]
-pub(crate) use membership::{HeldName, Membership, Terms};
+pub(crate) use membership::{HeldName, Membership};
 pub use status::{NameHolder, SharedName, SharedStatus};
 pub use steps::SharingStep;
 #[cfg(feature = "test-utils")]
 pub use steps::on_sharing_step;
 pub(crate) use steps::reached;
+pub(crate) use terms::Terms;

@@ -4,39 +4,29 @@
 //! bus, all words at once and in any order, so each word says for itself whether it is of this lap.
 
 use super::{memory::Shared, ring::Ring, slot::TaskHeader};
-use crate::layout::{DeviceInbox, INBOX_HEADER_WORDS, INBOX_MAGIC, InboxPosition, Layout, VERSION};
-
-/// Where the parts of an inbox begin: addresses or offsets, as the memory takes them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct InboxPlaces {
-    /// The first tail, slot and answer.
-    pub(crate) tails: u64,
-    pub(crate) slots: u64,
-    pub(crate) answers: u64,
-    /// A line for each lane.
-    pub(crate) controls: u64,
-    /// An [`InboxPosition`] for each ring.
-    pub(crate) positions: u64,
-}
+use crate::layout::{
+    DeviceInbox, DeviceQueue, INBOX_HEADER_WORDS, INBOX_MAGIC, InboxPosition, Layout,
+};
 
 impl DeviceInbox {
-    /// Describes the inbox of a layout.
-    pub(crate) fn new(layout: &Layout, places: &InboxPlaces, flags: u8) -> Self {
+    /// Describes the inbox whose tasks come through `queue`, with the addresses of the first lane's control and of the
+    /// first ring's position.
+    pub(crate) fn new(queue: &DeviceQueue, controls: u64, positions: u64) -> Self {
         Self {
             magic: INBOX_MAGIC,
-            slots: places.slots,
-            tails: places.tails,
-            answers: places.answers,
-            controls: places.controls,
-            positions: places.positions,
-            version: VERSION,
-            future_count: layout.futures,
-            lanes: layout.lanes as u16,
-            priorities: layout.priorities as u16,
-            depth_log2: layout.depth.trailing_zeros() as u8,
-            slot_log2: layout.slot_bytes.trailing_zeros() as u8,
-            answer_log2: layout.answer_bytes.trailing_zeros() as u8,
-            flags,
+            slots: queue.slots,
+            tails: queue.tails,
+            answers: queue.answers,
+            controls,
+            positions,
+            version: queue.version,
+            future_count: queue.future_count,
+            lanes: queue.lanes,
+            priorities: queue.priorities,
+            depth_log2: queue.depth_log2,
+            slot_log2: queue.slot_log2,
+            answer_log2: queue.answer_log2,
+            flags: queue.flags,
         }
     }
 

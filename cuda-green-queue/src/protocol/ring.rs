@@ -82,7 +82,17 @@ impl DeviceQueue {
 impl DeviceInbox {
     /// Returns the ring of a lane and a priority, as its consumer sees it: without the producers' state.
     pub(crate) fn ring(&self, lane: u32, priority: u32) -> Option<Ring> {
-        let producers = DeviceQueue {
+        self.queue().ring(lane, priority)
+    }
+
+    /// Returns the table of the answers, as whoever answers sees it: without the futures' words.
+    pub(crate) fn future_table(&self) -> FutureTable {
+        self.queue().future_table()
+    }
+
+    /// Returns the queue that the tasks come through, without what its producers alone access.
+    fn queue(&self) -> DeviceQueue {
+        DeviceQueue {
             magic: MAGIC,
             slots: self.slots,
             tails: self.tails,
@@ -97,17 +107,6 @@ impl DeviceInbox {
             slot_log2: self.slot_log2,
             answer_log2: self.answer_log2,
             flags: self.flags,
-        };
-        producers.ring(lane, priority)
-    }
-
-    /// Returns the table of the answers, as whoever answers sees it: without the futures' words.
-    pub(crate) fn future_table(&self) -> FutureTable {
-        FutureTable {
-            words: 0,
-            answers: self.answers,
-            count: self.future_count,
-            answer_log2: self.answer_log2.into(),
         }
     }
 }

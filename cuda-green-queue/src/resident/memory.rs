@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     layout::{DeviceInbox, DeviceQueue, KERNEL_TO_KERNEL, LINE, Layout, RUN},
     numa::{self, Placement},
-    protocol::{InboxPlaces, Mapped, Places, Shared, first_futures, first_state},
+    protocol::{Mapped, Places, Shared, first_futures, first_state},
 };
 
 // SAFETY: it is plain data in the layout of C, as `cuda_green::Inbox` in the header is; a probe compares the two.
@@ -129,17 +129,10 @@ impl Inbox {
         };
         let flags = if in_host { 0 } else { KERNEL_TO_KERNEL };
         let queue = DeviceQueue::new(&layout, &places, flags);
-        let inbox_places = InboxPlaces {
-            tails: queue.tails,
-            slots: queue.slots,
-            answers: queue.answers,
-            controls: pinned_at + controls,
-            positions: buffer_at + positions,
-        };
         Ok(Self {
             layout,
             placement,
-            argument: DeviceInbox::new(&layout, &inbox_places, flags),
+            argument: DeviceInbox::new(&queue, pinned_at + controls, buffer_at + positions),
             queue,
             shared,
             controls,

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use cuda_green::{GpuMemoryPool, LaunchConfig};
+use cuda_green::{GpuMemoryPool, Kernel, KernelArg, LaunchConfig};
 use cuda_green_queue::{
     TaskFailure, TaskQueue,
     simulated::{DeviceSide, Place, Status},
@@ -18,6 +18,23 @@ use crate::fixture::{Add, Gpu, Square};
 
 const WARPS: u64 = 4;
 const TASKS: u64 = 100;
+
+/// Launches a kernel that takes the queue and the address of a number, 0 at first. Returns the number when the kernel has
+/// ended.
+fn result_of(gpu: &Gpu, queue: &TaskQueue, kernel: &Kernel, threads: u32) -> u64 {
+    let pool = GpuMemoryPool::on(&gpu.device, 8).unwrap();
+    let result = pool.allocate_typed::<u64>(1).unwrap();
+    result.copy_from(&[0]).unwrap();
+    let stream = gpu.stream();
+    let config = LaunchConfig::linear(1, threads);
+    let args: [&dyn KernelArg; 2] = [&queue.device_queue(), &result.address()];
+    // SAFETY: the arguments are those of the kernel, and all live until it has ended.
+    unsafe { queue.launch(&stream, kernel, &config, &args) }.unwrap();
+    stream.synchronize().unwrap();
+    let mut number = [0];
+    result.copy_to(&mut number).unwrap();
+    number[0]
+}
 
 /// Threads that stand for warps call and submit through small rings; every answer is that of its own call, and all is
 /// done once.
@@ -50,26 +67,9 @@ fn warps_call_and_submit() {
             }
         });
     });
-    let pool = GpuMemoryPool::on(&gpu.device, 8).unwrap();
-    let result = pool.allocate_typed::<u64>(1).unwrap();
-    result.copy_from(&[0]).unwrap();
-    let stream = gpu.stream();
-    // SAFETY: the arguments are those of the kernel, and all live until it has ended.
-    unsafe {
-        queue
-            .launch(
-                &stream,
-                &kernel,
-                &LaunchConfig::linear(1, 128),
-                &[&queue.device_queue(), &result.address()],
-            )
-            .unwrap();
-    }
-    stream.synchronize().unwrap();
-    let mut squares = [0];
-    result.copy_to(&mut squares).unwrap();
+    let squares = result_of(&gpu, &queue, &kernel, 128);
     let all = WARPS * TASKS;
-    assert_eq!(squares[0], (0..all).map(|n| n * n).sum());
+    assert_eq!(squares, (0..all).map(|n| n * n).sum());
     queue.shutdown().unwrap();
     assert_eq!(sum.load(Ordering::Relaxed), 33 * (0..all).sum::<u64>());
 }
@@ -116,24 +116,7 @@ fn kernels_learn_what_went_wrong() {
         // The driver counts this as the kernel's success.
         launch.store_u64(launch.arg_u64(1).unwrap(), 1).unwrap();
     });
-    let pool = GpuMemoryPool::on(&gpu.device, 8).unwrap();
-    let result = pool.allocate_typed::<u64>(1).unwrap();
-    result.copy_from(&[0]).unwrap();
-    let stream = gpu.stream();
-    // SAFETY: the arguments are those of the kernel, and all live until it has ended.
-    unsafe {
-        queue
-            .launch(
-                &stream,
-                &kernel,
-                &LaunchConfig::linear(1, 32),
-                &[&queue.device_queue(), &result.address()],
-            )
-            .unwrap();
-    }
-    stream.synchronize().unwrap();
-    let mut done = [0];
-    result.copy_to(&mut done).unwrap();
-    assert_eq!(done, [1]);
+    let done = result_of(&gpu, &queue, &kernel, 32);
+    assert_eq!(done, 1);
     queue.shutdown().unwrap();
 }

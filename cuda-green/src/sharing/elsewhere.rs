@@ -1,24 +1,13 @@
 //! Sharing where the system cannot do it: nothing can be joined, so nothing is ever held.
 
-use std::{convert::Infallible, path::Path, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use super::{
     agreed_plan::{AgreedPlan, PlanKey},
     status::SharedStatus,
+    terms::Terms,
 };
-use crate::{error::Result, planner::PartitionRequest, sharing_error::SharingError};
-
-/// What a process brings to a plan.
-#[allow(dead_code)] // read on Linux
-pub(crate) struct Terms<'a> {
-    pub(crate) folder: Option<&'a Path>,
-    pub(crate) device: [u8; 16],
-    pub(crate) under_mps: bool,
-    pub(crate) sm_count: u32,
-    pub(crate) driver: i32,
-    pub(crate) requests: &'a [(String, PartitionRequest)],
-    pub(crate) patience: Duration,
-}
+use crate::{error::Result, sharing_error::SharingError};
 
 /// A plan that this process has joined: none.
 #[derive(Debug)]

@@ -27,6 +27,7 @@ use super::{
     status::{NameHolder, SharedName, SharedStatus},
     steps::{SharingStep, reached},
     store,
+    terms::Terms,
 };
 use crate::{
     error::{Error, Result},
@@ -40,20 +41,6 @@ const PAUSE: Duration = Duration::from_millis(2);
 const LONG_PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait, patient or not, for what others do in a moment: to plan, to write a record.
 const A_MOMENT: Duration = Duration::from_secs(2);
-
-/// What a process brings to a plan.
-pub(crate) struct Terms<'a> {
-    /// The folder, if it is not to be found by the environment.
-    pub(crate) folder: Option<&'a Path>,
-    pub(crate) device: [u8; 16],
-    pub(crate) under_mps: bool,
-    pub(crate) sm_count: u32,
-    pub(crate) driver: i32,
-    /// The partitions of the plan; none for whatever plan is in force.
-    pub(crate) requests: &'a [(String, PartitionRequest)],
-    /// How long to wait for what others have.
-    pub(crate) patience: Duration,
-}
 
 /// A plan that this process has joined.
 #[derive(Debug)]
