@@ -13,6 +13,7 @@ mod demo;
 mod embed;
 mod errors;
 mod manual;
+mod partitions;
 mod pictures;
 #[cfg(feature = "embed")]
 mod service;
