@@ -13,6 +13,7 @@ mod agreed_plan;
 mod ending;
 mod plan_text;
 mod record;
+mod separation;
 mod shared_device;
 mod status;
 mod steps;
@@ -39,6 +40,8 @@ mod mps;
 #[cfg(target_os = "linux")]
 mod overview;
 #[cfg(target_os = "linux")]
+mod partner;
+#[cfg(target_os = "linux")]
 mod pidfd;
 #[cfg(target_os = "linux")]
 mod process;
@@ -51,6 +54,13 @@ pub(crate) use elsewhere::{HeldName, Membership};
 pub use ending::{EndStep, EndedHolder};
 #[cfg(target_os = "linux")]
 pub(crate) use membership::{HeldName, Membership};
+#[cfg(target_os = "linux")]
+pub(crate) use partner::{Partner, PartnerProgram};
+#[cfg(target_os = "linux")]
+pub(crate) use plan_text::read as read_plan;
+pub use separation::Separation;
+#[cfg(target_os = "linux")]
+pub(crate) use separation::{NO_PARTNER, WITHOUT_MPS, keep};
 pub use shared_device::{DeviceUuid, PlanMps, SharedDevice};
 pub use status::{NameHolder, SharedName, SharedStatus};
 pub use steps::SharingStep;

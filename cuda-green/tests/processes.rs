@@ -16,4 +16,6 @@ mod processes {
     mod leftovers;
     mod parent;
     mod random;
+    mod separation;
+    mod static_partitions;
 }

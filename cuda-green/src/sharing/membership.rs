@@ -25,6 +25,7 @@ use super::{
     mps::{self, Clients},
     process::{Life, boot, life, own},
     record::{Holder, Record},
+    separation,
     status::{NameHolder, SharedName, SharedStatus},
     steps::{SharingStep, reached},
     store,
@@ -139,6 +140,7 @@ impl Membership {
             folder: place.folder.path().to_owned(),
             generation: self.plan.generation,
             under_mps: place.pipes.is_some(),
+            separation: separation::kept(&place.folder, &self.plan),
             names: names.collect(),
         }
     }

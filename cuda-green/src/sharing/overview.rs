@@ -18,6 +18,7 @@ use super::{
     mps::{self, Clients, Server},
     process::{boot, life},
     record::Record,
+    separation::{self, Separation},
     shared_device::{DeviceUuid, PlanMps, SharedDevice},
     status::{NameHolder, SharedName, SharedStatus},
     store,
@@ -32,6 +33,7 @@ pub(super) struct Found {
     /// None where no process ever claimed a name.
     pub(super) claims: Option<Claims>,
     pub(super) mps: SeenMps,
+    separation: Separation,
 }
 
 /// The MPS servers of a plan, as one sees them who may be no client.
@@ -107,6 +109,7 @@ fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
         found.push(Found {
             uuid,
             mps: SeenMps::of(&plan.key),
+            separation: separation::kept(folder, &plan),
             plan,
             folder: folder.path().to_owned(),
             claims,
@@ -138,6 +141,7 @@ impl Found {
                 folder: self.folder.clone(),
                 generation: self.plan.generation,
                 under_mps: key.server.is_some(),
+                separation: self.separation.clone(),
                 names: names.collect(),
             },
         }

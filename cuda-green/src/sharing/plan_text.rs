@@ -107,7 +107,7 @@ fn partition_line(partition: &AgreedPartition) -> String {
 ///
 /// # Errors
 /// The reason in words, for whatever this version would not have written.
-pub(super) fn read(bytes: &[u8]) -> Result<AgreedPlan, &'static str> {
+pub(crate) fn read(bytes: &[u8]) -> Result<AgreedPlan, &'static str> {
     if bytes.len() as u64 > LONGEST {
         return Err("it is longer than any plan");
     }

@@ -13,6 +13,8 @@ use cuda_green::{
     SmPartitionManager, SmResource, on_sharing_step, planner::PartitionRequest,
 };
 
+use super::separation;
+
 pub const VARIABLE: &str = "CUDA_GREEN_TEST_CHILD";
 
 /// The steps at which a child can be stopped, in their order.
@@ -64,7 +66,11 @@ impl Child {
                 (name, request)
             })),
         };
-        let plan = plan.wait(Duration::from_millis(patience));
+        let mut plan = plan.wait(Duration::from_millis(patience));
+        if std::env::var_os(separation::VARIABLE).is_some() {
+            let arguments = ["processes::separation::partner", "--exact", "--nocapture"];
+            plan = plan.tested_by(std::env::current_exe().unwrap(), arguments);
+        }
         match self.folder.as_str() {
             "-" => plan, // where the environment says
             folder => plan.in_folder(folder),
@@ -76,6 +82,7 @@ impl Child {
         let words: Vec<&str> = line.split(' ').collect();
         let policy = ContextPolicy::default();
         match words.as_slice() {
+            ["join", patience, list] => self.obey(&format!("join {patience} {list} ")),
             ["join", patience, list, names] => {
                 let names = names.split(',').filter(|name| !name.is_empty());
                 let claims: Vec<(&str, ContextPolicy)> = names.map(|name| (name, policy)).collect();
@@ -127,6 +134,10 @@ impl Child {
                     status.green_contexts,
                     names.collect::<Vec<_>>().join("; ")
                 ))
+            }
+            ["separation"] => {
+                let status = self.manager.as_ref().unwrap().allocation_status();
+                Ok(status.shared.unwrap().separation.to_string())
             }
             ["rebalance"] => {
                 self.manager
