@@ -98,8 +98,8 @@ pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
 pub use sharing::{
-    DeviceUuid, EndStep, EndedHolder, NameHolder, PlanMps, Separation, SharedDevice, SharedName,
-    SharedStatus,
+    ComputeMode, DeviceUuid, EndStep, EndedHolder, MpsDaemon, MpsStatus, NameHolder, PlanMps,
+    Separation, SharedDevice, SharedName, SharedStatus,
 };
 #[cfg(feature = "test-utils")]
 #[doc(hidden)]

@@ -11,6 +11,7 @@
 
 mod agreed_plan;
 mod ending;
+mod mps_status;
 mod plan_text;
 mod record;
 mod separation;
@@ -54,6 +55,8 @@ pub(crate) use elsewhere::{HeldName, Membership};
 pub use ending::{EndStep, EndedHolder};
 #[cfg(target_os = "linux")]
 pub(crate) use membership::{HeldName, Membership};
+pub use mps_status::{ComputeMode, MpsDaemon, MpsStatus};
+pub(crate) use mps_status::{Surroundings, variable};
 #[cfg(target_os = "linux")]
 pub(crate) use partner::{Partner, PartnerProgram};
 #[cfg(target_os = "linux")]

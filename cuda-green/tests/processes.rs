@@ -14,6 +14,7 @@ mod processes {
     mod joins;
     mod kills;
     mod leftovers;
+    mod mps_status;
     mod parent;
     mod random;
     mod separation;

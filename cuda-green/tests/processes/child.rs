@@ -139,6 +139,19 @@ impl Child {
                 let status = self.manager.as_ref().unwrap().allocation_status();
                 Ok(status.shared.unwrap().separation.to_string())
             }
+            ["mps"] => {
+                let mps = self.device.mps_status()?;
+                Ok(format!(
+                    "{} / {} / {:?} / {} SMs / {} / {:?} / {}",
+                    mps.in_use,
+                    mps.daemon,
+                    mps.servers,
+                    mps.sm_count,
+                    mps.refuses_splits.unwrap_or_default(),
+                    mps.thread_percentage,
+                    mps.compute_mode.unwrap(),
+                ))
+            }
             ["rebalance"] => {
                 self.manager
                     .as_ref()
