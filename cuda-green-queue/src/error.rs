@@ -41,6 +41,18 @@ pub enum Error {
     /// The resident kernel of an earlier launch has not returned.
     #[error("a resident kernel of the queue runs: let it leave, and wait for it")]
     Resident,
+    /// A launch of a resident kernel with too few blocks, or with blocks of too few threads.
+    #[error(
+        "a resident kernel for {lanes} lanes needs as many blocks of 32 threads or more, and this launch has {blocks} of {threads}"
+    )]
+    InvalidLaunch {
+        /// The queue's lanes: each needs a block.
+        lanes: u32,
+        /// The blocks of the launch.
+        blocks: u64,
+        /// The threads of each block.
+        threads: u64,
+    },
     /// The operating system gave no thread.
     #[error("no thread for the queue: {0}")]
     Thread(#[source] std::io::Error),

@@ -1,6 +1,7 @@
 //! Tasks from CPU code to a resident kernel.
 
 mod builder;
+mod closing;
 mod future;
 mod memory;
 mod rings;
@@ -100,6 +101,7 @@ impl ResidentQueue {
     /// kernel goes on where the one before stopped. Does not wait.
     ///
     /// # Errors
+    /// [`Error::InvalidLaunch`](crate::Error::InvalidLaunch) with fewer blocks than lanes, or fewer than 32 threads a block;
     /// [`Error::Resident`](crate::Error::Resident) while the kernel of an earlier launch runs;
     /// [`Error::Closed`](crate::Error::Closed); those of [`Stream::launch`] and
     /// [`PinnedBuffer::fence_on`](cuda_green::PinnedBuffer::fence_on). If the last fence fails, the kernel was launched.

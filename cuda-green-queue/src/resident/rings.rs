@@ -54,8 +54,8 @@ pub(super) struct InboxRings {
     ended: AtomicBool,
     watcher: Arc<Watcher>,
     inbox: Inbox,
-    /// What `local` accesses.
-    _words: Box<[AtomicU64]>,
+    /// What `local` accesses. Not in a box, whose move would end the pointer that `local` has.
+    _words: Arc<[AtomicU64]>,
 }
 
 impl InboxRings {
@@ -63,10 +63,10 @@ impl InboxRings {
         let layout: &Layout = inbox.layout();
         let futures = DeviceQueue::ring_state_bytes(layout);
         let bytes = futures + DeviceQueue::future_bytes(layout);
-        let words: Box<[AtomicU64]> = (0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
+        let words: Arc<[AtomicU64]> = (0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
         let base = NonNull::from(&*words).cast();
-        // SAFETY: the words are atomics and as many, and live as long as the value, whose field they are; moving the box
-        // does not move them.
+        // SAFETY: the words are atomics and as many, and live as long as the value, whose field they are; moving an `Arc`
+        // neither moves nor claims them.
         let local = Private::new(unsafe { Mapped::new(base, words.len() as u64 * 8) });
         let places = Places {
             segment: 0,

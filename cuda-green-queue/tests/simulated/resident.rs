@@ -1,5 +1,8 @@
 //! Resident kernels that take tasks from CPU code.
 
+mod turns;
+mod wakers;
+
 use std::{
     future::Future,
     pin::pin,
