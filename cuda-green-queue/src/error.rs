@@ -1,10 +1,12 @@
 //! The crate's error type.
 
+use std::fmt;
+
 /// A result whose error is this crate's.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of a queue.
-#[derive(Debug, thiserror::Error)]
+/// An error of a queue. `Debug` says what `Display` says, so that `unwrap` and a `main` that returns it print that.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A number that the layout of a queue cannot have.
@@ -59,4 +61,10 @@ pub enum Error {
     /// An error of the library below.
     #[error(transparent)]
     CudaGreen(#[from] cuda_green::Error),
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }

@@ -269,7 +269,7 @@ impl Default for LayoutRequest {
 
 const MAX_LANES: u32 = 1024;
 pub(crate) const MAX_PRIORITIES: u32 = 16;
-const MAX_DEPTH: u32 = 1 << 20;
+pub(crate) const MAX_DEPTH: u32 = 1 << 20;
 pub(crate) const MAX_PAYLOAD: u32 = 32_768 - SLOT_HEADER as u32;
 /// As many words as 16 KiB have.
 const MAX_INBOX_PAYLOAD: u32 = (2048 - INBOX_HEADER_WORDS) * 4;
@@ -391,7 +391,8 @@ pub(crate) fn sequence(ticket: u64, depth_log2: u32) -> u32 {
     ((ticket >> depth_log2) as u32).wrapping_add(1)
 }
 
-fn within(name: &'static str, value: u32, least: u32, most: u32) -> Result<()> {
+/// Checks that a number of a builder is in a range.
+pub(crate) fn within(name: &'static str, value: u32, least: u32, most: u32) -> Result<()> {
     if (least..=most).contains(&value) {
         return Ok(());
     }

@@ -154,8 +154,8 @@ impl ResidentQueue {
     ///
     /// # Errors
     /// [`SubmitError`] with the task: [`Full`](SubmitError::Full) if there is no slot or no entry for the answer,
-    /// [`Closed`](SubmitError::Closed), and [`Invalid`](SubmitError::Invalid) if there is no such lane or priority, or
-    /// no room for such a task or output.
+    /// [`Closed`](SubmitError::Closed), [`NoSuchRing`](SubmitError::NoSuchRing), [`TooLarge`](SubmitError::TooLarge), and
+    /// [`ReservedMethod`](SubmitError::ReservedMethod).
     pub fn try_submit_to<T: Task>(
         &self,
         lane: u32,

@@ -26,7 +26,9 @@ const RESERVED: u16 = u16::MAX;
 pub(super) enum Refusal {
     Full,
     Closed,
-    Invalid,
+    NoSuchRing,
+    TooLarge,
+    ReservedMethod,
 }
 
 impl Refusal {
@@ -35,7 +37,9 @@ impl Refusal {
         match self {
             Self::Full => SubmitError::Full(task),
             Self::Closed => SubmitError::Closed(task),
-            Self::Invalid => SubmitError::Invalid(task),
+            Self::NoSuchRing => SubmitError::NoSuchRing(task),
+            Self::TooLarge => SubmitError::TooLarge(task),
+            Self::ReservedMethod => SubmitError::ReservedMethod(task),
         }
     }
 }
@@ -116,12 +120,14 @@ impl InboxRings {
         priority: u32,
         task: &T,
     ) -> Result<Call, Refusal> {
-        let ring = self.queue.ring(lane, priority).ok_or(Refusal::Invalid)?;
-        if T::METHOD == RESERVED
-            || size_of::<T>() > ring.inbox_payload_bytes()
+        let ring = self.queue.ring(lane, priority).ok_or(Refusal::NoSuchRing)?;
+        if T::METHOD == RESERVED {
+            return Err(Refusal::ReservedMethod);
+        }
+        if size_of::<T>() > ring.inbox_payload_bytes()
             || size_of::<T::Output>() > self.table.output_bytes()
         {
-            return Err(Refusal::Invalid);
+            return Err(Refusal::TooLarge);
         }
         if !self.inbox.is_open() {
             return Err(Refusal::Closed);
