@@ -14,6 +14,8 @@ mod embed;
 mod errors;
 mod manual;
 mod pictures;
+#[cfg(all(feature = "processes", target_os = "linux"))]
+mod processes;
 #[cfg(feature = "embed")]
 mod service;
 #[cfg(feature = "embed")]
