@@ -95,7 +95,7 @@ pub use report::{MemoryReport, MemoryRow};
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
-pub use sharing::{NameHolder, SharedName, SharedStatus};
+pub use sharing::{DeviceUuid, NameHolder, PlanMps, SharedDevice, SharedName, SharedStatus};
 #[cfg(feature = "test-utils")]
 #[doc(hidden)]
 pub use sharing::{SharingStep, on_sharing_step};

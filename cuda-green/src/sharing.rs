@@ -12,6 +12,7 @@
 mod agreed_plan;
 mod plan_text;
 mod record;
+mod shared_device;
 mod status;
 mod steps;
 mod terms;
@@ -25,11 +26,15 @@ mod elsewhere;
 #[cfg(target_os = "linux")]
 mod folder;
 #[cfg(target_os = "linux")]
+mod holder;
+#[cfg(target_os = "linux")]
 mod leftover;
 #[cfg(target_os = "linux")]
 mod membership;
 #[cfg(target_os = "linux")]
 mod mps;
+#[cfg(target_os = "linux")]
+mod overview;
 #[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
@@ -40,6 +45,7 @@ pub(crate) use agreed_plan::AgreedPlan;
 pub(crate) use elsewhere::{HeldName, Membership};
 #[cfg(target_os = "linux")]
 pub(crate) use membership::{HeldName, Membership};
+pub use shared_device::{DeviceUuid, PlanMps, SharedDevice};
 pub use status::{NameHolder, SharedName, SharedStatus};
 pub use steps::SharingStep;
 #[cfg(feature = "test-utils")]

@@ -13,6 +13,7 @@ mod demo;
 mod embed;
 mod errors;
 mod manual;
+mod partitions;
 mod pictures;
 #[cfg(all(feature = "processes", target_os = "linux"))]
 mod processes;

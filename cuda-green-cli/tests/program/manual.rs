@@ -8,13 +8,14 @@ use std::{
 
 use crate::common::{note, run, text};
 
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "cuda-green",
     "cuda-green-demo",
     "cuda-green-info",
     "cuda-green-plan",
     "cuda-green-map",
     "cuda-green-check",
+    "cuda-green-partitions",
     "cuda-green-bench",
     "cuda-green-bench-isolation",
 ];

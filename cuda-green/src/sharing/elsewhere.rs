@@ -1,9 +1,10 @@
 //! Sharing where the system cannot do it: nothing can be joined, so nothing is ever held.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, path::Path, time::Duration};
 
 use super::{
     agreed_plan::{AgreedPlan, PlanKey},
+    shared_device::SharedDevice,
     status::SharedStatus,
     terms::Terms,
 };
@@ -43,5 +44,15 @@ impl Membership {
 
     pub(crate) fn status(&self) -> SharedStatus {
         match self.0 {}
+    }
+}
+
+impl SharedDevice {
+    /// Refuses: processes share a device on Linux only.
+    ///
+    /// # Errors
+    /// [`Error::Sharing`](crate::Error::Sharing).
+    pub fn list(_: Option<&Path>) -> Result<Vec<Self>> {
+        Err(SharingError::NotLinux.into())
     }
 }

@@ -20,6 +20,7 @@ use super::{
     agreed_plan::{AgreedPlan, MOST_NAMES, PlanKey, check_names},
     claims::{Claims, give_back},
     folder::{self, Folder},
+    holder::holder,
     leftover::{self, Leftover},
     mps::{self, Clients},
     process::{Life, boot, life, own},
@@ -325,28 +326,7 @@ impl Place {
 
     /// Returns the holder of a name.
     fn holder(&self, index: usize) -> Result<NameHolder, SharingError> {
-        if self.claims.is_held_here(index) {
-            return Ok(NameHolder::Own);
-        }
-        let is_held = self.claims.is_held_elsewhere(index)?;
-        let record = self.claims.read(index)?;
-        let holder = match record {
-            Record::Of(holder) => Some(holder),
-            _ => None,
-        };
-        if is_held {
-            return Ok(NameHolder::Process {
-                pid: holder.map(|holder| holder.pid),
-                since: holder.map(|holder| holder.since),
-            });
-        }
-        Ok(match self.judge(record) {
-            Leftover::Clear => NameHolder::Free,
-            Leftover::Dirty(reason) => NameHolder::Dirty {
-                pid: holder.map(|holder| holder.pid),
-                reason,
-            },
-        })
+        holder(&self.claims, index, |record| self.judge(record))
     }
 }
 

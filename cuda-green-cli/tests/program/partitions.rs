@@ -1,0 +1,109 @@
+//! `cuda-green partitions`, beside a plan that this test's process has joined.
+
+#![cfg(target_os = "linux")]
+
+use std::process;
+
+use cuda_green::{
+    ContextPolicy, Driver, SharedPlan, SmPartitionManager, planner::PartitionRequest,
+};
+
+use crate::common::{program, text};
+
+/// The process of the test as a member of a plan.
+struct Member {
+    folder: tempfile::TempDir,
+    /// What holds the names.
+    _manager: SmPartitionManager<String>,
+}
+
+impl Member {
+    /// Joins a plan of two names, and claims the first.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let driver = Driver::open(&"sim:h200@13.0".parse().unwrap()).unwrap();
+        let plan = SharedPlan::of([
+            ("serving", PartitionRequest::at_least(64)),
+            ("indexing", PartitionRequest::rest()),
+        ])
+        .in_folder(folder.path().join("shared"));
+        let claims = [("serving", ContextPolicy::default())];
+        Self {
+            _manager: SmPartitionManager::join(&driver.device(0).unwrap(), &plan, &claims).unwrap(),
+            folder,
+        }
+    }
+
+    /// Runs the program where it finds the plan; returns its exit code and its output.
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = program(arguments)
+            .env("CUDA_GREEN_SHARED_DIR", self.folder.path().join("shared"))
+            .output()
+            .unwrap();
+        let code = output.status.code().unwrap();
+        (code, text(&output.stdout), text(&output.stderr))
+    }
+}
+
+#[test]
+fn a_plan_is_shown_with_its_holders() {
+    let member = Member::new();
+    let (code, shown, _) = member.run(&["partitions"]);
+    assert_eq!(code, 0, "{shown}");
+    assert!(
+        shown.lines().all(|line| line.chars().count() <= 80),
+        "{shown}"
+    );
+    assert!(shown.contains(": 132 SMs, CUDA 13.0, plan 1\n"), "{shown}");
+    assert!(
+        shown.contains("  without MPS: processes take turns"),
+        "{shown}"
+    );
+    let own = format!("serving      64  held by {} (", process::id());
+    assert!(shown.contains(&own), "{shown}");
+    assert!(shown.contains("indexing     68  free\n"), "{shown}");
+    let again = member.run(&["partitions", "show"]).1;
+    assert_eq!(again.lines().next(), shown.lines().next());
+}
+
+#[test]
+fn a_plan_is_shown_as_json() {
+    let member = Member::new();
+    let (code, shown, _) = member.run(&["partitions", "--json"]);
+    assert_eq!(code, 0);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let plan = &shown["plans"][0];
+    assert_eq!(plan["generation"], 1);
+    assert_eq!(plan["sm_count"], 132);
+    assert_eq!(plan["mps"], serde_json::Value::Null);
+    let names = &plan["partitions"];
+    assert_eq!(names[0]["name"], "serving");
+    assert_eq!(names[0]["state"], "held");
+    assert_eq!(names[0]["pid"], process::id());
+    assert_eq!(names[1]["state"], "free");
+    assert_eq!(names[1]["pid"], serde_json::Value::Null);
+
+    let uuid = plan["uuid"].as_str().unwrap();
+    let (code, one, _) = member.run(&["partitions", "--json", "--uuid", &uuid[..12]]);
+    assert_eq!(code, 0);
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&one).unwrap(),
+        shown
+    );
+    let (code, _, said) = member.run(&["partitions", "--uuid", "GPU-none"]);
+    assert_eq!(code, 1);
+    assert!(said.contains(uuid), "{said}");
+}
+
+#[test]
+fn where_nobody_has_joined_nothing_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = folder.path().join("shared");
+    let output = program(&["partitions"])
+        .env("CUDA_GREEN_SHARED_DIR", &shared)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert!(text(&output.stdout).starts_with("No plan is in force"));
+    assert!(!shared.exists());
+}
