@@ -222,8 +222,8 @@ impl Load {
         Ok(stream.synchronize()?)
     }
 
-    /// Launches one kernel of a flood, or one batch of tiny ones.
-    fn launch_flood(&self, flood: Flood, stream: &Stream) -> anyhow::Result<()> {
+    /// Launches one kernel of a flood, or one batch of tiny ones; returns their blocks.
+    fn launch_flood(&self, flood: Flood, stream: &Stream) -> anyhow::Result<u64> {
         let (launches, blocks, threads, rounds) = match flood.kind {
             FloodKind::Waves { waves, rounds } => {
                 let blocks = stream.context().sm_count() * 2 * waves;
@@ -235,10 +235,10 @@ impl Load {
         for _ in 0..launches {
             self.burn(stream, &shape, rounds)?;
         }
-        Ok(())
+        Ok(u64::from(launches) * u64::from(blocks))
     }
 
-    /// Keeps work queued until it is told to stop, and counts the kernels or batches that are done; then waits for all.
+    /// Keeps work queued until it is told to stop, and counts the blocks that are done; then waits for all.
     pub fn flood(&self, flood: Flood, stream: &Stream, progress: &Progress) -> anyhow::Result<()> {
         let ran = self.launch_until_stopped(flood, stream, progress);
         // In any case: a process must not end with work in flight.
@@ -255,15 +255,15 @@ impl Load {
     ) -> anyhow::Result<()> {
         let mut queued = VecDeque::new();
         while !progress.is_stopped() {
-            self.launch_flood(flood, stream)?;
+            let blocks = self.launch_flood(flood, stream)?;
             let event = Event::new(&self.device)?;
             stream.record(&event)?;
-            queued.push_back(event);
+            queued.push_back((event, blocks));
             if queued.len() > 2
-                && let Some(oldest) = queued.pop_front()
+                && let Some((oldest, blocks)) = queued.pop_front()
             {
                 oldest.synchronize()?;
-                progress.add(1);
+                progress.add(blocks);
             }
         }
         Ok(())

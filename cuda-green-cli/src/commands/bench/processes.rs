@@ -32,7 +32,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 pub use figures::ProcessFigures;
 use figures::{Change, Join, Row, Setting, compare};
 use lengths::Lengths;
@@ -61,9 +60,12 @@ struct Measured {
     opened: Opened,
     join: Option<Join>,
     change: Option<Change>,
+    /// Joins and changes are measured in the first round.
+    plan_was_tried: bool,
     skipped: Vec<String>,
-    /// The ways in which the processes could not share the device.
-    refused: Vec<Sharing>,
+    failed: Vec<String>,
+    /// The placements that are not measured again.
+    refused: Vec<Placement>,
 }
 
 struct Cell {
@@ -111,11 +113,13 @@ pub fn measure(work: &Work<'_>, with_daemon: bool) -> anyhow::Result<ProcessFigu
     while repeats < lengths.repeats && (repeats == 0 || begin.elapsed() + longest < lengths.budget)
     {
         let start = Instant::now();
-        measured.round(&ground)?;
+        measured.round(&ground);
         longest = longest.max(start.elapsed());
         repeats += 1;
     }
-    keeper.end()?;
+    if let Err(error) = keeper.end() {
+        measured.failed.push(format!("{error:#}"));
+    }
     let mut figures = measured.figures(repeats, begin.elapsed());
     if is_real {
         compare(&mut figures.rows);
@@ -133,58 +137,81 @@ fn keep(keeper: &mut Process, daemon: bool) -> anyhow::Result<(PathBuf, Option<S
 }
 
 impl Measured {
-    /// Measures each placement once.
-    fn round(&mut self, ground: &Ground<'_>) -> anyhow::Result<()> {
-        let is_simulated = ground.work.device.driver().is_simulated();
+    /// Measures each placement once. What fails is not measured again, and ends nothing else.
+    fn round(&mut self, ground: &Ground<'_>) {
+        let progress = ground.work.progress;
         for sharing in Sharing::ALL {
-            let placements = sharing.placements();
-            if self.refused.contains(&sharing) {
-                ground.work.progress.inc(placements.count() as u64);
-                continue;
-            }
-            let mut pair = match Pair::start(ground, sharing)? {
-                Ok(pair) => pair,
-                Err(reason) => {
-                    self.refuse(sharing, &reason);
-                    continue;
+            let mut pair = None;
+            for placement in sharing.placements() {
+                progress.set_message(placement.name());
+                if pair.is_none() && !self.refused.contains(&placement) {
+                    pair = self.start(ground, sharing);
                 }
-            };
-            for placement in placements {
-                ground.work.progress.set_message(placement.name());
-                let measured = pair.measure(placement);
-                let (sms, found) =
-                    measured.with_context(|| format!("measuring {}", placement.name()))?;
-                for (flood, once) in found {
-                    self.add(placement, flood, sms, once);
+                if let Some(mut running) = pair.take_if(|_| !self.refused.contains(&placement)) {
+                    match running.measure(placement) {
+                        Ok((sms, found)) => {
+                            for (flood, once) in found {
+                                self.add(placement, flood, sms, once);
+                            }
+                            pair = Some(running);
+                        }
+                        Err(error) => {
+                            self.refused.push(placement);
+                            self.fail(placement.name(), &error);
+                        }
+                    }
                 }
-                ground.work.progress.inc(1);
+                progress.inc(1);
             }
+            let Some(mut pair) = pair else { continue };
             // Where both hold their SMs at once.
-            if sharing == Sharing::Mps && self.join.is_none() {
-                self.join = Some(Join::of(&pair.joins()?, is_simulated));
-                match change::measure(&mut pair)? {
-                    Ok(change) => self.change = Some(change),
-                    Err(reason) => self.skipped.push(format!("a change of the plan: {reason}")),
-                }
+            if sharing == Sharing::Mps
+                && !std::mem::replace(&mut self.plan_was_tried, true)
+                && let Err(error) = self.plan(ground, &mut pair)
+            {
+                self.fail("joins and changes of the plan", &error);
             }
-            self.opened = pair.opened.clone();
-            pair.end()?;
+            if let Err(error) = pair.end() {
+                self.fail("the end", &error);
+            }
+        }
+    }
+
+    /// Starts both processes, unless they cannot share the device in this way.
+    fn start<'a>(&mut self, ground: &'a Ground<'a>, sharing: Sharing) -> Option<Pair<'a>> {
+        match Pair::start(ground, sharing) {
+            Ok(Ok(pair)) => {
+                self.opened = pair.opened.clone();
+                return Some(pair);
+            }
+            Ok(Err(reason)) => self.skipped.push(format!("{}: {reason}", names(sharing))),
+            Err(error) => self.fail(&names(sharing), &error),
+        }
+        self.refused.extend(sharing.placements());
+        None
+    }
+
+    /// Measures joins and a change of the plan.
+    fn plan(&mut self, ground: &Ground<'_>, pair: &mut Pair<'_>) -> anyhow::Result<()> {
+        let is_simulated = ground.work.device.driver().is_simulated();
+        self.join = Some(Join::of(&pair.joins()?, is_simulated));
+        match change::measure(pair)? {
+            Ok(change) => self.change = Some(change),
+            Err(reason) => self.skipped.push(format!("a change of the plan: {reason}")),
         }
         Ok(())
     }
 
-    fn refuse(&mut self, sharing: Sharing, reason: &str) {
-        self.refused.push(sharing);
-        let names = sharing.placements().map(Placement::name);
-        let names = names.collect::<Vec<_>>().join("; ");
-        self.skipped.push(format!("{names}: {reason}"));
+    fn fail(&mut self, what: &str, error: &anyhow::Error) {
+        self.failed.push(format!("{what}: {error:#}"));
     }
 
+    /// Leaves out everything under MPS.
     fn refuse_mps(&mut self, reason: &str) {
-        let ways = Sharing::ALL.into_iter();
-        for sharing in ways.filter(|sharing| sharing.percentages().is_some()) {
-            self.refuse(sharing, reason);
-        }
+        let all = Placement::ALL.into_iter();
+        let under_mps = all.filter(|placement| placement.sharing().percentages().is_some());
+        self.refused.extend(under_mps);
+        self.skipped.push(format!("everything under MPS: {reason}"));
     }
 
     fn add(
@@ -232,7 +259,14 @@ impl Measured {
             join: self.join,
             change: self.change,
             skipped: self.skipped,
+            failed: self.failed,
             goals: Vec::new(),
         }
     }
+}
+
+/// Returns the names of all placements that processes of this kind can have.
+fn names(sharing: Sharing) -> String {
+    let names = sharing.placements().map(Placement::name);
+    names.collect::<Vec<_>>().join("; ")
 }

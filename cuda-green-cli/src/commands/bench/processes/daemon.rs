@@ -29,6 +29,8 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// A daemon that runs.
 pub struct Daemon {
+    /// The control program.
+    program: PathBuf,
     pipes: PathBuf,
     logs: PathBuf,
 }
@@ -56,7 +58,12 @@ pub fn no_pipes(folder: &Path) -> PathBuf {
 impl Daemon {
     /// Starts a daemon with its pipes and logs in a folder, which has [`folders`] for them.
     pub fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_by(Path::new(PROGRAM), folder)
+    }
+
+    fn start_by(program: &Path, folder: &Path) -> anyhow::Result<Self> {
         let daemon = Self {
+            program: program.to_owned(),
             pipes: pipes(folder),
             logs: logs(folder),
         };
@@ -74,14 +81,18 @@ impl Daemon {
 
     /// Waits for the clients to leave, and ends the daemon and its servers.
     pub fn end(self) -> anyhow::Result<()> {
-        let end = Instant::now() + PATIENCE;
+        self.end_within(PATIENCE)
+    }
+
+    fn end_within(self, patience: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + patience;
         // One that is still there would be ended by force, with work in flight.
         while Instant::now() < end && self.has_clients().unwrap_or(false) {
             thread::sleep(STEP);
         }
         let id = self.id();
         let quit = self.control(&[], "quit\n");
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience;
         while let Some(id) = id
             && is_daemon(id)
         {
@@ -114,7 +125,9 @@ impl Daemon {
     fn kill(&self) {
         if let Some(id) = self.id().filter(|id| is_daemon(*id)) {
             // Nothing more can be done if it fails.
-            let _ = Command::new("kill").arg(id.to_string()).status();
+            let _ = Command::new("sh")
+                .args(["-c", &format!("kill {id}")])
+                .status();
         }
     }
 
@@ -124,7 +137,7 @@ impl Daemon {
         // Not a pipe: the daemon would keep it open.
         let path = self.logs.join("control.txt");
         let output = File::create(&path)?;
-        let mut program = Command::new(PROGRAM);
+        let mut program = Command::new(&self.program);
         program
             .args(arguments)
             .env(PIPES, &self.pipes)
@@ -174,9 +187,94 @@ fn is_daemon(id: u32) -> bool {
         && is_alive()
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    /// A control program whose daemon is a shell. What is in the folder of the program decides how it behaves.
+    const CONTROL: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+pipes=$CUDA_MPS_PIPE_DIRECTORY
+case ${1-} in
+-d)
+    [ -e "$here/refuses" ] && { echo "An instance of this daemon is already running"; exit 1; }
+    "$0" --daemon </dev/null >/dev/null 2>&1 &
+    echo $! >"$pipes/nvidia-cuda-mps-control.pid" ;;
+--daemon)
+    for _ in $(seq 1000); do
+        [ -e "$pipes/quit" ] && ! [ -e "$here/stays" ] && exit
+        sleep 0.02
+    done ;;
+*)
+    read -r command argument
+    echo "$command $argument" >>"$here/asked"
+    case $command in
+    get_server_list) echo 17 ;;
+    get_client_list)
+        # The client leaves once it was asked for twice.
+        [ "$(grep -c get_client_list "$here/asked")" -gt 2 ] || echo 18 ;;
+    quit) touch "$pipes/quit" ;;
+    esac ;;
+esac
+"#;
+
+    /// Returns a folder with the control program, and the folders of a run.
+    fn machine() -> (tempfile::TempDir, PathBuf) {
+        let machine = tempfile::tempdir().unwrap();
+        let program = machine.path().join(PROGRAM);
+        fs::write(&program, CONTROL).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        for folder in folders(machine.path()) {
+            fs::create_dir(folder).unwrap();
+        }
+        (machine, program)
+    }
+
+    #[test]
+    fn the_daemon_ends_after_its_clients() {
+        let (machine, program) = machine();
+        let daemon = Daemon::start_by(&program, machine.path()).unwrap();
+        let id = daemon.id().unwrap();
+        assert!(is_daemon(id));
+        daemon.end().unwrap();
+        assert!(!is_daemon(id));
+        let asked = fs::read_to_string(machine.path().join("asked")).unwrap();
+        assert_eq!(asked.matches("get_client_list 17").count(), 3, "{asked}");
+        assert!(asked.trim_end().ends_with("quit"), "{asked}");
+    }
+
+    #[test]
+    fn a_daemon_that_stays_is_ended_and_told() {
+        let (machine, program) = machine();
+        fs::write(machine.path().join("stays"), "").unwrap();
+        let daemon = Daemon::start_by(&program, machine.path()).unwrap();
+        let id = daemon.id().unwrap();
+        let told = daemon.end_within(Duration::from_millis(200)).unwrap_err();
+        assert!(told.to_string().contains("did not end by itself"), "{told}");
+        let end = Instant::now() + Duration::from_secs(10);
+        while is_daemon(id) {
+            assert!(Instant::now() < end, "it is still there");
+            thread::sleep(STEP);
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_cannot_be_is_told_in_its_own_words() {
+        let (machine, program) = machine();
+        fs::write(machine.path().join("refuses"), "").unwrap();
+        let told = |program: &Path| {
+            let error = Daemon::start_by(program, machine.path()).err().unwrap();
+            format!("{error:#}")
+        };
+        assert!(told(&program).contains("already running"));
+        let missing = told(&machine.path().join("none"));
+        assert!(
+            missing.starts_with("running nvidia-cuda-mps-control: "),
+            "{missing}"
+        );
+    }
 
     #[test]
     fn only_an_mps_daemon_is_ended() {

@@ -30,6 +30,9 @@ pub struct ProcessFigures {
     /// What could not be measured here, and why.
     #[serde(default)]
     pub skipped: Vec<String>,
+    /// What failed, and how: a defect.
+    #[serde(default)]
+    pub failed: Vec<String>,
     /// Empty on a simulated driver.
     #[serde(default)]
     pub goals: Vec<Goal>,
@@ -64,7 +67,7 @@ pub struct Row {
     /// driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p99_to_alone: Option<Found>,
-    /// The flood's pace in its SMs without requests, and beside them: kernels or products a second.
+    /// The flood's pace in its SMs without requests, and beside them: blocks or products a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flood_alone_per_s: Option<Found>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

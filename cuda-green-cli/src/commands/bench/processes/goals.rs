@@ -79,6 +79,7 @@ mod tests {
             join: None,
             change: None,
             skipped: Vec::new(),
+            failed: Vec::new(),
             goals: Vec::new(),
         }
     }

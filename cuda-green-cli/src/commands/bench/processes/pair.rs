@@ -85,14 +85,10 @@ impl<'a> Pair<'a> {
             match process.answer()? {
                 Answer::Opened {
                     under_mps,
-                    no_matrix: reason,
+                    no_matrix,
                     matrix,
-                    ..
                 } if under_mps == sharing.percentages().is_some() => {
-                    opened = Opened {
-                        matrix,
-                        no_matrix: reason,
-                    };
+                    opened = Opened { matrix, no_matrix };
                 }
                 Answer::Opened {
                     under_mps: false, ..

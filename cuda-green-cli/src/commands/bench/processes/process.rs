@@ -16,9 +16,10 @@ use super::protocol::{Answer, Order};
 use crate::args::ProcessPart;
 
 /// The longest time that an answer takes: a process's first waits for the driver and for the MPS server.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The longest time that a process takes to end. The keeper's is the longest: it waits for the MPS daemon.
-const END: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest time that a worker takes to end, and the keeper, which waits for the MPS daemon.
+const END_OF_WORKER: Duration = Duration::from_secs(10);
+const END_OF_KEEPER: Duration = Duration::from_secs(30);
 
 /// A process, which is told to end when this is dropped.
 pub struct Process {
@@ -27,6 +28,8 @@ pub struct Process {
     /// None once it was told to end.
     orders: Option<ChildStdin>,
     answers: Receiver<String>,
+    /// The longest time that it takes to end.
+    limit: Duration,
 }
 
 impl Process {
@@ -37,6 +40,10 @@ impl Process {
         device: &CudaDevice,
         variables: &[(&str, Option<String>)],
     ) -> anyhow::Result<Self> {
+        let limit = match part {
+            ProcessPart::Keeper => END_OF_KEEPER,
+            ProcessPart::Worker => END_OF_WORKER,
+        };
         let part = part.to_possible_value().context("a part without a name")?;
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -66,6 +73,7 @@ impl Process {
             child,
             orders,
             answers,
+            limit,
         };
         let stdout = stdout.context("a process without output")?;
         // It ends with the process, whose output it reads.
@@ -124,8 +132,10 @@ impl Process {
     /// Tells the process to end, and waits for it.
     pub fn end(mut self) -> anyhow::Result<()> {
         self.orders = None;
-        let status = self.wait(END)?;
-        let status = status.with_context(|| format!("{} did not end within {END:?}", self.name))?;
+        let limit = self.limit;
+        let status = self.wait(limit)?;
+        let status =
+            status.with_context(|| format!("{} did not end within {limit:?}", self.name))?;
         ensure!(status.success(), "{} failed: {status}", self.name);
         Ok(())
     }
@@ -151,7 +161,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.orders = None;
-        if !matches!(self.wait(END), Ok(Some(_))) {
+        if !matches!(self.wait(self.limit), Ok(Some(_))) {
             // It hangs, and must not be left behind.
             let _ = self.child.kill();
             let _ = self.child.wait();

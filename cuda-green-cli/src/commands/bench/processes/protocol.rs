@@ -56,7 +56,6 @@ pub enum Answer {
     },
     Opened {
         under_mps: bool,
-        sm_count: u32,
         /// Why there are no matrix products.
         no_matrix: Option<String>,
         /// What a matrix product is, in words.

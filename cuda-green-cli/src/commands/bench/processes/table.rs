@@ -50,9 +50,11 @@ impl Figures for ProcessFigures {
             let took = duration(change.change_us.median * 1e3);
             table += &format!("\na change of the plan, both idle: {took}\n");
         }
-        for skipped in &self.skipped {
-            let skipped = format!("not measured: {}", printable_line(skipped));
-            table += &format!("\n{}", wrapped(&skipped, 80, "  "));
+        for (what, reasons) in [("not measured", &self.skipped), ("failed", &self.failed)] {
+            for reason in reasons {
+                let line = format!("{what}: {}", printable_line(reason));
+                table += &format!("\n{}", wrapped(&line, 80, "  "));
+            }
         }
         if self.goals.is_empty() {
             return format!("{table}\n{NO_RATIOS}");
@@ -62,6 +64,13 @@ impl Figures for ProcessFigures {
             table += &format!("\n{}", goal.line());
         }
         table
+    }
+
+    fn verdict(&self) -> anyhow::Result<()> {
+        match self.failed.as_slice() {
+            [] => Ok(()),
+            failed => anyhow::bail!("not measured: {}", failed.join("; ")),
+        }
     }
 }
 

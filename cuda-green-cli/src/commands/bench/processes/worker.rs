@@ -124,7 +124,6 @@ impl Worker {
         }
         let answer = Answer::Opened {
             under_mps: device.is_under_mps(),
-            sm_count: device.properties().multiprocessor_count,
             no_matrix,
             #[cfg(feature = "embed")]
             matrix: matrix.as_ref().map(Matrix::describe),
