@@ -12,6 +12,8 @@ use clap::{
 };
 use cuda_green::{CudaDevice, Driver, DriverSpec};
 
+#[cfg(feature = "processes")]
+pub use bench::ProcessPart;
 pub use bench::{Bench, Drawing, Measurement, StartupPart};
 #[cfg(feature = "embed")]
 pub use bench::{EmbedBench, EmbedSource, ServiceBench};

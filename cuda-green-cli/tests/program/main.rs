@@ -15,6 +15,8 @@ mod errors;
 mod manual;
 mod partitions;
 mod pictures;
+#[cfg(all(feature = "processes", target_os = "linux"))]
+mod processes;
 #[cfg(feature = "embed")]
 mod service;
 #[cfg(feature = "embed")]
