@@ -681,7 +681,7 @@ fn processes_of(figures: &Value) -> String {
     let setting = &figures["setting"];
     let [request, flood] = [0, 1].map(|which| &setting["thread_percentages"][which]);
     let mut table = format!(
-        "\nTwo processes on one GPU, by `cuda-green bench processes`: the p50 / p99 of a request of one in microseconds, the median of {} repeats, alone and beside a flood of the other. The pace is the flood's beside requests, as a share of its pace alone on the whole GPU without MPS. The percentages are {request} and {flood}; the partitions of `cuda-green` have {} and {} SMs.\n\n",
+        "Two processes on one GPU, by `cuda-green bench processes`: the p50 / p99 of a request of one in microseconds, the median of {} repeats, alone and beside a flood of the other. The pace is the flood's beside requests, as a share of its pace alone on the whole GPU without MPS. The percentages are {request} and {flood}; the partitions of `cuda-green` have {} and {} SMs.\n\n",
         setting["repeats"],
         row("mps_green", None)["sm_counts"][0],
         row("mps_green", None)["sm_counts"][1],
@@ -708,6 +708,17 @@ fn processes_of(figures: &Value) -> String {
         }
         table += &format!(" {} |\n", clocks.join(", "));
     }
+    if let Some(join) = figures["join"].as_object() {
+        let [join_us, first, create] = [
+            &join["join_us"]["median"],
+            &join["first_us"],
+            &join["create_us"]["median"],
+        ]
+        .map(whole);
+        table += &format!(
+            "\nA process joins a plan in force in {join_us} µs, the first time in {first}; to create the context alone takes {create}.\n"
+        );
+    }
     for reason in figures["skipped"].as_array().unwrap() {
         table += &format!("\nNot measured: {}.\n", reason.as_str().unwrap());
     }
@@ -732,6 +743,7 @@ fn the_table_of_processes_has_each_placement() {
     let mut figures = serde_json::json!({
         "setting": { "repeats": 5, "thread_percentages": [25, 75] },
         "rows": rows.collect::<Vec<_>>(), "skipped": [], "goals": [],
+        "join": { "join_us": found(1100.4), "first_us": 1500.0, "create_us": found(900.0) },
     });
     let table = processes_of(&figures);
     let beside = "1,234 / 2,000 | 1.50 | 0.75 |";
@@ -739,6 +751,7 @@ fn the_table_of_processes_has_each_placement() {
         "| MPS, client priorities | 1,234 / 2,000 | {beside} {beside} 1980, 1980, 1980 |\n"
     );
     assert!(table.contains(&line), "{table}");
+    assert!(table.contains("in 1,100 µs, the first time in 1,500; to create"));
     // Without a daemon, most are missing.
     figures["rows"].as_array_mut().unwrap().truncate(6);
     let line = "| MPS, client priorities | – / – | – / – | – | – | – / – | – | – | –, –, – |\n";
