@@ -95,7 +95,9 @@ pub use report::{MemoryReport, MemoryRow};
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
-pub use sharing::{DeviceUuid, NameHolder, PlanMps, SharedDevice, SharedName, SharedStatus};
+pub use sharing::{
+    DeviceUuid, EndStep, EndedHolder, NameHolder, PlanMps, SharedDevice, SharedName, SharedStatus,
+};
 #[cfg(feature = "test-utils")]
 #[doc(hidden)]
 pub use sharing::{SharingStep, on_sharing_step};

@@ -10,6 +10,7 @@
 #![cfg_attr(not(target_os = "linux"), allow(dead_code))] // elsewhere nothing can be joined
 
 mod agreed_plan;
+mod ending;
 mod plan_text;
 mod record;
 mod shared_device;
@@ -24,6 +25,8 @@ mod descriptor;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 #[cfg(target_os = "linux")]
+mod end;
+#[cfg(target_os = "linux")]
 mod folder;
 #[cfg(target_os = "linux")]
 mod holder;
@@ -36,6 +39,8 @@ mod mps;
 #[cfg(target_os = "linux")]
 mod overview;
 #[cfg(target_os = "linux")]
+mod pidfd;
+#[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
 mod store;
@@ -43,6 +48,7 @@ mod store;
 pub(crate) use agreed_plan::AgreedPlan;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use elsewhere::{HeldName, Membership};
+pub use ending::{EndStep, EndedHolder};
 #[cfg(target_os = "linux")]
 pub(crate) use membership::{HeldName, Membership};
 pub use shared_device::{DeviceUuid, PlanMps, SharedDevice};

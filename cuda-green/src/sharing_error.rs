@@ -109,6 +109,14 @@ pub enum SharingError {
         "nobody held a name of the plan that this manager joined, and another has taken its place; drop the manager, and join again"
     )]
     Replaced,
+    /// The process that holds a name was not ended.
+    #[error("the holder of {name:?} was not ended: {reason}")]
+    NotEnded {
+        /// The name.
+        name: String,
+        /// The reason, and what to do.
+        reason: String,
+    },
     /// The process has more privileges than its user.
     #[error(
         "a process with raised privileges trusts no folder and no program that its environment names, so it joins no plan; join from one without"

@@ -9,6 +9,8 @@
 
 mod processes {
     mod child;
+    mod daemon;
+    mod ends;
     mod joins;
     mod kills;
     mod leftovers;

@@ -8,7 +8,7 @@ use std::{
 
 use crate::common::{note, run, text};
 
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "cuda-green",
     "cuda-green-demo",
     "cuda-green-info",
@@ -16,6 +16,7 @@ const PAGES: [&str; 9] = [
     "cuda-green-map",
     "cuda-green-check",
     "cuda-green-partitions",
+    "cuda-green-partitions-end",
     "cuda-green-bench",
     "cuda-green-bench-isolation",
 ];

@@ -2,7 +2,10 @@
 
 #![cfg(target_os = "linux")]
 
-use std::process;
+use std::{
+    io::{BufRead, BufReader},
+    process,
+};
 
 use cuda_green::{
     ContextPolicy, Driver, SharedPlan, SmPartitionManager, planner::PartitionRequest,
@@ -93,6 +96,71 @@ fn a_plan_is_shown_as_json() {
     let (code, _, said) = member.run(&["partitions", "--uuid", "GPU-none"]);
     assert_eq!(code, 1);
     assert!(said.contains(uuid), "{said}");
+}
+
+#[test]
+fn a_holder_that_is_not_there_is_not_ended() {
+    let member = Member::new();
+    let (code, _, said) = member.run(&["partitions", "end", "indexing"]);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("\"indexing\" was not ended: nobody holds it"),
+        "{said}"
+    );
+    let (code, _, said) = member.run(&["partitions", "end", "none"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("no partition \"none\""), "{said}");
+    let (code, _, said) = member.run(&["partitions", "end", "serving", "--wait", "-1"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("0 to 86400 seconds"), "{said}");
+}
+
+/// A holder for [`a_holder_is_ended`], which starts this test again as a process.
+#[test]
+fn holder() {
+    if std::env::var_os("CUDA_GREEN_TEST_HOLDER").is_none() {
+        return;
+    }
+    let driver = Driver::open(&"sim:h200@13.0".parse().unwrap()).unwrap();
+    let plan = SharedPlan::in_force();
+    let claims = [("indexing", ContextPolicy::default())];
+    let _manager = SmPartitionManager::join(&driver.device(0).unwrap(), &plan, &claims).unwrap();
+    println!("\n@ ready");
+    std::thread::sleep(std::time::Duration::from_secs(600));
+}
+
+#[test]
+fn a_holder_is_ended() {
+    let member = Member::new();
+    let holder = || {
+        let mut holder = process::Command::new(std::env::current_exe().unwrap())
+            .args(["partitions::holder", "--exact", "--nocapture"])
+            .env("CUDA_GREEN_TEST_HOLDER", "1")
+            .env("CUDA_GREEN_SHARED_DIR", member.folder.path().join("shared"))
+            .stdout(process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(holder.stdout.take().unwrap());
+        assert!(output.lines().any(|line| line.unwrap() == "@ ready"));
+        holder
+    };
+    let mut one = holder();
+    let (code, said, errors) = member.run(&["partitions", "end", "indexing", "--wait", "60"]);
+    assert_eq!(code, 0, "{errors}");
+    let start = format!("process {}:\n  SIGTERM\n  ended after ", one.id());
+    assert!(said.starts_with(&start), "{said}");
+    assert!(said.ends_with("\nindexing is free\n"), "{said}");
+    one.wait().unwrap();
+
+    let mut other = holder();
+    let (code, said, _) = member.run(&["partitions", "end", "indexing", "--json"]);
+    assert_eq!(code, 0);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["ended"]["pid"], other.id());
+    assert_eq!(said["ended"]["names"], serde_json::json!(["indexing"]));
+    assert_eq!(said["ended"]["steps"][0]["step"], "sigterm");
+    assert_eq!(said["ended"]["free"], true);
+    other.wait().unwrap();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{convert::Infallible, path::Path, time::Duration};
 
 use super::{
     agreed_plan::{AgreedPlan, PlanKey},
+    ending::EndedHolder,
     shared_device::SharedDevice,
     status::SharedStatus,
     terms::Terms,
@@ -53,6 +54,14 @@ impl SharedDevice {
     /// # Errors
     /// [`Error::Sharing`](crate::Error::Sharing).
     pub fn list(_: Option<&Path>) -> Result<Vec<Self>> {
+        Err(SharingError::NotLinux.into())
+    }
+
+    /// Refuses, as [`list`](Self::list) does.
+    ///
+    /// # Errors
+    /// [`Error::Sharing`](crate::Error::Sharing).
+    pub fn end_holder(&self, _: &str, _: Duration) -> Result<EndedHolder> {
         Err(SharingError::NotLinux.into())
     }
 }

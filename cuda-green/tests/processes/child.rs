@@ -145,6 +145,11 @@ impl Child {
                 SIGNAL.store(signal.parse().unwrap(), Ordering::Relaxed);
                 Ok(String::new())
             }
+            ["ignore-term"] => {
+                // SAFETY: no handler is installed, so nothing runs in one.
+                unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+                Ok(String::new())
+            }
             ["fork"] => Ok(self.fork()),
             other => panic!("{other:?}"),
         }
