@@ -637,6 +637,127 @@ fn elastic(figures: &Value) -> String {
     )
 }
 
+/// A request of one process beside a flood of another, once there is evidence of it.
+fn processes() -> String {
+    let path = format!("{}/evidence/processes.json", env!("CARGO_MANIFEST_DIR"));
+    match fs::exists(path).unwrap() {
+        true => processes_of(&figures("processes")),
+        false => "MPS and MIG were read about, not measured here.\n".to_owned(),
+    }
+}
+
+/// The placements of two processes, in the order of the table.
+const PLACEMENTS: [(&str, &str); 7] = [
+    ("time_slices", "no MPS: time slices"),
+    (
+        "time_slices_green",
+        "no MPS, `cuda-green` in both: time slices",
+    ),
+    ("mps", "MPS, no limits"),
+    ("mps_priorities", "MPS, client priorities"),
+    ("mps_percentages", "MPS, thread percentages"),
+    (
+        "mps_green",
+        "**MPS, `cuda-green` in both: partitions of one plan**",
+    ),
+    ("mps_same_group", "MPS, green contexts over the same SMs"),
+];
+
+fn processes_of(figures: &Value) -> String {
+    let rows = figures["rows"].as_array().unwrap();
+    let row = |placement: &str, flood: Option<&str>| {
+        let mut rows = rows.iter();
+        let row = rows.find(|row| row["placement"] == placement && row["flood"].as_str() == flood);
+        row.unwrap_or(&Value::Null)
+    };
+    let whole = |value: &Value| {
+        let value = value.as_f64();
+        value.map_or("–".to_owned(), |value| thousands(value.round() as u64))
+    };
+    let times = |row: &Value| {
+        let [p50, p99] = ["p50_us", "p99_us"].map(|field| whole(&row[field]["median"]));
+        format!("{p50} / {p99}")
+    };
+    let setting = &figures["setting"];
+    let [request, flood] = [0, 1].map(|which| &setting["thread_percentages"][which]);
+    let mut table = format!(
+        "Two processes on one GPU, by `cuda-green bench processes`: the p50 / p99 of a request of one in microseconds, the median of {} repeats, alone and beside a flood of the other. The pace is the flood's beside requests, as a share of its pace alone on the whole GPU without MPS. The percentages are {request} and {flood}; the partitions of `cuda-green` have {} and {} SMs.\n\n",
+        setting["repeats"],
+        row("mps_green", None)["sm_counts"][0],
+        row("mps_green", None)["sm_counts"][1],
+    );
+    table += "| | alone | beside blocks of 2 ms | p99 / alone | pace | beside matrix products | p99 / alone | pace | SM clock, MHz: alone, blocks, products |\n|---|---|---|---|---|---|---|---|---|\n";
+    for (placement, name) in PLACEMENTS {
+        let alone = row(placement, None);
+        table += &format!("| {name} | {} |", times(alone));
+        let mut clocks = vec![or_dash(&alone["sm_clock_mhz"], 0)];
+        for flood in ["blocks", "matrix"] {
+            let beside = row(placement, Some(flood));
+            let pace = |row: &Value, field: &str| row[field]["median"].as_f64();
+            let whole_gpu = pace(row("time_slices", Some(flood)), "flood_alone_per_s");
+            let pace = pace(beside, "flood_beside_per_s")
+                .zip(whole_gpu)
+                .map(|(beside, alone)| beside / alone);
+            table += &format!(
+                " {} | {} | {} |",
+                times(beside),
+                or_dash(&beside["p99_to_alone"]["median"], 2),
+                or_dash(&serde_json::json!(pace), 2),
+            );
+            clocks.push(or_dash(&beside["sm_clock_mhz"], 0));
+        }
+        table += &format!(" {} |\n", clocks.join(", "));
+    }
+    if let Some(join) = figures["join"].as_object() {
+        let [join_us, first, create] = [
+            &join["join_us"]["median"],
+            &join["first_us"],
+            &join["create_us"]["median"],
+        ]
+        .map(whole);
+        table += &format!(
+            "\nA process joins a plan in force in {join_us} µs, the first time in {first}; to create the context alone takes {create}.\n"
+        );
+    }
+    for reason in figures["skipped"].as_array().unwrap() {
+        table += &format!("\nNot measured: {}.\n", reason.as_str().unwrap());
+    }
+    table += &goals(figures);
+    table
+        + "\nStatic partitions of MPS, which drivers have from CUDA 13.1 on, and MIG were read about, not measured here.\n"
+}
+
+#[test]
+fn the_table_of_processes_has_each_placement() {
+    let found = |median: f64| serde_json::json!({ "median": median, "repeats": [median] });
+    let rows = PLACEMENTS.iter().flat_map(|(placement, _)| {
+        [None, Some("blocks"), Some("matrix")].map(|flood| {
+            serde_json::json!({
+                "placement": placement, "flood": flood, "sm_counts": [32, 100],
+                "p50_us": found(1234.4), "p99_us": found(2000.0), "p99_to_alone": found(1.5),
+                "flood_alone_per_s": found(100.0), "flood_beside_per_s": found(75.0),
+                "sm_clock_mhz": 1980.2,
+            })
+        })
+    });
+    let mut figures = serde_json::json!({
+        "setting": { "repeats": 5, "thread_percentages": [25, 75] },
+        "rows": rows.collect::<Vec<_>>(), "skipped": [], "goals": [],
+        "join": { "join_us": found(1100.4), "first_us": 1500.0, "create_us": found(900.0) },
+    });
+    let table = processes_of(&figures);
+    let beside = "1,234 / 2,000 | 1.50 | 0.75 |";
+    let line = format!(
+        "| MPS, client priorities | 1,234 / 2,000 | {beside} {beside} 1980, 1980, 1980 |\n"
+    );
+    assert!(table.contains(&line), "{table}");
+    assert!(table.contains("in 1,100 µs, the first time in 1,500; to create"));
+    // Without a daemon, most are missing.
+    figures["rows"].as_array_mut().unwrap().truncate(6);
+    let line = "| MPS, client priorities | – / – | – / – | – | – | – / – | – | – | –, –, – |\n";
+    assert!(processes_of(&figures).contains(line));
+}
+
 /// Returns the queue's figures, once there is evidence of them.
 fn queue_figures() -> Option<Value> {
     let path = format!("{}/evidence/queue.json", env!("CARGO_MANIFEST_DIR"));
@@ -843,6 +964,7 @@ fn the_tables_are_those_of_the_evidence() {
     let embeddings = [("service_short", service_short()), ("embed", embed())];
     check_or_write(EMBED, &embeddings);
     check_or_write(README, &[("queue_short", queue_short())]);
+    check_or_write(README, &[("processes", processes())]);
     check_or_write(QUEUE, &[("queue", queue())]);
     check_or_write(PRIORITIES, &[("priorities", priorities())]);
 }

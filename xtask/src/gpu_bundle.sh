@@ -2,15 +2,15 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last nine of the next line
+#   ./run.sh           everything but the last ten of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
 #                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
 #                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), mps, which
 #                      runs the suite and the program under an MPS daemon of its own, situations, which shows what the
 #                      program says where users meet errors, embed, which takes the model's folder MODEL and the file
 #                      TEXTS with a text a line, and measures sentence-transformers too where Python has it, service,
-#                      which takes the same model and texts, and five minutes, server, which takes them too, and queue,
-#                      which takes up to five minutes
+#                      which takes the same model and texts, and five minutes, server, which takes them too, queue,
+#                      which takes up to five minutes, and processes, which takes up to three and runs MPS daemons of its own
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -48,11 +48,21 @@ bench() { # evidence file, what to measure...
     return $code
 }
 
-# The suite and the program under MPS, without a limit and with thread percentages. The daemon is this step's own.
-mps() {
+# Runs a command under an MPS daemon of its own.
+under_mps() {
     CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d) CUDA_MPS_LOG_DIRECTORY=$(mktemp -d)
     export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
     nvidia-cuda-mps-control -d || return 1
+    "$@"
+    code=$?
+    echo quit | nvidia-cuda-mps-control
+    rm -rf "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    return $code
+}
+
+# The suite and the program under MPS, without a limit and with thread percentages.
+suite_under_mps() {
     code=0
     CUDA_GREEN_SUITE_EVIDENCE=evidence/suite-mps.json ./suite --test-threads=1 system/ || code=1
     {
@@ -65,9 +75,31 @@ mps() {
             done
         done
     } | tee evidence/mps.txt
-    echo quit | nvidia-cuda-mps-control
-    rm -rf "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
-    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    return $code
+}
+
+# A request of one process beside a flood of another, and its picture; and, where the program can, whether the groups of two
+# processes are apart here.
+processes() {
+    failed_checks=0
+    timeout -k 15 160 ./cuda-green bench processes --json >evidence/processes.json || failed_checks=1
+    if [ -s evidence/processes.json ]; then
+        ./cuda-green bench processes --from evidence/processes.json --svg evidence/processes.svg || failed_checks=1
+    else
+        rm -f evidence/processes.json
+    fi
+    if ./cuda-green check --help | grep -q -e '--processes'; then
+        under_mps check_processes || failed_checks=1
+    fi
+    return $failed_checks
+}
+
+check_processes() {
+    timeout -k 5 30 ./cuda-green check --processes --json >evidence/check-processes.json
+    code=$?
+    timeout -k 5 30 ./cuda-green check --processes >evidence/check-processes.txt 2>&1
+    echo "[exit $?]" >>evidence/check-processes.txt
+    cat evidence/check-processes.txt
     return $code
 }
 
@@ -209,6 +241,7 @@ step embed embed
 step service service
 step server server
 step queue queue
-step mps mps
+step processes processes
+step mps under_mps suite_under_mps
 step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed

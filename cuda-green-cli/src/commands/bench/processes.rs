@@ -149,9 +149,9 @@ impl Measured {
                 }
                 if let Some(mut running) = pair.take_if(|_| !self.refused.contains(&placement)) {
                     match running.measure(placement) {
-                        Ok((sms, found)) => {
-                            for (flood, once) in found {
-                                self.add(placement, flood, sms, once);
+                        Ok(placed) => {
+                            for (flood, once) in placed.found {
+                                self.add(placement, flood, placed.sm_counts, once);
                             }
                             pair = Some(running);
                         }

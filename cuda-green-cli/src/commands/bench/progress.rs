@@ -22,6 +22,7 @@ impl Progress {
     }
 
     /// Returns the work that is done so far, in the flood's unit.
+    #[cfg(any(feature = "embed", feature = "processes"))]
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }

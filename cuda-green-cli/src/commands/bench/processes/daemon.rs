@@ -92,17 +92,18 @@ impl Daemon {
         }
         let id = self.id();
         let quit = self.control(&[], "quit\n");
+        let Some(id) = id else {
+            return quit.map(drop);
+        };
         let end = Instant::now() + patience;
-        while let Some(id) = id
-            && is_daemon(id)
-        {
+        while is_daemon(id) {
             if Instant::now() >= end {
                 self.kill();
                 bail!("the MPS daemon {id} did not end by itself: {quit:?}");
             }
             thread::sleep(STEP);
         }
-        quit.map(drop)
+        Ok(())
     }
 
     fn has_clients(&self) -> anyhow::Result<bool> {
@@ -134,8 +135,11 @@ impl Daemon {
     /// Runs the control program, and returns what it prints.
     fn control(&self, arguments: &[&str], command: &str) -> anyhow::Result<String> {
         let failed = || format!("running {PROGRAM}");
-        // Not a pipe: the daemon would keep it open.
-        let path = self.logs.join("control.txt");
+        // Not a pipe, and not the file of later commands: the daemon may keep it open.
+        let path = self.logs.join(match arguments {
+            [] => "control.txt",
+            _ => "daemon.txt",
+        });
         let output = File::create(&path)?;
         let mut program = Command::new(&self.program);
         program
@@ -187,7 +191,8 @@ fn is_daemon(id: u32) -> bool {
         && is_alive()
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 

@@ -21,7 +21,7 @@ impl Lengths {
     pub fn real() -> Self {
         Self {
             repeats: 5,
-            budget: Duration::from_secs(135),
+            budget: Duration::from_secs(130),
             requests: 1_000,
             request_time: Duration::from_millis(400),
             settle: Duration::from_millis(100),

@@ -56,6 +56,13 @@ pub struct Once {
     pub readings: Option<Readings>,
 }
 
+/// What one round of one placement found, alone and beside each flood.
+pub struct Placed {
+    /// The SMs of the request and of the flood.
+    pub sm_counts: [u32; 2],
+    pub found: Vec<(Option<FloodKind>, Once)>,
+}
+
 /// The times of joins and of creations, in nanoseconds.
 pub struct Joins {
     pub join: Vec<f64>,
@@ -112,13 +119,10 @@ impl<'a> Pair<'a> {
         }))
     }
 
-    /// Measures a placement, alone and beside each flood. Returns also the SMs of the request and of the flood.
-    pub fn measure(
-        &mut self,
-        placement: Placement,
-    ) -> anyhow::Result<([u32; 2], Vec<(Option<FloodKind>, Once)>)> {
+    /// Measures a placement, alone and beside each flood.
+    pub fn measure(&mut self, placement: Placement) -> anyhow::Result<Placed> {
         let [request, flood] = placement.homes();
-        let sms = [
+        let sm_counts = [
             settle(&mut self.request, request)?,
             settle(&mut self.flood, flood)?,
         ];
@@ -130,7 +134,7 @@ impl<'a> Pair<'a> {
         for process in [&mut self.request, &mut self.flood] {
             settle(process, Home::Whole)?;
         }
-        Ok((sms, found))
+        Ok(Placed { sm_counts, found })
     }
 
     /// Times joins while the other process holds a name of the plan.

@@ -51,6 +51,8 @@ const WARM_UP: usize = 5;
 
 /// What a process needs for all that comes.
 struct Worker {
+    /// Dropped first: it uses all that follows.
+    flood: Option<Running>,
     device: CudaDevice,
     folder: PathBuf,
     request_sms: u32,
@@ -58,17 +60,13 @@ struct Worker {
     #[cfg(feature = "embed")]
     matrix: Option<Matrix>,
     place: Place,
-    flood: Option<Running>,
 }
 
 /// The SMs on which the process runs.
-enum Place {
-    Whole(GreenContext),
-    Named {
-        context: GreenContext,
-        /// Keeps the plan joined.
-        _manager: SmPartitionManager<String>,
-    },
+struct Place {
+    context: GreenContext,
+    /// Keeps the plan joined whose partition it is.
+    _manager: Option<SmPartitionManager<String>>,
 }
 
 /// A flood that runs until this is dropped.
@@ -106,7 +104,7 @@ impl Worker {
         request_sms: u32,
         with_matrix: bool,
     ) -> anyhow::Result<(Self, Answer)> {
-        let whole = GreenContext::primary(&device, ContextPolicy::default())?;
+        let place = Place::whole(&device)?;
         let load = Arc::new(Load::of(&device, 0, Duration::ZERO)?);
         let mut no_matrix = None;
         #[cfg(feature = "embed")]
@@ -131,14 +129,14 @@ impl Worker {
             matrix: None,
         };
         let worker = Self {
+            flood: None,
             device,
             folder,
             request_sms,
             load,
             #[cfg(feature = "embed")]
             matrix,
-            place: Place::Whole(whole),
-            flood: None,
+            place,
         };
         Ok((worker, answer))
     }
@@ -147,7 +145,7 @@ impl Worker {
         match order {
             Order::Settle(home) => {
                 self.settle(home)?;
-                let sm_count = self.context().sm_count();
+                let sm_count = self.place.context.sm_count();
                 Ok(Answer::Settled { sm_count })
             }
             Order::Request { most, limit_ms } => {
@@ -178,38 +176,29 @@ impl Worker {
         }
     }
 
-    fn context(&self) -> &GreenContext {
-        match &self.place {
-            Place::Whole(context) | Place::Named { context, .. } => context,
-        }
-    }
-
     fn settle(&mut self, home: Home) -> anyhow::Result<()> {
-        let whole = GreenContext::primary(&self.device, ContextPolicy::default())?;
         // A process has one manager at a time.
-        self.place = Place::Whole(whole);
+        self.place = Place::whole(&self.device)?;
         if home.plan(&self.folder, self.request_sms).is_some() {
-            let (manager, context) = self.join(home)?;
-            self.place = Place::Named {
-                context,
-                _manager: manager,
-            };
+            self.place = self.join(home)?;
         }
         Ok(())
     }
 
-    fn join(&self, home: Home) -> anyhow::Result<(SmPartitionManager<String>, GreenContext)> {
+    fn join(&self, home: Home) -> anyhow::Result<Place> {
         let plan = home.plan(&self.folder, self.request_sms);
         let (plan, name) = plan.context("the primary context is of no plan")?;
         let claims = [(name, ContextPolicy::default())];
         let manager = SmPartitionManager::join(&self.device, &plan, &claims)?;
-        let context = manager.get_context(name)?;
-        Ok((manager, context))
+        Ok(Place {
+            context: manager.get_context(name)?,
+            _manager: Some(manager),
+        })
     }
 
     /// Returns the microseconds of requests one after another.
     fn requests(&self, most: usize, limit: Duration) -> anyhow::Result<Vec<f64>> {
-        let stream = self.context().create_stream()?;
+        let stream = self.place.context.create_stream()?;
         for _ in 0..WARM_UP {
             self.load.answer(REQUEST, &stream)?;
         }
@@ -226,7 +215,7 @@ impl Worker {
 
     /// Prepares a flood, and starts it.
     fn begin(&self, kind: FloodKind) -> anyhow::Result<Running> {
-        let stream = self.context().create_stream()?;
+        let stream = self.place.context.create_stream()?;
         match kind {
             FloodKind::Blocks => {
                 let load = Arc::clone(&self.load);
@@ -266,6 +255,15 @@ impl Worker {
             drop(created);
         }
         Ok(Answer::Joined { join, create })
+    }
+}
+
+impl Place {
+    fn whole(device: &CudaDevice) -> anyhow::Result<Self> {
+        Ok(Self {
+            context: GreenContext::primary(device, ContextPolicy::default())?,
+            _manager: None,
+        })
     }
 }
 
