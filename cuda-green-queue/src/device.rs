@@ -3,8 +3,10 @@
 /// The text of `cuda_green_queue.cuh`, the device side of a queue: one header without includes, in CUDA C++17, for NVRTC
 /// and nvcc, `sm_70` and later.
 ///
-/// Put it before the source of a kernel, or hand it to NVRTC as a header named `cuda_green_queue.cuh`. Its own comments
-/// are its documentation. As a file it lies in this crate at `src/device/cuda_green_queue.cuh`.
+/// Hand it to NVRTC as a header named `cuda_green_queue.cuh`, or write it to a file of that name in a folder that nvcc looks
+/// in. It may also stand before the source of a kernel, in place of the `#include`, as below; a kernel that has the line all
+/// the same needs the file. Its own comments are its documentation. As a file it lies in this crate at
+/// `src/device/cuda_green_queue.cuh`.
 ///
 /// ```
 /// let kernel = r#"
@@ -14,9 +16,8 @@
 ///     unsigned int number;
 /// };
 /// extern "C" __global__ void ask(cuda_green::Queue queue, unsigned int* out) {
-///     auto future = queue.call(Square{threadIdx.x}, 1000000);
-///     unsigned int squared = 0;
-///     if (future.wait(&squared, 1000000) == cuda_green::Status::Done) out[threadIdx.x] = squared;
+///     auto future = queue.call(Square{threadIdx.x}, cuda_green::MILLISECOND);
+///     future.wait(&out[threadIdx.x], cuda_green::MILLISECOND);
 /// }
 /// "#;
 /// let source = [cuda_green_queue::HEADER, kernel].concat();

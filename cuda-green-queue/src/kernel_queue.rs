@@ -6,7 +6,7 @@ use cuda_green::{CudaDevice, Kernel, KernelArg, LaunchConfig, Stream};
 
 use crate::{
     error::Result,
-    layout::{DeviceInbox, DeviceQueue, FINISH, LEAVE, Layout},
+    layout::{CLOSE, DeviceInbox, DeviceQueue, FINISH, LEAVE, Layout},
     resident::{Inbox, InboxBuilder, Kind},
 };
 
@@ -20,7 +20,15 @@ use crate::{
 ///
 /// While no kernel is resident, tasks wait, and rings fill up; calls that wait for an answer end by their deadlines.
 ///
-/// Dropped, the queue lets the resident kernel leave, and waits for it, and for the work on which it was fenced.
+/// # Its end
+/// - [`shutdown`](Self::shutdown) lets the resident kernel close the rings, and waits until it has done what is in them and
+///   has returned.
+/// - Dropped, the queue lets the resident kernel leave before it takes another task.
+///
+/// Either way kernels' submissions get `Closed` from then on, but for at most as many as a ring has slots, which were
+/// granted before. Calls for which no task was begun are answered as `Closed`, so that whoever waits comes back, within
+/// about a millisecond; how many tasks were never begun is logged. The queue waits for all work on whose streams it was
+/// fenced: by [`launch`](Self::launch), or by [`fence_on`](Self::fence_on) after the launch of a kernel that submits.
 ///
 /// ```
 /// use cuda_green_queue::KernelQueue;
@@ -113,13 +121,13 @@ impl KernelQueue {
         self.inbox.wait()
     }
 
-    /// Lets the resident kernel do all tasks, and waits until it has returned, and for the work on which the queue was
-    /// fenced. Kernels that submit are to have ended before: what they submit later, nobody does.
+    /// Closes the queue, lets the resident kernel do the tasks that it finds, and waits until it has returned, and for the
+    /// work on which the queue was fenced. What kernels submit after that, nobody does: it is answered as closed.
     ///
     /// # Errors
     /// [`Error::CudaGreen`](crate::Error::CudaGreen) if the end of the kernels cannot be known, since the device is lost.
     pub fn shutdown(self) -> Result<()> {
-        self.inbox.end(FINISH)
+        self.inbox.end(CLOSE)
     }
 }
 

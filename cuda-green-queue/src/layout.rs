@@ -60,7 +60,8 @@
 //! between store and load on both sides.
 //!
 //! # The end of an inbox that kernels submit to
-//! Once no block runs, the CPU is the only one that writes tails and answers. It sets [`CLOSED`] in each tail, and answers
+//! With the control [`CLOSE`] a block sets [`CLOSED`] in its tails, which it stores no more, so that its rings run empty
+//! whatever kernels go on submitting; then it returns as with [`FINISH`]. Once no block runs, the CPU is the only one that writes tails and answers. It sets [`CLOSED`] in each tail, and answers
 //! each entry that is taken and has no answer as [`CLOSED`](status::CLOSED), again and again until the kernels that may
 //! wait have ended. It writes by copies, in which each word of 8 bytes is whole.
 
@@ -92,6 +93,8 @@ pub(crate) const RUN: u64 = 0;
 pub(crate) const LEAVE: u64 = 1;
 /// A lane's control: the block returns when its rings are empty.
 pub(crate) const FINISH: u64 = 2;
+/// A lane's control, of an inbox that kernels submit to: the block closes its rings, and returns when they are empty.
+pub(crate) const CLOSE: u64 = 3;
 /// Bytes of a lane's control before the word that is [`RUNNING`] while the lane's block runs, and else 0.
 pub(crate) const CONTROL_RUNS: u64 = 8;
 /// The block of a lane runs: it may be at a task.

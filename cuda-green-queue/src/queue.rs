@@ -161,6 +161,8 @@ impl TaskQueue {
         // A stream that cannot be fenced, since it is in a capture, is refused before the launch. The polling threads
         // wake up meanwhile.
         self.fence_on(stream)?;
+        #[cfg(feature = "test-utils")]
+        crate::simulated::warn_without_body(stream.device().driver(), kernel);
         // SAFETY: the caller makes the same promise, but for the queue's memory, which the fence below keeps.
         unsafe { stream.launch(kernel, config, args) }?;
         self.fence_on(stream)?;

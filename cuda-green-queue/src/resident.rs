@@ -35,8 +35,9 @@ use rings::InboxRings;
 /// - [`shutdown`](Self::shutdown) takes no more tasks, and waits until the kernel has done all tasks and returned.
 /// - Dropped, the queue lets the kernel leave, and waits for it.
 ///
-/// A future whose task was not done by then ends with [`TaskError::Closed`](crate::TaskError::Closed). The memory lives
-/// until the end of the work on which the queue was fenced, and as long as its futures.
+/// A future whose task was not done by then ends with [`TaskError::Closed`](crate::TaskError::Closed), and the number of
+/// tasks that no kernel began is logged. The memory lives until the end of the work on which the queue was fenced, and as
+/// long as its futures.
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};

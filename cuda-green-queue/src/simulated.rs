@@ -29,6 +29,13 @@
 mod inbox;
 mod queue;
 
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use cuda_green::{Driver, Kernel};
+
 pub use inbox::{InboxSide, InboxTask, Next};
 pub use queue::{DeviceFuture, DeviceSide, Place};
 
@@ -64,4 +71,25 @@ pub enum Status {
     /// The kernel was stopped, or an access to memory failed.
     #[error("the kernel was stopped")]
     Stopped,
+}
+
+/// Warns, once for each name, of a kernel that does nothing on a simulated driver, so that no task will come of it.
+pub(crate) fn warn_without_body(driver: &Driver, kernel: &Kernel) {
+    static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let name = kernel.name();
+    if driver
+        .simulator()
+        .is_none_or(|simulator| simulator.has_kernel(name))
+    {
+        return;
+    }
+    let is_new = WARNED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(name.to_owned());
+    if is_new {
+        log::warn!(
+            "the kernel {name} does nothing on this simulated driver: register its body with `Sim::register_concurrent_kernel`"
+        );
+    }
 }

@@ -132,6 +132,10 @@ impl Driver {
         drop(replaced);
     }
 
+    pub(crate) fn has_kernel(&self, name: &str) -> bool {
+        self.kernels.read().contains_key(name)
+    }
+
     pub(crate) fn register_cost(&self, name: &str, cost: Cost) {
         let replaced = self.costs.write().insert(name.to_owned(), cost);
         drop(replaced);

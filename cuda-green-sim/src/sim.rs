@@ -300,6 +300,11 @@ impl Sim {
         self.register(name, true, Arc::new(kernel));
     }
 
+    /// Returns whether a function runs when a kernel of this name is launched: one was registered, or is built in.
+    pub fn has_kernel(&self, name: &str) -> bool {
+        self.inner.driver.has_kernel(name)
+    }
+
     fn register(&self, name: &str, concurrent: bool, run: Arc<dyn Fn(&Launch<'_>) + Send + Sync>) {
         let kernel = Kernel { run, concurrent };
         self.inner.driver.register_kernel(name, kernel);

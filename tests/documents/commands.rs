@@ -176,3 +176,23 @@ fn the_first_program_is_the_example() {
         .unwrap();
     assert_eq!(block.text, example.trim_start());
 }
+
+/// So is the first one of the queue, with its kernel.
+#[test]
+fn the_first_task_is_the_example() {
+    let readme = prose()
+        .find(|document| document.path == "cuda-green-queue/README.md")
+        .unwrap();
+    for (language, file) in [("cuda", "squares.cu"), ("rust", "main.rs")] {
+        let example = Path::new(ROOT).join("cuda-green-queue/examples/first_task");
+        let example = fs::read_to_string(example.join(file)).unwrap();
+        let mut blocks = readme.blocks.iter();
+        let block = blocks
+            .find(|block| block.language.starts_with(language))
+            .unwrap();
+        // But for what stands for the kernel on a simulated GPU.
+        let is_shown = |line: &&str| !line.starts_with("//!") && !line.contains("simulated");
+        let example: String = example.split_inclusive('\n').filter(is_shown).collect();
+        assert_eq!(block.text, example.trim_start());
+    }
+}

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include <chrono>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -156,6 +157,34 @@ static void far_entries() {
     require(memory.ring.head == DEPTH, "all were submitted");
 }
 
+// Who holds all entries and calls again learns that the queue is closed, and does not wait for itself.
+static void closed_without_entries() {
+    Memory memory;
+    const Queue queue = memory.queue(FUTURES);
+    for (u32& word : memory.futures) word |= 1;
+    in_lanes(0, 0b1111, [&](u32) {
+        require(queue.try_call_warp(Ask{1, ~u64(1)}).status() == Status::Full, "a team's call without entries");
+    });
+    in_lanes(0, 1, [&](u32) {
+        require(queue.try_call(Ask{1, ~u64(1)}).status() == Status::Full, "a call without entries");
+        require(queue.call(Ask{1, ~u64(1)}, MILLISECOND).status() == Status::Timeout, "the end of the time for an entry");
+    });
+    require(memory.ring.credits == DEPTH && memory.ring.refused == 4 + 1 + 1, "what was refused");
+    std::thread closing([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        __atomic_store_n(memory.tail, CLOSED, __ATOMIC_RELEASE);
+    });
+    in_lanes(0, 0b1111, [&](u32) {
+        require(queue.call_warp(Ask{1, ~u64(1)}, FOREVER).status() == Status::Closed, "a team's call that waits for entries");
+    });
+    in_lanes(0, 1, [&](u32) {
+        require(queue.call(Ask{1, ~u64(1)}, FOREVER).status() == Status::Closed, "a call that waits for an entry");
+        require(queue.try_call(Ask{1, ~u64(1)}).status() == Status::Closed, "a call of a closed queue");
+    });
+    closing.join();
+    require(memory.ring.head == 0, "nothing was submitted");
+}
+
 // Writes a task into an inbox as the CPU does.
 static void post(Memory& memory, u64 ticket, u64 number) {
     u64* slot = memory.slots[ticket % DEPTH];
@@ -211,10 +240,29 @@ static void told_to_leave() {
     require(memory.control[1] == 0 && memory.position.position == 0, "it took nothing");
 }
 
+// A kernel that is told to close its rings does what is in them, and gives no more slots.
+static void told_to_close() {
+    Memory memory;
+    for (u64 ticket = 0; ticket < 5; ticket++) post(memory, ticket, ticket);
+    memory.control[0] = CLOSE;
+    InboxMemory<16> shared;
+    in_lanes(0, 0b1111, [&](u32 lane) {
+        BlockInbox<16> tasks(memory.inbox(), shared);
+        for (u64 number = 0; tasks.next(); number++) {
+            Ask ask;
+            require(tasks.read(&ask) && ask.number == number, "a task of a closed ring");
+            if (lane == 0) require(memory.tail[0] == CLOSED, "the tail of a closed ring");
+        }
+    });
+    require(memory.tail[0] == CLOSED && memory.position.position == 5, "all were done, and no slot was given back");
+}
+
 int main() {
     too_large();
     far_entries();
+    closed_without_entries();
     teams();
     returns_on_its_own();
     told_to_leave();
+    told_to_close();
 }

@@ -1,6 +1,7 @@
 //! Tasks that kernels submit to the CPU: each is run once and answered, whatever the handler, the deadline, the room in the
 //! rings and the end of the queue.
 
+mod between_kernels;
 #[path = "queue_bodies.rs"]
 mod bodies;
 
@@ -32,6 +33,14 @@ pub const CASES: &[Case] = &[
     ("queue/each_outcome_has_its_answer", outcomes),
     ("queue/a_shutdown_answers_all_that_wait", shut_down),
     ("queue/a_drop_answers_all_that_wait", dropped),
+    (
+        "queue/a_shutdown_between_kernels_answers_all_that_wait",
+        between_kernels::shut_down,
+    ),
+    (
+        "queue/a_drop_between_kernels_answers_all_that_wait",
+        between_kernels::dropped,
+    ),
 ];
 
 const KERNELS: &str = include_str!("kernels/queue.ptx");

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use cuda_green::sim::{Launch, Sim};
 use cuda_green_queue::{
     Task,
-    simulated::{DeviceSide, Place, Status},
+    simulated::{DeviceSide, InboxSide, Place, Status},
 };
 
 use super::{DONE, FULL, TIMEOUT};
@@ -90,6 +90,27 @@ pub fn register(simulator: &Sim) {
             }
         });
     }
+    simulator.register_concurrent_kernel("suite_serve", |launch| {
+        thread::scope(|scope| {
+            for block in 0..launch.block_count() {
+                scope.spawn(move || serve(launch, block));
+            }
+        });
+    });
+}
+
+/// Answers those tasks of `suite_serve` that the cases submit to it.
+fn serve(launch: &Launch<'_>, block: u64) {
+    let inbox = u32::try_from(block)
+        .ok()
+        .and_then(|block| InboxSide::argument(launch, 0, block));
+    let (Some(inbox), Some(found)) = (inbox, launch.arg_u64(1)) else {
+        return;
+    };
+    inbox.serve(|Ask { number }| {
+        let _ = launch.atomic_add_u64(found + 8 * block, 1);
+        Ok(number + 1)
+    });
 }
 
 /// Returns the number of a status in the header.

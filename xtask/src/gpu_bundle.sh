@@ -196,6 +196,7 @@ queue() {
     # shellcheck disable=SC2086 # the words of the command
     {
         check "the suite's cases" 90 sh -c './suite --test-threads=1 system/queue | tee /dev/stderr | grep -q "[1-9][0-9]* passed; 0 failed"'
+        check "the first program" 30 ./first_task
         check "the example" 30 ./pages
         check "no GPU" 10 env CUDA_VISIBLE_DEVICES= ./pages
         check "launches that block" 30 env CUDA_LAUNCH_BLOCKING=1 $quick

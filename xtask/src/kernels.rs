@@ -25,8 +25,9 @@ const ELEMENTS: [&str; 3] = ["f16", "bf16", "f32"];
 /// file of its name.
 const LOOPS: &str = "cuda-green-cli/src/commands/bench/queue/raw.cu";
 const HEADER: &str = "cuda-green-queue/src/device/cuda_green_queue.cuh";
-const WITH_HEADER: [&str; 3] = [
+const WITH_HEADER: [&str; 4] = [
     "cuda-green-cli/src/commands/bench/queue/own.cu",
+    "cuda-green-queue/examples/first_task/squares.cu",
     "cuda-green-queue/examples/pages/pages.cu",
     "tests/suite/kernels/queue.cu",
 ];

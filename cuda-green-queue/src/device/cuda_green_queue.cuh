@@ -10,9 +10,10 @@
 //     };
 //
 //     extern "C" __global__ void ask(cuda_green::Queue queue, unsigned int* out) {
-//         auto future = queue.call(Square{threadIdx.x}, 1000000);          // waits 1 ms for a free slot at most
+//         using cuda_green::MILLISECOND;
+//         auto future = queue.call(Square{threadIdx.x}, MILLISECOND);  // waits so long for a free slot at most
 //         unsigned int squared = 0;
-//         if (future.wait(&squared, 1000000) == cuda_green::Status::Done)  // waits 1 ms for the answer at most
+//         if (future.wait(&squared, MILLISECOND) == cuda_green::Status::Done)  // and so long for the answer
 //             out[threadIdx.x] = squared;
 //     }
 //
@@ -76,6 +77,7 @@ constexpr u8 KERNEL_TO_KERNEL = 1;
 // Values of a lane's control word.
 constexpr u64 LEAVE = 1;
 constexpr u64 FINISH = 2;
+constexpr u64 CLOSE = 3;
 // The word behind it while the lane's block runs. It is 0 before and after.
 constexpr u64 RUNNING = 1;
 // Nanoseconds, for timeouts.
@@ -155,7 +157,7 @@ struct Pair {
 // - A tail: the CPU's `Consumer::tell`, or `detail::tell`, by store_release, with load_acquire in `refill`, or with
 //   `Ring::refill` of the CPU. The consumer's loads of a slot come before the tail, so a slot is written again after them.
 // - An answer's word 0: the CPU's `answers::answer`, or `BlockInbox::send`, by store_release, with load_pair_acquire in
-//   `Future::poll` and load_acquire in `take_entry`, or with `answers::poll` of the CPU.
+//   `Future::poll` and load_acquire in `take_entry_near`, or with `answers::poll` of the CPU.
 // - The lock of a refill: unlock with try_lock. It orders `seen_tail`.
 // - An entry that is given back: add_release in `Future::poll` keeps its loads of the answer before. What takes the entry
 //   next is relaxed: the next answer is written after the consumer has read the next task, which is released by `commit`.
@@ -531,11 +533,14 @@ struct FutureTable {
     CUDA_GREEN_DEVICE void give_back(u32 entry) const { add_only(&words[entry], 3u); }
 };
 
+// An entry, or none; `generation` says then whether the queue is closed.
 struct Entry {
     u32 number;
     u32 generation;
 
+    CUDA_GREEN_DEVICE static Entry none(bool closed) { return {NO_FUTURE, closed}; }
     CUDA_GREEN_DEVICE bool found() const { return number != NO_FUTURE; }
+    CUDA_GREEN_DEVICE bool closed() const { return !found() && generation != 0; }
     CUDA_GREEN_DEVICE u64 call() const { return u64(generation) << 32 | number; }
 };
 
@@ -560,32 +565,46 @@ CUDA_GREEN_DEVICE Entry take_entry_near(const FutureTable& table, u32 first) {
         u32 next = (word & ~ABANDONED) + 4;
         if (replace(&table.words[number], word, next)) return {number, next >> 2};
     }
-    return {NO_FUTURE, 0};
+    return Entry::none(false);
 }
 
-// Takes an entry near the first one or in a second window, whose place is another one each time, since entries nearby may
-// be held for long. Waits for one until the deadline, and comes through all windows meanwhile.
-CUDA_GREEN_SLOW Entry take_entry(FutureTable table, u32 first, u64 deadline) {
+// Returns a place to look for entries, another one each time.
+CUDA_GREEN_DEVICE u32 elsewhere(u32 first) { return first + (u32(nanoseconds() >> 5) * 0x9e3779b9u >> 4); }
+
+// Takes an entry near the first one or in a second window, since entries nearby may be held for long.
+CUDA_GREEN_SLOW Entry try_take_entry(FutureTable table, u32 first) {
     Entry entry = take_entry_near(table, first);
-    if (entry.found()) return entry;
-    u32 elsewhere = first + (u32(nanoseconds() >> 5) * 0x9e3779b9u >> 4), sleep = 200;
+    return entry.found() ? entry : take_entry_near(table, elsewhere(first));
+}
+
+// Looks whether the ring is closed, one thread at a time. Entries may be held for ever by those who got their answers, so
+// whoever waits for one looks at this too. One trip.
+CUDA_GREEN_DEVICE bool is_closed(const Ring& ring) { return refill(ring, 0) == Refill::Closed; }
+
+// Waits for an entry until the deadline or until the ring is closed, and comes through all windows meanwhile.
+CUDA_GREEN_SLOW Entry take_entry(FutureTable table, Ring ring, u32 first, u64 deadline) {
+    u32 window = elsewhere(first), sleep = 200;
     for (;;) {
-        elsewhere += PROBES;
-        entry = take_entry_near(table, elsewhere);
-        if (entry.found() || !sleep_before(deadline, &sleep)) return entry;
+        Entry entry = take_entry_near(table, window);
+        if (entry.found()) return entry;
+        bool closed = is_closed(ring);
+        if (closed || !sleep_before(deadline, &sleep)) return Entry::none(closed);
+        window += PROBES;
     }
 }
 
-// Takes an entry for each of the lanes or for none, until the deadline. `entry` is what a lane has already. While the lanes
-// wait they hold nothing, so that two warps do not wait for each other's entries.
-CUDA_GREEN_SLOW Entry take_entries(u32 lanes, FutureTable table, u32 first, Entry entry, u64 deadline) {
+// Takes an entry for each of the lanes or for none, until the deadline or until the ring is closed. `entry` is what a lane
+// has already. While the lanes wait they hold nothing, so that two warps do not wait for each other's entries.
+CUDA_GREEN_SLOW Entry take_entries(u32 lanes, FutureTable table, Ring ring, u32 first, Entry entry, u64 deadline) {
     // Warps that meet again and again sleep for different times.
     u32 sleep = 200 + warp_of_grid() % 8 * 40;
     for (;;) {
         if (all(lanes, entry.found())) return entry;
         if (entry.found()) table.give_back(entry.number);
-        if (!all(lanes, sleep_before(deadline, &sleep))) return {NO_FUTURE, 0};
-        entry = take_entry(table, first, 0);
+        bool closed = lane_of_warp() == first_bit(lanes) && is_closed(ring);
+        closed = ballot(lanes, closed) != 0;
+        if (closed || !all(lanes, sleep_before(deadline, &sleep))) return Entry::none(closed);
+        entry = try_take_entry(table, first);
     }
 }
 
@@ -713,6 +732,13 @@ struct Where {
     u32 priority = 0;
 };
 
+// A task that is told by a method's number, an input and an output: `NumberedTask` in Rust. The input has a field at least.
+template <u16 Method, class Input, class Result> struct NumberedTask {
+    static constexpr u16 method = Method;
+    using Output = Result;
+    Input input;
+};
+
 // A queue, as an argument of kernels: `DeviceQueue` in Rust. Use its functions; the fields are for them alone.
 //
 // Memory order of all that submit: release. The handler sees what the calling thread wrote before.
@@ -770,7 +796,7 @@ struct Queue {
     }
 
     // Submits a task and returns the future of its answer. If it was refused, the future's status says why: Full,
-    // Closed, Invalid. Full as well if all of the 64 entries for answers that it tried are taken; the next attempt tries
+    // Closed, Invalid. Full as well if all of some 100 entries for answers that it tried are taken; the next attempt tries
     // others. Costs as `try_submit` does.
     template <class Task>
     CUDA_GREEN_DEVICE Future<typename Task::Output> try_call(const Task& task, Where where = {}) const {
@@ -792,14 +818,15 @@ struct Queue {
         const bool credit = ring.take_credits(1);
         detail::Entry entry{first, word >> 2};
         detail::Reserved got{0, Status::Accepted};
-        if (word & detail::TAKEN) entry = detail::take_entry(table, first, 0);
+        if (word & detail::TAKEN) entry = detail::try_take_entry(table, first);
         if (credit && entry.found()) {
             got.ticket = ring.take_tickets(1);
         } else {
             if (credit) ring.give_credits(1);
             const u64 deadline = detail::deadline_after(timeout_ns);
-            if (!entry.found()) entry = detail::take_entry(table, first, deadline);
+            if (!entry.found()) entry = detail::take_entry(table, ring, first, deadline);
             if (!entry.found()) {
+                if (entry.closed()) return Future<Output>(Status::Closed);
                 ring.count_refused(1);
                 return Future<Output>(detail::refused(deadline));
             }
@@ -835,19 +862,21 @@ struct Queue {
         const u32 word = detail::set_bits(&table.words[first], detail::TAKEN);
         bool credit = team.rank == 0 && ring.take_credits(team.count);
         detail::Entry entry{first, word >> 2};
-        if (word & detail::TAKEN) entry = detail::take_entry(table, first, 0);
+        if (word & detail::TAKEN) entry = detail::try_take_entry(table, first);
         u64 deadline = 0;
         bool all = detail::all(team.mask, entry.found());
         if (!all) {
             if (credit) ring.give_credits(team.count);
             credit = false;
             deadline = team.common(detail::deadline_after(timeout_ns));
-            entry = detail::take_entries(team.mask, table, first, entry, deadline);
+            entry = detail::take_entries(team.mask, table, ring, first, entry, deadline);
             all = entry.found();
         }
         detail::Reserved got{0, Status::Accepted};
         if (team.rank == 0) {
-            if (!all) {
+            if (entry.closed()) {
+                got.status = Status::Closed;
+            } else if (!all) {
                 ring.count_refused(team.count);
                 got.status = detail::refused(deadline);
             } else if (credit) {
@@ -942,16 +971,23 @@ template <u32 Capacity> struct InboxMemory {
 
 namespace detail {
 
-// Tells the producers of a lane's rings which slots are free again, and the next launch where to go on. To be called by a
-// warp.
-CUDA_GREEN_SLOW void tell(const u64* positions, u64* told, u64 tails, InboxPosition* kept, u32 priorities, bool near) {
+// Tells the producers of a lane's rings which slots are free again, unless the rings are closed, and the next launch where
+// to go on. To be called by a warp.
+CUDA_GREEN_SLOW void tell(const u64* positions, u64* told, u64 tails, InboxPosition* kept, u32 priorities, bool closed,
+                          bool near) {
     for (u32 ring = lane_of_warp(); ring < priorities; ring += WARP) {
         u64 now = positions[ring];
         if (told[ring] == now) continue;
         told[ring] = now;
-        store_release(reinterpret_cast<u64*>(tails + u64(ring) * LINE), now, near);
+        if (!closed) store_release(reinterpret_cast<u64*>(tails + u64(ring) * LINE), now, near);
         store_relaxed(&kept[ring].position, now);
     }
+}
+
+// Closes a lane's rings: at most as many tasks as they have slots are accepted from now on. To be called by a warp.
+CUDA_GREEN_SLOW void close(const u64* told, u64 tails, u32 priorities, bool near) {
+    for (u32 ring = lane_of_warp(); ring < priorities; ring += WARP)
+        store_release(reinterpret_cast<u64*>(tails + u64(ring) * LINE), told[ring] | CLOSED, near);
 }
 
 }  // namespace detail
@@ -973,6 +1009,7 @@ public:
     CUDA_GREEN_DEVICE BlockInbox(const Inbox& inbox, InboxMemory<Capacity>& memory)
         : inbox_(inbox), memory_(memory), first_ring_(detail::block_of_grid() * inbox.priorities), round_(0),
           taken_(0), header_(0), future_(NO_FUTURE), generation_(0), verdict_(Status::Done), finishing_(false),
+          closed_(false),
           ended_(inbox.magic != INBOX_MAGIC || inbox.version != VERSION || detail::block_of_grid() >= inbox.lanes ||
                  inbox.priorities == 0 || inbox.priorities > MAX_PRIORITIES ||
                  detail::threads_of_block() < detail::WARP) {
@@ -1087,9 +1124,10 @@ private:
         future_ = NO_FUTURE;
     }
 
+    CUDA_GREEN_DEVICE u64 tails() const { return inbox_.tails + u64(first_ring_) * LINE; }
+
     CUDA_GREEN_DEVICE void tell() {
-        u64 tails = inbox_.tails + u64(first_ring_) * LINE;
-        detail::tell(memory_.positions, memory_.told, tails, kept(), inbox_.priorities, near());
+        detail::tell(memory_.positions, memory_.told, tails(), kept(), inbox_.priorities, closed_, near());
     }
 
     // Leaves all as the next launch needs it.
@@ -1129,7 +1167,11 @@ private:
             if (look) {
                 const u64 command = shuffle(ALL, value, WARP - 1);
                 if (command == LEAVE) return false;
-                if (command == FINISH) finishing_ = true;
+                if (command == FINISH || command == CLOSE) finishing_ = true;
+                if (command == CLOSE && !closed_) {
+                    detail::close(memory_.told, tails(), inbox_.priorities, near());
+                    closed_ = true;
+                }
             }
             u32 ready = ballot(ALL, mine && word == 0 && u32(value >> 32) == sequence(my_ticket));
             if (ready == 0) {
@@ -1203,6 +1245,7 @@ private:
     u32 generation_;
     Status verdict_;
     bool finishing_;
+    bool closed_;
     bool ended_;
 };
 

@@ -94,6 +94,12 @@ impl Ring {
         }
     }
 
+    /// Returns the number of tasks that were submitted and not consumed, or whose slots were not given back yet.
+    pub(crate) fn waiting(&self, shared: &impl Shared, local: &impl Local) -> u64 {
+        let tail = shared.load_acquire(self.tail) & !CLOSED;
+        local.get(self.state + HEAD).wrapping_sub(tail)
+    }
+
     /// Counts a submission that was refused because the ring was full.
     pub(crate) fn count_refused(&self, local: &impl Local, count: u32) {
         local.add(self.state + REFUSED, count.into());

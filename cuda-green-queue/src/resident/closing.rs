@@ -11,7 +11,7 @@ use cuda_green::GpuBuffer;
 use super::memory::{Inbox, Launched};
 use crate::{
     error::Result,
-    layout::{CLOSED, CONTROL_RUNS, DeviceQueue, LINE, RingState},
+    layout::{CLOSED, CONTROL_RUNS, DeviceQueue, InboxPosition, LINE, RingState},
     protocol::{Shared, closed_answer},
 };
 
@@ -40,7 +40,6 @@ impl Inbox {
         }
         let mut tails = vec![0_u64; self.layout().rings() as usize * WORDS_OF_LINE];
         ends.tails.copy_to(bytemuck::cast_slice_mut(&mut tails))?;
-        let consumed: u64 = tails.iter().step_by(WORDS_OF_LINE).sum();
         for tail in tails.iter_mut().step_by(WORDS_OF_LINE) {
             *tail |= CLOSED;
         }
@@ -52,15 +51,26 @@ impl Inbox {
             self.answer_as_closed(ends, &mut answers)?;
             thread::sleep(ROUND);
         }
-        let (producers, of_states) = self.producers()?;
-        let states = producers.get(..of_states).unwrap_or_default();
-        let states: &[RingState] = bytemuck::cast_slice(states);
-        let submitted: u64 = states.iter().map(|state| state.head).sum();
-        if submitted > consumed {
-            let left = submitted - consumed;
+        let left = self.left()?;
+        if left > 0 {
             log::warn!("a queue between kernels ended with {left} tasks that no kernel began");
         }
         Ok(())
+    }
+
+    /// Returns the number of tasks that kernels submitted and none began.
+    fn left(&self) -> Result<u64> {
+        let rings = self.layout().rings() as usize;
+        let end = self.positions as usize + rings * size_of::<InboxPosition>();
+        let words = self.states(end)?;
+        let (states, _) = words.split_at(rings * size_of::<RingState>() / 8);
+        let states: &[RingState] = bytemuck::cast_slice(states);
+        let (_, positions) = words.split_at(self.positions as usize / 8);
+        let positions: &[InboxPosition] = bytemuck::cast_slice(positions);
+        let left = |(state, position): (&RingState, &InboxPosition)| {
+            state.head.saturating_sub(position.position)
+        };
+        Ok(states.iter().zip(positions).map(left).sum())
     }
 
     /// Waits until no block takes a task, now or later. Each was told to leave.
@@ -85,8 +95,9 @@ impl Inbox {
 
     /// Answers each call that waits now as closed. `answers` is what the device has.
     fn answer_as_closed(&self, ends: &Ends, answers: &mut [u64]) -> Result<()> {
-        let (producers, of_states) = self.producers()?;
-        let futures = producers.get(of_states..).unwrap_or_default();
+        let states = DeviceQueue::ring_state_bytes(self.layout()) as usize;
+        let words = self.states(states + DeviceQueue::future_bytes(self.layout()) as usize)?;
+        let (_, futures) = words.split_at(states / 8);
         let futures: &[u32] = bytemuck::cast_slice(futures);
         let words_of_answer = self.layout().answer_bytes as usize / 8;
         let (mut end, mut last) = (0, 0);
@@ -107,16 +118,12 @@ impl Inbox {
         Ok(())
     }
 
-    /// Copies the states of the rings and the words of the futures from the device: the states' words come first.
-    fn producers(&self) -> Result<(Vec<u64>, usize)> {
-        let layout = self.layout();
-        let states = DeviceQueue::ring_state_bytes(layout);
-        let bytes = states + DeviceQueue::future_bytes(layout);
-        // The buffer goes on with the positions.
-        let mut words = vec![0; bytes.div_ceil(8) as usize];
+    /// Copies as many bytes of the states' buffer from the device, to the end of a word.
+    fn states(&self, bytes: usize) -> Result<Vec<u64>> {
+        let mut words = vec![0; bytes.div_ceil(8)];
         self.buffers
             .states
             .copy_to(bytemuck::cast_slice_mut(&mut words))?;
-        Ok((words, states as usize / 8))
+        Ok(words)
     }
 }

@@ -17,7 +17,7 @@ use cuda_green::{
 use super::closing::Ends;
 use crate::{
     error::{Error, Result},
-    layout::{DeviceInbox, DeviceQueue, FINISH, KERNEL_TO_KERNEL, LINE, Layout, RUN},
+    layout::{CLOSE, DeviceInbox, DeviceQueue, KERNEL_TO_KERNEL, LINE, Layout, RUN},
     numa::{self, Placement},
     protocol::{Mapped, Places, Shared, first_futures, first_state},
 };
@@ -73,6 +73,8 @@ pub(crate) struct Inbox {
     pub(super) shared: Mapped,
     /// The offset of the first control.
     pub(super) controls: u64,
+    /// The offset of the first position in [`Buffers::states`].
+    pub(super) positions: u64,
     open: AtomicBool,
     launched: Mutex<Launched>,
     /// A launch is over.
@@ -128,7 +130,8 @@ impl Inbox {
         } else {
             layout.answers() - layout.slots()
         };
-        let states = zeros(device, slots + slot_bytes)?;
+        let pool = GpuMemoryPool::on(device, u64::MAX)?;
+        let states = zeros(&pool, slots + slot_bytes)?;
         if !first.is_empty() {
             states.copy_from(&first)?;
         }
@@ -145,8 +148,8 @@ impl Inbox {
             None
         } else {
             let ends = Ends {
-                tails: zeros(device, layout.slots() - layout.tails())?,
-                answers: zeros(device, layout.end() - layout.answers())?,
+                tails: zeros(&pool, layout.slots() - layout.tails())?,
+                answers: zeros(&pool, layout.end() - layout.answers())?,
             };
             queue.slots = states_at + slots;
             queue.tails = ends.tails.address();
@@ -161,6 +164,7 @@ impl Inbox {
             queue,
             shared,
             controls,
+            positions,
             open: AtomicBool::new(true),
             launched: Mutex::new(Launched::Never),
             changed: Condvar::new(),
@@ -236,6 +240,8 @@ impl Inbox {
         self.fence_on(stream)?;
         let end = Arc::new(Event::new(&self.device)?);
         let mut launching = self.begin_launch()?;
+        #[cfg(feature = "test-utils")]
+        crate::simulated::warn_without_body(stream.device().driver(), kernel);
         // SAFETY: the caller makes the same promise, but for the memory, which the fence below keeps.
         unsafe { stream.launch(kernel, config, args) }?;
         launching.end = Some(end.clone());
@@ -316,7 +322,7 @@ impl Inbox {
         self.store_controls(command);
         drop(launched);
         let closed = match &self.buffers.ends {
-            Some(ends) => self.close_to_kernels(ends, command == FINISH),
+            Some(ends) => self.close_to_kernels(ends, command == CLOSE),
             None => Ok(()),
         };
         self.pinned.synchronize()?;
@@ -340,8 +346,8 @@ impl Drop for Inbox {
 }
 
 /// Allocates device memory of zeros.
-fn zeros(device: &CudaDevice, bytes: u64) -> Result<GpuBuffer> {
-    let buffer = GpuMemoryPool::on(device, bytes)?.allocate(to_usize(bytes)?)?;
+fn zeros(pool: &GpuMemoryPool, bytes: u64) -> Result<GpuBuffer> {
+    let buffer = pool.allocate(to_usize(bytes)?)?;
     buffer.fill(0)?;
     Ok(buffer)
 }

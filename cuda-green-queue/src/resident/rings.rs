@@ -204,6 +204,23 @@ impl InboxRings {
         let ended = self.inbox.end(command);
         self.ended.store(true, Ordering::Release);
         self.watcher.end();
+        let left = self.waiting();
+        if left > 0 {
+            log::warn!(
+                "a queue of a resident kernel ended with {left} tasks that it did not begin"
+            );
+        }
         ended
+    }
+
+    /// Returns the number of tasks that no kernel has begun, once none runs.
+    fn waiting(&self) -> u64 {
+        let layout = self.inbox.layout();
+        let places = (0..layout.lanes)
+            .flat_map(|lane| (0..layout.priorities).map(move |priority| (lane, priority)));
+        places
+            .filter_map(|(lane, priority)| self.queue.ring(lane, priority))
+            .map(|ring| ring.waiting(self.inbox.shared(), &self.local))
+            .sum()
     }
 }

@@ -7,8 +7,8 @@ use cuda_green::sim::Launch;
 use super::Status;
 use crate::{
     layout::{
-        CLOSED, CONTROL_RUNS, DeviceInbox, FINISH, INBOX_MAGIC, KERNEL_TO_KERNEL, LEAVE, NO_FUTURE,
-        RUNNING, VERSION, status,
+        CLOSE, CLOSED, CONTROL_RUNS, DeviceInbox, FINISH, INBOX_MAGIC, KERNEL_TO_KERNEL, LEAVE,
+        NO_FUTURE, RUNNING, VERSION, status,
     },
     protocol::{Call, FutureTable, Ring, Shared, TaskHeader, answer, sim::SimMemory},
     task::{Task, TaskFailure},
@@ -70,6 +70,7 @@ struct BlockRing {
     kept: u64,
     position: u64,
     told: u64,
+    closed: bool,
 }
 
 impl<'a> InboxSide<'a> {
@@ -88,6 +89,7 @@ impl<'a> InboxSide<'a> {
                 kept,
                 position,
                 told: position,
+                closed: false,
             })
         });
         let rings = rings.collect::<Option<_>>()?;
@@ -119,6 +121,11 @@ impl<'a> InboxSide<'a> {
         if control == LEAVE {
             return self.leave();
         }
+        if control == CLOSE {
+            for ring in &mut self.rings {
+                ring.close(&self.memory);
+            }
+        }
         let words = self.inbox.flags & KERNEL_TO_KERNEL == 0;
         let first = match self.taken % 8 {
             7 => self.taken / 8 % self.rings.len(),
@@ -132,7 +139,7 @@ impl<'a> InboxSide<'a> {
             }
         }
         self.tell();
-        if control == FINISH {
+        if matches!(control, FINISH | CLOSE) {
             return self.leave();
         }
         Next::Empty
@@ -240,10 +247,19 @@ impl BlockRing {
 
     fn tell(&mut self, memory: &SimMemory<'_>) {
         if self.told != self.position {
-            debug_assert!(self.position & CLOSED == 0);
-            memory.store_release(self.ring.tail, self.position);
+            if !self.closed {
+                memory.store_release(self.ring.tail, self.position);
+            }
             memory.store(self.kept, self.position);
             self.told = self.position;
+        }
+    }
+
+    /// Gives no more slots back.
+    fn close(&mut self, memory: &SimMemory<'_>) {
+        if !self.closed {
+            self.closed = true;
+            memory.store_release(self.ring.tail, self.told | CLOSED);
         }
     }
 }

@@ -279,6 +279,75 @@ fn shut_down_it_does_what_waits() {
     assert_eq!(found, [1081]);
 }
 
+/// A shutdown ends although kernels would go on submitting for ever, and so faster than they are served.
+#[test]
+fn shut_down_it_ends_under_load() {
+    let gpu = Gpu::new();
+    let done = Arc::new(AtomicU64::new(0));
+    let served = done.clone();
+    let resident = gpu.kernel("resident", move |launch| {
+        let block = InboxSide::argument(launch, 0, 0).unwrap();
+        block.serve(|Square(n)| {
+            served.fetch_add(1, Ordering::Relaxed);
+            thread::yield_now();
+            Ok(n)
+        });
+    });
+    let submits = gpu.kernel("submits", |launch| {
+        let queue = DeviceSide::argument(launch, 0).unwrap();
+        let result = launch.arg_u64(1).unwrap();
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut accepted = 0;
+                    loop {
+                        match queue.try_submit(Place::default(), &Square(1)) {
+                            Ok(()) => accepted += 1,
+                            Err(Status::Full) => thread::yield_now(),
+                            Err(status) => {
+                                assert_eq!(status, Status::Closed);
+                                break;
+                            }
+                        }
+                    }
+                    launch.atomic_add_u64(result, accepted).unwrap();
+                });
+            }
+        });
+    });
+    let queue = KernelQueue::builder().depth(64).build(&gpu.device).unwrap();
+    let pool = GpuMemoryPool::on(&gpu.device, 8).unwrap();
+    let result = pool.allocate_typed::<u64>(1).unwrap();
+    result.copy_from(&[0]).unwrap();
+    let (producers, consumers) = (gpu.stream(), gpu.stream());
+    let config = LaunchConfig::linear(1, 32);
+    // SAFETY: the arguments are those of the kernels, and all live until they have ended.
+    unsafe {
+        let args = [&queue.device_queue() as _, &result.address() as _];
+        producers.launch(&submits, &config, &args).unwrap();
+        queue.fence_on(&producers).unwrap();
+        let args = [&queue.device_inbox() as _, &0_u64 as _];
+        queue.launch(&consumers, &resident, &config, &args).unwrap();
+    }
+    while done.load(Ordering::Relaxed) < 500 {
+        thread::yield_now();
+    }
+    let (ended, wait) = mpsc::channel();
+    thread::spawn(move || ended.send(queue.shutdown()));
+    let ended = wait.recv_timeout(Duration::from_secs(60));
+    ended
+        .expect("the shutdown waits for an empty ring")
+        .unwrap();
+    let mut accepted = [0];
+    result.copy_to(&mut accepted).unwrap();
+    let done = done.load(Ordering::Relaxed);
+    // What came after the last look is not done, and the rest is, once.
+    assert!(
+        done <= accepted[0] && accepted[0] <= done + 64,
+        "{done} of {accepted:?}"
+    );
+}
+
 /// A launch that leaves lanes without a block, or a block without a warp, would leave tasks where they are.
 #[test]
 fn a_launch_that_cannot_serve_all_lanes_is_refused() {

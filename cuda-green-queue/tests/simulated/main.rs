@@ -5,4 +5,5 @@
 mod between_kernels;
 mod calls;
 mod fixture;
+mod logged;
 mod resident;

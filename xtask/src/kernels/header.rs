@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use super::{HEADER, WITH_HEADER, name_of, nvrtc::Nvrtc, tools};
 
 const PROBE: &str = "cuda-green-queue/src/device/layout_probe.cu";
+/// The documentation, whose blocks of CUDA C++ are programs.
+const README: &str = "cuda-green-queue/README.md";
 
 /// The architectures for which each compiler assembles what it compiled: that of 12.4, then those of [`compilers`], which
 /// warn of `sm_70` or lack it.
@@ -67,12 +69,40 @@ fn compile(nvrtc: &Nvrtc, architecture: &str, more: &[&str]) -> Result<()> {
     let include = format!("--include-path={}", folder.display());
     let mut options = vec!["--std=c++17", &architecture, &include];
     options.extend(more);
+    let read = |source: &str| {
+        let text = fs::read_to_string(root.join(source));
+        text.with_context(|| format!("cannot read {source}"))
+    };
+    let compile = |source: &str, text: &str| {
+        let compiled = nvrtc.compile(name_of(source), text, &options);
+        compiled
+            .map(drop)
+            .with_context(|| format!("{source} is refused"))
+    };
     for source in [PROBE].iter().chain(&WITH_HEADER) {
-        let text = fs::read_to_string(root.join(source))
-            .with_context(|| format!("cannot read {source}"))?;
-        nvrtc
-            .compile(name_of(source), &text, &options)
-            .with_context(|| format!("{source} is refused"))?;
+        compile(source, &read(source)?)?;
+    }
+    for block in cuda_blocks(&read(README)?) {
+        compile(README, block)?;
     }
     Ok(())
+}
+
+/// Returns the blocks of CUDA C++ in a document.
+fn cuda_blocks(document: &str) -> impl Iterator<Item = &str> {
+    let blocks = document.split("\n```cuda\n").skip(1);
+    blocks.filter_map(|block| block.split("\n```").next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_cuda_are_found() {
+        let text = "a\n```cuda\none\ntwo\n```\n```rust\nno\n```\n\n```cuda\nthree\n```\n";
+        assert_eq!(cuda_blocks(text).collect::<Vec<_>>(), ["one\ntwo", "three"]);
+        let readme = fs::read_to_string(crate::root().join(README)).unwrap();
+        assert_eq!(cuda_blocks(&readme).count(), 3);
+    }
 }
