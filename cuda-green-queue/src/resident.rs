@@ -4,6 +4,8 @@ mod builder;
 mod future;
 mod memory;
 mod rings;
+mod stats;
+mod submit;
 mod watcher;
 
 use std::{fmt, sync::Arc};
@@ -13,6 +15,7 @@ use cuda_green::{CudaDevice, Kernel, KernelArg, LaunchConfig, Stream};
 pub use builder::InboxBuilder;
 pub use future::ResidentFuture;
 pub(crate) use memory::{Inbox, Kind};
+pub use stats::{ResidentRingStats, ResidentStats};
 
 use crate::{
     error::Result,

@@ -3,6 +3,8 @@
 
 #[path = "queue_bodies.rs"]
 mod bodies;
+#[path = "queue_resident.rs"]
+pub mod resident;
 
 use std::{
     sync::{

@@ -5,8 +5,8 @@ use std::thread;
 use bytemuck::{Pod, Zeroable};
 use cuda_green::sim::{Launch, Sim};
 use cuda_green_queue::{
-    Task,
-    simulated::{DeviceSide, Place, Status},
+    Task, TaskFailure,
+    simulated::{DeviceSide, InboxSide, Place, Status},
 };
 
 use super::{DONE, FULL, TIMEOUT};
@@ -90,6 +90,36 @@ pub fn register(simulator: &Sim) {
             }
         });
     }
+    simulator.register_concurrent_kernel("suite_serve", serve);
+}
+
+/// Each block takes the tasks of its lane.
+fn serve(launch: &Launch<'_>) {
+    let Some(words) = launch.arg_u64(1) else {
+        return;
+    };
+    thread::scope(|scope| {
+        for block in 0..launch.block_count() {
+            scope.spawn(move || {
+                let Some(mut inbox) = InboxSide::argument(launch, 0, block as u32) else {
+                    return;
+                };
+                while let Some(taken) = inbox.wait_next() {
+                    let _ = launch.atomic_add_u64(words + 8 * block, 1);
+                    if let Some(Ask { number }) = taken.task() {
+                        let _ = inbox.answer::<Ask>(taken, Ok(number + 1));
+                    } else if let Some(Fail { number }) = taken.task() {
+                        let _ = inbox.answer::<Fail>(taken, Err(TaskFailure(number)));
+                    } else if let Some(Long { words }) = taken.task() {
+                        let output = [words[0], words[11], words.iter().sum()];
+                        let _ = inbox.answer::<Long>(taken, Ok(output));
+                    } else {
+                        inbox.refuse(taken);
+                    }
+                }
+            });
+        }
+    });
 }
 
 /// Returns the number of a status in the header.
