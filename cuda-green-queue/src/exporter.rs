@@ -1,11 +1,39 @@
 //! Figures of queues for the `metrics` facade.
 
+mod descriptions;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
+
 use metrics::{Label, counter, gauge};
 
-use crate::stats::{MethodStats, QueueStats, RingStats};
+use crate::stats::{DeviceStats, MethodStats, QueueStats, RingStats};
 
-/// Exports the figures of a queue to the recorder of the `metrics` facade, as counters (`cuda_green_queue_…_total`) and
-/// gauges. Call [`export`](Self::export) now and then, as for each scrape.
+/// Exports the figures of a queue to the recorder of the `metrics` facade. Call [`export`](Self::export) now and then, as
+/// for each scrape.
+///
+/// The label `queue` is the exporter's, `device` the ordinal, `thread` the number of a polling thread of its device, and
+/// `task` the name of the task's type.
+///
+/// | metric | kind | more labels | |
+/// |---|---|---|---|
+/// | `cuda_green_queue_submitted_total` | counter | `device`, `lane`, `priority` | tasks that kernels submitted |
+/// | `cuda_green_queue_taken_total` | counter | `device`, `lane`, `priority` | tasks that a polling thread took |
+/// | `cuda_green_queue_refused_total` | counter | `device`, `lane`, `priority` | submissions of kernels that found no room |
+/// | `cuda_green_queue_deepest` | gauge | `device`, `lane`, `priority` | the most tasks that waited in the ring |
+/// | `cuda_green_queue_out_of_jobs_total` | counter | `device`, `lane`, `priority` | looks at which the ring had to wait, because all jobs were with the workers |
+/// | `cuda_green_queue_invalid_answers_total` | counter | `device` | answers to futures that do not exist |
+/// | `cuda_green_queue_sleeps_total` | counter | `device`, `thread` | sleeps of a polling thread while a kernel may submit |
+/// | `cuda_green_queue_rests_total` | counter | `device`, `thread` | sleeps of a polling thread while no kernel is known to be at work |
+/// | `cuda_green_queue_cpu_seconds` | gauge | `device`, `thread` | CPU time of a polling thread, on Linux |
+/// | `cuda_green_queue_cpu_submitted_total` | counter | `way` | tasks of CPU code; `moved` or `copied` |
+/// | `cuda_green_queue_cpu_refused_total` | counter | `way` | submissions of CPU code that found no room |
+/// | `cuda_green_queue_handled_total` | counter | `task`, `outcome` | tasks that ended; `done`, `failed`, `panicked` or `bad_payload` |
+/// | `cuda_green_queue_waiting_seconds` | gauge | `task`, `quantile` | time from where a task was found to its handler |
+/// | `cuda_green_queue_handling_seconds` | gauge | `task`, `quantile` | time that the handler took |
+/// | `cuda_green_queue_unknown_methods_total` | counter | | tasks without a handler |
+/// | `cuda_green_queue_discarded_total` | counter | | tasks that were answered as closed without being run |
+/// | `cuda_green_queue_caught_panics_total` | counter | | panics of wakers, and of tasks and outputs when they were dropped |
 ///
 /// ```
 /// use cuda_green_queue::{QueueExporter, TaskQueues};
@@ -23,8 +51,10 @@ pub struct QueueExporter {
 }
 
 impl QueueExporter {
-    /// Makes an exporter of figures with this value of the label `queue`.
+    /// Makes an exporter of figures with this value of the label `queue`, and describes them to the recorder that is
+    /// installed.
     pub fn new(queue: impl Into<String>) -> Self {
+        descriptions::describe();
         Self {
             queue: queue.into(),
         }
@@ -35,6 +65,7 @@ impl QueueExporter {
         let queue = || vec![Label::new("queue", self.queue.clone())];
         counter!("cuda_green_queue_unknown_methods_total", queue()).absolute(stats.unknown_methods);
         counter!("cuda_green_queue_discarded_total", queue()).absolute(stats.discarded);
+        counter!("cuda_green_queue_caught_panics_total", queue()).absolute(stats.caught_panics);
         for (way, counts) in [("moved", stats.pointers), ("copied", stats.copies)] {
             let labels = || with(queue(), [("way", way.to_owned())]);
             counter!("cuda_green_queue_cpu_submitted_total", labels()).absolute(counts.submitted);
@@ -47,6 +78,7 @@ impl QueueExporter {
             for ring in &device.rings {
                 export_ring(ring, &labels());
             }
+            export_pollers(device, &labels());
         }
         for method in &stats.methods {
             export_method(method, &queue());
@@ -73,6 +105,17 @@ fn export_ring(ring: &RingStats, labels: &[Label]) {
     }
     if let Some(refused) = ring.refused {
         counter!("cuda_green_queue_refused_total", labels()).absolute(refused);
+    }
+}
+
+fn export_pollers(device: &DeviceStats, labels: &[Label]) {
+    for (number, poller) in device.pollers.iter().enumerate() {
+        let labels = || with(labels.to_vec(), [("thread", number.to_string())]);
+        counter!("cuda_green_queue_sleeps_total", labels()).absolute(poller.sleeps);
+        counter!("cuda_green_queue_rests_total", labels()).absolute(poller.rests);
+        if let Some(time) = poller.cpu_time {
+            gauge!("cuda_green_queue_cpu_seconds", labels()).set(time.as_secs_f64());
+        }
     }
 }
 
@@ -117,122 +160,4 @@ fn with(
     let more = more.into_iter();
     labels.extend(more.map(|(key, value)| Label::new(key, value)));
     labels
-}
-
-#[cfg(test)]
-#[cfg(not(loom))]
-mod tests {
-    use super::*;
-    use crate::tests::{Double, builder};
-    use metrics::{
-        Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder,
-        SharedString, Unit,
-    };
-    use std::{
-        collections::BTreeMap,
-        sync::{Arc, Mutex},
-    };
-
-    type Values = Arc<Mutex<BTreeMap<String, f64>>>;
-
-    #[derive(Default)]
-    struct Map(Values);
-
-    struct Entry(String, Values);
-
-    impl Entry {
-        fn put(&self, value: f64) {
-            self.1.lock().unwrap().insert(self.0.clone(), value);
-        }
-    }
-
-    impl CounterFn for Entry {
-        fn increment(&self, _: u64) {
-            unreachable!("figures are totals");
-        }
-
-        fn absolute(&self, value: u64) {
-            self.put(value as f64);
-        }
-    }
-
-    impl GaugeFn for Entry {
-        fn increment(&self, _: f64) {
-            unreachable!("figures are totals");
-        }
-
-        fn decrement(&self, _: f64) {
-            unreachable!("figures are totals");
-        }
-
-        fn set(&self, value: f64) {
-            self.put(value);
-        }
-    }
-
-    impl Map {
-        fn entry(&self, key: &Key) -> Arc<Entry> {
-            let labels = key
-                .labels()
-                .map(|label| format!(" {}={}", label.key(), label.value()));
-            let name = key.name().to_owned() + &labels.collect::<String>();
-            Arc::new(Entry(name, self.0.clone()))
-        }
-    }
-
-    impl Recorder for Map {
-        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-            Counter::from_arc(self.entry(key))
-        }
-
-        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-            Gauge::from_arc(self.entry(key))
-        }
-
-        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-            Histogram::noop()
-        }
-    }
-
-    #[test]
-    fn figures_are_exported_with_their_labels() {
-        let queues = builder().build_for(&[]).unwrap();
-        for n in 0..3 {
-            queues.submit(Double(n)).unwrap().wait().unwrap();
-        }
-        let submitter = queues.submitter().clone();
-        queues.shutdown().unwrap();
-        let recorder = Map::default();
-        metrics::with_local_recorder(&recorder, || {
-            QueueExporter::new("one").export(&submitter.stats());
-        });
-        let values = recorder.0.lock().unwrap();
-        let task = std::any::type_name::<Double>();
-        for (key, value) in [
-            (
-                "cuda_green_queue_cpu_submitted_total queue=one way=moved".to_owned(),
-                3.0,
-            ),
-            (
-                "cuda_green_queue_cpu_submitted_total queue=one way=copied".to_owned(),
-                0.0,
-            ),
-            (
-                format!("cuda_green_queue_handled_total queue=one task={task} outcome=done"),
-                3.0,
-            ),
-            (
-                format!("cuda_green_queue_handled_total queue=one task={task} outcome=failed"),
-                0.0,
-            ),
-        ] {
-            assert_eq!(values.get(&key), Some(&value), "{key}: {values:#?}");
-        }
-        let slowest = format!("cuda_green_queue_handling_seconds queue=one task={task} quantile=1");
-        assert!(values.contains_key(&slowest), "{values:#?}");
-    }
 }

@@ -58,7 +58,7 @@ pub use numa::Placement;
 pub use numbered::NumberedTask;
 pub use queue::TaskQueue;
 pub use queues::TaskQueues;
-pub use resident::{InboxBuilder, ResidentFuture, ResidentQueue};
+pub use resident::{InboxBuilder, ResidentFuture, ResidentQueue, ResidentRingStats, ResidentStats};
 pub use stats::{DeviceStats, MethodStats, PollerStats, QueueStats, RingStats, SubmissionStats};
 pub use submitter::Submitter;
 pub use task::{HostTask, SubmitError, Task, TaskError, TaskFailure};

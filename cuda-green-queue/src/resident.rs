@@ -5,6 +5,8 @@ mod closing;
 mod future;
 mod memory;
 mod rings;
+mod stats;
+mod submit;
 mod watcher;
 
 use std::{fmt, sync::Arc};
@@ -14,6 +16,7 @@ use cuda_green::{CudaDevice, Kernel, KernelArg, LaunchConfig, Stream};
 pub use builder::InboxBuilder;
 pub use future::ResidentFuture;
 pub(crate) use memory::{Inbox, Kind};
+pub use stats::{ResidentRingStats, ResidentStats};
 
 use crate::{
     error::Result,

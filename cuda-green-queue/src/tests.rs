@@ -1,13 +1,14 @@
 //! Tests of the host side: on simulated drivers, whose kernels are Rust functions on threads of their own, and on CPU
 //! threads alone.
 
+mod counts;
 mod cpu;
 mod ends;
 #[cfg(any(feature = "serde", feature = "tracing"))]
 mod facades;
 mod faults;
 mod figures;
-mod gpu;
+pub(crate) mod gpu;
 mod hostile;
 mod idle;
 mod kernels;

@@ -116,6 +116,7 @@ fn main() -> ExitCode {
             graphs::CASES,
             embed::CASES,
             queue::CASES,
+            queue::resident::CASES,
             #[cfg(unix)]
             forks::CASES,
         ]

@@ -4,6 +4,8 @@
 mod between_kernels;
 #[path = "queue_bodies.rs"]
 mod bodies;
+#[path = "queue_resident.rs"]
+pub mod resident;
 
 use std::{
     sync::{

@@ -6,7 +6,9 @@ use super::{
 };
 #[cfg(feature = "test-utils")]
 use crate::layout::DeviceInbox;
-use crate::layout::{DeviceQueue, FIRST_FUTURE, LINE, Layout, MAGIC, RingState, VERSION, sequence};
+use crate::layout::{
+    CLOSED, DeviceQueue, FIRST_FUTURE, LINE, Layout, MAGIC, RingState, VERSION, sequence,
+};
 
 /// Where the parts of a queue begin: addresses or offsets, as the memory takes them.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +159,21 @@ impl Ring {
     #[inline]
     pub(crate) fn payload_bytes(&self) -> usize {
         (1 << self.slot_log2) - crate::layout::SLOT_HEADER as usize
+    }
+
+    /// Returns whether the consumer has closed the ring. A submission that fails before it reserves a slot, since there is no
+    /// entry for the answer, says so by this: the entries may be held for ever by those who got their answers.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn is_closed(&self, shared: &impl Shared) -> bool {
+        shared.load_acquire(self.tail) & CLOSED != 0
+    }
+
+    /// Returns how many tasks were taken, as the consumer last said, were submitted, and were refused.
+    pub(crate) fn counts(&self, shared: &impl Shared, local: &impl Local) -> (u64, u64, u64) {
+        use super::reserve::{HEAD, REFUSED};
+        let taken = shared.load_acquire(self.tail) & !CLOSED;
+        let submitted = local.get(self.state + HEAD);
+        (taken, submitted, local.get(self.state + REFUSED))
     }
 
     /// Makes memory of any contents an empty ring whose first ticket is `start`, before anyone uses it.

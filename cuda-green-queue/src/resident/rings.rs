@@ -170,6 +170,12 @@ impl InboxRings {
         }
     }
 
+    /// Returns how many tasks of a ring were taken, submitted and refused.
+    pub(super) fn counts(&self, lane: u32, priority: u32) -> Option<(u64, u64, u64)> {
+        let ring = self.queue.ring(lane, priority)?;
+        Some(ring.counts(self.inbox.shared(), &self.local))
+    }
+
     /// Returns the answer to a call if it has arrived, and copies as much of the output as `out` has room for.
     #[inline]
     pub(super) fn poll(&self, call: Call, out: &mut [u8]) -> Option<Answer> {

@@ -92,7 +92,10 @@ impl<'a> DeviceSide<'a> {
         }
         let near = thread_number();
         let call = self.table.take(&self.memory, &self.memory, near);
-        let call = call.ok_or(Status::Full)?;
+        let call = call.ok_or_else(|| match ring.is_closed(&self.memory) {
+            true => Status::Closed,
+            false => Status::Full,
+        })?;
         let ticket = self.reserve(&ring, 1).inspect_err(|_| {
             self.table.give_back(&self.memory, call);
         })?;

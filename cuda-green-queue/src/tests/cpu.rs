@@ -42,6 +42,10 @@ impl Door {
         self.opened.notify_all();
     }
 
+    pub(super) fn close(&self) {
+        *self.open.lock().unwrap() = false;
+    }
+
     pub(super) fn wait_for(&self, count: usize) {
         while self.waiting.load(Ordering::SeqCst) < count {
             std::thread::yield_now();

@@ -1,8 +1,14 @@
-//! What submissions by CPU code cost. Prints, and asserts nothing:
-//! `cargo test --release -p cuda-green-queue --lib -- --ignored --nocapture figures`.
+//! What submissions by CPU code cost, and what the polling thread's part of a task does. Prints, and asserts nothing:
+//! `cargo test --release -p cuda-green-queue --lib -- --ignored --nocapture --test-threads=1 figures`.
+//!
+//! Each figure is the least of many short measurements, since other programs take cores meanwhile.
 
 use std::{
     collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,84 +16,118 @@ use super::{
     gpu::{Gpu, Warp},
     *,
 };
-use crate::IdlePolicy;
+use crate::{IdlePolicy, TaskFuture, TaskQueues};
 
-const TASKS: u32 = 400_000;
+const REPEATS: usize = 60;
 
-fn nanoseconds(of: Duration) -> f64 {
-    of.as_nanos() as f64 / f64::from(TASKS)
+/// Prints the least and the middle of some nanoseconds a task.
+fn print(what: &str, tasks: u32, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let of = |time: Duration| time.as_nanos() as f64 / f64::from(tasks);
+    println!(
+        "{what}: {:.1} ns, in the middle {:.1} ns",
+        of(times[0]),
+        of(times[times.len() / 2])
+    );
+}
+
+fn repeat(what: &str, tasks: u32, mut once: impl FnMut() -> Duration) {
+    once();
+    print(what, tasks, (0..REPEATS).map(|_| once()).collect());
+}
+
+/// Submits many tasks and then takes all outputs.
+fn batches(queues: &TaskQueues, copied: bool, submitting: &mut Vec<Duration>) -> Duration {
+    let start = Instant::now();
+    let mut waiting = VecDeque::<TaskFuture<u64>>::with_capacity(512);
+    let mut spent = Duration::ZERO;
+    for _ in 0..8 {
+        let begin = Instant::now();
+        for n in 0..512 {
+            waiting.push_back(match copied {
+                true => queues.submit_copy(Double(n)).unwrap(),
+                false => queues.submit_pointer(Double(n)).unwrap(),
+            });
+        }
+        spent += begin.elapsed();
+        for future in waiting.drain(..) {
+            future.wait().unwrap();
+        }
+    }
+    submitting.push(spent);
+    start.elapsed()
 }
 
 /// A worker spins beside a thread that submits and takes the outputs, so two cores are needed.
 #[test]
 #[ignore = "a measurement"]
 fn figures_of_submissions() {
-    let queues = builder().workers(1).cpu_depth(1024).build_for(&[]).unwrap();
-    for _ in 0..3 {
-        let start = Instant::now();
-        for n in 0..u64::from(TASKS) {
-            let future = queues.submit_pointer(Double(n)).unwrap();
-            assert_eq!(future.wait(), Ok(2 * n));
+    for workers in [1, 4] {
+        println!("{workers} workers");
+        let queues = builder().workers(workers).cpu_depth(1024);
+        let queues = queues.build_for(&[]).unwrap();
+        for (way, copied) in [("pointer", false), ("copy", true)] {
+            let mut submitting = Vec::new();
+            repeat(&format!("{way}, submitted and run"), 8 * 512, || {
+                batches(&queues, copied, &mut submitting)
+            });
+            print(&format!("{way}, submitted"), 8 * 512, submitting);
+            repeat(&format!("{way}, one at a time"), 1000, || {
+                let start = Instant::now();
+                for n in 0..1000 {
+                    let future = match copied {
+                        true => queues.submit_copy(Double(n)),
+                        false => queues.submit_pointer(Double(n)),
+                    };
+                    assert_eq!(future.unwrap().wait(), Ok(2 * n));
+                }
+                start.elapsed()
+            });
         }
-        println!(
-            "pointer, one at a time: {:.0} ns",
-            nanoseconds(start.elapsed())
-        );
-        let start = Instant::now();
-        let mut waiting = VecDeque::with_capacity(256);
-        for n in 0..u64::from(TASKS) {
-            if waiting.len() == 256 {
-                let future: crate::TaskFuture<u64> = waiting.pop_front().unwrap();
-                future.wait().unwrap();
-            }
-            waiting.push_back(queues.submit_pointer(Double(n)).unwrap());
-        }
-        waiting
-            .drain(..)
-            .for_each(|future| assert!(future.wait().is_ok()));
-        println!(
-            "pointer, 256 at a time: {:.0} ns",
-            nanoseconds(start.elapsed())
-        );
-        let start = Instant::now();
-        for n in 0..u64::from(TASKS) {
-            let future = queues.submit_copy(Double(n)).unwrap();
-            assert_eq!(future.wait(), Ok(2 * n));
-        }
-        println!(
-            "copy, one at a time: {:.0} ns",
-            nanoseconds(start.elapsed())
-        );
+        queues.shutdown().unwrap();
     }
-    queues.shutdown().unwrap();
 }
 
 /// The polling thread's part of a task: what it takes for tasks that wait in a ring already.
 #[test]
 #[ignore = "a measurement"]
 fn figures_of_the_polling_thread() {
+    const TASKS: u32 = 1 << 14;
+    const LAST: u32 = TASKS - 1;
+    let end = Arc::new(AtomicBool::new(false));
+    let ended = end.clone();
+    let door = Arc::new(cpu::Door::default());
+    let passing = door.clone();
     let gpu = Gpu::new("h200@13.0", |launch| {
         let warp = Warp::new(launch, 0);
-        for n in 0..TASKS / 8 {
+        for n in 0..TASKS {
             warp.submit(0, Increment(n)).unwrap();
         }
     });
     let queue = TaskQueueBuilder::default()
-        .inline_handler(|Increment(n)| Ok(n))
-        .depth(1 << 16)
+        .inline_handler(move |Increment(n)| {
+            match n {
+                0 => passing.pass(),
+                LAST => ended.store(true, Ordering::Release),
+                _ => {}
+            }
+            Ok(n)
+        })
+        .depth(2 * TASKS)
+        .lanes(1)
         .idle(IdlePolicy::spinning())
         .build(&gpu.device)
         .unwrap();
-    let start = Instant::now();
-    gpu.launch(&queue, 0, 0);
-    gpu.stream.synchronize().unwrap();
-    while queue.stats().handled() < u64::from(TASKS / 8) {
-        std::thread::yield_now();
-    }
-    println!(
-        "inline, with the simulator's part: {:.0} ns",
-        nanoseconds(start.elapsed() * 8)
-    );
-    println!("{}", queue.stats());
+    repeat("inline, taken", TASKS, || {
+        door.close();
+        gpu.launch(&queue, 0, 0);
+        gpu.stream.synchronize().unwrap();
+        let start = Instant::now();
+        door.open();
+        while !end.swap(false, Ordering::Acquire) {
+            std::hint::spin_loop();
+        }
+        start.elapsed()
+    });
     queue.shutdown().unwrap();
 }

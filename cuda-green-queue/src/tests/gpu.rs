@@ -146,16 +146,16 @@ const PTX: &str = ".version 6.0\n.target sm_70\n.address_size 64\n\
     .visible .entry user(.param .align 8 .b8 queue[64], .param .u64 out, .param .u64 n) { ret; }";
 
 /// A simulated device, whose kernel `user(queue, out, n)` is a Rust function that may wait for the CPU.
-pub(super) struct Gpu {
+pub(crate) struct Gpu {
     _sim: Sim,
-    pub(super) device: CudaDevice,
+    pub(crate) device: CudaDevice,
     pub(super) stream: Stream,
     pub(super) kernel: Kernel,
     _manager: Arc<SmPartitionManager>,
 }
 
 impl Gpu {
-    pub(super) fn new(profile: &str, kernel: impl Fn(&Launch<'_>) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(profile: &str, kernel: impl Fn(&Launch<'_>) + Send + Sync + 'static) -> Self {
         let sim = Sim::new(profile).unwrap();
         sim.register_concurrent_kernel("user", kernel);
         let driver = Driver::simulated(&sim).unwrap();

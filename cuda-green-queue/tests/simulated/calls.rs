@@ -120,3 +120,39 @@ fn kernels_learn_what_went_wrong() {
     assert_eq!(done, 1);
     queue.shutdown().unwrap();
 }
+
+/// Those who got their answers keep all entries when the queue closes: a call that waits for one ends.
+#[test]
+fn a_call_without_an_entry_learns_that_the_queue_is_closed() {
+    let gpu = Gpu::new();
+    let runs = Arc::new(AtomicU64::new(0));
+    let counted = runs.clone();
+    let queue = TaskQueue::builder()
+        .futures(2)
+        .handler(move |Square(n)| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(n * n)
+        })
+        .build(&gpu.device)
+        .unwrap();
+    let kernel = gpu.kernel("submits", |launch| {
+        let queue = DeviceSide::argument(launch, 0).unwrap();
+        let result = launch.arg_u64(1).unwrap();
+        let held = [1, 2].map(|n| queue.call(Place::default(), &Square(n)).unwrap());
+        let refused = queue.call(Place::default(), &Square(3)).map(drop);
+        if refused == Err(Status::Closed) {
+            launch.atomic_add_u64(result, 1).unwrap();
+        }
+        drop(held);
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while runs.load(Ordering::Relaxed) < 2 {
+                thread::yield_now();
+            }
+            queue.close();
+        });
+        assert_eq!(result_of(&gpu, &queue, &kernel, 32), 1);
+    });
+    assert_eq!(queue.shutdown().unwrap().handled(), 2);
+}

@@ -389,3 +389,43 @@ fn a_launch_that_waits_for_its_kernel_can_be_ended() {
         launching.join().unwrap().unwrap();
     });
 }
+
+/// A submission waits for room, which the kernel makes, and no longer than it may; the figures say what happened.
+#[test]
+fn a_submission_waits_for_room() {
+    let gpu = Gpu::new();
+    let queue = ResidentQueue::builder()
+        .lanes(2)
+        .depth(8)
+        .build(&gpu.device)
+        .unwrap();
+    let mut futures: Vec<_> = (0..16).map(|n| queue.submit(Square(n)).unwrap()).collect();
+    let short = Duration::from_millis(1);
+    let refused = queue.submit_timeout(Square(16), short).unwrap_err();
+    assert_eq!(refused, SubmitError::Full(Square(16)));
+    let stats = queue.stats();
+    assert_eq!((stats.submitted(), stats.taken()), (16, 0));
+    assert!(
+        stats
+            .rings
+            .iter()
+            .all(|ring| (ring.submitted, ring.depth) == (8, 8))
+    );
+    assert!(stats.rings.iter().any(|ring| ring.refused > 0), "{stats}");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| queue.submit(Square(16)).unwrap());
+        let kernel = gpu.kernel("resident", |launch| {
+            two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
+        });
+        launch(&queue, &gpu.stream(), &kernel).unwrap();
+        futures.push(waiting.join().unwrap());
+    });
+    for (n, future) in (0..).zip(futures) {
+        assert_eq!(future.wait(), Ok(n * n));
+    }
+    queue.finish();
+    queue.wait().unwrap();
+    let stats = queue.stats();
+    assert_eq!((stats.submitted(), stats.taken()), (17, 17), "{stats}");
+    queue.shutdown().unwrap();
+}

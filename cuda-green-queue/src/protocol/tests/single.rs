@@ -64,6 +64,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A ring says that it is closed to one who has no entry for an answer, and so cannot reserve.
+#[test]
+fn a_ring_tells_that_it_is_closed() {
+    let queue = InMemory::new(8, 1, 0);
+    let mut consumer = Consumer::new(queue.ring, &queue.shared);
+    assert!(!queue.ring.is_closed(&queue.shared));
+    consumer.close(&queue.shared);
+    assert!(queue.ring.is_closed(&queue.shared));
+}
+
 proptest! {
     // A broken line is no case to try again.
     #![proptest_config(ProptestConfig {
