@@ -22,6 +22,16 @@ use driver_matrix::{drivers, skip::skip};
 /// Which simulated driver the library is.
 const PROFILE: &str = "CUDA_GREEN_SIM_PROFILE";
 
+/// Has cargo build with what it built for the tests, and put the library into a folder of its own, where no other build
+/// replaces it.
+fn elsewhere() -> [(&'static str, PathBuf); 2] {
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    [
+        ("CARGO_BUILD_BUILD_DIR", temporary.parent().unwrap().into()),
+        ("CARGO_TARGET_DIR", temporary.join("clients")),
+    ]
+}
+
 /// The folder in which the built library lies as `libcuda.so.1`.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -30,6 +40,7 @@ fn folder() -> &'static Path {
         let built = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--package", "cuda-green-sim-driver"])
             .args(["--message-format", "json-render-diagnostics"])
+            .envs(elsewhere())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .unwrap();

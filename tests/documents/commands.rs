@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use crate::{
     document::{ROOT, prose},
-    targets::{installed, output},
+    targets::{cargo, installed, output},
     typed::typed,
 };
 
@@ -104,7 +104,7 @@ fn commands_in_blocks_run() {
                 continue;
             }
             "cargo" if matches!(&*words[1], "run" | "build") => {
-                let mut command = Command::new(env!("CARGO"));
+                let mut command = cargo();
                 // What is optimised would be built only for this.
                 command.args(words[1..].iter().filter(|word| *word != "--release"));
                 command

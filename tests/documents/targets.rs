@@ -26,13 +26,22 @@ pub fn output(command: &mut Command, what: &str) -> Output {
     output
 }
 
+/// Cargo, which builds with what it built for the tests. What comes of it lies in a folder of its own: where the tests'
+/// programs and examples are, another of the same name would take their place while tests run them.
+pub fn cargo() -> Command {
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut command = Command::new(env!("CARGO"));
+    command.env("CARGO_BUILD_BUILD_DIR", temporary.parent().unwrap());
+    command.env("CARGO_TARGET_DIR", temporary.join("documents"));
+    command
+}
+
 /// The program `cuda-green`, installed as its README says, but from here: a folder that has it.
 pub fn installed() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("installed");
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        let mut command = Command::new(env!("CARGO"));
+        let mut command = cargo();
         // All that it needs was fetched for this test, too.
         command.args([
             "install",
@@ -43,7 +52,7 @@ pub fn installed() -> &'static Path {
             "--offline",
         ]);
         command.args(["--path", "cuda-green-cli", "--root"]);
-        command.arg(&folder).arg("--target-dir").arg(target);
+        command.arg(&folder);
         output(&mut command, "cargo install");
         folder.join("bin")
     })

@@ -1,7 +1,9 @@
 //! Checks of the published crates as their users get them: each from its archive, with the
 //! oldest Rust, with the oldest dependencies, on Windows, on docs.rs, under their licences.
 
-use std::{fs, process};
+mod archives;
+
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -39,7 +41,7 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
         .run()?;
     }
     contents(shell)?;
-    dry_run(shell)?;
+    archives::check(shell)?;
     {
         // As docs.rs does, where no one sees a warning; its nightly marks what needs a feature.
         let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings --cfg docsrs");
@@ -61,26 +63,6 @@ pub fn check(shell: &Shell) -> Result<Vec<String>> {
     skipped.extend(deny(shell)?);
     skipped.extend(semver(shell)?);
     Ok(skipped)
-}
-
-/// Checks that each crate builds from its archive alone, and the other crates from the archives of those that they
-/// need: all together, as the registry has none of them before the release.
-///
-/// In a folder of its own each time: cargo takes an archive of the same version for the same archive, and would
-/// build what was in it at an earlier run.
-fn dry_run(shell: &Shell) -> Result<()> {
-    let folder = format!(
-        "{}/target/dry-run-{}",
-        crate::root().display(),
-        process::id()
-    );
-    let done = cmd!(
-        shell,
-        "cargo publish --workspace --dry-run --quiet --allow-dirty --target-dir {folder}"
-    )
-    .run();
-    shell.remove_path(&folder)?;
-    Ok(done?)
 }
 
 /// Checks that each archive has the licences and a README, and each manifest what the registry asks for.

@@ -19,7 +19,7 @@ const VALGRIND_ERRORS: i32 = 99;
 pub fn run() -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(crate::root());
-    let mut skipped = quick(&shell)?;
+    let mut skipped = quick(&shell, &["--package=driver-matrix"])?;
     skipped.extend(miri(&shell, &["--package=cuda-green", "--lib"])?);
     skipped.extend(miri(
         &shell,
@@ -37,12 +37,13 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Miri over the pure logic, and valgrind over the loading of real drivers.
-pub fn quick(shell: &Shell) -> Result<Vec<String>> {
+/// Miri over the pure logic, and valgrind over the loading of real drivers, by the program that the tests of these
+/// packages have.
+pub fn quick(shell: &Shell, packages: &[&str]) -> Result<Vec<String>> {
     let mut skipped = Vec::new();
     // The library tests of `cuda-green` take Miri more than a minute; `run` has them.
     skipped.extend(miri(shell, &["--package=cuda-green-sys", "--lib"])?);
-    skipped.extend(valgrind(shell)?);
+    skipped.extend(valgrind(shell, packages)?);
     Ok(skipped)
 }
 
@@ -84,15 +85,16 @@ fn simulator_in_miri(shell: &Shell) -> Result<Option<String>> {
 }
 
 /// Loads each real driver under valgrind, from one thread and from many.
-fn valgrind(shell: &Shell) -> Result<Vec<String>> {
+fn valgrind(shell: &Shell, packages: &[&str]) -> Result<Vec<String>> {
     let mut skipped = Vec::new();
     if !is_there(cmd!(shell, "valgrind --version")) {
         skipped.push("valgrind: the Debian package `valgrind` would add it".to_owned());
         return Ok(skipped);
     }
+    // As the tests do: for the program alone, cargo would build what it needs with other features once more.
     cmd!(
         shell,
-        "cargo build --quiet --package driver-matrix --bin driver-matrix"
+        "cargo test --quiet {packages...} --all-features --no-run"
     )
     .run()?;
     let program = Path::new("target/debug/driver-matrix");

@@ -1,5 +1,9 @@
 //! `cargo xtask test`: every check there is, in the order in which failing is cheapest, or one part of them.
 
+mod programs;
+
+use std::thread;
+
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
@@ -59,8 +63,7 @@ pub fn run(options: &Options) -> Result<()> {
         skipped.extend(published::check(&shell)?);
     }
     if runs(Part::Matrix) {
-        skipped.extend(kernels::check()?);
-        skipped.extend(safety::quick(&shell)?);
+        skipped.extend(kernels_and_safety(&shell, packages(options.part))?);
     }
 
     let mut lines = skipped::lines(list.path());
@@ -74,6 +77,17 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks the kernels and, at the same time, the quick half of safety: each keeps one core busy.
+fn kernels_and_safety(shell: &Shell, packages: &[&str]) -> Result<Vec<String>> {
+    let (kernels, safety) = thread::scope(|scope| {
+        let kernels = scope.spawn(kernels::check);
+        let safety = safety::quick(shell, packages);
+        (kernels.join(), safety)
+    });
+    let kernels = kernels.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    Ok(kernels.into_iter().chain(safety?).collect())
 }
 
 /// Fetches what the tests read; returns a line for each place that stays empty, unless all are required.
@@ -124,40 +138,21 @@ fn clippy(shell: &Shell) -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests of one part, or of both at once, so that cargo builds what they share once.
-fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
-    let packages: &[&str] = match part {
+/// The packages of a part's tests, or of both parts at once, so that cargo builds what they share once.
+fn packages(part: Option<Part>) -> &'static [&'static str] {
+    match part {
         None => &["--workspace"],
         Some(Part::Matrix) => &["--package=driver-matrix"],
         Some(_) => &["--workspace", "--exclude=driver-matrix"],
-    };
+    }
+}
+
+/// Runs the tests of one part, or of both at once.
+fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
     // The same random cases each time, so that a red run can be had again; `cargo test` alone tries others.
     let _seed = shell.push_env("PROPTEST_RNG_SEED", "12345");
-    // Doc tests included: the READMEs' examples are among them.
-    cmd!(shell, "cargo test {packages...} --no-fail-fast").run()?;
+    programs::run(shell, packages(part))?;
     if part != Some(Part::Matrix) {
-        // These need features that nothing else in the workspace has.
-        cmd!(
-            shell,
-            "cargo test --package cuda-green --all-features --test facades"
-        )
-        .run()?;
-        cmd!(
-            shell,
-            "cargo test --package cuda-green-queue --all-features --lib"
-        )
-        .run()?;
-        cmd!(
-            shell,
-            "cargo test --package cuda-green-embed --features server --bins --test program"
-        )
-        .run()?;
-        // Half a minute, so no part of `cargo test`.
-        cmd!(
-            shell,
-            "cargo test --package cuda-green-embed --test library all_glosses -- --ignored"
-        )
-        .run()?;
         loom(shell)?;
     }
     Ok(())
@@ -167,12 +162,10 @@ fn tests(shell: &Shell, part: Option<Part>) -> Result<()> {
 /// have cargo build everything again.
 fn loom(shell: &Shell) -> Result<()> {
     let _flags = shell.push_env("RUSTFLAGS", "--cfg loom");
-    for package in ["cuda-green", "cuda-green-queue"] {
-        cmd!(
-            shell,
-            "cargo test --package {package} --target-dir target/loom --lib _loom"
-        )
-        .run()?;
-    }
+    cmd!(
+        shell,
+        "cargo test --package cuda-green --package cuda-green-queue --target-dir target/loom --lib _loom"
+    )
+    .run()?;
     Ok(())
 }

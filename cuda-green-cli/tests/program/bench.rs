@@ -5,7 +5,7 @@ mod refused;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -225,11 +225,15 @@ fn startup_loads_a_library() {
     assert!(beyond.as_f64().unwrap() > 0.0);
 }
 
-/// Builds the simulated driver as a shared library, which cargo does not do for a test of another package.
+/// Builds the simulated driver as a shared library, which cargo does not do for a test of another package. With what it
+/// built for the tests, and into a folder of its own, where no other build replaces it.
 fn simulated_library() -> String {
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let built = Command::new(env!("CARGO"))
         .args(["build", "--package", "cuda-green-sim-driver"])
         .args(["--message-format", "json"])
+        .env("CARGO_BUILD_BUILD_DIR", temporary.parent().unwrap())
+        .env("CARGO_TARGET_DIR", temporary.join("bench"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
