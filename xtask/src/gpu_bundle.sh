@@ -10,7 +10,8 @@
 #                      program says where users meet errors, embed, which takes the model's folder MODEL and the file
 #                      TEXTS with a text a line, and measures sentence-transformers too where Python has it, service,
 #                      which takes the same model and texts, and five minutes, server, which takes them too, queue,
-#                      which takes up to five minutes, and processes, which takes up to three and runs MPS daemons of its own
+#                      which takes up to five minutes, processes, which takes up to three and runs MPS daemons of its
+#                      own, and holders, which has two processes hold partitions under a daemon of its own, and ends one
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -50,13 +51,15 @@ bench() { # evidence file, what to measure...
 
 # Runs a command under an MPS daemon of its own.
 under_mps() {
-    CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d) CUDA_MPS_LOG_DIRECTORY=$(mktemp -d)
+    mps_folder=$(mktemp -d) # plans of processes lie beside the pipes
+    CUDA_MPS_PIPE_DIRECTORY=$mps_folder/pipes CUDA_MPS_LOG_DIRECTORY=$mps_folder/log
     export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    mkdir "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
     nvidia-cuda-mps-control -d || return 1
     "$@"
     code=$?
     echo quit | nvidia-cuda-mps-control
-    rm -rf "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+    rm -rf "$mps_folder"
     unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
     return $code
 }
@@ -101,6 +104,35 @@ check_processes() {
     echo "[exit $?]" >>evidence/check-processes.txt
     cat evidence/check-processes.txt
     return $code
+}
+
+# Two processes hold the partitions of a plan under MPS; one is ended, and the other must go on.
+holders_under_mps() {
+    failures=0
+    {
+        ./cuda-green info
+        ./cuda-green check --processes
+        for run in 1 2 3 4; do
+            echo "== run $run"
+            ./shared_device serving 60 &
+            ended=$!
+            ./shared_device indexing 12 &
+            neighbour=$!
+            sleep 6
+            ./cuda-green partitions
+            ./cuda-green partitions end serving || failures=$((failures + 1))
+            ./cuda-green partitions
+            wait $ended
+            echo "[serving: exit $?]"
+            wait $neighbour
+            code=$?
+            echo "[indexing: exit $code]"
+            [ $code = 0 ] || failures=$((failures + 1))
+        done
+        echo "$failures failures"
+    } >evidence/holders.txt 2>&1
+    cat evidence/holders.txt
+    [ "$failures" = 0 ]
 }
 
 # The embeddings beside their peers in one run, and the vectors of one text by the program.
@@ -244,5 +276,6 @@ step server server
 step queue queue
 step processes processes
 step mps under_mps suite_under_mps
+step holders under_mps holders_under_mps
 step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed
