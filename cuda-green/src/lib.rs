@@ -95,11 +95,11 @@ pub use report::{MemoryReport, MemoryRow};
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
-pub use sharing::{NameHolder, SharedName, SharedStatus};
+pub use sharing::{ChangedName, NameHolder, PlanChange, SharedName, SharedStatus};
 #[cfg(feature = "test-utils")]
 #[doc(hidden)]
 pub use sharing::{SharingStep, on_sharing_step};
-pub use sharing_error::{FolderProblem, SharingError};
+pub use sharing_error::{FolderProblem, NotLeft, NotLeftReason, SharingError};
 pub use stream::{Stream, StreamOptions, StreamPriority};
 
 /// The simulator behind the feature `test-utils`.

@@ -5,17 +5,24 @@
 //! process however that ends; the record says who had it, so that the SMs of one that was killed are not given on before
 //! the GPU is rid of it (`leftover`).
 //!
+//! A change of the plan is announced as the next plan beside it; `protocol` has the rules, `shares` who gets which SMs,
+//! `change` the side of who changes it, `membership` and `held_name` that of holders, whom `event_count` wakes.
+//!
 //! The pure part is compiled everywhere; the files and locks on Linux only.
 
 #![cfg_attr(not(target_os = "linux"), allow(dead_code))] // elsewhere nothing can be joined
 
 mod agreed_plan;
 mod plan_text;
+mod protocol;
 mod record;
 mod status;
+mod shares;
 mod steps;
 mod terms;
 
+#[cfg(target_os = "linux")]
+mod change;
 #[cfg(target_os = "linux")]
 mod claims;
 #[cfg(target_os = "linux")]
@@ -23,7 +30,11 @@ mod descriptor;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 #[cfg(target_os = "linux")]
+mod event_count;
+#[cfg(target_os = "linux")]
 mod folder;
+#[cfg(target_os = "linux")]
+mod held_name;
 #[cfg(target_os = "linux")]
 mod leftover;
 #[cfg(target_os = "linux")]
@@ -31,16 +42,25 @@ mod membership;
 #[cfg(target_os = "linux")]
 mod mps;
 #[cfg(target_os = "linux")]
+mod place;
+#[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
 mod store;
 
 pub(crate) use agreed_plan::AgreedPlan;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use elsewhere::{HeldName, Membership};
+pub(crate) use elsewhere::{
+    EventCount, HeldName, LONGEST_PAUSE, Membership, Outlook, change_from_outside,
+};
 #[cfg(target_os = "linux")]
-pub(crate) use membership::{HeldName, Membership};
-pub use status::{NameHolder, SharedName, SharedStatus};
+pub(crate) use {
+    event_count::{EventCount, LONGEST_PAUSE},
+    held_name::HeldName,
+    membership::{Membership, Outlook, change_from_outside},
+};
+pub(crate) use record::Hindrance;
+pub use status::{ChangedName, NameHolder, PlanChange, SharedName, SharedStatus};
 pub use steps::SharingStep;
 #[cfg(feature = "test-utils")]
 pub use steps::on_sharing_step;

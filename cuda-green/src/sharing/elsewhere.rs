@@ -1,13 +1,18 @@
 //! Sharing where the system cannot do it: nothing can be joined, so nothing is ever held.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use super::{
     agreed_plan::{AgreedPlan, PlanKey},
-    status::SharedStatus,
+    record::Hindrance,
+    status::{PlanChange, SharedStatus},
     terms::Terms,
 };
-use crate::{error::Result, sharing_error::SharingError};
+use crate::{
+    error::Result,
+    planner::{DeviceFacts, Part, SmRequest},
+    sharing_error::SharingError,
+};
 
 /// A plan that this process has joined: none.
 #[derive(Debug)]
@@ -15,7 +20,21 @@ pub(crate) struct Membership(Infallible);
 
 /// A name that this process holds: none.
 #[derive(Debug)]
-pub(crate) struct HeldName(#[allow(dead_code)] Infallible);
+pub(crate) struct HeldName(Infallible);
+
+/// What wakes this process: nothing.
+#[derive(Debug)]
+pub(crate) struct EventCount(Infallible);
+
+/// The plans as a holder sees them.
+#[derive(Clone, Debug)]
+pub(crate) struct Outlook {
+    pub(crate) plan: Arc<AgreedPlan>,
+    pub(crate) next: Option<AgreedPlan>,
+}
+
+/// The longest time between two looks.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Membership {
     /// Refuses.
@@ -33,15 +52,85 @@ impl Membership {
         _: &str,
         _: Duration,
         _: &dyn Fn() -> Result<()>,
-    ) -> Result<HeldName> {
+    ) -> Result<(HeldName, Arc<AgreedPlan>)> {
         match self.0 {}
     }
 
-    pub(crate) fn plan(&self) -> &AgreedPlan {
+    pub(crate) fn plan(&self) -> Arc<AgreedPlan> {
+        match self.0 {}
+    }
+
+    pub(crate) fn look(&self) -> Result<Outlook, SharingError> {
+        match self.0 {}
+    }
+
+    pub(crate) fn settle(&self) -> Result<bool, SharingError> {
+        match self.0 {}
+    }
+
+    pub(crate) fn change(
+        &self,
+        _: &[(String, SmRequest)],
+        _: &DeviceFacts,
+        _: Duration,
+        _: &dyn Fn() -> Result<()>,
+    ) -> Result<PlanChange> {
+        match self.0 {}
+    }
+
+    pub(crate) fn events(&self) -> Arc<EventCount> {
         match self.0 {}
     }
 
     pub(crate) fn status(&self) -> SharedStatus {
         match self.0 {}
     }
+}
+
+impl HeldName {
+    pub(crate) fn index(&self) -> usize {
+        match self.0 {}
+    }
+
+    pub(crate) fn leave_for(&self, _: u64) -> Result<(), SharingError> {
+        match self.0 {}
+    }
+
+    pub(crate) fn hinder(&self, _: Hindrance) -> Result<(), SharingError> {
+        match self.0 {}
+    }
+
+    pub(crate) fn take(&self, _: u64) -> Result<(), SharingError> {
+        match self.0 {}
+    }
+}
+
+impl EventCount {
+    pub(crate) fn read(&self) -> u32 {
+        match self.0 {}
+    }
+
+    pub(crate) fn notify(&self) {
+        match self.0 {}
+    }
+
+    pub(crate) fn wait(&self, _: u32, _: Duration) {
+        match self.0 {}
+    }
+}
+
+impl Outlook {
+    pub(crate) fn parts_to_use(&self, _: usize, _: &[Part]) -> Vec<Part> {
+        Vec::new() // nobody has one
+    }
+}
+
+/// Refuses.
+pub(crate) fn change_from_outside(
+    _: &Terms<'_>,
+    _: &[(String, SmRequest)],
+    _: &DeviceFacts,
+    _: &dyn Fn() -> Result<()>,
+) -> Result<PlanChange> {
+    Err(SharingError::NotLinux.into())
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt, process, time::SystemTime};
 
-use super::record::Holder;
+use super::record::{Hindrance, Holder};
 
 /// Whether a process still lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,20 @@ pub(super) fn own(generation: u64) -> io::Result<Holder> {
         namespace: namespace()?,
         since: now.map_or(0, |now| now.as_secs()),
         generation,
+        left_for: 0,
+        hindrance: Hindrance::None,
     })
+}
+
+/// Returns the name of a holder's program, where the kernel tells it. It may hold any characters.
+pub(super) fn program(holder: &Holder) -> Option<String> {
+    if life(holder) != Life::Alive {
+        return None;
+    }
+    let name = fs::read(format!("/proc/{}/comm", holder.pid)).ok()?;
+    let name = String::from_utf8_lossy(&name);
+    let shown = name.trim().chars();
+    Some(shown.map(|c| if c.is_control() { '?' } else { c }).collect())
 }
 
 /// Returns whether a holder still lives.
