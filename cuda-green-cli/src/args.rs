@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod partitions;
 mod sizes;
 
 use std::path::PathBuf;
@@ -11,9 +12,12 @@ use clap::{
 };
 use cuda_green::{CudaDevice, Driver, DriverSpec};
 
+#[cfg(feature = "processes")]
+pub use bench::ProcessPart;
 pub use bench::{Bench, Drawing, Measurement, StartupPart};
 #[cfg(feature = "embed")]
 pub use bench::{EmbedBench, EmbedSource, ServiceBench};
+pub use partitions::{NewShare, Partitions, PlanAction};
 pub use sizes::Sizes;
 
 /// Guaranteed shares of an NVIDIA GPU through CUDA green contexts.
@@ -80,6 +84,10 @@ pub enum Command {
     ///
     /// Exits with 1 if they do not hold.
     Check,
+    /// Show the plans by which processes share devices, and who holds their partitions
+    ///
+    /// Reads files and asks the MPS daemon, and needs no GPU. Linux only.
+    Partitions(Partitions),
     /// Measure on this machine what the documentation claims
     Bench(Bench),
     /// Print the completion script of a shell

@@ -7,6 +7,7 @@ mod demo;
 mod info;
 mod man;
 mod map;
+mod partitions;
 mod plan;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Plan(sizes) => return plan::run(global, sizes),
         Command::Map { sizes, svg } => return map::run(global, sizes, svg.as_deref()),
         Command::Check => return check::run(global),
+        Command::Partitions(partitions) => return partitions::run(global, partitions),
         Command::Bench(bench) => return bench::run(global, bench),
         Command::Completions { shell } => completions::run(*shell)?,
         Command::Man { dir } => man::run(dir.as_deref())?,

@@ -8,7 +8,7 @@ use crate::{
     device_side::DeviceSide,
     error::{Error, Result},
     idle::IdlePolicy,
-    layout::{Layout, LayoutRequest},
+    layout::{Layout, LayoutRequest, within},
     pool::{Pool, PoolNumbers},
     queue::TaskQueue,
     queues::TaskQueues,
@@ -16,6 +16,9 @@ use crate::{
     task::{HostTask, Task, TaskFailure},
     workers::Workers,
 };
+
+/// More threads than that are a mistake in units.
+const MAX_WORKERS: u32 = 1024;
 
 /// The handlers and numbers of a queue. What cannot be is an error of `build`.
 #[derive(Debug)]
@@ -50,7 +53,8 @@ impl Default for TaskQueueBuilder {
 
 impl TaskQueueBuilder {
     /// Adds a handler, which runs on the workers. A slow one delays no submission, and as many run at once as there are
-    /// workers. It may block, submit, and wait for tasks that it submits. One that panics fails its task alone.
+    /// workers. It may block, submit, and wait for tasks that it submits, which run on its thread then if no worker has
+    /// begun them. One that panics fails its task alone.
     pub fn handler<T: Task>(
         mut self,
         handler: impl Fn(T) -> Result<T::Output, TaskFailure> + Send + Sync + 'static,
@@ -128,20 +132,21 @@ impl TaskQueueBuilder {
         self
     }
 
-    /// Sets the number of workers; half of the cores by default, from 1 to 4.
+    /// Sets the number of workers, from 1 to 1,024; half of the cores by default, but at most 4.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self
     }
 
-    /// Sets the number of polling threads for each GPU, 1 by default. Each has lanes of its own, so more than there are
-    /// lanes are of no use.
+    /// Sets the number of polling threads for each GPU, 1 by default. Each has lanes of its own, so that no more than
+    /// there are lanes are started.
     pub fn polling_threads(mut self, threads: u32) -> Self {
         self.polling_threads = threads;
         self
     }
 
-    /// Sets how many tasks of kernels can be with the workers at once, 4,096 by default. Beyond that, rings fill up.
+    /// Sets how many tasks of kernels can be with the workers at once, 4,096 by default. Beyond that, rings fill up, and
+    /// priorities get jobs that become free by their weights.
     pub fn job_capacity(mut self, jobs: u32) -> Self {
         self.job_capacity = jobs;
         self
@@ -226,6 +231,9 @@ impl TaskQueueBuilder {
             return Err(error);
         }
         let layout = Layout::new(&self.request)?;
+        within("polling_threads", self.polling_threads, 1, u32::MAX)?;
+        let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
+        within("workers", workers, 1, MAX_WORKERS)?;
         self.registry
             .check(layout.payload_bytes(), layout.output_bytes())?;
         let pool = Arc::new(Pool::new(
@@ -236,7 +244,7 @@ impl TaskQueueBuilder {
                 cpu_depth: self.cpu_depth,
             },
         )?);
-        let workers = Arc::new(Workers::start(&pool, self.workers)?);
+        let workers = Arc::new(Workers::start(&pool, workers)?);
         let start = |device| {
             DeviceSide::start(
                 &pool,

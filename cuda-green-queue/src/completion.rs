@@ -10,7 +10,7 @@ use std::{
     thread::Thread,
 };
 
-use crate::task::TaskError;
+use crate::{contain::contain, task::TaskError};
 
 /// Nothing yet, and nobody waits.
 const PENDING: u8 = 0;
@@ -28,7 +28,8 @@ pub(crate) enum Waiter {
 impl Waiter {
     fn wake(self) {
         match self {
-            Self::Task(waker) => waker.wake(),
+            // Of some runtime, which may panic.
+            Self::Task(waker) => contain("a waker", || waker.wake()),
             Self::Thread(thread) => thread.unpark(),
         }
     }
@@ -56,7 +57,7 @@ impl<O> Default for Completion<O> {
 }
 
 impl<O> Completion<O> {
-    /// Stores the result, and wakes whoever waits.
+    /// Stores the result, and wakes whoever waits. A waker that panics is contained.
     ///
     /// # Safety
     /// It is called once at most.

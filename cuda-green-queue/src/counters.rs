@@ -3,7 +3,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::Instant,
 };
 
 use crate::{histogram::Recorder, layout::status};
@@ -45,6 +45,23 @@ pub(crate) fn is_timed(before: u64) -> bool {
     before < ALL_OF_FIRST || before.is_multiple_of(ONE_IN)
 }
 
+/// When a task that is timed came, if that is known, and when its handler was called.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    since: Option<Instant>,
+    start: Instant,
+}
+
+impl Times {
+    /// Notes that a handler is called now.
+    pub(crate) fn start(since: Option<Instant>) -> Self {
+        Self {
+            since,
+            start: Instant::now(),
+        }
+    }
+}
+
 /// The counters of one method on one thread.
 #[derive(Default)]
 pub(crate) struct MethodCounters {
@@ -57,23 +74,27 @@ pub(crate) struct MethodCounters {
 }
 
 impl MethodCounters {
-    /// Counts a task that was run.
+    /// Counts a task that was run, with its times if they were measured. It comes before the answer, so that whoever has
+    /// that finds the task counted.
     #[inline]
-    pub(crate) fn count(&self, status: u8) {
+    pub(crate) fn count(&self, status: u8, times: Option<Times>) {
         match status {
             status::DONE => self.done.add(1),
             status::FAILED => self.failed.add(1),
             status::BAD_PAYLOAD => self.bad_payload.add(1),
             _ => self.panicked.add(1),
         }
+        if let Some(times) = times {
+            self.record(&times);
+        }
     }
 
-    /// Counts a task that was run and timed.
-    pub(crate) fn count_timed(&self, status: u8, waited: Option<Duration>, took: Duration) {
-        self.count(status);
-        self.handling.record(took);
-        if let Some(waited) = waited {
-            self.waiting.record(waited);
+    #[cold]
+    fn record(&self, times: &Times) {
+        self.handling.record(times.start.elapsed());
+        if let Some(since) = times.since {
+            self.waiting
+                .record(times.start.saturating_duration_since(since));
         }
     }
 
@@ -91,6 +112,8 @@ pub(crate) struct ThreadCounters {
     pub(crate) unknown_methods: Counter,
     /// Tasks that were answered as closed without being run.
     pub(crate) discarded: Counter,
+    /// Panics of clients' code that is no handler.
+    pub(crate) caught: Counter,
 }
 
 impl ThreadCounters {
@@ -99,6 +122,7 @@ impl ThreadCounters {
             methods: (0..methods).map(|_| MethodCounters::default()).collect(),
             unknown_methods: Counter::default(),
             discarded: Counter::default(),
+            caught: Counter::default(),
         }
     }
 }
@@ -117,4 +141,6 @@ pub(crate) struct RingCounters {
 pub(crate) struct PollerCounters {
     pub(crate) sleeps: Counter,
     pub(crate) rests: Counter,
+    /// In nanoseconds; the thread notes it when it ends.
+    pub(crate) cpu_time: Counter,
 }

@@ -30,13 +30,20 @@ struct RingFigures {
     counters: Arc<RingCounters>,
 }
 
+/// A polling thread and its figures.
+struct PollingThread {
+    counters: Arc<PollerCounters>,
+    /// `None` when it has ended.
+    thread: Option<JoinHandle<()>>,
+}
+
 /// The part of a queue on one device. Dropped, it answers what waits as closed, and ends.
 pub(crate) struct DeviceSide {
     pool: Arc<Pool>,
     segment: Arc<Segment>,
     control: Arc<Control>,
     rings: Vec<RingFigures>,
-    pollers: Vec<(Arc<PollerCounters>, JoinHandle<()>)>,
+    pollers: Vec<PollingThread>,
     watcher: Watcher,
 }
 
@@ -71,11 +78,7 @@ impl DeviceSide {
                     continue;
                 };
                 let counters = Arc::new(RingCounters::default());
-                share.push(PolledRing {
-                    consumer,
-                    priority,
-                    counters: counters.clone(),
-                });
+                share.push(PolledRing::new(consumer, priority, &counters));
                 side.rings.push(RingFigures {
                     lane,
                     priority,
@@ -90,7 +93,10 @@ impl DeviceSide {
                 .name(format!("queue-poller-{}-{number}", device.ordinal()))
                 .spawn(move || poller.poll(policy))
                 .map_err(Error::Thread)?;
-            side.pollers.push((counters, thread));
+            side.pollers.push(PollingThread {
+                counters,
+                thread: Some(thread),
+            });
         }
         events::emit(QueueEvent::Made {
             device: device.ordinal(),
@@ -122,14 +128,15 @@ impl DeviceSide {
             self.control.discard();
         }
         self.control.close();
-        if self.pollers.is_empty() {
+        if self.pollers.iter().all(|poller| poller.thread.is_none()) {
             return Ok(());
         }
         let waited = self.segment.wait();
         self.control.finish();
         let own = is_own_thread(&self.pool);
         self.watcher.end(!own);
-        for (_, thread) in self.pollers.drain(..) {
+        let threads = self.pollers.iter_mut();
+        for thread in threads.filter_map(|poller| poller.thread.take()) {
             // One of them cannot wait for itself: it ends after this.
             if !own && thread.join().is_err() {
                 log::error!("a polling thread panicked");
@@ -172,10 +179,13 @@ impl DeviceSide {
     pub(crate) fn poller_stats(&self) -> Vec<PollerStats> {
         let pollers = self.pollers.iter();
         pollers
-            .map(|(counters, thread)| PollerStats {
+            .map(|PollingThread { counters, thread }| PollerStats {
                 sleeps: counters.sleeps.get(),
                 rests: counters.rests.get(),
-                cpu_time: cpu_time(thread),
+                cpu_time: match counters.cpu_time.get() {
+                    0 => thread.as_ref().and_then(cpu_time),
+                    last => Some(Duration::from_nanos(last)),
+                },
             })
             .collect()
     }
@@ -201,6 +211,27 @@ fn cpu_time(thread: &JoinHandle<()>) -> Option<Duration> {
     if got != 0 {
         return None;
     }
+    time_of(clock)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn cpu_time(_: &JoinHandle<()>) -> Option<Duration> {
+    None
+}
+
+/// Returns the CPU time of this thread.
+#[cfg(target_os = "linux")]
+pub(crate) fn own_cpu_time() -> Option<Duration> {
+    time_of(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn own_cpu_time() -> Option<Duration> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn time_of(clock: libc::clockid_t) -> Option<Duration> {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -212,9 +243,4 @@ fn cpu_time(thread: &JoinHandle<()>) -> Option<Duration> {
     }
     let seconds = Duration::from_secs(u64::try_from(time.tv_sec).ok()?);
     Some(seconds + Duration::from_nanos(u64::try_from(time.tv_nsec).ok()?))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn cpu_time(_: &JoinHandle<()>) -> Option<Duration> {
-    None
 }

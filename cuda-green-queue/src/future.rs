@@ -13,13 +13,11 @@ use crate::{
     completion::{Completion, Waiter},
     jobs::Run,
     task::TaskError,
-    workers::{self, Help},
+    workers::run_here,
 };
 
 /// Looks at a result before a thread that waits for it goes to sleep: some microseconds.
 const LOOKS: u32 = 2_000;
-/// How long a worker that waits sleeps before it looks for other tasks again.
-const WORKERS_NAP: Duration = Duration::from_micros(200);
 
 /// The object that holds a future's result.
 pub(crate) trait Place<O>: Send + Sync {
@@ -28,11 +26,6 @@ pub(crate) trait Place<O>: Send + Sync {
     /// Returns the task, if this thread may run it and nobody has begun to.
     fn runnable(&self) -> Option<&dyn Run> {
         None
-    }
-
-    /// Returns whether the task lies in a ring, where others are before it.
-    fn is_copied(&self) -> bool {
-        false
     }
 }
 
@@ -64,13 +57,15 @@ impl<O> TaskFuture<O> {
         unsafe { self.place.completion().take() }
     }
 
-    /// Waits for the output. Called by a handler on a worker, it runs the task itself if no other worker has begun it,
-    /// and other tasks while it waits, so that handlers can wait for tasks that they submit, whatever the number of
-    /// workers.
+    /// Waits for the output. Called by a handler on a worker, it runs the task itself if no other worker has begun it, so
+    /// that handlers can wait for tasks that they submit, whatever the number of workers. It runs no other task meanwhile.
+    ///
+    /// A handler that holds a lock which the awaited task takes waits for itself, as with any function that it calls.
+    /// Handlers of two queues that wait for each other need more workers than handlers that wait.
     ///
     /// # Errors
-    /// [`TaskError`]; [`TaskError::TooDeep`] where 32 handlers wait like that on one thread, each for the sake of the one
-    /// before. The task is run all the same.
+    /// [`TaskError`]; [`TaskError::TooDeep`] where 32 handlers wait like that on one thread, each for the task that is the
+    /// next. The task is run all the same.
     pub fn wait(mut self) -> Result<O, TaskError> {
         match self.wait_until(None) {
             Some(result) => result,
@@ -78,8 +73,8 @@ impl<O> TaskFuture<O> {
         }
     }
 
-    /// Waits for the output, at most this long; `None` after that. A handler on a worker runs other tasks meanwhile, and
-    /// may wait for the end of one of them.
+    /// Waits for the output, at most this long; `None` after that. A handler on a worker runs the task itself, as by
+    /// [`wait`](Self::wait), and that may take longer.
     ///
     /// # Errors
     /// [`TaskError`].
@@ -88,12 +83,10 @@ impl<O> TaskFuture<O> {
         self.wait_until(Instant::now().checked_add(timeout))
     }
 
-    /// Returns `None` if the deadline passed, or if this thread waits in too many handlers already and there is none.
+    /// Returns `None` if the deadline passed, or if there is none and this thread waits in too many handlers already.
     fn wait_until(&mut self, deadline: Option<Instant>) -> Option<Result<O, TaskError>> {
         // On a worker, the shortest way is to run the task.
-        if let Some(task) = self.place.runnable() {
-            workers::run_here(task);
-        }
+        let may_wait = self.place.runnable().is_none_or(run_here) || deadline.is_some();
         for _ in 0..LOOKS {
             if let Some(result) = self.try_take() {
                 return Some(result);
@@ -104,26 +97,17 @@ impl<O> TaskFuture<O> {
             if let Some(result) = self.try_take() {
                 return Some(result);
             }
+            if !may_wait && self.place.runnable().is_some() {
+                return None;
+            }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return None;
             }
-            let short = Some(left.unwrap_or(WORKERS_NAP).min(WORKERS_NAP));
-            let nap = match workers::help(self.place.is_copied()) {
-                Help::Ran => continue,
-                Help::Nothing => short,
-                Help::NotAWorker => left,
-                // A task that moves and that has been begun runs on some thread, which gets on by itself.
-                Help::TooDeep if !self.place.is_copied() && self.place.runnable().is_none() => {
-                    short
-                }
-                Help::TooDeep if deadline.is_none() => return None,
-                Help::TooDeep => short,
-            };
             let waiter = Waiter::Thread(std::thread::current());
             if self.place.completion().wake_later(waiter) {
-                match nap {
-                    Some(nap) => std::thread::park_timeout(nap),
+                match left {
+                    Some(left) => std::thread::park_timeout(left),
                     None => std::thread::park(),
                 }
             }

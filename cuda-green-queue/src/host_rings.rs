@@ -2,10 +2,7 @@
 
 use std::{
     ptr::NonNull,
-    sync::{
-        Mutex, PoisonError, TryLockError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicU64},
 };
 
 use crossbeam_queue::ArrayQueue;
@@ -13,7 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use crate::{
     error::Result,
     jobs::Reply,
-    layout::{DeviceQueue, Layout, LayoutRequest, NO_FUTURE, RingState},
+    layout::{DeviceQueue, Layout, LayoutRequest, RingState},
     protocol::{Consumer, Mapped, Places, Private, Reservation, Ring, TaskHeader},
 };
 
@@ -41,10 +38,8 @@ pub(crate) struct HostRings {
     shared: Mapped,
     local: Private,
     calls: HostCalls,
-    submitted: AtomicU64,
-    refused: AtomicU64,
-    /// What `shared` and `local` access.
-    _words: Box<[AtomicU64]>,
+    /// What `shared` and `local` access. Shared, since a box that moves has its words to itself.
+    _words: Arc<[AtomicU64]>,
 }
 
 impl HostRings {
@@ -63,10 +58,10 @@ impl HostRings {
             .end()
             .next_multiple_of(align_of::<RingState>() as u64);
         let bytes = states + DeviceQueue::ring_state_bytes(&layout);
-        let words: Box<[AtomicU64]> = (0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
+        let words: Arc<[AtomicU64]> = (0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
         let base = NonNull::from(&*words).cast();
-        // SAFETY: the words are atomics and as many, and live as long as the rings, whose field they are; moving the box
-        // does not move them.
+        // SAFETY: the words are atomics and as many, and live as long as the rings, whose field they are; moving that does
+        // not move them.
         let shared = unsafe { Mapped::new(base, words.len() as u64 * 8) };
         let local = Private::new(shared);
         let places = Places {
@@ -87,8 +82,6 @@ impl HostRings {
             shared,
             local,
             calls: HostCalls::new(layout.depth.saturating_mul(layout.priorities)),
-            submitted: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
             _words: words,
         })
     }
@@ -99,20 +92,17 @@ impl HostRings {
         priority: u32,
         method: u16,
         payload: &[u8],
-        reply: Option<Reply>,
+        reply: Reply,
     ) -> Submitted {
         let (Some((ring, _)), Ok(length)) = (
             self.rings.get(priority as usize),
             u16::try_from(payload.len()),
         ) else {
+            reply.forget();
             return Submitted::Full;
         };
-        let future = match reply {
-            None => NO_FUTURE,
-            Some(reply) => match self.calls.begin(reply) {
-                Some(future) => future,
-                None => return self.refuse(),
-            },
+        let Some(future) = self.calls.begin(reply) else {
+            return Submitted::Full;
         };
         let (shared, local) = (&self.shared, &self.local);
         let mut reservation = ring.reserve(shared, local, 1);
@@ -133,34 +123,45 @@ impl HostRings {
                 };
                 ring.commit(shared, ticket, &header, payload);
                 ring.replenish(shared, local, ticket, 1);
-                self.submitted.fetch_add(1, Ordering::Relaxed);
                 Submitted::Accepted
             }
             Reservation::Closed => {
-                drop(self.calls.end(future));
+                self.calls.forget(future);
                 Submitted::Closed
             }
             Reservation::Full | Reservation::Refilling => {
-                drop(self.calls.end(future));
-                self.refuse()
+                self.calls.forget(future);
+                Submitted::Full
             }
         }
-    }
-
-    fn refuse(&self) -> Submitted {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        Submitted::Full
     }
 
     /// Takes a task out of the ring of a priority, and copies its payload into `payload`. Returns `None` if there is
     /// none, or if another thread is taking one.
     pub(crate) fn take(&self, priority: u32, payload: &mut [u8]) -> Option<HostTaken> {
         let (_, consumer) = self.rings.get(priority as usize)?;
-        let mut consumer = match consumer.try_lock() {
+        let consumer = match consumer.try_lock() {
             Ok(consumer) => consumer,
             Err(TryLockError::WouldBlock) => return None,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         };
+        self.take_by(consumer, payload)
+    }
+
+    /// Takes a task as [`take`](Self::take) does, without its payload, and after the thread that is taking one.
+    pub(crate) fn take_waiting(&self, priority: u32) -> Option<HostTaken> {
+        let (_, consumer) = self.rings.get(priority as usize)?;
+        self.take_by(
+            consumer.lock().unwrap_or_else(PoisonError::into_inner),
+            &mut [],
+        )
+    }
+
+    fn take_by(
+        &self,
+        mut consumer: MutexGuard<'_, Consumer>,
+        payload: &mut [u8],
+    ) -> Option<HostTaken> {
         let Some(header) = consumer.peek(&self.shared) else {
             consumer.tell(&self.shared);
             return None;
@@ -197,14 +198,6 @@ impl HostRings {
             consumer.close(&self.shared);
         }
     }
-
-    /// Returns how many tasks were submitted, and how many refused because a ring was full.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        (
-            self.submitted.load(Ordering::Relaxed),
-            self.refused.load(Ordering::Relaxed),
-        )
-    }
 }
 
 /// The replies of tasks in rings, by number.
@@ -227,12 +220,16 @@ impl HostCalls {
         }
     }
 
-    /// Gives a reply a number, if one is free.
+    /// Gives a reply a number, if one is free. It answers nothing otherwise.
     fn begin(&self, reply: Reply) -> Option<u32> {
-        let number = self.free.pop()?;
-        let entry = self.replies.get(number as usize)?;
+        let found = self.free.pop();
+        let entry = found.and_then(|number| self.replies.get(number as usize));
+        let Some(entry) = entry else {
+            reply.forget();
+            return None;
+        };
         *entry.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply);
-        Some(number)
+        found
     }
 
     /// Takes the reply of a number out, which is free from then on.
@@ -244,5 +241,11 @@ impl HostCalls {
             .take()?;
         let _ = self.free.push(number);
         Some(reply)
+    }
+    /// Takes the reply of a number out that nobody is to get: its task was not submitted.
+    fn forget(&self, number: u32) {
+        if let Some(reply) = self.end(number) {
+            reply.forget();
+        }
     }
 }

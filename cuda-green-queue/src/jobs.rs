@@ -9,20 +9,21 @@ use std::{
     time::Instant,
 };
 
-use bytemuck::Pod;
-
 use crate::{
     completion::Completion,
+    contain::contain,
+    counters::{MethodCounters, Times},
     future::Place,
     layout::{NO_FUTURE, status},
     protocol::Call,
     registry::{Method, Outcome},
     segment::Segment,
-    task::{HostTask, TaskError, TaskFailure},
+    task::{HostTask, Task, TaskError, TaskFailure},
 };
 
-/// A task that moves, in one allocation with the place of its output.
-pub(crate) struct PointerTask<T: HostTask> {
+/// A task of CPU code, in one allocation with the place of its output. Whoever claims the task runs or cancels it: the
+/// worker that finds it in a queue, the one that finds its copy in a ring, or a handler that waits for it.
+pub(crate) struct CpuTask<T: HostTask> {
     /// The pool that has its handler.
     pool: u64,
     method: u16,
@@ -36,12 +37,25 @@ pub(crate) struct PointerTask<T: HostTask> {
 
 // SAFETY: the task is accessed only by the thread that set `claimed`, and the completion looks after itself. Tasks and
 // outputs are `Send`.
-unsafe impl<T: HostTask> Sync for PointerTask<T> {}
+unsafe impl<T: HostTask> Sync for CpuTask<T> {}
 
-impl<T: HostTask> PointerTask<T> {
+impl<T: HostTask> CpuTask<T> {
+    /// Makes the place of a task whose handler has this index in this pool.
+    #[inline]
+    pub(crate) fn new(task: T, pool: u64, method: u16, submitted: Option<Instant>) -> Arc<Self> {
+        Arc::new(Self {
+            pool,
+            method,
+            claimed: AtomicBool::new(false),
+            submitted,
+            task: UnsafeCell::new(Some(task)),
+            completion: Completion::default(),
+        })
+    }
+
     /// Takes the task out, for the first who asks.
     #[inline]
-    fn claim(&self) -> Option<T> {
+    pub(crate) fn claim(&self) -> Option<T> {
         if self.claimed.swap(true, Ordering::AcqRel) {
             return None;
         }
@@ -50,7 +64,7 @@ impl<T: HostTask> PointerTask<T> {
     }
 }
 
-impl<T: HostTask> Place<T::Output> for PointerTask<T> {
+impl<T: HostTask> Place<T::Output> for CpuTask<T> {
     fn completion(&self) -> &Completion<T::Output> {
         &self.completion
     }
@@ -66,15 +80,13 @@ pub(crate) trait Run: Send + Sync {
     fn pool(&self) -> u64;
     /// Returns the index of the handler.
     fn method(&self) -> u16;
-    /// Returns when it was submitted, if its times are measured.
-    fn submitted(&self) -> Option<Instant>;
-    /// Runs the handler, and completes the future. Returns one of [`status`], or `None` if it was run before.
-    fn run(&self, method: &Method) -> Option<u8>;
-    /// Completes the future with an error.
-    fn cancel(&self, error: TaskError);
+    /// Runs the handler, counts the task, and completes the future; unless the task was claimed before.
+    fn run(&self, method: &Method, counters: &MethodCounters);
+    /// Completes the future with an error. Returns `false` if the task was claimed before.
+    fn cancel(&self, error: TaskError) -> bool;
 }
 
-impl<T: HostTask> Run for PointerTask<T> {
+impl<T: HostTask> Run for CpuTask<T> {
     fn pool(&self) -> u64 {
         self.pool
     }
@@ -83,29 +95,31 @@ impl<T: HostTask> Run for PointerTask<T> {
         self.method
     }
 
-    fn submitted(&self) -> Option<Instant> {
-        self.submitted
-    }
-
-    fn run(&self, method: &Method) -> Option<u8> {
-        let result = method.run_typed(self.claim()?);
+    fn run(&self, method: &Method, counters: &MethodCounters) {
+        let Some(task) = self.claim() else {
+            return;
+        };
+        let times = self.submitted.map(|since| Times::start(Some(since)));
+        let result = method.run_typed(task);
         let status = match &result {
             Ok(_) => status::DONE,
             Err(TaskError::Failed(_)) => status::FAILED,
             _ => status::PANICKED,
         };
+        counters.count(status, times);
         // SAFETY: only who has claimed the task completes it.
         unsafe { self.completion.complete(result) };
-        Some(status)
     }
 
-    fn cancel(&self, error: TaskError) {
-        if let Some(task) = self.claim() {
-            // The task ends before its future says so.
-            drop(task);
-            // SAFETY: only who has claimed the task completes it.
-            unsafe { self.completion.complete(Err(error)) };
-        }
+    fn cancel(&self, error: TaskError) -> bool {
+        let Some(task) = self.claim() else {
+            return false;
+        };
+        // The task ends before its future says so.
+        contain("the end of a task", || drop(task));
+        // SAFETY: only who has claimed the task completes it.
+        unsafe { self.completion.complete(Err(error)) };
+        true
     }
 }
 
@@ -114,33 +128,20 @@ impl<T: HostTask> Run for PointerTask<T> {
 pub(crate) struct PointerJob(Arc<dyn Run>);
 
 impl PointerJob {
-    /// Returns a job, and the place of its output.
+    /// Makes the way of a task to a worker.
     #[inline]
-    pub(crate) fn new<T: HostTask>(
-        task: T,
-        pool: u64,
-        method: u16,
-        submitted: Option<Instant>,
-    ) -> (Self, Arc<PointerTask<T>>) {
-        let place = Arc::new(PointerTask {
-            pool,
-            method,
-            claimed: AtomicBool::new(false),
-            submitted,
-            task: UnsafeCell::new(Some(task)),
-            completion: Completion::default(),
-        });
-        (Self(place.clone()), place)
-    }
-
-    /// Takes the task back out of the place of a job that was not run, whose future nobody has.
-    pub(crate) fn take_back<T: HostTask>(place: &PointerTask<T>) -> Option<T> {
-        place.claim()
+    pub(crate) fn new(task: Arc<dyn Run>) -> Self {
+        Self(task)
     }
 
     /// Returns the task.
     pub(crate) fn task(&self) -> &dyn Run {
         &*self.0
+    }
+
+    /// Answers the task as closed. Returns `false` if it was claimed before.
+    pub(crate) fn close(self) -> bool {
+        self.0.cancel(TaskError::Closed)
     }
 }
 
@@ -157,8 +158,10 @@ enum To {
     Nobody,
     /// An entry in a segment, which a kernel polls.
     Kernel(Arc<Segment>, Call),
-    /// A future of CPU code.
-    Host(Arc<dyn Decode>),
+    /// A future of CPU code, whose task others may claim.
+    Host(Arc<dyn CopiedTask>),
+    /// A future of CPU code, whose task was claimed for this reply.
+    Claimed(Arc<dyn CopiedTask>),
 }
 
 impl Reply {
@@ -175,9 +178,27 @@ impl Reply {
         Self(To::Kernel(segment.clone(), call))
     }
 
-    /// Makes the only one to a place.
-    pub(crate) fn host(place: Arc<dyn Decode>) -> Self {
-        Self(To::Host(place))
+    /// Makes the only one to a task of CPU code.
+    pub(crate) fn host(task: Arc<dyn CopiedTask>) -> Self {
+        Self(To::Host(task))
+    }
+
+    /// Claims the task before its handler is called. Returns `false` if a handler that waits for it has run it.
+    #[inline]
+    pub(crate) fn claim(&mut self) -> bool {
+        match std::mem::replace(&mut self.0, To::Nobody) {
+            To::Host(task) => {
+                let claimed = task.claim_copy();
+                if claimed {
+                    self.0 = To::Claimed(task);
+                }
+                claimed
+            }
+            other => {
+                self.0 = other;
+                true
+            }
+        }
     }
 
     /// Answers, where an output's bytes are those at the start of `output`.
@@ -186,13 +207,31 @@ impl Reply {
         self.answer_once(outcome, output);
     }
 
+    /// Answers nothing: the task was not submitted.
+    pub(crate) fn forget(mut self) {
+        self.0 = To::Nobody;
+    }
+
+    /// Answers the task as closed. Returns `false` if it was claimed before.
+    pub(crate) fn close(mut self) -> bool {
+        let was_waiting = self.claim();
+        drop(self);
+        was_waiting
+    }
+
     fn answer_once(&mut self, outcome: Outcome, output: &[u8]) {
         let output = output.get(..outcome.length as usize).unwrap_or_default();
         match std::mem::replace(&mut self.0, To::Nobody) {
             To::Nobody => {}
             To::Kernel(segment, call) => segment.answer(call, outcome.status, output),
-            // SAFETY: this is the only reply to the place, and it no longer has it.
-            To::Host(place) => unsafe { place.complete(outcome.status, output) },
+            To::Host(task) => {
+                if task.claim_copy() {
+                    // SAFETY: it was claimed here.
+                    unsafe { task.complete(outcome.status, output) };
+                }
+            }
+            // SAFETY: it was claimed for this reply, which no longer has it.
+            To::Claimed(task) => unsafe { task.complete(outcome.status, output) },
         }
     }
 }
@@ -203,43 +242,27 @@ impl Drop for Reply {
     }
 }
 
-/// The place of the output of a task that CPU code copied into a ring.
-pub(crate) trait Decode: Send + Sync {
+/// A task of CPU code that was copied into a ring.
+pub(crate) trait CopiedTask: Send + Sync {
+    /// Claims the task for its copy. Returns `false` if it was claimed before.
+    fn claim_copy(&self) -> bool;
+
     /// Stores the output, or the error that a status stands for.
     ///
     /// # Safety
-    /// It is called once at most.
+    /// It is called once, by whoever has claimed the task.
     unsafe fn complete(&self, status: u8, output: &[u8]);
 }
 
-/// The output of a task that was copied.
-pub(crate) struct CopyPlace<O> {
-    completion: Completion<O>,
-}
-
-impl<O> Default for CopyPlace<O> {
-    fn default() -> Self {
-        Self {
-            completion: Completion::default(),
-        }
-    }
-}
-
-impl<O: Send> Place<O> for CopyPlace<O> {
-    fn completion(&self) -> &Completion<O> {
-        &self.completion
+impl<T: Task> CopiedTask for CpuTask<T> {
+    fn claim_copy(&self) -> bool {
+        self.claim().is_some()
     }
 
-    fn is_copied(&self) -> bool {
-        true
-    }
-}
-
-impl<O: Pod + Send> Decode for CopyPlace<O> {
     unsafe fn complete(&self, status: u8, output: &[u8]) {
         let result = match status {
             status::DONE => {
-                bytemuck::try_pod_read_unaligned(output).map_err(|_| TaskError::BadPayload)
+                bytemuck::try_pod_read_unaligned(output).map_err(|_| TaskError::BadOutput)
             }
             status::FAILED => {
                 let code = bytemuck::try_pod_read_unaligned::<[u8; 4]>(output);

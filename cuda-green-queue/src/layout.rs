@@ -48,12 +48,21 @@
 //!
 //! The kernel stores a ring's tail (the number of tickets that were consumed) as the consumer of a queue does, now and
 //! then and always when it finds nothing to do. `position` in [`InboxPosition`] is where the next launch goes on: the
-//! block loads it when it starts and stores it before it returns.
+//! block loads it when it starts, and stores it with each tail and before it returns.
 //!
 //! A lane's *control* is a word of 8 bytes in pinned memory, a line of its own, in both kinds. The block reads it beside
 //! the slot (in a load that is in flight at the same time), at least once in 64 tasks or idle polls: with [`LEAVE`] it
 //! returns before it takes another task, with [`FINISH`] as soon as all its rings are empty, where the rings were looked
 //! at after the control. Before it returns it stores its tails and positions.
+//!
+//! The word behind the control is `RUNNING` from before the block first reads the control until it has stored all that, and
+//! else 0. So whoever stores [`LEAVE`] and then reads 0 knows that the block takes no task, now or later. A fence stands
+//! between store and load on both sides.
+//!
+//! # The end of an inbox that kernels submit to
+//! Once no block runs, the CPU is the only one that writes tails and answers. It sets [`CLOSED`] in each tail, and answers
+//! each entry that is taken and has no answer as [`CLOSED`](status::CLOSED), again and again until the kernels that may
+//! wait have ended. It writes by copies, in which each word of 8 bytes is whole.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -83,6 +92,11 @@ pub(crate) const RUN: u64 = 0;
 pub(crate) const LEAVE: u64 = 1;
 /// A lane's control: the block returns when its rings are empty.
 pub(crate) const FINISH: u64 = 2;
+/// Bytes of a lane's control before the word that is [`RUNNING`] while the lane's block runs, and else 0.
+pub(crate) const CONTROL_RUNS: u64 = 8;
+/// The block of a lane runs: it may be at a task.
+#[cfg(any(test, feature = "test-utils"))]
+pub(crate) const RUNNING: u64 = 1;
 /// Words of an inbox's slot before the payload.
 pub(crate) const INBOX_HEADER_WORDS: u32 = 3;
 /// The bit of [`DeviceQueue::flags`] and [`DeviceInbox::flags`] for tasks from kernels to kernels: slots, tails and
@@ -255,7 +269,7 @@ impl Default for LayoutRequest {
 
 const MAX_LANES: u32 = 1024;
 pub(crate) const MAX_PRIORITIES: u32 = 16;
-const MAX_DEPTH: u32 = 1 << 20;
+pub(crate) const MAX_DEPTH: u32 = 1 << 20;
 pub(crate) const MAX_PAYLOAD: u32 = 32_768 - SLOT_HEADER as u32;
 /// As many words as 16 KiB have.
 const MAX_INBOX_PAYLOAD: u32 = (2048 - INBOX_HEADER_WORDS) * 4;
@@ -377,7 +391,8 @@ pub(crate) fn sequence(ticket: u64, depth_log2: u32) -> u32 {
     ((ticket >> depth_log2) as u32).wrapping_add(1)
 }
 
-fn within(name: &'static str, value: u32, least: u32, most: u32) -> Result<()> {
+/// Checks that a number of a builder is in a range.
+pub(crate) fn within(name: &'static str, value: u32, least: u32, most: u32) -> Result<()> {
     if (least..=most).contains(&value) {
         return Ok(());
     }

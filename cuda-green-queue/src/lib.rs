@@ -5,6 +5,7 @@
 
 mod builder;
 mod completion;
+mod contain;
 mod control;
 mod counters;
 mod device;

@@ -3,18 +3,23 @@
 //! It goes through its rings in rounds, the most urgent priority first, and takes at most [`burst`] tasks of a ring each
 //! time. Inline handlers run on it, without an allocation, a lock or, for most tasks, a look at the clock. Other tasks
 //! are copied into a job and handed over. If no job is free, that ring waits, so that its kernels find it full in the
-//! end, and the other rings go on.
+//! end, and the inline handlers of other rings go on.
+//!
+//! Where jobs are scarce, a round has many turns: each ring gets as many jobs in it as its burst, the most urgent one
+//! first, so that the weights hold there too.
 
 use std::{sync::Arc, time::Instant};
 
 use crate::{
     control::{Control, FINISHING, OPEN},
-    counters::{PollerCounters, RingCounters, ThreadCounters, is_timed},
+    counters::{PollerCounters, RingCounters, ThreadCounters, Times, is_timed},
+    device_side::own_cpu_time,
     idle::{Idle, IdlePolicy, Step},
     jobs::Reply,
     layout::{NO_FUTURE, status},
     pool::{PollerMark, Pool},
     protocol::{Call, Consumer},
+    registry::Method,
     schedule::burst,
     segment::Segment,
     workers::{become_own_thread, room},
@@ -22,9 +27,22 @@ use crate::{
 
 /// A ring, and its figures.
 pub(crate) struct PolledRing {
-    pub(crate) consumer: Consumer,
-    pub(crate) priority: u32,
-    pub(crate) counters: Arc<RingCounters>,
+    consumer: Consumer,
+    priority: u32,
+    counters: Arc<RingCounters>,
+    /// Jobs that it may still have in this round.
+    jobs: u32,
+}
+
+impl PolledRing {
+    pub(crate) fn new(consumer: Consumer, priority: u32, counters: &Arc<RingCounters>) -> Self {
+        Self {
+            consumer,
+            priority,
+            counters: counters.clone(),
+            jobs: burst(priority),
+        }
+    }
 }
 
 /// The outcome of a look at a ring.
@@ -32,7 +50,7 @@ enum Look {
     Empty,
     Took,
     /// A task is there, and no job for it.
-    OutOfJobs,
+    NoJob,
 }
 
 /// One polling thread.
@@ -120,57 +138,63 @@ impl Poller {
                 }
             }
         }
+        let time = own_cpu_time().map_or(0, |time| time.as_nanos());
+        self.counters.cpu_time.raise(time.try_into().unwrap_or(0));
     }
 
     /// Goes through all rings once. Returns whether there was a task.
     fn round(&mut self) -> bool {
         let mut any = false;
+        let mut jobs_ran_out = false;
         for index in 0..self.rings.len() {
-            any |= self.take_burst(index);
+            any |= self.take_burst(index, &mut jobs_ran_out);
+        }
+        if !jobs_ran_out {
+            // Each ring has had its jobs, or needs no more. The next round begins.
+            for ring in &mut self.rings {
+                ring.jobs = burst(ring.priority);
+            }
         }
         any
     }
 
     /// Takes tasks of one ring. Returns whether there was one.
     #[inline]
-    fn take_burst(&mut self, index: usize) -> bool {
-        let Some(ring) = self.rings.get(index) else {
-            return false;
-        };
-        let most = burst(ring.priority);
+    fn take_burst(&mut self, index: usize, jobs_ran_out: &mut bool) -> bool {
+        let most = self.rings.get(index).map_or(0, |ring| burst(ring.priority));
         let mut taken = 0;
-        let mut any = false;
         while taken < most {
-            match self.look(index) {
+            match self.look(index, jobs_ran_out) {
                 Look::Empty => break,
+                Look::NoJob => return true,
                 Look::Took => taken += 1,
-                Look::OutOfJobs => {
-                    any = true;
-                    break;
-                }
+            }
+            if taken == 1 {
+                self.measure(index);
             }
         }
-        if taken > 0
-            && let Some(ring) = self.rings.get_mut(index)
-        {
-            ring.counters.taken.add(u64::from(taken));
-            let deepest = ring.counters.deepest.get().max(u64::from(taken));
-            // One look ahead, an eighth further than ever: a few bursts are enough to find the depth.
-            let next = deepest + deepest / 8;
-            let shared = self.segment.shared();
-            let depth = ring.consumer.ring().depth();
-            if taken == most && ring.consumer.is_filled(shared, next) {
-                ring.counters.deepest.raise((next + 1).min(depth));
-            } else {
-                ring.counters.deepest.raise(deepest.min(depth));
-            }
+        taken > 0
+    }
+
+    /// Measures how many tasks are in a ring, of which the first was just taken.
+    #[inline]
+    fn measure(&mut self, index: usize) {
+        let Some(ring) = self.rings.get(index) else {
+            return;
+        };
+        let shared = self.segment.shared();
+        let depth = ring.consumer.ring().depth();
+        let mut deepest = ring.counters.deepest.get().max(1);
+        // One look, unless there are more than ever before.
+        while deepest < depth && ring.consumer.is_filled(shared, deepest - 1) {
+            deepest += 1;
         }
-        any || taken > 0
+        ring.counters.deepest.raise(deepest);
     }
 
     /// Takes the next task of a ring, if there is one.
     #[inline]
-    fn look(&mut self, index: usize) -> Look {
+    fn look(&mut self, index: usize, jobs_ran_out: &mut bool) -> Look {
         let Self {
             pool,
             segment,
@@ -203,41 +227,41 @@ impl Poller {
             let counters = threads.methods.get(usize::from(number))?;
             Some((number, pool.registry().get(number)?, counters))
         });
-        match found {
-            _ if control.is_discarding() => {
+        let discards = control.is_discarding();
+        let fits = |method: &Method| u32::from(header.length) == method.payload_bytes();
+        let job = match found {
+            Some((_, method, _)) if !discards && fits(method) && !method.inline => {
+                let job = match ring.jobs > 0 && !*jobs_ran_out {
+                    true => pool.free_job(),
+                    false => None,
+                };
+                if job.is_none() {
+                    *jobs_ran_out |= ring.jobs > 0;
+                    ring.counters.out_of_jobs.add(1);
+                    return Look::NoJob;
+                }
+                job
+            }
+            _ => None,
+        };
+        // Before the answer, so that whoever has that finds the task counted.
+        ring.counters.taken.add(1);
+        match (found, job) {
+            _ if discards => {
                 threads.discarded.add(1);
                 refuse(status::CLOSED);
             }
-            None => {
+            (None, _) => {
                 threads.unknown_methods.add(1);
+                pool.note_unknown(header.method);
                 refuse(status::UNKNOWN_METHOD);
             }
-            Some((_, method, counters)) if u32::from(header.length) != method.payload_bytes() => {
-                counters.count(status::BAD_PAYLOAD);
+            (Some((_, method, counters)), _) if !fits(method) => {
+                counters.count(status::BAD_PAYLOAD, None);
                 refuse(status::BAD_PAYLOAD);
             }
-            Some((_, method, counters)) if method.inline => {
-                let payload: &mut [u8] = bytemuck::cast_slice_mut(payload);
-                let output: &mut [u8] = bytemuck::cast_slice_mut(output);
-                let payload = payload.get_mut(..usize::from(header.length));
-                let payload = payload.unwrap_or_default();
-                ring.consumer.copy(shared, payload);
-                let start = is_timed(counters.ran()).then(Instant::now);
-                let outcome = method.run(payload, output);
-                if call.future != NO_FUTURE {
-                    let output = output.get(..outcome.length as usize).unwrap_or_default();
-                    segment.answer(call, outcome.status, output);
-                }
-                match start {
-                    None => counters.count(outcome.status),
-                    Some(start) => counters.count_timed(outcome.status, None, start.elapsed()),
-                }
-            }
-            Some((number, _, _)) => {
-                let Some(mut job) = pool.free_job() else {
-                    ring.counters.out_of_jobs.add(1);
-                    return Look::OutOfJobs;
-                };
+            (Some((number, _, _)), Some(mut job)) => {
+                ring.jobs -= 1;
                 job.method = number;
                 job.found = is_timed(*handed).then(Instant::now);
                 *handed += 1;
@@ -245,6 +269,20 @@ impl Poller {
                 ring.consumer
                     .copy(shared, job.begin_payload(header.length.into()));
                 pool.push_copied(ring.priority, job);
+            }
+            (Some((_, method, counters)), None) => {
+                let payload: &mut [u8] = bytemuck::cast_slice_mut(payload);
+                let output: &mut [u8] = bytemuck::cast_slice_mut(output);
+                let payload = payload.get_mut(..usize::from(header.length));
+                let payload = payload.unwrap_or_default();
+                ring.consumer.copy(shared, payload);
+                let times = is_timed(counters.ran()).then(|| Times::start(None));
+                let outcome = method.run(payload, output);
+                counters.count(outcome.status, times);
+                if call.future != NO_FUTURE {
+                    let output = output.get(..outcome.length as usize).unwrap_or_default();
+                    segment.answer(call, outcome.status, output);
+                }
             }
         }
         ring.consumer.advance(shared);

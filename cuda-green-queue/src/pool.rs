@@ -2,17 +2,18 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
+    atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-use crossbeam_queue::ArrayQueue;
+use crossbeam_queue::{ArrayQueue, SegQueue};
 use crossbeam_utils::CachePadded;
 
 use crate::{
     counters::ThreadCounters,
     error::Result,
     host_rings::{HostRings, HostTaken},
-    jobs::{CopiedJob, PointerJob, Reply},
+    jobs::{CopiedJob, PointerJob},
+    layout::{MAX_DEPTH, within},
     registry::Registry,
     sleepers::Sleepers,
 };
@@ -34,11 +35,54 @@ pub(crate) enum Work {
     Host(HostTaken),
 }
 
+/// No method number.
+const NO_METHOD: u32 = u32::MAX;
+/// The most memory that the copies of one kind may take.
+const MAX_BYTES: u64 = 4 << 30;
+/// What a copy takes beside its payload, rounded up.
+const TASK_BYTES: u64 = 128;
+
+/// The kinds of tasks that a worker takes in turn.
+pub(crate) const KINDS: u32 = 4;
+
 /// The tasks of one priority.
 struct Class {
     pointers: ArrayQueue<PointerJob>,
+    /// Tasks that handlers submitted while there was no room. A handler that waited for room could wait for itself.
+    spilled: SegQueue<PointerJob>,
     /// Has room for every job that exists.
     copied: ArrayQueue<Box<CopiedJob>>,
+}
+
+/// What is counted of one way to submit.
+#[derive(Default)]
+pub(crate) struct Submissions {
+    submitted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Submissions {
+    /// Counts a task before anyone can find it, so that no snapshot has more ends than submissions.
+    #[inline]
+    pub(crate) fn count(&self) {
+        self.submitted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a count back: the task was not submitted after all.
+    pub(crate) fn uncount(&self) {
+        self.submitted.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a refusal that the client is told.
+    pub(crate) fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the numbers of submissions and of refusals.
+    pub(crate) fn get(&self) -> (u64, u64) {
+        let refused = self.refused.load(Ordering::Relaxed);
+        (self.submitted.load(Ordering::Relaxed), refused)
+    }
 }
 
 /// The numbers of a pool.
@@ -49,6 +93,22 @@ pub(crate) struct PoolNumbers {
     pub(crate) job_capacity: u32,
     /// Tasks of CPU code, for each priority and each of the two ways, that can wait for a worker.
     pub(crate) cpu_depth: u32,
+}
+
+impl PoolNumbers {
+    /// Checks that the numbers, and the memory that follows from them, are of any sense.
+    fn check(&self, payload_bytes: u32) -> Result<()> {
+        for (name, value, least, copies) in [
+            ("job_capacity", self.job_capacity, 1, 1),
+            // The rings say how deep they can be.
+            ("cpu_depth", self.cpu_depth, 8, self.priorities.max(1)),
+        ] {
+            let of_one = (u64::from(payload_bytes) + TASK_BYTES) * u64::from(copies);
+            let most = (MAX_BYTES / of_one).min(MAX_DEPTH.into()) as u32;
+            within(name, value, least, most)?;
+        }
+        Ok(())
+    }
 }
 
 /// What the workers, the polling threads and those who submit share.
@@ -64,15 +124,20 @@ pub(crate) struct Pool {
     /// Polling threads that may still hand over jobs.
     pollers: AtomicUsize,
     sleepers: CachePadded<Sleepers>,
-    submitted: CachePadded<AtomicU64>,
-    refused: AtomicU64,
+    pointers: CachePadded<Submissions>,
+    copies: CachePadded<Submissions>,
+    /// The method number of the first task without a handler.
+    unknown: AtomicU32,
+    /// Tasks that were answered as closed by a thread without counters.
+    discarded: AtomicU64,
     counters: Mutex<Vec<Arc<ThreadCounters>>>,
 }
 
 impl Pool {
     pub(crate) fn new(registry: Registry, numbers: PoolNumbers) -> Result<Self> {
         let (payload, _) = registry.largest();
-        let jobs = numbers.job_capacity.max(1) as usize;
+        numbers.check(payload)?;
+        let jobs = numbers.job_capacity as usize;
         let free = ArrayQueue::new(jobs);
         for _ in 0..jobs {
             // There is room for each.
@@ -80,7 +145,8 @@ impl Pool {
         }
         let host = HostRings::new(numbers.priorities, numbers.cpu_depth, payload)?;
         let classes = (0..numbers.priorities).map(|_| Class {
-            pointers: ArrayQueue::new(numbers.cpu_depth.max(1) as usize),
+            pointers: ArrayQueue::new(numbers.cpu_depth as usize),
+            spilled: SegQueue::new(),
             copied: ArrayQueue::new(jobs),
         });
         static POOLS: AtomicU64 = AtomicU64::new(0);
@@ -94,8 +160,10 @@ impl Pool {
             state: CachePadded::new(AtomicU8::new(OPEN)),
             pollers: AtomicUsize::new(0),
             sleepers: CachePadded::new(Sleepers::default()),
-            submitted: CachePadded::new(AtomicU64::new(0)),
-            refused: AtomicU64::new(0),
+            pointers: CachePadded::default(),
+            copies: CachePadded::default(),
+            unknown: AtomicU32::new(NO_METHOD),
+            discarded: AtomicU64::new(0),
             counters: Mutex::new(Vec::new()),
         })
     }
@@ -123,6 +191,27 @@ impl Pool {
         let counters = Arc::new(ThreadCounters::new(self.registry.methods().len()));
         self.lock_counters().push(counters.clone());
         counters
+    }
+
+    /// Says which method number a kernel's task has that no handler has: once, since kernels may do so often.
+    #[cold]
+    pub(crate) fn note_unknown(&self, method: u16) {
+        let known = self.unknown.load(Ordering::Relaxed);
+        if known == NO_METHOD
+            && self
+                .unknown
+                .compare_exchange(known, method.into(), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            log::warn!(
+                "a kernel submitted a task of method {method}, which has no handler; others are counted only"
+            );
+        }
+    }
+
+    /// Returns the method number of the first task without a handler.
+    pub(crate) fn unknown_method(&self) -> Option<u16> {
+        u16::try_from(self.unknown.load(Ordering::Relaxed)).ok()
     }
 
     /// Returns the counters of all threads.
@@ -183,19 +272,36 @@ impl Pool {
         PollerMark(self.clone())
     }
 
+    /// Returns what is counted of tasks that move.
+    #[inline]
+    pub(crate) fn pointers(&self) -> &Submissions {
+        &self.pointers
+    }
+
+    /// Returns what is counted of tasks that are copied.
+    #[inline]
+    pub(crate) fn copies(&self) -> &Submissions {
+        &self.copies
+    }
+
     /// Adds a task that moves. Returns it if there is no room.
     #[inline]
     pub(crate) fn push_pointer(&self, priority: u32, job: PointerJob) -> Result<(), PointerJob> {
         let Some(class) = self.classes.get(priority as usize) else {
             return Err(job);
         };
-        if let Err(job) = class.pointers.push(job) {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(job);
-        }
-        self.submitted.fetch_add(1, Ordering::Relaxed);
+        class.pointers.push(job)?;
         self.after_submission();
         Ok(())
+    }
+
+    /// Adds a task of a handler, for which there is always room.
+    #[cold]
+    pub(crate) fn spill(&self, priority: u32, job: PointerJob) {
+        if let Some(class) = self.classes.get(priority as usize) {
+            class.spilled.push(job);
+        }
+        self.after_submission();
     }
 
     /// Wakes a worker for a task that can be found now, or answers it if the workers have just ended.
@@ -232,14 +338,15 @@ impl Pool {
         self.after_submission();
     }
 
-    /// Takes a task of a priority. `turn` says which of the three kinds comes first.
+    /// Takes a task of a priority. `turn` says which of the [`KINDS`] comes first.
     #[inline]
     pub(crate) fn take(&self, priority: u32, turn: u32, payload: &mut [u8]) -> Option<Work> {
         let class = self.classes.get(priority as usize)?;
-        for kind in turn..turn + 3 {
-            let work = match kind % 3 {
+        for kind in turn..turn + KINDS {
+            let work = match kind % KINDS {
                 0 => class.pointers.pop().map(Work::Pointer),
                 1 => class.copied.pop().map(Work::Copied),
+                2 => class.spilled.pop().map(Work::Pointer),
                 _ => self.host.take(priority, payload).map(Work::Host),
             };
             if work.is_some() {
@@ -252,7 +359,9 @@ impl Pool {
     /// Returns whether a worker may find a task.
     pub(crate) fn has_work(&self) -> bool {
         fence(Ordering::SeqCst);
-        let waits = |class: &Class| !class.pointers.is_empty() || !class.copied.is_empty();
+        let waits = |class: &Class| {
+            !class.pointers.is_empty() || !class.copied.is_empty() || !class.spilled.is_empty()
+        };
         self.classes.iter().any(waits) || self.host.has_task()
     }
 
@@ -267,33 +376,43 @@ impl Pool {
         self.sleepers.wake_one();
     }
 
-    /// Answers all tasks as closed that no worker will take.
-    #[cold]
-    fn discard_all(&self) {
-        for (priority, class) in (0..).zip(&self.classes) {
-            while let Some(job) = class.pointers.pop() {
-                drop(job);
-            }
-            while let Some(mut job) = class.copied.pop() {
-                job.reply = Reply::nobody();
+    /// Answers a task as closed. Returns `false` if a handler that waits for it has run it.
+    pub(crate) fn close_work(&self, work: Work) -> bool {
+        match work {
+            Work::Pointer(job) => job.close(),
+            Work::Host(taken) => taken.reply.close(),
+            Work::Copied(mut job) => {
+                let closed = job.take_reply().close();
                 self.give_back(job);
-            }
-            // Another thread that takes one at this moment answers it, too, or leaves it to `after_submission`.
-            while self.host.has_task() {
-                match self.host.take(priority, &mut []) {
-                    Some(taken) => drop(taken),
-                    None => break,
-                }
+                closed
             }
         }
     }
 
-    /// Returns how many tasks were submitted by moving them, and how many refused because there was no room.
-    pub(crate) fn pointer_counts(&self) -> (u64, u64) {
-        (
-            self.submitted.load(Ordering::Relaxed),
-            self.refused.load(Ordering::Relaxed),
-        )
+    /// Answers all tasks as closed that no worker will take. Several threads may do so at once.
+    #[cold]
+    fn discard_all(&self) {
+        let mut discarded = 0;
+        let mut close = |work| discarded += u64::from(self.close_work(work));
+        for (priority, class) in (0..).zip(&self.classes) {
+            while let Some(job) = class.pointers.pop().or_else(|| class.spilled.pop()) {
+                close(Work::Pointer(job));
+            }
+            while let Some(job) = class.copied.pop() {
+                close(Work::Copied(job));
+            }
+            // Waits for a thread that takes one at this moment: that may have looked before a task was there which only
+            // this thread knows of.
+            while let Some(taken) = self.host.take_waiting(priority) {
+                close(Work::Host(taken));
+            }
+        }
+        self.discarded.fetch_add(discarded, Ordering::Relaxed);
+    }
+
+    /// Returns the number of tasks that were answered as closed by threads without counters.
+    pub(crate) fn discarded(&self) -> u64 {
+        self.discarded.load(Ordering::Relaxed)
     }
 }
 

@@ -47,7 +47,7 @@ mod tests;
 
 pub(crate) use answers::{Answer, answer};
 pub(crate) use consumer::Consumer;
-pub(crate) use futures::{Call, FutureTable};
+pub(crate) use futures::{Call, FutureTable, closed_answer};
 pub(crate) use mapped::{Mapped, Private};
 #[cfg(test)]
 pub(crate) use memory::Local;

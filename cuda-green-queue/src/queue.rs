@@ -33,6 +33,14 @@ unsafe impl KernelArg for DeviceQueue {}
 /// Kernels that wait for an answer get one in each case, so they end. The memory is freed after all work on which the
 /// queue was fenced: by [`launch`](Self::launch), or by [`fence_on`](Self::fence_on) after a launch by other means.
 ///
+/// A queue in a `static` is never dropped. When the process exits, its threads stop wherever they are: tasks that wait are
+/// not run, and kernels that wait for them get no answer. Shut it down before `main` returns.
+///
+/// # Forks
+/// A child that is forked from the process has none of the queue's threads, and no use of the GPU. There, submit nothing
+/// and drop no queue: what waits for a thread waits for ever. End the child by `exec` or `_exit`, or start it by
+/// `std::process::Command`, which does so.
+///
 /// ```
 /// use bytemuck::{Pod, Zeroable};
 /// use cuda_green::Driver;
@@ -165,13 +173,30 @@ impl TaskQueue {
     /// not rest until it is over. Does not wait.
     ///
     /// # Errors
-    /// [`Error::CudaGreen`]: as [`PinnedBuffer::fence_on`](cuda_green::PinnedBuffer::fence_on).
+    /// [`Error::CudaGreen`]: [`ForeignDevice`](cuda_green::Error::ForeignDevice) for a stream of another device; as
+    /// [`PinnedBuffer::fence_on`](cuda_green::PinnedBuffer::fence_on).
     pub fn fence_on(&self, stream: &Stream) -> Result<()> {
+        self.check_own(stream)?;
         let device = &self.parts.device;
         let fenced = device.segment().fence_on(stream);
         // After the fence, which is asked for the end of the work.
         device.announce();
         fenced
+    }
+
+    /// Ensures that a stream is of the queue's device: kernels of another one could not access the queue's memory.
+    fn check_own(&self, stream: &Stream) -> Result<()> {
+        let (expected, device) = (self.device().ordinal(), stream.device().ordinal());
+        if device == expected {
+            return Ok(()); // or of another driver, which fences refuse
+        }
+        let what = "the stream";
+        Err(cuda_green::Error::ForeignDevice {
+            what,
+            device,
+            expected,
+        }
+        .into())
     }
 
     /// Takes no more tasks: kernels' submissions are answered as closed, but for at most as many as a ring has slots,
@@ -188,23 +213,23 @@ impl TaskQueue {
     }
 
     /// Closes the queue, and waits for the end of the kernels that it was fenced on and of all tasks. A queue of a set
-    /// waits for its tasks only until they are with the workers.
+    /// waits for its tasks only until they are with the workers. Returns the last figures.
     ///
-    /// Called by a handler of the queue, it cannot wait, and lets another thread do so.
+    /// Called by a handler of the queue, it cannot wait, and lets another thread do so; the figures are those of now.
     ///
     /// # Errors
     /// [`Error::CudaGreen`] if the end of the kernels cannot be known, since the device is lost.
-    pub fn shutdown(mut self) -> Result<()> {
+    pub fn shutdown(mut self) -> Result<QueueStats> {
         self.close();
         self.keep_tasks();
         if is_own_thread(self.pool()) {
-            return Ok(());
+            return Ok(self.stats());
         }
         let ended = self.parts.end();
         if self.owns_pool {
             self.parts.workers.join();
         }
-        ended
+        ended.map(|()| self.stats())
     }
 
     /// Lets the tasks that wait be run at the end.
@@ -215,9 +240,11 @@ impl TaskQueue {
     /// Returns the figures of the queue. Those of the rings in device memory are copied from there; that does not wait
     /// for kernels.
     pub fn stats(&self) -> QueueStats {
+        // Ends before beginnings: no snapshot has more of those.
+        let pool = QueueStats::of_pool(self.pool());
         QueueStats {
             devices: vec![self.device_stats()],
-            ..QueueStats::of_pool(self.pool())
+            ..pool
         }
     }
 

@@ -104,34 +104,45 @@ impl TaskQueues {
         self.parts.workers.pool().close();
     }
 
-    /// Closes the queues, and waits for the end of the kernels that they were fenced on, and of all tasks.
+    /// Closes the queues, and waits for the end of the kernels that they were fenced on, and of all tasks. Returns the
+    /// last figures.
     ///
-    /// Called by a handler of the queues, it cannot wait, and lets another thread do so.
+    /// Called by a handler of the queues, it cannot wait, and lets another thread do so; the figures are those of now.
     ///
     /// # Errors
     /// As [`TaskQueue::shutdown`]; the first of several. The other queues end all the same.
-    pub fn shutdown(mut self) -> Result<()> {
+    pub fn shutdown(mut self) -> Result<QueueStats> {
         self.close();
         self.parts.discards = false;
         self.parts.queues.iter_mut().for_each(TaskQueue::keep_tasks);
         if is_own_thread(self.parts.workers.pool()) {
-            return Ok(());
+            return Ok(self.stats());
         }
-        let mut result = Ok(());
+        let mut devices: Result<Vec<_>> = Ok(Vec::new());
         for queue in self.parts.queues.drain(..) {
-            result = result.and(queue.shutdown());
+            let ended = queue.shutdown();
+            devices = devices.and_then(|mut devices| {
+                devices.extend(ended?.devices);
+                Ok(devices)
+            });
         }
         // The workers run the rest; each queue held them, too.
         self.parts.workers.join();
-        result
+        let devices = devices?;
+        Ok(QueueStats {
+            devices,
+            ..QueueStats::of_pool(self.parts.workers.pool())
+        })
     }
 
     /// Returns the figures of all queues.
     pub fn stats(&self) -> QueueStats {
+        // Ends before beginnings: no snapshot has more of those.
+        let pool = QueueStats::of_pool(self.parts.workers.pool());
         let queues = self.queues().iter();
         QueueStats {
             devices: queues.map(TaskQueue::device_stats).collect(),
-            ..QueueStats::of_pool(self.parts.workers.pool())
+            ..pool
         }
     }
 }

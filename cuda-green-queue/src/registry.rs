@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
+    contain::discard_handlers,
     error::{Error, Result},
-    events::{self, QueueEvent},
     layout::{SLOT_HEADER, status},
     task::{HostTask, Task, TaskError, TaskFailure},
 };
@@ -244,7 +244,8 @@ impl Method {
             return of(status::BAD_PAYLOAD, 0);
         }
         let Some(room) = output.get_mut(..self.output as usize) else {
-            return of(status::BAD_PAYLOAD, 0);
+            debug_assert!(false, "{} has no room for its output", self.name);
+            return of(status::CLOSED, 0);
         };
         // A handler that panics leaves only values of its own behind, and those behind a lock, which poisons.
         match catch_unwind(AssertUnwindSafe(|| copied(payload, room))) {
@@ -260,7 +261,7 @@ impl Method {
                 }
             }
             Err(panic) => {
-                discard(self.name, panic);
+                discard_handlers(self.name, panic);
                 of(status::PANICKED, 0)
             }
         }
@@ -275,22 +276,10 @@ impl Method {
         match catch_unwind(AssertUnwindSafe(|| typed(task))) {
             Ok(result) => result.map_err(TaskError::Failed),
             Err(panic) => {
-                discard(self.name, panic);
+                discard_handlers(self.name, panic);
                 Err(TaskError::Panicked)
             }
         }
-    }
-}
-
-/// Says that a handler panicked, and drops what with, which may panic in turn.
-#[cold]
-fn discard(task: &str, panic: Box<dyn Any + Send>) {
-    let rest = AssertUnwindSafe(|| {
-        drop(panic);
-        events::emit(QueueEvent::Panicked { task });
-    });
-    if let Err(another) = catch_unwind(rest) {
-        std::mem::forget(another);
     }
 }
 

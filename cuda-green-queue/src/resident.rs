@@ -1,6 +1,7 @@
 //! Tasks from CPU code to a resident kernel.
 
 mod builder;
+mod closing;
 mod future;
 mod memory;
 mod rings;
@@ -100,6 +101,7 @@ impl ResidentQueue {
     /// kernel goes on where the one before stopped. Does not wait.
     ///
     /// # Errors
+    /// [`Error::InvalidLaunch`](crate::Error::InvalidLaunch) with fewer blocks than lanes, or fewer than 32 threads a block;
     /// [`Error::Resident`](crate::Error::Resident) while the kernel of an earlier launch runs;
     /// [`Error::Closed`](crate::Error::Closed); those of [`Stream::launch`] and
     /// [`PinnedBuffer::fence_on`](cuda_green::PinnedBuffer::fence_on). If the last fence fails, the kernel was launched.
@@ -152,8 +154,8 @@ impl ResidentQueue {
     ///
     /// # Errors
     /// [`SubmitError`] with the task: [`Full`](SubmitError::Full) if there is no slot or no entry for the answer,
-    /// [`Closed`](SubmitError::Closed), and [`Invalid`](SubmitError::Invalid) if there is no such lane or priority, or
-    /// no room for such a task or output.
+    /// [`Closed`](SubmitError::Closed), [`NoSuchRing`](SubmitError::NoSuchRing), [`TooLarge`](SubmitError::TooLarge), and
+    /// [`ReservedMethod`](SubmitError::ReservedMethod).
     pub fn try_submit_to<T: Task>(
         &self,
         lane: u32,

@@ -17,8 +17,13 @@ pub struct QueueStats {
     pub methods: Vec<MethodStats>,
     /// Tasks without a handler.
     pub unknown_methods: u64,
+    /// The method number of the first of them.
+    pub unknown_method: Option<u16>,
     /// Tasks that were answered as closed without being run.
     pub discarded: u64,
+    /// Panics on the queue's threads of code that is no handler: of wakers, and of tasks and outputs when they were
+    /// dropped. The thread went on, and an answer was not lost.
+    pub caught_panics: u64,
     /// Tasks that CPU code submitted by moving them.
     pub pointers: SubmissionStats,
     /// Tasks that CPU code submitted by copying them.
@@ -61,7 +66,7 @@ pub struct RingStats {
     pub taken: u64,
     /// Submissions that were refused because the ring was full. Read from device memory.
     pub refused: Option<u64>,
-    /// The most tasks that were in the ring when the polling thread looked, to an eighth.
+    /// The most tasks that waited in the ring when the polling thread began to take some, the first of them included.
     pub deepest: u64,
     /// Looks at which the ring had to wait, because all jobs were with the workers.
     pub out_of_jobs: u64,
@@ -124,7 +129,10 @@ impl QueueStats {
         for thread in &threads {
             stats.unknown_methods += thread.unknown_methods.get();
             stats.discarded += thread.discarded.get();
+            stats.caught_panics += thread.caught.get();
         }
+        stats.discarded += pool.discarded();
+        stats.unknown_method = pool.unknown_method();
         let methods = pool.registry().methods().iter().enumerate();
         stats.methods = methods
             .map(|(index, method)| {
@@ -153,8 +161,9 @@ impl QueueStats {
             })
             .collect();
         let of = |(submitted, refused)| SubmissionStats { submitted, refused };
-        stats.pointers = of(pool.pointer_counts());
-        stats.copies = of(pool.host().counts());
+        // After the ends, so that there are at least as many.
+        stats.pointers = of(pool.pointers().get());
+        stats.copies = of(pool.copies().get());
         stats
     }
 
@@ -177,7 +186,18 @@ impl fmt::Display for QueueStats {
             if let Some(reason) = &device.unreadable {
                 writeln!(f, "  submitted and refused are not known: {reason}")?;
             }
-            for ring in &device.rings {
+            let is_empty = |ring: &&RingStats| {
+                ring.taken == 0
+                    && [ring.submitted, ring.refused]
+                        .iter()
+                        .all(|n| n.unwrap_or(0) == 0)
+            };
+            let empty = device.rings.iter().filter(is_empty).count();
+            if empty > 0 {
+                let s = if empty == 1 { "" } else { "s" };
+                writeln!(f, "  {empty} ring{s} without a task")?;
+            }
+            for ring in device.rings.iter().filter(|ring| !is_empty(ring)) {
                 let known = |number: Option<u64>| number.map_or("?".to_owned(), |n| n.to_string());
                 writeln!(
                     f,
@@ -198,7 +218,7 @@ impl fmt::Display for QueueStats {
                     poller.sleeps, poller.rests
                 )?;
                 match poller.cpu_time {
-                    Some(time) => writeln!(f, ", {time:.1?} of a core")?,
+                    Some(time) => writeln!(f, ", {:.3} s of CPU time", time.as_secs_f64())?,
                     None => writeln!(f)?,
                 }
             }
@@ -230,10 +250,17 @@ impl fmt::Display for QueueStats {
                 method.handling
             )?;
         }
-        write!(
-            f,
-            "{} tasks of unknown methods, {} discarded",
-            self.unknown_methods, self.discarded
-        )
+        if self.caught_panics > 0 {
+            let count = self.caught_panics;
+            writeln!(
+                f,
+                "{count} panics of wakers or of dropped tasks and outputs"
+            )?;
+        }
+        write!(f, "{} tasks of unknown methods", self.unknown_methods)?;
+        if let Some(method) = self.unknown_method {
+            write!(f, " (the first: {method})")?;
+        }
+        write!(f, ", {} discarded", self.discarded)
     }
 }

@@ -4,13 +4,13 @@ use std::{cell::Cell, fmt, sync::Arc, time::Duration, time::Instant};
 
 use crate::{
     counters::is_timed,
-    future::{Place, TaskFuture},
+    future::TaskFuture,
     host_rings::Submitted,
-    jobs::{CopyPlace, Decode, PointerJob, Reply},
+    jobs::{CpuTask, PointerJob, Reply},
     pool::Pool,
     stats::QueueStats,
     task::{HostTask, SubmitError, Task},
-    workers::{self, Help},
+    workers,
 };
 
 /// Tries before a thread that waits for room sleeps between two of them.
@@ -73,17 +73,16 @@ impl Submitter {
         self.try_submit_pointer(task)
     }
 
-    /// Submits a task by moving it, and waits for room if there is none. A handler on a worker runs other tasks
-    /// meanwhile.
+    /// Submits a task by moving it, and waits for room if there is none. On the queue's own threads it does not wait: the
+    /// task of a handler goes to a list that grows, since a handler that waits for room could wait for itself.
     ///
     /// # Errors
-    /// [`SubmitError`] with the task: the queue is closed, or there is no handler; full only within handlers that wait
-    /// for each other too deeply.
+    /// [`SubmitError`] with the task: the queue is closed, or there is no handler.
     pub fn submit_pointer<T: HostTask>(
         &self,
         task: T,
     ) -> Result<TaskFuture<T::Output>, SubmitError<T>> {
-        self.with_room(task, |task| self.try_submit_pointer(task))
+        self.with_room(task, |task, room| self.move_in(task, room))
     }
 
     /// Submits a task by moving it, if there is room. One allocation holds the task and its output.
@@ -95,6 +94,19 @@ impl Submitter {
         &self,
         task: T,
     ) -> Result<TaskFuture<T::Output>, SubmitError<T>> {
+        let submitted = self.move_in(task, Room::Bounded);
+        if let Err(SubmitError::Full(_)) = submitted {
+            self.pool.pointers().refuse();
+        }
+        submitted
+    }
+
+    #[inline]
+    fn move_in<T: HostTask>(
+        &self,
+        task: T,
+        room: Room,
+    ) -> Result<TaskFuture<T::Output>, SubmitError<T>> {
         let Some(method) = self.pool.registry().find_type::<T>() else {
             return Err(SubmitError::NoHandler(task));
         };
@@ -102,59 +114,92 @@ impl Submitter {
             return Err(SubmitError::Closed(task));
         }
         let submitted = is_this_timed().then(Instant::now);
-        let (job, place) = PointerJob::new(task, self.pool.id(), method, submitted);
-        if let Err(job) = self.pool.push_pointer(self.priority, job) {
-            let task = PointerJob::take_back(&place);
-            drop(job);
-            if let Some(task) = task {
-                return Err(SubmitError::Full(task));
-            }
+        let place = CpuTask::new(task, self.pool.id(), method, submitted);
+        let job = PointerJob::new(place.clone());
+        self.pool.pointers().count();
+        let Err(job) = self.pool.push_pointer(self.priority, job) else {
+            return Ok(TaskFuture::new(place));
+        };
+        if let Room::Grows = room {
+            self.pool.spill(self.priority, job);
+            return Ok(TaskFuture::new(place));
         }
-        Ok(TaskFuture::new(place))
+        self.pool.pointers().uncount();
+        match place.claim() {
+            Some(task) => Err(SubmitError::Full(task)),
+            // Nobody else has the place.
+            None => Ok(TaskFuture::new(place)),
+        }
     }
 
-    /// Submits a task by copying its bytes, and waits for room if there is none. A handler on a worker runs other tasks
-    /// meanwhile.
+    /// Submits a task by copying its bytes, and waits for room if there is none. On the queue's own threads it does not
+    /// wait, as [`submit_pointer`](Self::submit_pointer) does not; without room, the task moves.
     ///
     /// # Errors
-    /// As [`submit_pointer`](Self::submit_pointer).
+    /// As [`try_submit_copy`](Self::try_submit_copy), but for [`SubmitError::Full`].
     pub fn submit_copy<T: Task>(
         &self,
         task: T,
     ) -> Result<TaskFuture<<T as Task>::Output>, SubmitError<T>> {
-        self.with_room(task, |task| self.try_submit_copy(task))
+        self.with_room(task, |task, room| self.copy_in(task, room))
     }
 
-    /// Submits a task by copying its bytes into a ring, if there is room, as a kernel does. The output is copied, too.
+    /// Submits a task by copying its bytes into a ring, if there is room, as a kernel does. The output is copied, too. A
+    /// handler that waits for the task may run it before its copy is found.
     ///
     /// # Errors
-    /// As [`try_submit_pointer`](Self::try_submit_pointer).
+    /// As [`try_submit_pointer`](Self::try_submit_pointer); [`SubmitError::OnlyMoves`] for a type whose handler was added
+    /// by [`host_handler`](crate::TaskQueueBuilder::host_handler).
     pub fn try_submit_copy<T: Task>(
         &self,
         task: T,
     ) -> Result<TaskFuture<<T as Task>::Output>, SubmitError<T>> {
-        if self.pool.registry().find_type::<T>().is_none() {
+        let submitted = self.copy_in(task, Room::Bounded);
+        if let Err(SubmitError::Full(_)) = submitted {
+            self.pool.copies().refuse();
+        }
+        submitted
+    }
+
+    fn copy_in<T: Task>(
+        &self,
+        task: T,
+        room: Room,
+    ) -> Result<TaskFuture<<T as Task>::Output>, SubmitError<T>> {
+        let Some(method) = self.pool.registry().find_type::<T>() else {
             return Err(SubmitError::NoHandler(task));
+        };
+        // The number may have a handler of another type.
+        if self.pool.registry().find(T::METHOD) != Some(method) {
+            return Err(SubmitError::OnlyMoves(task));
         }
         if !self.pool.is_open() {
             return Err(SubmitError::Closed(task));
         }
-        let place = Arc::new(CopyPlace::default());
-        let reply = Reply::host(place.clone() as Arc<dyn Decode>);
+        let place = CpuTask::new(task, self.pool.id(), method, None);
+        self.pool.copies().count();
         let submitted = self.pool.host().submit(
             self.priority,
             T::METHOD,
             bytemuck::bytes_of(&task),
-            Some(reply),
+            Reply::host(place.clone()),
         );
-        match submitted {
-            Submitted::Accepted => {
+        match (submitted, room) {
+            (Submitted::Accepted, _) => {
                 self.pool.after_submission();
-                Ok(TaskFuture::new(place as Arc<dyn Place<_>>))
+                return Ok(TaskFuture::new(place));
             }
-            Submitted::Full => Err(SubmitError::Full(task)),
-            Submitted::Closed => Err(SubmitError::Closed(task)),
+            (Submitted::Full, Room::Grows) => {
+                self.pool
+                    .spill(self.priority, PointerJob::new(place.clone()));
+                return Ok(TaskFuture::new(place));
+            }
+            (Submitted::Full | Submitted::Closed, _) => self.pool.copies().uncount(),
         }
+        Err(match submitted {
+            Submitted::Closed => SubmitError::Closed(task),
+            _ => SubmitError::Full(task),
+        })
     }
 
     /// Returns the figures of the pool: those of handlers and of CPU code's submissions, without any device.
@@ -166,18 +211,16 @@ impl Submitter {
     fn with_room<T, F>(
         &self,
         mut task: T,
-        submit: impl Fn(T) -> Result<F, SubmitError<T>>,
+        submit: impl Fn(T, Room) -> Result<F, SubmitError<T>>,
     ) -> Result<F, SubmitError<T>> {
         let mut tries = 0;
         loop {
-            task = match submit(task) {
+            task = match submit(task, Room::Bounded) {
                 Err(SubmitError::Full(task)) => task,
                 result => return result,
             };
-            match workers::help(false) {
-                Help::Ran => continue,
-                Help::TooDeep => return Err(SubmitError::Full(task)),
-                Help::Nothing | Help::NotAWorker => {}
+            if workers::is_own_thread(&self.pool) {
+                return submit(task, Room::Grows);
             }
             tries += 1;
             if tries < TRIES {
@@ -187,6 +230,15 @@ impl Submitter {
             }
         }
     }
+}
+
+/// How many tasks may wait for a worker.
+#[derive(Clone, Copy, Debug)]
+enum Room {
+    /// As many as the queue was made for.
+    Bounded,
+    /// Any number: beyond the bound, tasks wait in a list.
+    Grows,
 }
 
 /// Returns whether the times of the next task that this thread submits are measured.

@@ -80,7 +80,8 @@ pub enum TaskError {
     /// The output was already returned by an earlier call.
     #[error("the output was already taken")]
     Taken,
-    /// A handler waits for a task, for whose sake another handler waits, and so on: too many of them on one thread.
+    /// A handler waits for a task that it runs itself, whose handler waits for another, and so on: too many of them on
+    /// one thread.
     #[error("too many handlers wait for each other on one thread")]
     TooDeep,
 }
@@ -98,18 +99,35 @@ pub enum SubmitError<T> {
     /// No handler was registered for the task's type.
     #[error("no handler is registered for {}", std::any::type_name::<T>())]
     NoHandler(T),
-    /// The queue has no such lane or priority, or no room for such a task or its output.
-    #[error("the queue has no such lane or priority, or no room for {}", std::any::type_name::<T>())]
-    Invalid(T),
+    /// The type's handler takes tasks that move alone: it was added by
+    /// [`host_handler`](crate::TaskQueueBuilder::host_handler), and the method number may be another type's.
+    #[error("the handler for {} takes no copies: add it by `handler`", std::any::type_name::<T>())]
+    OnlyMoves(T),
+    /// The queue has no such lane, or no such priority.
+    #[error("the queue has no such lane or priority")]
+    NoSuchRing(T),
+    /// The queue has no room for such a task, or for its output.
+    #[error(
+        "the queue has no room for {}, or for its output: make it with more `payload_bytes` or `output_bytes`",
+        std::any::type_name::<T>()
+    )]
+    TooLarge(T),
+    /// The task has the method number that is reserved, 0xFFFF.
+    #[error("{} has the method number 65535, which is reserved", std::any::type_name::<T>())]
+    ReservedMethod(T),
 }
 
 impl<T> SubmitError<T> {
     /// Returns the task.
     pub fn into_task(self) -> T {
         match self {
-            Self::Full(task) | Self::Closed(task) | Self::NoHandler(task) | Self::Invalid(task) => {
-                task
-            }
+            Self::Full(task)
+            | Self::Closed(task)
+            | Self::NoHandler(task)
+            | Self::OnlyMoves(task)
+            | Self::NoSuchRing(task)
+            | Self::TooLarge(task)
+            | Self::ReservedMethod(task) => task,
         }
     }
 }
@@ -120,7 +138,10 @@ impl<T> std::fmt::Debug for SubmitError<T> {
             Self::Full(_) => "Full",
             Self::Closed(_) => "Closed",
             Self::NoHandler(_) => "NoHandler",
-            Self::Invalid(_) => "Invalid",
+            Self::OnlyMoves(_) => "OnlyMoves",
+            Self::NoSuchRing(_) => "NoSuchRing",
+            Self::TooLarge(_) => "TooLarge",
+            Self::ReservedMethod(_) => "ReservedMethod",
         })
     }
 }

@@ -5,12 +5,14 @@ mod cpu;
 mod ends;
 #[cfg(any(feature = "serde", feature = "tracing"))]
 mod facades;
+mod faults;
 mod figures;
 mod gpu;
 mod hostile;
 mod idle;
 mod kernels;
 mod made;
+mod pollers;
 
 use bytemuck::{Pod, Zeroable};
 

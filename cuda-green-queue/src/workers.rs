@@ -4,15 +4,15 @@ use std::{
     cell::RefCell,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::Instant,
 };
 
 use crate::{
-    counters::{ThreadCounters, is_timed},
+    contain::{contain, take_caught},
+    counters::{ThreadCounters, Times, is_timed},
     error::{Error, Result},
     jobs::{CopiedJob, Reply, Run},
     layout::status,
-    pool::{Pool, Work},
+    pool::{KINDS, Pool, Work},
     registry::{Method, Outcome},
     schedule::Schedule,
     task::TaskError,
@@ -20,95 +20,59 @@ use crate::{
 
 /// Looks for a task before a worker goes to sleep: some tens of microseconds.
 const LOOKS: u32 = 1_000;
-/// Handlers on one thread that wait, each for the sake of the one before.
+/// Handlers on one thread that wait, each for the task that runs the next.
 const DEEPEST: usize = 32;
-/// The turn before that of tasks that CPU code copied.
-const BEFORE_COPIED: u32 = 1;
 
 thread_local! {
     /// The pool whose worker or polling thread this is.
     static POOL: RefCell<Option<Arc<Pool>>> = const { RefCell::new(None) };
-    /// Workers for tasks that run while a handler on this thread waits.
-    static HELPERS: RefCell<Option<Helpers>> = const { RefCell::new(None) };
+    /// What a worker needs to run a task for which a handler on this thread waits.
+    static HELPER: RefCell<Option<Helper>> = const { RefCell::new(None) };
 }
 
-struct Helpers {
+struct Helper {
     pool: Arc<Pool>,
     counters: Arc<ThreadCounters>,
     /// Handlers that wait now.
     depth: usize,
-    spare: Vec<Worker>,
 }
 
-/// The outcome of [`help`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Help {
-    Ran,
-    /// There is no task.
-    Nothing,
-    /// This thread is no worker.
-    NotAWorker,
-    TooDeep,
-}
-
-/// Runs the task that a handler on this thread waits for, if this thread is a worker of its pool.
-pub(crate) fn run_here(awaited: &dyn Run) -> Help {
-    as_helper(|worker| {
-        if awaited.pool() != worker.pool.id() {
-            return Help::Nothing;
-        }
-        worker.run_pointer(awaited);
-        Help::Ran
-    })
-}
-
-/// Runs another task of the pool while a handler on this thread waits; one that was copied first, if it waits for such
-/// a one.
-pub(crate) fn help(copied_first: bool) -> Help {
-    as_helper(|worker| {
-        if copied_first {
-            worker.turn = BEFORE_COPIED;
-        }
-        match worker.take() {
-            Some(work) => {
-                worker.run(work);
-                Help::Ran
-            }
-            None => Help::Nothing,
-        }
-    })
-}
-
-fn as_helper(help: impl FnOnce(&mut Worker) -> Help) -> Help {
-    let worker = HELPERS.try_with(|helpers| {
-        let Ok(mut helpers) = helpers.try_borrow_mut() else {
-            return Err(Help::NotAWorker);
+/// Runs the task that a handler on this thread waits for, if this thread is a worker of its pool. Returns `false` if too
+/// many handlers wait on this thread already, so that it cannot.
+///
+/// Other tasks are not run meanwhile: one of those could take a lock that the handler holds. Nor is it needed. A task that
+/// has been begun runs on another thread, where it can wait for nothing but tasks that run there or have been begun.
+pub(crate) fn run_here(awaited: &dyn Run) -> bool {
+    let worker = HELPER.try_with(|helper| {
+        let Ok(mut helper) = helper.try_borrow_mut() else {
+            return Ok(None);
         };
-        let Some(helpers) = helpers.as_mut() else {
-            return Err(Help::NotAWorker);
+        let Some(helper) = helper.as_mut() else {
+            return Ok(None);
         };
-        if helpers.depth >= DEEPEST {
-            return Err(Help::TooDeep);
+        if helper.pool.id() != awaited.pool() {
+            return Ok(None);
         }
-        helpers.depth += 1;
-        let spare = helpers.spare.pop();
-        Ok(spare.unwrap_or_else(|| Worker::new(&helpers.pool, &helpers.counters)))
+        if helper.depth >= DEEPEST {
+            return Err(());
+        }
+        helper.depth += 1;
+        Ok(Some((helper.pool.clone(), helper.counters.clone())))
     });
-    let mut worker = match worker {
-        Ok(Ok(worker)) => worker,
-        Ok(Err(help)) => return help,
-        Err(_) => return Help::NotAWorker,
+    let (pool, counters) = match worker {
+        Ok(Ok(Some(worker))) => worker,
+        Ok(Err(())) => return false,
+        Ok(Ok(None)) | Err(_) => return true,
     };
-    let helped = help(&mut worker);
-    let _ = HELPERS.try_with(|helpers| {
-        if let Ok(mut helpers) = helpers.try_borrow_mut()
-            && let Some(helpers) = helpers.as_mut()
+    run_pointer(&pool, &counters, awaited);
+    let _ = HELPER.try_with(|helper| {
+        if let Ok(mut helper) = helper.try_borrow_mut()
+            && let Some(helper) = helper.as_mut()
         {
-            helpers.depth -= 1;
-            helpers.spare.push(worker);
+            helper.depth -= 1;
         }
     });
-    helped
+    true
 }
 
 /// Returns the pool whose worker or polling thread this is.
@@ -147,13 +111,13 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads.
-    pub(crate) fn start(pool: &Arc<Pool>, count: usize) -> Result<Self> {
+    /// Starts the threads, of which there is to be one at least.
+    pub(crate) fn start(pool: &Arc<Pool>, count: u32) -> Result<Self> {
         let workers = Self {
             pool: pool.clone(),
-            threads: Mutex::new(Vec::with_capacity(count)),
+            threads: Mutex::default(),
         };
-        for number in 0..count.max(1) {
+        for number in 0..count {
             let (pool, counters) = (pool.clone(), pool.add_counters());
             let thread = thread::Builder::new()
                 .name(format!("queue-worker-{number}"))
@@ -193,7 +157,7 @@ impl Drop for Workers {
     }
 }
 
-/// One worker, or the part of it that runs a task while a handler waits.
+/// One worker.
 struct Worker {
     pool: Arc<Pool>,
     counters: Arc<ThreadCounters>,
@@ -222,11 +186,10 @@ impl Worker {
 
     fn work(mut self) {
         let _own = become_own_thread(&self.pool);
-        HELPERS.set(Some(Helpers {
+        HELPER.set(Some(Helper {
             pool: self.pool.clone(),
             counters: self.counters.clone(),
             depth: 0,
-            spare: Vec::new(),
         }));
         let mut looks = 0;
         loop {
@@ -247,104 +210,97 @@ impl Worker {
                 }
             }
         }
-        HELPERS.set(None);
+        HELPER.set(None);
     }
 
     #[inline]
     fn take(&mut self) -> Option<Work> {
-        self.turn = (self.turn + 1) % 3;
+        self.turn = (self.turn + 1) % KINDS;
         let (pool, turn) = (&self.pool, self.turn);
         let payload = bytemuck::cast_slice_mut(&mut self.payload);
         self.schedule
             .next(|priority| pool.take(priority, turn, payload))
     }
 
+    /// Runs a task. Whatever a client's code does, the thread goes on.
     fn run(&mut self, work: Work) {
+        // Wakers are contained one by one. What is left is the end of an output that nobody waits for.
+        contain("the end of an output", || self.run_or_discard(work));
+        let caught = take_caught();
+        if caught > 0 {
+            self.counters.caught.add(caught);
+        }
+    }
+
+    fn run_or_discard(&mut self, work: Work) {
         if self.pool.is_discarding() {
-            self.counters.discarded.add(1);
-            if let Work::Copied(mut job) = work {
-                drop(job.take_reply());
-                self.pool.give_back(job);
+            if self.pool.close_work(work) {
+                self.counters.discarded.add(1);
             }
             return;
         }
         match work {
-            Work::Pointer(job) => self.run_pointer(job.task()),
+            Work::Pointer(job) => run_pointer(&self.pool, &self.counters, job.task()),
             Work::Copied(job) => self.run_copied(job),
-            Work::Host(taken) => {
+            Work::Host(mut taken) => {
+                // A handler that waits for the task may have run it.
+                if !taken.reply.claim() {
+                    return;
+                }
                 let payload: &[u8] = bytemuck::cast_slice(&self.payload);
                 let payload = payload.get(..usize::from(taken.length));
                 let method = self.pool.registry().find(taken.method);
                 let timed = is_timed(self.from_host);
                 self.from_host += 1;
-                run_copied(
+                run_bytes(
                     &self.pool,
                     &self.counters,
                     method,
                     payload.unwrap_or_default(),
+                    || timed.then(|| Times::start(None)),
                     taken.reply,
-                    timed,
                     bytemuck::cast_slice_mut(&mut self.output),
                 );
             }
         }
     }
 
-    fn run_pointer(&self, task: &dyn Run) {
-        let index = task.method();
-        let counters = self.counters.methods.get(usize::from(index));
-        let (Some(method), Some(counters)) = (self.pool.registry().get(index), counters) else {
-            self.counters.unknown_methods.add(1);
-            task.cancel(TaskError::UnknownMethod);
-            return;
-        };
-        let Some(submitted) = task.submitted() else {
-            if let Some(status) = task.run(method) {
-                counters.count(status);
-            }
-            return;
-        };
-        let start = Instant::now();
-        if let Some(status) = task.run(method) {
-            let waited = start.saturating_duration_since(submitted);
-            counters.count_timed(status, Some(waited), start.elapsed());
-        }
-    }
-
     fn run_copied(&mut self, mut job: Box<CopiedJob>) {
-        let reply = job.take_reply();
-        let counters = self.counters.methods.get(usize::from(job.method));
-        let (Some(method), Some(counters)) = (self.pool.registry().get(job.method), counters)
-        else {
-            self.counters.unknown_methods.add(1);
-            reply.answer(Outcome::without_output(status::UNKNOWN_METHOD), &[]);
-            self.pool.give_back(job);
-            return;
-        };
-        let output: &mut [u8] = bytemuck::cast_slice_mut(&mut self.output);
-        let start = job.found.map(|found| (found, Instant::now()));
-        let outcome = method.run(job.payload(), output);
-        reply.answer(outcome, output);
-        match start {
-            None => counters.count(outcome.status),
-            Some((found, start)) => {
-                let waited = start.saturating_duration_since(found);
-                counters.count_timed(outcome.status, Some(waited), start.elapsed());
-            }
-        }
+        let (reply, found) = (job.take_reply(), job.found);
+        run_bytes(
+            &self.pool,
+            &self.counters,
+            Some(job.method),
+            job.payload(),
+            || found.map(|found| Times::start(Some(found))),
+            reply,
+            bytemuck::cast_slice_mut(&mut self.output),
+        );
         self.pool.give_back(job);
     }
 }
 
-/// Runs the handler of a task whose bytes are here, answers, and counts.
+/// Runs the handler of a task of CPU code, unless that was run before.
+fn run_pointer(pool: &Pool, counters: &ThreadCounters, task: &dyn Run) {
+    let index = task.method();
+    let found = counters.methods.get(usize::from(index));
+    let (Some(method), Some(counters)) = (pool.registry().get(index), found) else {
+        counters.unknown_methods.add(1);
+        task.cancel(TaskError::UnknownMethod);
+        return;
+    };
+    task.run(method, counters);
+}
+
+/// Runs the handler of a task whose bytes are here, counts it, and answers.
 #[inline]
-pub(crate) fn run_copied(
+fn run_bytes(
     pool: &Pool,
     counters: &ThreadCounters,
     method: Option<u16>,
     payload: &[u8],
+    times: impl FnOnce() -> Option<Times>,
     reply: Reply,
-    timed: bool,
     output: &mut [u8],
 ) {
     let found = method.and_then(|index| {
@@ -356,13 +312,10 @@ pub(crate) fn run_copied(
         reply.answer(Outcome::without_output(status::UNKNOWN_METHOD), &[]);
         return;
     };
-    let start = timed.then(Instant::now);
+    let times = times();
     let outcome = method.run(payload, output);
+    counters.count(outcome.status, times);
     reply.answer(outcome, output);
-    match start {
-        None => counters.count(outcome.status),
-        Some(start) => counters.count_timed(outcome.status, None, start.elapsed()),
-    }
 }
 
 /// Returns room for so many bytes, aligned as payloads are.

@@ -95,7 +95,10 @@ pub use report::{MemoryReport, MemoryRow};
 pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
-pub use sharing::{ChangedName, NameHolder, PlanChange, SharedName, SharedStatus};
+pub use sharing::{
+    ChangedName, DeviceUuid, EndStep, EndedHolder, NameHolder, PlanChange, PlanMps, SharedDevice,
+    SharedName, SharedStatus,
+};
 #[cfg(feature = "test-utils")]
 #[doc(hidden)]
 pub use sharing::{SharingStep, on_sharing_step};

@@ -13,11 +13,13 @@
 #![cfg_attr(not(target_os = "linux"), allow(dead_code))] // elsewhere nothing can be joined
 
 mod agreed_plan;
+mod ending;
 mod plan_text;
 mod protocol;
 mod record;
-mod status;
+mod shared_device;
 mod shares;
+mod status;
 mod steps;
 mod terms;
 
@@ -30,17 +32,27 @@ mod descriptor;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 #[cfg(target_os = "linux")]
+mod end;
+#[cfg(target_os = "linux")]
 mod event_count;
 #[cfg(target_os = "linux")]
 mod folder;
 #[cfg(target_os = "linux")]
+mod from_outside;
+#[cfg(target_os = "linux")]
 mod held_name;
+#[cfg(target_os = "linux")]
+mod holder;
 #[cfg(target_os = "linux")]
 mod leftover;
 #[cfg(target_os = "linux")]
 mod membership;
 #[cfg(target_os = "linux")]
 mod mps;
+#[cfg(target_os = "linux")]
+mod overview;
+#[cfg(target_os = "linux")]
+mod pidfd;
 #[cfg(target_os = "linux")]
 mod place;
 #[cfg(target_os = "linux")]
@@ -50,19 +62,19 @@ mod store;
 
 pub(crate) use agreed_plan::AgreedPlan;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use elsewhere::{
-    EventCount, HeldName, LONGEST_PAUSE, Membership, Outlook, change_from_outside,
-};
-#[cfg(target_os = "linux")]
-pub(crate) use {
-    event_count::{EventCount, LONGEST_PAUSE},
-    held_name::HeldName,
-    membership::{Membership, Outlook, change_from_outside},
-};
+pub(crate) use elsewhere::{EventCount, HeldName, LONGEST_PAUSE, Membership, Outlook};
+pub use ending::{EndStep, EndedHolder};
 pub(crate) use record::Hindrance;
+pub use shared_device::{DeviceUuid, PlanMps, SharedDevice};
 pub use status::{ChangedName, NameHolder, PlanChange, SharedName, SharedStatus};
 pub use steps::SharingStep;
 #[cfg(feature = "test-utils")]
 pub use steps::on_sharing_step;
 pub(crate) use steps::reached;
 pub(crate) use terms::Terms;
+#[cfg(target_os = "linux")]
+pub(crate) use {
+    event_count::{EventCount, LONGEST_PAUSE},
+    held_name::HeldName,
+    membership::{Membership, Outlook},
+};

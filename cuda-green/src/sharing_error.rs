@@ -120,6 +120,14 @@ pub enum SharingError {
         "the parts of this plan's split do not merge, so its shares stay as they are; end the processes that hold the device, and let them agree on another list (splits merge from CUDA 12.5 on, for sizes that are multiples of their units)"
     )]
     FixedShares,
+    /// The process that holds a name was not ended.
+    #[error("the holder of {name:?} was not ended: {reason}")]
+    NotEnded {
+        /// The name.
+        name: String,
+        /// The reason, and what to do.
+        reason: String,
+    },
     /// The process has more privileges than its user.
     #[error(
         "a process with raised privileges trusts no folder and no program that its environment names, so it joins no plan; join from one without"
@@ -200,7 +208,11 @@ impl fmt::Display for NotLeft {
         if let Some(program) = &self.program {
             write!(f, " ({program})")?;
         }
-        write!(f, " did not leave SMs of {:?} in time: {}", self.name, self.reason)
+        write!(
+            f,
+            " did not leave SMs of {:?} in time: {}",
+            self.name, self.reason
+        )
     }
 }
 

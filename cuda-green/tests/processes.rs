@@ -10,6 +10,8 @@
 mod processes {
     mod changes;
     mod child;
+    mod daemon;
+    mod ends;
     mod joins;
     mod kills;
     mod leftovers;

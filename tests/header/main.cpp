@@ -127,11 +127,11 @@ static u64 produce(const Queue& queue, u32 producer) {
     Where where{producer % LANES};
     for (u64 turn = 0; turn < TURNS; turn++) {
         Status status = turn % 2 ? queue.submit(Note{producer, turn, producer + turn}, LONGEST, where)
-                                 : queue.submit_warp(Note{producer, turn, producer + turn}, LONGEST, 1, where);
+                                 : queue.submit_warp(Note{producer, turn, producer + turn}, LONGEST, where);
         require(status == Status::Accepted, "a submission");
         if (producer >= CALLERS) continue;
         u64 number = u64(producer) << 32 | turn;
-        auto future = turn % 4 == 3 ? queue.call_warp(Ask{number, ~number}, LONGEST, 1)
+        auto future = turn % 4 == 3 ? queue.call_warp(Ask{number, ~number}, LONGEST)
                                     : queue.call(Ask{number, ~number}, LONGEST);
         require(future.status() == Status::Pending, "a call");
         // Each fifth is abandoned.

@@ -378,7 +378,7 @@ fn until_closed(driver: &Driver, is_dropped: bool) -> Result<()> {
     })?;
     match is_dropped {
         true => drop(queue),
-        false => queue.shutdown().unwrap(),
+        false => drop(queue.shutdown().unwrap()),
     }
     ready.end(&ready.stream)?;
     let [answered, closed, ended, otherwise, ..] = read(&words)?;

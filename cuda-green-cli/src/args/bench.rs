@@ -56,6 +56,12 @@ pub enum Measurement {
     /// idle poller, and requests in a partition beside another's tasks. A sum that does not match is an error.
     #[cfg(feature = "queue")]
     Queue(QueueBench),
+    /// A request of one process beside another process's background work, by the ways to share the GPU
+    ///
+    /// Takes two minutes. It starts two processes and an MPS daemon of its own, and ends them: time slices, MPS without
+    /// limits, with client priorities and with thread percentages, and green contexts of one plan.
+    #[cfg(feature = "processes")]
+    Processes(ProcessesBench),
     /// The time that loading the driver and checking for a GPU add to a process's start
     Startup {
         /// Measure only this, once, in this process, and print nanoseconds
@@ -112,6 +118,30 @@ pub struct QueueBench {
     #[arg(long, value_name = "N", conflicts_with_all = ["svg", "from", "quick"],
           value_parser = value_parser!(u64).range(1..=1_000_000_000_000))]
     pub tasks: Option<u64>,
+}
+
+/// The picture, and the daemon.
+#[cfg(feature = "processes")]
+#[derive(clap::Args)]
+pub struct ProcessesBench {
+    #[command(flatten)]
+    pub drawing: Drawing,
+    /// Start no MPS daemon, and leave out what needs one
+    #[arg(long, conflicts_with = "from")]
+    pub no_mps_daemon: bool,
+    /// Take orders from the measuring process
+    #[arg(long, hide = true)]
+    pub part: Option<ProcessPart>,
+}
+
+/// The part of a process that the measurement starts.
+#[cfg(feature = "processes")]
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ProcessPart {
+    /// Keeps the folder of the run and the MPS daemon.
+    Keeper,
+    /// Sends requests, or floods the GPU.
+    Worker,
 }
 
 /// The file for a measurement's picture, and the figures to draw.

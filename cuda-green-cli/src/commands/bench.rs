@@ -7,11 +7,16 @@ pub mod contexts;
 mod create;
 #[cfg(feature = "embed")]
 mod embed;
-#[cfg(any(feature = "embed", feature = "queue"))]
+#[cfg(any(feature = "processes", feature = "queue"))]
+mod found;
+#[cfg(any(feature = "embed", feature = "processes", feature = "queue"))]
 mod goal;
 mod isolation;
 pub mod load;
 pub mod numbers;
+#[cfg(feature = "processes")]
+mod processes;
+mod progress;
 #[cfg(feature = "queue")]
 mod queue;
 mod raw;
@@ -24,7 +29,7 @@ mod startup;
 #[cfg(test)]
 mod tests;
 mod under_load;
-#[cfg(any(feature = "embed", feature = "queue"))]
+#[cfg(any(feature = "embed", feature = "processes", feature = "queue"))]
 mod watch;
 
 use std::process::ExitCode;
@@ -78,6 +83,13 @@ pub fn run(global: &Global, bench: &Bench) -> anyhow::Result<ExitCode> {
                 run.without_picture(&command, |work| queue::soak(work, tasks))?;
             }
             None => run.with_picture(&options.drawing, queue::measure)?,
+        },
+        #[cfg(feature = "processes")]
+        Measurement::Processes(options) => match options.part {
+            Some(part) => processes::part(global, part)?,
+            None => run.with_picture(&options.drawing, |work| {
+                processes::measure(work, !options.no_mps_daemon)
+            })?,
         },
         Measurement::Startup { only: Some(part) } => startup::only(*part)?,
         Measurement::Startup { only: None } => run.without_picture("startup", startup::measure)?,

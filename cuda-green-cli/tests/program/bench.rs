@@ -11,7 +11,14 @@ use std::{
 
 use serde_json::Value;
 
-const DRAWN: [&str; 5] = ["activate", "alloc", "isolation", "queue", "rebalance"];
+const DRAWN: [&str; 6] = [
+    "activate",
+    "alloc",
+    "isolation",
+    "processes",
+    "queue",
+    "rebalance",
+];
 
 fn bench(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_cuda-green"))
@@ -52,7 +59,7 @@ fn as_text_in_80_columns() {
         assert_eq!(wide, None, "{what}");
         assert!(!text.contains("NaN") && !text.contains("inf "), "{text}");
         // What costs what in a simulation says nothing of a GPU, and a ratio would be read as if it did.
-        let has_ratios = ["activate", "isolation", "queue"].contains(&what);
+        let has_ratios = ["activate", "isolation", "processes", "queue"].contains(&what);
         assert_eq!(
             text.contains("no ratios: with a simulated driver"),
             has_ratios,

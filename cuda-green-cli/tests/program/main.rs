@@ -13,7 +13,10 @@ mod demo;
 mod embed;
 mod errors;
 mod manual;
+mod partitions;
 mod pictures;
+#[cfg(all(feature = "processes", target_os = "linux"))]
+mod processes;
 #[cfg(feature = "embed")]
 mod service;
 #[cfg(feature = "embed")]

@@ -8,13 +8,15 @@ use std::{
 
 use crate::common::{note, run, text};
 
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 10] = [
     "cuda-green",
     "cuda-green-demo",
     "cuda-green-info",
     "cuda-green-plan",
     "cuda-green-map",
     "cuda-green-check",
+    "cuda-green-partitions",
+    "cuda-green-partitions-end",
     "cuda-green-bench",
     "cuda-green-bench-isolation",
 ];

@@ -24,18 +24,28 @@ fn evidence(what: &str, end: &str) -> PathBuf {
     folder.join(format!("{what}.{end}"))
 }
 
-/// A picture that is drawn once there is evidence for it.
 #[cfg(feature = "embed")]
 #[test]
 fn the_picture_of_the_service_is_that_of_its_evidence() {
-    if !fs::exists(evidence("service", "json")).unwrap() {
-        assert!(!fs::exists(evidence("service", "svg")).unwrap());
+    drawn_once_there_is_evidence("service");
+}
+
+#[cfg(feature = "processes")]
+#[test]
+fn the_picture_of_processes_is_that_of_its_evidence() {
+    drawn_once_there_is_evidence("processes");
+}
+
+#[cfg(any(feature = "embed", feature = "processes"))]
+fn drawn_once_there_is_evidence(what: &str) {
+    if !fs::exists(evidence(what, "json")).unwrap() {
+        assert!(!fs::exists(evidence(what, "svg")).unwrap());
         return;
     }
-    let (output, drawn) = draw("service");
+    let (output, drawn) = draw(what);
     assert!(output.status.success(), "{output:?}");
     let drawn = fs::read_to_string(drawn).unwrap();
-    let committed = evidence("service", "svg");
+    let committed = evidence(what, "svg");
     if std::env::var_os("BLESS").is_some() {
         fs::write(committed, drawn).unwrap();
     } else {

@@ -122,7 +122,8 @@ fn run() -> Result<()> {
         );
     }
     println!("\n{}", queue.stats());
-    Ok(queue.shutdown()?)
+    queue.shutdown()?;
+    Ok(())
 }
 
 /// Without a GPU there is a set of queues all the same, for tasks of the CPU.
@@ -138,7 +139,8 @@ fn without_gpu() -> Result<()> {
         "a task of the CPU: page 3 begins with node {}",
         answer.wait()?
     );
-    Ok(queues.shutdown()?)
+    queues.shutdown()?;
+    Ok(())
 }
 
 /// Pages in pinned memory, each filled when it is first asked for.

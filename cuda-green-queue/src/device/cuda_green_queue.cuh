@@ -29,6 +29,13 @@
 #ifndef CUDA_GREEN_QUEUE_CUH
 #define CUDA_GREEN_QUEUE_CUH
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 700
+#error "cuda_green_queue.cuh is for sm_70 and later: compile with -arch=sm_70 or more (nvcc) or --gpu-architecture=compute_70 or more (NVRTC, whose default may be older)"
+#endif
+#if defined(_MSVC_LANG) ? _MSVC_LANG < 201703L : __cplusplus < 201703L
+#error "cuda_green_queue.cuh is C++17: compile with -std=c++17 (nvcc) or --std=c++17 (NVRTC)"
+#endif
+
 namespace cuda_green {
 
 using u8 = unsigned char;
@@ -69,6 +76,12 @@ constexpr u8 KERNEL_TO_KERNEL = 1;
 // Values of a lane's control word.
 constexpr u64 LEAVE = 1;
 constexpr u64 FINISH = 2;
+// The word behind it while the lane's block runs. It is 0 before and after.
+constexpr u64 RUNNING = 1;
+// Nanoseconds, for timeouts.
+constexpr u64 MICROSECOND = 1000;
+constexpr u64 MILLISECOND = 1000 * MICROSECOND;
+constexpr u64 SECOND = 1000 * MILLISECOND;
 // A timeout that is none.
 constexpr u64 FOREVER = ~0ull;
 
@@ -134,6 +147,22 @@ struct Pair {
 // be a fence that waits for the payload's stores on the bus. The slot of a ticket is free because its owner was given a
 // credit that came from the consumer's tail, read with acquire semantics; the payload's stores depend on that through
 // the branch on the credits. The twin for CPU threads, where such an order costs nothing, acquires and releases.
+//
+// What pairs with what: each release, and the acquire that reads what it wrote.
+// - A slot's word 0: `Ring::commit`, by store_release, with `TaskHeader::read` of the CPU's consumer, or of a kernel's
+//   inbox with load_acquire in `BlockInbox::poll`.
+// - A slot of an inbox that the CPU fills: `Ring::commit_words` of the CPU with load_acquire in `BlockInbox::poll`.
+// - A tail: the CPU's `Consumer::tell`, or `detail::tell`, by store_release, with load_acquire in `refill`, or with
+//   `Ring::refill` of the CPU. The consumer's loads of a slot come before the tail, so a slot is written again after them.
+// - An answer's word 0: the CPU's `answers::answer`, or `BlockInbox::send`, by store_release, with load_pair_acquire in
+//   `Future::poll` and load_acquire in `take_entry`, or with `answers::poll` of the CPU.
+// - The lock of a refill: unlock with try_lock. It orders `seen_tail`.
+// - An entry that is given back: add_release in `Future::poll` keeps its loads of the answer before. What takes the entry
+//   next is relaxed: the next answer is written after the consumer has read the next task, which is released by `commit`.
+// - A control: `Inbox::store_controls` of the CPU with load_acquire in `BlockInbox::poll`. Between the store of RUNNING and
+//   the first load of the control there is a fence, as there is between the CPU's store of a command and its load of
+//   RUNNING: at least one of the two sees the other's.
+// - The end of RUNNING: store_release in `BlockInbox::leave` with the CPU's load in `Inbox::wait_for_blocks`.
 #ifdef CUDA_GREEN_QUEUE_MACHINE
 #include CUDA_GREEN_QUEUE_MACHINE
 #else
@@ -170,6 +199,7 @@ CUDA_GREEN_DEVICE void add_only(u32* at, u32 value) {
     asm volatile("red.relaxed.gpu.global.add.u32 [%0], %1;" : : "l"(at), "r"(value) : "memory");
 }
 
+// Of `Future::poll`; see above.
 CUDA_GREEN_DEVICE void add_release(u32* at, u32 value) {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" : : "l"(at), "r"(value) : "memory");
 }
@@ -191,18 +221,21 @@ CUDA_GREEN_DEVICE bool replace(u32* at, u32 expected, u32 value) {
     return old == expected;
 }
 
+// Pairs with `unlock`.
 CUDA_GREEN_DEVICE bool try_lock(u32* at) {
     u32 old;
     asm volatile("atom.acquire.gpu.global.exch.b32 %0, [%1], 1;" : "=r"(old) : "l"(at) : "memory");
     return old == 0;
 }
 
+// Pairs with `try_lock`.
 CUDA_GREEN_DEVICE void unlock(u32* at) {
     asm volatile("st.release.gpu.global.u32 [%0], 0;" : : "l"(at) : "memory");
 }
 
 // Memory that the other side of the queue accesses too: the CPU (scope sys) or, if `near`, a kernel (scope gpu).
 
+// Pairs with `store_release`, and with the CPU's stores of slots, tails, answers and controls.
 CUDA_GREEN_DEVICE u64 load_acquire(const u64* at, bool near) {
     u64 value;
     if (near)
@@ -212,11 +245,17 @@ CUDA_GREEN_DEVICE u64 load_acquire(const u64* at, bool near) {
     return value;
 }
 
+// Pairs with `load_acquire` and `load_pair_acquire`, and with the CPU's loads of slots, tails and answers.
 CUDA_GREEN_DEVICE void store_release(u64* at, u64 value, bool near) {
     if (near)
         asm volatile("st.release.gpu.global.u64 [%0], %1;" : : "l"(at), "l"(value) : "memory");
     else
         asm volatile("st.release.sys.global.u64 [%0], %1;" : : "l"(at), "l"(value) : "memory");
+}
+
+// Stores, and lets all loads after it see what was stored elsewhere before a fence that came first.
+CUDA_GREEN_DEVICE void store_and_fence(u64* at, u64 value) {
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1; fence.sc.sys;" : : "l"(at), "l"(value) : "memory");
 }
 
 CUDA_GREEN_DEVICE void store_word(u64* at, u64 value) {
@@ -241,7 +280,8 @@ CUDA_GREEN_DEVICE Pair load_pair(const u64* at) {
     return value;
 }
 
-// Loads 16 aligned bytes with acquire semantics: if the first word is of an answer, so is the second. One trip where
+// Loads 16 aligned bytes with acquire semantics: if the first word is of an answer, so is the second. Pairs with the
+// store_release of an answer's word 0. One trip where
 // the compiler writes PTX 8.3 or later, which drivers of CUDA 12.4 and later read; otherwise the second word is loaded
 // after the first, and only a first word whose high half is `expected` is worth the second trip.
 CUDA_GREEN_DEVICE Pair load_pair_acquire(const u64* at, bool near, u32 expected) {
@@ -281,6 +321,9 @@ CUDA_GREEN_DEVICE u32 lane_of_warp() {
     asm volatile("mov.u32 %0, %%laneid;" : "=r"(value));
     return value;
 }
+
+// Returns the lanes that run this together now.
+CUDA_GREEN_DEVICE u32 active_lanes() { return __activemask(); }
 
 CUDA_GREEN_DEVICE u32 thread_of_block() {
     return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
@@ -496,30 +539,54 @@ struct Entry {
     CUDA_GREEN_DEVICE u64 call() const { return u64(generation) << 32 | number; }
 };
 
-// Takes one of the entries after the first: one that was given back or else one that was abandoned and has been
-// answered since, for which it reads answers, a trip each. Waits for one until the deadline.
-CUDA_GREEN_SLOW Entry take_entry(FutureTable table, u32 first, u64 deadline) {
-    u32 probes = table.count < PROBES ? table.count : PROBES, sleep = 200;
-    do {
-        CUDA_GREEN_UNROLL(1)
-        for (u32 i = 0; i < probes; ++i) {
-            u32 number = (first + i) & (table.count - 1);
-            if (load_relaxed(&table.words[number]) & TAKEN) continue;
-            u32 word = set_bits(&table.words[number], TAKEN);
-            if ((word & TAKEN) == 0) return {number, word >> 2};
-        }
-        CUDA_GREEN_UNROLL(1)
-        for (u32 i = 0; i < probes; ++i) {
-            u32 number = (first + i) & (table.count - 1);
-            u32 word = load_relaxed(&table.words[number]);
-            if ((word & (TAKEN | ABANDONED)) != (TAKEN | ABANDONED)) continue;
-            u64 answer = load_acquire(table.answer(number), table.near);
-            if (u32(answer >> 32) != word >> 2 || u8(answer) == 0) continue;
-            u32 next = (word & ~ABANDONED) + 4;
-            if (replace(&table.words[number], word, next)) return {number, next >> 2};
-        }
-    } while (sleep_before(deadline, &sleep));
+// Takes an entry of the window after `first`: one that was given back or else one that was abandoned and has been
+// answered since, for which it reads answers, a trip each.
+CUDA_GREEN_DEVICE Entry take_entry_near(const FutureTable& table, u32 first) {
+    const u32 probes = table.count < PROBES ? table.count : PROBES;
+    CUDA_GREEN_UNROLL(1)
+    for (u32 i = 0; i < probes; ++i) {
+        u32 number = (first + i) & (table.count - 1);
+        if (load_relaxed(&table.words[number]) & TAKEN) continue;
+        u32 word = set_bits(&table.words[number], TAKEN);
+        if ((word & TAKEN) == 0) return {number, word >> 2};
+    }
+    CUDA_GREEN_UNROLL(1)
+    for (u32 i = 0; i < probes; ++i) {
+        u32 number = (first + i) & (table.count - 1);
+        u32 word = load_relaxed(&table.words[number]);
+        if ((word & (TAKEN | ABANDONED)) != (TAKEN | ABANDONED)) continue;
+        u64 answer = load_acquire(table.answer(number), table.near);
+        if (u32(answer >> 32) != word >> 2 || u8(answer) == 0) continue;
+        u32 next = (word & ~ABANDONED) + 4;
+        if (replace(&table.words[number], word, next)) return {number, next >> 2};
+    }
     return {NO_FUTURE, 0};
+}
+
+// Takes an entry near the first one or in a second window, whose place is another one each time, since entries nearby may
+// be held for long. Waits for one until the deadline, and comes through all windows meanwhile.
+CUDA_GREEN_SLOW Entry take_entry(FutureTable table, u32 first, u64 deadline) {
+    Entry entry = take_entry_near(table, first);
+    if (entry.found()) return entry;
+    u32 elsewhere = first + (u32(nanoseconds() >> 5) * 0x9e3779b9u >> 4), sleep = 200;
+    for (;;) {
+        elsewhere += PROBES;
+        entry = take_entry_near(table, elsewhere);
+        if (entry.found() || !sleep_before(deadline, &sleep)) return entry;
+    }
+}
+
+// Takes an entry for each of the lanes or for none, until the deadline. `entry` is what a lane has already. While the lanes
+// wait they hold nothing, so that two warps do not wait for each other's entries.
+CUDA_GREEN_SLOW Entry take_entries(u32 lanes, FutureTable table, u32 first, Entry entry, u64 deadline) {
+    // Warps that meet again and again sleep for different times.
+    u32 sleep = 200 + warp_of_grid() % 8 * 40;
+    for (;;) {
+        if (all(lanes, entry.found())) return entry;
+        if (entry.found()) table.give_back(entry.number);
+        if (!all(lanes, sleep_before(deadline, &sleep))) return {NO_FUTURE, 0};
+        entry = take_entry(table, first, 0);
+    }
 }
 
 }  // namespace detail
@@ -646,8 +713,6 @@ struct Where {
     u32 priority = 0;
 };
 
-constexpr u32 WHOLE_WARP = 0xffffffff;
-
 // A queue, as an argument of kernels: `DeviceQueue` in Rust. Use its functions; the fields are for them alone.
 //
 // Memory order of all that submit: release. The handler sees what the calling thread wrote before.
@@ -682,18 +747,17 @@ struct Queue {
         return Status::Accepted;
     }
 
-    // Submits a task of each lane that `mask` names, with one reservation for all. Those lanes must call it together,
-    // and all get the same status; the lowest one's `timeout_ns` and `where` count. Otherwise as `try_submit` and
-    // `submit`. Invalid as well if the ring has fewer slots than the mask has lanes. The tasks get neighbouring slots,
-    // in the order of lanes.
-    template <class Task>
-    CUDA_GREEN_DEVICE Status try_submit_warp(const Task& task, u32 mask = WHOLE_WARP, Where where = {}) const {
-        return submit_warp(task, 0, mask, where);
+    // Submits a task of each lane of the warp that calls it at the same time, with one reservation for all of them: all
+    // tasks are submitted or none, and these lanes get the same status. The lowest lane's `timeout_ns` and `where` count.
+    // Lanes that have exited, or are elsewhere, take no part; `__syncwarp()` before brings the lanes of a warp together
+    // again that went different ways. Otherwise as `try_submit` and `submit`. Invalid as well if the ring has fewer slots
+    // than there are lanes. The tasks get neighbouring slots, in the order of lanes.
+    template <class Task> CUDA_GREEN_DEVICE Status try_submit_warp(const Task& task, Where where = {}) const {
+        return submit_warp(task, 0, where);
     }
     template <class Task>
-    CUDA_GREEN_DEVICE Status submit_warp(const Task& task, u64 timeout_ns, u32 mask = WHOLE_WARP,
-                                         Where where = {}) const {
-        Team team(mask);
+    CUDA_GREEN_DEVICE Status submit_warp(const Task& task, u64 timeout_ns, Where where = {}) const {
+        const Team team(detail::active_lanes());
         detail::Ring ring;
         if (!find<Task, void>(team.common(where), &ring) || team.count > (1u << depth_log2)) return Status::Invalid;
         detail::Reserved got{};
@@ -706,7 +770,8 @@ struct Queue {
     }
 
     // Submits a task and returns the future of its answer. If it was refused, the future's status says why: Full,
-    // Closed, Invalid. Costs as `try_submit` does.
+    // Closed, Invalid. Full as well if all of the 64 entries for answers that it tried are taken; the next attempt tries
+    // others. Costs as `try_submit` does.
     template <class Task>
     CUDA_GREEN_DEVICE Future<typename Task::Output> try_call(const Task& task, Where where = {}) const {
         return call(task, 0, where);
@@ -749,36 +814,36 @@ struct Queue {
         return Future<Output>(table, entry);
     }
 
-    // Submits a task of each lane that `mask` names, with one reservation for all, and returns each lane the future of
-    // its own. Those lanes must call it together; either all tasks are submitted or none. The lowest lane's
-    // `timeout_ns` and `where` count.
+    // Submits a task of each lane of the warp that calls it at the same time, with one reservation for all of them, and
+    // returns each lane the future of its own. Either all tasks are submitted or none. The lowest lane's `timeout_ns` and
+    // `where` count. While there are not enough slots or entries for all it holds none, so that smaller teams get on, and
+    // may get on first. Invalid as well if the queue has fewer slots or entries for answers than there are lanes.
     template <class Task>
-    CUDA_GREEN_DEVICE Future<typename Task::Output> try_call_warp(const Task& task, u32 mask = WHOLE_WARP,
-                                                                 Where where = {}) const {
-        return call_warp(task, 0, mask, where);
+    CUDA_GREEN_DEVICE Future<typename Task::Output> try_call_warp(const Task& task, Where where = {}) const {
+        return call_warp(task, 0, where);
     }
     template <class Task>
-    CUDA_GREEN_DEVICE Future<typename Task::Output> call_warp(const Task& task, u64 timeout_ns, u32 mask = WHOLE_WARP,
-                                                             Where where = {}) const {
+    CUDA_GREEN_DEVICE Future<typename Task::Output> call_warp(const Task& task, u64 timeout_ns, Where where = {}) const {
         using Output = typename Task::Output;
-        Team team(mask);
+        const Team team(detail::active_lanes());
         detail::Ring ring;
-        if (!find<Task, Output>(team.common(where), &ring) || team.count > (1u << depth_log2))
-            return Future<Output>(Status::Invalid);
         const detail::FutureTable table = future_table();
+        if (!find<Task, Output>(team.common(where), &ring) || team.count > (1u << depth_log2) ||
+            team.count > table.count)
+            return Future<Output>(Status::Invalid);
         const u32 first = table.first();
         const u32 word = detail::set_bits(&table.words[first], detail::TAKEN);
         bool credit = team.rank == 0 && ring.take_credits(team.count);
         detail::Entry entry{first, word >> 2};
         if (word & detail::TAKEN) entry = detail::take_entry(table, first, 0);
         u64 deadline = 0;
-        bool all = detail::all(mask, entry.found());
+        bool all = detail::all(team.mask, entry.found());
         if (!all) {
             if (credit) ring.give_credits(team.count);
             credit = false;
             deadline = team.common(detail::deadline_after(timeout_ns));
-            if (!entry.found()) entry = detail::take_entry(table, first, deadline);
-            all = detail::all(mask, entry.found());
+            entry = detail::take_entries(team.mask, table, first, entry, deadline);
+            all = entry.found();
         }
         detail::Reserved got{0, Status::Accepted};
         if (team.rank == 0) {
@@ -794,7 +859,7 @@ struct Queue {
         }
         got = team.common(got);
         if (got.status != Status::Accepted) {
-            if (entry.found()) table.give_back(entry.number);
+            if (all) table.give_back(entry.number);
             return Future<Output>(got.status);
         }
         ring.commit(got.ticket + team.rank, entry.call(), task);
@@ -877,20 +942,21 @@ template <u32 Capacity> struct InboxMemory {
 
 namespace detail {
 
-// Tells the producers of a lane's rings which slots are free again. To be called by a warp.
-CUDA_GREEN_SLOW void tell(const u64* positions, u64* told, u64 tails, u32 priorities, bool near) {
+// Tells the producers of a lane's rings which slots are free again, and the next launch where to go on. To be called by a
+// warp.
+CUDA_GREEN_SLOW void tell(const u64* positions, u64* told, u64 tails, InboxPosition* kept, u32 priorities, bool near) {
     for (u32 ring = lane_of_warp(); ring < priorities; ring += WARP) {
         u64 now = positions[ring];
         if (told[ring] == now) continue;
         told[ring] = now;
         store_release(reinterpret_cast<u64*>(tails + u64(ring) * LINE), now, near);
+        store_relaxed(&kept[ring].position, now);
     }
 }
 
 }  // namespace detail
 
-// Takes tasks with all threads of a block, whose number is that of the inbox's lane. The block needs 32 threads, or a
-// multiple of it.
+// Takes tasks with all threads of a block, whose number is that of the inbox's lane. The block needs at least 32 threads.
 //
 //     __shared__ cuda_green::InboxMemory<64> memory;
 //     cuda_green::BlockInbox<64> tasks(inbox, memory);
@@ -899,7 +965,9 @@ CUDA_GREEN_SLOW void tell(const u64* positions, u64* told, u64 tails, u32 priori
 //         if (tasks.method() == Square::method && tasks.read(&square)) tasks.reply(square.number * square.number);
 //     }
 //
-// What is left of the inbox's tasks when the kernel returns waits for the next launch, which goes on at the same place.
+// What is left of the inbox's tasks when the kernel returns waits for the next launch, which goes on at the same place,
+// whether the kernel returned because `next` told it to or on its own. Let all threads of a block return together, since the
+// end of this value is theirs together too; a kernel that ends without it (`asm("exit;")`) does its last tasks twice.
 template <u32 Capacity> class BlockInbox {
 public:
     CUDA_GREEN_DEVICE BlockInbox(const Inbox& inbox, InboxMemory<Capacity>& memory)
@@ -910,12 +978,18 @@ public:
                  detail::threads_of_block() < detail::WARP) {
         if (!ended_ && polls()) {
             for (u32 ring = detail::lane_of_warp(); ring < inbox.priorities; ring += detail::WARP) {
-                u64 start = detail::load_relaxed(position(ring));
+                u64 start = detail::load_relaxed(&kept()[ring].position);
                 memory.positions[ring] = start;
                 memory.told[ring] = start;
             }
+            if (detail::lane_of_warp() == 0) detail::store_and_fence(control() + 1, RUNNING);
         }
         detail::sync_block();
+    }
+    // Answers the task that was taken last, as `next` does, and leaves the inbox to the next launch.
+    CUDA_GREEN_DEVICE ~BlockInbox() {
+        answer(verdict_);
+        if (!ended_ && polls()) leave();
     }
 
     BlockInbox(const BlockInbox&) = delete;
@@ -981,8 +1055,11 @@ private:
 
     CUDA_GREEN_DEVICE static bool polls() { return detail::thread_of_block() < detail::WARP; }
     CUDA_GREEN_DEVICE bool near() const { return (inbox_.flags & KERNEL_TO_KERNEL) != 0; }
-    CUDA_GREEN_DEVICE u64* position(u32 ring) const {
-        return &(reinterpret_cast<InboxPosition*>(inbox_.positions) + first_ring_ + ring)->position;
+    CUDA_GREEN_DEVICE InboxPosition* kept() const {
+        return reinterpret_cast<InboxPosition*>(inbox_.positions) + first_ring_;
+    }
+    CUDA_GREEN_DEVICE u64* control() const {
+        return reinterpret_cast<u64*>(inbox_.controls) + detail::block_of_grid() * (LINE / 8);
     }
     CUDA_GREEN_DEVICE const u64* slot(u32 ring, u64 ticket) const {
         u64 place = (u64(first_ring_ + ring) << inbox_.depth_log2) + (ticket & ((1ull << inbox_.depth_log2) - 1));
@@ -1012,14 +1089,14 @@ private:
 
     CUDA_GREEN_DEVICE void tell() {
         u64 tails = inbox_.tails + u64(first_ring_) * LINE;
-        detail::tell(memory_.positions, memory_.told, tails, inbox_.priorities, near());
+        detail::tell(memory_.positions, memory_.told, tails, kept(), inbox_.priorities, near());
     }
 
     // Leaves all as the next launch needs it.
     CUDA_GREEN_DEVICE void leave() {
         tell();
-        for (u32 ring = detail::lane_of_warp(); ring < inbox_.priorities; ring += detail::WARP)
-            detail::store_relaxed(position(ring), memory_.positions[ring]);
+        detail::sync_warp(ALL);
+        if (detail::lane_of_warp() == 0) detail::store_release(control() + 1, 0, false);
     }
 
     // Stores the data of a slot's word where `next` and `read` find it.
@@ -1040,14 +1117,13 @@ private:
         const u32 share = 1u << share_log2, me = lane_of_warp(), ring = me >> share_log2, word = me & (share - 1);
         const u32 slot_words = 1u << (inbox_.slot_log2 - 3);
         const bool has_word = ring < inbox_.priorities && word < (near() ? 1 : slot_words);
-        const u64* const control = reinterpret_cast<const u64*>(inbox_.controls) + block_of_grid() * (LINE / 8);
         for (u32 idle = 0;; ++idle) {
             const bool look = round_++ % 16 == 0;
             const bool controls = look && me == WARP - 1;
             const bool mine = has_word && !controls;
             const u64 my_ticket = mine ? memory_.positions[ring] : 0;
             u64 value = 0;
-            if (controls || mine) value = load_acquire(controls ? control : slot(ring, my_ticket) + word, false);
+            if (controls || mine) value = load_acquire(controls ? control() : slot(ring, my_ticket) + word, false);
             // The rings are empty only if they were looked at after the command was read.
             const bool finishing = finishing_;
             if (look) {
@@ -1106,11 +1182,13 @@ private:
             // The CPU is still writing.
             if (!all(ALL, complete)) continue;
             ++taken_;
+            // Before any lane writes it below.
+            const u64 told = memory_.told[chosen];
             if (me == 0) memory_.positions[chosen] = ticket + 1;
             sync_warp(ALL);
             // Producers learn of free slots in time, and the line is not written for each task.
             const u32 tell_after = inbox_.depth_log2 > 9 ? 64 : (1u << inbox_.depth_log2) / 8;
-            if (ticket + 1 - memory_.told[chosen] >= tell_after) tell();
+            if (ticket + 1 - told >= tell_after) tell();
             return true;
         }
     }

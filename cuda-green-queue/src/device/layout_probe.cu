@@ -58,6 +58,7 @@ static_assert(CLOSED == 0x8000000000000000);
 static_assert(KERNEL_TO_KERNEL == 0x1);
 static_assert(LEAVE == 0x1);
 static_assert(FINISH == 0x2);
+static_assert(RUNNING == 0x1);
 static_assert(MAX_PRIORITIES == 0x10);
 static_assert(MAX_PAYLOAD == 0x7ff0);
 static_assert(MAX_OUTPUT == 0x7ff8);

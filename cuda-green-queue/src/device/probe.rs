@@ -54,6 +54,7 @@ fn probe() -> Result<String, std::fmt::Error> {
         ("KERNEL_TO_KERNEL", layout::KERNEL_TO_KERNEL.into()),
         ("LEAVE", layout::LEAVE),
         ("FINISH", layout::FINISH),
+        ("RUNNING", layout::RUNNING),
         ("MAX_PRIORITIES", layout::MAX_PRIORITIES.into()),
         ("MAX_PAYLOAD", layout::MAX_PAYLOAD.into()),
         ("MAX_OUTPUT", layout::MAX_OUTPUT.into()),

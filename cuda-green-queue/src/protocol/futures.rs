@@ -4,9 +4,9 @@ use super::{
     answers::{self, Answer},
     memory::{Local, Shared},
 };
-use crate::layout::{ANSWER_HEADER, FIRST_FUTURE};
+use crate::layout::{ANSWER_HEADER, FIRST_FUTURE, status};
 
-/// Entries that a call looks at before it gives up.
+/// Entries that a call tries before it looks at all others.
 const PROBES: u32 = 32;
 const TAKEN: u32 = 1;
 const ABANDONED: u32 = 2;
@@ -29,11 +29,28 @@ pub(crate) struct Call {
 }
 
 impl FutureTable {
-    /// Takes a free entry near a place: first one that was given back, then one that was abandoned and whose answer has
-    /// arrived since. Returns `None` if there is none among those it looked at.
+    /// Takes a free entry: first one that was given back, then one that was abandoned and whose answer has arrived since.
+    /// Looks near a place, and elsewhere only if there is none. Returns `None` if no entry was free.
     pub(crate) fn take(&self, shared: &impl Shared, local: &impl Local, near: u32) -> Option<Call> {
         let probes = PROBES.min(self.count);
-        let entries = (0..probes).map(|i| near.wrapping_add(i) & (self.count - 1));
+        let entry = |i| near.wrapping_add(i) & (self.count - 1);
+        self.take_among(shared, local, (0..probes).map(entry))
+            .or_else(|| {
+                // A look disturbs others less than an attempt.
+                let may_be_free = |&future: &u32| {
+                    local.get32(self.word_at(future)) & (TAKEN | ABANDONED) != TAKEN
+                };
+                let others = (probes..self.count).map(entry).filter(may_be_free);
+                self.take_among(shared, local, others)
+            })
+    }
+
+    fn take_among(
+        &self,
+        shared: &impl Shared,
+        local: &impl Local,
+        entries: impl Iterator<Item = u32> + Clone,
+    ) -> Option<Call> {
         entries
             .clone()
             .find_map(|future| self.take_free(local, future))
@@ -116,4 +133,13 @@ impl FutureTable {
     fn word_at(&self, future: u32) -> u64 {
         self.words + 4 * u64::from(future)
     }
+}
+
+/// Returns the first word of an answer that ends the call of a future's word as closed; `None` if there is no call, or if it
+/// has an answer, whose first word is `answer`.
+pub(crate) fn closed_answer(word: u32, answer: u64) -> Option<u64> {
+    let generation = word >> 2;
+    let has_answer = (answer >> 32) as u32 == generation && answer as u8 != 0;
+    (word & TAKEN != 0 && !has_answer)
+        .then_some(u64::from(generation) << 32 | u64::from(status::CLOSED))
 }

@@ -14,9 +14,10 @@ use cuda_green::{
     Stream,
 };
 
+use super::closing::Ends;
 use crate::{
     error::{Error, Result},
-    layout::{DeviceInbox, DeviceQueue, KERNEL_TO_KERNEL, LINE, Layout, RUN},
+    layout::{DeviceInbox, DeviceQueue, FINISH, KERNEL_TO_KERNEL, LINE, Layout, RUN},
     numa::{self, Placement},
     protocol::{Mapped, Places, Shared, first_futures, first_state},
 };
@@ -33,8 +34,11 @@ pub(crate) enum Kind {
     FromKernels,
 }
 
+/// The threads that a block of a resident kernel needs: a warp.
+const LEAST_THREADS: u64 = 32;
+
 /// The launch that was made last.
-enum Launched {
+pub(super) enum Launched {
     Never,
     /// A thread is making it.
     Now,
@@ -66,18 +70,27 @@ pub(crate) struct Inbox {
     /// As kernels that submit take it; only for [`Kind::FromKernels`].
     queue: DeviceQueue,
     /// The segment of [`Kind::FromCpu`], then the controls.
-    shared: Mapped,
+    pub(super) shared: Mapped,
     /// The offset of the first control.
-    controls: u64,
+    pub(super) controls: u64,
     open: AtomicBool,
     launched: Mutex<Launched>,
     /// A launch is over.
     changed: Condvar,
     device: CudaDevice,
     /// What `shared` accesses. Fenced on every stream whose kernels use the inbox.
-    pinned: ManuallyDrop<PinnedBuffer<u64>>,
-    /// The positions, and the queue of [`Kind::FromKernels`]. Freed after the fences of `pinned`.
-    buffer: ManuallyDrop<GpuBuffer>,
+    pub(super) pinned: ManuallyDrop<PinnedBuffer<u64>>,
+    /// The device memory. Freed after the fences of `pinned`.
+    pub(super) buffers: ManuallyDrop<Buffers>,
+}
+
+/// The device memory of an inbox.
+pub(super) struct Buffers {
+    /// The producers' side of [`Kind::FromKernels`], namely the states of the rings and the words of the futures; then the
+    /// positions; then the slots of [`Kind::FromKernels`].
+    pub(super) states: GpuBuffer,
+    /// The tails and answers of [`Kind::FromKernels`].
+    pub(super) ends: Option<Ends>,
 }
 
 impl Inbox {
@@ -101,7 +114,7 @@ impl Inbox {
         // `shared`, or lends it to what keeps the value. Nothing calls the buffer's own accessors.
         let shared = unsafe { Mapped::new(base, words as u64 * 8) };
 
-        // The states of the rings, the words of the futures, the positions, the segment: the last two begin as zeros.
+        // The states of the rings, the words of the futures, the positions, the slots: the last two begin as zeros.
         let mut first = Vec::new();
         if !in_host {
             let states = vec![first_state(&layout); layout.rings() as usize];
@@ -109,30 +122,42 @@ impl Inbox {
             first.extend_from_slice(bytemuck::cast_slice(&first_futures(&layout)));
         }
         let positions = (first.len() as u64).next_multiple_of(LINE);
-        let segment = positions + DeviceInbox::position_bytes(&layout);
-        let bytes = to_usize(segment + if in_host { 0 } else { layout.end() })?;
-        let buffer = GpuMemoryPool::on(device, bytes as u64)?.allocate(bytes)?;
-        buffer.fill(0)?;
+        let slots = positions + DeviceInbox::position_bytes(&layout);
+        let slot_bytes = if in_host {
+            0
+        } else {
+            layout.answers() - layout.slots()
+        };
+        let states = zeros(device, slots + slot_bytes)?;
         if !first.is_empty() {
-            buffer.copy_from(&first)?;
+            states.copy_from(&first)?;
         }
 
-        let (pinned_at, buffer_at) = (pinned.device_address()?, buffer.address());
+        let (pinned_at, states_at) = (pinned.device_address()?, states.address());
         let places = Places {
-            segment: if in_host {
-                pinned_at
-            } else {
-                buffer_at + segment
-            },
-            rings: buffer_at,
-            futures: buffer_at + DeviceQueue::ring_state_bytes(&layout),
+            segment: pinned_at,
+            rings: states_at,
+            futures: states_at + DeviceQueue::ring_state_bytes(&layout),
         };
         let flags = if in_host { 0 } else { KERNEL_TO_KERNEL };
-        let queue = DeviceQueue::new(&layout, &places, flags);
+        let mut queue = DeviceQueue::new(&layout, &places, flags);
+        let ends = if in_host {
+            None
+        } else {
+            let ends = Ends {
+                tails: zeros(device, layout.slots() - layout.tails())?,
+                answers: zeros(device, layout.end() - layout.answers())?,
+            };
+            queue.slots = states_at + slots;
+            queue.tails = ends.tails.address();
+            queue.answers = ends.answers.address();
+            Some(ends)
+        };
+        let (controls_at, positions_at) = (pinned_at + controls, states_at + positions);
         Ok(Self {
             layout,
             placement,
-            argument: DeviceInbox::new(&queue, pinned_at + controls, buffer_at + positions),
+            argument: DeviceInbox::new(&queue, controls_at, positions_at),
             queue,
             shared,
             controls,
@@ -141,7 +166,7 @@ impl Inbox {
             changed: Condvar::new(),
             device: device.clone(),
             pinned: ManuallyDrop::new(pinned),
-            buffer: ManuallyDrop::new(buffer),
+            buffers: ManuallyDrop::new(Buffers { states, ends }),
         })
     }
 
@@ -197,6 +222,16 @@ impl Inbox {
             }
             .into());
         }
+        let of = |numbers: [u32; 3]| numbers.iter().map(|&number| u64::from(number)).product();
+        let (blocks, threads): (u64, u64) = (of(config.grid), of(config.block));
+        let lanes = self.layout.lanes;
+        if blocks < lanes.into() || threads < LEAST_THREADS {
+            return Err(Error::InvalidLaunch {
+                lanes,
+                blocks,
+                threads,
+            });
+        }
         // A stream that cannot be fenced, since it is in a capture, is refused before the launch.
         self.fence_on(stream)?;
         let end = Arc::new(Event::new(&self.device)?);
@@ -233,7 +268,7 @@ impl Inbox {
         })
     }
 
-    fn launched(&self) -> MutexGuard<'_, Launched> {
+    pub(super) fn launched(&self) -> MutexGuard<'_, Launched> {
         self.launched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -274,13 +309,18 @@ impl Inbox {
     }
 
     /// Launches no more kernels, tells the resident one what to do, and waits for all work that the memory was fenced
-    /// on.
+    /// on. What waits in kernels for it to do a task that it has not begun is answered as closed.
     pub(crate) fn end(&self, command: u64) -> Result<()> {
         let launched = self.launched();
         self.open.store(false, Ordering::Release);
         self.store_controls(command);
         drop(launched);
-        Ok(self.pinned.synchronize()?)
+        let closed = match &self.buffers.ends {
+            Some(ends) => self.close_to_kernels(ends, command == FINISH),
+            None => Ok(()),
+        };
+        self.pinned.synchronize()?;
+        closed
     }
 }
 
@@ -291,12 +331,19 @@ impl Drop for Inbox {
         // cannot be known.
         unsafe { ManuallyDrop::drop(&mut self.pinned) };
         match waited {
-            // SAFETY: as above; whatever used the buffer was fenced on the pinned memory, and has ended.
-            Ok(()) => unsafe { ManuallyDrop::drop(&mut self.buffer) },
+            // SAFETY: as above; whatever used the buffers was fenced on the pinned memory, and has ended.
+            Ok(()) => unsafe { ManuallyDrop::drop(&mut self.buffers) },
             // A kernel may still use it, so that nothing else may have this memory.
             Err(error) => log::error!("an inbox's device memory is kept: {error}"),
         }
     }
+}
+
+/// Allocates device memory of zeros.
+fn zeros(device: &CudaDevice, bytes: u64) -> Result<GpuBuffer> {
+    let buffer = GpuMemoryPool::on(device, bytes)?.allocate(to_usize(bytes)?)?;
+    buffer.fill(0)?;
+    Ok(buffer)
 }
 
 fn to_usize(bytes: u64) -> Result<usize> {

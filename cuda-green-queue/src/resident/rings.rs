@@ -26,7 +26,9 @@ const RESERVED: u16 = u16::MAX;
 pub(super) enum Refusal {
     Full,
     Closed,
-    Invalid,
+    NoSuchRing,
+    TooLarge,
+    ReservedMethod,
 }
 
 impl Refusal {
@@ -35,7 +37,9 @@ impl Refusal {
         match self {
             Self::Full => SubmitError::Full(task),
             Self::Closed => SubmitError::Closed(task),
-            Self::Invalid => SubmitError::Invalid(task),
+            Self::NoSuchRing => SubmitError::NoSuchRing(task),
+            Self::TooLarge => SubmitError::TooLarge(task),
+            Self::ReservedMethod => SubmitError::ReservedMethod(task),
         }
     }
 }
@@ -54,8 +58,8 @@ pub(super) struct InboxRings {
     ended: AtomicBool,
     watcher: Arc<Watcher>,
     inbox: Inbox,
-    /// What `local` accesses.
-    _words: Box<[AtomicU64]>,
+    /// What `local` accesses. Not in a box, whose move would end the pointer that `local` has.
+    _words: Arc<[AtomicU64]>,
 }
 
 impl InboxRings {
@@ -63,10 +67,10 @@ impl InboxRings {
         let layout: &Layout = inbox.layout();
         let futures = DeviceQueue::ring_state_bytes(layout);
         let bytes = futures + DeviceQueue::future_bytes(layout);
-        let words: Box<[AtomicU64]> = (0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
+        let words: Arc<[AtomicU64]> = (0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
         let base = NonNull::from(&*words).cast();
-        // SAFETY: the words are atomics and as many, and live as long as the value, whose field they are; moving the box
-        // does not move them.
+        // SAFETY: the words are atomics and as many, and live as long as the value, whose field they are; moving an `Arc`
+        // neither moves nor claims them.
         let local = Private::new(unsafe { Mapped::new(base, words.len() as u64 * 8) });
         let places = Places {
             segment: 0,
@@ -116,12 +120,14 @@ impl InboxRings {
         priority: u32,
         task: &T,
     ) -> Result<Call, Refusal> {
-        let ring = self.queue.ring(lane, priority).ok_or(Refusal::Invalid)?;
-        if T::METHOD == RESERVED
-            || size_of::<T>() > ring.inbox_payload_bytes()
+        let ring = self.queue.ring(lane, priority).ok_or(Refusal::NoSuchRing)?;
+        if T::METHOD == RESERVED {
+            return Err(Refusal::ReservedMethod);
+        }
+        if size_of::<T>() > ring.inbox_payload_bytes()
             || size_of::<T::Output>() > self.table.output_bytes()
         {
-            return Err(Refusal::Invalid);
+            return Err(Refusal::TooLarge);
         }
         if !self.inbox.is_open() {
             return Err(Refusal::Closed);

@@ -1,6 +1,7 @@
 //! The thread that looks for the answers to futures which are awaited.
 
 use std::{
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     task::Waker,
     thread,
@@ -15,6 +16,9 @@ const YIELDS: u32 = 500;
 const NAP: Duration = Duration::from_micros(50);
 
 /// The calls that are awaited, and whoever is to be woken.
+///
+/// Wakers run the user's code when they are cloned, woken and dropped, which may come back here and may panic. None of it
+/// happens while the lock is held, and the thread outlives a panic.
 #[derive(Default)]
 pub(super) struct Watcher {
     state: Mutex<State>,
@@ -38,6 +42,7 @@ impl Watcher {
     /// ended, or if there is no thread that could look.
     pub(super) fn watch(rings: &Arc<InboxRings>, call: Call, waker: &Waker) -> bool {
         let watcher = rings.watcher();
+        let waker = waker.clone();
         let mut state = watcher.lock();
         if state.ended {
             return false;
@@ -51,12 +56,14 @@ impl Watcher {
             }
             state.runs = true;
         }
+        let mut replaced = None;
         match state.calls.iter_mut().find(|(other, _)| *other == call) {
-            Some((_, old)) => old.clone_from(waker),
-            None => state.calls.push((call, waker.clone())),
+            Some((_, old)) => replaced = Some(std::mem::replace(old, waker)),
+            None => state.calls.push((call, waker)),
         }
         drop(state);
         watcher.changed.notify_one();
+        drop(replaced);
         true
     }
 
@@ -78,7 +85,7 @@ impl Watcher {
         let calls = std::mem::take(&mut state.calls);
         drop(state);
         self.changed.notify_one();
-        calls.into_iter().for_each(|(_, waker)| waker.wake());
+        wake(calls);
     }
 
     fn run(&self, rings: &Weak<InboxRings>) {
@@ -92,7 +99,10 @@ impl Watcher {
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
             }
-            let Some(rings) = rings.upgrade().filter(|_| !state.ended) else {
+            if state.ended {
+                return;
+            }
+            let Some(rings) = rings.upgrade() else {
                 return;
             };
             let over = state
@@ -105,7 +115,7 @@ impl Watcher {
             } else {
                 quiet = 0;
             }
-            over.into_iter().for_each(|(_, waker)| waker.wake());
+            wake(over);
             // Not held while it sleeps: it may be the last one.
             drop(rings);
             if quiet < YIELDS {
@@ -113,6 +123,15 @@ impl Watcher {
             } else {
                 thread::sleep(NAP);
             }
+        }
+    }
+}
+
+/// Wakes whoever awaits these calls. To be called without the lock.
+fn wake(calls: Vec<(Call, Waker)>) {
+    for (_, waker) in calls {
+        if panic::catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+            log::error!("a waker of a future panicked");
         }
     }
 }

@@ -7,8 +7,8 @@ use cuda_green::sim::Launch;
 use super::Status;
 use crate::{
     layout::{
-        CLOSED, DeviceInbox, FINISH, INBOX_MAGIC, KERNEL_TO_KERNEL, LEAVE, NO_FUTURE, VERSION,
-        status,
+        CLOSED, CONTROL_RUNS, DeviceInbox, FINISH, INBOX_MAGIC, KERNEL_TO_KERNEL, LEAVE, NO_FUTURE,
+        RUNNING, VERSION, status,
     },
     protocol::{Call, FutureTable, Ring, Shared, TaskHeader, answer, sim::SimMemory},
     task::{Task, TaskFailure},
@@ -52,12 +52,16 @@ impl InboxTask {
 }
 
 /// One block of a resident kernel of the simulator, and the rings of its lane.
+///
+/// Dropped, it leaves the tasks that it has not taken to the next launch, as it does when it is told to leave.
 pub struct InboxSide<'a> {
     memory: SimMemory<'a>,
     inbox: DeviceInbox,
     table: FutureTable,
     control: u64,
     rings: Vec<BlockRing>,
+    /// The number of tasks that were taken.
+    taken: usize,
 }
 
 struct BlockRing {
@@ -87,11 +91,14 @@ impl<'a> InboxSide<'a> {
             })
         });
         let rings = rings.collect::<Option<_>>()?;
+        let control = inbox.control(block);
+        memory.store(control + CONTROL_RUNS, RUNNING);
         Some(Self {
             inbox: *inbox,
             table: inbox.future_table(),
-            control: inbox.control(block),
+            control,
             rings,
+            taken: 0,
             memory,
         })
     }
@@ -102,7 +109,8 @@ impl<'a> InboxSide<'a> {
         Self::of(launch, &inbox, block)
     }
 
-    /// Takes the next task, the most urgent first.
+    /// Takes the next task, the most urgent first. Every eighth turn is that of a less urgent one, of each priority in
+    /// turn, so that none is starved.
     pub fn take_next(&mut self) -> Next {
         let control = self.memory.load_acquire(self.control);
         if self.memory.has_failed() {
@@ -112,8 +120,14 @@ impl<'a> InboxSide<'a> {
             return self.leave();
         }
         let words = self.inbox.flags & KERNEL_TO_KERNEL == 0;
-        for ring in &mut self.rings {
+        let first = match self.taken % 8 {
+            7 => self.taken / 8 % self.rings.len(),
+            _ => 0,
+        };
+        let (urgent, others) = self.rings.split_at_mut(first);
+        for ring in others.iter_mut().chain(urgent) {
             if let Some(task) = ring.take(&self.memory, words) {
+                self.taken += 1;
                 return Next::Task(task);
             }
         }
@@ -190,10 +204,16 @@ impl<'a> InboxSide<'a> {
 
     fn leave(&mut self) -> Next {
         self.tell();
-        for ring in &self.rings {
-            self.memory.store_release(ring.kept, ring.position);
-        }
+        self.memory.store_release(self.control + CONTROL_RUNS, 0);
         Next::Leave
+    }
+}
+
+impl Drop for InboxSide<'_> {
+    fn drop(&mut self) {
+        if !self.memory.has_failed() {
+            self.leave();
+        }
     }
 }
 
@@ -222,6 +242,7 @@ impl BlockRing {
         if self.told != self.position {
             debug_assert!(self.position & CLOSED == 0);
             memory.store_release(self.ring.tail, self.position);
+            memory.store(self.kept, self.position);
             self.told = self.position;
         }
     }

@@ -62,7 +62,7 @@ fn kernels_that_call_for_ever_end_with_the_queue() {
             std::thread::yield_now();
         }
         match end {
-            0 => queue.shutdown().unwrap(),
+            0 => drop(queue.shutdown().unwrap()),
             1 => drop(queue),
             2 => {
                 queue.close();

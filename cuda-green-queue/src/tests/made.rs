@@ -61,19 +61,62 @@ fn handlers_that_cannot_be_are_refused() {
 
 #[test]
 fn numbers_that_cannot_be_say_what_would_fit() {
-    for (builder, what) in [
-        (builder().depth(4), "from 8"),
-        (builder().lanes(0), "from 1"),
-        (builder().segment_bytes(8192), "would fit"),
-        (builder().cpu_depth(3), "from 8"),
+    for (builder, name, what) in [
+        (builder().depth(4), "depth 4", "from 8"),
+        (builder().lanes(0), "lanes 0", "from 1"),
+        (builder().segment_bytes(8192), "8192", "would fit"),
+        (builder().cpu_depth(3), "cpu_depth 3", "from 8"),
+        (
+            builder().cpu_depth(u32::MAX),
+            "cpu_depth 4294967295",
+            "to 1048576",
+        ),
+        (builder().job_capacity(0), "job_capacity 0", "from 1"),
+        (
+            builder().job_capacity(u32::MAX),
+            "job_capacity",
+            "to 1048576",
+        ),
+        (builder().polling_threads(0), "polling_threads 0", "from 1"),
+        (builder().workers(0), "workers 0", "from 1"),
+        (builder().workers(usize::MAX), "workers", "to 1024"),
     ] {
         let error = builder.build_for(&[]).unwrap_err().to_string();
-        assert!(error.contains(what), "{error}");
+        assert!(error.contains(name) && error.contains(what), "{error}");
     }
 }
 
+/// So many copies of a large task that their memory would be of no sense.
 #[test]
-fn threads_that_cannot_be_are_corrected() {
-    let queues = builder().workers(0).job_capacity(0).build_for(&[]).unwrap();
-    assert_eq!(queues.submit(Double(2)).unwrap().wait(), Ok(4));
+fn copies_that_need_too_much_memory_are_refused() {
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Large([[u64; 32]; 32]);
+    impl Task for Large {
+        const METHOD: u16 = 9;
+        type Output = u64;
+    }
+    let large = || {
+        TaskQueueBuilder::default()
+            .handler(|_: Large| Ok(1))
+            .payload_bytes(8192)
+            .depth(8)
+    };
+    for (builder, name) in [
+        (large().job_capacity(1 << 20), "job_capacity"),
+        (large().cpu_depth(1 << 20), "cpu_depth"),
+    ] {
+        let error = builder.build_for(&[]).unwrap_err().to_string();
+        assert!(
+            error.contains(name) && error.contains("would fit"),
+            "{error}"
+        );
+    }
+    assert!(large().job_capacity(64).cpu_depth(8).build_for(&[]).is_ok());
+}
+
+#[test]
+fn an_error_is_printed_as_its_text() {
+    let error = builder().workers(0).build_for(&[]).unwrap_err();
+    assert_eq!(format!("{error:?}"), error.to_string());
 }

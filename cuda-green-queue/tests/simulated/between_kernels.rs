@@ -4,14 +4,16 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     thread,
+    time::Duration,
 };
 
 use cuda_green::{GpuMemoryPool, LaunchConfig};
 use cuda_green_queue::{
-    KernelQueue,
-    simulated::{DeviceSide, InboxSide, Place},
+    Error, KernelQueue,
+    simulated::{DeviceSide, InboxSide, Next, Place, Status},
 };
 
 use crate::fixture::{Gpu, Square};
@@ -131,4 +133,178 @@ fn dropped_it_lets_the_kernel_leave() {
     }
     drop(queue);
     assert_eq!(returned.load(Ordering::Relaxed), 1);
+}
+
+/// Drops a value on another thread, which has to come back soon.
+fn drop_soon(value: impl Send + 'static) {
+    let (ended, wait) = mpsc::channel();
+    thread::spawn(move || {
+        drop(value);
+        let _ = ended.send(());
+    });
+    let waited = wait.recv_timeout(Duration::from_secs(60));
+    waited.expect("the drop waits for a kernel that waits for it");
+}
+
+/// Kernels wait for answers and for room; no resident kernel is there, or it has left, or it is in the same stream behind
+/// them. What it did has its answer, and all else is closed.
+#[test]
+fn dropped_it_closes_what_kernels_wait_for() {
+    for (launches, behind) in [(0, false), (1, false), (1, true)] {
+        let gpu = Gpu::new();
+        let resident = gpu.kernel("resident", |launch| {
+            // Returns on its own after one task.
+            let mut block = InboxSide::argument(launch, 0, 0).unwrap();
+            match block.take_next() {
+                Next::Task(task) => block.answer::<Square>(task, Ok(1)).unwrap(),
+                Next::Empty | Next::Leave => {}
+            }
+        });
+        let begun = Arc::new(AtomicU64::new(0));
+        let counted = begun.clone();
+        let submits = gpu.kernel("submits", move |launch| {
+            let queue = DeviceSide::argument(launch, 0).unwrap();
+            let (place, result) = (Place::default(), launch.arg_u64(1).unwrap());
+            let first = queue.call(place, &Square(1)).unwrap();
+            let others: Vec<_> = (0..5)
+                .map(|n| queue.call(place, &Square(n)).unwrap())
+                .collect();
+            counted.store(1, Ordering::Relaxed);
+            let mut done = 0;
+            for mut future in others.into_iter().chain([first]) {
+                match future.wait() {
+                    Ok(_) => done += 1,
+                    Err(status) => assert_eq!(status, Status::Closed),
+                }
+            }
+            // At most as many as the ring has slots are accepted still.
+            let mut refused = Ok(());
+            for _ in 0..16 {
+                refused = queue.submit(place, &Square(7));
+            }
+            assert_eq!(refused, Err(Status::Closed));
+            launch.atomic_add_u64(result, 10 + done).unwrap();
+        });
+        let queue = KernelQueue::builder()
+            .depth(8)
+            .futures(8)
+            .build(&gpu.device)
+            .unwrap();
+        let pool = GpuMemoryPool::on(&gpu.device, 8).unwrap();
+        let result = pool.allocate_typed::<u64>(1).unwrap();
+        result.copy_from(&[0]).unwrap();
+        let (producers, consumers) = (gpu.stream(), gpu.stream());
+        let config = LaunchConfig::linear(1, 32);
+        // SAFETY: the arguments are those of the kernel, and all live until it has ended.
+        unsafe {
+            let args = [&queue.device_queue() as _, &result.address() as _];
+            producers.launch(&submits, &config, &args).unwrap();
+        }
+        queue.fence_on(&producers).unwrap();
+        while begun.load(Ordering::Relaxed) == 0 {
+            assert!(!producers.is_done().unwrap());
+            thread::yield_now();
+        }
+        for _ in 0..launches {
+            let stream = if behind { &producers } else { &consumers };
+            // SAFETY: the arguments are those of the kernel, and the queue is fenced.
+            unsafe {
+                let args = [&queue.device_inbox() as _, &0_u64 as _];
+                queue.launch(stream, &resident, &config, &args).unwrap();
+            }
+            if !behind {
+                queue.wait().unwrap();
+            }
+        }
+        drop_soon(queue);
+        let mut found = [0];
+        result.copy_to(&mut found).unwrap();
+        let done = if behind { 0 } else { launches };
+        assert_eq!(found, [10 + done], "{launches} launches, behind: {behind}");
+    }
+}
+
+/// A shutdown lets the resident kernel do what waits, and closes the rest.
+#[test]
+fn shut_down_it_does_what_waits() {
+    let gpu = Gpu::new();
+    let resident = gpu.kernel("resident", |launch| {
+        let block = InboxSide::argument(launch, 0, 0).unwrap();
+        block.serve(|Square(n)| Ok(n * n));
+    });
+    let begun = Arc::new(AtomicU64::new(0));
+    let counted = begun.clone();
+    let submits = gpu.kernel("submits", move |launch| {
+        let queue = DeviceSide::argument(launch, 0).unwrap();
+        let result = launch.arg_u64(1).unwrap();
+        let mut future = queue.call(Place::default(), &Square(9)).unwrap();
+        counted.store(1, Ordering::Relaxed);
+        launch
+            .atomic_add_u64(result, future.wait().unwrap())
+            .unwrap();
+        // Nobody does these, however late they come.
+        let late = loop {
+            match queue.call(Place::default(), &Square(2)) {
+                Ok(mut future) => match future.wait() {
+                    Ok(_) => {}
+                    Err(status) => break status,
+                },
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(late, Status::Closed);
+        launch.atomic_add_u64(result, 1000).unwrap();
+    });
+    let queue = KernelQueue::builder().build(&gpu.device).unwrap();
+    let pool = GpuMemoryPool::on(&gpu.device, 8).unwrap();
+    let result = pool.allocate_typed::<u64>(1).unwrap();
+    result.copy_from(&[0]).unwrap();
+    let (producers, consumers) = (gpu.stream(), gpu.stream());
+    let config = LaunchConfig::linear(1, 32);
+    // SAFETY: the arguments are those of the kernels, and all live until they have ended.
+    unsafe {
+        let args = [&queue.device_queue() as _, &result.address() as _];
+        producers.launch(&submits, &config, &args).unwrap();
+        queue.fence_on(&producers).unwrap();
+        while begun.load(Ordering::Relaxed) == 0 {
+            assert!(!producers.is_done().unwrap());
+            thread::yield_now();
+        }
+        let args = [&queue.device_inbox() as _, &0_u64 as _];
+        queue.launch(&consumers, &resident, &config, &args).unwrap();
+    }
+    queue.shutdown().unwrap();
+    let mut found = [0];
+    result.copy_to(&mut found).unwrap();
+    assert_eq!(found, [1081]);
+}
+
+/// A launch that leaves lanes without a block, or a block without a warp, would leave tasks where they are.
+#[test]
+fn a_launch_that_cannot_serve_all_lanes_is_refused() {
+    let gpu = Gpu::new();
+    let kernel = gpu.kernel("resident", |_| {});
+    let queue = KernelQueue::builder().lanes(4).build(&gpu.device).unwrap();
+    let stream = gpu.stream();
+    let launch = |config: LaunchConfig| {
+        // SAFETY: the arguments are those of the kernel, and the queue is fenced.
+        unsafe {
+            let args = [&queue.device_inbox() as _, &0_u64 as _];
+            queue.launch(&stream, &kernel, &config, &args)
+        }
+    };
+    for (config, numbers) in [
+        (LaunchConfig::linear(3, 64), (3, 64)),
+        (LaunchConfig::linear(4, 31), (4, 31)),
+        (LaunchConfig::new([3, 1, 1], [8, 2, 1]), (3, 16)),
+    ] {
+        let refused = launch(config);
+        assert!(
+            matches!(refused, Err(Error::InvalidLaunch { lanes: 4, blocks, threads }) if (blocks, threads) == numbers),
+            "{refused:?}"
+        );
+    }
+    launch(LaunchConfig::new([2, 2, 1], [16, 2, 1])).unwrap();
+    queue.wait().unwrap();
+    launch(LaunchConfig::linear(5, 48)).unwrap();
 }

@@ -1,5 +1,8 @@
 //! Resident kernels that take tasks from CPU code.
 
+mod turns;
+mod wakers;
+
 use std::{
     future::Future,
     pin::pin,
@@ -268,7 +271,7 @@ fn what_cannot_be_done_is_said() {
     assert_eq!(unknown, Err(TaskError::UnknownMethod));
     for (lane, priority) in [(2, 0), (0, 1), (u32::MAX, u32::MAX)] {
         let nowhere = queue.try_submit_to(lane, priority, Square(3));
-        assert_eq!(nowhere.unwrap_err(), SubmitError::Invalid(Square(3)));
+        assert_eq!(nowhere.unwrap_err(), SubmitError::NoSuchRing(Square(3)));
     }
     queue.shutdown().unwrap();
     let small = ResidentQueue::builder()

@@ -74,7 +74,12 @@ impl ManagerState<String> {
     }
 
     /// Brings one name to what the plan gives to it, and records that. Returns whether it is there.
-    fn follow_name(&self, id: &Arc<String>, name: &Arc<HeldName>, outlook: &Outlook) -> Result<bool> {
+    fn follow_name(
+        &self,
+        id: &Arc<String>,
+        name: &Arc<HeldName>,
+        outlook: &Outlook,
+    ) -> Result<bool> {
         loop {
             let mut later = DropLater::new(); // outlives the locks
             match self.move_name(id, name, outlook, &mut later)? {
@@ -155,14 +160,22 @@ impl ManagerState<String> {
         };
         let own = outlook.plan.parts(index);
         let used: Pieces = match position {
-            Some(position) => change.registry.pieces_in_force(position).unwrap_or_default(),
+            Some(position) => change
+                .registry
+                .pieces_in_force(position)
+                .unwrap_or_default(),
             // Handles outlive the name, or resources do.
             None => {
                 let own = layout.find(own).unwrap_or_default();
-                own.into_iter().filter(|piece| !layout.is_withheld(*piece)).collect()
+                own.into_iter()
+                    .filter(|piece| !layout.is_withheld(*piece))
+                    .collect()
             }
         };
-        let used_parts: Vec<_> = used.iter().map(|piece| layout.pieces[*piece].part).collect();
+        let used_parts: Vec<_> = used
+            .iter()
+            .map(|piece| layout.pieces[*piece].part)
+            .collect();
         let parts = outlook.parts_to_use(index, &used_parts);
         if position.is_none() {
             let stays = used_parts.iter().all(|part| parts.contains(part));
@@ -207,6 +220,8 @@ impl ManagerState<String> {
             let pieces = pieces.clone();
             registry.add_generation(position, Generation { pieces, context });
         }
+        // What follows waits for closures that use a stream of the name.
+        name.hinder(Hindrance::InUse)?;
         if let Some(generations) = registry.in_force_but(position, pieces) {
             registry.put_in_force(&generations, HandOff::Strict)?;
             registry.own_what_is_in_force(position);

@@ -83,7 +83,8 @@ impl SmPartitionManager<String> {
     /// that comes; of a process that was killed, once the MPS server no longer lists it. A forked child holds nothing.
     ///
     /// The names and the split stay as they are while a process holds a name. Their shares can be changed, by
-    /// [`set_shares`](Self::set_shares) in any of the processes or by [`SharedPlan::set_shares`] in another: a thread of
+    /// [`set_shares`](Self::set_shares) in any of the processes or by
+    /// [`SharedDevice::set_shares`](crate::SharedDevice::set_shares) in another: a thread of
     /// this manager follows, by a strict hand-off. So work by [`PartitionStream`](crate::PartitionStream)s, which follow
     /// the name; handles, streams and resources of a context keep its SMs, and a change that takes some of them waits,
     /// and is refused in the end. The manager refuses to rebalance for itself, and to create partitions beside the plan.
@@ -193,11 +194,10 @@ impl ManagerState<String> {
             patience: plan.patience,
         };
         let names: Vec<&str> = claims.iter().map(|(name, _)| *name).collect();
-        let (membership, held) =
-            Membership::join(&terms, &names, &connect(&device), &|key| {
-                let planned = self.plan_for_all(&claim, &plan.partitions, &all)?;
-                Ok(AgreedPlan::of(key, &plan.partitions, planned))
-            })?;
+        let (membership, held) = Membership::join(&terms, &names, &connect(&device), &|key| {
+            let planned = self.plan_for_all(&claim, &plan.partitions, &all)?;
+            Ok(AgreedPlan::of(key, &plan.partitions, planned))
+        })?;
         let agreed = membership.plan();
         let mut split = self.split_as_agreed(&claim, &agreed, &all)?;
         let mut partitions = Vec::with_capacity(held.len());

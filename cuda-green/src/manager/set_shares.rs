@@ -1,13 +1,8 @@
-//! Changing the shares of a plan among processes: by a manager that joined it, or from outside.
+//! Changing the shares of a plan among processes, by a manager that joined it.
 
-use super::{join::connect, partition_manager::SmPartitionManager, shared_plan::SharedPlan};
+use super::{join::connect, partition_manager::SmPartitionManager};
 use crate::{
-    device::CudaDevice,
-    error::Result,
-    names,
-    planner::SmRequest,
-    sharing::{PlanChange, Terms, change_from_outside},
-    sharing_error::SharingError,
+    error::Result, names, planner::SmRequest, sharing::PlanChange, sharing_error::SharingError,
 };
 
 impl SmPartitionManager<String> {
@@ -60,41 +55,10 @@ impl SmPartitionManager<String> {
         let state = &self.state;
         let shared = state.shared.as_ref().ok_or(SharingError::NotJoined)?;
         let connect = connect(&state.device);
-        shared
-            .membership
-            .change(&owned(shares), &state.facts, shared.patience, &connect)
+        let shares = shares.iter();
+        let owned: Vec<(String, SmRequest)> = shares
+            .map(|(name, request)| ((*name).to_owned(), *request))
+            .collect();
+        shared.membership.change(&owned, shared.patience, &connect)
     }
-}
-
-impl SharedPlan {
-    /// Gives other shares to some names of the plan in force, from a process that need not hold any:
-    /// [`SmPartitionManager::set_shares`] says how. The names of this plan itself do not matter.
-    ///
-    /// # Errors
-    /// Those of [`SmPartitionManager::set_shares`]; [`SharingError::NoPlan`] where no plan is in force.
-    pub fn set_shares(
-        &self,
-        device: &CudaDevice,
-        shares: &[(&str, SmRequest)],
-    ) -> Result<PlanChange> {
-        names::refuse_inside()?;
-        let facts = device.facts();
-        let terms = Terms {
-            folder: self.folder.as_deref(),
-            device: device.uuid()?,
-            under_mps: device.is_under_mps(),
-            sm_count: facts.sm_count,
-            driver: device.driver().version().to_raw(),
-            requests: &[],
-            patience: self.patience,
-        };
-        change_from_outside(&terms, &owned(shares), &facts, &connect(device))
-    }
-}
-
-fn owned(shares: &[(&str, SmRequest)]) -> Vec<(String, SmRequest)> {
-    let shares = shares.iter();
-    shares
-        .map(|(name, request)| ((*name).to_owned(), *request))
-        .collect()
 }

@@ -96,7 +96,10 @@ impl Drop for Watcher {
         };
         // A subscriber of its events may drop the manager.
         if thread.thread().id() != thread::current().id() && thread.join().is_err() {
-            log::error!("{}", io::Error::other("the thread that follows a plan panicked"));
+            log::error!(
+                "{}",
+                io::Error::other("the thread that follows a plan panicked")
+            );
         }
     }
 }

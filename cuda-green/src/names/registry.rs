@@ -324,7 +324,11 @@ impl<Id> RegistryChange<'_, Id> {
             let kept = partitions.iter().enumerate().map(|(at, partition)| {
                 let generations = partition.generations().iter();
                 let pieces = generations.map(|generation| generation.pieces.clone());
-                if at == index { Vec::new() } else { pieces.collect() }
+                if at == index {
+                    Vec::new()
+                } else {
+                    pieces.collect()
+                }
             });
             (retired.collect(), kept.collect())
         })

@@ -9,9 +9,9 @@ use std::{
 use super::{
     agreed_plan::AgreedPlan,
     event_count::LONGEST_PAUSE,
+    holder::program,
     leftover::Leftover,
     place::{A_MOMENT, LONG_PAUSE, Place, retry},
-    process::program,
     protocol::{self, NameState},
     record::{Hindrance, Holder, Record},
     shares,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    planner::{DeviceFacts, SmRequest},
+    planner::SmRequest,
     sharing_error::{NotLeft, NotLeftReason, SharingError},
 };
 
@@ -31,7 +31,6 @@ impl Place {
     pub(super) fn change(
         &self,
         wanted: &[(String, SmRequest)],
-        facts: &DeviceFacts,
         patience: Duration,
         connect: &dyn Fn() -> Result<()>,
     ) -> Result<PlanChange> {
@@ -44,7 +43,7 @@ impl Place {
         self.end_announced()?;
         let plan = self.read()?.ok_or(SharingError::NoPlan)?;
         self.check_facts(&plan)?;
-        let mut next = shares::change(&plan, facts, wanted)?;
+        let mut next = shares::change(&plan, wanted)?;
         if next == plan {
             return Ok(PlanChange::new(&plan, &plan, begun.elapsed()));
         }
@@ -133,7 +132,7 @@ impl Place {
         deadline: Instant,
         connect: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
-        let mut is_connected = self.pipes.is_none();
+        let mut is_connected = !self.needs_connection();
         loop {
             let seen = self.events.read();
             let mut holders = Vec::new();
@@ -188,7 +187,7 @@ impl Place {
             reason(holder)
         } else if record == Record::Clear {
             return Ok(None);
-        } else if !asks && self.pipes.is_some() {
+        } else if !asks && self.needs_connection() {
             NotLeftReason::Dirty("whether its work is over is not asked yet".to_owned())
         } else {
             match self.judge(record) {

@@ -1,16 +1,18 @@
 //! Sharing where the system cannot do it: nothing can be joined, so nothing is ever held.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
 use super::{
     agreed_plan::{AgreedPlan, PlanKey},
+    ending::EndedHolder,
     record::Hindrance,
+    shared_device::SharedDevice,
     status::{PlanChange, SharedStatus},
     terms::Terms,
 };
 use crate::{
     error::Result,
-    planner::{DeviceFacts, Part, SmRequest},
+    planner::{Part, SmRequest},
     sharing_error::SharingError,
 };
 
@@ -71,7 +73,6 @@ impl Membership {
     pub(crate) fn change(
         &self,
         _: &[(String, SmRequest)],
-        _: &DeviceFacts,
         _: Duration,
         _: &dyn Fn() -> Result<()>,
     ) -> Result<PlanChange> {
@@ -125,12 +126,28 @@ impl Outlook {
     }
 }
 
-/// Refuses.
-pub(crate) fn change_from_outside(
-    _: &Terms<'_>,
-    _: &[(String, SmRequest)],
-    _: &DeviceFacts,
-    _: &dyn Fn() -> Result<()>,
-) -> Result<PlanChange> {
-    Err(SharingError::NotLinux.into())
+impl SharedDevice {
+    /// Refuses: processes share a device on Linux only.
+    ///
+    /// # Errors
+    /// [`Error::Sharing`](crate::Error::Sharing).
+    pub fn list(_: Option<&Path>) -> Result<Vec<Self>> {
+        Err(SharingError::NotLinux.into())
+    }
+
+    /// Refuses, as [`list`](Self::list) does.
+    ///
+    /// # Errors
+    /// [`Error::Sharing`](crate::Error::Sharing).
+    pub fn set_shares(&self, _: &[(&str, SmRequest)], _: Duration) -> Result<PlanChange> {
+        Err(SharingError::NotLinux.into())
+    }
+
+    /// Refuses, as [`list`](Self::list) does.
+    ///
+    /// # Errors
+    /// [`Error::Sharing`](crate::Error::Sharing).
+    pub fn end_holder(&self, _: &str, _: Duration) -> Result<EndedHolder> {
+        Err(SharingError::NotLinux.into())
+    }
 }

@@ -57,7 +57,7 @@ impl EventCount {
         // Any other value will do, so two at once do no harm. It depends on the time, so that it is none that was there
         // when a sleeper looked.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let mixed = now.map_or(0, |now| now.subsec_nanos() ^ (now.as_secs() as u32) << 20);
+        let mixed = now.map_or(0, |now| now.subsec_nanos() ^ ((now.as_secs() as u32) << 20));
         let before = self.read();
         let count = if mixed == before { !mixed } else { mixed };
         if let Err(error) = self.claims.write_count(count) {

@@ -77,6 +77,19 @@ pub(super) fn default_path(under_mps: bool) -> Result<PathBuf, SharingError> {
     Ok(run.join("cuda-green"))
 }
 
+/// Returns the paths where a plan may be: that which the variable names, else beside the pipes of the MPS server and
+/// the user's, as far as they can be found.
+pub(super) fn existing_paths() -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for under_mps in [true, false] {
+        match default_path(under_mps) {
+            Ok(path) if !paths.contains(&path) => paths.push(path),
+            _ => {} // no pipes, or no folder of the user: no process has a plan there
+        }
+    }
+    paths
+}
+
 /// Returns the user that files of this process belong to.
 fn user() -> u32 {
     // SAFETY: the function takes nothing and cannot fail.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    planner::{DeviceFacts, Part, SmRequest},
+    planner::{Part, SmRequest},
     sharing_error::SharingError,
     sync::Mutex,
 };
@@ -73,7 +73,9 @@ impl Membership {
             let plan = self.look()?.plan;
             let held = match self.place.claim(&plan, &[name], connect) {
                 // Changed meanwhile, or else the next attempt finds that it is gone.
-                Err(Error::Sharing(SharingError::Replaced)) => return Err(SharingError::Busy.into()),
+                Err(Error::Sharing(SharingError::Replaced)) => {
+                    return Err(SharingError::Busy.into());
+                }
                 held => held?,
             };
             let one = held.into_iter().next().ok_or(SharingError::Busy)?;
@@ -119,12 +121,11 @@ impl Membership {
     pub(crate) fn change(
         &self,
         wanted: &[(String, SmRequest)],
-        facts: &DeviceFacts,
         patience: Duration,
         connect: &dyn Fn() -> Result<()>,
     ) -> Result<PlanChange> {
         self.look()?;
-        self.place.change(wanted, facts, patience, connect)
+        self.place.change(wanted, patience, connect)
     }
 
     /// Returns what wakes this process when another changes something.
@@ -169,19 +170,7 @@ impl Outlook {
     }
 }
 
-/// Changes the shares of some names in the plan in force, as a process that holds none of them.
-pub(crate) fn change_from_outside(
-    terms: &Terms<'_>,
-    wanted: &[(String, SmRequest)],
-    facts: &DeviceFacts,
-    connect: &dyn Fn() -> Result<()>,
-) -> Result<PlanChange> {
-    refuse_raised()?;
-    let place = Place::open(terms)?;
-    place.change(wanted, facts, terms.patience, connect)
-}
-
-fn refuse_raised() -> Result<(), SharingError> {
+pub(super) fn refuse_raised() -> Result<(), SharingError> {
     if cuda_green_sys::privileges_are_raised() {
         return Err(SharingError::RaisedPrivileges);
     }

@@ -1,7 +1,7 @@
 //! The MPS server's clients, asked of its control program.
 
 use std::{
-    env,
+    env, fs,
     io::{Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,6 +13,8 @@ const VARIABLE: &str = "CUDA_MPS_PIPE_DIRECTORY";
 /// The folder of the pipes where the variable names none (NVIDIA's documentation of MPS).
 const DEFAULT: &str = "/tmp/nvidia-mps";
 const PROGRAM: &str = "nvidia-cuda-mps-control";
+/// The beginning of the server's name as the kernel has it, cut to 15 bytes (measured, driver 580).
+const SERVER: &[u8] = b"nvidia-cuda-mps";
 /// How long the program may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most bytes of an answer: the list of 60 clients has some hundred.
@@ -37,20 +39,51 @@ pub(super) fn pipes() -> PathBuf {
     }
 }
 
-/// Asks the control program for the clients of all servers of its daemon.
-pub(super) fn clients(pipes: &Path) -> Clients {
-    let listed = ask(pipes, "get_server_list").and_then(|servers| {
-        let mut clients = Vec::new();
-        for server in servers {
-            clients.extend(ask(pipes, &format!("get_client_list {server}"))?);
-        }
-        Ok(clients)
-    });
-    listed.map_or_else(Clients::Unknown, Clients::Listed)
+/// An MPS server and the ids of its clients' processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Server {
+    pub(super) pid: u32,
+    pub(super) clients: Vec<u32>,
 }
 
-/// Returns the process ids that the program answers to a command.
-fn ask(pipes: &Path, command: &str) -> Result<Vec<u32>, String> {
+impl Server {
+    /// Returns whether the server's number is that of an MPS server as seen from here, and with it the numbers of its
+    /// clients: in another namespace of processes (a container's) it would be another process's, or nobody's.
+    pub(super) fn is_seen_here(&self) -> bool {
+        let name = fs::read(format!("/proc/{}/comm", self.pid));
+        name.is_ok_and(|name| name.starts_with(SERVER))
+    }
+}
+
+/// Asks the control program for the clients of all servers of its daemon.
+pub(super) fn clients(pipes: &Path) -> Clients {
+    match servers(pipes) {
+        Ok(servers) => {
+            let clients = servers.into_iter().flat_map(|server| server.clients);
+            Clients::Listed(clients.collect())
+        }
+        Err(reason) => Clients::Unknown(reason),
+    }
+}
+
+/// Asks the control program for the servers of its daemon and their clients.
+pub(super) fn servers(pipes: &Path) -> Result<Vec<Server>, String> {
+    let pids = ids(&ask(pipes, "get_server_list")?)?;
+    let servers = pids.into_iter().map(|pid| {
+        let answer = ask(pipes, &format!("get_client_list {pid}"))?;
+        // It ended between the two questions, and its clients' contexts with it.
+        let clients = if answer.trim() == format!("Server {pid} not found") {
+            Vec::new()
+        } else {
+            ids(&answer)?
+        };
+        Ok(Server { pid, clients })
+    });
+    servers.collect()
+}
+
+/// Returns the program's answer to a command.
+pub(super) fn ask(pipes: &Path, command: &str) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("{PROGRAM} cannot be asked: {error}");
     let mut program = Command::new(PROGRAM)
         .env(VARIABLE, pipes)
@@ -85,7 +118,7 @@ fn ask(pipes: &Path, command: &str) -> Result<Vec<u32>, String> {
     if !status.success() {
         return Err(format!("{PROGRAM} failed ({status})"));
     }
-    ids(&answer)
+    Ok(answer)
 }
 
 /// Reads a list of process ids, one a line; anything else is no such list.

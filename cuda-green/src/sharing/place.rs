@@ -22,8 +22,10 @@ use super::{
     event_count::EventCount,
     folder::{self, Folder},
     held_name::HeldName,
+    holder::holder,
     leftover::{self, Leftover},
     mps::{self, Clients},
+    overview::SeenMps,
     process::{Life, boot, life, own},
     protocol,
     record::{Holder, Record},
@@ -55,8 +57,10 @@ pub(super) struct Place {
     /// The plan that is to come, while a change is announced.
     pub(super) next_file: String,
     claims_file: String,
-    /// The pipes of the MPS server, if the process is a client of one.
+    /// The pipes of the MPS server, if the processes of the plan are its clients.
     pub(super) pipes: Option<PathBuf>,
+    /// Whether this process may be no client of it.
+    is_outside: bool,
     key: PlanKey,
 }
 
@@ -66,34 +70,54 @@ impl Place {
             Some(path) => path.to_owned(),
             None => folder::default_path(terms.under_mps)?,
         };
-        let folder = Folder::open(&path)?;
-        let device: String = terms
-            .device
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let claims_file = format!("{device}.claims");
         let pipes = terms.under_mps.then(mps::pipes);
         let key = PlanKey {
             device: terms.device,
             server: pipes.as_deref().map(server).transpose()?,
             sm_count: terms.sm_count,
             driver: terms.driver,
-            boot: boot()
-                .map_err(|error| failed("reading", "/proc/sys/kernel/random/boot_id", error))?,
+            boot: own_boot()?,
         };
+        Self::of(&path, key, pipes)
+    }
+
+    /// Returns the place of a device's plan in a folder, for a process that need not see the device.
+    pub(super) fn seen_from_outside(path: &Path, device: &[u8; 16]) -> Result<Self, SharingError> {
+        let (plan_file, _) = files(device);
+        let plan = store::read(&Folder::open(path)?, &plan_file)?;
+        let key = PlanKey {
+            boot: own_boot()?,
+            ..plan.ok_or(SharingError::NoPlan)?.key
+        };
+        let pipes = key.server.map(|_| mps::pipes());
+        Ok(Self {
+            is_outside: true,
+            ..Self::of(path, key, pipes)?
+        })
+    }
+
+    fn of(path: &Path, key: PlanKey, pipes: Option<PathBuf>) -> Result<Self, SharingError> {
+        let folder = Folder::open(path)?;
+        let (plan_file, device) = files(&key.device);
+        let claims_file = format!("{device}.claims");
         let claims = Arc::new(Claims::open(&folder, &claims_file)?);
         let events = EventCount::open(Arc::clone(&claims), &folder.within(&claims_file))?;
         Ok(Self {
             claims,
             events: Arc::new(events),
             folder,
-            plan_file: format!("{device}.plan"),
+            plan_file,
             next_file: format!("{device}.next"),
             claims_file,
             pipes,
+            is_outside: false,
             key,
         })
+    }
+
+    /// Returns whether the process must be made a client of the MPS server before that is asked for its clients.
+    pub(super) fn needs_connection(&self) -> bool {
+        self.pipes.is_some() && !self.is_outside
     }
 
     /// Returns the plan in force; where there is none, or one for other facts or requests whose names nobody holds, makes
@@ -251,6 +275,7 @@ impl Place {
     pub(super) fn judge(&self, record: Record) -> Leftover {
         leftover::judge(record, process::id(), life, || match &self.pipes {
             None => Clients::WithoutServer,
+            Some(_) if self.is_outside => SeenMps::of(&self.key).clients(),
             Some(pipes) => mps::clients(pipes),
         })
     }
@@ -272,28 +297,7 @@ impl Place {
 
     /// Returns the holder of a name.
     pub(super) fn holder(&self, index: usize) -> Result<NameHolder, SharingError> {
-        if self.claims.is_held_here(index) {
-            return Ok(NameHolder::Own);
-        }
-        let is_held = self.claims.is_held_elsewhere(index)?;
-        let record = self.claims.read(index)?;
-        let holder = match record {
-            Record::Of(holder) => Some(holder),
-            _ => None,
-        };
-        if is_held {
-            return Ok(NameHolder::Process {
-                pid: holder.map(|holder| holder.pid),
-                since: holder.map(|holder| holder.since),
-            });
-        }
-        Ok(match self.judge(record) {
-            Leftover::Clear => NameHolder::Free,
-            Leftover::Dirty(reason) => NameHolder::Dirty {
-                pid: holder.map(|holder| holder.pid),
-                reason,
-            },
-        })
+        holder(&self.claims, index, |record| self.judge(record))
     }
 }
 
@@ -318,6 +322,16 @@ pub(super) fn retry<T>(patience: Duration, attempt: impl Fn() -> Result<T>) -> R
         }
         thread::sleep(pause);
     }
+}
+
+fn own_boot() -> Result<String, SharingError> {
+    boot().map_err(|error| failed("reading", "/proc/sys/kernel/random/boot_id", error))
+}
+
+/// Returns the name of a device's plan, and what the names of all its files begin with.
+fn files(device: &[u8; 16]) -> (String, String) {
+    let device: String = device.iter().map(|byte| format!("{byte:02x}")).collect();
+    (format!("{device}.plan"), device)
 }
 
 /// Returns what tells one MPS server from another: the folder of its pipes.

@@ -42,17 +42,6 @@ pub(super) fn own(generation: u64) -> io::Result<Holder> {
     })
 }
 
-/// Returns the name of a holder's program, where the kernel tells it. It may hold any characters.
-pub(super) fn program(holder: &Holder) -> Option<String> {
-    if life(holder) != Life::Alive {
-        return None;
-    }
-    let name = fs::read(format!("/proc/{}/comm", holder.pid)).ok()?;
-    let name = String::from_utf8_lossy(&name);
-    let shown = name.trim().chars();
-    Some(shown.map(|c| if c.is_control() { '?' } else { c }).collect())
-}
-
 /// Returns whether a holder still lives.
 pub(super) fn life(holder: &Holder) -> Life {
     match namespace() {

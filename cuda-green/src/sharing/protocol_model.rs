@@ -181,7 +181,11 @@ impl Model {
             }),
             Step::Claiming => step(&|holder| {
                 let is_seen = state.next.is_some() && self.mistake != Mistake::ClaimsBlindly;
-                holder.step = if is_seen { Step::Clearing } else { Step::Checking };
+                holder.step = if is_seen {
+                    Step::Clearing
+                } else {
+                    Step::Checking
+                };
             }),
             Step::Checking => step(&|holder| {
                 if state.plan == holder.seen {
@@ -268,7 +272,11 @@ impl Model {
             Step::Locking => true,
             _ => false,
         };
-        let left_for = if holder.has_record { holder.left_for } else { 0 };
+        let left_for = if holder.has_record {
+            holder.left_for
+        } else {
+            0
+        };
         let name_state = if is_idle {
             NameState::Idle
         } else {

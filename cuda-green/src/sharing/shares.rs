@@ -3,7 +3,7 @@
 use super::agreed_plan::{AgreedPartition, AgreedPlan};
 use crate::{
     error::{Error, Result},
-    planner::{DeviceFacts, Part, SmRequest},
+    planner::{Part, SmRequest},
     sharing_error::SharingError,
 };
 
@@ -27,15 +27,13 @@ struct Share {
     least: u32,
     /// Units that it is to have.
     wanted: u32,
+    /// Whether it can have more: a remainder alone stays alone, as not every driver merges it.
+    grows: bool,
 }
 
 /// Returns the plan in which some names have other shares. Those that have a share or the rest get what that leaves, and
 /// all others keep what they have. The split stays, so units of it change hands; each name keeps one at least.
-pub(super) fn change(
-    plan: &AgreedPlan,
-    facts: &DeviceFacts,
-    wanted: &[(String, SmRequest)],
-) -> Result<AgreedPlan> {
+pub(super) fn change(plan: &AgreedPlan, wanted: &[(String, SmRequest)]) -> Result<AgreedPlan> {
     let mut next = plan.clone();
     for (at, (name, request)) in wanted.iter().enumerate() {
         let index = plan.position(name)?;
@@ -58,12 +56,23 @@ pub(super) fn change(
         });
     }
     let units = Units::of(plan).ok_or(SharingError::FixedShares)?;
-    let is_set = |partition: &AgreedPartition| wanted.iter().any(|(name, _)| *name == partition.name);
+    let is_set =
+        |partition: &AgreedPartition| wanted.iter().any(|(name, _)| *name == partition.name);
     let mut shares: Vec<Share> = next
         .partitions
         .iter()
         .map(|partition| units.share(partition, is_set(partition), plan.key.sm_count))
         .collect();
+    for (partition, share) in next.partitions.iter().zip(&shares) {
+        let asked = match partition.share {
+            SmRequest::AtLeast(sms) => sms,
+            SmRequest::Share { at_least, .. } => at_least,
+            _ => 0,
+        };
+        if !share.grows && asked > share.fixed_sms && is_set(partition) {
+            return Err(SharingError::FixedShares.into());
+        }
+    }
     let owned: usize = shares.iter().map(|share| share.units.len()).sum();
     let free = units.free(plan);
     let all = (owned + free.len()) as u32;
@@ -82,7 +91,7 @@ pub(super) fn change(
     divide(&next, &mut shares, left as u32);
     hand_over(&mut shares, free);
     for (partition, share) in next.partitions.iter_mut().zip(shares) {
-        partition.set(&units, facts, share)?;
+        partition.set(&units, share)?;
     }
     Ok(next)
 }
@@ -124,9 +133,15 @@ impl Units {
 
     /// Returns the units that no name has.
     fn free(&self, plan: &AgreedPlan) -> Vec<Part> {
-        let has = |part: &Part| plan.partitions.iter().any(|one| one.planned.parts.contains(part));
+        let has = |part: &Part| {
+            plan.partitions
+                .iter()
+                .any(|one| one.planned.parts.contains(part))
+        };
         let groups = (0..self.groups.len()).map(Part::Group);
-        groups.filter(|part| self.is_unit(part) && !has(part)).collect()
+        groups
+            .filter(|part| self.is_unit(part) && !has(part))
+            .collect()
     }
 
     fn share(&self, partition: &AgreedPartition, is_set: bool, all_sms: u32) -> Share {
@@ -138,7 +153,9 @@ impl Units {
         let least = u32::from(!units.is_empty() && !has_fixed_group);
         let at_least = |sms: u32| sms.saturating_sub(fixed_sms).div_ceil(self.unit).max(least);
         let up_to = |sms: u32| (sms.saturating_sub(fixed_sms) / self.unit).max(least);
+        let grows = !units.is_empty() || has_fixed_group;
         let wanted = match partition.share {
+            _ if !grows => 0,
             SmRequest::Share { at_least: sms, .. } => at_least(sms),
             SmRequest::Rest => least,
             _ if !is_set => units.len() as u32,
@@ -155,25 +172,17 @@ impl Units {
             fixed_sms,
             least,
             wanted,
+            grows,
         }
     }
 }
 
 impl AgreedPartition {
     /// Gives it these parts.
-    fn set(&mut self, units: &Units, facts: &DeviceFacts, share: Share) -> Result<()> {
+    fn set(&mut self, units: &Units, share: Share) -> Result<()> {
         let mut parts = [share.units, share.fixed].concat();
         parts.sort_unstable();
         let planned = &mut self.planned;
-        let has_group = parts.iter().any(|part| matches!(part, Part::Group(_)));
-        if has_group && !planned.parts.iter().any(|part| matches!(part, Part::Group(_))) {
-            // It had the remainder alone.
-            if !facts.remainder_joins() {
-                return Err(SharingError::FixedShares.into());
-            }
-            planned.coscheduled = planned.coscheduled.max(facts.coscheduled_by_count(units.unit));
-            planned.max_cluster = facts.max_cluster(planned.coscheduled);
-        }
         planned.sm_count = units.sm_count(&parts);
         planned.parts = parts;
         planned.requested = match self.share {
@@ -197,21 +206,25 @@ impl AgreedPartition {
 
 /// Divides what is left among names with weights, and gives the others' rounding to the one with the rest.
 fn divide(plan: &AgreedPlan, shares: &mut [Share], left: u32) {
-    let weight = |partition: &AgreedPartition| match partition.share {
-        SmRequest::Share { weight, .. } => u64::from(weight),
+    let weight = |partition: &AgreedPartition, share: &Share| match partition.share {
+        SmRequest::Share { weight, .. } if share.grows => u64::from(weight),
         _ => 0,
     };
-    let all: u64 = plan.partitions.iter().map(weight).sum();
+    let each = plan.partitions.iter().zip(shares.iter());
+    let all: u64 = each
+        .map(|(partition, share)| weight(partition, share))
+        .sum();
     let mut spare = left;
     for (partition, share) in plan.partitions.iter().zip(shares.iter_mut()) {
-        let part = (u64::from(left) * weight(partition)).checked_div(all);
+        let part = (u64::from(left) * weight(partition, share)).checked_div(all);
         let part = part.and_then(|part| u32::try_from(part).ok());
         let part = part.unwrap_or_default().min(spare);
         share.wanted += part;
         spare -= part;
     }
     let rest = plan.partitions.iter().position(is_rest);
-    if let Some(share) = rest.and_then(|rest| shares.get_mut(rest)) {
+    let rest = rest.and_then(|rest| shares.get_mut(rest));
+    if let Some(share) = rest.filter(|share| share.grows) {
         share.wanted += spare;
     }
 }
@@ -219,7 +232,10 @@ fn divide(plan: &AgreedPlan, shares: &mut [Share], left: u32) {
 /// Moves units from names that have too many to those that have too few: nobody loses one and gets another.
 fn hand_over(shares: &mut [Share], mut free: Vec<Part>) {
     for share in shares.iter_mut() {
-        let keep = share.units.len().min(share.wanted.max(share.least) as usize);
+        let keep = share
+            .units
+            .len()
+            .min(share.wanted.max(share.least) as usize);
         free.extend(share.units.split_off(keep));
     }
     free.sort_unstable();
@@ -250,21 +266,16 @@ mod tests {
     use super::*;
     use crate::{
         capabilities::Capabilities,
-        planner::{PartitionRequest, plans},
+        planner::{DeviceFacts, PartitionRequest, plans},
         sharing::{agreed_plan::PlanKey, plan_text::tests::example},
     };
-
-    fn facts() -> DeviceFacts {
-        let capabilities = Capabilities::of(cuda_green_sys::CudaVersion::new(13, 0), (9, 0), None);
-        DeviceFacts::new(132, (9, 0), capabilities)
-    }
 
     fn set(plan: &AgreedPlan, wanted: &[(&str, SmRequest)]) -> Result<AgreedPlan> {
         let wanted: Vec<(String, SmRequest)> = wanted
             .iter()
             .map(|(name, request)| ((*name).to_owned(), *request))
             .collect();
-        change(plan, &facts(), &wanted)
+        change(plan, &wanted)
     }
 
     fn sizes(plan: &AgreedPlan) -> Vec<u32> {
@@ -361,7 +372,7 @@ mod tests {
             let mut plan = AgreedPlan::of(&key, &named, found);
             for (name, request) in changes {
                 let wanted = [(format!("n{name}"), request)];
-                let Ok(next) = change(&plan, &facts, &wanted) else {
+                let Ok(next) = change(&plan, &wanted) else {
                     continue;
                 };
                 prop_assert_eq!(next.check(), Ok(()));

@@ -43,6 +43,8 @@ pub enum NameHolder {
     Process {
         /// Its id; none in the moment between its lock and its record.
         pid: Option<u32>,
+        /// The name of its program, at most 15 bytes of it, where the system tells.
+        program: Option<String>,
         /// Seconds from 1970 to its claim.
         since: Option<u64>,
     },
@@ -88,7 +90,11 @@ impl fmt::Display for PlanChange {
             if one.sms_before == one.sms_after {
                 write!(f, "\n  {}: {} SMs, as before", one.name, one.sms_after)?;
             } else {
-                write!(f, "\n  {}: {} SMs, before {}", one.name, one.sms_after, one.sms_before)?;
+                write!(
+                    f,
+                    "\n  {}: {} SMs, before {}",
+                    one.name, one.sms_after, one.sms_before
+                )?;
             }
             if self.behind.contains(&one.name) {
                 f.write_str("; its process has not taken them yet")?;
@@ -103,6 +109,11 @@ impl fmt::Display for NameHolder {
         match self {
             Self::Free => f.write_str("free"),
             Self::Own => f.write_str("held by this manager"),
+            Self::Process {
+                pid: Some(pid),
+                program: Some(program),
+                ..
+            } => write!(f, "held by process {pid} ({program})"),
             Self::Process { pid: Some(pid), .. } => write!(f, "held by process {pid}"),
             Self::Process { pid: None, .. } => f.write_str("held by another process"),
             Self::Dirty { reason, .. } => write!(f, "not given back: {reason}"),

@@ -64,7 +64,10 @@ fn shares_change_in_both_processes_and_back() {
     // What nobody had.
     third.does("set-from-outside 0 b=rest");
     apart(&mut one, &mut other, [24, 108]);
-    assert!(one.does("status").starts_with("5 1 "), "old contexts are gone");
+    assert!(
+        one.does("status").starts_with("5 1 "),
+        "old contexts are gone"
+    );
     // The same again is no change.
     assert!(third.does("set-from-outside 0 a=24").starts_with("5 "));
 }
@@ -129,13 +132,23 @@ fn streams_that_follow_a_name_move_and_handles_are_in_the_way() {
 fn shares_that_cannot_be_are_refused() {
     let folder = Folder::new("cannot");
     let (mut one, mut other) = two(&folder);
-    assert!(one.fails("set c=8").contains("no partition \"c\"; it has a, b"));
+    assert!(
+        one.fails("set c=8")
+            .contains("no partition \"c\"; it has a, b")
+    );
     let refused = one.ask("set a=128").unwrap();
-    assert!(refused.starts_with("error ") && refused.contains("132"), "{refused}");
+    assert!(
+        refused.starts_with("error ") && refused.contains("132"),
+        "{refused}"
+    );
     apart(&mut one, &mut other, [64, 68]);
     let nowhere = Folder::new("nowhere");
     let mut third = Child::start(&nowhere);
-    assert!(third.fails("set-from-outside 0 a=8").contains("no plan is in force"));
+    assert!(
+        third
+            .fails("set-from-outside 0 a=8")
+            .contains("no plan is in force")
+    );
 }
 
 #[test]
@@ -145,7 +158,10 @@ fn a_stopped_holder_is_named_and_takes_nothing_meanwhile() {
     one.signal(libc::SIGSTOP);
     one.wait_until_stopped();
     let refused = other.fails("set a=32");
-    assert!(refused.contains(&format!("process {} (", one.id())), "{refused}");
+    assert!(
+        refused.contains(&format!("process {} (", one.id())),
+        "{refused}"
+    );
     assert!(refused.contains("it does not answer"), "{refused}");
     // One that only gets SMs is not waited for, and told of.
     let told = other.does("set a=96");
@@ -187,7 +203,11 @@ fn who_is_killed_while_changing_leaves_a_plan_for_all() {
 
 #[test]
 fn a_holder_that_is_killed_at_any_step_is_no_hindrance() {
-    for at in [SharingStep::Left, SharingStep::LeftRecorded, SharingStep::Taken] {
+    for at in [
+        SharingStep::Left,
+        SharingStep::LeftRecorded,
+        SharingStep::Taken,
+    ] {
         let folder = Folder::new(&format!("holder-{at:?}"));
         let (mut one, mut other) = two(&folder);
         let mut third = Child::start(&folder);
@@ -238,8 +258,18 @@ fn of_two_changes_at_once_one_comes_after_the_other() {
         one.tell(&format!("set a={a}"));
         other.tell(&format!("set a={b}"));
         let answers = [one.answer().unwrap(), other.answer().unwrap()];
-        assert!(answers.iter().all(|answer| answer.starts_with("ok ")), "{answers:?}");
-        let numbers = answers.map(|answer| answer[3..].split(' ').next().unwrap().parse::<u64>().unwrap());
+        assert!(
+            answers.iter().all(|answer| answer.starts_with("ok ")),
+            "{answers:?}"
+        );
+        let numbers = answers.map(|answer| {
+            answer[3..]
+                .split(' ')
+                .next()
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+        });
         let last = if numbers[0] > numbers[1] { a } else { b };
         apart(&mut one, &mut other, [last, 132 - last]);
     }

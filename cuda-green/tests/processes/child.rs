@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, Write},
+    path::Path,
     process,
     sync::atomic::{AtomicU8, Ordering},
     thread,
@@ -11,7 +12,8 @@ use std::{
 
 use cuda_green::{
     ContextPolicy, CudaDevice, Driver, Error, GreenContext, PartitionStream, PlanChange, Result,
-    SharedPlan, SharingStep, SmPartitionManager, SmResource, on_sharing_step,
+    SharedDevice, SharedPlan, SharingError, SharingStep, SmPartitionManager, SmResource,
+    on_sharing_step,
     planner::{PartitionRequest, SmRequest},
 };
 
@@ -154,9 +156,11 @@ impl Child {
                 Ok(told(&change))
             }
             ["set-from-outside", patience, shares] => {
-                let plan = self.plan("any", patience.parse().unwrap());
-                let change = plan.set_shares(&self.device, &requests(shares))?;
-                Ok(told(&change))
+                let folder = Path::new(&self.folder);
+                let plans = SharedDevice::list(Some(folder))?;
+                let plan = plans.first().ok_or(SharingError::NoPlan)?;
+                let patience = Duration::from_millis(patience.parse().unwrap());
+                Ok(told(&plan.set_shares(&requests(shares), patience)?))
             }
             ["stream", name] => {
                 let stream = self.manager.as_ref().unwrap().create_stream(*name)?;
@@ -172,7 +176,8 @@ impl Child {
             ["claim-twice", name] => {
                 let manager = self.manager.as_ref().unwrap();
                 let got = thread::scope(|scope| {
-                    let claims = [0, 1].map(|_| scope.spawn(|| manager.claim(name, policy).is_ok()));
+                    let claims =
+                        [0, 1].map(|_| scope.spawn(|| manager.claim(name, policy).is_ok()));
                     claims.map(|claim| claim.join().unwrap())
                 });
                 Ok(got.iter().filter(|got| **got).count().to_string())
@@ -192,6 +197,11 @@ impl Child {
             ["at", step, signal] => {
                 STOP_AT.store(step.parse::<u8>().unwrap() + 1, Ordering::Relaxed);
                 SIGNAL.store(signal.parse().unwrap(), Ordering::Relaxed);
+                Ok(String::new())
+            }
+            ["ignore-term"] => {
+                // SAFETY: no handler is installed, so nothing runs in one.
+                unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
                 Ok(String::new())
             }
             ["fork"] => Ok(self.fork()),

@@ -76,7 +76,7 @@ extern "C" __global__ void suite_submit(Queue queue, u64 *found, u64 first, u32 
         Note note{first + thread * each + turn};
         Where where{(warp_number() + turn) % queue.lanes, turn / 2 % queue.priorities};
         Status status = turn % 2 == 0 ? queue.submit(note, LONGEST, where)
-                                      : queue.submit_warp(note, LONGEST, 0xffffffff, where);
+                                      : queue.submit_warp(note, LONGEST, where);
         if (status == Status::Accepted) add(found);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{HEADER, WITH_HEADER, name_of, nvrtc::Nvrtc, tools};
 
@@ -33,6 +33,7 @@ pub fn check() -> Result<()> {
     let compilers = [oldest].into_iter().chain(compilers());
     for (compiler, architectures) in compilers.zip(ARCHITECTURES) {
         let nvrtc = Nvrtc::load(&compiler)?;
+        refuses_older_gpus(&nvrtc)?;
         for architecture in architectures {
             compile(&nvrtc, architecture, &[])
                 .with_context(|| format!("{} for {architecture}", compiler.display()))?;
@@ -41,6 +42,20 @@ pub fn check() -> Result<()> {
             compile(&nvrtc, first, &["-U__CUDACC_VER_MAJOR__"])?;
         }
     }
+    Ok(())
+}
+
+/// Compilers of CUDA 12 know GPUs that the header is not for, and compile for one of them by default.
+fn refuses_older_gpus(nvrtc: &Nvrtc) -> Result<()> {
+    let Err(error) = compile(nvrtc, "compute_52", &[]) else {
+        anyhow::bail!("the header is compiled for compute_52");
+    };
+    let error = format!("{error:#}");
+    ensure!(
+        error.contains("is for sm_70 and later")
+            || error.contains("invalid value for --gpu-architecture"),
+        "the header is refused for compute_52 without the reason: {error}"
+    );
     Ok(())
 }
 

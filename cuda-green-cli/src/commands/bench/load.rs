@@ -2,14 +2,17 @@
 
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use cuda_green::{CudaDevice, Event, Kernel, LaunchConfig, Module, Stream, kernels, sim::Sim};
 
-use super::{numbers::Numbers, samples::Samples};
+use super::{
+    numbers::Numbers,
+    progress::{Progress, StopAtEnd},
+    samples::Samples,
+};
 
 /// A request: some kernels in a row, then a wait for the last.
 #[derive(Clone, Copy)]
@@ -175,14 +178,16 @@ impl Load {
         stream: &Stream,
         action: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let stop = AtomicBool::new(false);
+        let progress = Progress::default();
         thread::scope(|scope| {
+            // After a panic as well: the scope waits for the thread.
+            let stop = StopAtEnd::of(&progress);
             let thread = thread::Builder::new();
-            let flooding = thread.spawn_scoped(scope, || self.flood(flood, stream, &stop))?;
+            let flooding = thread.spawn_scoped(scope, || self.flood(flood, stream, &progress))?;
             // Wait until the flood surely runs.
             thread::sleep(FLOODED);
             let done = action();
-            stop.store(true, Ordering::Relaxed);
+            drop(stop);
             let ended = flooding.join();
             ended.map_err(|_| anyhow::anyhow!("the flood's thread panicked"))??;
             done
@@ -209,7 +214,7 @@ impl Load {
     }
 
     /// Launches a request's kernels, and waits for the last.
-    fn answer(&self, request: Request, stream: &Stream) -> anyhow::Result<()> {
+    pub fn answer(&self, request: Request, stream: &Stream) -> anyhow::Result<()> {
         let shape = LaunchConfig::linear(request.blocks, request.threads);
         for _ in 0..request.kernels {
             self.burn(stream, &shape, request.rounds)?;
@@ -217,8 +222,8 @@ impl Load {
         Ok(stream.synchronize()?)
     }
 
-    /// Launches one kernel of a flood, or one batch of tiny ones.
-    fn launch_flood(&self, flood: Flood, stream: &Stream) -> anyhow::Result<()> {
+    /// Launches one kernel of a flood, or one batch of tiny ones; returns their blocks.
+    fn launch_flood(&self, flood: Flood, stream: &Stream) -> anyhow::Result<u64> {
         let (launches, blocks, threads, rounds) = match flood.kind {
             FloodKind::Waves { waves, rounds } => {
                 let blocks = stream.context().sm_count() * 2 * waves;
@@ -230,24 +235,38 @@ impl Load {
         for _ in 0..launches {
             self.burn(stream, &shape, rounds)?;
         }
-        Ok(())
+        Ok(u64::from(launches) * u64::from(blocks))
     }
 
-    /// Keeps work queued until `stop`, then waits for it.
-    fn flood(&self, flood: Flood, stream: &Stream, stop: &AtomicBool) -> anyhow::Result<()> {
+    /// Keeps work queued until it is told to stop, and counts the blocks that are done; then waits for all.
+    pub fn flood(&self, flood: Flood, stream: &Stream, progress: &Progress) -> anyhow::Result<()> {
+        let ran = self.launch_until_stopped(flood, stream, progress);
+        // In any case: a process must not end with work in flight.
+        let ended = stream.synchronize();
+        ran?;
+        Ok(ended?)
+    }
+
+    fn launch_until_stopped(
+        &self,
+        flood: Flood,
+        stream: &Stream,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
         let mut queued = VecDeque::new();
-        while !stop.load(Ordering::Relaxed) {
-            self.launch_flood(flood, stream)?;
+        while !progress.is_stopped() {
+            let blocks = self.launch_flood(flood, stream)?;
             let event = Event::new(&self.device)?;
             stream.record(&event)?;
-            queued.push_back(event);
+            queued.push_back((event, blocks));
             if queued.len() > 2
-                && let Some(oldest) = queued.pop_front()
+                && let Some((oldest, blocks)) = queued.pop_front()
             {
                 oldest.synchronize()?;
+                progress.add(blocks);
             }
         }
-        Ok(stream.synchronize()?)
+        Ok(())
     }
 
     fn burn(&self, stream: &Stream, shape: &LaunchConfig, rounds: u32) -> anyhow::Result<()> {

@@ -21,7 +21,7 @@ mod elastic;
 #[cfg(test)]
 mod fake;
 mod figures;
-mod floods;
+pub mod floods;
 mod goals;
 mod lengths;
 mod measured;

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::run::{Drawn, parse};
+#[cfg(feature = "processes")]
+use crate::commands::bench::processes::ProcessFigures;
 #[cfg(feature = "queue")]
 use crate::commands::bench::queue::QueueFigures;
 #[cfg(feature = "embed")]
@@ -34,6 +36,8 @@ fn draw_as_each(text: &str) -> bool {
         draw::<Alloc>(text),
         draw::<Isolation>(text),
         draw::<Rebalance>(text),
+        #[cfg(feature = "processes")]
+        draw::<ProcessFigures>(text),
         #[cfg(feature = "queue")]
         draw::<QueueFigures>(text),
         #[cfg(feature = "embed")]
@@ -48,6 +52,9 @@ fn kept() -> Vec<Value> {
     let mut names = vec!["activate", "alloc", "isolation", "rebalance"];
     if cfg!(feature = "embed") {
         names.push("service");
+    }
+    if cfg!(feature = "processes") {
+        names.push("processes");
     }
     if cfg!(feature = "queue") {
         names.push("queue");

@@ -423,3 +423,20 @@ fn an_access_outside_of_the_memory_does_nothing() {
     assert_eq!(outside.load(1 << 40), 0);
     assert_eq!(outside.load(3), 0);
 }
+
+/// However many entries beside each other are held, the last one is found.
+#[test]
+fn an_entry_is_found_wherever_one_is_free() {
+    let queue = InMemory::new(2, 128, 0);
+    let (shared, local, table) = (&queue.shared, &queue.local, &queue.table);
+    let calls: Vec<_> = (0..128).map(|_| queue.take().unwrap()).collect();
+    assert_eq!(queue.take(), None);
+    for call in [calls[127], calls[64]] {
+        table.give_back(local, call);
+        assert_eq!(queue.take().map(|taken| taken.future), Some(call.future));
+    }
+    table.abandon(local, calls[100]);
+    assert_eq!(queue.take(), None, "its answer may still come");
+    assert!(answer(shared, table, calls[100], status::DONE, &[]));
+    assert_eq!(queue.take().map(|taken| taken.future), Some(100));
+}

@@ -68,7 +68,7 @@ extern "C" __global__ void queue_produce_warp(Queue queue, u64 *failed, u32 lane
     for (u32 turn = 0; turn < each; turn += 32) {
         pace.wait();
         Note note{(u64)warp << 32 | (turn + thread)};
-        if (queue.submit_warp(note, LONGEST, ~0u, where) != Status::Accepted) {
+        if (queue.submit_warp(note, LONGEST, where) != Status::Accepted) {
             atomicAdd(failed, 1ull);
             return;
         }

@@ -3,6 +3,8 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+pub use crate::commands::bench::found::Found;
+
 /// The longest time that is told from longer ones, in nanoseconds.
 const LONGEST: u64 = 60_000_000_000;
 /// The significant figures of a time.
@@ -44,31 +46,6 @@ impl Times {
     }
 }
 
-/// A figure of all repeats: the median, and each.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Found {
-    pub median: f64,
-    pub repeats: Vec<f64>,
-}
-
-impl Found {
-    pub fn of(repeats: Vec<f64>) -> Self {
-        let mut sorted = repeats.clone();
-        sorted.sort_by(f64::total_cmp);
-        let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
-        Self { median, repeats }
-    }
-
-    /// Returns how far the repeats lie apart, as a share of the median.
-    pub fn spread(&self) -> f64 {
-        let all = || self.repeats.iter().copied();
-        match (all().reduce(f64::min), all().reduce(f64::max)) {
-            (Some(least), Some(most)) if self.median > 0.0 => (most - least) / self.median,
-            _ => 0.0,
-        }
-    }
-}
-
 /// The times of round trips, over all repeats.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trips {
@@ -102,17 +79,6 @@ impl Trips {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_figure_is_the_median_of_the_repeats_and_keeps_each() {
-        let found = Found::of(vec![3.0, 1.0, 2.0]);
-        assert_eq!((found.median, found.spread()), (2.0, 1.0));
-        assert_eq!(found.repeats, [3.0, 1.0, 2.0]);
-        assert_eq!(
-            (Found::default().median, Found::default().spread()),
-            (0.0, 0.0)
-        );
-    }
 
     #[test]
     fn percentiles_are_in_microseconds_and_the_largest_is_the_largest() {

@@ -7,15 +7,14 @@ mod bulk;
 mod gpu;
 mod training;
 
-use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 pub use bulk::{BulkFlood, THREADS};
 pub use gpu::{GpuFlood, Sources};
 use serde::{Deserialize, Serialize};
+
+pub use crate::commands::bench::progress::Progress;
+use crate::commands::bench::progress::StopAtEnd;
 
 /// The most pieces of work of a flood on the way.
 pub const OUTSTANDING: usize = 4;
@@ -74,46 +73,6 @@ pub enum Flood<'a> {
     Bulk(&'a BulkFlood<'a>),
 }
 
-/// The state that a flood's threads share with the measurement.
-#[derive(Default)]
-pub struct Progress {
-    stop: AtomicBool,
-    /// The work that is done, in the flood's unit.
-    done: AtomicU64,
-}
-
-impl Progress {
-    pub fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Counts work as done.
-    pub fn add(&self, units: u64) {
-        self.done.fetch_add(units, Ordering::Relaxed);
-    }
-
-    /// Calls `action`, and returns also the work that is done a second meanwhile.
-    pub fn during<T>(
-        &self,
-        action: impl FnOnce() -> anyhow::Result<T>,
-    ) -> anyhow::Result<(T, f64)> {
-        let done = || self.done.load(Ordering::Relaxed);
-        let (start, before) = (Instant::now(), done());
-        let value = action()?;
-        let units = done() - before;
-        Ok((value, units as f64 / start.elapsed().as_secs_f64()))
-    }
-}
-
-/// Stops a flood when it is dropped.
-struct StopAtEnd<'a>(&'a Progress);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 impl Flood<'_> {
     fn threads(&self) -> usize {
         match self {
@@ -138,7 +97,7 @@ impl Flood<'_> {
         let progress = &Progress::default();
         thread::scope(|scope| {
             // After a panic as well: the scope waits for the threads.
-            let stop = StopAtEnd(progress);
+            let stop = StopAtEnd::of(progress);
             let running: Vec<_> = (0..self.threads())
                 .map(|thread| {
                     let run = move || self.run(thread, progress);

@@ -1,0 +1,223 @@
+//! `cuda-green partitions show`: each plan, the holders of its names, and the MPS servers behind it.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use cuda_green::{NameHolder, PlanMps, SharedDevice, SharedName};
+use serde_json::{Value, json};
+
+use super::plans;
+use crate::{
+    args::Global,
+    render::{
+        json,
+        page::{Page, printable_line},
+        style::{BOLD, GREEN, RED, YELLOW},
+    },
+};
+
+pub fn run(global: &Global, uuid: Option<&str>) -> anyhow::Result<ExitCode> {
+    let plans = plans(uuid)?;
+    if global.json {
+        let devices: Vec<Value> = plans.iter().map(found).collect();
+        json::print(&json!({
+            "command": "cuda-green partitions --json",
+            "plans": devices,
+            "version": env!("CARGO_PKG_VERSION"),
+        }))?;
+    } else {
+        page(&plans, now()).print()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn found(plan: &SharedDevice) -> Value {
+    let status = &plan.status;
+    let mps = match &plan.mps {
+        PlanMps::None => json!(null),
+        PlanMps::Servers { pipes, pids } => json!({ "pipes": pipes, "servers": pids }),
+        PlanMps::Unknown { reason } => json!({ "unknown": reason }),
+        _ => json!({}),
+    };
+    json!({
+        "uuid": plan.uuid.to_string(),
+        "sm_count": plan.sm_count,
+        "cuda_version": plan.driver.to_string(),
+        "folder": status.folder,
+        "generation": status.generation,
+        "mps": mps,
+        "partitions": status.names.iter().map(name).collect::<Vec<_>>(),
+    })
+}
+
+fn name(name: &SharedName) -> Value {
+    let (state, pid, program, since, reason) = match &name.holder {
+        NameHolder::Free => ("free", None, None, None, None),
+        NameHolder::Process {
+            pid,
+            program,
+            since,
+        } => ("held", *pid, program.as_ref(), *since, None),
+        NameHolder::Dirty { pid, reason } => ("dirty", *pid, None, None, Some(reason)),
+        _ => ("held", None, None, None, None),
+    };
+    json!({
+        "name": name.name,
+        "sm_count": name.sm_count,
+        "state": state,
+        "pid": pid,
+        "program": program,
+        "since": since,
+        "reason": reason,
+    })
+}
+
+fn page(plans: &[SharedDevice], now: u64) -> Page {
+    let mut page = Page::new();
+    if plans.is_empty() {
+        page.line(
+            "No plan is in force: no process has joined one (`SmPartitionManager::join`) in the folder that \
+             CUDA_GREEN_SHARED_DIR names, or where it is without that.",
+        );
+    }
+    for (index, plan) in plans.iter().enumerate() {
+        if index > 0 {
+            page.gap();
+        }
+        describe(&mut page, plan, now);
+    }
+    page
+}
+
+fn describe(page: &mut Page, plan: &SharedDevice, now: u64) {
+    let status = &plan.status;
+    page.line(format!(
+        "{BOLD}{}{BOLD:#}: {} SMs, CUDA {}, plan {}",
+        plan.uuid, plan.sm_count, plan.driver, status.generation
+    ));
+    let folder = printable_line(&status.folder.display().to_string());
+    page.hanging("  ", "    ", format!("in {folder}"));
+    match &plan.mps {
+        PlanMps::Servers { pipes, pids } => {
+            let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+            let servers = match pids.as_slice() {
+                [] => "no MPS server runs".to_owned(),
+                pids => format!("MPS server {}", pids.join(", ")),
+            };
+            let pipes = printable_line(&pipes.display().to_string());
+            page.hanging("  ", "    ", format!("{servers}, pipes in {pipes}"));
+        }
+        PlanMps::Unknown { reason } => {
+            let reason = printable_line(reason);
+            page.hanging("  ", "    ", format!("{YELLOW}MPS: {reason}{YELLOW:#}"));
+        }
+        _ => page.hanging(
+            "  ",
+            "    ",
+            format!(
+                "{YELLOW}without MPS: processes take turns, and nothing is kept apart{YELLOW:#}"
+            ),
+        ),
+    }
+    page.gap();
+    let lengths = status.names.iter().map(|one| one.name.chars().count());
+    let width = lengths.max().unwrap_or_default().max(9);
+    page.line(format!(
+        "{BOLD}{:<width$} {:>5}  state{BOLD:#}",
+        "partition", "SMs"
+    ));
+    for one in &status.names {
+        let label = format!(
+            "{:<width$} {:>5}  ",
+            printable_line(&one.name),
+            one.sm_count
+        );
+        page.hanging(&label, &" ".repeat(width + 8), state(&one.holder, now));
+    }
+}
+
+/// Returns the state of a name in words.
+fn state(holder: &NameHolder, now: u64) -> String {
+    match holder {
+        NameHolder::Free => format!("{GREEN}free{GREEN:#}"),
+        NameHolder::Process {
+            pid: Some(pid),
+            program,
+            since,
+        } => {
+            let program = program.as_deref().map(printable_line);
+            let program = program.map_or(String::new(), |program| format!(" ({program})"));
+            let since = since.map_or(String::new(), |since| {
+                format!(", for {}", span(now.saturating_sub(since)))
+            });
+            format!("held by {pid}{program}{since}")
+        }
+        NameHolder::Dirty { pid, reason } => {
+            let pid = pid.map_or(String::new(), |pid| format!(", of {pid}"));
+            format!("{RED}dirty{RED:#}{pid}: {}", printable_line(reason))
+        }
+        _ => "held".to_owned(),
+    }
+}
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.as_ref().map_or(0, Duration::as_secs)
+}
+
+/// Returns a time in its two largest units.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    if minutes == 0 {
+        format!("{seconds} s")
+    } else if hours == 0 {
+        format!("{minutes} min {} s", seconds % 60)
+    } else if days == 0 {
+        format!("{hours} h {} min", minutes % 60)
+    } else {
+        format!("{days} d {} h", hours % 24)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_two_units() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 0 s"),
+            (3599, "59 min 59 s"),
+            (3600, "1 h 0 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_state_is_told_with_whose_it_is() {
+        let held = |pid, program: Option<&str>| NameHolder::Process {
+            pid,
+            program: program.map(str::to_owned),
+            since: Some(100),
+        };
+        let said = |holder| anstream::adapter::strip_str(&state(&holder, 165)).to_string();
+        assert_eq!(
+            said(held(Some(7), Some("a\nb"))),
+            "held by 7 (a\\nb), for 1 min 5 s"
+        );
+        assert_eq!(said(held(Some(7), None)), "held by 7, for 1 min 5 s");
+        assert_eq!(said(held(None, None)), "held");
+        assert_eq!(said(NameHolder::Free), "free");
+        let dirty = NameHolder::Dirty {
+            pid: Some(9),
+            reason: "wait".to_owned(),
+        };
+        assert_eq!(said(dirty), "dirty, of 9: wait");
+    }
+}

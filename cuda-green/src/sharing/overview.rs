@@ -1,0 +1,224 @@
+//! Reading the plans of all devices without joining one: what `cuda-green partitions` shows.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process,
+};
+
+use cuda_green_sys::CudaVersion;
+
+use super::{
+    agreed_plan::{AgreedPlan, PlanKey},
+    claims::Claims,
+    folder::{Folder, existing_paths},
+    holder::holder,
+    leftover::{self, Leftover},
+    mps::{self, Clients, Server},
+    process::{boot, life},
+    protocol,
+    record::Record,
+    shared_device::{DeviceUuid, PlanMps, SharedDevice},
+    status::{NameHolder, SharedName, SharedStatus},
+    store,
+};
+use crate::{error::Result, sharing_error::SharingError};
+
+/// A plan in its folder, as one sees it who has not joined it.
+pub(super) struct Found {
+    pub(super) uuid: DeviceUuid,
+    pub(super) plan: AgreedPlan,
+    folder: PathBuf,
+    announced: Option<u64>,
+    /// None where no process ever claimed a name.
+    pub(super) claims: Option<Claims>,
+    pub(super) mps: SeenMps,
+}
+
+/// The MPS servers of a plan, as one sees them who may be no client.
+pub(super) enum SeenMps {
+    None,
+    Servers {
+        pipes: PathBuf,
+        servers: Vec<Server>,
+    },
+    Unknown(String),
+}
+
+impl SharedDevice {
+    /// Returns the plans in force, device by device: those in this folder, or else in the folder that
+    /// `CUDA_GREEN_SHARED_DIR` names, or else in both that [`SharedPlan::in_folder`](crate::SharedPlan::in_folder)
+    /// describes, with MPS and without. A folder that is missing has none, and nothing is made.
+    ///
+    /// The caller needs no GPU and need not be a client of the MPS server; where the plan is under MPS, it asks
+    /// `nvidia-cuda-mps-control`.
+    ///
+    /// # Errors
+    /// [`Error::Sharing`](crate::Error::Sharing): a folder or a file that cannot be trusted or read; outside of Linux.
+    pub fn list(folder: Option<&Path>) -> Result<Vec<Self>> {
+        Ok(found(folder)?.iter().map(Found::shown).collect())
+    }
+}
+
+/// Finds all plans.
+pub(super) fn found(folder: Option<&Path>) -> Result<Vec<Found>, SharingError> {
+    if cuda_green_sys::privileges_are_raised() {
+        return Err(SharingError::RaisedPrivileges);
+    }
+    let paths = match folder {
+        Some(folder) => vec![folder.to_owned()],
+        None => existing_paths(),
+    };
+    let mut found = Vec::new();
+    for path in paths {
+        let is_there = path.try_exists().map_err(|error| SharingError::Io {
+            what: "looking for",
+            path: path.clone(),
+            error,
+        })?;
+        if is_there {
+            found.extend(found_in(&Folder::open(&path)?)?);
+        }
+    }
+    Ok(found)
+}
+
+fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
+    let failed = |error| SharingError::Io {
+        what: "reading the folder",
+        path: folder.path().to_owned(),
+        error,
+    };
+    let mut uuids = Vec::new();
+    for entry in fs::read_dir(folder.within(".")).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        uuids.extend(name.to_str().and_then(DeviceUuid::of_file));
+    }
+    uuids.sort_unstable();
+    let mut found = Vec::with_capacity(uuids.len());
+    for uuid in uuids {
+        let device: String = uuid.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let Some(plan) = store::read(folder, &format!("{device}.plan"))? else {
+            continue; // replaced or removed meanwhile
+        };
+        let file = format!("{device}.claims");
+        // One that is missing is not made: this only looks.
+        let is_there = folder.within(&file).try_exists().map_err(failed)?;
+        let claims = is_there.then(|| Claims::open(folder, &file)).transpose()?;
+        found.push(Found {
+            uuid,
+            announced: announced(folder, &device, &plan),
+            mps: SeenMps::of(&plan.key),
+            plan,
+            folder: folder.path().to_owned(),
+            claims,
+        });
+    }
+    Ok(found)
+}
+
+/// Returns the number of the plan that is announced, if one is.
+fn announced(folder: &Folder, device: &str, plan: &AgreedPlan) -> Option<u64> {
+    let next = store::read(folder, &format!("{device}.next")).ok()??;
+    protocol::is_announced(plan.generation, next.generation).then_some(next.generation)
+}
+
+impl Found {
+    fn shown(&self) -> SharedDevice {
+        let key = &self.plan.key;
+        let names = self.plan.partitions.iter().enumerate();
+        let names = names.map(|(index, partition)| SharedName {
+            name: partition.name.clone(),
+            sm_count: partition.planned.sm_count,
+            holder: self
+                .holder(index)
+                .unwrap_or_else(|error| NameHolder::Dirty {
+                    pid: None,
+                    reason: error.to_string(),
+                }),
+        });
+        SharedDevice {
+            uuid: self.uuid,
+            sm_count: key.sm_count,
+            driver: CudaVersion::from_raw(key.driver),
+            mps: self.mps.shown(),
+            status: SharedStatus {
+                folder: self.folder.clone(),
+                generation: self.plan.generation,
+                announced: self.announced,
+                under_mps: key.server.is_some(),
+                names: names.collect(),
+            },
+        }
+    }
+
+    /// Returns the holder of a name.
+    pub(super) fn holder(&self, index: usize) -> Result<NameHolder, SharingError> {
+        match &self.claims {
+            None => Ok(NameHolder::Free),
+            Some(claims) => holder(claims, index, |record| self.judge(record)),
+        }
+    }
+
+    fn judge(&self, record: Record) -> Leftover {
+        // No process outlives the system's start.
+        if boot().is_ok_and(|boot| boot != self.plan.key.boot) {
+            return Leftover::Clear;
+        }
+        leftover::judge(record, process::id(), life, || self.mps.clients())
+    }
+}
+
+impl SeenMps {
+    pub(super) fn of(key: &PlanKey) -> Self {
+        let Some(theirs) = key.server else {
+            return Self::None;
+        };
+        let pipes = mps::pipes();
+        let ours = fs::metadata(&pipes).map(|found| (found.dev(), found.ino()));
+        if !ours.is_ok_and(|ours| ours == theirs) {
+            return Self::Unknown(format!(
+                "the plan is of another MPS daemon than that of {}; set CUDA_MPS_PIPE_DIRECTORY as its processes have it",
+                pipes.display()
+            ));
+        }
+        match mps::servers(&pipes) {
+            Ok(servers) => Self::Servers { pipes, servers },
+            Err(reason) => Self::Unknown(reason),
+        }
+    }
+
+    fn shown(&self) -> PlanMps {
+        match self {
+            Self::None => PlanMps::None,
+            Self::Servers { pipes, servers } => PlanMps::Servers {
+                pipes: pipes.clone(),
+                pids: servers.iter().map(|server| server.pid).collect(),
+            },
+            Self::Unknown(reason) => PlanMps::Unknown {
+                reason: reason.clone(),
+            },
+        }
+    }
+
+    /// Returns the clients for a judgement by who may be none. That expects to find itself in the list, which shows that
+    /// its numbers are those seen here; here the servers' own numbers show it.
+    pub(super) fn clients(&self) -> Clients {
+        match self {
+            Self::None => Clients::WithoutServer,
+            Self::Servers { servers, .. } => {
+                let mut listed: Vec<u32> = servers
+                    .iter()
+                    .flat_map(|server| server.clients.iter().copied())
+                    .collect();
+                let own = process::id();
+                if servers.iter().all(Server::is_seen_here) && !listed.contains(&own) {
+                    listed.push(own);
+                }
+                Clients::Listed(listed)
+            }
+            Self::Unknown(reason) => Clients::Unknown(reason.clone()),
+        }
+    }
+}
