@@ -4,7 +4,7 @@ mod bench;
 mod partitions;
 mod sizes;
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{
     Parser, Subcommand, ValueEnum,
@@ -83,13 +83,20 @@ pub enum Command {
     /// Check whether partitions hold on this machine, and say how to fix what is wrong
     ///
     /// Exits with 1 if they do not hold.
-    Check,
+    Check {
+        /// Also test whether partitions of two processes are apart under MPS, with a second process of this program
+        #[arg(long)]
+        processes: bool,
+    },
     /// Show the plans by which processes share devices, and who holds their partitions
     ///
     /// Reads files and asks the MPS daemon, and needs no GPU. Linux only.
     Partitions(Partitions),
     /// Measure on this machine what the documentation claims
     Bench(Bench),
+    /// Serve as the second process of the test whether partitions of two processes are apart
+    #[command(hide = true)]
+    SeparationPartner,
     /// Print the completion script of a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual pages of the program and of each command, in roff
@@ -131,6 +138,17 @@ impl Global {
             Some(spec) => Driver::open(spec),
             None => Driver::load(),
         }
+    }
+
+    /// Returns the arguments by which another process of this program opens the same driver.
+    pub fn driver_arguments(&self) -> Vec<OsString> {
+        let driver = match &self.driver {
+            Some(DriverSpec::Simulated(profile)) => format!("sim:{profile}").into(),
+            Some(DriverSpec::Path(path)) => path.clone().into_os_string(),
+            Some(_) => "system".into(),
+            None => return Vec::new(), // by the environment, which it has, too
+        };
+        vec!["--driver".into(), driver]
     }
 
     /// Returns which driver was asked for; `None` if the environment names something that is no driver.

@@ -22,9 +22,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Info => return info::run(global),
         Command::Plan(sizes) => return plan::run(global, sizes),
         Command::Map { sizes, svg } => return map::run(global, sizes, svg.as_deref()),
-        Command::Check => return check::run(global),
+        Command::Check { processes } => return check::run(global, *processes),
         Command::Partitions(partitions) => return partitions::run(global, partitions),
         Command::Bench(bench) => return bench::run(global, bench),
+        Command::SeparationPartner => cuda_green::serve_separation_test(&global.driver()?)?,
         Command::Completions { shell } => completions::run(*shell)?,
         Command::Man { dir } => man::run(dir.as_deref())?,
     }

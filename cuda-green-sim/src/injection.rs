@@ -5,7 +5,7 @@
 mod rules;
 mod text;
 
-use std::{ffi::CStr, time::Duration};
+use std::{ffi::CStr, path::PathBuf, time::Duration};
 
 use cuda_green_sys::{CUresult, ENTRY_POINTS};
 
@@ -31,6 +31,8 @@ pub const FAULTS_VARIABLE: &str = "CUDA_GREEN_SIM_FAULTS";
 /// | `device0#500=lost` | that device disappears at the 500th call |
 /// | `green#2=everywhere` | the second green context that is made runs on all SMs, whatever it says |
 /// | `mps=100%`, `mps=75%` | the process uses the device through MPS, with that active thread percentage |
+/// | `mps=64` | the same, in a static partition of that many SMs (from 13.1 on) |
+/// | `sms=/dev/shm/sms` | all processes that name this file have one set of SMs (Linux) |
 ///
 /// Calls are counted from the moment of the injection. A code that persists on a real driver (for example an illegal
 /// address) persists here too: every later call returns it.
@@ -61,7 +63,17 @@ enum Effect {
     LoseDevice(u32),
     Everywhere,
     Full(Fill),
-    Mps(u32),
+    Mps(Mps),
+    SharedSms(PathBuf),
+}
+
+/// The part of a device that MPS leaves a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mps {
+    /// An active thread percentage.
+    Percent(u32),
+    /// A static partition of this many SMs.
+    Partition(u32),
 }
 
 /// A limit of a device's memory.
@@ -138,7 +150,31 @@ impl Injection {
             entry_point: None,
             nth: 1,
             onwards: true,
-            effect: Effect::Mps(percent.clamp(1, 100)),
+            effect: Effect::Mps(Mps::Percent(percent.clamp(1, 100))),
+        }
+    }
+
+    /// Runs the process under MPS in a static partition of this many SMs, rounded down to an even number, at least 2. Inject it
+    /// before the driver is used.
+    ///
+    /// The device reports those SMs, and everything works within them. Static partitions are documented from CUDA 13.1 on and
+    /// were not measured; before, the process has all SMs.
+    pub fn in_static_partition(sm_count: u32) -> Self {
+        Self {
+            effect: Effect::Mps(Mps::Partition((sm_count & !1).max(2))),
+            ..Self::under_mps(100)
+        }
+    }
+
+    /// Shares the SMs of the device with all processes that name this file, which is made where it is missing: a kernel that has a
+    /// [cost](crate::Sim::register_kernel_cost) has its SMs for as long as that says, in real time, and a kernel that needs one of them
+    /// meanwhile, in whichever process, waits for it. Within the launch, so a process fills its SMs one kernel after the other.
+    ///
+    /// With it, a test can show whether green contexts of two processes are apart. On Linux; elsewhere it has no effect.
+    pub fn with_shared_sms(file: impl Into<PathBuf>) -> Self {
+        Self {
+            effect: Effect::SharedSms(file.into()),
+            ..Self::under_mps(100)
         }
     }
 

@@ -19,6 +19,7 @@ mod memory;
 mod not_modelled;
 mod profile;
 mod ptx;
+mod shared_sms;
 mod sim;
 mod sms;
 mod split;

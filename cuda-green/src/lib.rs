@@ -72,6 +72,8 @@ pub use launch::{KernelArg, LaunchConfig};
 #[cfg(all(feature = "metrics", not(all(test, loom))))]
 pub use manager::PartitionExporter;
 #[cfg(not(all(test, loom)))]
+pub use manager::serve_separation_test;
+#[cfg(not(all(test, loom)))]
 pub use manager::{
     AllocationStatus, ContextId, ContextKey, ContextStatus, GREEN_CONTEXT_BYTES, Miscount, Overlap,
     PartitionGraph, PartitionMode, Probe, RebalanceHint, SharedPlan, SmPartitionManager,
@@ -96,8 +98,8 @@ pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
 pub use sharing::{
-    ChangedName, DeviceUuid, EndStep, EndedHolder, NameHolder, PlanChange, PlanMps, SharedDevice,
-    SharedName, SharedStatus,
+    ChangedName, ComputeMode, DeviceUuid, EndStep, EndedHolder, MpsDaemon, MpsStatus, NameHolder,
+    PlanChange, PlanMps, Separation, SharedDevice, SharedName, SharedStatus,
 };
 #[cfg(feature = "test-utils")]
 #[doc(hidden)]

@@ -6,6 +6,8 @@
 //! are resident at once, nothing else runs on the SMs at that moment; if some start late, something else did.
 
 mod filler;
+#[cfg(target_os = "linux")]
+mod residency;
 mod sm_ids;
 
 use std::{fmt, time::Duration};
@@ -13,6 +15,8 @@ use std::{fmt, time::Duration};
 use crate::{error::Result, event::Event, partition::GreenContext};
 
 use filler::Filler;
+#[cfg(target_os = "linux")]
+pub(crate) use residency::Residency;
 
 /// Maximal number of rounds of [`GreenContext::probe`].
 const ROUNDS: u32 = 16;

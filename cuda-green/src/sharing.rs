@@ -14,9 +14,11 @@
 
 mod agreed_plan;
 mod ending;
+mod mps_status;
 mod plan_text;
 mod protocol;
 mod record;
+mod separation;
 mod shared_device;
 mod shares;
 mod status;
@@ -52,6 +54,8 @@ mod mps;
 #[cfg(target_os = "linux")]
 mod overview;
 #[cfg(target_os = "linux")]
+mod partner;
+#[cfg(target_os = "linux")]
 mod pidfd;
 #[cfg(target_os = "linux")]
 mod place;
@@ -64,7 +68,16 @@ pub(crate) use agreed_plan::AgreedPlan;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use elsewhere::{EventCount, HeldName, LONGEST_PAUSE, Membership, Outlook};
 pub use ending::{EndStep, EndedHolder};
+pub use mps_status::{ComputeMode, MpsDaemon, MpsStatus};
+pub(crate) use mps_status::{Surroundings, variable};
+#[cfg(target_os = "linux")]
+pub(crate) use partner::{Partner, PartnerProgram};
+#[cfg(target_os = "linux")]
+pub(crate) use plan_text::read as read_plan;
 pub(crate) use record::Hindrance;
+pub use separation::Separation;
+#[cfg(target_os = "linux")]
+pub(crate) use separation::{NO_PARTNER, WITHOUT_MPS, keep};
 pub use shared_device::{DeviceUuid, PlanMps, SharedDevice};
 pub use status::{ChangedName, NameHolder, PlanChange, SharedName, SharedStatus};
 pub use steps::SharingStep;

@@ -128,6 +128,14 @@ pub enum SharingError {
         /// The reason, and what to do.
         reason: String,
     },
+    /// The second process of the test whether groups are apart failed.
+    #[error("{}, the second process of the test whether groups are apart, failed: {problem}", program.display())]
+    Partner {
+        /// Its program.
+        program: PathBuf,
+        /// The problem.
+        problem: String,
+    },
     /// The process has more privileges than its user.
     #[error(
         "a process with raised privileges trusts no folder and no program that its environment names, so it joins no plan; join from one without"

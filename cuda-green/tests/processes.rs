@@ -15,6 +15,9 @@ mod processes {
     mod joins;
     mod kills;
     mod leftovers;
+    mod mps_status;
     mod parent;
     mod random;
+    mod separation;
+    mod static_partitions;
 }

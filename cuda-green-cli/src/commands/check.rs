@@ -1,6 +1,7 @@
 //! `cuda-green check`: a check whether partitions hold on this machine, with advice on what is wrong.
 
 mod finding;
+mod processes;
 mod surroundings;
 
 use std::{env, process::ExitCode, time::Duration};
@@ -20,7 +21,7 @@ use crate::{
     },
 };
 
-pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
+pub fn run(global: &Global, processes: bool) -> anyhow::Result<ExitCode> {
     let device = global.device()?;
     let mut findings = partitions(&device)?;
     // A simulator in this process ignores the variable; one that stands in for libcuda does not.
@@ -28,13 +29,18 @@ pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
     let heeded = |name: &str| !in_process || name != "CUDA_VISIBLE_DEVICES";
     let value = |name: &str| env::var(name).ok().filter(|_| heeded(name));
     findings.extend(surroundings::environment(value));
-    findings.extend(surroundings::device(&device));
+    let mps = device.mps_status()?;
+    findings.extend(surroundings::device(&mps));
+    if processes && device.missing_features().is_none() {
+        findings.push(processes::apart(global, &device, &mps)?);
+    }
     findings.extend(always(&device));
     let holds = findings.iter().all(|finding| finding.grade != Grade::Bad);
     if global.json {
-        let command = "cuda-green check --json";
+        let processes = if processes { " --processes" } else { "" };
+        let command = format!("cuda-green check{processes} --json");
         let found = found(&findings, holds);
-        json::print(&json::report(&device, command, "check", found))?;
+        json::print(&json::report(&device, &command, "check", found))?;
     } else {
         page(&device, &findings, holds).print()?;
     }

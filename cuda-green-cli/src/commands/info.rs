@@ -5,7 +5,7 @@ mod features;
 use std::{env, process::ExitCode};
 
 use cuda_green::{
-    CudaDevice, CudaVersion, GranularitySource,
+    CudaDevice, CudaVersion, GranularitySource, MpsDaemon, MpsStatus,
     sys::{Absence, EntryPoint},
 };
 use serde_json::{Value, json};
@@ -53,6 +53,7 @@ fn found(device: &CudaDevice) -> anyhow::Result<Value> {
         "min_partition_sms": smallest(device),
         "coscheduled_sms": granularity.coscheduled,
         "granularity_from_driver": device.capabilities().granularity_source == GranularitySource::Driver,
+        "mps": mps(&device.mps_status()?),
         "features": features::json(device),
     }))
 }
@@ -74,6 +75,68 @@ fn devices(device: &CudaDevice) -> anyhow::Result<Vec<Value>> {
             }))
         })
         .collect()
+}
+
+fn mps(mps: &MpsStatus) -> Value {
+    let daemon = match &mps.daemon {
+        MpsDaemon::None => Value::Null,
+        MpsDaemon::Running { pid, user } => json!({ "pid": pid, "user": user }),
+        other => json!({ "error": other.to_string() }),
+    };
+    json!({
+        "in_use": mps.in_use,
+        "pipes": mps.pipes,
+        "daemon": daemon,
+        "servers": mps.servers,
+        "version": mps.version,
+        "multi_user": mps.multi_user,
+        "thread_percentage": mps.thread_percentage,
+        "static_partition": mps.static_partition,
+        "client_priority": mps.client_priority,
+        "sm_count": mps.sm_count,
+        "refuses_splits": mps.refuses_splits,
+        "compute_mode": mps.compute_mode.map(|mode| mode.to_string()),
+        "mig": mps.is_mig,
+    })
+}
+
+/// Tells of MPS, if there is anything to tell.
+fn tell_mps(page: &mut Page, mps: &MpsStatus) {
+    if !mps.in_use && mps.daemon == MpsDaemon::None {
+        return;
+    }
+    let used = if mps.in_use { "in use" } else { "not in use" };
+    let version = mps.version.as_deref().unwrap_or("unknown");
+    let mut parts = vec![
+        format!("{}, release {version}", mps.daemon),
+        format!("pipes in {}", mps.pipes.display()),
+    ];
+    if !mps.servers.is_empty() {
+        let servers: Vec<String> = mps.servers.iter().map(u32::to_string).collect();
+        parts.push(format!("server {}", servers.join(", ")));
+    }
+    if mps.multi_user == Some(true) {
+        parts.push("one server for all users".to_owned());
+    }
+    for (name, value) in [
+        ("thread percentage", &mps.thread_percentage),
+        ("static partition", &mps.static_partition),
+        ("client priority", &mps.client_priority),
+    ] {
+        parts.extend(value.as_ref().map(|value| format!("{name} {value}")));
+    }
+    page.hanging(
+        "MPS: ",
+        "  ",
+        printable_line(&format!("{used}; {}", parts.join("; "))),
+    );
+    if let Some(reason) = &mps.refuses_splits {
+        page.hanging(
+            "  ",
+            "  ",
+            format!("{YELLOW}{}{YELLOW:#}", printable_line(reason)),
+        );
+    }
 }
 
 fn page(device: &CudaDevice) -> anyhow::Result<Page> {
@@ -110,6 +173,7 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
         smallest(device),
         granularity.coscheduled
     ));
+    tell_mps(&mut page, &device.mps_status()?);
     features::print(device, &mut page);
     page.gap();
     let hides = hides(device);

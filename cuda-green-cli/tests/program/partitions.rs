@@ -219,3 +219,61 @@ fn where_nobody_has_joined_nothing_is_made() {
     assert!(text(&output.stdout).starts_with("No plan is in force"));
     assert!(!shared.exists());
 }
+
+/// Checks a simulated device with these faults under MPS, whose SMs are those of a file; returns the findings about processes.
+fn check_processes(faults: &str) -> Vec<(String, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    let faults = format!("{faults} sms={}", folder.path().join("sms").display());
+    let output = program(&[
+        "check",
+        "--processes",
+        "--json",
+        "--driver",
+        "sim:h200@13.0",
+    ])
+    .env("CUDA_GREEN_SIM_FAULTS", faults)
+    .env("CUDA_MPS_PIPE_DIRECTORY", folder.path())
+    .output()
+    .unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = found["check"]["findings"].as_array().unwrap().iter();
+    let findings = findings.map(|one| {
+        let text = |name: &str| one[name].as_str().unwrap().to_owned();
+        (text("grade"), text("what"))
+    });
+    findings
+        .filter(|(_, what)| what.contains("partitions of two processes"))
+        .collect()
+}
+
+#[test]
+fn partitions_of_two_processes_are_shown_to_be_apart_or_not() {
+    let [(grade, what)] = &check_processes("mps=100%;")[..] else {
+        panic!()
+    };
+    assert!(
+        grade == "good" && what.contains("are apart: blocks that fill"),
+        "{what}"
+    );
+    let [(grade, what)] = &check_processes("mps=100%; green=everywhere;")[..] else {
+        panic!()
+    };
+    assert!(
+        grade == "bad" && what.contains("nothing is isolated: blocks of"),
+        "{what}"
+    );
+    let [(grade, what)] = &check_processes("")[..] else {
+        panic!()
+    };
+    assert!(
+        grade == "note" && what.contains("without MPS processes take turns"),
+        "{what}"
+    );
+    let [(grade, what)] = &check_processes("mps=75%;")[..] else {
+        panic!()
+    };
+    assert!(
+        grade == "note" && what.contains("under this limit of MPS"),
+        "{what}"
+    );
+}

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     c_args::{Answer, Raw},
+    injection::Mps,
     sms::SmSet,
 };
 
@@ -22,26 +23,31 @@ const MARK: &[u8; 8] = b"GREENSIM";
 
 impl Driver {
     /// Returns the number of SMs that this process has of a device: a part of them under MPS with an active thread
-    /// percentage.
+    /// percentage, or in a static partition (13.1).
     pub(super) fn sm_count(&self) -> u32 {
         let all = self.profile.device.sm_count;
-        let percent = self.injections.mps().unwrap_or(100);
-        (u64::from(all) * u64::from(percent) / 200 * 2).clamp(2, all.into()) as u32
+        match self.injections.mps() {
+            Some(Mps::Percent(percent)) => {
+                (u64::from(all) * u64::from(percent) / 200 * 2).clamp(2, all.into()) as u32
+            }
+            Some(Mps::Partition(sms)) if self.speaks(13, 1) => sms.min(all),
+            _ => all,
+        }
     }
 
-    /// Returns these SMs. It is not known which ones a percentage leaves; here they are the first.
+    /// Returns these SMs. It is not known which ones a percentage or a static partition leaves; here they are the first.
     pub(super) fn sms(&self) -> SmSet {
         self.profile.device.sms().first(self.sm_count())
     }
 
-    /// Returns whether MPS leaves the process less than the whole device.
+    /// Returns whether a percentage of MPS leaves the process less than the whole device.
     ///
     /// Then a split into whole units is refused, and a query for one returns no groups. A split without co-scheduling
     /// is granted, but its remainder is counted from the whole device: of 98 SMs, a group of 2 leaves 130 (measured
     /// with 75 and 50 % on an H200, driver 580). A context's own resource is not measured there and behaves here as
     /// without MPS.
     pub(super) fn is_limited_by_mps(&self) -> bool {
-        self.injections.mps().is_some_and(|percent| percent < 100)
+        matches!(self.injections.mps(), Some(Mps::Percent(percent)) if percent < 100)
     }
 
     /// Returns every SM of a device as one resource.

@@ -13,6 +13,7 @@ use crate::{
     c_args::{Answer, ClientPointer, HostFunction},
     kernel::Launch,
     memory::FaultKind,
+    shared_sms,
     sync::{MutexGuard, RwLock},
     timeline::{Effect, LaneOf, Work},
 };
@@ -234,6 +235,7 @@ impl Driver {
             return;
         };
         let launch = kernel.as_seen(self, stopped);
+        self.have_shared_sms(kernel, &launch);
         let ended = catch_unwind(AssertUnwindSafe(|| (function.run)(&launch)));
         let code = match (ended, launch.fault.get().map(|fault| fault.kind)) {
             (Err(_), _) => CUresult::CUDA_ERROR_LAUNCH_FAILED,
@@ -246,6 +248,30 @@ impl Driver {
         if !launch.is_stopped() {
             self.fault(code);
         }
+    }
+}
+
+impl Driver {
+    /// Has the kernel's SMs, of those that processes share, for the time of its blocks, and then gives them back.
+    fn have_shared_sms(&self, kernel: &KernelLaunch, launch: &Launch<'_>) {
+        let Some(file) = self.injections.shared_sms() else {
+            return;
+        };
+        let Some(cost) = registered(&self.costs, &kernel.name) else {
+            return;
+        };
+        let resident = self.resident_per_sm(kernel) * kernel.sm_ids.len() as u64;
+        let rounds = launch.block_count().div_ceil(resident.max(1));
+        let time = cost(launch).time * u32::try_from(rounds).unwrap_or(u32::MAX);
+        if !time.is_zero() {
+            shared_sms::occupy(&file, &kernel.sm_ids, time);
+        }
+    }
+
+    /// Returns how many of a kernel's blocks an SM holds by their threads.
+    fn resident_per_sm(&self, kernel: &KernelLaunch) -> u64 {
+        let threads: u64 = kernel.block.iter().map(|n| u64::from(*n)).product();
+        u64::from(self.profile.device.threads_per_sm()) / threads.max(1)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The injections in force in one driver, and the faults that they cause at each call.
 
 use std::{
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use cuda_green_sys::CUresult;
 
-use super::{Effect, Injection};
+use super::{Effect, Injection, Mps};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The faults of one call.
@@ -47,7 +48,7 @@ impl Injections {
         let rules = self.rules();
         let unfired = rules.iter().filter(|(rule, seen)| *seen < rule.nth);
         unfired
-            .filter(|(rule, _)| !matches!(rule.effect, Effect::Mps(_)))
+            .filter(|(rule, _)| !matches!(rule.effect, Effect::Mps(_) | Effect::SharedSms(_)))
             .map(|(rule, _)| rule.clone())
             .collect()
     }
@@ -63,26 +64,39 @@ impl Injections {
             if other_call || rule.effect == Effect::Everywhere || !rule.counts(seen) {
                 continue;
             }
-            match rule.effect {
-                Effect::Fail(code) => faults.code = faults.code.or(Some(code)),
-                Effect::Delay(delay) => faults.delay += delay,
-                Effect::LoseDevice(ordinal) => faults.lost.push(ordinal),
+            match &rule.effect {
+                Effect::Fail(code) => faults.code = faults.code.or(Some(*code)),
+                Effect::Delay(delay) => faults.delay += *delay,
+                Effect::LoseDevice(ordinal) => faults.lost.push(*ordinal),
                 // In force since the injection, and applied where a green context is made.
-                Effect::Full(_) | Effect::Everywhere | Effect::Mps(_) => {}
+                Effect::Full(_) | Effect::Everywhere | Effect::Mps(_) | Effect::SharedSms(_) => {}
             }
         }
         Some(faults)
     }
 
-    /// Returns the active thread percentage of MPS, if the process is under MPS.
-    pub(crate) fn mps(&self) -> Option<u32> {
+    /// Returns what MPS leaves the process, if it is under MPS.
+    pub(crate) fn mps(&self) -> Option<Mps> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
         }
         self.rules().iter().find_map(|(rule, _)| match rule.effect {
-            Effect::Mps(percent) => Some(percent),
+            Effect::Mps(mps) => Some(mps),
             _ => None,
         })
+    }
+
+    /// Returns the file of the SMs that processes share, if there is one.
+    pub(crate) fn shared_sms(&self) -> Option<PathBuf> {
+        if !self.armed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.rules()
+            .iter()
+            .find_map(|(rule, _)| match &rule.effect {
+                Effect::SharedSms(file) => Some(file.clone()),
+                _ => None,
+            })
     }
 
     /// Counts a new green context, and returns whether it runs on all SMs.

@@ -1,10 +1,10 @@
 //! Reading and writing of injections as text, for the environment and for people.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, path::Path, str::FromStr, time::Duration};
 
 use cuda_green_sys::CUresult;
 
-use super::{Effect, FAULTS_VARIABLE, Fill, Injection};
+use super::{Effect, FAULTS_VARIABLE, Fill, Injection, Mps};
 use crate::error::Error;
 
 impl Injection {
@@ -90,16 +90,31 @@ impl FromStr for Injection {
             }
             Self::lose_device(ordinal)
         } else if what == "mps" {
-            let percent = effect.strip_suffix('%').and_then(|text| text.parse().ok());
-            let percent = percent.filter(|percent| (1..=100).contains(percent));
+            let mps = match effect.strip_suffix('%') {
+                Some(percent) => percent
+                    .parse()
+                    .ok()
+                    .filter(|percent| (1..=100).contains(percent))
+                    .map(Self::under_mps),
+                None => effect
+                    .parse()
+                    .ok()
+                    .filter(|sms: &u32| *sms > 0 && sms.is_multiple_of(2))
+                    .map(Self::in_static_partition),
+            };
             if calls.is_some() {
                 return Err(invalid(
                     "a process is under MPS from the start, so it takes no `#`",
                 ));
             }
-            return percent
-                .map(Self::under_mps)
-                .ok_or_else(|| invalid("give MPS a percentage from `1%` to `100%`"));
+            return mps.ok_or_else(|| {
+                invalid("give MPS a percentage from `1%` to `100%`, or an even number of SMs")
+            });
+        } else if what == "sms" {
+            if calls.is_some() || !Path::new(effect).is_absolute() {
+                return Err(invalid("give the SMs' file by a whole path, without `#`"));
+            }
+            return Ok(Self::with_shared_sms(effect));
         } else if what == "green" {
             if effect != "everywhere" {
                 return Err(invalid("a green context can only run `everywhere`"));
@@ -137,7 +152,9 @@ impl fmt::Display for Injection {
         match (&self.effect, self.entry_point) {
             (Effect::Full(Fill::Percent(percent)), _) => return write!(f, "memory={percent}%"),
             (Effect::Full(Fill::Bytes(bytes)), _) => return write!(f, "memory={bytes}"),
-            (Effect::Mps(percent), _) => return write!(f, "mps={percent}%"),
+            (Effect::Mps(Mps::Percent(percent)), _) => return write!(f, "mps={percent}%"),
+            (Effect::Mps(Mps::Partition(sms)), _) => return write!(f, "mps={sms}"),
+            (Effect::SharedSms(file), _) => return write!(f, "sms={}", file.display()),
             (Effect::LoseDevice(ordinal), _) => write!(f, "device{ordinal}")?,
             (Effect::Everywhere, _) => f.write_str("green")?,
             (_, entry_point) => f.write_str(entry_point.unwrap_or("*"))?,
@@ -187,6 +204,8 @@ mod tests {
             ("green#2=everywhere", "green#2=everywhere"),
             ("green=everywhere", "green=everywhere"),
             ("mps=75%", "mps=75%"),
+            ("mps=64", "mps=64"),
+            ("sms=/dev/shm/x", "sms=/dev/shm/x"),
         ] {
             let injection: Injection = text.parse().unwrap();
             assert_eq!(injection.to_string(), written);
@@ -213,6 +232,10 @@ mod tests {
             ("green=lost", "`everywhere`"),
             ("mps=on", "percentage"),
             ("mps=0%", "percentage"),
+            ("mps=0", "even number"),
+            ("mps=63", "even number"),
+            ("sms=x", "whole path"),
+            ("sms#2=/x", "whole path"),
             ("mps=101%", "percentage"),
             ("mps#2=50%", "from the start"),
             ("cuInit=everywhere", "error's name"),

@@ -4,6 +4,7 @@
 //! claimed name has leases that hold the name, so it is given back when the last thing that could run on its SMs is gone.
 
 use std::{
+    cell::Cell,
     fmt::Debug,
     sync::{Arc, Weak},
     time::Duration,
@@ -11,8 +12,8 @@ use std::{
 
 use super::{
     context_key::refuse_existing, layout::Layout, mode::PartitionMode, observe::Operation,
-    partition_manager::SmPartitionManager, shared_plan::SharedPlan, state::ManagerState,
-    watcher::Watcher,
+    partition_manager::SmPartitionManager, separation::keep_tested, shared_plan::SharedPlan,
+    state::ManagerState, watcher::Watcher,
 };
 use crate::{
     device::{Claim, CudaDevice},
@@ -90,9 +91,9 @@ impl SmPartitionManager<String> {
     /// and is refused in the end. The manager refuses to rebalance for itself, and to create partitions beside the plan.
     ///
     /// Only under MPS do processes run on the GPU at once (measured on an H200, driver 580: a request keeps its latency
-    /// beside a flood in another process). NVIDIA promises that parts of a split are apart within one split call only, and
-    /// this library does not test it among processes yet. Without MPS they take turns, which no partition changes; the
-    /// [status](Self::allocation_status) says so. What keeps to this library is kept apart; other programs on the GPU are
+    /// beside a flood in another process). NVIDIA promises that parts of a split are apart within one split call only; for
+    /// two processes it is tested where the plan names a program for that ([`SharedPlan::tested_by`]). Without MPS they take
+    /// turns, which no partition changes; the [status](Self::allocation_status) says both. What keeps to this library is kept apart; other programs on the GPU are
     /// not.
     ///
     /// The plan lies in a folder that only the user can write: see [`SharedPlan::in_folder`]. Linux only.
@@ -194,11 +195,18 @@ impl ManagerState<String> {
             patience: plan.patience,
         };
         let names: Vec<&str> = claims.iter().map(|(name, _)| *name).collect();
+        let tested = Cell::new(None);
         let (membership, held) = Membership::join(&terms, &names, &connect(&device), &|key| {
             let planned = self.plan_for_all(&claim, &plan.partitions, &all)?;
-            Ok(AgreedPlan::of(key, &plan.partitions, planned))
+            let agreed = AgreedPlan::of(key, &plan.partitions, planned);
+            // Now, as nobody can hold a name meanwhile.
+            tested.set(Some(self.test_separation(plan, &agreed, &claim, &all)));
+            Ok(agreed)
         })?;
         let agreed = membership.plan();
+        if let Some(tested) = tested.take() {
+            keep_tested(&membership.status().folder, &agreed, &tested);
+        }
         let mut split = self.split_as_agreed(&claim, &agreed, &all)?;
         let mut partitions = Vec::with_capacity(held.len());
         let shared = Shared {
@@ -274,7 +282,7 @@ impl ManagerState<String> {
     }
 
     /// Makes the split of the plan in force, all pieces of which are withheld.
-    fn split_as_agreed(
+    pub(super) fn split_as_agreed(
         &self,
         claim: &Arc<Claim>,
         agreed: &AgreedPlan,

@@ -1,6 +1,7 @@
 //! The plan that processes agree on, as a program asks for it.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +17,7 @@ pub struct SharedPlan {
     pub(super) partitions: Vec<(String, PartitionRequest)>,
     pub(super) folder: Option<PathBuf>,
     pub(super) patience: Duration,
+    pub(super) tester: Option<(PathBuf, Vec<OsString>)>,
 }
 
 impl SharedPlan {
@@ -48,6 +50,27 @@ impl SharedPlan {
     pub fn in_folder(self, folder: impl AsRef<Path>) -> Self {
         Self {
             folder: Some(folder.as_ref().to_owned()),
+            ..self
+        }
+    }
+
+    /// Has the plan's split tested once, when this process makes the plan: whether its groups are apart in two processes. The
+    /// result is kept beside the plan, for all plans of that split ([`SharedStatus::separation`](crate::SharedStatus::separation)).
+    ///
+    /// The second process is this program with these arguments, which must call
+    /// [`serve_separation_test`](crate::serve_separation_test): the caller's own program, or `cuda-green separation-partner`. Without this,
+    /// the program that `CUDA_GREEN_TESTER` names is started with the argument `separation-partner`. It has the environment of this
+    /// process, so it is a client of the same MPS server. The test takes about a second, while nobody can hold a name: others that join meanwhile wait two seconds,
+    /// or as long as their plan says.
+    #[must_use]
+    pub fn tested_by<Argument: Into<OsString>>(
+        self,
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = Argument>,
+    ) -> Self {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Self {
+            tester: Some((program.into(), arguments)),
             ..self
         }
     }

@@ -94,6 +94,13 @@ impl Filler {
         self.stream.record(event)
     }
 
+    /// Waits for the end.
+    #[cfg(target_os = "linux")]
+    pub(super) fn wait(&self) -> Result<()> {
+        let _allowed = self.stream.device().driver().beside_captures();
+        self.end.synchronize()
+    }
+
     /// Waits for the end, and returns the times of start and end since an earlier event.
     pub(super) fn wait_since(&self, origin: &Event) -> Result<(Duration, Duration)> {
         let _allowed = self.stream.device().driver().beside_captures();

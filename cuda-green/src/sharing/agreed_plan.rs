@@ -208,7 +208,7 @@ impl AgreedPlan {
     }
 
     /// Returns the plan as the file has it.
-    pub(super) fn to_text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         plan_text::write(self)
     }
 }

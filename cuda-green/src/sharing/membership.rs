@@ -7,7 +7,7 @@ use super::{
     event_count::EventCount,
     held_name::HeldName,
     place::{Place, retry},
-    protocol,
+    protocol, separation,
     status::{NameHolder, PlanChange, SharedName, SharedStatus},
     steps::{SharingStep, reached},
     terms::Terms,
@@ -156,6 +156,7 @@ impl Membership {
             generation: outlook.plan.generation,
             announced: outlook.next.map(|next| next.generation),
             under_mps: place.pipes.is_some(),
+            separation: separation::kept(&place.folder, &outlook.plan),
             names: names.collect(),
         }
     }

@@ -19,6 +19,7 @@ use super::{
     process::{boot, life},
     protocol,
     record::Record,
+    separation::{self, Separation},
     shared_device::{DeviceUuid, PlanMps, SharedDevice},
     status::{NameHolder, SharedName, SharedStatus},
     store,
@@ -34,6 +35,7 @@ pub(super) struct Found {
     /// None where no process ever claimed a name.
     pub(super) claims: Option<Claims>,
     pub(super) mps: SeenMps,
+    separation: Separation,
 }
 
 /// The MPS servers of a plan, as one sees them who may be no client.
@@ -110,6 +112,7 @@ fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
             uuid,
             announced: announced(folder, &device, &plan),
             mps: SeenMps::of(&plan.key),
+            separation: separation::kept(folder, &plan),
             plan,
             folder: folder.path().to_owned(),
             claims,
@@ -148,6 +151,7 @@ impl Found {
                 generation: self.plan.generation,
                 announced: self.announced,
                 under_mps: key.server.is_some(),
+                separation: self.separation.clone(),
                 names: names.collect(),
             },
         }

@@ -112,7 +112,7 @@ fn request_word(request: SmRequest) -> String {
 ///
 /// # Errors
 /// The reason in words, for whatever this version would not have written.
-pub(super) fn read(bytes: &[u8]) -> Result<AgreedPlan, &'static str> {
+pub(crate) fn read(bytes: &[u8]) -> Result<AgreedPlan, &'static str> {
     if bytes.len() as u64 > LONGEST {
         return Err("it is longer than any plan");
     }

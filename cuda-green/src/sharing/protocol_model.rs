@@ -419,13 +419,13 @@ impl Model {
     }
 
     /// Runs the model in every order; returns the number of states, or one in which two processes have an SM.
-    fn run(&self) -> Result<usize, State> {
+    fn run(&self) -> Result<usize, Box<State>> {
         let mut seen = HashSet::from([first()]);
         let mut open = vec![first()];
         while let Some(state) = open.pop() {
             let [a, b] = &state.holders;
             if (a.used | a.busy) & (b.used | b.busy) != 0 {
-                return Err(state);
+                return Err(Box::new(state));
             }
             for next in self.successors(&state) {
                 if seen.insert(next) {

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use super::separation::Separation;
+
 /// A plan among processes, and who holds its names, as one process sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -15,6 +17,8 @@ pub struct SharedStatus {
     /// Whether the process uses the device through MPS. Without it the GPU runs one process at a time, so that the names
     /// keep nothing apart: their work takes turns.
     pub under_mps: bool,
+    /// Whether the names are known to be apart among processes.
+    pub separation: Separation,
     /// The names of the plan, in its order.
     pub names: Vec<SharedName>,
 }
@@ -136,6 +140,8 @@ impl fmt::Display for SharedStatus {
             f.write_str(
                 "; without MPS processes take turns on the GPU, and nothing is kept apart",
             )?;
+        } else {
+            write!(f, "; {}", self.separation)?;
         }
         for one in &self.names {
             write!(f, "\n  {}: {} SMs, {}", one.name, one.sm_count, one.holder)?;

@@ -17,6 +17,8 @@ use cuda_green::{
     planner::{PartitionRequest, SmRequest},
 };
 
+use super::separation;
+
 pub const VARIABLE: &str = "CUDA_GREEN_TEST_CHILD";
 
 /// The steps at which a child can be stopped: those of joining and leaving, in their order, and then those of a change.
@@ -80,7 +82,11 @@ impl Child {
                 (name, request)
             })),
         };
-        let plan = plan.wait(Duration::from_millis(patience));
+        let mut plan = plan.wait(Duration::from_millis(patience));
+        if std::env::var_os(separation::VARIABLE).is_some() {
+            let arguments = ["processes::separation::partner", "--exact", "--nocapture"];
+            plan = plan.tested_by(std::env::current_exe().unwrap(), arguments);
+        }
         match self.folder.as_str() {
             "-" => plan, // where the environment says
             folder => plan.in_folder(folder),
@@ -92,6 +98,7 @@ impl Child {
         let words: Vec<&str> = line.split(' ').collect();
         let policy = ContextPolicy::default();
         match words.as_slice() {
+            ["join", patience, list] => self.obey(&format!("join {patience} {list} ")),
             ["join", patience, list, names] => {
                 let names = names.split(',').filter(|name| !name.is_empty());
                 let claims: Vec<(&str, ContextPolicy)> = names.map(|name| (name, policy)).collect();
@@ -181,6 +188,23 @@ impl Child {
                     claims.map(|claim| claim.join().unwrap())
                 });
                 Ok(got.iter().filter(|got| **got).count().to_string())
+            }
+            ["separation"] => {
+                let status = self.manager.as_ref().unwrap().allocation_status();
+                Ok(status.shared.unwrap().separation.to_string())
+            }
+            ["mps"] => {
+                let mps = self.device.mps_status()?;
+                Ok(format!(
+                    "{} / {} / {:?} / {} SMs / {} / {:?} / {}",
+                    mps.in_use,
+                    mps.daemon,
+                    mps.servers,
+                    mps.sm_count,
+                    mps.refuses_splits.unwrap_or_default(),
+                    mps.thread_percentage,
+                    mps.compute_mode.unwrap(),
+                ))
             }
             ["rebalance"] => {
                 self.manager

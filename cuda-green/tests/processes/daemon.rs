@@ -48,6 +48,11 @@ impl Daemon {
         })
     }
 
+    /// Returns the folder of its pipes.
+    pub fn pipes(&self) -> &Path {
+        &self.pipes
+    }
+
     pub fn environment(&self, command: &mut Command) {
         command
             .env("PATH", &self.path)

@@ -112,7 +112,7 @@ impl Children {
                 thread::sleep(Duration::from_millis(5));
                 None
             });
-            for (name, sms) in found.expect("a change does not end") {
+            for (name, sms) in found.unwrap() {
                 self.held.insert(name, (at, sms));
             }
         }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use cuda_green::{NameHolder, PlanMps, SharedDevice, SharedName};
+use cuda_green::{NameHolder, PlanMps, Separation, SharedDevice, SharedName};
 use serde_json::{Value, json};
 
 use super::plans;
@@ -48,6 +48,12 @@ fn found(plan: &SharedDevice) -> Value {
         "folder": status.folder,
         "generation": status.generation,
         "mps": mps,
+        "separation": match &status.separation {
+            Separation::Apart => json!({ "result": "apart" }),
+            Separation::Failed { reason } => json!({ "result": "failed", "reason": reason }),
+            Separation::NotTested { reason } => json!({ "result": "not tested", "reason": reason }),
+            other => json!({ "result": other.to_string() }),
+        },
         "partitions": status.names.iter().map(name).collect::<Vec<_>>(),
     })
 }
@@ -108,6 +114,13 @@ fn describe(page: &mut Page, plan: &SharedDevice, now: u64) {
             };
             let pipes = printable_line(&pipes.display().to_string());
             page.hanging("  ", "    ", format!("{servers}, pipes in {pipes}"));
+            let style = match status.separation {
+                Separation::Apart => GREEN,
+                Separation::Failed { .. } => RED,
+                _ => YELLOW,
+            };
+            let separation = printable_line(&status.separation.to_string());
+            page.hanging("  ", "    ", format!("{style}{separation}{style:#}"));
         }
         PlanMps::Unknown { reason } => {
             let reason = printable_line(reason);

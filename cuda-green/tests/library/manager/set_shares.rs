@@ -113,7 +113,7 @@ fn whatever_splits_merge_can_change_and_others_say_so() -> Result<()> {
         let all: u32 = scene.sizes().iter().sum();
         scene.set(72)?;
         let [a, b] = scene.sizes();
-        assert!(a >= 72 && a < 88 && a + b == all, "{profile} {a} {b}");
+        assert!((72..88).contains(&a) && a + b == all, "{profile} {a} {b}");
         let found = scene.manager.verify()?;
         assert!(found.overlaps.is_empty(), "{profile} {found}");
     }
