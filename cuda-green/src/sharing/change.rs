@@ -25,6 +25,9 @@ use crate::{
     sharing_error::{NotLeft, NotLeftReason, SharingError},
 };
 
+/// How long to wait until all have again what they had.
+const A_LITTLE: Duration = Duration::from_millis(500);
+
 impl Place {
     /// Gives other shares to some names. Waits for the holders that lose SMs as long as `patience`, or a moment, and for
     /// another change that is going on.
@@ -72,11 +75,14 @@ impl Place {
             }
             drop(changes);
             self.events.notify();
+            self.wait_until_back(&next);
             return Err(error);
         }
         drop(changes);
         self.events.notify();
-        let behind = self.wait_until_taken(&next, deadline);
+        let behind = self.wait_until(&next, deadline, |holder| {
+            holder.generation >= next.generation
+        });
         let done = PlanChange {
             behind,
             ..PlanChange::new(&plan, &next, begun.elapsed())
@@ -208,12 +214,28 @@ impl Place {
         }))
     }
 
-    /// Waits until all holders use what the plan gives to them, or until the deadline. Returns the names of those that do
-    /// not yet.
-    fn wait_until_taken(&self, plan: &AgreedPlan, deadline: Instant) -> Vec<String> {
+    /// Waits a little until those that had begun to leave SMs for a plan that was withdrawn have them again: where a change
+    /// was refused, all is as before.
+    fn wait_until_back(&self, withdrawn: &AgreedPlan) {
+        let deadline = Instant::now() + A_LITTLE;
+        let behind = self.wait_until(withdrawn, deadline, |holder| {
+            holder.left_for != withdrawn.generation && holder.hindrance == Hindrance::None
+        });
+        for name in behind {
+            log::info!("the process of {name:?} has not taken back what it left");
+        }
+    }
+
+    /// Waits until the records of all holders are so, or until the deadline. Returns the names of those that are not.
+    fn wait_until(
+        &self,
+        plan: &AgreedPlan,
+        deadline: Instant,
+        is_there: impl Fn(&Holder) -> bool,
+    ) -> Vec<String> {
         let is_behind = |index| -> Result<bool, SharingError> {
-            let has_taken = |record| matches!(record, Record::Of(holder) if holder.generation >= plan.generation);
-            Ok(self.claims.is_taken(index)? && !has_taken(self.claims.read(index)?))
+            let is_there = |record| matches!(record, Record::Of(holder) if is_there(&holder));
+            Ok(self.claims.is_taken(index)? && !is_there(self.claims.read(index)?))
         };
         loop {
             let seen = self.events.read();

@@ -59,6 +59,7 @@ impl HeldName {
     pub(crate) fn take(&self, generation: u64) -> Result<(), SharingError> {
         let changed = self.record(Some(SharingStep::Taken), |holder| {
             holder.generation = generation;
+            holder.left_for = 0;
             holder.hindrance = Hindrance::None;
         })?;
         if changed {

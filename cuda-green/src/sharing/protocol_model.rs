@@ -232,9 +232,7 @@ impl Model {
                 }
                 if is_idle {
                     step(&|holder| {
-                        if let Some(next) = announced(holder) {
-                            holder.left_for = next.number;
-                        }
+                        holder.left_for = announced(holder).map_or(0, |next| next.number);
                         holder.step = Step::Idle;
                     });
                 } else {
@@ -472,10 +470,7 @@ fn no_sm_is_two_processes_and_every_change_ends() {
         mistake: Mistake::None,
     };
     match model.run() {
-        Ok(states) => {
-            println!("{states} states");
-            assert!(states > 10_000, "{states}");
-        }
+        Ok(states) => assert!(states > 10_000, "{states}"),
         Err(state) => panic!("{state:?}"),
     }
 }
