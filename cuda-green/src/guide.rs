@@ -24,5 +24,8 @@ pub mod testing {}
 #[doc = include_str!("../guide/special_situations.md")]
 pub mod special_situations {}
 
+#[doc = include_str!("../guide/processes.md")]
+pub mod processes {}
+
 #[doc = include_str!("../guide/environment.md")]
 pub mod environment {}

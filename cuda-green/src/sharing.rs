@@ -77,7 +77,7 @@ pub(crate) use plan_text::read as read_plan;
 pub(crate) use record::Hindrance;
 pub use separation::Separation;
 #[cfg(target_os = "linux")]
-pub(crate) use separation::{NO_PARTNER, WITHOUT_MPS, keep};
+pub(crate) use separation::{NO_PARTNER, WITHOUT_MPS, keep, kept_for};
 pub use shared_device::{DeviceUuid, PlanMps, SharedDevice};
 pub use status::{ChangedName, NameHolder, PlanChange, SharedName, SharedStatus};
 pub use steps::SharingStep;

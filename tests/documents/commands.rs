@@ -81,6 +81,20 @@ const NOT_RUN: &[(&str, &str)] = &[
     ),
     ("python3 my_program.py", "likewise; it is whoever's program"),
     (
+        "export CUDA_MPS_LOG_DIRECTORY=$HOME/mps/log",
+        "see the next",
+    ),
+    (
+        "export CUDA_MPS_PIPE_DIRECTORY=$HOME/mps/pipes",
+        "needs a GPU, and a daemon that outlives the command; the GPU bundle's step `holders` does it",
+    ),
+    (
+        "mkdir -p $CUDA_MPS_PIPE_DIRECTORY $CUDA_MPS_LOG_DIRECTORY",
+        "likewise",
+    ),
+    ("nvidia-cuda-mps-control -d", "likewise"),
+    ("echo quit | nvidia-cuda-mps-control", "likewise"),
+    (
         "mkdir -p ~/.local/share/bash-completion/completions",
         "the home of whoever types it",
     ),

@@ -117,6 +117,10 @@ fn missing(typed: &Typed) -> Option<String> {
             no.map(|step| format!("the script has no step {step}"))
         }
         ["cp" | "curl" | "export" | "mkdir" | "python3", ..] => None,
+        // The daemon of MPS, which is NVIDIA's.
+        ["nvidia-cuda-mps-control", "-d"] | ["echo", "quit", "|", "nvidia-cuda-mps-control"] => {
+            None
+        }
         _ => Some("nobody knows this program".to_owned()),
     }
 }

@@ -11,7 +11,7 @@ use xshell::{Shell, cmd};
 const LIMIT: u64 = 60 << 20;
 
 /// The executables: the package, kind and name of the target of each.
-const TARGETS: [(&str, &str, &str); 13] = [
+const TARGETS: [(&str, &str, &str); 14] = [
     ("cuda-green-cli", "--bin", "cuda-green"),
     ("cuda-green-embed", "--bin", "cuda-green-embed"),
     ("cuda-green-embed", "--example", "server_load"),
@@ -22,6 +22,7 @@ const TARGETS: [(&str, &str, &str); 13] = [
     ("cuda-green-examples", "--example", "protected_latency"),
     ("cuda-green-examples", "--example", "rebalance_under_load"),
     ("cuda-green-examples", "--example", "models_in_a_budget"),
+    ("cuda-green-examples", "--example", "shared_device"),
     ("cuda-green-queue", "--example", "pages"),
     ("driver-matrix", "--test", "suite"),
     ("driver-matrix", "--test", "conformance"),

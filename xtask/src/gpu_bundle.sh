@@ -2,7 +2,7 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last nine of the next line
+#   ./run.sh           everything but the last ten of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
 #                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
 #                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), mps, which
@@ -10,7 +10,8 @@
 #                      program says where users meet errors, embed, which takes the model's folder MODEL and the file
 #                      TEXTS with a text a line, and measures sentence-transformers too where Python has it, service,
 #                      which takes the same model and texts, and five minutes, server, which takes them too, and queue,
-#                      which takes up to five minutes
+#                      which takes up to five minutes, and holders, which has two processes hold partitions under
+#                      an MPS daemon of its own, and ends one of them
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -69,6 +70,44 @@ mps() {
     rm -rf "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
     unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
     return $code
+}
+
+# Two processes hold the partitions of a plan under MPS; one is ended, and the other must go on. The daemon is this step's own.
+holders() {
+    mps_folder=$(mktemp -d)
+    CUDA_MPS_PIPE_DIRECTORY=$mps_folder/pipes CUDA_MPS_LOG_DIRECTORY=$mps_folder/log
+    export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    mkdir "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+    nvidia-cuda-mps-control -d || return 1
+    ./cuda-green check --processes --json >evidence/check-processes.json
+    failures=0
+    {
+        ./cuda-green info
+        ./cuda-green check --processes
+        for run in 1 2 3 4; do
+            echo "== run $run"
+            ./shared_device serving 60 &
+            ended=$!
+            ./shared_device indexing 12 &
+            neighbour=$!
+            sleep 6
+            ./cuda-green partitions
+            ./cuda-green partitions end serving || failures=$((failures + 1))
+            ./cuda-green partitions
+            wait $ended
+            echo "[serving: exit $?]"
+            wait $neighbour
+            code=$?
+            echo "[indexing: exit $code]"
+            [ $code = 0 ] || failures=$((failures + 1))
+        done
+        echo "$failures failures"
+    } >evidence/holders.txt 2>&1
+    cat evidence/holders.txt
+    echo quit | nvidia-cuda-mps-control
+    rm -rf "$mps_folder"
+    unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    [ "$failures" = 0 ]
 }
 
 # The embeddings beside their peers in one run, and the vectors of one text by the program.
@@ -210,5 +249,6 @@ step service service
 step server server
 step queue queue
 step mps mps
+step holders holders
 step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed

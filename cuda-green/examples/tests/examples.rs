@@ -107,3 +107,36 @@ fn errors_are_for_people() {
         assert_eq!(error.lines().count(), 1, "{example}: {error}");
     }
 }
+
+/// Two processes hold the two names of a plan at the same time, and a third gets neither.
+#[test]
+#[cfg(target_os = "linux")]
+fn processes_share_a_device() {
+    let tests = std::env::current_exe().unwrap();
+    let folder = std::env::temp_dir().join(format!("cuda-green-example-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let start = |arguments: &[&str]| {
+        let examples = tests.parent().unwrap().parent().unwrap().join("examples");
+        Command::new(examples.join("shared_device"))
+            .args(arguments)
+            .env("CUDA_GREEN_DRIVER", "sim:h200@13.0")
+            .env("CUDA_GREEN_SHARED_DIR", folder.join("plan"))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let both = [start(&["serving", "1"]), start(&["indexing", "1"])];
+    for (name, process) in ["serving", "indexing"].iter().zip(both) {
+        let output = process.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("held by this manager"), "{text}");
+        assert!(text.contains(&format!("\n{name}: ")), "{text}");
+    }
+    let other = start(&["training", "1"]).wait_with_output().unwrap();
+    assert!(!other.status.success());
+    let said = String::from_utf8(other.stderr).unwrap();
+    assert!(said.contains("no partition \"training\""), "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}

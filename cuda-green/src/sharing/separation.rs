@@ -61,7 +61,7 @@ pub(crate) const NO_PARTNER: &str = "the process that made the plan had no progr
      (`SharedPlan::tested_by`, CUDA_GREEN_TESTER); `cuda-green check --processes` tests this device";
 
 #[cfg(target_os = "linux")]
-pub(crate) use file::{keep, kept};
+pub(crate) use file::{keep, kept, kept_for};
 
 #[cfg(target_os = "linux")]
 mod file {
@@ -73,7 +73,10 @@ mod file {
         process,
     };
 
-    use super::{super::folder::distrust_file, AgreedPlan, NO_PARTNER, Separation, WITHOUT_MPS};
+    use super::{
+        super::folder::{default_path, distrust_file},
+        AgreedPlan, NO_PARTNER, Separation, WITHOUT_MPS,
+    };
     use crate::{
         sharing::{folder::Folder, plan_text::check_of},
         sharing_error::SharingError,
@@ -81,6 +84,7 @@ mod file {
 
     const APART: &str = "result apart";
     const FAILED: &str = "result failed ";
+    const UNTESTED: &str = "result none ";
     /// The most bytes of a file.
     const LONGEST: u64 = 64 << 10;
 
@@ -104,7 +108,8 @@ mod file {
         split.to_text()
     }
 
-    /// Keeps the result of a test beside the plan. One that was not made is not kept.
+    /// Keeps the result of a test beside the plan; of one that failed to run, the reason, unless an earlier one showed that the
+    /// groups are apart.
     pub(crate) fn keep(
         folder: &Path,
         plan: &AgreedPlan,
@@ -113,9 +118,15 @@ mod file {
         let result = match result {
             Separation::Apart => APART.to_owned(),
             Separation::Failed { reason } => format!("{FAILED}{}", reason.replace('\n', " ")),
-            Separation::NotTested { .. } => return Ok(()),
+            Separation::NotTested { reason } if [NO_PARTNER, WITHOUT_MPS].contains(&&**reason) => {
+                return Ok(());
+            }
+            Separation::NotTested { reason } => format!("{UNTESTED}{}", reason.replace('\n', " ")),
         };
         let folder = Folder::open(folder)?;
+        if result.starts_with(UNTESTED) && kept(&folder, plan).is_apart() {
+            return Ok(());
+        }
         let body = format!("{}{result}\n", tested(plan));
         let text = format!("{body}check {:016x}\n", check_of(body.as_bytes()));
         let name = name(plan);
@@ -137,6 +148,24 @@ mod file {
                 error,
             }
         })
+    }
+
+    /// Returns the result that is kept in this folder, or in that of the environment, for a plan that is not made yet.
+    pub(crate) fn kept_for(
+        folder: Option<&Path>,
+        under_mps: bool,
+        plan: &AgreedPlan,
+    ) -> Separation {
+        let folder = match folder {
+            Some(folder) => Folder::open(folder),
+            None => default_path(under_mps).and_then(|path| Folder::open(&path)),
+        };
+        match folder {
+            Ok(folder) => kept(&folder, plan),
+            Err(error) => Separation::NotTested {
+                reason: error.to_string(),
+            },
+        }
     }
 
     /// Returns the result that is kept beside a plan.
@@ -185,13 +214,18 @@ mod file {
         if check != format!("check {:016x}\n", check_of(body.as_bytes())) {
             return None;
         }
-        match (result, result.strip_prefix(FAILED)) {
-            (APART, _) => Some(Separation::Apart),
-            (_, Some(reason)) => Some(Separation::Failed {
-                reason: reason.to_owned(),
-            }),
-            _ => None,
+        if result == APART {
+            return Some(Separation::Apart);
         }
+        let failed = result
+            .strip_prefix(FAILED)
+            .map(|reason| Separation::Failed {
+                reason: reason.to_owned(),
+            });
+        failed.or_else(|| {
+            let reason = result.strip_prefix(UNTESTED)?.to_owned();
+            Some(Separation::NotTested { reason })
+        })
     }
 
     #[cfg(test)]
@@ -222,11 +256,20 @@ mod file {
             assert_eq!(kept(&folder, &plan), shown);
             keep(&path, &plan, &Separation::Apart).unwrap();
             assert!(kept(&folder, &plan).is_apart());
-            let nothing = Separation::NotTested {
-                reason: String::new(),
+            let nothing = |reason: &str| Separation::NotTested {
+                reason: reason.to_owned(),
             };
-            keep(&path, &plan, &nothing).unwrap();
-            assert!(kept(&folder, &plan).is_apart(), "the earlier result stays");
+            for reason in [NO_PARTNER, WITHOUT_MPS, "it crashed"] {
+                keep(&path, &plan, &nothing(reason)).unwrap();
+                assert!(kept(&folder, &plan).is_apart(), "the earlier result stays");
+            }
+            assert!(kept_for(Some(&path), true, &plan).is_apart());
+            keep(&path, &plan, &failed).unwrap();
+            keep(&path, &plan, &nothing(NO_PARTNER)).unwrap();
+            assert_eq!(kept(&folder, &plan), shown);
+            keep(&path, &plan, &nothing("it crashed")).unwrap();
+            assert_eq!(kept(&folder, &plan), nothing("it crashed"));
+            keep(&path, &plan, &Separation::Apart).unwrap();
 
             // Other names of the same split, after a restart, under another daemon.
             let mut later = plan.clone();

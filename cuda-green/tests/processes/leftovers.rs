@@ -1,27 +1,12 @@
 //! Names of killed clients of an MPS server, whose control program is a script here.
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
-    process::Command,
-};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
 use super::{
     child::VARIABLE,
+    daemon::Daemon,
     parent::{Child, Folder, LIST},
 };
-
-/// Writes a control program that lists the processes in a file, or does not work where that is missing.
-fn write_program(folder: &Path) {
-    let program = folder.join("nvidia-cuda-mps-control");
-    let script = "#!/bin/sh\nread command\ncase \"$command\" in\n\
-        get_server_list) cat \"$CUDA_MPS_PIPE_DIRECTORY/servers\" ;;\n\
-        'get_client_list 77') cat \"$CUDA_MPS_PIPE_DIRECTORY/clients\" ;;\n\
-        *) exit 1 ;;\nesac\n";
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-}
 
 /// Starts a client of the server.
 fn start(folder: &Folder) -> Child {
@@ -36,17 +21,10 @@ fn under_mps(folder: &Folder, command: &mut Command) {
         .env("CUDA_MPS_PIPE_DIRECTORY", folder.path().join("pipes"));
 }
 
-fn list(folder: &Folder, clients: &[u32]) {
-    let clients: String = clients.iter().map(|pid| format!("{pid}\n")).collect();
-    fs::write(folder.path().join("pipes/servers"), "77\n").unwrap();
-    fs::write(folder.path().join("pipes/clients"), clients).unwrap();
-}
-
 #[test]
 fn a_killed_clients_name_is_dirty_until_the_server_is_rid_of_it() {
     let folder = Folder::new("dirty");
-    write_program(folder.path());
-    fs::create_dir(folder.path().join("pipes")).unwrap();
+    let daemon = Daemon::new(&folder);
     let (mut dead, mut other) = (start(&folder), start(&folder));
     let pid = dead.id();
     dead.does(&format!("join 0 {LIST} a"));
@@ -64,7 +42,7 @@ fn a_killed_clients_name_is_dirty_until_the_server_is_rid_of_it() {
         "{dirty}"
     );
     // The server still has it.
-    list(&folder, &[pid, other.id()]);
+    daemon.list(77, &[pid, other.id()]);
     assert!(other.fails("claim a").contains("still lists it"));
     assert!(
         other
@@ -72,14 +50,14 @@ fn a_killed_clients_name_is_dirty_until_the_server_is_rid_of_it() {
             .contains("a:64:not given back: the MPS server still lists it")
     );
     // The server's numbers are not those seen here.
-    list(&folder, &[1]);
+    daemon.list(77, &[1]);
     assert!(
         other
             .fails("claim a")
             .contains("does not list this process")
     );
     // The server is rid of it.
-    list(&folder, &[other.id()]);
+    daemon.list(77, &[other.id()]);
     assert!(other.does("status").contains("a:64:free"));
     other.does("claim a");
 }

@@ -20,7 +20,8 @@ use crate::{
     probe::Residency,
     resource::SmResource,
     sharing::{
-        AgreedPlan, NO_PARTNER, Partner, PartnerProgram, Separation, WITHOUT_MPS, keep, read_plan,
+        AgreedPlan, NO_PARTNER, Partner, PartnerProgram, Separation, WITHOUT_MPS, keep, kept_for,
+        read_plan,
     },
     sharing_error::SharingError,
 };
@@ -72,6 +73,11 @@ impl ManagerState<String> {
         let not_tested = |reason: String| Separation::NotTested { reason };
         if !self.device.is_under_mps() {
             return not_tested(WITHOUT_MPS.to_owned());
+        }
+        // A result that shows them to be apart holds for each plan of the split.
+        let kept = kept_for(plan.folder.as_deref(), true, agreed);
+        if kept.is_apart() {
+            return kept;
         }
         let named = || {
             let program = env::var_os(VARIABLE).filter(|program| !program.is_empty())?;
