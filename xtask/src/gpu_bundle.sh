@@ -72,7 +72,8 @@ mps() {
     return $code
 }
 
-# Two processes hold the partitions of a plan under MPS; one is ended, and the other must go on. The daemon is this step's own.
+# Two processes hold the partitions of a plan under MPS; their shares change while both work; then one is ended, and the
+# other must go on. The daemon is this step's own.
 holders() {
     mps_folder=$(mktemp -d)
     CUDA_MPS_PIPE_DIRECTORY=$mps_folder/pipes CUDA_MPS_LOG_DIRECTORY=$mps_folder/log
@@ -92,6 +93,9 @@ holders() {
             neighbour=$!
             sleep 6
             ./cuda-green partitions
+            for share in 50% 64 25%; do
+                ./cuda-green partitions set serving=$share --json || failures=$((failures + 1))
+            done
             ./cuda-green partitions end serving || failures=$((failures + 1))
             ./cuda-green partitions
             wait $ended

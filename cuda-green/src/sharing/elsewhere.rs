@@ -107,7 +107,7 @@ impl HeldName {
 }
 
 impl EventCount {
-    pub(crate) fn read(&self) -> u32 {
+    pub(crate) fn read(&self) -> Option<u32> {
         match self.0 {}
     }
 
@@ -115,7 +115,7 @@ impl EventCount {
         match self.0 {}
     }
 
-    pub(crate) fn wait(&self, _: u32, _: Duration) {
+    pub(crate) fn wait(&self, _: Option<u32>, _: Duration) {
         match self.0 {}
     }
 }

@@ -11,6 +11,7 @@ use std::{
     path::Path,
     ptr,
     sync::Arc,
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -47,9 +48,9 @@ impl EventCount {
         Ok(Self { claims, mapping })
     }
 
-    /// Returns the count now. Look at files after this, and then wait.
-    pub(crate) fn read(&self) -> u32 {
-        self.claims.read_count().unwrap_or_default()
+    /// Returns the count now; none where it cannot be read. Look at files after this, and then wait.
+    pub(crate) fn read(&self) -> Option<u32> {
+        self.claims.read_count().ok()
     }
 
     /// Wakes all who wait, in every process.
@@ -59,7 +60,7 @@ impl EventCount {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let mixed = now.map_or(0, |now| now.subsec_nanos() ^ ((now.as_secs() as u32) << 20));
         let before = self.read();
-        let count = if mixed == before { !mixed } else { mixed };
+        let count = if Some(mixed) == before { !mixed } else { mixed };
         if let Err(error) = self.claims.write_count(count) {
             log::error!("waking processes that share the device: {error}");
         }
@@ -75,8 +76,11 @@ impl EventCount {
     }
 
     /// Waits until the count is another one, but no longer than a pause; may return earlier.
-    pub(crate) fn wait(&self, seen: u32, pause: Duration) {
+    pub(crate) fn wait(&self, seen: Option<u32>, pause: Duration) {
         let pause = pause.min(LONGEST_PAUSE);
+        let Some(seen) = seen else {
+            return thread::sleep(pause);
+        };
         let timeout = libc::timespec {
             tv_sec: pause.as_secs() as libc::time_t,
             tv_nsec: pause.subsec_nanos() as libc::c_long,
@@ -97,7 +101,7 @@ impl EventCount {
         match io::Error::last_os_error().raw_os_error() {
             Some(libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT) => {}
             // It cannot wait here, so it must not come back at once.
-            _ => std::thread::sleep(pause),
+            _ => thread::sleep(pause),
         }
     }
 }
@@ -139,5 +143,60 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is this value's, also in a forked child, which has inherited it.
         unsafe { libc::munmap(self.page, self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::sharing::{folder::Folder, store::tests::temporary};
+
+    #[test]
+    #[cfg_attr(miri, ignore)] // maps a file
+    fn a_sleeper_wakes_at_a_change_and_a_short_file_ends_nobody() {
+        let path = temporary("events");
+        let folder = Folder::open(&path.join("shared")).unwrap();
+        let file = path.join("shared/claims");
+        let open = || {
+            let claims = Arc::new(Claims::open(&folder, "claims").unwrap());
+            EventCount::open(claims, &file).unwrap()
+        };
+        let (one, other) = (open(), open());
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| {
+                let seen = one.read();
+                let begun = Instant::now();
+                while one.read() == seen && begun.elapsed() < Duration::from_secs(20) {
+                    one.wait(seen, LONGEST_PAUSE);
+                }
+                one.read() != seen
+            });
+            while !sleeper.is_finished() {
+                other.notify();
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(sleeper.join().unwrap());
+        });
+        // What happened after the look ends the wait at once.
+        let seen = one.read();
+        other.notify();
+        let begun = Instant::now();
+        one.wait(seen, LONGEST_PAUSE);
+        assert!(begun.elapsed() < LONGEST_PAUSE / 2);
+
+        File::create(&file).unwrap(); // cut to nothing
+        one.notify();
+        for seen in [seen, one.read()] {
+            let begun = Instant::now();
+            one.wait(seen, Duration::from_millis(20));
+            assert!(begun.elapsed() < LONGEST_PAUSE);
+        }
+        assert_eq!(one.read(), None);
+        fs::remove_dir_all(&path).unwrap();
     }
 }
