@@ -17,7 +17,7 @@ pub use bench::ProcessPart;
 pub use bench::{Bench, Drawing, Measurement, StartupPart};
 #[cfg(feature = "embed")]
 pub use bench::{EmbedBench, EmbedSource, ServiceBench};
-pub use partitions::{Partitions, PlanAction};
+pub use partitions::{NewShare, Partitions, PlanAction};
 pub use sizes::Sizes;
 
 /// Guaranteed shares of an NVIDIA GPU through CUDA green contexts.

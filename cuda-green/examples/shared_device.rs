@@ -47,14 +47,15 @@ fn run(name: &str, time: Duration) -> Result<()> {
     let manager = SmPartitionManager::join(&device, &plan, &[(name, ContextPolicy::default())])?;
     println!("{}: {}", device.name(), manager.allocation_status());
 
-    let context = manager.get_context(name)?;
-    let stream = context.create_stream()?;
+    // It follows the name: `cuda-green partitions set serving=50%` gives other SMs while this works.
+    let stream = manager.create_stream(name)?;
     let burn = Module::load_ptx(&device, kernels::PTX)?.kernel(kernels::BURN)?;
-    let config = LaunchConfig::linear(context.sm_count() * 2, 1024); // two of 1024 threads fill an SM
     let (nowhere, rounds) = (0u64, 130_000u32); // about 2 ms on an H200
     let begun = Instant::now();
     let (mut kernels, mut worst) = (0, Duration::ZERO);
     while begun.elapsed() < time {
+        let sms = manager.get_context(name)?.sm_count();
+        let config = LaunchConfig::linear(sms * 2, 1024); // two of 1024 threads fill an SM
         let launched = Instant::now();
         // SAFETY: the kernel takes an address that it never writes, and a number of rounds.
         unsafe { stream.launch(&burn, &config, &[&nowhere, &rounds])? };

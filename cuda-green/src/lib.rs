@@ -98,13 +98,13 @@ pub use resource::{
     PerGroup, SmCount, SmParts, SmResource, SmSizes, SmSplit, WorkqueueResource, WorkqueueScope,
 };
 pub use sharing::{
-    ComputeMode, DeviceUuid, EndStep, EndedHolder, MpsDaemon, MpsStatus, NameHolder, PlanMps,
-    Separation, SharedDevice, SharedName, SharedStatus,
+    ChangedName, ComputeMode, DeviceUuid, EndStep, EndedHolder, MpsDaemon, MpsStatus, NameHolder,
+    PlanChange, PlanMps, Separation, SharedDevice, SharedName, SharedStatus,
 };
 #[cfg(feature = "test-utils")]
 #[doc(hidden)]
 pub use sharing::{SharingStep, on_sharing_step};
-pub use sharing_error::{FolderProblem, SharingError};
+pub use sharing_error::{FolderProblem, NotLeft, NotLeftReason, SharingError};
 pub use stream::{Stream, StreamOptions, StreamPriority};
 
 /// The simulator behind the feature `test-utils`.

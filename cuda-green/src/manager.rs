@@ -11,6 +11,7 @@ mod create_one;
 mod destroy;
 #[cfg(feature = "metrics")]
 mod exporter;
+mod follow;
 mod join;
 mod label;
 mod layout;
@@ -25,11 +26,13 @@ mod rebalance;
 mod retention;
 mod scaffold;
 mod separation;
+mod set_shares;
 mod shared_plan;
 mod state;
 mod status;
 mod stream_home;
 mod verify;
+mod watcher;
 
 pub use context_key::ContextKey;
 #[cfg(feature = "metrics")]

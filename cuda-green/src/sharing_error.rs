@@ -109,6 +109,17 @@ pub enum SharingError {
         "nobody held a name of the plan that this manager joined, and another has taken its place; drop the manager, and join again"
     )]
     Replaced,
+    /// The plan was not changed, as processes did not leave SMs in time. All have what they had.
+    #[error("the plan stays as it is: {}", in_words(holders))]
+    NotLeft {
+        /// Those that did not.
+        holders: Vec<NotLeft>,
+    },
+    /// The split of the plan has no units that can change hands.
+    #[error(
+        "the parts of this plan's split do not merge, so its shares stay as they are; end the processes that hold the device, and let them agree on another list (splits merge from CUDA 12.5 on, for sizes that are multiples of their units)"
+    )]
+    FixedShares,
     /// The process that holds a name was not ended.
     #[error("the holder of {name:?} was not ended: {reason}")]
     NotEnded {
@@ -162,6 +173,75 @@ pub enum SharingError {
         /// The limit.
         most: usize,
     },
+}
+
+/// A holder of a name that did not leave SMs in time, so that others did not get them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotLeft {
+    /// The name.
+    pub name: String,
+    /// The id of its process, where the record says so.
+    pub pid: Option<u32>,
+    /// The name of the process's program, where the kernel tells it.
+    pub program: Option<String>,
+    /// The reason.
+    pub reason: NotLeftReason,
+}
+
+/// The reason why a holder did not leave SMs in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotLeftReason {
+    /// The process said nothing: it is stopped, or only handles are left of the manager that joined the plan.
+    Silent,
+    /// A handle, a stream, a guard or a resource of the context that it had keeps the SMs.
+    InUse,
+    /// Work on them is not over.
+    Working,
+    /// One of its streams is in a capture.
+    InCapture,
+    /// Its driver refused the context over fewer SMs; its log says why.
+    Failed,
+    /// The process is gone, and its SMs are not known to be idle, for this reason.
+    Dirty(String),
+}
+
+impl fmt::Display for NotLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid}")?,
+            None => f.write_str("a process")?,
+        }
+        if let Some(program) = &self.program {
+            write!(f, " ({program})")?;
+        }
+        write!(
+            f,
+            " did not leave SMs of {:?} in time: {}",
+            self.name, self.reason
+        )
+    }
+}
+
+impl fmt::Display for NotLeftReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silent => "it does not answer; it may be stopped, or have dropped the manager and kept a context",
+            Self::InUse => {
+                "a handle, stream, guard or resource of its context is in use; work by a `PartitionStream`, or let go of it"
+            }
+            Self::Working => "its work there is not over; wait longer",
+            Self::InCapture => "one of its streams is in a capture; end that",
+            Self::Failed => "it could not make a context of fewer SMs; its log says why",
+            Self::Dirty(reason) => reason,
+        })
+    }
+}
+
+fn in_words(holders: &[NotLeft]) -> String {
+    let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+    holders.join("; ")
 }
 
 /// The reason why a folder cannot hold a plan among processes.

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // these are tests
 
 mod processes {
+    mod changes;
     mod child;
     mod daemon;
     mod ends;

@@ -81,8 +81,8 @@ suite_under_mps() {
     return $code
 }
 
-# A request of one process beside a flood of another, and its picture; and, where the program can, whether the groups of two
-# processes are apart here.
+# A request of one process beside a flood of another, and its picture; and whether the groups of
+# two processes are apart here.
 processes() {
     failed_checks=0
     timeout -k 15 160 ./cuda-green bench processes --json >evidence/processes.json || failed_checks=1
@@ -91,9 +91,7 @@ processes() {
     else
         rm -f evidence/processes.json
     fi
-    if ./cuda-green check --help | grep -q -e '--processes'; then
-        under_mps check_processes || failed_checks=1
-    fi
+    under_mps check_processes || failed_checks=1
     return $failed_checks
 }
 
@@ -106,12 +104,12 @@ check_processes() {
     return $code
 }
 
-# Two processes hold the partitions of a plan under MPS; one is ended, and the other must go on.
+# Two processes hold the partitions of a plan under MPS; their shares change while both work; then one is ended, and the
+# other must go on.
 holders_under_mps() {
     failures=0
     {
         ./cuda-green info
-        ./cuda-green check --processes
         for run in 1 2 3 4; do
             echo "== run $run"
             ./shared_device serving 60 &
@@ -120,6 +118,9 @@ holders_under_mps() {
             neighbour=$!
             sleep 6
             ./cuda-green partitions
+            for share in 50% 64 25%; do
+                ./cuda-green partitions set serving=$share --json || failures=$((failures + 1))
+            done
             ./cuda-green partitions end serving || failures=$((failures + 1))
             ./cuda-green partitions
             wait $ended

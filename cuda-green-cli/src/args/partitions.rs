@@ -1,8 +1,11 @@
 //! The command line of `cuda-green partitions`.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use clap::Subcommand;
+use cuda_green::planner::SmRequest;
+
+use super::sizes::Size;
 
 #[derive(clap::Args)]
 pub struct Partitions {
@@ -17,6 +20,20 @@ pub struct Partitions {
 pub enum PlanAction {
     /// Show the plans, who holds their partitions, and the MPS servers behind them; what happens without a subcommand
     Show,
+    /// Give other shares to partitions of a plan, while their processes work
+    ///
+    /// Processes that lose SMs leave them first: new work goes to fewer SMs, and the old contexts end once their work is
+    /// over and nobody uses them. It is all or nothing: if one has not left in time, everyone keeps what they have.
+    /// Partitions with the rest or a share get what the others leave; all that are not named keep what they have.
+    Set {
+        /// A partition and its share: `serving=96` (at least 96 SMs), `serving=50%`, `serving=16+2` or `serving=rest`
+        #[arg(required = true, value_name = "NAME=SIZE")]
+        shares: Vec<NewShare>,
+        /// How long to wait for processes to leave SMs, and for another change; two seconds at least
+        #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds,
+              allow_negative_numbers = true)]
+        wait: Duration,
+    },
     /// End the process that holds a partition, so that its neighbours under MPS keep running
     ///
     /// A client of MPS that is killed with work in flight fails the others. So the daemon ends its work first
@@ -30,6 +47,28 @@ pub enum PlanAction {
               allow_negative_numbers = true)]
         wait: Duration,
     },
+}
+
+/// A partition's share, as `set` takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewShare {
+    pub name: String,
+    pub sms: SmRequest,
+}
+
+impl FromStr for NewShare {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A name may have the sign in it, and a size has none.
+        let (name, size) = text
+            .rsplit_once('=')
+            .ok_or_else(|| format!("`{text}` names no size; write serving=96"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            sms: size.parse::<Size>()?.sms(),
+        })
+    }
 }
 
 /// Parses a time to wait.

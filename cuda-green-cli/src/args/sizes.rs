@@ -2,7 +2,10 @@
 
 use std::{num::IntErrorKind, str::FromStr};
 
-use cuda_green::{CudaDevice, planner::PartitionRequest};
+use cuda_green::{
+    CudaDevice,
+    planner::{PartitionRequest, SmRequest},
+};
 
 use crate::partitions::quad;
 
@@ -11,6 +14,13 @@ use crate::partitions::quad;
 pub struct Size {
     pub text: String,
     request: PartitionRequest,
+}
+
+impl Size {
+    /// Returns the SMs that it asks for.
+    pub fn sms(&self) -> SmRequest {
+        self.request.sms
+    }
 }
 
 impl FromStr for Size {

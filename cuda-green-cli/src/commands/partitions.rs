@@ -1,6 +1,7 @@
 //! `cuda-green partitions`: the plans of devices among processes.
 
 mod end;
+mod set;
 mod show;
 
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ pub fn run(global: &Global, partitions: &Partitions) -> anyhow::Result<ExitCode>
     let uuid = partitions.uuid.as_deref();
     match &partitions.what {
         None | Some(PlanAction::Show) => show::run(global, uuid),
+        Some(PlanAction::Set { shares, wait }) => set::run(global, uuid, shares, *wait),
         Some(PlanAction::End { name, wait }) => end::run(global, uuid, name, *wait),
     }
 }

@@ -17,7 +17,7 @@ use crate::common::{program, text};
 struct Member {
     folder: tempfile::TempDir,
     /// What holds the names.
-    _manager: SmPartitionManager<String>,
+    manager: SmPartitionManager<String>,
 }
 
 impl Member {
@@ -32,7 +32,7 @@ impl Member {
         .in_folder(folder.path().join("shared"));
         let claims = [("serving", ContextPolicy::default())];
         Self {
-            _manager: SmPartitionManager::join(&driver.device(0).unwrap(), &plan, &claims).unwrap(),
+            manager: SmPartitionManager::join(&driver.device(0).unwrap(), &plan, &claims).unwrap(),
             folder,
         }
     }
@@ -96,6 +96,50 @@ fn a_plan_is_shown_as_json() {
     let (code, _, said) = member.run(&["partitions", "--uuid", "GPU-none"]);
     assert_eq!(code, 1);
     assert!(said.contains(uuid), "{said}");
+}
+
+#[test]
+fn shares_are_set_while_the_holder_works() {
+    let member = Member::new();
+    let (code, said, errors) = member.run(&["partitions", "set", "serving=90"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(said.contains(": plan 2, after "), "{said}");
+    assert!(
+        said.ends_with("\n  serving: 96 SMs, before 64\n  indexing: 36 SMs, before 68\n"),
+        "{said}"
+    );
+    assert_eq!(
+        member.manager.get_context("serving").unwrap().sm_count(),
+        96
+    );
+    let (code, said, _) = member.run(&["partitions", "set", "serving=25%", "--json"]);
+    assert_eq!(code, 0);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["change"]["generation"], 3);
+    let serving = &said["change"]["partitions"][0];
+    assert_eq!(
+        (&serving["sms_after"], &serving["taken"]),
+        (&32.into(), &true.into())
+    );
+}
+
+#[test]
+fn shares_that_cannot_be_set_are_refused_with_who_is_in_the_way() {
+    let member = Member::new();
+    let (code, _, said) = member.run(&["partitions", "set", "serving=200"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("132"), "{said}");
+    let (code, _, said) = member.run(&["partitions", "set", "serving"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("write serving=96"), "{said}");
+    let kept = member.manager.get_context("serving").unwrap();
+    let (code, _, said) = member.run(&["partitions", "set", "serving=8", "--wait", "0"]);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains(&format!("process {} (", process::id())),
+        "{said}"
+    );
+    assert_eq!(kept.sm_count(), 64);
 }
 
 #[test]

@@ -3,12 +3,17 @@
 //! The pieces of all other names are withheld: taken, under leases of their own. The context of a
 //! claimed name has leases that hold the name, so it is given back when the last thing that could run on its SMs is gone.
 
-use std::{cell::Cell, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    fmt::Debug,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use super::{
     context_key::refuse_existing, layout::Layout, mode::PartitionMode, observe::Operation,
     partition_manager::SmPartitionManager, separation::keep_tested, shared_plan::SharedPlan,
-    state::ManagerState,
+    state::ManagerState, watcher::Watcher,
 };
 use crate::{
     device::{Claim, CudaDevice},
@@ -19,6 +24,7 @@ use crate::{
     resource::{SmResource, describe},
     sharing::{AgreedPlan, HeldName, Membership, SharedStatus, SharingStep, Terms, reached},
     sharing_error::SharingError,
+    sync::Mutex,
 };
 
 /// What to do instead of creating partitions.
@@ -27,13 +33,31 @@ pub(super) const CLAIM_INSTEAD: &str = "`claim` takes further names of the plan"
 /// The plan among processes that a manager keeps to.
 #[derive(Debug)]
 pub(super) struct Shared {
-    membership: Membership,
-    patience: Duration,
+    pub(super) membership: Membership,
+    pub(super) patience: Duration,
+    /// The names that it holds, with their contexts, whose SMs follow the plan. Their leases hold them.
+    names: Mutex<Vec<(Arc<String>, Weak<HeldName>)>>,
 }
 
 impl Shared {
     pub(super) fn status(&self) -> SharedStatus {
         self.membership.status()
+    }
+
+    /// Returns the names that are held.
+    pub(super) fn names(&self) -> Vec<(Arc<String>, Arc<HeldName>)> {
+        let mut names = self.names.lock();
+        names.retain(|(_, name)| name.strong_count() > 0);
+        let held = names.iter().filter_map(|(id, name)| {
+            let name = name.upgrade()?;
+            Some((Arc::clone(id), name))
+        });
+        held.collect()
+    }
+
+    fn add(&self, id: &Arc<String>, name: &Arc<HeldName>) {
+        let mut names = self.names.lock();
+        names.push((Arc::clone(id), Arc::downgrade(name)));
     }
 }
 
@@ -59,8 +83,12 @@ impl SmPartitionManager<String> {
     /// time. It is given back when its context is gone, with the last that holds its SMs, or when the process ends, however
     /// that comes; of a process that was killed, once the MPS server no longer lists it. A forked child holds nothing.
     ///
-    /// The plan stays as it is while a process holds a name of it. A change that reaches the others is not there yet, so
-    /// the manager refuses to rebalance, and to create partitions beside the plan.
+    /// The names and the split stay as they are while a process holds a name. Their shares can be changed, by
+    /// [`set_shares`](Self::set_shares) in any of the processes or by
+    /// [`SharedDevice::set_shares`](crate::SharedDevice::set_shares) in another: a thread of
+    /// this manager follows, by a strict hand-off. So work by [`PartitionStream`](crate::PartitionStream)s, which follow
+    /// the name; handles, streams and resources of a context keep its SMs, and a change that takes some of them waits,
+    /// and is refused in the end. The manager refuses to rebalance for itself, and to create partitions beside the plan.
     ///
     /// Only under MPS do processes run on the GPU at once (measured on an H200, driver 580: a request keeps its latency
     /// beside a flood in another process). NVIDIA promises that parts of a split are apart within one split call only; for
@@ -104,12 +132,17 @@ impl SmPartitionManager<String> {
         plan: &SharedPlan,
         claims: &[(&str, ContextPolicy)],
     ) -> Result<Self> {
-        let mut manager = Self::with_ids(device)?;
-        let state = &mut manager.state;
+        let (capabilities, missing) = (*device.capabilities(), device.missing_features());
+        let mut state = ManagerState::new(device, capabilities, missing, false);
         let joined = state.join(plan, claims);
         state.noting(Operation::Create, joined)?;
         state.note_partitions();
-        Ok(manager)
+        let state = Arc::new(state);
+        let watcher = Watcher::start(&state)?;
+        Ok(Self {
+            _watcher: Some(watcher),
+            state,
+        })
     }
 
     /// Claims one more name of the plan that the manager has joined, and creates its context.
@@ -163,27 +196,31 @@ impl ManagerState<String> {
         };
         let names: Vec<&str> = claims.iter().map(|(name, _)| *name).collect();
         let tested = Cell::new(None);
-        let (membership, held) =
-            Membership::join(&terms, &names, &|| device.with_primary(|| Ok(())), &|key| {
-                let planned = self.plan_for_all(&claim, &plan.partitions, &all)?;
-                let agreed = AgreedPlan::of(key, &plan.partitions, planned);
-                // Now, as nobody can hold a name meanwhile.
-                tested.set(Some(self.test_separation(plan, &agreed, &claim, &all)));
-                Ok(agreed)
-            })?;
+        let (membership, held) = Membership::join(&terms, &names, &connect(&device), &|key| {
+            let planned = self.plan_for_all(&claim, &plan.partitions, &all)?;
+            let agreed = AgreedPlan::of(key, &plan.partitions, planned);
+            // Now, as nobody can hold a name meanwhile.
+            tested.set(Some(self.test_separation(plan, &agreed, &claim, &all)));
+            Ok(agreed)
+        })?;
+        let agreed = membership.plan();
         if let Some(tested) = tested.take() {
-            keep_tested(&membership.status().folder, membership.plan(), &tested);
+            keep_tested(&membership.status().folder, &agreed, &tested);
         }
-        let mut split = self.split_as_agreed(&claim, membership.plan(), &all)?;
+        let mut split = self.split_as_agreed(&claim, &agreed, &all)?;
         let mut partitions = Vec::with_capacity(held.len());
-        for ((id, (_, policy)), name) in ids.iter().zip(claims).zip(held) {
-            partitions.push(self.make(&mut split, membership.plan(), id, *policy, name)?);
-        }
-        reached(SharingStep::Made);
-        self.shared = Some(Shared {
+        let shared = Shared {
             membership,
             patience: plan.patience,
-        });
+            names: Mutex::default(),
+        };
+        for ((id, (_, policy)), name) in ids.iter().zip(claims).zip(held) {
+            let name = Arc::new(name);
+            partitions.push(self.make(&mut split, &agreed, id, *policy, &name)?);
+            shared.add(id, &name);
+        }
+        reached(SharingStep::Made);
+        self.shared = Some(shared);
         let change = self.begin_change()?;
         *change.layout() = Some(split);
         change.registry.add(partitions);
@@ -195,22 +232,29 @@ impl ManagerState<String> {
         let shared = self.shared.as_ref().ok_or(SharingError::NotJoined)?;
         let id = Arc::new(name.to_owned());
         drop(self.begin_change_of(|ids| refuse_existing(ids, &id))?);
-        let membership = &shared.membership;
-        let connect = || self.device.with_primary(|| Ok(()));
+        let connect = connect(&self.device);
         // May wait for other processes, so not within a change.
-        let held = membership.claim(name, shared.patience, &connect)?;
-        let (change, ()) = self.begin_change_of(|ids| refuse_existing(ids, &id))?;
-        let mut layout = change.layout();
-        self.tidy(&mut layout);
-        let split = layout.as_mut().ok_or(SharingError::NotJoined)?;
-        let made = self.make(split, membership.plan(), &id, policy, held);
-        if made.is_err() {
+        let (held, plan) = shared.membership.claim(name, shared.patience, &connect)?;
+        let held = Arc::new(held);
+        let context = {
+            let (change, ()) = self.begin_change_of(|ids| refuse_existing(ids, &id))?;
+            let mut layout = change.layout();
             self.tidy(&mut layout);
-        }
-        let partition = made?;
-        reached(SharingStep::Made);
-        let context = partition.context().clone();
-        change.registry.add([partition]);
+            let split = layout.as_mut().ok_or(SharingError::NotJoined)?;
+            let made = self.make(split, &plan, &id, policy, &held);
+            if made.is_err() {
+                self.tidy(&mut layout);
+            }
+            let partition = made?;
+            reached(SharingStep::Made);
+            let context = partition.context().clone();
+            change.registry.add([partition]);
+            // Within the change: a name without a context would seem to have left all SMs.
+            shared.add(&id, &held);
+            context
+        };
+        // The plan may have changed since it was claimed.
+        shared.membership.events().notify();
         Ok(context)
     }
 
@@ -281,11 +325,17 @@ impl ManagerState<String> {
         agreed: &AgreedPlan,
         id: &Arc<String>,
         policy: ContextPolicy,
-        name: HeldName,
+        name: &Arc<HeldName>,
     ) -> Result<NamedPartition<String>> {
         let planned = &agreed.partitions[agreed.position(id)?].planned;
         let pieces = split.find(&planned.parts).unwrap_or_default();
         let context = split.create_as(name, &self.device, policy, planned.requested, &pieces)?;
         self.named(Arc::clone(id), context, pieces)
     }
+}
+
+/// Returns what makes the process a client of the MPS server, whose list of clients says something only to those.
+pub(super) fn connect(device: &CudaDevice) -> impl Fn() -> Result<()> {
+    let device = device.clone();
+    move || device.with_primary(|| Ok(()))
 }

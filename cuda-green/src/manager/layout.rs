@@ -349,18 +349,41 @@ impl Layout {
     /// back with the last handle, whether or not the manager is used again.
     pub(super) fn create_as(
         &mut self,
-        name: HeldName,
+        name: &Arc<HeldName>,
         device: &CudaDevice,
         policy: ContextPolicy,
         requested_sms: u32,
         pieces: &[usize],
     ) -> Result<GreenContext> {
-        self.withheld.retain(|(index, _)| !pieces.contains(index));
-        let name = Arc::new(name);
-        let leases = self.leases_of(pieces).into_iter();
-        let leases = leases.map(|lease| Lease::within((lease, Arc::clone(&name))));
+        let leases = self.leases_as(name, pieces);
         let (sms, resources) = self.sms(requested_sms, pieces);
-        GreenContext::create(device, policy, sms, &resources, leases.collect(), None)
+        GreenContext::create(device, policy, sms, &resources, leases, None)
+    }
+
+    /// Creates a context to take another's place, as [`create_in_place_of`](Self::create_in_place_of) does, of withheld
+    /// pieces or such as the name has.
+    pub(super) fn create_as_in_place_of(
+        &mut self,
+        name: &Arc<HeldName>,
+        device: &CudaDevice,
+        of: &GreenContext,
+        pieces: &[usize],
+    ) -> Result<GreenContext> {
+        let leases = self.leases_as(name, pieces);
+        let (sms, resources) = self.sms(of.requested_sms(), pieces);
+        GreenContext::create(device, *of.policy(), sms, &resources, leases, Some(of))
+    }
+
+    fn leases_as(&mut self, name: &Arc<HeldName>, pieces: &[usize]) -> Vec<Arc<Lease>> {
+        self.withheld.retain(|(index, _)| !pieces.contains(index));
+        let leases = self.leases_of(pieces).into_iter();
+        let leases = leases.map(|lease| Lease::within((lease, Arc::clone(name))));
+        leases.collect()
+    }
+
+    /// Returns whether nothing of this process can run on a piece: it is withheld.
+    pub(super) fn is_withheld(&self, piece: usize) -> bool {
+        self.withheld.iter().any(|(index, _)| *index == piece)
     }
 
     pub(super) fn is_in_use(&self) -> bool {

@@ -13,12 +13,18 @@ use crate::{
 
 impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     /// Puts the memory limits of all contexts within a budget, before there are any.
-    pub(super) fn set_memory_budget(&mut self, budget: &MemoryBudget) -> Result<()> {
+    pub(super) fn set_memory_budget(&self, budget: &MemoryBudget) -> Result<()> {
         let contexts = self.registry.len();
         if contexts > 0 {
             return Err(Error::AlreadyPartitioned { contexts });
         }
-        self.memory_budget = Some(budget.clone());
+        if self.memory_budget.set(budget.clone()).is_err() {
+            return Err(Error::InvalidArgument {
+                name: "budget",
+                value: budget.limit().to_string(),
+                reason: "the manager has a memory budget already",
+            });
+        }
         Ok(())
     }
 
@@ -30,7 +36,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
             Some((Arc::clone(id), pool.clone()))
         });
         let mut report = MemoryReport::default();
-        if let Some(budget) = &self.memory_budget {
+        if let Some(budget) = self.memory_budget.get() {
             report = report.with_budget("device", budget);
         }
         pools.iter().flatten().fold(report, |report, (id, pool)| {
@@ -45,7 +51,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         context: GreenContext,
         pieces: Pieces,
     ) -> Result<NamedPartition<Id>> {
-        if let Some(budget) = &self.memory_budget {
+        if let Some(budget) = self.memory_budget.get() {
             context.set_memory_budget(budget)?;
         }
         Ok(NamedPartition::new(id, context, pieces))

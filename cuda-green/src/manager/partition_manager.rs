@@ -1,6 +1,9 @@
 //! The public methods of the partition manager. Each calls the file that does the work.
 
-use std::fmt::{self, Debug};
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+};
 
 use cuda_green_sys::CUstream;
 #[cfg(feature = "test-utils")]
@@ -15,6 +18,7 @@ use super::{
     status::AllocationStatus,
     stream_home::StreamHome,
     verify::{Verification, VerificationMethod},
+    watcher::Watcher,
 };
 use crate::{
     device::CudaDevice,
@@ -58,7 +62,18 @@ use crate::{
 /// # }
 /// ```
 pub struct SmPartitionManager<Id = ContextId> {
-    pub(super) state: ManagerState<Id>,
+    /// Dropped first: it ends the thread that follows changes of a plan among processes.
+    pub(super) _watcher: Option<Watcher>,
+    pub(super) state: Arc<ManagerState<Id>>,
+}
+
+impl<Id> SmPartitionManager<Id> {
+    fn new_with(state: ManagerState<Id>) -> Self {
+        Self {
+            _watcher: None,
+            state: Arc::new(state),
+        }
+    }
 }
 
 impl SmPartitionManager {
@@ -76,9 +91,8 @@ impl SmPartitionManager {
     /// As [`with_ids`](Self::with_ids).
     pub fn on(device: &CudaDevice) -> Result<Self> {
         let (capabilities, missing) = (*device.capabilities(), device.missing_features());
-        Ok(Self {
-            state: ManagerState::new(device, capabilities, missing, true),
-        })
+        let state = ManagerState::new(device, capabilities, missing, true);
+        Ok(Self::new_with(state))
     }
 }
 
@@ -93,9 +107,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// Never fails today. It returns a `Result` because a later driver may have to be asked.
     pub fn with_ids(device: &CudaDevice) -> Result<Self> {
         let (capabilities, missing) = (*device.capabilities(), device.missing_features());
-        Ok(Self {
-            state: ManagerState::new(device, capabilities, missing, false),
-        })
+        let state = ManagerState::new(device, capabilities, missing, false);
+        Ok(Self::new_with(state))
     }
 
     /// Returns a manager that uses nothing newer than this CUDA version, whatever the driver can do: for tests of older
@@ -109,9 +122,8 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
         let capabilities = own.with_driver(version.min(own.driver));
         let missing = (!capabilities.green_contexts).then_some("the version asked for has none");
         let missing = device.missing_features().or(missing);
-        Ok(Self {
-            state: ManagerState::new(device, capabilities, missing, false),
-        })
+        let state = ManagerState::new(device, capabilities, missing, false);
+        Ok(Self::new_with(state))
     }
 
     /// Puts the memory limits of all contexts within one budget, the device's: together they never use more than that,
@@ -136,8 +148,9 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts.
-    pub fn with_memory_budget(mut self, budget: &MemoryBudget) -> Result<Self> {
+    /// [`Error::AlreadyPartitioned`](crate::Error::AlreadyPartitioned) where there are contexts;
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) where the manager has a budget.
+    pub fn with_memory_budget(self, budget: &MemoryBudget) -> Result<Self> {
         self.state.set_memory_budget(budget)?;
         Ok(self)
     }
@@ -432,7 +445,7 @@ impl<Id: Clone + Eq + Debug> SmPartitionManager<Id> {
 
     /// Returns the budget that the contexts' memory limits stand within, if there is one.
     pub fn memory_budget(&self) -> Option<&MemoryBudget> {
-        self.state.memory_budget.as_ref()
+        self.state.memory_budget.get()
     }
 
     /// Returns the memory figures of the budget (`device`) and of each context whose pool was asked for.

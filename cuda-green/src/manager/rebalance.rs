@@ -116,7 +116,7 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
     ) -> Result<Option<T>> {
         self.refuse_where_joined(
             "a rebalance",
-            "end the processes that hold the device, and let them agree on another plan",
+            "`set_shares` changes the plan for all of them",
         )?;
         let positions = |ids: &Ids<Id>| {
             let place = |shift: &Shift<&Id>| shift.try_map(|id| position(ids, &id));

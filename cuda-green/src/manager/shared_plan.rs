@@ -75,7 +75,8 @@ impl SharedPlan {
         }
     }
 
-    /// Waits as long as this for names that others hold, and for processes that hold another plan. Without it, these are
+    /// Waits as long as this for names that others hold, for processes that hold another plan, and in
+    /// [`set_shares`](crate::SmPartitionManager::set_shares) for those that are to leave SMs. Without it, the first two are
     /// errors at once.
     #[must_use]
     pub fn wait(self, patience: Duration) -> Self {

@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Debug,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, OnceLock, atomic::AtomicUsize},
 };
 
 #[cfg(feature = "metrics")]
@@ -37,7 +37,7 @@ pub(super) struct ManagerState<Id> {
     /// The largest number of green contexts, or `usize::MAX`.
     pub(super) context_limit: AtomicUsize,
     /// The budget that the contexts' memory limits stand within.
-    pub(super) memory_budget: Option<MemoryBudget>,
+    pub(super) memory_budget: OnceLock<MemoryBudget>,
     #[cfg(feature = "metrics")]
     pub(super) counters: SharedCounters,
 }
@@ -86,7 +86,7 @@ impl<Id> ManagerState<Id> {
             layout: Mutex::new(None),
             shared: None,
             context_limit: AtomicUsize::new(usize::MAX),
-            memory_budget: None,
+            memory_budget: OnceLock::new(),
             #[cfg(feature = "metrics")]
             counters: SharedCounters::default(),
         }
@@ -137,7 +137,12 @@ impl<Id> ManagerState<Id> {
         let Some(current) = layout else {
             return Ok(());
         };
-        current.free_all_but(&self.registry.used_pieces());
+        let mut used = self.registry.used_pieces();
+        if self.shared.is_some() {
+            // What a retired context has is no other name's of this manager.
+            used.taken.extend_from_slice(&used.leased);
+        }
+        current.free_all_but(&used);
         if self.shared.is_some() {
             current.withhold_free_pieces();
         }

@@ -14,7 +14,7 @@ pub(crate) struct NamedPartition<Id> {
     id: Arc<Id>,
     /// The context in force, as followers of the name see it.
     followed: Arc<ContextInForce>,
-    /// The pieces that it was created with, which it owns to its end.
+    /// The pieces that it was created with, which it owns to its end, or to a change of a plan among processes.
     own_pieces: Pieces,
     /// The index of the generation in force.
     in_force: usize,
@@ -144,6 +144,11 @@ impl<Id> NamedPartition<Id> {
             self.in_force -= 1;
         }
         Ok(Some(self.generations.remove(index).context))
+    }
+
+    /// Makes the pieces in force its own.
+    pub(crate) fn own_what_is_in_force(&mut self) {
+        self.own_pieces = self.pieces().to_vec();
     }
 
     /// Waits for the work of all its contexts and destroys them.

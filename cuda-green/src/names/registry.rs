@@ -276,6 +276,64 @@ impl<Id> RegistryChange<'_, Id> {
         });
     }
 
+    /// Returns the pieces that a partition has in force.
+    pub(crate) fn pieces_in_force(&self, index: usize) -> Option<Pieces> {
+        self.registry.read(|partitions| {
+            let partition = partitions.get(index);
+            partition.map(|partition| partition.pieces().to_vec())
+        })
+    }
+
+    /// Returns the generation in force of each partition, but that over these pieces of one; none if that is missing.
+    pub(crate) fn in_force_but(
+        &self,
+        index: usize,
+        pieces: &[usize],
+    ) -> Option<Vec<(usize, usize)>> {
+        self.registry.read(|partitions| {
+            let partitions = partitions.iter().enumerate();
+            let generations = partitions.map(|(at, partition)| {
+                let generation = if at == index {
+                    partition.find(pieces)?
+                } else {
+                    partition.in_force()
+                };
+                Some((at, generation))
+            });
+            generations.collect()
+        })
+    }
+
+    /// Makes the pieces that a partition has in force its own.
+    pub(crate) fn own_what_is_in_force(&self, index: usize) {
+        self.write(|partitions| {
+            let partition = partitions.get_mut(index);
+            partition.map(NamedPartition::own_what_is_in_force)
+        });
+    }
+
+    /// Returns the retired contexts of a partition, and the pieces of all contexts of the others, as
+    /// [`retire`](Self::retire) wants those that stay.
+    pub(crate) fn retired_of(&self, index: usize) -> (Vec<GreenContext>, Vec<Vec<Pieces>>) {
+        self.registry.read(|partitions| {
+            let retired = partitions.get(index).into_iter().flat_map(|partition| {
+                let generations = partition.generations().iter().enumerate();
+                generations.filter(|(at, _)| *at != partition.in_force())
+            });
+            let retired = retired.map(|(_, generation)| generation.context.clone());
+            let kept = partitions.iter().enumerate().map(|(at, partition)| {
+                let generations = partition.generations().iter();
+                let pieces = generations.map(|generation| generation.pieces.clone());
+                if at == index {
+                    Vec::new()
+                } else {
+                    pieces.collect()
+                }
+            });
+            (retired.collect(), kept.collect())
+        })
+    }
+
     /// Returns the contexts of generations, each given with its partition's index, and the largest number of green
     /// contexts behind any generation of its name.
     pub(crate) fn with_most_siblings(

@@ -2,7 +2,9 @@
 
 use super::plan_text;
 use crate::{
-    planner::{Part, PartitionRequest, Plan, PlannedPartition, SplitCall, SplitStrategy},
+    planner::{
+        Part, PartitionRequest, Plan, PlannedPartition, SmRequest, SplitCall, SplitStrategy,
+    },
     sharing_error::SharingError,
 };
 
@@ -29,7 +31,10 @@ pub(crate) struct PlanKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AgreedPartition {
     pub(crate) name: String,
+    /// What the list of partitions asks for, on which processes agree.
     pub(crate) request: PartitionRequest,
+    /// What it is to have since the last change.
+    pub(crate) share: SmRequest,
     pub(crate) planned: PlannedPartition,
 }
 
@@ -53,6 +58,17 @@ pub(super) struct Difference {
     pub(super) help: &'static str,
 }
 
+impl From<Difference> for SharingError {
+    fn from(difference: Difference) -> Self {
+        Self::AnotherPlan {
+            field: difference.field,
+            theirs: difference.theirs,
+            ours: difference.ours,
+            help: difference.help,
+        }
+    }
+}
+
 impl AgreedPlan {
     /// Returns the plan of these requests, which the planner met in their order.
     pub(crate) fn of(key: &PlanKey, requests: &[(String, PartitionRequest)], plan: Plan) -> Self {
@@ -67,6 +83,7 @@ impl AgreedPlan {
                 .map(|((name, request), planned)| AgreedPartition {
                     name: name.clone(),
                     request: *request,
+                    share: request.sms,
                     planned,
                 })
                 .collect(),
@@ -80,6 +97,24 @@ impl AgreedPlan {
             name: name.to_owned(),
             names: self.partitions.iter().map(|one| one.name.clone()).collect(),
         })
+    }
+
+    /// Returns whether the two divide one split among the same names, so that a part of it is the same SMs in both.
+    pub(crate) fn has_the_split_of(&self, other: &Self) -> bool {
+        let names = |plan: &Self| {
+            let names = plan.partitions.iter();
+            names
+                .map(|one| (one.name.clone(), one.request))
+                .collect::<Vec<_>>()
+        };
+        let split = |plan: &Self| (plan.strategy, plan.call.clone(), plan.nested.clone());
+        self.key == other.key && split(self) == split(other) && names(self) == names(other)
+    }
+
+    /// Returns the parts of each name.
+    pub(crate) fn parts(&self, index: usize) -> &[Part] {
+        let partition = self.partitions.get(index);
+        partition.map_or(&[], |partition| &partition.planned.parts)
     }
 
     /// Returns the first difference from these facts and requests; no requests stand for any.

@@ -1,4 +1,5 @@
-//! The file of claims: a record for each name of a plan, and behind them a byte to lock for each.
+//! The file of claims: a record for each name of a plan, and behind them a byte to lock for each. At its head are the
+//! count of events and the number of the plan that was announced last.
 //!
 //! It is made once and never replaced, as locks belong to the file and not to its path. All its bytes are written when
 //! it is made, so that a full disk is found then, and not by a process that has a name already.
@@ -9,7 +10,7 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::PathBuf,
     process,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
 };
 
 use super::{
@@ -25,6 +26,9 @@ const FIRST: &[u8] = b"cuda-green claims 1\n";
 /// Bytes before the records.
 const HEAD: usize = 64;
 const LENGTH_OF_FILE: usize = HEAD + MOST_NAMES * LENGTH;
+/// The place of the count of events, and that of the number that was announced last.
+pub(super) const COUNT_PLACE: u64 = 32;
+const ANNOUNCED_PLACE: u64 = 40;
 /// The byte that whoever changes the plan locks, and behind it those of the names: beyond the file's end, where no one
 /// reads or writes.
 const CHANGES: i64 = 1 << 20;
@@ -35,15 +39,38 @@ const NAMES: i64 = CHANGES + 1;
 pub(super) struct Claims {
     descriptor: Descriptor,
     path: PathBuf,
-    /// A bit for each name whose lock was kept: an open file never refuses itself.
+    /// A bit for each name whose lock this file has, or is about to take. An open file never refuses itself, so these
+    /// bits keep threads of one manager apart.
+    taken: AtomicU64,
+    /// Those of them that were kept.
     kept: AtomicU64,
+    /// Whether this file has the lock of changes.
+    changes: AtomicBool,
 }
 
 /// The lock of some bytes, given back at its end.
 pub(super) struct Locked<'a> {
     claims: &'a Claims,
-    start: i64,
-    len: i64,
+    what: What,
+}
+
+/// What is locked.
+#[derive(Clone, Copy)]
+enum What {
+    Changes,
+    AllNames,
+    Name(usize),
+}
+
+impl What {
+    /// Returns the first byte, and their number.
+    fn bytes(self) -> (i64, i64) {
+        match self {
+            Self::Changes => (CHANGES, 1),
+            Self::AllNames => (NAMES, MOST_NAMES as i64),
+            Self::Name(index) => (NAMES + index as i64, 1),
+        }
+    }
 }
 
 impl Claims {
@@ -69,7 +96,9 @@ impl Claims {
                 other => other,
             })?,
             path: path.clone(),
+            taken: AtomicU64::new(0),
             kept: AtomicU64::new(0),
+            changes: AtomicBool::new(false),
         };
         let mut head = [0; FIRST.len()];
         let found = claims.descriptor.with(|file| {
@@ -92,25 +121,27 @@ impl Claims {
 
     /// Locks the plan against changes by others; returns none where another has the lock.
     pub(super) fn try_lock_changes(&self) -> Result<Option<Locked<'_>>, SharingError> {
-        self.try_lock(CHANGES, 1)
+        self.try_lock(What::Changes)
     }
 
     /// Locks all names; returns none where another process has one.
     pub(super) fn try_lock_all(&self) -> Result<Option<Locked<'_>>, SharingError> {
-        self.try_lock(NAMES, MOST_NAMES as i64)
+        self.try_lock(What::AllNames)
     }
 
     /// Locks a name; returns none where another has it, or this file keeps it.
     pub(super) fn try_lock_name(&self, index: usize) -> Result<Option<Locked<'_>>, SharingError> {
-        if self.is_held_here(index) {
-            return Ok(None);
-        }
-        self.try_lock(NAMES + index as i64, 1)
+        self.try_lock(What::Name(index))
     }
 
     /// Returns whether this file keeps a name.
     pub(super) fn is_held_here(&self, index: usize) -> bool {
-        self.kept.load(Ordering::Acquire) & bit(index) != 0
+        self.kept.load(SeqCst) & bit(index) != 0
+    }
+
+    /// Returns whether anyone has the lock of a name, or is about to take it in this file.
+    pub(super) fn is_taken(&self, index: usize) -> Result<bool, SharingError> {
+        Ok(self.taken.load(SeqCst) & bit(index) != 0 || self.is_held_elsewhere(index)?)
     }
 
     /// Returns whether another open file has the lock of a name.
@@ -119,21 +150,47 @@ impl Claims {
         held.map_err(|error| self.failed("asking for locks of", error))
     }
 
-    fn try_lock(&self, start: i64, len: i64) -> Result<Option<Locked<'_>>, SharingError> {
+    fn try_lock(&self, what: What) -> Result<Option<Locked<'_>>, SharingError> {
+        if !self.take(what) {
+            return Ok(None);
+        }
+        let (start, len) = what.bytes();
         let locked = self.descriptor.try_lock(start, len);
+        if !matches!(locked, Ok(true)) {
+            self.let_go(what);
+        }
         let locked = locked.map_err(|error| self.failed("locking", error))?;
-        Ok(locked.then_some(Locked {
-            claims: self,
-            start,
-            len,
-        }))
+        Ok(locked.then_some(Locked { claims: self, what }))
+    }
+
+    /// Takes something for a thread of this process, unless another one has it by this file.
+    fn take(&self, what: What) -> bool {
+        match what {
+            What::Changes => !self.changes.swap(true, SeqCst),
+            What::AllNames => {
+                let taken = self.taken.compare_exchange(0, u64::MAX, SeqCst, SeqCst);
+                taken.is_ok()
+            }
+            What::Name(index) => self.taken.fetch_or(bit(index), SeqCst) & bit(index) == 0,
+        }
+    }
+
+    fn let_go(&self, what: What) {
+        match what {
+            What::Changes => self.changes.store(false, SeqCst),
+            What::AllNames => self.taken.store(0, SeqCst),
+            What::Name(index) => {
+                self.taken.fetch_and(!bit(index), SeqCst);
+            }
+        }
     }
 
     /// Gives the lock of a name back that was kept.
     pub(super) fn unlock_name(&self, index: usize) -> Result<(), SharingError> {
         let unlocked = self.descriptor.unlock(NAMES + index as i64, 1);
         // Not before: a claim by another thread of this process must not be unlocked with this one.
-        self.kept.fetch_and(!bit(index), Ordering::AcqRel);
+        self.kept.fetch_and(!bit(index), SeqCst);
+        self.let_go(What::Name(index));
         unlocked.map_err(|error| self.failed("unlocking", error))
     }
 
@@ -162,6 +219,43 @@ impl Claims {
         written.map_err(|error| self.failed("writing", error))
     }
 
+    /// Returns the count of events.
+    pub(super) fn read_count(&self) -> Result<u32, SharingError> {
+        let mut bytes = [0; 4];
+        let read = self
+            .descriptor
+            .with(|file| file.read_exact_at(&mut bytes, COUNT_PLACE));
+        read.map_err(|error| self.failed("reading", error))?;
+        Ok(u32::from_ne_bytes(bytes)) // the kernel compares it as this machine has it
+    }
+
+    pub(super) fn write_count(&self, count: u32) -> Result<(), SharingError> {
+        let bytes = count.to_ne_bytes();
+        let written = self
+            .descriptor
+            .with(|file| file.write_all_at(&bytes, COUNT_PLACE));
+        written.map_err(|error| self.failed("writing", error))
+    }
+
+    /// Returns the number of the plan that was announced last.
+    pub(super) fn read_announced(&self) -> Result<u64, SharingError> {
+        let mut bytes = [0; 8];
+        let read = self
+            .descriptor
+            .with(|file| file.read_exact_at(&mut bytes, ANNOUNCED_PLACE));
+        read.map_err(|error| self.failed("reading", error))?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Notes the number of a plan that will be announced. The caller has the lock of changes.
+    pub(super) fn write_announced(&self, number: u64) -> Result<(), SharingError> {
+        let bytes = number.to_le_bytes();
+        let written = self
+            .descriptor
+            .with(|file| file.write_all_at(&bytes, ANNOUNCED_PLACE));
+        written.map_err(|error| self.failed("writing", error))
+    }
+
     /// Returns whether this is the process that opened the file, and no child of it.
     pub(super) fn is_own(&self) -> bool {
         self.descriptor.is_own()
@@ -184,7 +278,7 @@ impl Claims {
         })
     }
 
-    fn failed(&self, what: &'static str, error: io::Error) -> SharingError {
+    pub(super) fn failed(&self, what: &'static str, error: io::Error) -> SharingError {
         if error.raw_os_error() == Some(libc::EBADF) && !self.is_own() {
             return SharingError::Forked;
         }
@@ -199,14 +293,17 @@ impl Claims {
 impl Locked<'_> {
     /// Keeps the lock of a name until that is given back, or the file is closed.
     pub(super) fn keep(self, index: usize) {
-        self.claims.kept.fetch_or(bit(index), Ordering::AcqRel);
+        self.claims.kept.fetch_or(bit(index), SeqCst);
         std::mem::forget(self);
     }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.claims.descriptor.unlock(self.start, self.len) {
+        let (start, len) = self.what.bytes();
+        let unlocked = self.claims.descriptor.unlock(start, len);
+        self.claims.let_go(self.what);
+        if let Err(error) = unlocked {
             log::error!("unlocking {}: {error}", self.claims.path.display());
         }
     }
@@ -224,7 +321,7 @@ fn place(index: usize) -> u64 {
 /// Makes the file under a name of its own, and gives it the right one unless another process was faster.
 fn make(folder: &Folder, name: &str) -> io::Result<()> {
     static MADE: AtomicU32 = AtomicU32::new(0);
-    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let number = MADE.fetch_add(1, SeqCst);
     let beside = folder.within(&format!("{name}.{}.{number}.new", process::id()));
     let _ = fs::remove_file(&beside); // of a killed process of this number
     let mut bytes = vec![0; LENGTH_OF_FILE];

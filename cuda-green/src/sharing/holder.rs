@@ -42,7 +42,7 @@ pub(super) fn holder(
 }
 
 /// Returns the name of a holder's program, as the kernel has it: at most 15 bytes.
-fn program(holder: &Holder) -> Option<String> {
+pub(super) fn program(holder: &Holder) -> Option<String> {
     let name = fs::read(format!("/proc/{}/comm", holder.pid)).ok()?;
     // Asked afterwards, so that it is not that of another process with this number.
     let is_alive = super::process::life(holder) == super::process::Life::Alive;

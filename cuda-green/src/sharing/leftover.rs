@@ -68,6 +68,7 @@ pub(super) fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sharing::record::Hindrance;
 
     const OWN: u32 = 7;
     const DEAD: Holder = Holder {
@@ -76,6 +77,8 @@ mod tests {
         namespace: 2,
         since: 3,
         generation: 4,
+        left_for: 0,
+        hindrance: Hindrance::None,
     };
 
     fn judged(life: Life, clients: Clients) -> bool {

@@ -1,79 +1,38 @@
-//! Joining: agreeing on a plan, and claiming names of it.
-//!
-//! Two rules keep an SM from being given to two processes:
-//!
-//! - A plan is replaced only by who holds the locks of all names (and that of changes, which keeps two such apart).
-//! - Who claims a name first locks it and then reads the plan again: if it is another one by now, the claim was made
-//!   under a plan that is gone, and is given back. From then on the plan stays, as the name is held.
+//! The membership of a process in a plan: joining, claiming names, following changes of the plan, and making them.
 
-use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    process,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    agreed_plan::{AgreedPlan, MOST_NAMES, PlanKey, check_names},
-    claims::{Claims, give_back},
-    folder::{self, Folder},
-    holder::holder,
-    leftover::{self, Leftover},
-    mps::{self, Clients},
-    process::{Life, boot, life, own},
-    record::{Holder, Record},
-    separation,
-    status::{NameHolder, SharedName, SharedStatus},
+    agreed_plan::{AgreedPlan, PlanKey, check_names},
+    event_count::EventCount,
+    held_name::HeldName,
+    place::{Place, retry},
+    protocol, separation,
+    status::{NameHolder, PlanChange, SharedName, SharedStatus},
     steps::{SharingStep, reached},
-    store,
     terms::Terms,
 };
 use crate::{
     error::{Error, Result},
-    planner::PartitionRequest,
+    planner::{Part, SmRequest},
     sharing_error::SharingError,
+    sync::Mutex,
 };
-
-/// The time between two attempts at what another process has.
-const PAUSE: Duration = Duration::from_millis(2);
-/// The same where each attempt asks the MPS server's control program.
-const LONG_PAUSE: Duration = Duration::from_millis(100);
-/// How long to wait, patient or not, for what others do in a moment: to plan, to write a record.
-const A_MOMENT: Duration = Duration::from_secs(2);
 
 /// A plan that this process has joined.
 #[derive(Debug)]
 pub(crate) struct Membership {
     place: Place,
-    plan: AgreedPlan,
+    /// The plan as it was seen last.
+    plan: Mutex<Arc<AgreedPlan>>,
 }
 
-/// A name that this process holds until this value ends.
-#[derive(Debug)]
-pub(crate) struct HeldName {
-    claims: Arc<Claims>,
-    index: usize,
-}
-
-/// The files of a device's plan, and the facts that it must be for.
-#[derive(Debug)]
-struct Place {
-    folder: Folder,
-    claims: Arc<Claims>,
-    plan_file: String,
-    claims_file: String,
-    /// The pipes of the MPS server, if the process is a client of one.
-    pipes: Option<PathBuf>,
-    key: PlanKey,
-}
-
-impl Drop for HeldName {
-    fn drop(&mut self) {
-        give_back(&self.claims, self.index);
-    }
+/// The plans as a holder sees them.
+#[derive(Clone, Debug)]
+pub(crate) struct Outlook {
+    pub(crate) plan: Arc<AgreedPlan>,
+    /// The plan that is announced, if one is.
+    pub(crate) next: Option<AgreedPlan>,
 }
 
 impl Membership {
@@ -85,9 +44,7 @@ impl Membership {
         connect: &dyn Fn() -> Result<()>,
         plan: &dyn Fn(&PlanKey) -> Result<AgreedPlan>,
     ) -> Result<(Self, Vec<HeldName>)> {
-        if cuda_green_sys::privileges_are_raised() {
-            return Err(SharingError::RaisedPrivileges.into());
-        }
+        refuse_raised()?;
         check_names(terms.requests)?;
         let place = Place::open(terms)?;
         let (plan, held) = retry(terms.patience, || {
@@ -99,33 +56,91 @@ impl Membership {
                 held => Ok((agreed, held?)),
             }
         })?;
+        let plan = Mutex::new(Arc::new(plan));
         Ok((Self { place, plan }, held))
     }
 
-    /// Claims one more name of the plan, which must still be in force.
+    /// Claims one more name of the plan, which must still be in force, or have been changed only. Returns the name, and
+    /// the plan under which it was claimed.
     pub(crate) fn claim(
         &self,
         name: &str,
         patience: Duration,
         connect: &dyn Fn() -> Result<()>,
-    ) -> Result<HeldName> {
-        let held = retry(patience, || {
+    ) -> Result<(HeldName, Arc<AgreedPlan>)> {
+        retry(patience, || {
             // First, as names of another plan say nothing.
-            self.place.check_in_force(&self.plan)?;
-            self.place.claim(&self.plan, &[name], connect)
-        })?;
-        let one = held.into_iter().next();
-        one.ok_or_else(|| SharingError::Busy.into())
+            let plan = self.look()?.plan;
+            let held = match self.place.claim(&plan, &[name], connect) {
+                // Changed meanwhile, or else the next attempt finds that it is gone.
+                Err(Error::Sharing(SharingError::Replaced)) => {
+                    return Err(SharingError::Busy.into());
+                }
+                held => held?,
+            };
+            let one = held.into_iter().next().ok_or(SharingError::Busy)?;
+            Ok((one, plan))
+        })
     }
 
-    pub(crate) fn plan(&self) -> &AgreedPlan {
-        &self.plan
+    /// Returns the plan as it was seen last.
+    pub(crate) fn plan(&self) -> Arc<AgreedPlan> {
+        Arc::clone(&self.plan.lock())
+    }
+
+    /// Looks at the plan in force and the one that is announced.
+    ///
+    /// # Errors
+    /// [`SharingError::Replaced`] where the plan is another one, and no change of that which was joined.
+    pub(crate) fn look(&self) -> Result<Outlook, SharingError> {
+        // In this order: what was announced and is no more has come into force by now, or was withdrawn.
+        let next = self.place.read_next();
+        let plan = self.place.read()?.ok_or(SharingError::Replaced)?;
+        let mut own = self.plan.lock();
+        if !plan.has_the_split_of(&own) {
+            return Err(SharingError::Replaced);
+        }
+        if **own != plan {
+            *own = Arc::new(plan);
+        }
+        let plan = Arc::clone(&own);
+        drop(own);
+        let is_announced = |next: &AgreedPlan| {
+            protocol::is_announced(plan.generation, next.generation) && next.has_the_split_of(&plan)
+        };
+        let next = next?.filter(is_announced);
+        Ok(Outlook { plan, next })
+    }
+
+    /// Ends a change that nobody goes on with. Returns whether none is announced any more.
+    pub(crate) fn settle(&self) -> Result<bool, SharingError> {
+        self.place.settle()
+    }
+
+    /// Changes the shares of some names in the plan.
+    pub(crate) fn change(
+        &self,
+        wanted: &[(String, SmRequest)],
+        patience: Duration,
+        connect: &dyn Fn() -> Result<()>,
+    ) -> Result<PlanChange> {
+        self.look()?;
+        self.place.change(wanted, patience, connect)
+    }
+
+    /// Returns what wakes this process when another changes something.
+    pub(crate) fn events(&self) -> Arc<EventCount> {
+        Arc::clone(&self.place.events)
     }
 
     /// Returns the plan and who holds its names.
     pub(crate) fn status(&self) -> SharedStatus {
+        let outlook = self.look().unwrap_or_else(|_| Outlook {
+            plan: self.plan(),
+            next: None,
+        });
         let place = &self.place;
-        let names = self.plan.partitions.iter().enumerate();
+        let names = outlook.plan.partitions.iter().enumerate();
         let names = names.map(|(index, partition)| SharedName {
             name: partition.name.clone(),
             sm_count: partition.planned.sm_count,
@@ -138,241 +153,27 @@ impl Membership {
         });
         SharedStatus {
             folder: place.folder.path().to_owned(),
-            generation: self.plan.generation,
+            generation: outlook.plan.generation,
+            announced: outlook.next.map(|next| next.generation),
             under_mps: place.pipes.is_some(),
-            separation: separation::kept(&place.folder, &self.plan),
+            separation: separation::kept(&place.folder, &outlook.plan),
             names: names.collect(),
         }
     }
 }
 
-impl Place {
-    fn open(terms: &Terms<'_>) -> Result<Self, SharingError> {
-        let path = match terms.folder {
-            Some(path) => path.to_owned(),
-            None => folder::default_path(terms.under_mps)?,
-        };
-        let folder = Folder::open(&path)?;
-        let device: String = terms
-            .device
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let claims_file = format!("{device}.claims");
-        let pipes = terms.under_mps.then(mps::pipes);
-        let key = PlanKey {
-            device: terms.device,
-            server: pipes.as_deref().map(server).transpose()?,
-            sm_count: terms.sm_count,
-            driver: terms.driver,
-            boot: boot()
-                .map_err(|error| failed("reading", "/proc/sys/kernel/random/boot_id", error))?,
-        };
-        Ok(Self {
-            claims: Arc::new(Claims::open(&folder, &claims_file)?),
-            folder,
-            plan_file: format!("{device}.plan"),
-            claims_file,
-            pipes,
-            key,
-        })
-    }
-
-    /// Returns the plan in force; where there is none, or one for other facts or requests whose names nobody holds, makes
-    /// one.
-    fn agree(
-        &self,
-        requests: &[(String, PartitionRequest)],
-        connect: &dyn Fn() -> Result<()>,
-        plan: &dyn Fn(&PlanKey) -> Result<AgreedPlan>,
-    ) -> Result<AgreedPlan> {
-        let difference = |found: &AgreedPlan| found.difference(&self.key, requests);
-        let fits = |found: &AgreedPlan| difference(found).is_none();
-        if let Some(found) = self.read()?.filter(fits) {
-            return Ok(found);
-        }
-        let _changes = self.claims.try_lock_changes()?.ok_or(SharingError::Busy)?;
-        let other = self.read()?;
-        let difference = other.as_ref().and_then(difference);
-        if let (Some(found), None) = (&other, &difference) {
-            return Ok(found.clone());
-        }
-        let Some(_all) = self.claims.try_lock_all()? else {
-            return Err(match difference {
-                Some(difference) => SharingError::AnotherPlan {
-                    field: difference.field,
-                    theirs: difference.theirs,
-                    ours: difference.ours,
-                    help: difference.help,
-                },
-                None => SharingError::File {
-                    path: self.folder.shown(&self.plan_file),
-                    problem: "it is gone while processes hold names of it".to_owned(),
-                },
-            }
-            .into());
-        };
-        if requests.is_empty() {
-            return Err(SharingError::NoPlan.into());
-        }
-        let is_of_now = other
-            .as_ref()
-            .is_none_or(|other| other.key.boot == self.key.boot);
-        for index in 0..MOST_NAMES {
-            if is_of_now {
-                let name = other.as_ref().and_then(|other| other.partitions.get(index));
-                let name = name.map_or("a name of an earlier plan", |name| &name.name);
-                self.check_leftover(index, name, connect)?;
-            }
-            self.claims.write(index, Record::Clear)?;
-        }
-        reached(SharingStep::Planning);
-        let made = AgreedPlan {
-            generation: other.map_or(0, |other| other.generation).saturating_add(1),
-            ..plan(&self.key)?
-        };
-        store::replace(&self.folder, &self.plan_file, &made)?;
-        Ok(made)
-    }
-
-    /// Claims names of a plan: all or none.
-    fn claim(
-        &self,
-        plan: &AgreedPlan,
-        names: &[&str],
-        connect: &dyn Fn() -> Result<()>,
-    ) -> Result<Vec<HeldName>> {
-        let mut held = Vec::with_capacity(names.len());
-        for name in names {
-            let index = plan.position(name)?;
-            let Some(lock) = self.claims.try_lock_name(index)? else {
-                return Err(self.held(index, name)?.into());
-            };
-            reached(SharingStep::NameLocked);
-            self.check_leftover(index, name, connect)?;
-            let own =
-                own(plan.generation).map_err(|error| failed("reading", "/proc/self", error))?;
-            self.claims.write(index, Record::Of(own))?;
-            lock.keep(index);
-            held.push(HeldName {
-                claims: Arc::clone(&self.claims),
-                index,
-            });
-            reached(SharingStep::NameRecorded);
-        }
-        self.claims
-            .check_in_place(&self.folder, &self.claims_file)?;
-        self.check_in_force(plan)?;
-        reached(SharingStep::Claimed);
-        Ok(held)
-    }
-
-    fn check_in_force(&self, plan: &AgreedPlan) -> Result<(), SharingError> {
-        if self.read()?.as_ref() == Some(plan) {
-            Ok(())
-        } else {
-            Err(SharingError::Replaced)
-        }
-    }
-
-    fn read(&self) -> Result<Option<AgreedPlan>, SharingError> {
-        store::read(&self.folder, &self.plan_file)
-    }
-
-    /// Ensures that the SMs of a name, whose lock this process has, are idle.
-    fn check_leftover(
-        &self,
-        index: usize,
-        name: &str,
-        connect: &dyn Fn() -> Result<()>,
-    ) -> Result<()> {
-        let record = self.claims.read(index)?;
-        if record == Record::Clear {
-            return Ok(());
-        }
-        if self.pipes.is_some() {
-            connect()?;
-        }
-        match self.judge(record) {
-            Leftover::Clear => Ok(()),
-            Leftover::Dirty(reason) => Err(SharingError::Dirty {
-                name: name.to_owned(),
-                holder: in_words(record),
-                reason,
-            }
-            .into()),
-        }
-    }
-
-    fn judge(&self, record: Record) -> Leftover {
-        leftover::judge(record, process::id(), life, || match &self.pipes {
-            None => Clients::WithoutServer,
-            Some(pipes) => mps::clients(pipes),
-        })
-    }
-
-    /// Returns the error for a name that another has locked.
-    fn held(&self, index: usize, name: &str) -> Result<SharingError, SharingError> {
-        let record = self.claims.read(index)?;
-        Ok(match record {
-            Record::Of(holder) if matches!(life(&holder), Life::Alive | Life::Unknown) => {
-                SharingError::Held {
-                    name: name.to_owned(),
-                    holder: Some(in_words(record)),
-                }
-            }
-            // It is being claimed or given back, or the plan is being made: soon it is known what it is.
-            _ => SharingError::Busy,
-        })
-    }
-
-    /// Returns the holder of a name.
-    fn holder(&self, index: usize) -> Result<NameHolder, SharingError> {
-        holder(&self.claims, index, |record| self.judge(record))
+impl Outlook {
+    /// Returns the parts that a holder of a name is to use, which uses some now, and whether it may then say that it left
+    /// for the announced plan.
+    pub(crate) fn parts_to_use(&self, index: usize, used: &[Part]) -> Vec<Part> {
+        let next = self.next.as_ref().map(|next| next.parts(index));
+        protocol::parts_to_use(used, self.plan.parts(index), next)
     }
 }
 
-/// Tries until it works, or until there is nothing more to wait for.
-fn retry<T>(patience: Duration, attempt: impl Fn() -> Result<T>) -> Result<T> {
-    let begun = Instant::now();
-    loop {
-        let error = match attempt() {
-            Err(error) => error,
-            done => return done,
-        };
-        let (patience, pause) = match &error {
-            Error::Sharing(SharingError::Busy) => (patience.max(A_MOMENT), PAUSE),
-            Error::Sharing(SharingError::Held { .. } | SharingError::AnotherPlan { .. }) => {
-                (patience, PAUSE)
-            }
-            Error::Sharing(SharingError::Dirty { .. }) => (patience, LONG_PAUSE),
-            _ => return Err(error),
-        };
-        if begun.elapsed() >= patience {
-            return Err(error);
-        }
-        thread::sleep(pause);
+pub(super) fn refuse_raised() -> Result<(), SharingError> {
+    if cuda_green_sys::privileges_are_raised() {
+        return Err(SharingError::RaisedPrivileges);
     }
-}
-
-/// Returns what tells one MPS server from another: the folder of its pipes.
-fn server(pipes: &Path) -> Result<(u64, u64), SharingError> {
-    let found = fs::metadata(pipes);
-    let found = found.map_err(|error| failed("finding the MPS server's pipes in", pipes, error))?;
-    Ok((found.dev(), found.ino()))
-}
-
-fn in_words(record: Record) -> String {
-    match record {
-        Record::Of(Holder { pid, .. }) => format!("process {pid}"),
-        _ => "a process".to_owned(),
-    }
-}
-
-fn failed(what: &'static str, path: impl Into<PathBuf>, error: io::Error) -> SharingError {
-    SharingError::Io {
-        what,
-        path: path.into(),
-        error,
-    }
+    Ok(())
 }

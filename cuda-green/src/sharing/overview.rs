@@ -17,6 +17,7 @@ use super::{
     leftover::{self, Leftover},
     mps::{self, Clients, Server},
     process::{boot, life},
+    protocol,
     record::Record,
     separation::{self, Separation},
     shared_device::{DeviceUuid, PlanMps, SharedDevice},
@@ -30,6 +31,7 @@ pub(super) struct Found {
     pub(super) uuid: DeviceUuid,
     pub(super) plan: AgreedPlan,
     folder: PathBuf,
+    announced: Option<u64>,
     /// None where no process ever claimed a name.
     pub(super) claims: Option<Claims>,
     pub(super) mps: SeenMps,
@@ -108,6 +110,7 @@ fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
         let claims = is_there.then(|| Claims::open(folder, &file)).transpose()?;
         found.push(Found {
             uuid,
+            announced: announced(folder, &device, &plan),
             mps: SeenMps::of(&plan.key),
             separation: separation::kept(folder, &plan),
             plan,
@@ -116,6 +119,12 @@ fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
         });
     }
     Ok(found)
+}
+
+/// Returns the number of the plan that is announced, if one is.
+fn announced(folder: &Folder, device: &str, plan: &AgreedPlan) -> Option<u64> {
+    let next = store::read(folder, &format!("{device}.next")).ok()??;
+    protocol::is_announced(plan.generation, next.generation).then_some(next.generation)
 }
 
 impl Found {
@@ -140,6 +149,7 @@ impl Found {
             status: SharedStatus {
                 folder: self.folder.clone(),
                 generation: self.plan.generation,
+                announced: self.announced,
                 under_mps: key.server.is_some(),
                 separation: self.separation.clone(),
                 names: names.collect(),
@@ -165,7 +175,7 @@ impl Found {
 }
 
 impl SeenMps {
-    fn of(key: &PlanKey) -> Self {
+    pub(super) fn of(key: &PlanKey) -> Self {
         let Some(theirs) = key.server else {
             return Self::None;
         };
@@ -198,7 +208,7 @@ impl SeenMps {
 
     /// Returns the clients for a judgement by who may be none. That expects to find itself in the list, which shows that
     /// its numbers are those seen here; here the servers' own numbers show it.
-    fn clients(&self) -> Clients {
+    pub(super) fn clients(&self) -> Clients {
         match self {
             Self::None => Clients::WithoutServer,
             Self::Servers { servers, .. } => {

@@ -78,21 +78,16 @@ fn partition_line(partition: &AgreedPartition) -> String {
     let AgreedPartition {
         name,
         request,
+        share,
         planned,
     } = partition;
-    let sms = match request.sms {
-        SmRequest::AtLeast(count) => format!("at-least:{count}"),
-        SmRequest::Target(count) => format!("target:{count}"),
-        SmRequest::Percent(percent) => format!("percent:{percent}"),
-        SmRequest::Share { at_least, weight } => format!("share:{at_least}:{weight}"),
-        SmRequest::Rest => "rest".to_owned(),
-    };
+    let (sms, share) = (request_word(request.sms), request_word(*share));
     let parts = planned.parts.iter().map(|part| match part {
         Part::Group(index) => index.to_string(),
         Part::Remainder => "r".to_owned(),
     });
     format!(
-        "partition {sms} {} {} {} {} {} {} {} {name}\n",
+        "partition {sms} {} {} {share} {} {} {} {} {} {name}\n",
         request.cluster,
         u32::from(request.exact),
         planned.requested,
@@ -101,6 +96,16 @@ fn partition_line(partition: &AgreedPartition) -> String {
         planned.max_cluster,
         parts.collect::<Vec<_>>().join(","),
     )
+}
+
+fn request_word(request: SmRequest) -> String {
+    match request {
+        SmRequest::AtLeast(count) => format!("at-least:{count}"),
+        SmRequest::Target(count) => format!("target:{count}"),
+        SmRequest::Percent(percent) => format!("percent:{percent}"),
+        SmRequest::Share { at_least, weight } => format!("share:{at_least}:{weight}"),
+        SmRequest::Rest => "rest".to_owned(),
+    }
 }
 
 /// Reads a plan.
@@ -177,10 +182,12 @@ fn fields(text: &str) -> Option<AgreedPlan> {
 }
 
 fn read_partition(line: &str) -> Option<AgreedPartition> {
-    let mut words = line.splitn(9, ' ');
+    let mut words = line.splitn(10, ' ');
     let sms = words.next()?;
     let mut number = || words.next()?.parse::<u32>().ok();
     let (cluster, exact) = (number()?, number()?);
+    let share = words.next()?;
+    let mut number = || words.next()?.parse::<u32>().ok();
     let (requested, sm_count) = (number()?, number()?);
     let (coscheduled, max_cluster) = (number()?, number()?);
     let parts = words.next()?.split(',').map(|part| match part {
@@ -195,6 +202,7 @@ fn read_partition(line: &str) -> Option<AgreedPartition> {
             cluster,
             exact: flag(exact)?,
         },
+        share: request(share)?,
         planned: PlannedPartition {
             requested,
             sm_count,

@@ -10,6 +10,7 @@ pub(in crate::sharing) fn example() -> AgreedPlan {
     let partition = |name: &str, sms, parts: Vec<Part>, sm_count| AgreedPartition {
         name: name.to_owned(),
         request: sms,
+        share: sms.sms,
         planned: PlannedPartition {
             requested: sm_count,
             sm_count,
@@ -88,6 +89,7 @@ fn arbitrary() -> impl Strategy<Value = AgreedPlan> {
                 let partitions = partitions.map(|(index, (name, request))| AgreedPartition {
                     name,
                     request,
+                    share: SmRequest::Target(index as u32),
                     planned: PlannedPartition {
                         requested: 8,
                         sm_count: 8,
@@ -136,8 +138,8 @@ boot 0f4c2c6e-3a0e-4c3d-9b4f-5b8f0f5f4d2a
 strategy merged-units
 split count 16 8 none
 nested
-partition at-least:60 8 0 64 64 8 8 0,1,2,3,4,5,6,7 serving
-partition rest 1 0 68 68 8 8 8,9,10,11,12,13,14,15,r everything else
+partition at-least:60 8 0 at-least:60 64 64 8 8 0,1,2,3,4,5,6,7 serving
+partition rest 1 0 rest 68 68 8 8 8,9,10,11,12,13,14,15,r everything else
 end ";
     assert_eq!(text.get(..expected.len()), Some(expected), "{text}");
     assert_eq!(read(text.as_bytes()).unwrap(), example());

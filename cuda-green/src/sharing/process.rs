@@ -2,7 +2,7 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt, process, time::SystemTime};
 
-use super::record::Holder;
+use super::record::{Hindrance, Holder};
 
 /// Whether a process still lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(super) fn own(generation: u64) -> io::Result<Holder> {
         namespace: namespace()?,
         since: now.map_or(0, |now| now.as_secs()),
         generation,
+        left_for: 0,
+        hindrance: Hindrance::None,
     })
 }
 

@@ -17,9 +17,36 @@ pub(crate) struct Holder {
     pub(crate) namespace: u64,
     /// Seconds from 1970 to the claim.
     pub(crate) since: u64,
-    /// The plan whose SMs it holds.
+    /// The plan whose SMs it took last.
     pub(crate) generation: u64,
+    /// The plan for which it left its other SMs; 0 for none.
+    pub(crate) left_for: u64,
+    /// What keeps it from leaving SMs, if something does.
+    pub(crate) hindrance: Hindrance,
 }
+
+/// What keeps a process from leaving SMs, as it says itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hindrance {
+    #[default]
+    None,
+    /// A handle, a stream or something made of the old context.
+    InUse,
+    /// Work that was submitted before.
+    Working,
+    /// A capture.
+    InCapture,
+    /// The driver refused the new context, or something else failed.
+    Failed,
+}
+
+const HINDRANCES: [Hindrance; 5] = [
+    Hindrance::None,
+    Hindrance::InUse,
+    Hindrance::Working,
+    Hindrance::InCapture,
+    Hindrance::Failed,
+];
 
 /// The contents of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +71,11 @@ impl Record {
             holder.namespace,
             holder.since,
             holder.generation,
+            holder.left_for,
         ];
+        let hindrance = HINDRANCES.iter().position(|one| *one == holder.hindrance);
         bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4] = hindrance.unwrap_or_default() as u8;
         for (place, number) in bytes[8..].chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
@@ -58,19 +88,22 @@ impl Record {
         if bytes.iter().all(|byte| *byte == 0) {
             return Self::Clear;
         }
-        let mut numbers = [0; 5];
+        let mut numbers = [0; 6];
         for (number, place) in numbers.iter_mut().zip(bytes[8..].chunks_exact(8)) {
             let mut eight = [0; 8];
             eight.copy_from_slice(place);
             *number = u64::from_le_bytes(eight);
         }
-        let [pid, started, namespace, since, generation] = numbers;
+        let [pid, started, namespace, since, generation, left_for] = numbers;
+        let hindrance = HINDRANCES.get(usize::from(bytes[4]));
         let record = Self::Of(Holder {
             pid: pid as u32,
             started,
             namespace,
             since,
             generation,
+            left_for,
+            hindrance: hindrance.copied().unwrap_or_default(),
         });
         // As for the plan: nothing is read that would not have been written.
         if record.to_bytes() == *bytes {
@@ -88,13 +121,16 @@ mod tests {
     use super::*;
 
     fn holder() -> impl Strategy<Value = Holder> {
-        any::<(u32, u64, u64, u64, u64)>().prop_map(
-            |(pid, started, namespace, since, generation)| Holder {
+        let numbers = any::<(u32, u64, u64, u64, u64, u64)>();
+        (numbers, 0..HINDRANCES.len()).prop_map(
+            |((pid, started, namespace, since, generation, left_for), hindrance)| Holder {
                 pid,
                 started,
                 namespace,
                 since,
                 generation,
+                left_for,
+                hindrance: HINDRANCES[hindrance],
             },
         )
     }

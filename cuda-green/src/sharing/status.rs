@@ -1,6 +1,6 @@
 //! The plan and its claims as a status shows them.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use super::separation::Separation;
 
@@ -12,6 +12,8 @@ pub struct SharedStatus {
     pub folder: PathBuf,
     /// The number of the plan.
     pub generation: u64,
+    /// The number of the plan that is announced, while a change waits for holders to leave SMs.
+    pub announced: Option<u64>,
     /// Whether the process uses the device through MPS. Without it the GPU runs one process at a time, so that the names
     /// keep nothing apart: their work takes turns.
     pub under_mps: bool,
@@ -59,6 +61,53 @@ pub enum NameHolder {
     },
 }
 
+/// A change of a plan among processes that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlanChange {
+    /// The number of the plan now in force.
+    pub generation: u64,
+    /// The names of the plan, in its order.
+    pub names: Vec<ChangedName>,
+    /// Names whose holders run on their old SMs still, all of which are theirs by the new plan, too.
+    pub behind: Vec<String>,
+    /// The time from the call until all holders ran on their new SMs, or this one waited no longer.
+    pub took: Duration,
+}
+
+/// One name of a plan that was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChangedName {
+    /// The name.
+    pub name: String,
+    /// SMs that it had before.
+    pub sms_before: u32,
+    /// SMs that it has now.
+    pub sms_after: u32,
+}
+
+impl fmt::Display for PlanChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "plan {} among processes", self.generation)?;
+        for one in &self.names {
+            if one.sms_before == one.sms_after {
+                write!(f, "\n  {}: {} SMs, as before", one.name, one.sms_after)?;
+            } else {
+                write!(
+                    f,
+                    "\n  {}: {} SMs, before {}",
+                    one.name, one.sms_after, one.sms_before
+                )?;
+            }
+            if self.behind.contains(&one.name) {
+                f.write_str("; its process has not taken them yet")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for NameHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -84,6 +133,9 @@ impl fmt::Display for SharedStatus {
             self.generation,
             self.folder.display()
         )?;
+        if let Some(announced) = self.announced {
+            write!(f, "; plan {announced} is announced")?;
+        }
         if !self.under_mps {
             f.write_str(
                 "; without MPS processes take turns on the GPU, and nothing is kept apart",

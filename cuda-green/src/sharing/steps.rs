@@ -1,6 +1,6 @@
-//! The steps of joining, where tests stop or kill a process.
+//! The steps of joining, changing and leaving, where tests stop or kill a process.
 
-/// A step of joining or leaving a plan among processes.
+/// A step of joining, changing or leaving a plan among processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[cfg_attr(not(feature = "test-utils"), allow(dead_code))]
@@ -21,6 +21,24 @@ pub enum SharingStep {
     Claimed,
     /// The contexts are made.
     Made,
+    /// The number of the next plan is taken, and nobody knows it.
+    Numbered,
+    /// The next plan is written, and not in its place.
+    NextWritten,
+    /// The next plan is announced.
+    Announced,
+    /// Everyone has left what others get.
+    AllLeft,
+    /// The next plan is in force, and nobody was told.
+    InForce,
+    /// The next plan is withdrawn, and nobody was told.
+    Withdrawn,
+    /// The contexts of a name are on fewer SMs, and its record does not say so.
+    Left,
+    /// The record of a name says that it left.
+    LeftRecorded,
+    /// The contexts of a name are on its new SMs, and its record does not say so.
+    Taken,
     /// A name's contexts are destroyed, and it is still claimed.
     Leaving,
     /// The record of a name is cleared, and the lock is still held.

@@ -56,10 +56,70 @@ pub(super) fn read(folder: &Folder, name: &str) -> Result<Option<AgreedPlan>, Sh
 /// # Errors
 /// [`SharingError::Io`], for example where the disk is full. The plan is as it was then.
 pub(super) fn replace(folder: &Folder, name: &str, plan: &AgreedPlan) -> Result<(), SharingError> {
-    replace_by(folder, name, plan, |file, bytes| {
+    let steps = [SharingStep::PlanWritten, SharingStep::PlanReplaced];
+    replace_by(folder, name, plan, steps, |file, bytes| {
         file.write_all(bytes)?;
         file.sync_all()
+    })?;
+    folder.sync().map_err(|error| SharingError::Io {
+        what: "writing",
+        path: folder.shown(name),
+        error,
     })
+}
+
+/// Writes the plan that is to come beside the one in force, where all processes see it; a disk may take it later, and
+/// long, so [`keep`] is for that. The caller holds the lock of changes.
+///
+/// # Errors
+/// As [`replace`].
+pub(super) fn announce(folder: &Folder, name: &str, plan: &AgreedPlan) -> Result<(), SharingError> {
+    let steps = [SharingStep::NextWritten, SharingStep::Announced];
+    replace_by(folder, name, plan, steps, |file, bytes| {
+        file.write_all(bytes)
+    })
+}
+
+/// Puts the plan that is to come into force. The caller holds the lock of changes.
+///
+/// # Errors
+/// [`SharingError::Io`]. The old plan is in force then.
+pub(super) fn put_in_force(folder: &Folder, next: &str, name: &str) -> Result<(), SharingError> {
+    let failed = |error| SharingError::Io {
+        what: "replacing",
+        path: folder.shown(name),
+        error,
+    };
+    fs::rename(folder.within(next), folder.within(name)).map_err(failed)?;
+    reached(SharingStep::InForce);
+    Ok(())
+}
+
+/// Removes the plan that is to come, if there is one. The caller holds the lock of changes.
+///
+/// # Errors
+/// [`SharingError::Io`].
+pub(super) fn withdraw(folder: &Folder, next: &str) -> Result<(), SharingError> {
+    let failed = |error| SharingError::Io {
+        what: "removing",
+        path: folder.shown(next),
+        error,
+    };
+    match fs::remove_file(folder.within(next)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+        Ok(()) => {
+            reached(SharingStep::Withdrawn);
+            Ok(())
+        }
+    }
+}
+
+/// Waits until the disk has the plan. Only a plan of an earlier start of the system could be lost before, which is good
+/// for nothing; but its file would be damaged.
+pub(super) fn keep(folder: &Folder, name: &str) -> io::Result<()> {
+    File::open(folder.within(name))?.sync_all()?;
+    folder.sync()
 }
 
 /// Replaces the plan by what a writer writes, unless that fails.
@@ -67,6 +127,7 @@ fn replace_by(
     folder: &Folder,
     name: &str,
     plan: &AgreedPlan,
+    [written, replaced]: [SharingStep; 2],
     write: impl FnOnce(&mut File, &[u8]) -> io::Result<()>,
 ) -> Result<(), SharingError> {
     let failed = |error| SharingError::Io {
@@ -79,21 +140,21 @@ fn replace_by(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let written = OpenOptions::new()
+    let made = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(&beside)
         .and_then(|mut file| write(&mut file, plan.to_text().as_bytes()));
-    if let Err(error) = written {
+    if let Err(error) = made {
         let _ = fs::remove_file(&beside);
         return Err(failed(error));
     }
-    reached(SharingStep::PlanWritten);
+    reached(written);
     fs::rename(&beside, folder.within(name)).map_err(failed)?;
-    reached(SharingStep::PlanReplaced);
-    folder.sync().map_err(failed)
+    reached(replaced);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -128,7 +189,8 @@ pub(super) mod tests {
         // A disk that is full at every byte of the text.
         let length = second.to_text().len();
         for room in 0..length {
-            let full = replace_by(&folder, "plan", &second, |file, bytes| {
+            let steps = [SharingStep::PlanWritten, SharingStep::PlanReplaced];
+            let full = replace_by(&folder, "plan", &second, steps, |file, bytes| {
                 file.write_all(&bytes[..room])?;
                 Err(io::Error::from_raw_os_error(libc::ENOSPC))
             });

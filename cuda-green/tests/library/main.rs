@@ -19,6 +19,8 @@ mod manager {
     mod probe;
     mod rebalance;
     mod sequences;
+    #[cfg(all(target_os = "linux", not(miri)))] // locks files
+    mod set_shares;
     mod several_devices;
     mod verify;
 }

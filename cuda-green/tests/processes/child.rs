@@ -3,22 +3,26 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, Write},
+    path::Path,
     process,
     sync::atomic::{AtomicU8, Ordering},
+    thread,
     time::Duration,
 };
 
 use cuda_green::{
-    ContextPolicy, CudaDevice, Driver, Error, GreenContext, Result, SharedPlan, SharingStep,
-    SmPartitionManager, SmResource, on_sharing_step, planner::PartitionRequest,
+    ContextPolicy, CudaDevice, Driver, Error, GreenContext, PartitionStream, PlanChange, Result,
+    SharedDevice, SharedPlan, SharingError, SharingStep, SmPartitionManager, SmResource,
+    on_sharing_step,
+    planner::{PartitionRequest, SmRequest},
 };
 
 use super::separation;
 
 pub const VARIABLE: &str = "CUDA_GREEN_TEST_CHILD";
 
-/// The steps at which a child can be stopped, in their order.
-pub const STEPS: [SharingStep; 10] = [
+/// The steps at which a child can be stopped: those of joining and leaving, in their order, and then those of a change.
+pub const STEPS: [SharingStep; 19] = [
     SharingStep::Agreed, // the only one at which a process keeps nobody out
     SharingStep::Planning,
     SharingStep::PlanWritten,
@@ -29,7 +33,18 @@ pub const STEPS: [SharingStep; 10] = [
     SharingStep::Made,
     SharingStep::Leaving,
     SharingStep::RecordCleared,
+    SharingStep::Numbered,
+    SharingStep::NextWritten,
+    SharingStep::Announced,
+    SharingStep::AllLeft,
+    SharingStep::InForce,
+    SharingStep::Withdrawn,
+    SharingStep::Left,
+    SharingStep::LeftRecorded,
+    SharingStep::Taken,
 ];
+/// The number of the steps of joining and leaving.
+pub const JOIN_STEPS: usize = 10;
 
 /// The step at which to stop, from 1, and by which signal.
 static STOP_AT: AtomicU8 = AtomicU8::new(0);
@@ -51,6 +66,7 @@ struct Child {
     manager: Option<SmPartitionManager<String>>,
     kept: BTreeMap<String, GreenContext>,
     kept_sms: BTreeMap<String, SmResource>,
+    streams: BTreeMap<String, PartitionStream>,
 }
 
 impl Child {
@@ -135,6 +151,44 @@ impl Child {
                     names.collect::<Vec<_>>().join("; ")
                 ))
             }
+            ["announced"] => {
+                let status = self.manager.as_ref().unwrap().allocation_status();
+                Ok(format!("{:?}", status.shared.unwrap().announced))
+            }
+            ["sms"] => sms(self.manager.as_ref().unwrap()),
+            // Of this process, or by one that holds nothing, which waits as long.
+            ["set", shares] => {
+                let manager = self.manager.as_ref().unwrap();
+                let change = manager.set_shares(&requests(shares))?;
+                Ok(told(&change))
+            }
+            ["set-from-outside", patience, shares] => {
+                let folder = Path::new(&self.folder);
+                let plans = SharedDevice::list(Some(folder))?;
+                let plan = plans.first().ok_or(SharingError::NoPlan)?;
+                let patience = Duration::from_millis(patience.parse().unwrap());
+                Ok(told(&plan.set_shares(&requests(shares), patience)?))
+            }
+            ["stream", name] => {
+                let stream = self.manager.as_ref().unwrap().create_stream(*name)?;
+                self.streams.insert((*name).to_owned(), stream);
+                Ok(String::new())
+            }
+            // The SMs of the context that work of the stream goes to.
+            ["stream-sms", name] => {
+                let sms = self.streams[*name].with(|stream| Ok(stream.context().sm_count()))?;
+                Ok(sms.to_string())
+            }
+            // Two threads of one manager; returns how many of them got it.
+            ["claim-twice", name] => {
+                let manager = self.manager.as_ref().unwrap();
+                let got = thread::scope(|scope| {
+                    let claims =
+                        [0, 1].map(|_| scope.spawn(|| manager.claim(name, policy).is_ok()));
+                    claims.map(|claim| claim.join().unwrap())
+                });
+                Ok(got.iter().filter(|got| **got).count().to_string())
+            }
             ["separation"] => {
                 let status = self.manager.as_ref().unwrap().allocation_status();
                 Ok(status.shared.unwrap().separation.to_string())
@@ -213,6 +267,32 @@ impl Child {
     }
 }
 
+/// Reads a list of names and their shares.
+fn requests(list: &str) -> Vec<(&str, SmRequest)> {
+    list.split(',')
+        .map(|one| {
+            let (name, sms) = one.split_once('=').unwrap();
+            match sms {
+                "rest" => (name, SmRequest::Rest),
+                sms => (name, SmRequest::AtLeast(sms.parse().unwrap())),
+            }
+        })
+        .collect()
+}
+
+fn told(change: &PlanChange) -> String {
+    let names = change.names.iter();
+    let names = names.map(|one| format!("{}:{}", one.name, one.sms_after));
+    let names: Vec<String> = names.collect();
+    format!(
+        "{} {} behind {:?} {}us",
+        change.generation,
+        names.join(","),
+        change.behind,
+        change.took.as_micros()
+    )
+}
+
 /// Returns each name with the SMs on which its blocks run.
 fn sms(manager: &SmPartitionManager<String>) -> Result<String> {
     let mut answer = Vec::new();
@@ -243,6 +323,7 @@ fn child() {
         manager: None,
         kept: BTreeMap::new(),
         kept_sms: BTreeMap::new(),
+        streams: BTreeMap::new(),
     };
     println!("\n@ ready");
     for line in std::io::stdin().lock().lines() {

@@ -1,7 +1,7 @@
 //! Processes that are killed, stopped or forked at each step.
 
 use super::{
-    child::STEPS,
+    child::{JOIN_STEPS, STEPS},
     parent::{Child, Folder, LIST, sms},
 };
 
@@ -16,7 +16,7 @@ fn stopped_at(folder: &Folder, step: usize, signal: i32) -> Child {
 
 #[test]
 fn whoever_is_killed_at_any_step_leaves_all_to_the_next() {
-    for (step, at) in STEPS.iter().enumerate() {
+    for (step, at) in STEPS.iter().enumerate().take(JOIN_STEPS) {
         let folder = Folder::new(&format!("killed-{step}"));
         let mut dead = stopped_at(&folder, step, libc::SIGKILL);
         while dead.answer().is_some() {}
@@ -50,7 +50,7 @@ fn a_plan_that_is_replaced_before_the_lock_is_not_claimed() {
 
 #[test]
 fn whoever_is_stopped_at_any_step_gives_nothing_to_two() {
-    for (step, at) in STEPS.iter().enumerate().skip(1) {
+    for (step, at) in STEPS.iter().enumerate().take(JOIN_STEPS).skip(1) {
         let folder = Folder::new(&format!("stopped-{step}"));
         let mut stopped = stopped_at(&folder, step, libc::SIGSTOP);
         // Answers up to the step come before it.

@@ -8,6 +8,8 @@ use std::{
     process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio},
 };
 
+use cuda_green::SharingStep;
+
 use super::child::{STEPS, VARIABLE};
 
 /// Two names that share an H200.
@@ -175,6 +177,11 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Returns the number of a step at which a child can be stopped.
+pub fn step(step: SharingStep) -> usize {
+    STEPS.iter().position(|one| *one == step).unwrap()
 }
 
 /// Reads an answer of names and their SMs.

@@ -47,6 +47,7 @@ fn found(plan: &SharedDevice) -> Value {
         "cuda_version": plan.driver.to_string(),
         "folder": status.folder,
         "generation": status.generation,
+        "announced": status.announced,
         "mps": mps,
         "separation": match &status.separation {
             Separation::Apart => json!({ "result": "apart" }),
@@ -103,6 +104,14 @@ fn describe(page: &mut Page, plan: &SharedDevice, now: u64) {
         "{BOLD}{}{BOLD:#}: {} SMs, CUDA {}, plan {}",
         plan.uuid, plan.sm_count, plan.driver, status.generation
     ));
+    if let Some(announced) = status.announced {
+        let said = "is announced, and waits for processes to leave SMs";
+        page.hanging(
+            "  ",
+            "    ",
+            format!("{YELLOW}plan {announced} {said}{YELLOW:#}"),
+        );
+    }
     let folder = printable_line(&status.folder.display().to_string());
     page.hanging("  ", "    ", format!("in {folder}"));
     match &plan.mps {

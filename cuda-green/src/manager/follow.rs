@@ -1,0 +1,270 @@
+//! Following a change of the plan among processes: the contexts of each held name move to the SMs that it is to use, and
+//! nothing is left on the others.
+//!
+//! A name that gets SMs takes them once the plan is in force. One that loses some leaves them before: a context over
+//! fewer SMs takes the place of the old one by a strict hand-off, the work of the old one ends, and the old one is
+//! destroyed when nobody uses it. Whatever else holds one of its SMs, a resource or a context made of it, keeps the name
+//! from having left.
+
+use std::sync::Arc;
+
+use super::state::{Change, ManagerState};
+use crate::{
+    error::{Error, Result},
+    event::Event,
+    names::{Generation, HandOff, Ids, Pieces, RetireStep},
+    partition::DropLater,
+    sharing::{HeldName, Hindrance, Outlook},
+    sharing_error::SharingError,
+};
+
+/// How far a name has come.
+enum Progress {
+    /// It uses what it is to use, and nothing else.
+    Done,
+    /// It still uses something else.
+    Hindered(Hindrance),
+    /// Something was given up; what is found after it is dropped is another thing.
+    Again,
+    /// Work of these events must end first.
+    Wait(Vec<Arc<Event>>),
+}
+
+impl ManagerState<String> {
+    /// Brings all held names to what the plan gives to them. Returns whether there is nothing more to do until something
+    /// changes.
+    pub(super) fn follow(&self) -> bool {
+        let Some(shared) = &self.shared else {
+            return true;
+        };
+        let outlook = match shared.membership.look() {
+            Ok(outlook) => outlook,
+            // All its names are given back, and what is left of the manager says so when it is used.
+            Err(SharingError::Replaced) => return true,
+            Err(error) => {
+                log::warn!("looking for changes of the plan among processes: {error}");
+                self.end_change_of_nobody();
+                return true;
+            }
+        };
+        let mut is_done = true;
+        for (id, name) in shared.names() {
+            match self.follow_name(&id, &name, &outlook) {
+                Ok(done) => is_done &= done,
+                Err(error) => {
+                    log::warn!("{id:?} does not follow the plan among processes: {error}");
+                    if let Err(error) = name.hinder(Hindrance::Failed) {
+                        log::warn!("writing the record of {id:?}: {error}");
+                    }
+                }
+            }
+        }
+        if outlook.next.is_some() {
+            self.end_change_of_nobody();
+        }
+        is_done
+    }
+
+    /// Ends an announced change whose process is gone.
+    fn end_change_of_nobody(&self) {
+        let shared = self.shared.as_ref();
+        if let Some(Err(error)) = shared.map(|shared| shared.membership.settle()) {
+            log::warn!("ending a change of the plan among processes: {error}");
+        }
+    }
+
+    /// Brings one name to what the plan gives to it, and records that. Returns whether it is there.
+    fn follow_name(
+        &self,
+        id: &Arc<String>,
+        name: &Arc<HeldName>,
+        outlook: &Outlook,
+    ) -> Result<bool> {
+        loop {
+            let mut later = DropLater::new(); // outlives the locks
+            match self.move_name(id, name, outlook, &mut later)? {
+                Progress::Done => break,
+                Progress::Again => {}
+                Progress::Hindered(hindrance) => {
+                    name.hinder(hindrance)?;
+                    return Ok(false);
+                }
+                Progress::Wait(events) => {
+                    name.hinder(Hindrance::Working)?;
+                    for event in events {
+                        event.synchronize_beside_captures()?;
+                    }
+                }
+            }
+        }
+        match &outlook.next {
+            Some(next) => name.leave_for(next.generation)?,
+            None => name.take(outlook.plan.generation)?,
+        }
+        Ok(true)
+    }
+
+    fn move_name(
+        &self,
+        id: &Arc<String>,
+        name: &Arc<HeldName>,
+        outlook: &Outlook,
+        later: &mut DropLater,
+    ) -> Result<Progress> {
+        let index = name.index();
+        let find = |ids: &Ids<String>| Ok(ids.iter().position(|one| one == id));
+        let (change, position) = self.begin_change_of(find)?;
+        let Some(pieces) = self.pieces_to_use(&change, position, index, outlook)? else {
+            return Ok(Progress::Hindered(Hindrance::InUse));
+        };
+        if let Some(position) = position {
+            match self.put_on(&change, position, name, &pieces) {
+                Ok(()) => {}
+                Err(Error::ContextInCapture) => {
+                    return Ok(Progress::Hindered(Hindrance::InCapture));
+                }
+                Err(error) => return Err(error),
+            }
+            if let Some(progress) = self.end_old(&change, position, later)? {
+                return Ok(progress);
+            }
+        }
+        let mut layout = change.layout();
+        self.tidy(&mut layout);
+        let Some(layout) = &*layout else {
+            return Ok(Progress::Done);
+        };
+        // A part that the split did not give is nobody's.
+        let own = layout.find(outlook.plan.parts(index)).unwrap_or_default();
+        let mut others = own.iter().filter(|piece| !pieces.contains(piece));
+        if others.all(|piece| layout.is_withheld(*piece)) {
+            Ok(Progress::Done)
+        } else {
+            Ok(Progress::Hindered(Hindrance::InUse))
+        }
+    }
+
+    /// Returns the pieces that a name is to use; none where it has no context any more that could move, and still uses
+    /// others.
+    fn pieces_to_use(
+        &self,
+        change: &Change<'_, String>,
+        position: Option<usize>,
+        index: usize,
+        outlook: &Outlook,
+    ) -> Result<Option<Pieces>> {
+        let mut layout = change.layout();
+        self.tidy(&mut layout);
+        let Some(layout) = &*layout else {
+            return Ok(Some(Pieces::new()));
+        };
+        let own = outlook.plan.parts(index);
+        let used: Pieces = match position {
+            Some(position) => change
+                .registry
+                .pieces_in_force(position)
+                .unwrap_or_default(),
+            // Handles outlive the name, or resources do.
+            None => {
+                let own = layout.find(own).unwrap_or_default();
+                own.into_iter()
+                    .filter(|piece| !layout.is_withheld(*piece))
+                    .collect()
+            }
+        };
+        let used_parts: Vec<_> = used
+            .iter()
+            .map(|piece| layout.pieces[*piece].part)
+            .collect();
+        let parts = outlook.parts_to_use(index, &used_parts);
+        if position.is_none() {
+            let stays = used_parts.iter().all(|part| parts.contains(part));
+            return Ok(stays.then_some(used));
+        }
+        let mut pieces = layout.find(&parts).unwrap_or_default();
+        pieces.sort_unstable();
+        if pieces.is_empty() || pieces.len() != parts.len() {
+            return Err(SharingError::AnotherSplit {
+                reason: "it has no such parts here".to_owned(),
+            }
+            .into());
+        }
+        Ok(Some(pieces))
+    }
+
+    /// Puts a context over these pieces into force under a name, which is made if there is none.
+    fn put_on(
+        &self,
+        change: &Change<'_, String>,
+        position: usize,
+        name: &Arc<HeldName>,
+        pieces: &Pieces,
+    ) -> Result<()> {
+        let registry = &change.registry;
+        if registry.pieces_in_force(position).as_ref() == Some(pieces) {
+            return Ok(());
+        }
+        if let Some(old) = registry.context_without(position, pieces) {
+            let mut layout = change.layout();
+            let made = match &mut *layout {
+                Some(layout) => layout.create_as_in_place_of(name, &self.device, &old, pieces),
+                None => return Ok(()),
+            };
+            if made.is_err() {
+                self.tidy(&mut layout);
+            }
+            let context = made?;
+            drop(layout);
+            // Threads that were at work there are likely to come here.
+            context.provision_threads(old.green_contexts())?;
+            let pieces = pieces.clone();
+            registry.add_generation(position, Generation { pieces, context });
+        }
+        // What follows waits for closures that use a stream of the name.
+        name.hinder(Hindrance::InUse)?;
+        if let Some(generations) = registry.in_force_but(position, pieces) {
+            registry.put_in_force(&generations, HandOff::Strict)?;
+            registry.own_what_is_in_force(position);
+        }
+        Ok(())
+    }
+
+    /// Ends the contexts of a name that are not in force. Returns what is in the way; none where nothing is left of them.
+    fn end_old(
+        &self,
+        change: &Change<'_, String>,
+        position: usize,
+        later: &mut DropLater,
+    ) -> Result<Option<Progress>> {
+        let (old, kept) = change.registry.retired_of(position);
+        let mut working = Vec::new();
+        for context in &old {
+            match context.mark_work() {
+                Ok(marks) => working.extend(marks),
+                Err(Error::ContextInCapture) => {
+                    return Ok(Some(Progress::Hindered(Hindrance::InCapture)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        drop(old);
+        let mut waits = Vec::new();
+        let _allowed = self.device.driver().beside_captures();
+        for event in working {
+            if !event.is_done()? {
+                waits.push(event);
+            }
+        }
+        if !waits.is_empty() {
+            // Without the locks of the change.
+            return Ok(Some(Progress::Wait(waits)));
+        }
+        loop {
+            match change.registry.retire(&kept, later)? {
+                Some(RetireStep::TookOut(context)) => self.end_retired(context)?,
+                Some(RetireStep::GaveUp) => return Ok(Some(Progress::Again)),
+                None => return Ok(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The thread by which a manager follows changes of the plan that it joined.
+
+use std::{
+    io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use super::state::ManagerState;
+use crate::{
+    error::Result,
+    sharing::{EventCount, LONGEST_PAUSE},
+    sharing_error::SharingError,
+};
+
+/// The first pause of a thread that waits for users of SMs which it is to leave; each further one is twice as long.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest such pause.
+const LONG_PAUSE: Duration = Duration::from_millis(50);
+
+/// A thread that follows a plan until this value ends.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    events: Arc<EventCount>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    owner: u32,
+}
+
+impl Watcher {
+    /// Starts the thread of a manager that joined a plan.
+    ///
+    /// # Errors
+    /// [`SharingError::NotJoined`]; [`SharingError::Io`] where the system starts no thread.
+    pub(super) fn start(state: &Arc<ManagerState<String>>) -> Result<Self> {
+        let shared = state.shared.as_ref().ok_or(SharingError::NotJoined)?;
+        let events = shared.membership.events();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (state, of_thread) = (Arc::downgrade(state), Arc::clone(&is_over));
+        let wakes = Arc::clone(&events);
+        let thread = thread::Builder::new()
+            .name("cuda-green-plan".to_owned())
+            .spawn(move || watch(&state, &wakes, &of_thread))
+            .map_err(|error| SharingError::Io {
+                what: "starting the thread that follows the plan of",
+                path: "this process".into(),
+                error,
+            })?;
+        Ok(Self {
+            events,
+            is_over,
+            thread: Some(thread),
+            owner: std::process::id(),
+        })
+    }
+}
+
+fn watch(state: &Weak<ManagerState<String>>, events: &EventCount, is_over: &AtomicBool) {
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        // Before the look: what changes after it ends the wait at once.
+        let seen = events.read();
+        if is_over.load(Ordering::SeqCst) {
+            return;
+        }
+        let Some(state) = state.upgrade() else {
+            return;
+        };
+        let is_done = state.follow();
+        drop(state);
+        if is_done {
+            pause = SHORTEST_PAUSE;
+            events.wait(seen, LONGEST_PAUSE);
+        } else {
+            events.wait(seen, pause);
+            pause = (pause * 2).min(LONG_PAUSE);
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // A forked child has no such thread, and would wait for ever.
+        if self.owner != std::process::id() {
+            std::mem::forget(self.thread.take());
+            return;
+        }
+        self.is_over.store(true, Ordering::SeqCst);
+        self.events.notify();
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        // A subscriber of its events may drop the manager.
+        if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+            log::error!(
+                "{}",
+                io::Error::other("the thread that follows a plan panicked")
+            );
+        }
+    }
+}

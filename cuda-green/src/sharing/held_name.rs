@@ -1,0 +1,99 @@
+//! A name that this process holds, and its record.
+
+use std::sync::Arc;
+
+use super::{
+    claims::{Claims, give_back},
+    event_count::EventCount,
+    place::Place,
+    record::{Hindrance, Holder, Record},
+    steps::{SharingStep, reached},
+};
+use crate::{sharing_error::SharingError, sync::Mutex};
+
+/// A name that this process holds until this value ends.
+#[derive(Debug)]
+pub(crate) struct HeldName {
+    claims: Arc<Claims>,
+    events: Arc<EventCount>,
+    index: usize,
+    holder: Mutex<Holder>,
+}
+
+impl HeldName {
+    /// Returns the name whose lock was kept and whose record was written.
+    pub(super) fn of(place: &Place, index: usize, holder: Holder) -> Self {
+        Self {
+            claims: Arc::clone(&place.claims),
+            events: Arc::clone(&place.events),
+            index,
+            holder: Mutex::new(holder),
+        }
+    }
+
+    /// Returns its index among the names of the plan.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Says that the process uses no SMs of this name any more but those that the announced plan gives to it.
+    pub(crate) fn leave_for(&self, number: u64) -> Result<(), SharingError> {
+        let changed = self.record(Some(SharingStep::Left), |holder| {
+            holder.left_for = number;
+            holder.hindrance = Hindrance::None;
+        })?;
+        if changed {
+            reached(SharingStep::LeftRecorded);
+            self.events.notify();
+        }
+        Ok(())
+    }
+
+    /// Says what keeps the process from leaving SMs.
+    pub(crate) fn hinder(&self, hindrance: Hindrance) -> Result<(), SharingError> {
+        self.record(None, |holder| holder.hindrance = hindrance)
+            .map(drop)
+    }
+
+    /// Says that the process uses what the plan of this number gives to the name.
+    pub(crate) fn take(&self, generation: u64) -> Result<(), SharingError> {
+        let changed = self.record(Some(SharingStep::Taken), |holder| {
+            holder.generation = generation;
+            holder.left_for = 0;
+            holder.hindrance = Hindrance::None;
+        })?;
+        if changed {
+            self.events.notify();
+        }
+        Ok(())
+    }
+
+    /// Changes the record, unless it is so already; returns whether it was not. `step` is reached before it is written.
+    fn record(
+        &self,
+        step: Option<SharingStep>,
+        change: impl FnOnce(&mut Holder),
+    ) -> Result<bool, SharingError> {
+        let mut holder = self.holder.lock();
+        let mut changed = *holder;
+        change(&mut changed);
+        if changed == *holder {
+            return Ok(false);
+        }
+        if let Some(step) = step {
+            reached(step);
+        }
+        self.claims.write(self.index, Record::Of(changed))?;
+        *holder = changed;
+        Ok(true)
+    }
+}
+
+impl Drop for HeldName {
+    fn drop(&mut self) {
+        give_back(&self.claims, self.index);
+        if self.claims.is_own() {
+            self.events.notify();
+        }
+    }
+}
