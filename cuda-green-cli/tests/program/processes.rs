@@ -129,6 +129,9 @@ fn every_placement_is_measured_alone_and_beside_each_flood() {
     let join = &figures["join"];
     assert_eq!(join["join_us"]["repeats"].as_array().unwrap().len(), 3);
     assert!(join["first_us"].as_f64().unwrap() > 0.0 && join.get("beyond_us").is_none());
+    let changes = &figures["change"]["change_us"]["repeats"];
+    assert_eq!(changes.as_array().unwrap().len(), 2);
+    assert_eq!(figures["skipped"], serde_json::json!([]));
     assert_eq!(figures["failed"], serde_json::json!([]));
     assert_eq!(figures["goals"], serde_json::json!([]));
     nothing_is_left(folder.path());

@@ -15,6 +15,8 @@ pub struct Lengths {
     /// The time in which a flood's pace alone is measured.
     pub alone: Duration,
     pub joins: usize,
+    /// An even number, after which the plan is as it was.
+    pub changes: usize,
 }
 
 impl Lengths {
@@ -27,6 +29,7 @@ impl Lengths {
             settle: Duration::from_millis(100),
             alone: Duration::from_millis(250),
             joins: 20,
+            changes: 20,
         }
     }
 
@@ -39,6 +42,7 @@ impl Lengths {
             settle: Duration::from_millis(5),
             alone: Duration::from_millis(10),
             joins: 3,
+            changes: 2,
         }
     }
 }

@@ -1,6 +1,10 @@
 //! The two processes: that of the request, and that of the flood.
 
-use std::{path::Path, thread};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use cuda_green::CudaDevice;
 
@@ -18,6 +22,9 @@ use crate::{
         watch::{Readings, Watch},
     },
 };
+
+/// The time that a process gets to prepare for a change.
+const BEFORE_CHANGE: Duration = Duration::from_millis(5);
 
 /// What both processes need.
 pub struct Ground<'a> {
@@ -147,6 +154,39 @@ impl<'a> Pair<'a> {
             Answer::Joined { join, create } => Ok(Joins { join, create }),
             other => Err(self.request.confused(&other)),
         }
+    }
+
+    /// Changes the plan back and forth, with both processes idle. Returns the microseconds of each change, from its order
+    /// until both processes have run on their new SMs; a reason where it does not change.
+    pub fn changes(&mut self) -> anyhow::Result<Result<Vec<f64>, String>> {
+        let total = self.ground.work.device.properties().multiprocessor_count;
+        let few = self.ground.request_sms;
+        settle(&mut self.request, Home::ChangingRequest)?;
+        settle(&mut self.flood, Home::ChangingFlood)?;
+        let mut times = Vec::new();
+        for round in 0..self.ground.lengths.changes {
+            let sm_count = if round % 2 == 0 { 2 * few } else { few };
+            self.flood.send(&Order::Follow {
+                sm_count: total - sm_count,
+            })?;
+            // The other has let go of its old context by then.
+            thread::sleep(BEFORE_CHANGE);
+            let start = Instant::now();
+            self.request.send(&Order::Change { sm_count })?;
+            let answers = [self.request.answer()?, self.flood.answer()?];
+            times.push(start.elapsed().as_nanos() as f64 / 1e3);
+            for answer in answers {
+                match answer {
+                    Answer::Settled { .. } => {}
+                    Answer::Failed(reason) => return Ok(Err(reason)),
+                    other => return Err(self.request.confused(&other)),
+                }
+            }
+        }
+        for process in [&mut self.request, &mut self.flood] {
+            settle(process, Home::Whole)?;
+        }
+        Ok(Ok(times))
     }
 
     pub fn end(self) -> anyhow::Result<()> {

@@ -46,6 +46,9 @@ pub enum Home {
     Flood,
     /// The request's SMs, claimed by a plan of which the other process does not know.
     RequestAgain,
+    /// The names of a plan of their own, which changes.
+    ChangingRequest,
+    ChangingFlood,
 }
 
 impl Sharing {
@@ -128,7 +131,7 @@ impl Placement {
 impl Home {
     /// Returns the plan and its name for these SMs; none for the primary context.
     ///
-    /// Every plan is the same, so its split is: a name of one has the SMs that it has in all of them.
+    /// Every plan starts the same, so its split is: a name of one has the SMs that it has in all of them.
     pub fn plan(self, folder: &Path, request_sms: u32) -> Option<(SharedPlan, &'static str)> {
         let [request, flood] = NAMES;
         let (place, name) = match self {
@@ -136,6 +139,8 @@ impl Home {
             Self::Request => ("plan", request),
             Self::Flood => ("plan", flood),
             Self::RequestAgain => ("another-plan", request),
+            Self::ChangingRequest => ("changing-plan", request),
+            Self::ChangingFlood => ("changing-plan", flood),
         };
         let plan = SharedPlan::of([
             (request, PartitionRequest::at_least(request_sms)),

@@ -42,6 +42,10 @@ pub enum Order {
     Count,
     /// End the flood, and wait for its work.
     Stop,
+    /// Change the plan, so that its own name has so many SMs, and then follow.
+    Change { sm_count: u32 },
+    /// Wait until its name has so many SMs, and run something there.
+    Follow { sm_count: u32 },
     /// Time joins beside a plan in force, and creations of the same context.
     Join { rounds: usize },
 }

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use cuda_green::{
     ContextPolicy, CudaDevice, GreenContext, GreenContextConfig, SmPartitionManager, SmSplit,
-    Stream,
+    Stream, planner::SmRequest,
 };
 
 #[cfg(feature = "embed")]
@@ -46,6 +46,9 @@ pub const BLOCKS: load::Flood = load::Flood {
 
 /// The time between an answer and the next request.
 pub const PAUSE: Duration = Duration::from_micros(300);
+/// The longest time that a change of the plan takes, and the time between two looks.
+const FOLLOWED: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_micros(50);
 /// Requests that are not counted: the first ones find cold caches.
 const WARM_UP: usize = 5;
 
@@ -65,8 +68,8 @@ struct Worker {
 /// The SMs on which the process runs.
 struct Place {
     context: GreenContext,
-    /// Keeps the plan joined whose partition it is.
-    _manager: Option<SmPartitionManager<String>>,
+    /// The plan whose partition it is, and its name.
+    joined: Option<(SmPartitionManager<String>, &'static str)>,
 }
 
 /// A flood that runs until this is dropped.
@@ -171,6 +174,15 @@ impl Worker {
                 }
                 Ok(Answer::Stopped)
             }
+            Order::Change { sm_count } => {
+                let (manager, name) = self.vacate()?;
+                manager.set_shares(&[(name, SmRequest::AtLeast(sm_count))])?;
+                self.follow(sm_count)
+            }
+            Order::Follow { sm_count } => {
+                self.vacate()?;
+                self.follow(sm_count)
+            }
             Order::Join { rounds } => self.joins(rounds),
             Order::Open { .. } | Order::Keep { .. } => bail!("a worker cannot obey {order:?}"),
         }
@@ -192,8 +204,34 @@ impl Worker {
         let manager = SmPartitionManager::join(&self.device, &plan, &claims)?;
         Ok(Place {
             context: manager.get_context(name)?,
-            _manager: Some(manager),
+            joined: Some((manager, name)),
         })
+    }
+
+    /// Lets go of the context, which would keep its SMs from being left.
+    fn vacate(&mut self) -> anyhow::Result<(&SmPartitionManager<String>, &'static str)> {
+        self.place.context = Place::whole(&self.device)?.context;
+        let joined = self.place.joined.as_ref();
+        let (manager, name) = joined.context("no plan is joined")?;
+        Ok((manager, name))
+    }
+
+    /// Waits until the name has so many SMs, and runs a request there.
+    fn follow(&mut self, sm_count: u32) -> anyhow::Result<Answer> {
+        let (manager, name) = self.place.joined.as_ref().context("no plan is joined")?;
+        let end = Instant::now() + FOLLOWED;
+        let context = loop {
+            let context = manager.get_context(*name)?;
+            if context.sm_count() == sm_count {
+                break context;
+            }
+            drop(context);
+            ensure!(Instant::now() < end, "no change came within {FOLLOWED:?}");
+            thread::sleep(LOOK);
+        };
+        self.load.answer(REQUEST, &context.create_stream()?)?;
+        self.place.context = context;
+        Ok(Answer::Settled { sm_count })
     }
 
     /// Returns the microseconds of requests one after another.
@@ -262,7 +300,7 @@ impl Place {
     fn whole(device: &CudaDevice) -> anyhow::Result<Self> {
         Ok(Self {
             context: GreenContext::primary(device, ContextPolicy::default())?,
-            _manager: None,
+            joined: None,
         })
     }
 }
