@@ -68,7 +68,7 @@ pub fn run(shell: &Shell, packages: &[&str]) -> Result<()> {
     .read()?;
     let programs = programs(&messages);
     ensure!(!programs.is_empty(), "cargo built no tests");
-    let failed = run_all(jobs(shell, programs, packages))?;
+    let failed = run_all(jobs(shell, programs, packages), &Mutex::new(io::stdout()))?;
     ensure!(failed.is_empty(), "these failed: {}", failed.join(", "));
     Ok(())
 }
@@ -154,16 +154,16 @@ fn doc_tests(shell: &Shell, packages: &[&str]) -> Job {
     }
 }
 
-/// Runs jobs in their order, [`AT_ONCE`] at a time. Shows what each printed once it has ended, and returns the names of
+/// Runs jobs in their order, [`AT_ONCE`] at a time. Writes what each printed once it has ended, and returns the names of
 /// those that failed.
-fn run_all(jobs: Vec<Job>) -> io::Result<Vec<String>> {
+fn run_all(jobs: Vec<Job>, out: &Mutex<impl Write + Send>) -> io::Result<Vec<String>> {
     let jobs = Mutex::new(jobs.into_iter());
     let failed = Mutex::new(Vec::new());
     let next = || lock(&jobs).next();
     let work = || -> io::Result<()> {
         while let Some(mut job) = next() {
             let (status, said) = output(&mut job.command)?;
-            let mut out = io::stdout().lock();
+            let mut out = lock(out);
             writeln!(out, "\n==== {}: {status}", job.name)?;
             out.write_all(&said)?;
             if !status.success() {
@@ -259,16 +259,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let job = |name: &str, status: u8| {
             let mut command = Command::new("sh");
-            command
-                .current_dir(folder.path())
-                .args(["-c", &format!("touch {name}; exit {status}")]);
+            command.current_dir(folder.path()).args([
+                "-c",
+                &format!("touch {name}; echo {name} ran; exit {status}"),
+            ]);
             Job {
                 name: name.to_owned(),
                 command,
             }
         };
         let jobs = [("a", 0), ("b", 1), ("c", 0), ("d", 101)].map(|(name, end)| job(name, end));
-        let mut failed = run_all(jobs.into()).unwrap();
+        let out = Mutex::new(Vec::new());
+        let mut failed = run_all(jobs.into(), &out).unwrap();
+        let out = String::from_utf8(out.into_inner().unwrap()).unwrap();
+        for (name, status) in [("a", "exit status: 0"), ("d", "exit status: 101")] {
+            let told = format!("==== {name}: {status}\n{name} ran\n");
+            assert!(out.contains(&told), "{out}");
+        }
         failed.sort();
         assert_eq!(failed, ["b", "d"]);
         assert!(
