@@ -149,6 +149,28 @@ mod tests {
         );
     }
 
+    /// A waker of a runtime that is broken.
+    struct Broken;
+
+    impl std::task::Wake for Broken {
+        fn wake(self: Arc<Self>) {
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }
+    }
+
+    #[test]
+    fn a_waker_that_panics_is_contained_and_counted() {
+        let completion = Completion::<u32>::default();
+        assert!(completion.wake_later(Waiter::Task(Arc::new(Broken).into())));
+        // SAFETY: one thread.
+        unsafe {
+            completion.complete(Ok(7));
+            assert_eq!(completion.take(), Some(Ok(7)));
+        }
+        assert_eq!(crate::contain::take_caught(), 1);
+        assert_eq!(crate::contain::take_caught(), 0);
+    }
+
     #[test]
     fn no_wake_is_lost_between_threads() {
         for _ in 0..2000 {

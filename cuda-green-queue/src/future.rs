@@ -31,7 +31,8 @@ pub(crate) trait Place<O>: Send + Sync {
 
 /// The output of a task that was submitted: a [`Future`] for any runtime, and a value that a thread can wait for.
 ///
-/// Dropping it is no harm: the task is run all the same.
+/// Dropping it is no harm: the task is run all the same. A handler on a worker takes the output by [`wait`](Self::wait),
+/// which runs the task if need be; to await it there by a runtime's `block_on` needs another worker.
 #[must_use = "drop it on purpose if the output is not needed"]
 pub struct TaskFuture<O> {
     place: Arc<dyn Place<O>>,

@@ -23,7 +23,7 @@ unsafe impl KernelArg for DeviceQueue {}
 /// A queue of tasks from the kernels of one device to handlers on the CPU. CPU code submits tasks by the same handlers:
 /// a queue dereferences to a [`Submitter`].
 ///
-/// All memory is allocated when the queue is made.
+/// All memory for tasks of kernels is allocated when the queue is made. A task of CPU code is one allocation.
 ///
 /// # Its end
 /// - [`close`](Self::close) takes no more tasks; those that were accepted are run.

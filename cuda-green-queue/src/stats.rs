@@ -68,7 +68,7 @@ pub struct RingStats {
     pub refused: Option<u64>,
     /// The most tasks that waited in the ring when the polling thread began to take some, the first of them included.
     pub deepest: u64,
-    /// Looks at which the ring had to wait, because all jobs were with the workers.
+    /// Looks at which the ring had to wait, because all jobs were with the workers, or its share of them.
     pub out_of_jobs: u64,
 }
 

@@ -14,6 +14,7 @@ mod idle;
 mod kernels;
 mod made;
 mod pollers;
+mod sleeping;
 
 use bytemuck::{Pod, Zeroable};
 

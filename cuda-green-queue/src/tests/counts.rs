@@ -136,3 +136,18 @@ proptest! {
         prop_assert!(discards || stats.discarded == 0);
     }
 }
+
+/// Whoever has an answer finds its task in the figures.
+#[test]
+fn tasks_are_counted_before_their_answers() {
+    let queues = builder().build_for(&[]).unwrap();
+    for n in 0..1_000 {
+        let future = match n % 2 {
+            0 => queues.submit(Double(n)).unwrap(),
+            _ => queues.submit_copy(Double(n)).unwrap(),
+        };
+        assert_eq!(future.wait(), Ok(2 * n));
+        assert_eq!(queues.stats().handled(), n + 1);
+    }
+    queues.shutdown().unwrap();
+}

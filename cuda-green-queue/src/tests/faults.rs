@@ -212,19 +212,46 @@ fn a_type_that_only_moves_is_not_copied_to_the_handler_of_another() {
     assert_eq!(queues.submit_copy(Double(1)).unwrap().wait(), Ok(2));
 }
 
+/// Returns a pool whose workers have ended.
+fn ended_pool() -> Pool {
+    let mut registry = Registry::new();
+    registry.add(false, |Double(n)| Ok(n)).unwrap();
+    let numbers = PoolNumbers {
+        priorities: 2,
+        job_capacity: 1,
+        cpu_depth: 8,
+    };
+    let pool = Pool::new(registry, numbers).unwrap();
+    pool.end();
+    pool
+}
+
+/// A thread that looked just before the task came does not keep it from its answer.
+#[test]
+fn a_task_after_the_end_waits_for_another_look() {
+    let pool = &ended_pool();
+    let place = CpuTask::new(Double(1), pool.id(), 0, None);
+    let reply = Reply::host(place.clone());
+    let submitted = pool.host().submit(0, Double::METHOD, &[0; 8], reply);
+    assert_eq!(submitted, crate::host_rings::Submitted::Accepted);
+    std::thread::scope(|scope| {
+        let other = pool.host().hold(0);
+        assert!(other.is_some());
+        let submitting = scope.spawn(|| pool.after_submission());
+        std::thread::sleep(Duration::from_millis(30));
+        drop(other);
+        submitting.join().unwrap();
+    });
+    let answer = TaskFuture::new(place).wait_timeout(Duration::ZERO);
+    assert_eq!(answer, Some(Err(TaskError::Closed)));
+    assert_eq!(pool.discarded(), 1);
+}
+
 /// Threads that submit when the workers have ended find each other's tasks, and answer them.
 #[test]
 fn what_comes_after_the_end_is_answered_by_whoever_brings_it() {
     for _ in 0..1_000 {
-        let mut registry = Registry::new();
-        registry.add(false, |Double(n)| Ok(n)).unwrap();
-        let numbers = PoolNumbers {
-            priorities: 2,
-            job_capacity: 1,
-            cpu_depth: 8,
-        };
-        let pool = Pool::new(registry, numbers).unwrap();
-        pool.end();
+        let pool = ended_pool();
         let (answered, pool) = (AtomicUsize::new(0), &pool);
         std::thread::scope(|scope| {
             for thread in 0..4 {
