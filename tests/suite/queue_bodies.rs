@@ -5,7 +5,7 @@ use std::thread;
 use bytemuck::{Pod, Zeroable};
 use cuda_green::sim::{Launch, Sim};
 use cuda_green_queue::{
-    Task,
+    Task, TaskFailure,
     simulated::{DeviceSide, InboxSide, Place, Status},
 };
 
@@ -90,26 +90,35 @@ pub fn register(simulator: &Sim) {
             }
         });
     }
-    simulator.register_concurrent_kernel("suite_serve", |launch| {
-        thread::scope(|scope| {
-            for block in 0..launch.block_count() {
-                scope.spawn(move || serve(launch, block));
-            }
-        });
-    });
+    simulator.register_concurrent_kernel("suite_serve", serve);
 }
 
-/// Answers those tasks of `suite_serve` that the cases submit to it.
-fn serve(launch: &Launch<'_>, block: u64) {
-    let inbox = u32::try_from(block)
-        .ok()
-        .and_then(|block| InboxSide::argument(launch, 0, block));
-    let (Some(inbox), Some(found)) = (inbox, launch.arg_u64(1)) else {
+/// Each block takes the tasks of its lane.
+fn serve(launch: &Launch<'_>) {
+    let Some(words) = launch.arg_u64(1) else {
         return;
     };
-    inbox.serve(|Ask { number }| {
-        let _ = launch.atomic_add_u64(found + 8 * block, 1);
-        Ok(number + 1)
+    thread::scope(|scope| {
+        for block in 0..launch.block_count() {
+            scope.spawn(move || {
+                let Some(mut inbox) = InboxSide::argument(launch, 0, block as u32) else {
+                    return;
+                };
+                while let Some(taken) = inbox.wait_next() {
+                    let _ = launch.atomic_add_u64(words + 8 * block, 1);
+                    if let Some(Ask { number }) = taken.task() {
+                        let _ = inbox.answer::<Ask>(taken, Ok(number + 1));
+                    } else if let Some(Fail { number }) = taken.task() {
+                        let _ = inbox.answer::<Fail>(taken, Err(TaskFailure(number)));
+                    } else if let Some(Long { words }) = taken.task() {
+                        let output = [words[0], words[11], words.iter().sum()];
+                        let _ = inbox.answer::<Long>(taken, Ok(output));
+                    } else {
+                        inbox.refuse(taken);
+                    }
+                }
+            });
+        }
     });
 }
 
