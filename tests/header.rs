@@ -1,6 +1,8 @@
 //! The device side of queues on CPU threads: the header as C++, under ThreadSanitizer. What is PTX in it has a twin in
 //! `header/machine.h`; all else is the text that GPUs run.
 
+#![allow(clippy::panic, clippy::unwrap_used)] // helpers of tests
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
