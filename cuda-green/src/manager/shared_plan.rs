@@ -17,6 +17,8 @@ pub struct SharedPlan {
     pub(super) partitions: Vec<(String, PartitionRequest)>,
     pub(super) folder: Option<PathBuf>,
     pub(super) patience: Duration,
+    /// The program, with its arguments, that is the second process of the test whether groups are apart.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))] // no plan is made there
     pub(super) tester: Option<(PathBuf, Vec<OsString>)>,
 }
 
