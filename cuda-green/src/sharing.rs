@@ -66,7 +66,7 @@ mod store;
 
 pub(crate) use agreed_plan::AgreedPlan;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use elsewhere::{EventCount, HeldName, LONGEST_PAUSE, Membership, Outlook};
+pub(crate) use elsewhere::{EventCount, HeldName, LONGEST_PAUSE, Membership, NameRecord, Outlook};
 pub use ending::{EndStep, EndedHolder};
 pub use mps_status::{ComputeMode, MpsDaemon, MpsStatus};
 pub(crate) use mps_status::{Surroundings, variable};
@@ -88,6 +88,6 @@ pub(crate) use terms::Terms;
 #[cfg(target_os = "linux")]
 pub(crate) use {
     event_count::{EventCount, LONGEST_PAUSE},
-    held_name::HeldName,
+    held_name::{HeldName, NameRecord},
     membership::{Membership, Outlook},
 };

@@ -8,13 +8,16 @@
 
 use std::sync::Arc;
 
-use super::state::{Change, ManagerState};
+use super::{
+    join::FollowedName,
+    state::{Change, ManagerState},
+};
 use crate::{
     error::{Error, Result},
     event::Event,
     names::{Generation, HandOff, Ids, Pieces, RetireStep},
     partition::DropLater,
-    sharing::{HeldName, Hindrance, Outlook},
+    sharing::{Hindrance, Outlook},
     sharing_error::SharingError,
 };
 
@@ -48,12 +51,13 @@ impl ManagerState<String> {
             }
         };
         let mut is_done = true;
-        for (id, name) in shared.names() {
-            match self.follow_name(&id, &name, &outlook) {
+        for one in shared.names() {
+            match self.follow_name(&one, &outlook) {
                 Ok(done) => is_done &= done,
                 Err(error) => {
+                    let id = &one.id;
                     log::warn!("{id:?} does not follow the plan among processes: {error}");
-                    if let Err(error) = name.hinder(Hindrance::Failed) {
+                    if let Err(error) = one.record.hinder(Hindrance::Failed) {
                         log::warn!("writing the record of {id:?}: {error}");
                     }
                 }
@@ -74,23 +78,19 @@ impl ManagerState<String> {
     }
 
     /// Brings one name to what the plan gives to it, and records that. Returns whether it is there.
-    fn follow_name(
-        &self,
-        id: &Arc<String>,
-        name: &Arc<HeldName>,
-        outlook: &Outlook,
-    ) -> Result<bool> {
+    fn follow_name(&self, one: &FollowedName, outlook: &Outlook) -> Result<bool> {
+        let record = &one.record;
         loop {
             let mut later = DropLater::new(); // outlives the locks
-            match self.move_name(id, name, outlook, &mut later)? {
+            match self.move_name(one, outlook, &mut later)? {
                 Progress::Done => break,
                 Progress::Again => {}
                 Progress::Hindered(hindrance) => {
-                    name.hinder(hindrance)?;
+                    record.hinder(hindrance)?;
                     return Ok(false);
                 }
                 Progress::Wait(events) => {
-                    name.hinder(Hindrance::Working)?;
+                    record.hinder(Hindrance::Working)?;
                     for event in events {
                         event.synchronize_beside_captures()?;
                     }
@@ -98,27 +98,26 @@ impl ManagerState<String> {
             }
         }
         match &outlook.next {
-            Some(next) => name.leave_for(next.generation)?,
-            None => name.take(outlook.plan.generation)?,
+            Some(next) => record.leave_for(next.generation)?,
+            None => record.take(outlook.plan.generation)?,
         }
         Ok(true)
     }
 
     fn move_name(
         &self,
-        id: &Arc<String>,
-        name: &Arc<HeldName>,
+        one: &FollowedName,
         outlook: &Outlook,
         later: &mut DropLater,
     ) -> Result<Progress> {
-        let index = name.index();
+        let (id, index) = (&one.id, one.record.index());
         let find = |ids: &Ids<String>| Ok(ids.iter().position(|one| one == id));
         let (change, position) = self.begin_change_of(find)?;
         let Some(pieces) = self.pieces_to_use(&change, position, index, outlook)? else {
             return Ok(Progress::Hindered(Hindrance::InUse));
         };
         if let Some(position) = position {
-            match self.put_on(&change, position, name, &pieces) {
+            match self.put_on(&change, position, one, &pieces) {
                 Ok(()) => {}
                 Err(Error::ContextInCapture) => {
                     return Ok(Progress::Hindered(Hindrance::InCapture));
@@ -197,7 +196,7 @@ impl ManagerState<String> {
         &self,
         change: &Change<'_, String>,
         position: usize,
-        name: &Arc<HeldName>,
+        one: &FollowedName,
         pieces: &Pieces,
     ) -> Result<()> {
         let registry = &change.registry;
@@ -205,9 +204,13 @@ impl ManagerState<String> {
             return Ok(());
         }
         if let Some(old) = registry.context_without(position, pieces) {
+            // Its context has it as well, and stays while this change goes on.
+            let Some(name) = one.name.upgrade() else {
+                return Ok(()); // given back, and claimed again since
+            };
             let mut layout = change.layout();
             let made = match &mut *layout {
-                Some(layout) => layout.create_as_in_place_of(name, &self.device, &old, pieces),
+                Some(layout) => layout.create_as_in_place_of(&name, &self.device, &old, pieces),
                 None => return Ok(()),
             };
             if made.is_err() {
@@ -221,7 +224,7 @@ impl ManagerState<String> {
             registry.add_generation(position, Generation { pieces, context });
         }
         // What follows waits for closures that use a stream of the name.
-        name.hinder(Hindrance::InUse)?;
+        one.record.hinder(Hindrance::InUse)?;
         if let Some(generations) = registry.in_force_but(position, pieces) {
             registry.put_in_force(&generations, HandOff::Strict)?;
             registry.own_what_is_in_force(position);

@@ -22,7 +22,9 @@ use crate::{
     partition::{ContextPolicy, GreenContext},
     planner::{PartitionRequest, Plan},
     resource::{SmResource, describe},
-    sharing::{AgreedPlan, HeldName, Membership, SharedStatus, SharingStep, Terms, reached},
+    sharing::{
+        AgreedPlan, HeldName, Membership, NameRecord, SharedStatus, SharingStep, Terms, reached,
+    },
     sharing_error::SharingError,
     sync::Mutex,
 };
@@ -36,7 +38,15 @@ pub(super) struct Shared {
     pub(super) membership: Membership,
     pub(super) patience: Duration,
     /// The names that it holds, with their contexts, whose SMs follow the plan. Their leases hold them.
-    names: Mutex<Vec<(Arc<String>, Weak<HeldName>)>>,
+    names: Mutex<Vec<FollowedName>>,
+}
+
+/// A name whose SMs follow the plan. It does not hold the name: that is given back with its context, at once.
+#[derive(Clone, Debug)]
+pub(super) struct FollowedName {
+    pub(super) id: Arc<String>,
+    pub(super) record: Arc<NameRecord>,
+    pub(super) name: Weak<HeldName>,
 }
 
 impl Shared {
@@ -45,19 +55,19 @@ impl Shared {
     }
 
     /// Returns the names that are held.
-    pub(super) fn names(&self) -> Vec<(Arc<String>, Arc<HeldName>)> {
+    pub(super) fn names(&self) -> Vec<FollowedName> {
         let mut names = self.names.lock();
-        names.retain(|(_, name)| name.strong_count() > 0);
-        let held = names.iter().filter_map(|(id, name)| {
-            let name = name.upgrade()?;
-            Some((Arc::clone(id), name))
-        });
-        held.collect()
+        names.retain(|one| one.name.strong_count() > 0);
+        names.clone()
     }
 
     fn add(&self, id: &Arc<String>, name: &Arc<HeldName>) {
         let mut names = self.names.lock();
-        names.push((Arc::clone(id), Arc::downgrade(name)));
+        names.push(FollowedName {
+            id: Arc::clone(id),
+            record: name.record(),
+            name: Arc::downgrade(name),
+        });
     }
 }
 

@@ -24,6 +24,10 @@ pub(crate) struct Membership(Infallible);
 #[derive(Debug)]
 pub(crate) struct HeldName(Infallible);
 
+/// The record of such a name: none.
+#[derive(Debug)]
+pub(crate) struct NameRecord(Infallible);
+
 /// What wakes this process: nothing.
 #[derive(Debug)]
 pub(crate) struct EventCount(Infallible);
@@ -89,6 +93,12 @@ impl Membership {
 }
 
 impl HeldName {
+    pub(crate) fn record(&self) -> Arc<NameRecord> {
+        match self.0 {}
+    }
+}
+
+impl NameRecord {
     pub(crate) fn index(&self) -> usize {
         match self.0 {}
     }

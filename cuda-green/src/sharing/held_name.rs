@@ -13,24 +13,36 @@ use crate::{sharing_error::SharingError, sync::Mutex};
 
 /// A name that this process holds until this value ends.
 #[derive(Debug)]
-pub(crate) struct HeldName {
+pub(crate) struct HeldName(Arc<NameRecord>);
+
+/// The record of a name that this process holds, or held: who writes it does not hold the name.
+#[derive(Debug)]
+pub(crate) struct NameRecord {
     claims: Arc<Claims>,
     events: Arc<EventCount>,
     index: usize,
-    holder: Mutex<Holder>,
+    /// None once the name is given back.
+    holder: Mutex<Option<Holder>>,
 }
 
 impl HeldName {
     /// Returns the name whose lock was kept and whose record was written.
     pub(super) fn of(place: &Place, index: usize, holder: Holder) -> Self {
-        Self {
+        Self(Arc::new(NameRecord {
             claims: Arc::clone(&place.claims),
             events: Arc::clone(&place.events),
             index,
-            holder: Mutex::new(holder),
-        }
+            holder: Mutex::new(Some(holder)),
+        }))
     }
 
+    /// Returns its record.
+    pub(crate) fn record(&self) -> Arc<NameRecord> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl NameRecord {
     /// Returns its index among the names of the plan.
     pub(crate) fn index(&self) -> usize {
         self.index
@@ -38,7 +50,7 @@ impl HeldName {
 
     /// Says that the process uses no SMs of this name any more but those that the announced plan gives to it.
     pub(crate) fn leave_for(&self, number: u64) -> Result<(), SharingError> {
-        let changed = self.record(Some(SharingStep::Left), |holder| {
+        let changed = self.change(Some(SharingStep::Left), |holder| {
             holder.left_for = number;
             holder.hindrance = Hindrance::None;
         })?;
@@ -51,13 +63,13 @@ impl HeldName {
 
     /// Says what keeps the process from leaving SMs.
     pub(crate) fn hinder(&self, hindrance: Hindrance) -> Result<(), SharingError> {
-        self.record(None, |holder| holder.hindrance = hindrance)
+        self.change(None, |holder| holder.hindrance = hindrance)
             .map(drop)
     }
 
     /// Says that the process uses what the plan of this number gives to the name.
     pub(crate) fn take(&self, generation: u64) -> Result<(), SharingError> {
-        let changed = self.record(Some(SharingStep::Taken), |holder| {
+        let changed = self.change(Some(SharingStep::Taken), |holder| {
             holder.generation = generation;
             holder.left_for = 0;
             holder.hindrance = Hindrance::None;
@@ -68,13 +80,16 @@ impl HeldName {
         Ok(())
     }
 
-    /// Changes the record, unless it is so already; returns whether it was not. `step` is reached before it is written.
-    fn record(
+    /// Changes the record, unless it is so already or the name is given back; returns whether it was not. `step` is reached before it is written.
+    fn change(
         &self,
         step: Option<SharingStep>,
         change: impl FnOnce(&mut Holder),
     ) -> Result<bool, SharingError> {
-        let mut holder = self.holder.lock();
+        let mut own = self.holder.lock();
+        let Some(holder) = &mut *own else {
+            return Ok(false);
+        };
         let mut changed = *holder;
         change(&mut changed);
         if changed == *holder {
@@ -91,9 +106,15 @@ impl HeldName {
 
 impl Drop for HeldName {
     fn drop(&mut self) {
-        give_back(&self.claims, self.index);
-        if self.claims.is_own() {
-            self.events.notify();
+        let record = &self.0;
+        // In a forked child another thread may have had the lock, and is gone.
+        if !record.claims.is_own() {
+            return;
         }
+        let mut holder = record.holder.lock();
+        *holder = None;
+        give_back(&record.claims, record.index);
+        drop(holder);
+        record.events.notify();
     }
 }
