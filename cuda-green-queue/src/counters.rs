@@ -144,3 +144,34 @@ pub(crate) struct PollerCounters {
     /// In nanoseconds; the thread notes it when it ends.
     pub(crate) cpu_time: Counter,
 }
+
+/// What is counted of one way for CPU code to submit, by whichever thread does so.
+#[derive(Default)]
+pub(crate) struct Submissions {
+    submitted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Submissions {
+    /// Counts a task before anyone can find it, so that no snapshot has more ends than submissions.
+    #[inline]
+    pub(crate) fn count(&self) {
+        self.submitted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a count back: the task was not submitted after all.
+    pub(crate) fn uncount(&self) {
+        self.submitted.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a refusal that the client is told.
+    pub(crate) fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the numbers of submissions and of refusals.
+    pub(crate) fn get(&self) -> (u64, u64) {
+        let refused = self.refused.load(Ordering::Relaxed);
+        (self.submitted.load(Ordering::Relaxed), refused)
+    }
+}

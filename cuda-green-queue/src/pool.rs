@@ -9,7 +9,7 @@ use crossbeam_queue::{ArrayQueue, SegQueue};
 use crossbeam_utils::CachePadded;
 
 use crate::{
-    counters::ThreadCounters,
+    counters::{Submissions, ThreadCounters},
     error::Result,
     host_rings::{HostRings, HostTaken},
     jobs::{CopiedJob, PointerJob},
@@ -52,37 +52,6 @@ struct Class {
     spilled: SegQueue<PointerJob>,
     /// Has room for every job that exists.
     copied: ArrayQueue<Box<CopiedJob>>,
-}
-
-/// What is counted of one way to submit.
-#[derive(Default)]
-pub(crate) struct Submissions {
-    submitted: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl Submissions {
-    /// Counts a task before anyone can find it, so that no snapshot has more ends than submissions.
-    #[inline]
-    pub(crate) fn count(&self) {
-        self.submitted.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Takes a count back: the task was not submitted after all.
-    pub(crate) fn uncount(&self) {
-        self.submitted.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Counts a refusal that the client is told.
-    pub(crate) fn refuse(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Returns the numbers of submissions and of refusals.
-    pub(crate) fn get(&self) -> (u64, u64) {
-        let refused = self.refused.load(Ordering::Relaxed);
-        (self.submitted.load(Ordering::Relaxed), refused)
-    }
 }
 
 /// The numbers of a pool.

@@ -121,7 +121,11 @@ fn tasks_that_panic_when_they_are_dropped_are_answered_as_closed() {
     let submitter = queues.submitter().clone();
     std::thread::scope(|scope| {
         scope.spawn(|| drop(queues));
-        while submitter.try_submit(Name(String::new())).is_ok() {
+        // Full is not enough: what waits would still be run.
+        while !matches!(
+            submitter.try_submit(Name(String::new())),
+            Err(SubmitError::Closed(_))
+        ) {
             std::thread::yield_now();
         }
         door.open();
