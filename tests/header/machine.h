@@ -82,7 +82,7 @@ inline void meet() {
 
 inline u32 multiprocessor() { return thread_number; }
 inline u32 lane_of_warp() { return own_lane; }
-inline u32 active_lanes() { return own_team; }
+inline u32 lanes_of_warp() { return own_team; }
 inline u32 thread_of_block() { return own_lane; }
 inline u32 threads_of_block() { return WARP; }
 inline u32 block_of_grid() { return thread_number; }

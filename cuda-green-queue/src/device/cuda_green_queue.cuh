@@ -324,8 +324,10 @@ CUDA_GREEN_DEVICE u32 lane_of_warp() {
     return value;
 }
 
-// Returns the lanes that run this together now.
-CUDA_GREEN_DEVICE u32 active_lanes() { return __activemask(); }
+// Returns the lanes of the warp that have not exited, once all of them are here. The lanes that happen to be together
+// (`__activemask`) would not do: two teams of one warp can be in the same call then, and where the compiler brings their
+// lanes together again, one that has a ticket waits for one that waits for that slot (seen on an H200).
+CUDA_GREEN_DEVICE u32 lanes_of_warp() { return __ballot_sync(0xffffffff, true); }
 
 CUDA_GREEN_DEVICE u32 thread_of_block() {
     return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
@@ -773,17 +775,17 @@ struct Queue {
         return Status::Accepted;
     }
 
-    // Submits a task of each lane of the warp that calls it at the same time, with one reservation for all of them: all
-    // tasks are submitted or none, and these lanes get the same status. The lowest lane's `timeout_ns` and `where` count.
-    // Lanes that have exited, or are elsewhere, take no part; `__syncwarp()` before brings the lanes of a warp together
-    // again that went different ways. Otherwise as `try_submit` and `submit`. Invalid as well if the ring has fewer slots
-    // than there are lanes. The tasks get neighbouring slots, in the order of lanes.
+    // Submits a task of each lane of the warp, with one reservation for all of them: all tasks are submitted or none, and
+    // all lanes get the same status. All lanes that have not exited must call it, as with `__syncwarp()`: it waits for them,
+    // and for ever for one that never comes. The lowest lane's `timeout_ns` and `where` count. Otherwise as `try_submit` and
+    // `submit`. Invalid as well if the ring has fewer slots than there are lanes. The tasks get neighbouring slots, in the
+    // order of lanes.
     template <class Task> CUDA_GREEN_DEVICE Status try_submit_warp(const Task& task, Where where = {}) const {
         return submit_warp(task, 0, where);
     }
     template <class Task>
     CUDA_GREEN_DEVICE Status submit_warp(const Task& task, u64 timeout_ns, Where where = {}) const {
-        const Team team(detail::active_lanes());
+        const Team team(detail::lanes_of_warp());
         detail::Ring ring;
         if (!find<Task, void>(team.common(where), &ring) || team.count > (1u << depth_log2)) return Status::Invalid;
         detail::Reserved got{};
@@ -841,9 +843,9 @@ struct Queue {
         return Future<Output>(table, entry);
     }
 
-    // Submits a task of each lane of the warp that calls it at the same time, with one reservation for all of them, and
-    // returns each lane the future of its own. Either all tasks are submitted or none. The lowest lane's `timeout_ns` and
-    // `where` count. While there are not enough slots or entries for all it holds none, so that smaller teams get on, and
+    // Submits a task of each lane of the warp, with one reservation for all of them, and returns each lane the future of
+    // its own. Either all tasks are submitted or none. All lanes that have not exited must call it, as with
+    // `submit_warp`. The lowest lane's `timeout_ns` and `where` count. While there are not enough slots or entries for all it holds none, so that smaller teams get on, and
     // may get on first. Invalid as well if the queue has fewer slots or entries for answers than there are lanes.
     template <class Task>
     CUDA_GREEN_DEVICE Future<typename Task::Output> try_call_warp(const Task& task, Where where = {}) const {
@@ -852,7 +854,7 @@ struct Queue {
     template <class Task>
     CUDA_GREEN_DEVICE Future<typename Task::Output> call_warp(const Task& task, u64 timeout_ns, Where where = {}) const {
         using Output = typename Task::Output;
-        const Team team(detail::active_lanes());
+        const Team team(detail::lanes_of_warp());
         detail::Ring ring;
         const detail::FutureTable table = future_table();
         if (!find<Task, Output>(team.common(where), &ring) || team.count > (1u << depth_log2) ||
