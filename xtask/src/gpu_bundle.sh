@@ -2,7 +2,7 @@
 # Runs the driver matrix's report, the suite, the examples and the benchmarks on this machine's GPU and writes evidence/*.json.
 # Made by `cargo xtask gpu-bundle`. Needs a GPU and its driver, and nothing else.
 #
-#   ./run.sh           everything but the last ten of the next line
+#   ./run.sh           everything but the last eleven of the next line
 #   ./run.sh suite     the suite alone; likewise driver, quad, map, cudarc, examples, conformance, activate, alloc,
 #                      rebalance, startup, under-load, isolation, peers_host and peers_memory, which need Python with
 #                      cuda.core, CuPy or PyTorch, soak, which takes SOAK_SECONDS (240) on SOAK_THREADS (16), mps, which
@@ -11,7 +11,8 @@
 #                      TEXTS with a text a line, and measures sentence-transformers too where Python has it, service,
 #                      which takes the same model and texts, and five minutes, server, which takes them too, queue,
 #                      which takes up to five minutes, processes, which takes up to three and runs MPS daemons of its
-#                      own, and holders, which has two processes hold partitions under a daemon of its own, and ends one
+#                      own, holders, which has two processes hold partitions under a daemon of its own, and ends one, and
+#                      kills, which does so in ways that harm the other
 set -u
 cd "$(dirname "$0")"
 CUDA_GREEN_COMMIT=$(cat COMMIT)
@@ -134,6 +135,33 @@ holders_under_mps() {
     } >evidence/holders.txt 2>&1
     cat evidence/holders.txt
     [ "$failures" = 0 ]
+}
+
+# What each way to kill a client of MPS does to its neighbour in another partition, eight times each.
+kills_under_mps() {
+    for way in KILL TERM STOP terminate_client; do
+        failed=0
+        for _ in 1 2 3 4 5 6 7 8; do
+            ./shared_device serving 60 >/dev/null 2>&1 &
+            killed=$!
+            ./shared_device indexing 4 >/dev/null 2>&1 &
+            neighbour=$!
+            sleep 2.5
+            signal=KILL
+            case $way in
+            TERM) signal=TERM ;;
+            STOP) kill -STOP $killed && sleep 0.3 ;;
+            terminate_client)
+                server=$(echo get_server_list | nvidia-cuda-mps-control | head -n 1)
+                echo "terminate_client $server $killed" | nvidia-cuda-mps-control >/dev/null
+                ;;
+            esac
+            kill -$signal $killed
+            wait $neighbour || failed=$((failed + 1))
+            wait $killed 2>/dev/null
+        done
+        echo "$way: $failed of 8 neighbours failed"
+    done | tee evidence/kills.txt
 }
 
 # The embeddings beside their peers in one run, and the vectors of one text by the program.
@@ -278,5 +306,6 @@ step queue queue
 step processes processes
 step mps under_mps suite_under_mps
 step holders under_mps holders_under_mps
+step kills under_mps kills_under_mps
 step situations sh -c 'sh situations.sh ./cuda-green | tee evidence/situations.txt'
 exit $failed
