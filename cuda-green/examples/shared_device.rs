@@ -2,7 +2,8 @@
 //! own took at worst, whatever the others do.
 //!
 //! `cargo run --release --package cuda-green-examples --example shared_device serving 10` holds the partition `serving` for 10
-//! seconds; run another with `indexing` beside it, both as clients of one MPS daemon. With
+//! seconds; run another with `indexing` beside it, both as clients of one MPS daemon. A third argument says how many kernels
+//! it launches before it waits, one without it. With
 //! `CUDA_GREEN_DRIVER=sim:h200@13.0` it runs on a simulated GPU; `CUDA_GREEN_SHARED_DIR` names the folder of the plan.
 
 use std::{
@@ -21,7 +22,14 @@ fn main() -> ExitCode {
     let seconds = env::args().nth(2).and_then(|text| text.parse().ok());
     let done = match name.as_str() {
         "separation-partner" => Driver::load().and_then(|driver| serve_separation_test(&driver)),
-        name => run(name, Duration::from_secs(seconds.unwrap_or(1))),
+        name => {
+            let at_once = env::args().nth(3).and_then(|text| text.parse().ok());
+            run(
+                name,
+                Duration::from_secs(seconds.unwrap_or(1)),
+                at_once.unwrap_or(1),
+            )
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -32,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(name: &str, time: Duration) -> Result<()> {
+fn run(name: &str, time: Duration, at_once: u32) -> Result<()> {
     let device = CudaDevice::init(0)?;
     // The same list in every process. The first makes the plan, and tests with a second process of this program whether
     // its partitions are apart.
@@ -57,10 +65,12 @@ fn run(name: &str, time: Duration) -> Result<()> {
         let sms = manager.get_context(name)?.sm_count();
         let config = LaunchConfig::linear(sms * 2, 1024); // two of 1024 threads fill an SM
         let launched = Instant::now();
-        // SAFETY: the kernel takes an address that it never writes, and a number of rounds.
-        unsafe { stream.launch(&burn, &config, &[&nowhere, &rounds])? };
+        for _ in 0..at_once {
+            // SAFETY: the kernel takes an address that it never writes, and a number of rounds.
+            unsafe { stream.launch(&burn, &config, &[&nowhere, &rounds])? };
+        }
         stream.synchronize()?;
-        kernels += 1;
+        kernels += at_once;
         worst = worst.max(launched.elapsed());
     }
     println!("{name}: {kernels} kernels, at worst {worst:.1?}");
