@@ -3,9 +3,6 @@
 use super::{memory::Shared, ring::Ring, slot::TaskHeader};
 use crate::layout::CLOSED;
 
-/// Slots between the next one and that which is prefetched: what is consumed while a line comes from memory.
-const AHEAD: u64 = 4;
-
 /// The one consumer of a ring: its place in it, and what it last told the producers.
 ///
 /// Take a task by [`peek`](Self::peek), [`copy`](Self::copy), [`advance`](Self::advance), in this order; call
@@ -55,8 +52,6 @@ impl Consumer {
     #[inline]
     pub(crate) fn advance(&mut self, shared: &impl Shared) {
         self.position += 1;
-        // The other side wrote it, so it comes from far away. By the time that it is needed it is here.
-        shared.prefetch(self.ring.slot(self.position + AHEAD));
         if self.position - self.told >= self.tell_after {
             self.tell(shared);
         }

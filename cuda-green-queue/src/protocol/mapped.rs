@@ -93,17 +93,6 @@ impl Shared for Mapped {
     fn write_word(&self, at: u64, value: u64) {
         self.store(at, value);
     }
-
-    #[inline]
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    fn prefetch(&self, at: u64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
-        if let Some(pointer) = self.pointer::<8>(at) {
-            // SAFETY: it is no access, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer.cast_const().cast()) };
-        }
-    }
 }
 
 /// Memory of this process that no device accesses: the state of rings that CPU threads fill.

@@ -22,10 +22,6 @@ pub(crate) trait Shared {
     /// Stores a word that only one side accesses at a time.
     fn write_word(&self, at: u64, value: u64);
 
-    /// Asks for a word to come into a near cache, where the processor can be asked. A read of it takes less time then.
-    #[inline]
-    fn prefetch(&self, _at: u64) {}
-
     /// Copies bytes out by [`read_word`](Self::read_word).
     #[inline]
     fn read(&self, mut at: u64, out: &mut [u8]) {
