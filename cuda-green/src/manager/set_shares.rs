@@ -13,8 +13,8 @@ impl SmPartitionManager<String> {
     /// of the plan's split, and each name keeps one at least. Those who lose SMs leave them first, by a strict hand-off:
     /// new work goes to fewer SMs, and the contexts over the old ones are destroyed once their work is over and nobody
     /// uses them. Only then is the plan changed, and others get the SMs. It is all or nothing: where somebody has not
-    /// left after the time that [`SharedPlan::wait`] gave, and two seconds at least, the plan stays as it is and the error
-    /// names them. If this process dies meanwhile, the others end the change.
+    /// left after the time that [`SharedPlan::wait`](crate::SharedPlan::wait) gave, and two seconds at least, the plan
+    /// stays as it is and the error names them. If this process dies meanwhile, the others end the change.
     ///
     /// The new shares outlast the processes: whoever joins by the same list gets them. Under MPS the SMs of a process that
     /// was killed change hands once the server no longer lists it.
