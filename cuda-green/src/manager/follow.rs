@@ -40,6 +40,8 @@ impl ManagerState<String> {
         let Some(shared) = &self.shared else {
             return true;
         };
+        // Before the look: a name that is claimed after it was given the SMs of a plan that may be newer than what was seen.
+        let names = shared.names();
         let outlook = match shared.membership.look() {
             Ok(outlook) => outlook,
             // All its names are given back, and what is left of the manager says so when it is used.
@@ -51,7 +53,7 @@ impl ManagerState<String> {
             }
         };
         let mut is_done = true;
-        for one in shared.names() {
+        for one in names {
             match self.follow_name(&one, &outlook) {
                 Ok(done) => is_done &= done,
                 Err(error) => {

@@ -13,6 +13,7 @@ use std::{
 use super::state::ManagerState;
 use crate::{
     error::Result,
+    names,
     sharing::{EventCount, LONGEST_PAUSE},
     sharing_error::SharingError,
 };
@@ -94,8 +95,11 @@ impl Drop for Watcher {
         let Some(thread) = self.thread.take() else {
             return;
         };
+        // In the closure of a `PartitionStream` it may wait for this thread to leave that; it ends by itself then.
+        let waits_for_this = names::refuse_inside().is_err();
         // A subscriber of its events may drop the manager.
-        if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+        let is_this = thread.thread().id() == thread::current().id();
+        if !waits_for_this && !is_this && thread.join().is_err() {
             log::error!(
                 "{}",
                 io::Error::other("the thread that follows a plan panicked")

@@ -11,7 +11,7 @@ use super::{
     event_count::LONGEST_PAUSE,
     holder::program,
     leftover::Leftover,
-    place::{A_MOMENT, LONG_PAUSE, Place, retry},
+    place::{A_MOMENT, LONG_PAUSE, LONGEST_WAIT, Place, retry},
     protocol::{self, NameState},
     record::{Hindrance, Holder, Record},
     shares,
@@ -53,7 +53,7 @@ impl Place {
         next.generation = protocol::next_number(plan.generation, self.claims.read_announced()?);
         self.claims.write_announced(next.generation)?;
         reached(SharingStep::Numbered);
-        let deadline = Instant::now() + patience.max(A_MOMENT);
+        let deadline = Instant::now() + patience.clamp(A_MOMENT, LONGEST_WAIT);
         let done = store::announce(&self.folder, &self.next_file, &next)
             .map_err(Into::into)
             .and_then(|()| {

@@ -134,9 +134,9 @@ impl Claims {
         self.try_lock(What::Name(index))
     }
 
-    /// Returns whether this file keeps a name.
+    /// Returns whether this file keeps a name. In a forked child it keeps none.
     pub(super) fn is_held_here(&self, index: usize) -> bool {
-        self.kept.load(SeqCst) & bit(index) != 0
+        self.is_own() && self.kept.load(SeqCst) & bit(index) != 0
     }
 
     /// Returns whether anyone has the lock of a name, or is about to take it in this file.

@@ -100,7 +100,8 @@ impl Membership {
         if !plan.has_the_split_of(&own) {
             return Err(SharingError::Replaced);
         }
-        if **own != plan {
+        // Another thread may have read a newer one meanwhile.
+        if own.generation < plan.generation {
             *own = Arc::new(plan);
         }
         let plan = Arc::clone(&own);

@@ -47,6 +47,9 @@ pub(super) const LONG_PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait, patient or not, for what others do in a moment: to plan, to write a record, to leave SMs.
 pub(super) const A_MOMENT: Duration = Duration::from_secs(2);
 
+/// Longer than anybody waits; the end of a longer wait may be no moment of the clock.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// The files of a device's plan, and the facts that it must be for.
 #[derive(Debug)]
 pub(super) struct Place {

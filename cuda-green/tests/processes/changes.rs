@@ -62,7 +62,7 @@ fn shares_change_in_both_processes_and_back() {
     assert!(told.starts_with("4 a:24,b:60 behind [] "), "{told}");
     apart(&mut one, &mut other, [24, 60]);
     // What nobody had.
-    third.does("set-from-outside 0 b=rest");
+    third.does("set-from-outside for-ever b=rest");
     apart(&mut one, &mut other, [24, 108]);
     assert!(
         one.does("status").starts_with("5 1 "),

@@ -166,7 +166,9 @@ impl Child {
                 let folder = Path::new(&self.folder);
                 let plans = SharedDevice::list(Some(folder))?;
                 let plan = plans.first().ok_or(SharingError::NoPlan)?;
-                let patience = Duration::from_millis(patience.parse().unwrap());
+                let patience = patience
+                    .parse()
+                    .map_or(Duration::MAX, Duration::from_millis);
                 Ok(told(&plan.set_shares(&requests(shares), patience)?))
             }
             ["stream", name] => {
