@@ -27,7 +27,7 @@ pub(super) fn judge(
         Record::Of(holder) => holder,
         Record::Damaged => {
             return Leftover::Dirty(
-                "its record is damaged; end all processes that share the device, and remove the file of claims"
+                "its record is damaged; end all processes that share the device, and remove the files of the plan and of the claims"
                     .to_owned(),
             );
         }
@@ -38,7 +38,7 @@ pub(super) fn judge(
         Life::Alive => return dirty("that process still runs; end it"),
         Life::Unknown => {
             return dirty(
-                "its number is of another namespace (a container's), so whether it runs cannot be seen from here; join from there, or end all processes that share the device and remove the file of claims",
+                "its number is of another namespace (a container's), so whether it runs cannot be seen from here; join from there, or end all processes that share the device and remove the files of the plan and of the claims",
             );
         }
         Life::Gone | Life::Replaced => {}

@@ -103,6 +103,17 @@ impl Place {
         let folder = Folder::open(path)?;
         let (plan_file, device) = files(&key.device);
         let claims_file = format!("{device}.claims");
+        // In this order: whoever makes a plan has made the claims before.
+        let plan = store::read(&folder, &plan_file);
+        if fs::symlink_metadata(folder.within(&claims_file)).is_err()
+            && plan?.is_some_and(|plan| plan.key.boot == key.boot)
+        {
+            return Err(SharingError::File {
+                path: folder.shown(&plan_file),
+                problem: "the file of its claims is gone, so nobody knows who holds its names"
+                    .to_owned(),
+            });
+        }
         let claims = Arc::new(Claims::open(&folder, &claims_file)?);
         let events = EventCount::open(Arc::clone(&claims), &folder.within(&claims_file))?;
         Ok(Self {

@@ -172,6 +172,25 @@ fn a_damaged_plan_and_damaged_claims_are_refused() {
     );
 }
 
+/// A new file would know of no holder, and give all names again.
+#[test]
+fn names_are_not_given_again_where_the_claims_were_removed() {
+    let folder = Folder::new("removed-claims");
+    let mut one = Child::start(&folder);
+    one.does(&format!("join 0 {LIST} a"));
+    fs::remove_file(folder.file(".claims")).unwrap();
+    let mut other = Child::start(&folder);
+    let join = format!("join 0 {LIST} a");
+    let refused = other.fails(&join);
+    let problem = ".plan is not used: the file of its claims is gone";
+    assert!(refused.contains(problem), "{refused}");
+    let refused = other.fails("set-from-outside 0 a=64");
+    assert!(refused.contains(problem), "{refused}");
+    one.does("drop");
+    fs::remove_file(folder.file(".plan")).unwrap();
+    other.does(&join);
+}
+
 #[test]
 fn processes_that_see_another_device_or_driver_do_not_join() {
     let folder = Folder::new("others");
