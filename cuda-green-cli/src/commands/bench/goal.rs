@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::run::NO_RATIOS;
 use crate::render::page::printable_line;
 
 /// A goal and the figure that it is for.
@@ -37,6 +38,18 @@ impl Goal {
         let what = printable_line(&self.what);
         format!("{what:<52} {found:>8} {sign} {:.2}{missed}", self.bound)
     }
+}
+
+/// Returns the table of goals, each on a line of its own; that a simulation has none where there are none.
+pub fn table(goals: &[Goal]) -> String {
+    if goals.is_empty() {
+        return format!("\n{NO_RATIOS}");
+    }
+    let mut table = format!("\n{:<52} {:>8}", "goal", "found");
+    for goal in goals {
+        table += &format!("\n{}", goal.line());
+    }
+    table
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::{
     protocol::FloodKind,
 };
 use crate::{
-    commands::bench::run::{Figures, NO_RATIOS},
+    commands::bench::{goal, run::Figures},
     render::{
         duration::duration,
         page::{printable_line, wrapped},
@@ -56,14 +56,7 @@ impl Figures for ProcessFigures {
                 table += &format!("\n{}", wrapped(&line, 80, "  "));
             }
         }
-        if self.goals.is_empty() {
-            return format!("{table}\n{NO_RATIOS}");
-        }
-        table += &format!("\n{:<52} {:>8}", "goal", "found");
-        for goal in &self.goals {
-            table += &format!("\n{}", goal.line());
-        }
-        table
+        table + &goal::table(&self.goals)
     }
 
     fn verdict(&self) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use super::{
     times::{Found, Trips},
 };
 use crate::{
-    commands::bench::run::{Figures, NO_RATIOS},
+    commands::bench::{goal, run::Figures},
     render::{
         duration::duration,
         page::{printable_line, wrapped},
@@ -48,14 +48,7 @@ impl Figures for QueueFigures {
             let skipped = format!("not measured: {}", printable_line(skipped));
             table += &format!("\n{}", wrapped(&skipped, 80, "  "));
         }
-        if self.goals.is_empty() {
-            return format!("{table}\n{NO_RATIOS}");
-        }
-        table += &format!("\n{:<52} {:>8}", "goal", "found");
-        for goal in &self.goals {
-            table += &format!("\n{}", goal.line());
-        }
-        table
+        table + &goal::table(&self.goals)
     }
 }
 

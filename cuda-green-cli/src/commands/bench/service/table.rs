@@ -2,7 +2,7 @@
 
 use super::figures::{OpenRow, Row, ServiceFigures};
 use crate::{
-    commands::bench::run::{Figures, NO_RATIOS},
+    commands::bench::{goal, run::Figures},
     render::{duration::duration, page::printable_line},
 };
 
@@ -27,7 +27,7 @@ impl Figures for ServiceFigures {
             };
             table += &format!("{:<42} {rate:>24}\n", row.placement.name());
         }
-        table + &self.elastic() + &self.several_gpus() + &self.goals()
+        table + &self.elastic() + &self.several_gpus() + &goal::table(&self.goals)
     }
 }
 
@@ -106,17 +106,6 @@ impl ServiceFigures {
                 number(row.bulk_per_s),
                 number(row.queries_per_s)
             );
-        }
-        table
-    }
-
-    fn goals(&self) -> String {
-        if self.goals.is_empty() {
-            return format!("\n{NO_RATIOS}");
-        }
-        let mut table = format!("\n{:<52} {:>8}", "goal", "found");
-        for goal in &self.goals {
-            table += &format!("\n{}", goal.line());
         }
         table
     }
