@@ -168,14 +168,6 @@ impl Ring {
         shared.load_acquire(self.tail) & CLOSED != 0
     }
 
-    /// Returns how many tasks were taken, as the consumer last said, were submitted, and were refused.
-    pub(crate) fn counts(&self, shared: &impl Shared, local: &impl Local) -> (u64, u64, u64) {
-        use super::reserve::{HEAD, REFUSED};
-        let taken = shared.load_acquire(self.tail) & !CLOSED;
-        let submitted = local.get(self.state + HEAD);
-        (taken, submitted, local.get(self.state + REFUSED))
-    }
-
     /// Makes memory of any contents an empty ring whose first ticket is `start`, before anyone uses it.
     pub(crate) fn initialize(&self, shared: &impl Shared, local: &impl Local, start: u64) {
         use super::reserve::{CREDITS, HEAD, REFILLING, REFUSED, SEEN_TAIL};
