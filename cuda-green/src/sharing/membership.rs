@@ -8,7 +8,7 @@ use super::{
     held_name::HeldName,
     place::{Place, retry},
     protocol, separation,
-    status::{NameHolder, PlanChange, SharedName, SharedStatus},
+    status::{PlanChange, SharedName, SharedStatus},
     steps::{SharingStep, reached},
     terms::Terms,
 };
@@ -141,24 +141,13 @@ impl Membership {
             next: None,
         });
         let place = &self.place;
-        let names = outlook.plan.partitions.iter().enumerate();
-        let names = names.map(|(index, partition)| SharedName {
-            name: partition.name.clone(),
-            sm_count: partition.planned.sm_count,
-            holder: place
-                .holder(index)
-                .unwrap_or_else(|error| NameHolder::Dirty {
-                    pid: None,
-                    reason: error.to_string(),
-                }),
-        });
         SharedStatus {
             folder: place.folder.path().to_owned(),
             generation: outlook.plan.generation,
             announced: outlook.next.map(|next| next.generation),
             under_mps: place.pipes.is_some(),
             separation: separation::kept(&place.folder, &outlook.plan),
-            names: names.collect(),
+            names: SharedName::of_plan(&outlook.plan, |index| place.holder(index)),
         }
     }
 }

@@ -130,17 +130,6 @@ fn announced(folder: &Folder, device: &str, plan: &AgreedPlan) -> Option<u64> {
 impl Found {
     fn shown(&self) -> SharedDevice {
         let key = &self.plan.key;
-        let names = self.plan.partitions.iter().enumerate();
-        let names = names.map(|(index, partition)| SharedName {
-            name: partition.name.clone(),
-            sm_count: partition.planned.sm_count,
-            holder: self
-                .holder(index)
-                .unwrap_or_else(|error| NameHolder::Dirty {
-                    pid: None,
-                    reason: error.to_string(),
-                }),
-        });
         SharedDevice {
             uuid: self.uuid,
             sm_count: key.sm_count,
@@ -152,7 +141,7 @@ impl Found {
                 announced: self.announced,
                 under_mps: key.server.is_some(),
                 separation: self.separation.clone(),
-                names: names.collect(),
+                names: SharedName::of_plan(&self.plan, |index| self.holder(index)),
             },
         }
     }

@@ -2,7 +2,8 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use super::separation::Separation;
+use super::{agreed_plan::AgreedPlan, separation::Separation};
+use crate::sharing_error::SharingError;
 
 /// A plan among processes, and who holds its names, as one process sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,25 @@ pub struct SharedName {
     pub sm_count: u32,
     /// The process that holds it.
     pub holder: NameHolder,
+}
+
+impl SharedName {
+    /// Returns the names of a plan. One whose holder cannot be found is dirty.
+    pub(super) fn of_plan(
+        plan: &AgreedPlan,
+        holder: impl Fn(usize) -> Result<NameHolder, SharingError>,
+    ) -> Vec<Self> {
+        let names = plan.partitions.iter().enumerate();
+        let names = names.map(|(index, partition)| Self {
+            name: partition.name.clone(),
+            sm_count: partition.planned.sm_count,
+            holder: holder(index).unwrap_or_else(|error| NameHolder::Dirty {
+                pid: None,
+                reason: error.to_string(),
+            }),
+        });
+        names.collect()
+    }
 }
 
 /// The holder of a name.
