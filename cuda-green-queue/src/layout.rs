@@ -61,9 +61,10 @@
 //!
 //! # The end of an inbox that kernels submit to
 //! With the control [`CLOSE`] a block sets [`CLOSED`] in its tails, which it stores no more, so that its rings run empty
-//! whatever kernels go on submitting; then it returns as with [`FINISH`]. Once no block runs, the CPU is the only one that writes tails and answers. It sets [`CLOSED`] in each tail, and answers
-//! each entry that is taken and has no answer as [`CLOSED`](status::CLOSED), again and again until the kernels that may
-//! wait have ended. It writes by copies, in which each word of 8 bytes is whole.
+//! whatever kernels go on submitting; then it returns as with [`FINISH`]. Once no block runs, the CPU is the only one that
+//! writes tails and answers. It sets [`CLOSED`] in each tail, and answers each entry that is taken and has no answer as
+//! [`CLOSED`](status::CLOSED), again and again until the kernels that may wait have ended. It writes by copies, in which
+//! each word of 8 bytes is whole.
 
 use bytemuck::{Pod, Zeroable};
 

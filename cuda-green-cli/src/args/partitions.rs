@@ -36,7 +36,7 @@ pub enum PlanAction {
     },
     /// End the process that holds a partition, so that its neighbours under MPS keep running
     ///
-    /// A client of MPS that is killed with work in flight fails the others. So the daemon ends its work first
+    /// A client of MPS that is killed with work in flight can fail the others. So the daemon ends its work first
     /// (`terminate_client`); then come SIGTERM and, after another wait, SIGKILL. A process that is not proven to be the
     /// holder, and a client of the server, is left alone.
     End {

@@ -845,8 +845,9 @@ struct Queue {
 
     // Submits a task of each lane of the warp, with one reservation for all of them, and returns each lane the future of
     // its own. Either all tasks are submitted or none. All lanes that have not exited must call it, as with
-    // `submit_warp`. The lowest lane's `timeout_ns` and `where` count. While there are not enough slots or entries for all it holds none, so that smaller teams get on, and
-    // may get on first. Invalid as well if the queue has fewer slots or entries for answers than there are lanes.
+    // `submit_warp`. The lowest lane's `timeout_ns` and `where` count. While there are not enough slots or entries for all
+    // it holds none, so that smaller teams get on, and may get on first. Invalid as well if the queue has fewer slots or
+    // entries for answers than there are lanes.
     template <class Task>
     CUDA_GREEN_DEVICE Future<typename Task::Output> try_call_warp(const Task& task, Where where = {}) const {
         return call_warp(task, 0, where);

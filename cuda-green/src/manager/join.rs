@@ -103,8 +103,8 @@ impl SmPartitionManager<String> {
     /// Only under MPS do processes run on the GPU at once (measured on an H200, driver 580: a request keeps its latency
     /// beside a flood in another process). NVIDIA promises that parts of a split are apart within one split call only; for
     /// two processes it is tested where the plan names a program for that ([`SharedPlan::tested_by`]). Without MPS they take
-    /// turns, which no partition changes; the [status](Self::allocation_status) says both. What keeps to this library is kept apart; other programs on the GPU are
-    /// not.
+    /// turns, which no partition changes; the [status](Self::allocation_status) says both. What keeps to this library is
+    /// kept apart; other programs on the GPU are not.
     ///
     /// The plan lies in a folder that only the user can write: see [`SharedPlan::in_folder`]. Linux only.
     ///

@@ -45,11 +45,13 @@ impl SmPartitionManager<String> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Sharing`](crate::Error::Sharing): [`SharingError::NotLeft`] names who did not leave SMs in time, [`SharingError::Busy`] says that
-    /// another change goes on, [`SharingError::FixedShares`] that the split has no units (before CUDA 12.5);
+    /// [`Error::Sharing`](crate::Error::Sharing): [`SharingError::NotLeft`] names who did not leave SMs in time,
+    /// [`SharingError::Busy`] says that another change goes on, [`SharingError::FixedShares`] that the split has no units
+    /// (before CUDA 12.5);
     /// [`Error::InsufficientSms`](crate::Error::InsufficientSms) and
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for shares that cannot be;
-    /// [`Error::InsidePartitionStream`](crate::Error::InsidePartitionStream). The plan stays as it is then.
+    /// [`Error::InsidePartitionStream`](crate::Error::InsidePartitionStream). The plan stays as it is then. Only where the
+    /// folder cannot be written any more, the change stays announced, and comes into force or not by who looks next.
     pub fn set_shares(&self, shares: &[(&str, SmRequest)]) -> Result<PlanChange> {
         names::refuse_inside()?; // it would wait for itself
         let state = &self.state;

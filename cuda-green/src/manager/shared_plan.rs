@@ -56,14 +56,16 @@ impl SharedPlan {
         }
     }
 
-    /// Has the plan's split tested once, when this process makes the plan: whether its groups are apart in two processes. The
-    /// result is kept beside the plan, for all plans of that split ([`SharedStatus::separation`](crate::SharedStatus::separation)).
+    /// Has the plan's split tested once, when this process makes the plan: whether its groups are apart in two processes.
+    /// The result is kept beside the plan, for all plans of that split
+    /// ([`SharedStatus::separation`](crate::SharedStatus::separation)).
     ///
     /// The second process is this program with these arguments, which must call
-    /// [`serve_separation_test`](crate::serve_separation_test): the caller's own program, or `cuda-green separation-partner`. Without this,
-    /// the program that `CUDA_GREEN_TESTER` names is started with the argument `separation-partner`. It has the environment of this
-    /// process, so it is a client of the same MPS server. The test takes about a second, while nobody can hold a name: others that join meanwhile wait two seconds,
-    /// or as long as their plan says.
+    /// [`serve_separation_test`](crate::serve_separation_test): the caller's own program, or
+    /// `cuda-green separation-partner`. Without this, the program that `CUDA_GREEN_TESTER` names is started with the
+    /// argument `separation-partner`. It has the environment of this process, so it is a client of the same MPS server.
+    /// The test takes about a second, while nobody can hold a name: others that join meanwhile wait two seconds, or as
+    /// long as their plan says.
     #[must_use]
     pub fn tested_by<Argument: Into<OsString>>(
         self,

@@ -16,7 +16,8 @@ impl SharedDevice {
     ///
     /// # Errors
     /// Those of [`SmPartitionManager::set_shares`](crate::SmPartitionManager::set_shares);
-    /// [`SharingError::NoPlan`](crate::SharingError::NoPlan) where the plan is gone. The plan stays as it is then.
+    /// [`SharingError::NoPlan`](crate::SharingError::NoPlan) where the plan is gone. The plan stays as it is then,
+    /// but for what is said there of a folder that cannot be written.
     pub fn set_shares(
         &self,
         shares: &[(&str, SmRequest)],
