@@ -199,8 +199,8 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Breaks a line, and returns whether its test fails.
-fn with_mutant(shell: &Shell, mutant: &Mutant) -> Result<bool> {
+/// Returns the file of a mutant and its text, which has the line once.
+fn found(mutant: &Mutant) -> Result<(PathBuf, String)> {
     let path = crate::root().join("cuda-green-queue/src").join(mutant.file);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     ensure!(
@@ -209,6 +209,12 @@ fn with_mutant(shell: &Shell, mutant: &Mutant) -> Result<bool> {
         mutant.file,
         mutant.from
     );
+    Ok((path, text))
+}
+
+/// Breaks a line, and returns whether its test fails.
+fn with_mutant(shell: &Shell, mutant: &Mutant) -> Result<bool> {
+    let (path, text) = found(mutant)?;
     fs::write(&path, text.replace(mutant.from, mutant.to))?;
     let _restore = Restore { path, text };
     ensure!(
@@ -254,6 +260,18 @@ impl Drop for Restore {
     fn drop(&mut self) {
         if let Err(error) = fs::write(&self.path, &self.text) {
             eprintln!("{} is left broken: {error}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mutant_has_its_line() {
+        for mutant in MUTANTS {
+            found(mutant).unwrap();
         }
     }
 }

@@ -94,19 +94,6 @@ impl Ring {
         }
     }
 
-    /// Returns the number of tasks that were submitted and not consumed, or whose slots were not given back yet.
-    pub(crate) fn waiting(&self, shared: &impl Shared, local: &impl Local) -> u64 {
-        let (taken, submitted, _) = self.counts(shared, local);
-        submitted.wrapping_sub(taken)
-    }
-
-    /// Returns how many tasks were taken, as the consumer last said, were submitted, and were refused.
-    pub(crate) fn counts(&self, shared: &impl Shared, local: &impl Local) -> (u64, u64, u64) {
-        let taken = shared.load_acquire(self.tail) & !CLOSED;
-        let submitted = local.get(self.state + HEAD);
-        (taken, submitted, local.get(self.state + REFUSED))
-    }
-
     /// Counts a submission that was refused because the ring was full.
     pub(crate) fn count_refused(&self, local: &impl Local, count: u32) {
         local.add(self.state + REFUSED, count.into());

@@ -168,6 +168,20 @@ impl Ring {
         shared.load_acquire(self.tail) & CLOSED != 0
     }
 
+    /// Returns the number of tasks that were submitted and not consumed, or whose slots were not given back yet.
+    pub(crate) fn waiting(&self, shared: &impl Shared, local: &impl Local) -> u64 {
+        let (taken, submitted, _) = self.counts(shared, local);
+        submitted.wrapping_sub(taken)
+    }
+
+    /// Returns how many tasks were taken, as the consumer last said, were submitted, and were refused.
+    pub(crate) fn counts(&self, shared: &impl Shared, local: &impl Local) -> (u64, u64, u64) {
+        use super::reserve::{HEAD, REFUSED};
+        let taken = shared.load_acquire(self.tail) & !CLOSED;
+        let submitted = local.get(self.state + HEAD);
+        (taken, submitted, local.get(self.state + REFUSED))
+    }
+
     /// Makes memory of any contents an empty ring whose first ticket is `start`, before anyone uses it.
     pub(crate) fn initialize(&self, shared: &impl Shared, local: &impl Local, start: u64) {
         use super::reserve::{CREDITS, HEAD, REFILLING, REFUSED, SEEN_TAIL};
