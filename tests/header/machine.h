@@ -55,8 +55,14 @@ inline u64 nanoseconds() {
     clock_gettime(CLOCK_MONOTONIC, &now);
     return u64(now.tv_sec) * 1000000000 + u64(now.tv_nsec);
 }
-inline void pause(u32) { sched_yield(); }
 inline thread_local u32 thread_number = 0;
+// Gives way a few times, by chance. Once each time would bring the threads into a fixed order where they share a core, and
+// whoever comes just after the consumer would take all room for ever.
+inline void pause(u32) {
+    static thread_local u32 random = thread_number + 1;
+    random ^= random << 13, random ^= random >> 17, random ^= random << 5;
+    for (u32 turns = random % 8 + 1; turns != 0; turns--) sched_yield();
+}
 
 // Where the lanes of a warp meet.
 struct Meeting {
