@@ -138,7 +138,7 @@ impl Place {
         deadline: Instant,
         connect: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
-        let mut is_connected = !self.needs_connection();
+        let mut is_connected = !self.needs_connection(&plan.key);
         loop {
             let seen = self.events.read();
             let mut holders = Vec::new();
@@ -193,10 +193,10 @@ impl Place {
             reason(holder)
         } else if record == Record::Clear {
             return Ok(None);
-        } else if !asks && self.needs_connection() {
+        } else if !asks && self.needs_connection(&plan.key) {
             NotLeftReason::Dirty("whether its work is over is not asked yet".to_owned())
         } else {
-            match self.judge(record) {
+            match self.judge(&plan.key, record) {
                 Leftover::Clear if has_left(NameState::Idle) => return Ok(None),
                 Leftover::Clear => NotLeftReason::Silent,
                 Leftover::Dirty(reason) => NotLeftReason::Dirty(reason),

@@ -34,7 +34,8 @@ impl SharedDevice {
     ///
     /// Under MPS the daemon is told to end the client's work (`terminate_client`), and the server to be rid of it is waited for;
     /// only then the process gets `SIGTERM`, and, if it is there after another `wait`, `SIGKILL`. Where the server still lists
-    /// it after `wait`, it is stopped for 0.3 s and killed. Without MPS it gets the two signals.
+    /// it after `wait`, it is stopped for 0.3 s and killed. A caller that is itself killed meanwhile leaves it stopped;
+    /// another call ends it. Without MPS it gets the two signals.
     ///
     /// Nothing is done to a process that is not proven to be the holder, and under MPS a client of the server: its id, its
     /// start and its namespace are those of the record of its claim, the name's lock is held, the server lists the id, and

@@ -2,7 +2,8 @@
 
 use std::{
     env, fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -84,11 +85,14 @@ pub(super) fn servers(pipes: &Path) -> Result<Vec<Server>, String> {
 
 /// Returns the program's answer to a command.
 pub(super) fn ask(pipes: &Path, command: &str) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("{PROGRAM} cannot be asked: {error}");
+    let failed = |error: io::Error| format!("{PROGRAM} cannot be asked: {error}");
+    // No pipe: reading must not wait for the end of what else the program has started.
+    let (mut answers, theirs) = UnixStream::pair().map_err(failed)?;
+    answers.set_nonblocking(true).map_err(failed)?;
     let mut program = Command::new(PROGRAM)
         .env(VARIABLE, pipes)
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(OwnedFd::from(theirs))
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed)?;
@@ -96,7 +100,7 @@ pub(super) fn ask(pipes: &Path, command: &str) -> Result<String, String> {
         Some(mut stdin) => stdin.write_all(format!("{command}\n").as_bytes()),
         None => Ok(()),
     };
-    // An answer that fits into the pipe, as any real one does, lets the program end without a reader.
+    // An answer that fits into the socket, as any real one does, lets the program end without a reader.
     let end = Instant::now() + PATIENCE;
     let status = loop {
         match program.try_wait().map_err(failed)? {
@@ -109,16 +113,23 @@ pub(super) fn ask(pipes: &Path, command: &str) -> Result<String, String> {
             None => thread::sleep(Duration::from_millis(1)),
         }
     };
-    let mut answer = String::new();
-    if let Some(stdout) = program.stdout.take() {
-        let mut stdout = stdout.take(LONGEST);
-        stdout.read_to_string(&mut answer).map_err(failed)?;
-    }
     written.map_err(failed)?;
     if !status.success() {
         return Err(format!("{PROGRAM} failed ({status})"));
     }
-    Ok(answer)
+    let answer = read_what_is_there(&mut answers).map_err(failed)?;
+    String::from_utf8(answer).map_err(|error| format!("{PROGRAM} answered no text: {error}"))
+}
+
+/// Reads what was written to the other end so far.
+fn read_what_is_there(answers: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    match answers.take(LONGEST).read_to_end(&mut answer) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        // A list that is cut off could end with another number.
+        _ if answer.len() as u64 == LONGEST => Err(io::ErrorKind::FileTooLarge.into()),
+        _ => Ok(answer),
+    }
 }
 
 /// Reads a list of process ids, one a line; anything else is no such list.

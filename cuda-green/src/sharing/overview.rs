@@ -172,7 +172,7 @@ impl SeenMps {
         let ours = fs::metadata(&pipes).map(|found| (found.dev(), found.ino()));
         if !ours.is_ok_and(|ours| ours == theirs) {
             return Self::Unknown(format!(
-                "the plan is of another MPS daemon than that of {}; set CUDA_MPS_PIPE_DIRECTORY as its processes have it",
+                "the plan is of another MPS daemon than that of {}; set CUDA_MPS_PIPE_DIRECTORY as its processes have it, or, where that daemon has ended, remove the files of the plan and of the claims",
                 pipes.display()
             ));
         }
@@ -196,7 +196,8 @@ impl SeenMps {
     }
 
     /// Returns the clients for a judgement by who may be none. That expects to find itself in the list, which shows that
-    /// its numbers are those seen here; here the servers' own numbers show it.
+    /// its numbers are those seen here; here the servers' own numbers show it. It takes one entry of its number for itself,
+    /// so a listed one, which may be of a holder that had this number before, counts beside it.
     pub(super) fn clients(&self) -> Clients {
         match self {
             Self::None => Clients::WithoutServer,
@@ -205,9 +206,8 @@ impl SeenMps {
                     .iter()
                     .flat_map(|server| server.clients.iter().copied())
                     .collect();
-                let own = process::id();
-                if servers.iter().all(Server::is_seen_here) && !listed.contains(&own) {
-                    listed.push(own);
+                if servers.iter().all(Server::is_seen_here) {
+                    listed.push(process::id());
                 }
                 Clients::Listed(listed)
             }

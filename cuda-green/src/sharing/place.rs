@@ -24,7 +24,7 @@ use super::{
     held_name::HeldName,
     holder::holder,
     leftover::{self, Leftover},
-    mps::{self, Clients},
+    mps,
     overview::SeenMps,
     process::{Life, boot, life, own},
     protocol,
@@ -129,9 +129,16 @@ impl Place {
         })
     }
 
-    /// Returns whether the process must be made a client of the MPS server before that is asked for its clients.
-    pub(super) fn needs_connection(&self) -> bool {
-        self.pipes.is_some() && !self.is_outside
+    /// Returns whether the process must be made a client of the MPS server before the holders of a plan are judged.
+    pub(super) fn needs_connection(&self, plan: &PlanKey) -> bool {
+        self.own_server(plan).is_some()
+    }
+
+    /// Returns the pipes of a plan's MPS server where this process can be its client. Those who join may be clients of
+    /// another one than the plan in their folder is of, or of none.
+    fn own_server(&self, plan: &PlanKey) -> Option<&Path> {
+        let pipes = self.pipes.as_deref()?;
+        (!self.is_outside && plan.server == self.key.server).then_some(pipes)
     }
 
     /// Returns the plan in force; where there is none, or one for other facts or requests whose names nobody holds, makes
@@ -170,11 +177,12 @@ impl Place {
         let is_of_now = other
             .as_ref()
             .is_none_or(|other| other.key.boot == self.key.boot);
+        let key = other.as_ref().map_or(&self.key, |other| &other.key);
         for index in 0..MOST_NAMES {
             if is_of_now {
                 let name = other.as_ref().and_then(|other| other.partitions.get(index));
                 let name = name.map_or("a name of an earlier plan", |name| &name.name);
-                self.check_leftover(index, name, connect)?;
+                self.check_leftover(key, index, name, connect)?;
             }
             self.claims.write(index, Record::Clear)?;
         }
@@ -204,7 +212,7 @@ impl Place {
                 return Err(self.held(index, name)?.into());
             };
             reached(SharingStep::NameLocked);
-            self.check_leftover(index, name, connect)?;
+            self.check_leftover(&plan.key, index, name, connect)?;
             let own =
                 own(plan.generation).map_err(|error| failed("reading", "/proc/self", error))?;
             self.claims.write(index, Record::Of(own))?;
@@ -261,9 +269,10 @@ impl Place {
         self.claims.check_in_place(&self.folder, &self.claims_file)
     }
 
-    /// Ensures that the SMs of a name, whose lock this process has, are idle.
+    /// Ensures that the SMs of a name of a plan, whose lock this process has, are idle.
     fn check_leftover(
         &self,
+        key: &PlanKey,
         index: usize,
         name: &str,
         connect: &dyn Fn() -> Result<()>,
@@ -272,10 +281,10 @@ impl Place {
         if record == Record::Clear {
             return Ok(());
         }
-        if self.pipes.is_some() {
+        if self.needs_connection(key) {
             connect()?;
         }
-        match self.judge(record) {
+        match self.judge(key, record) {
             Leftover::Clear => Ok(()),
             Leftover::Dirty(reason) => Err(SharingError::Dirty {
                 name: name.to_owned(),
@@ -286,11 +295,11 @@ impl Place {
         }
     }
 
-    pub(super) fn judge(&self, record: Record) -> Leftover {
-        leftover::judge(record, process::id(), life, || match &self.pipes {
-            None => Clients::WithoutServer,
-            Some(_) if self.is_outside => SeenMps::of(&self.key).clients(),
+    /// Judges the record of a name of a plan.
+    pub(super) fn judge(&self, key: &PlanKey, record: Record) -> Leftover {
+        leftover::judge(record, process::id(), life, || match self.own_server(key) {
             Some(pipes) => mps::clients(pipes),
+            None => SeenMps::of(key).clients(),
         })
     }
 
@@ -309,9 +318,9 @@ impl Place {
         })
     }
 
-    /// Returns the holder of a name.
+    /// Returns the holder of a name of the plan that was joined.
     pub(super) fn holder(&self, index: usize) -> Result<NameHolder, SharingError> {
-        holder(&self.claims, index, |record| self.judge(record))
+        holder(&self.claims, index, |record| self.judge(&self.key, record))
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::{
     env, fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child as Process, Command},
 };
 
 use super::parent::{Child, Folder};
@@ -96,6 +97,36 @@ impl Daemon {
             Some(steps) => Ok(steps.to_owned()),
             None => Err(said.to_owned()),
         }
+    }
+}
+
+/// A process with the name of an MPS server.
+pub struct Server(Process);
+
+impl Server {
+    pub fn start(folder: &Folder) -> Self {
+        let program = folder.path().join("nvidia-cuda-mps-server");
+        symlink("/bin/sleep", &program).unwrap();
+        let server = Command::new(program).arg("600").spawn().unwrap();
+        let name = format!("/proc/{}/comm", server.id());
+        while !fs::read_to_string(&name)
+            .unwrap()
+            .starts_with("nvidia-cuda-mps")
+        {
+            std::thread::yield_now(); // it has not become that program yet
+        }
+        Self(server)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

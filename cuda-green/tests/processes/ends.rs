@@ -1,47 +1,15 @@
 //! Holders that are ended: the MPS daemon first, and only a process that is proven to be the holder.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::Path,
-    process::{Child as Process, Command},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use cuda_green::{EndStep, Error, NameHolder, Result, SharedDevice, SharingError};
 
 use super::{
-    daemon::Daemon,
+    daemon::{Daemon, Server},
     parent::{Child, Folder, LIST},
 };
 
 const WAIT: Duration = Duration::from_millis(300);
-
-/// A process with the name of an MPS server.
-struct Server(Process);
-
-impl Server {
-    fn start(folder: &Folder) -> Self {
-        let program = folder.path().join("nvidia-cuda-mps-server");
-        symlink("/bin/sleep", &program).unwrap();
-        let server = Command::new(program).arg("600").spawn().unwrap();
-        let name = format!("/proc/{}/comm", server.id());
-        while !fs::read_to_string(&name)
-            .unwrap()
-            .starts_with("nvidia-cuda-mps")
-        {
-            std::thread::yield_now(); // it has not become that program yet
-        }
-        Self(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn shared(folder: &Folder) -> SharedDevice {
     let shared = folder.shared();
@@ -115,7 +83,7 @@ fn a_client_is_ended_at_the_daemon_before_it_gets_a_signal() {
     other.does(&format!("join 0 {LIST} b"));
 
     // Each proof that is missing is a refusal.
-    daemon.list(server.0.id(), &[other.id()]);
+    daemon.list(server.id(), &[other.id()]);
     let unlisted = daemon.end(&folder, "a").unwrap_err();
     assert!(unlisted.contains("not proven to be a client"), "{unlisted}");
     daemon.list(std::process::id(), &[one.id(), other.id()]);
@@ -124,14 +92,14 @@ fn a_client_is_ended_at_the_daemon_before_it_gets_a_signal() {
     assert_eq!(daemon.told(), "");
     one.does("status"); // it lives
 
-    daemon.list(server.0.id(), &[one.id(), other.id()]);
+    daemon.list(server.id(), &[one.id(), other.id()]);
     daemon.forgets_terminated_clients(true);
     let ended = daemon.end(&folder, "a").unwrap();
     let pid = one.id();
     assert_eq!(ended, format!("{pid} terminated unlisted asked ended"));
     assert_eq!(
         daemon.told(),
-        format!("terminate_client {} {pid}\n", server.0.id())
+        format!("terminate_client {} {pid}\n", server.id())
     );
     other.does("claim a");
 

@@ -2,10 +2,12 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
+use cuda_green::{SharedDevice, SharingStep};
+
 use super::{
     child::VARIABLE,
-    daemon::Daemon,
-    parent::{Child, Folder, LIST},
+    daemon::{Daemon, Server},
+    parent::{Child, Folder, LIST, step},
 };
 
 /// Starts a client of the server.
@@ -119,4 +121,36 @@ fn processes_of_two_servers_do_not_mix() {
         refused.contains("asks for none; start all processes under one"),
         "{refused}"
     );
+}
+
+/// The work of a killed process is the business of its own server, whoever comes next to the folder.
+#[test]
+fn names_are_judged_by_the_server_of_their_plan() {
+    for (name, changes) in [("mixed", false), ("mixed-change", true)] {
+        let folder = Folder::new(name);
+        let daemon = Daemon::new(&folder);
+        let server = Server::start(&folder);
+        let mut dead = daemon.start(&folder);
+        dead.does(&format!("join 0 {LIST} a"));
+        daemon.list(server.id(), &[dead.id()]);
+        if changes {
+            dead.stop_at(step(SharingStep::Announced), libc::SIGKILL);
+            assert_eq!(dead.ask("set a=32"), None);
+        }
+        dead.kill();
+
+        // One that is no client of that server, and one that does not even know of it.
+        let mut other = Child::start_with(&folder, |command| daemon.environment(command));
+        let join = format!("join 0 {LIST} a");
+        let refused = other.fails(&join);
+        assert!(refused.contains("still lists it"), "{refused}");
+        let mut stranger = Child::start(&folder);
+        let refused = stranger.fails(&join);
+        assert!(refused.contains("of another MPS daemon"), "{refused}");
+        let plans = SharedDevice::list(Some(Path::new(&folder.shared()))).unwrap();
+        assert_eq!(plans[0].status.generation, 1);
+
+        daemon.list(server.id(), &[]);
+        other.does(&join);
+    }
 }
