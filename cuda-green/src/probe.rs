@@ -101,10 +101,8 @@ impl GreenContext {
     /// [`Error::Driver`](crate::Error::Driver).
     pub fn probe(&self) -> Result<ContextProbe> {
         let _allowed = self.device().driver().beside_captures();
-        for mark in self.mark_work()? {
-            if !mark.is_done()? {
-                return Ok(ContextProbe::InUse);
-            }
+        if self.is_working()? {
+            return Ok(ContextProbe::InUse);
         }
         let filler = Filler::new(self, self.sm_count())?;
         let (mut rounds, mut late, mut longest_delay) = (0, 0, Duration::ZERO);

@@ -197,7 +197,8 @@ pub enum NotLeftReason {
     Silent,
     /// A handle, a stream, a guard or a resource of the context that it had keeps the SMs.
     InUse,
-    /// Work on them is not over.
+    /// Work is not over: on them; or anywhere on the device while the driver makes the context over fewer SMs, which
+    /// waits for all work of the process (seen on an H200, driver 580).
     Working,
     /// One of its streams is in a capture.
     InCapture,
@@ -231,7 +232,7 @@ impl fmt::Display for NotLeftReason {
             Self::InUse => {
                 "a handle, stream, guard or resource of its context is in use; work by a `PartitionStream`, or let go of it"
             }
-            Self::Working => "its work there is not over; wait longer",
+            Self::Working => "its work on the device is not over; wait longer",
             Self::InCapture => "one of its streams is in a capture; end that",
             Self::Failed => "it could not make a context of fewer SMs; its log says why",
             Self::Dirty(reason) => reason,

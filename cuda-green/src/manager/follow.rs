@@ -2,11 +2,11 @@
 //! nothing is left on the others.
 //!
 //! A name that gets SMs takes them once the plan is in force. One that loses some leaves them before: a context over
-//! fewer SMs takes the place of the old one by a strict hand-off, the work of the old one ends, and the old one is
-//! destroyed when nobody uses it. Whatever else holds one of its SMs, a resource or a context made of it, keeps the name
-//! from having left.
-
-use std::sync::Arc;
+//! fewer SMs takes the place of the old one, the work of the old one ends, and the old one is destroyed when nobody uses
+//! it. Whatever else holds one of its SMs, a resource or a context made of it, keeps the name from having left.
+//!
+//! The hand-off is a relaxed one: old and new work that share SMs meanwhile are the same name's. A strict one would
+//! have the new work wait for the old, in other streams too, and would after a change that was refused as well.
 
 use super::{
     join::FollowedName,
@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    event::Event,
     names::{Generation, HandOff, Ids, Pieces, RetireStep},
     partition::DropLater,
     sharing::{Hindrance, Outlook},
@@ -29,8 +28,6 @@ enum Progress {
     Hindered(Hindrance),
     /// Something was given up; what is found after it is dropped is another thing.
     Again,
-    /// Work of these events must end first.
-    Wait(Vec<Arc<Event>>),
 }
 
 impl ManagerState<String> {
@@ -52,6 +49,14 @@ impl ManagerState<String> {
                 return true;
             }
         };
+        if let Some(next) = &outlook.next {
+            // Of all, before any moves: each waits for those before it.
+            for one in &names {
+                if let Err(error) = one.record.begin_to_leave(next.generation) {
+                    log::warn!("writing the record of {:?}: {error}", one.id);
+                }
+            }
+        }
         let mut is_done = true;
         for one in names {
             match self.follow_name(&one, &outlook) {
@@ -91,12 +96,6 @@ impl ManagerState<String> {
                     record.hinder(hindrance)?;
                     return Ok(false);
                 }
-                Progress::Wait(events) => {
-                    record.hinder(Hindrance::Working)?;
-                    for event in events {
-                        event.synchronize_beside_captures()?;
-                    }
-                }
             }
         }
         match &outlook.next {
@@ -119,13 +118,7 @@ impl ManagerState<String> {
             return Ok(Progress::Hindered(Hindrance::InUse));
         };
         if let Some(position) = position {
-            match self.put_on(&change, position, one, &pieces) {
-                Ok(()) => {}
-                Err(Error::ContextInCapture) => {
-                    return Ok(Progress::Hindered(Hindrance::InCapture));
-                }
-                Err(error) => return Err(error),
-            }
+            self.put_on(&change, position, one, &pieces)?;
             if let Some(progress) = self.end_old(&change, position, later)? {
                 return Ok(progress);
             }
@@ -228,7 +221,7 @@ impl ManagerState<String> {
         // What follows waits for closures that use a stream of the name.
         one.record.hinder(Hindrance::InUse)?;
         if let Some(generations) = registry.in_force_but(position, pieces) {
-            registry.put_in_force(&generations, HandOff::Strict)?;
+            registry.put_in_force(&generations, HandOff::Relaxed)?;
             registry.own_what_is_in_force(position);
         }
         Ok(())
@@ -242,10 +235,11 @@ impl ManagerState<String> {
         later: &mut DropLater,
     ) -> Result<Option<Progress>> {
         let (old, kept) = change.registry.retired_of(position);
-        let mut working = Vec::new();
         for context in &old {
-            match context.mark_work() {
-                Ok(marks) => working.extend(marks),
+            // Nothing waits here: the change may be withdrawn before the work ends, and other names follow it too.
+            match context.is_working() {
+                Ok(false) => {}
+                Ok(true) => return Ok(Some(Progress::Hindered(Hindrance::Working))),
                 Err(Error::ContextInCapture) => {
                     return Ok(Some(Progress::Hindered(Hindrance::InCapture)));
                 }
@@ -253,17 +247,6 @@ impl ManagerState<String> {
             }
         }
         drop(old);
-        let mut waits = Vec::new();
-        let _allowed = self.device.driver().beside_captures();
-        for event in working {
-            if !event.is_done()? {
-                waits.push(event);
-            }
-        }
-        if !waits.is_empty() {
-            // Without the locks of the change.
-            return Ok(Some(Progress::Wait(waits)));
-        }
         loop {
             match change.registry.retire(&kept, later)? {
                 Some(RetireStep::TookOut(context)) => self.end_retired(context)?,

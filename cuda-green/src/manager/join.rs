@@ -96,9 +96,10 @@ impl SmPartitionManager<String> {
     /// The names and the split stay as they are while a process holds a name. Their shares can be changed, by
     /// [`set_shares`](Self::set_shares) in any of the processes or by
     /// [`SharedDevice::set_shares`](crate::SharedDevice::set_shares) in another: a thread of
-    /// this manager follows, by a strict hand-off. So work by [`PartitionStream`](crate::PartitionStream)s, which follow
-    /// the name; handles, streams and resources of a context keep its SMs, and a change that takes some of them waits,
-    /// and is refused in the end. The manager refuses to rebalance for itself, and to create partitions beside the plan.
+    /// this manager follows, and lets the work on SMs that it leaves end there. So work by
+    /// [`PartitionStream`](crate::PartitionStream)s, which follow the name; handles, streams and resources of a context
+    /// keep its SMs, and a change that takes some of them waits, and is refused in the end. The manager refuses to
+    /// rebalance for itself, and to create partitions beside the plan.
     ///
     /// Only under MPS do processes run on the GPU at once (measured on an H200, driver 580: a request keeps its latency
     /// beside a flood in another process). NVIDIA promises that parts of a split are apart within one split call only; for

@@ -10,9 +10,9 @@ impl SmPartitionManager<String> {
     /// change hands, and the work goes on.
     ///
     /// Names that have the rest or a share get what that leaves; all others keep what they have. SMs come in whole units
-    /// of the plan's split, and each name keeps one at least. Those who lose SMs leave them first, by a strict hand-off:
-    /// new work goes to fewer SMs, and the contexts over the old ones are destroyed once their work is over and nobody
-    /// uses them. Only then is the plan changed, and others get the SMs. It is all or nothing: where somebody has not
+    /// of the plan's split, and each name keeps one at least. Those who lose SMs leave them first: new work goes to
+    /// fewer SMs at once, and the contexts over the old ones are destroyed once their work is over and nobody uses them.
+    /// Only then is the plan changed, and others get the SMs. It is all or nothing: where somebody has not
     /// left after the time that [`SharedPlan::wait`](crate::SharedPlan::wait) gave, and two seconds at least, the plan
     /// stays as it is and the error names them. If this process dies meanwhile, the others end the change.
     ///

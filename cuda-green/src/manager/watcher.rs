@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::state::ManagerState;
@@ -18,9 +18,9 @@ use crate::{
     sharing_error::SharingError,
 };
 
-/// The first pause of a thread that waits for users of SMs which it is to leave; each further one is twice as long.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-/// The longest such pause.
+/// The pauses of a thread that waits for work on SMs which it is to leave, or for their users: an eighth of the time that
+/// it has waited, so that a change takes so much longer at most, and within these bounds.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(250);
 const LONG_PAUSE: Duration = Duration::from_millis(50);
 
 /// A thread that follows a plan until this value ends.
@@ -61,7 +61,7 @@ impl Watcher {
 }
 
 fn watch(state: &Weak<ManagerState<String>>, events: &EventCount, is_over: &AtomicBool) {
-    let mut pause = SHORTEST_PAUSE;
+    let mut hindered_since = None;
     loop {
         // Before the look: what changes after it ends the wait at once.
         let seen = events.read();
@@ -74,11 +74,12 @@ fn watch(state: &Weak<ManagerState<String>>, events: &EventCount, is_over: &Atom
         let is_done = state.follow();
         drop(state);
         if is_done {
-            pause = SHORTEST_PAUSE;
+            hindered_since = None;
             events.wait(seen, LONGEST_PAUSE);
         } else {
+            let since = *hindered_since.get_or_insert_with(Instant::now);
+            let pause = (since.elapsed() / 8).clamp(SHORTEST_PAUSE, LONG_PAUSE);
             events.wait(seen, pause);
-            pause = (pause * 2).min(LONG_PAUSE);
         }
     }
 }

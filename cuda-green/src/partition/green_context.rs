@@ -217,6 +217,14 @@ impl GreenContext {
         }
     }
 
+    /// Returns whether its work so far may still run, in any of its green contexts; false in single-context mode.
+    pub(crate) fn is_working(&self) -> Result<bool> {
+        match &self.inner.partition {
+            None => Ok(false),
+            Some(partition) => self.outside_captures(|| partition.is_working(self.driver())),
+        }
+    }
+
     /// Makes all later work of this context wait for the marks of another.
     pub(crate) fn wait_for_marked(&self, marks: &[Arc<Event>]) -> Result<()> {
         match &self.inner.partition {

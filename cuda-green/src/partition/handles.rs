@@ -175,6 +175,19 @@ impl GreenHandles {
         marks.into_iter().collect()
     }
 
+    /// Returns whether work of any of its contexts may still run. Nothing is recorded while what was recorded before is
+    /// under way, so that asking again and again fills no queue.
+    pub(super) fn is_working(&self, driver: &Driver) -> Result<bool> {
+        let _allowed = driver.beside_captures();
+        let is_done = |events: &[Arc<Event>]| {
+            let all = events.iter().map(|event| event.is_done());
+            all.collect::<Result<Vec<_>>>()
+                .map(|done| !done.contains(&false))
+        };
+        let last = self.contexts.map(|handles| Arc::clone(&handles.last_work));
+        Ok(!is_done(&last)? || !is_done(&self.mark_work(driver)?)?)
+    }
+
     /// Makes all later work of all its contexts, future siblings included, wait for these events.
     pub(super) fn wait_for(&self, driver: &Driver, marks: &[Arc<Event>]) -> Result<()> {
         self.contexts

@@ -103,6 +103,10 @@ impl NameRecord {
         match self.0 {}
     }
 
+    pub(crate) fn begin_to_leave(&self, _: u64) -> Result<(), SharingError> {
+        match self.0 {}
+    }
+
     pub(crate) fn leave_for(&self, _: u64) -> Result<(), SharingError> {
         match self.0 {}
     }

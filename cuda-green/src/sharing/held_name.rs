@@ -48,6 +48,17 @@ impl NameRecord {
         self.index
     }
 
+    /// Says that the process is about to leave SMs for the plan of this number, unless it has left or says what keeps it.
+    /// The driver makes contexts only when all work of the process is over.
+    pub(crate) fn begin_to_leave(&self, number: u64) -> Result<(), SharingError> {
+        let begun = self.change(None, |holder| {
+            if holder.left_for != number && holder.hindrance == Hindrance::None {
+                holder.hindrance = Hindrance::Working;
+            }
+        });
+        begun.map(drop)
+    }
+
     /// Says that the process uses no SMs of this name any more but those that the announced plan gives to it.
     pub(crate) fn leave_for(&self, number: u64) -> Result<(), SharingError> {
         let changed = self.change(Some(SharingStep::Left), |holder| {

@@ -128,6 +128,37 @@ fn streams_that_follow_a_name_move_and_handles_are_in_the_way() {
     apart(&mut one, &mut other, [32, 100]);
 }
 
+/// A context is made only when all work of the process is over. Its names say so meanwhile.
+#[test]
+fn a_process_at_work_leaves_when_its_work_is_over() {
+    let folder = Folder::new("at-work");
+    let (mut one, mut other) = (Child::start(&folder), Child::start(&folder));
+    let list = "a=32,b=32,c=rest";
+    one.does(&format!("join 0 {list} a,b"));
+    other.does(&format!("join 0 {list} c"));
+    one.does("stream a");
+    one.does("work a");
+    let refused = other.fails("set a=16,b=16");
+    for name in ["a", "b"] {
+        let reason =
+            format!("did not leave SMs of {name:?} in time: its work on the device is not over");
+        assert!(refused.contains(&reason), "{refused}");
+    }
+    one.does("end-work");
+    assert!(settled(&mut one).contains("a:32:"));
+
+    one.does("work a");
+    other.tell("set a=16");
+    let is_announced = || folder.file(".claims").with_extension("next").exists();
+    while !is_announced() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    one.does("end-work");
+    let told = other.answer().unwrap();
+    assert!(told.starts_with("ok 3 a:16,b:32,c:84 "), "{told}");
+    assert_eq!(sms(&one.does("sms"))["a"].len(), 16);
+}
+
 #[test]
 fn shares_that_cannot_be_are_refused() {
     let folder = Folder::new("cannot");

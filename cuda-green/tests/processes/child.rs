@@ -5,16 +5,17 @@ use std::{
     io::{BufRead, Write},
     path::Path,
     process,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
     thread,
     time::Duration,
 };
 
 use cuda_green::{
-    ContextPolicy, CudaDevice, Driver, Error, GreenContext, PartitionStream, PlanChange, Result,
-    SharedDevice, SharedPlan, SharingError, SharingStep, SmPartitionManager, SmResource,
-    on_sharing_step,
+    ContextPolicy, CudaDevice, Driver, Error, GreenContext, LaunchConfig, Module, PartitionStream,
+    PlanChange, Result, SharedDevice, SharedPlan, SharingError, SharingStep, SmPartitionManager,
+    SmResource, kernels, on_sharing_step,
     planner::{PartitionRequest, SmRequest},
+    sim::Sim,
 };
 
 use super::separation;
@@ -49,6 +50,9 @@ pub const JOIN_STEPS: usize = 10;
 /// The step at which to stop, from 1, and by which signal.
 static STOP_AT: AtomicU8 = AtomicU8::new(0);
 static SIGNAL: AtomicU8 = AtomicU8::new(0);
+
+/// Whether the kernels of [`kernels::BURN`] go on.
+static WORKS: AtomicBool = AtomicBool::new(false);
 
 fn stop(step: SharingStep) {
     let at = usize::from(STOP_AT.load(Ordering::Relaxed));
@@ -180,6 +184,19 @@ impl Child {
             ["stream-sms", name] => {
                 let sms = self.streams[*name].with(|stream| Ok(stream.context().sm_count()))?;
                 Ok(sms.to_string())
+            }
+            // A kernel that goes on until it is told to end.
+            ["work", name] => {
+                WORKS.store(true, Ordering::Release);
+                let kernel = Module::load_ptx(&self.device, kernels::PTX)?.kernel(kernels::BURN)?;
+                let config = LaunchConfig::linear(1, 1);
+                // SAFETY: the function in its place takes nothing.
+                unsafe { self.streams[*name].launch(&kernel, &config, &[&0u64, &0u32]) }?;
+                Ok(String::new())
+            }
+            ["end-work"] => {
+                WORKS.store(false, Ordering::Release);
+                Ok(String::new())
             }
             // Two threads of one manager; returns how many of them got it.
             ["claim-twice", name] => {
@@ -315,10 +332,13 @@ fn child() {
     };
     let (spec, folder) = what.split_once(' ').unwrap();
     on_sharing_step(stop);
-    let device = Driver::open(&spec.parse().unwrap())
-        .unwrap()
-        .device(0)
-        .unwrap();
+    let simulator = Sim::new(spec.strip_prefix("sim:").unwrap()).unwrap();
+    simulator.register_concurrent_kernel(kernels::BURN, |launch| {
+        while WORKS.load(Ordering::Acquire) && !launch.is_stopped() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
     let mut child = Child {
         device,
         folder: folder.to_owned(),
