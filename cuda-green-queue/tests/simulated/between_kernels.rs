@@ -97,6 +97,14 @@ fn a_kernel_calls_a_resident_one_across_its_launches() {
     queue.fence_on(&producers).unwrap();
     while !producers.is_done().unwrap() {
         launch_resident().unwrap();
+        // On one core it would leave before its threads begin, each time.
+        let before = done.load(Ordering::Relaxed);
+        for _ in 0..1000 {
+            if done.load(Ordering::Relaxed) != before {
+                break;
+            }
+            thread::yield_now();
+        }
         queue.leave();
         queue.wait().unwrap();
         launches.fetch_add(1, Ordering::Relaxed);
