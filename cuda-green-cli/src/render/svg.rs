@@ -25,6 +25,14 @@ pub struct Curve {
     pub nanoseconds: Vec<f64>,
 }
 
+impl Curve {
+    /// Makes the curve of percentiles in microseconds.
+    pub fn of_us(name: String, percentiles: &[f64]) -> Self {
+        let nanoseconds = percentiles.iter().map(|us| us * 1e3).collect();
+        Self { name, nanoseconds }
+    }
+}
+
 const SIZE: (u32, u32) = (960, 420);
 /// The width of the legend, which names the curves.
 const LEGEND: u32 = 330;

@@ -27,6 +27,14 @@ impl Found {
     }
 }
 
+/// Returns what figures of so many repeats are, in words.
+pub fn of_repeats(repeats: usize) -> String {
+    match repeats {
+        1 => "1 repeat".to_owned(),
+        repeats => format!("the median of {repeats} repeats"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -225,15 +225,8 @@ impl Drawn for Isolation {
             let compared = row.flood.as_deref() == Some(LONG_BLOCKS.name);
             row.set_up == "alone, in a partition" || compared && !row.set_up.ends_with(" SMs")
         };
-        let curve = |row: &Row| Curve {
-            name: row.set_up.clone(),
-            nanoseconds: row
-                .latencies
-                .percentiles_by_half_us
-                .iter()
-                .map(|us| us * 1e3)
-                .collect(),
-        };
+        let curve =
+            |row: &Row| Curve::of_us(row.set_up.clone(), &row.latencies.percentiles_by_half_us);
         self.0.iter().filter(shown).map(curve).collect()
     }
 }

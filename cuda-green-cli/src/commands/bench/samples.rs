@@ -41,11 +41,13 @@ impl Samples {
 
     /// Returns the distribution in steps of half a percent, with the largest at the end.
     fn by_half(&self) -> Vec<f64> {
-        let steps = 1..=200;
-        steps
-            .map(|step| self.rounded(f64::from(step) / 200.0))
-            .collect()
+        by_half(|share| self.rounded(share))
     }
+}
+
+/// Returns a distribution in steps of half a percent, given the time at each share of all.
+pub fn by_half(at: impl Fn(f64) -> f64) -> Vec<f64> {
+    (1..=200).map(|step| at(f64::from(step) / 200.0)).collect()
 }
 
 /// The latencies of requests, in microseconds.

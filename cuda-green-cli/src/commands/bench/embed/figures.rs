@@ -228,15 +228,7 @@ impl Drawn for EmbedFigures {
     fn curves(&self) -> Vec<Curve> {
         let tokens = || self.one_text.iter().map(|row| row.tokens);
         let ends = [tokens().min(), tokens().max()];
-        let curve = |row: &OneText| Curve {
-            name: row.name(),
-            nanoseconds: row
-                .latencies
-                .percentiles_by_half_us
-                .iter()
-                .map(|us| us * 1e3)
-                .collect(),
-        };
+        let curve = |row: &OneText| Curve::of_us(row.name(), &row.latencies.percentiles_by_half_us);
         let shown = self.one_text.iter();
         shown
             .filter(|row| ends.contains(&Some(row.tokens)))

@@ -12,7 +12,7 @@ use crate::{
         found::Found,
         goal::Goal,
         run::Drawn,
-        samples::Samples,
+        samples::{Samples, by_half},
         watch::{Readings, Sum},
     },
     render::svg::Curve,
@@ -125,9 +125,7 @@ impl Row {
             p50_us: each(0.5),
             p99_us: each(0.99),
             max_us: all.at(1.0),
-            percentiles_by_half_us: (1..=200)
-                .map(|step| all.at(f64::from(step) / 200.0))
-                .collect(),
+            percentiles_by_half_us: by_half(|share| all.at(share)),
             p99_to_alone: None,
             flood_alone_per_s,
             flood_beside_per_s,
@@ -200,11 +198,10 @@ impl Drawn for ProcessFigures {
     fn curves(&self) -> Vec<Curve> {
         let shown = SHOWN.iter().filter_map(|(placement, is_beside, name)| {
             let row = self.row(*placement, is_beside.then_some(FloodKind::Blocks))?;
-            let times = row.percentiles_by_half_us.iter();
-            Some(Curve {
-                name: (*name).to_owned(),
-                nanoseconds: times.map(|us| us * 1e3).collect(),
-            })
+            Some(Curve::of_us(
+                (*name).to_owned(),
+                &row.percentiles_by_half_us,
+            ))
         });
         shown.collect()
     }

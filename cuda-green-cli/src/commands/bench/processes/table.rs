@@ -5,7 +5,7 @@ use super::{
     protocol::FloodKind,
 };
 use crate::{
-    commands::bench::{goal, run::Figures},
+    commands::bench::{found::of_repeats, goal, run::Figures},
     render::{
         duration::duration,
         page::{printable_line, wrapped},
@@ -15,10 +15,7 @@ use crate::{
 impl Figures for ProcessFigures {
     fn table(&self) -> String {
         let setting = &self.setting;
-        let repeats = match setting.repeats {
-            1 => "1 repeat".to_owned(),
-            repeats => format!("the median of {repeats} repeats"),
-        };
+        let repeats = of_repeats(setting.repeats);
         let mut table = format!("{repeats} in {:.0} s\n", setting.seconds);
         for (name, what) in [
             ("request", Some(&setting.request)),

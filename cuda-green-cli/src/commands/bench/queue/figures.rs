@@ -180,11 +180,11 @@ impl Drawn for QueueFigures {
         // A curve for each way and number of warps: with a polling thread, or one for each lane if there are both.
         rows.dedup_by_key(|row| (row.shape.what, row.shape.by, row.shape.warps));
         let curve = |row: &&Row| {
-            let percentiles = &row.trips.as_ref()?.percentiles_by_half_us;
-            Some(Curve {
-                name: row.shape.short(),
-                nanoseconds: percentiles.iter().map(|us| us * 1e3).collect(),
-            })
+            let trips = row.trips.as_ref()?;
+            Some(Curve::of_us(
+                row.shape.short(),
+                &trips.percentiles_by_half_us,
+            ))
         };
         rows.iter().filter_map(curve).take(6).collect()
     }

@@ -6,7 +6,7 @@ use super::{
     times::{Found, Trips},
 };
 use crate::{
-    commands::bench::{goal, run::Figures},
+    commands::bench::{found::of_repeats, goal, run::Figures},
     render::{
         duration::duration,
         page::{printable_line, wrapped},
@@ -21,10 +21,7 @@ impl Figures for QueueFigures {
             setting.depth,
             setting.payload_bytes,
             setting.cores,
-            match setting.repeats {
-                1 => "1 repeat".to_owned(),
-                repeats => format!("the median of {repeats} repeats"),
-            },
+            of_repeats(setting.repeats),
             setting.seconds
         );
         let mut last = None;

@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 pub use crate::commands::bench::found::Found;
+use crate::commands::bench::samples::by_half;
 
 /// The longest time that is told from longer ones, in nanoseconds.
 const LONGEST: u64 = 60_000_000_000;
@@ -69,9 +70,7 @@ impl Trips {
             p50_us: each(0.5),
             p99_us: each(0.99),
             max_us: all.at(1.0),
-            percentiles_by_half_us: (1..=200)
-                .map(|step| all.at(f64::from(step) / 200.0))
-                .collect(),
+            percentiles_by_half_us: by_half(|share| all.at(share)),
         })
     }
 }
