@@ -1,11 +1,12 @@
 //! One set of SMs for several processes: a file with a byte to lock for each SM.
 
-use std::{path::Path, thread, time::Duration};
+use std::{path::Path, time::Duration};
 
 /// Has these SMs for a time. Who waits for an SM has those before it already, in one order in all processes, so that
 /// nobody waits in a circle.
 ///
-/// A file that cannot be opened or locked is a mistake of the test that names it, and ends in a panic of the kernel: the launch fails.
+/// A file that cannot be opened or locked is a mistake of the test that names it, and ends in a panic of the kernel: the
+/// launch fails.
 #[cfg(target_os = "linux")]
 #[allow(clippy::panic)] // becomes a failed launch
 pub(crate) fn occupy(file: &Path, sms: &[u32], time: Duration) {
@@ -41,7 +42,7 @@ pub(crate) fn occupy(file: &Path, sms: &[u32], time: Duration) {
             }
         }
     }
-    thread::sleep(time);
+    std::thread::sleep(time);
 }
 
 /// Does nothing: there are no such locks.
