@@ -48,6 +48,21 @@ pub(crate) enum PartitionEvent {
         made: usize,
         took: Duration,
     },
+    /// The manager gave other shares to names of the plan among processes.
+    SharesChanged {
+        device: u32,
+        generation: u64,
+        partitions: String,
+        behind: Option<String>,
+        took: Duration,
+    },
+    /// A name of the manager has what a newer plan among processes gives to it.
+    PlanFollowed {
+        device: u32,
+        partition: String,
+        sms: u32,
+        generation: u64,
+    },
     /// Every id stands for the whole device.
     SingleContext {
         device: u32,
@@ -203,6 +218,30 @@ impl PartitionEvent {
                 info!(
                     target: TARGET, device, favoured, hand_off, made_contexts = made, seconds,
                     "rebalanced"
+                );
+            }
+            Self::SharesChanged {
+                device,
+                generation,
+                partitions,
+                behind,
+                took,
+            } => {
+                let seconds = took.as_secs_f64();
+                info!(
+                    target: TARGET, device, generation, partitions, behind, seconds,
+                    "changed the plan among processes"
+                );
+            }
+            Self::PlanFollowed {
+                device,
+                partition,
+                sms,
+                generation,
+            } => {
+                info!(
+                    target: TARGET, device, partition, sms, generation,
+                    "followed the plan among processes"
                 );
             }
             Self::SingleContext { device, reason } => {

@@ -100,7 +100,15 @@ impl ManagerState<String> {
         }
         match &outlook.next {
             Some(next) => record.leave_for(next.generation)?,
-            None => record.take(outlook.plan.generation)?,
+            None => {
+                let plan = &outlook.plan;
+                if record.take(plan.generation)?
+                    && let Some(partition) = plan.partitions.get(record.index())
+                {
+                    let sms = partition.planned.sm_count;
+                    self.note_followed(&one.id, sms, plan.generation);
+                }
+            }
         }
         Ok(true)
     }

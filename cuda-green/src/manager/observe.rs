@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Result},
     events::{PartitionEvent, emit},
     names::HandOff,
+    sharing::PlanChange,
 };
 
 /// An operation that changes a manager.
@@ -18,6 +19,7 @@ pub(super) enum Operation {
     Rebalance,
     Provision,
     Release,
+    SetShares,
 }
 
 /// The time since something began, with a feature that reports it.
@@ -85,6 +87,31 @@ impl<Id: Clone + Eq + Debug> ManagerState<Id> {
         });
     }
 
+    /// Reports a change of the plan among processes. The caller holds no lock.
+    pub(super) fn note_shares(&self, change: &PlanChange) {
+        emit(|| {
+            let names = change.names.iter();
+            let names = names.map(|one| format!("{}: {}", one.name, one.sms_after));
+            PartitionEvent::SharesChanged {
+                device: self.device.ordinal(),
+                generation: change.generation,
+                partitions: names.collect::<Vec<_>>().join(", "),
+                behind: (!change.behind.is_empty()).then(|| change.behind.join(", ")),
+                took: change.took,
+            }
+        });
+    }
+
+    /// Reports that a partition has the SMs that a newer plan among processes gives to it. The caller holds no lock.
+    pub(super) fn note_followed(&self, id: &Id, sms: u32, generation: u64) {
+        emit(|| PartitionEvent::PlanFollowed {
+            device: self.device.ordinal(),
+            partition: label(id),
+            sms,
+            generation,
+        });
+    }
+
     /// Reports the partitions that a plan made. The caller holds no lock.
     pub(super) fn note_partitions(&self) {
         emit(|| {
@@ -108,6 +135,7 @@ impl Operation {
             Self::Rebalance => "rebalance",
             Self::Provision => "provision",
             Self::Release => "release",
+            Self::SetShares => "set_shares",
         }
     }
 }
@@ -129,6 +157,7 @@ fn kind(error: &Error) -> &'static str {
         Error::LimitedByMps { .. } => "limited_by_mps",
         Error::NoSuchContext { .. } => "no_such_context",
         Error::PartitionedElsewhere { .. } => "partitioned_elsewhere",
+        Error::Sharing(_) => "sharing",
         Error::SplitRefused { .. } => "split_refused",
         Error::TooManyContexts { .. } => "too_many_contexts",
         Error::UnannouncedSizes { .. } => "unannounced_sizes",

@@ -1,6 +1,6 @@
 //! Changing the shares of a plan among processes, by a manager that joined it.
 
-use super::{join::connect, partition_manager::SmPartitionManager};
+use super::{join::connect, observe::Operation, partition_manager::SmPartitionManager};
 use crate::{
     error::Result, names, planner::SmRequest, sharing::PlanChange, sharing_error::SharingError,
 };
@@ -61,6 +61,9 @@ impl SmPartitionManager<String> {
         let owned: Vec<(String, SmRequest)> = shares
             .map(|(name, request)| ((*name).to_owned(), *request))
             .collect();
-        shared.membership.change(&owned, shared.patience, &connect)
+        let changed = shared.membership.change(&owned, shared.patience, &connect);
+        let change = state.noting(Operation::SetShares, changed)?;
+        state.note_shares(&change);
+        Ok(change)
     }
 }

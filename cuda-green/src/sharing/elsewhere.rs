@@ -115,7 +115,7 @@ impl NameRecord {
         match self.0 {}
     }
 
-    pub(crate) fn take(&self, _: u64) -> Result<(), SharingError> {
+    pub(crate) fn take(&self, _: u64) -> Result<bool, SharingError> {
         match self.0 {}
     }
 }

@@ -78,9 +78,12 @@ impl NameRecord {
             .map(drop)
     }
 
-    /// Says that the process uses what the plan of this number gives to the name.
-    pub(crate) fn take(&self, generation: u64) -> Result<(), SharingError> {
+    /// Says that the process uses what the plan of this number gives to the name. Returns whether it used what an older
+    /// one gave before.
+    pub(crate) fn take(&self, generation: u64) -> Result<bool, SharingError> {
+        let mut is_newer = false;
         let changed = self.change(Some(SharingStep::Taken), |holder| {
+            is_newer = holder.generation != generation;
             holder.generation = generation;
             holder.left_for = 0;
             holder.hindrance = Hindrance::None;
@@ -88,7 +91,7 @@ impl NameRecord {
         if changed {
             self.events.notify();
         }
-        Ok(())
+        Ok(is_newer)
     }
 
     /// Changes the record, unless it is so already or the name is given back; returns whether it was not. `step` is reached before it is written.

@@ -6,8 +6,11 @@ use std::{
 };
 
 use cuda_green::{
-    ContextId, Driver, GreenContextConfig, HandOff, RebalanceHint, SmPartitionManager,
-    planner::PartitionRequest, sim::Sim, sys::CUresult,
+    ContextId, ContextPolicy, Driver, GreenContextConfig, HandOff, RebalanceHint, SharedPlan,
+    SmPartitionManager,
+    planner::{PartitionRequest, SmRequest},
+    sim::Sim,
+    sys::CUresult,
 };
 
 use crate::{alone, subscriber::Subscriber};
@@ -46,6 +49,8 @@ fn the_tracing_facade_hears_what_happens() {
     refused_plans();
     contexts_that_stay();
     single_context_mode();
+    #[cfg(target_os = "linux")]
+    shares_among_processes();
     let guide = include_str!("../../guide/observing.md");
     let (_, events) = guide.split_once("| event of").unwrap();
     let rows = events.lines().filter_map(|line| line.strip_prefix("| `"));
@@ -194,4 +199,51 @@ fn single_context_mode() {
             "WARN message=single-context mode: nothing is isolated device=0 reason=\""
         )
     );
+}
+
+/// The manager that changes the plan tells of it, and its thread of what it follows.
+#[cfg(target_os = "linux")]
+fn shares_among_processes() {
+    let folder = std::env::temp_dir().join(format!("cuda-green-tracing-{}", std::process::id()));
+    let simulator = Sim::new("h200@13.0").unwrap();
+    let device = Driver::simulated(&simulator).unwrap().device(0).unwrap();
+    let plan = SharedPlan::of([
+        ("a", PartitionRequest::at_least(64)),
+        ("b", PartitionRequest::rest()),
+    ]);
+    let plan = plan.in_folder(&folder);
+    let claims = [("a", ContextPolicy::default())];
+    let manager = SmPartitionManager::join(&device, &plan, &claims).unwrap();
+    // Of every thread of this process.
+    let everywhere = Subscriber::new("cuda_green::partitions", || {});
+    tracing::subscriber::set_global_default(everywhere.clone()).unwrap();
+    let changed = heard(
+        || {},
+        || {
+            manager
+                .set_shares(&[("a", SmRequest::AtLeast(96))])
+                .unwrap();
+            manager
+                .set_shares(&[("c", SmRequest::AtLeast(8))])
+                .unwrap_err();
+        },
+    );
+    assert_eq!(
+        changed,
+        [
+            "INFO message=changed the plan among processes device=0 generation=2 partitions=\"a: 96, b: 36\"",
+            "WARN message=refused device=0 operation=\"set_shares\" kind=\"sharing\" error=\"the plan in force has no partition \\\"c\\\"; it has a, b\"",
+        ]
+    );
+    let followed = "INFO message=followed the plan among processes device=0 partition=\"a\" sms=96 generation=2";
+    // The change has waited until all had followed, or nearly.
+    while !everywhere.heard().iter().any(|event| event == followed) {
+        std::thread::yield_now();
+    }
+    NAMES
+        .lock()
+        .unwrap()
+        .insert("followed the plan among processes".to_owned());
+    drop(manager);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
