@@ -86,7 +86,8 @@ impl Inbox {
             match &*self.launched() {
                 Launched::Never => break,
                 Launched::Until(end) if end.is_done()? => break,
-                Launched::Until(_) | Launched::Now => {}
+                Launched::Unknown if self.pinned.is_done()? => break,
+                Launched::Until(_) | Launched::Unknown | Launched::Now => {}
             }
             thread::sleep(LOOK);
         }

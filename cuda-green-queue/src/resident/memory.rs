@@ -1,7 +1,7 @@
 //! The memory of an inbox, and the launches of the resident kernel that takes its tasks.
 
 use std::{
-    mem::ManuallyDrop,
+    mem::{self, ManuallyDrop},
     ptr::NonNull,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -44,19 +44,20 @@ pub(super) enum Launched {
     Now,
     /// The event is that of the kernel's end.
     Until(Arc<Event>),
+    /// The driver refused to record the kernel's end: it is over when all work is that the memory was fenced on.
+    Unknown,
 }
 
 /// A launch that a thread is making. Dropped, it is over.
 struct Launching<'a> {
     inbox: &'a Inbox,
-    /// The end of the kernel, if it was launched.
-    end: Option<Arc<Event>>,
+    /// What came of it: nothing yet, since the kernel before had ended.
+    launched: Launched,
 }
 
 impl Drop for Launching<'_> {
     fn drop(&mut self) {
-        // The kernel before had ended.
-        *self.inbox.launched() = self.end.take().map_or(Launched::Never, Launched::Until);
+        *self.inbox.launched() = mem::replace(&mut self.launched, Launched::Never);
         self.inbox.changed.notify_all();
     }
 }
@@ -244,8 +245,11 @@ impl Inbox {
         crate::simulated::warn_without_body(stream.device().driver(), kernel);
         // SAFETY: the caller makes the same promise, but for the memory, which the fence below keeps.
         unsafe { stream.launch(kernel, config, args) }?;
-        launching.end = Some(end.clone());
+        launching.launched = Launched::Unknown;
         let recorded = stream.record(&end);
+        if recorded.is_ok() {
+            launching.launched = Launched::Until(end);
+        }
         let fenced = self.fence_on(stream);
         // Some drivers start work only when they are asked something.
         let _ = stream.is_done();
@@ -264,13 +268,14 @@ impl Inbox {
         match &*launched {
             Launched::Now => return Err(Error::Resident),
             Launched::Until(end) if !end.is_done()? => return Err(Error::Resident),
-            Launched::Until(_) | Launched::Never => {}
+            Launched::Unknown if !self.pinned.is_done()? => return Err(Error::Resident),
+            Launched::Until(_) | Launched::Unknown | Launched::Never => {}
         }
         *launched = Launched::Now;
         self.store_controls(RUN);
         Ok(Launching {
             inbox: self,
-            end: None,
+            launched: Launched::Never,
         })
     }
 
@@ -299,6 +304,8 @@ impl Inbox {
             match &*launched {
                 Launched::Never => return Ok(()),
                 Launched::Until(end) => break end.clone(),
+                Launched::Unknown if self.pinned.is_done()? => return Ok(()),
+                Launched::Unknown => return Err(Error::Resident),
                 Launched::Now => {
                     let waited = self.changed.wait(launched);
                     launched = waited.unwrap_or_else(PoisonError::into_inner);

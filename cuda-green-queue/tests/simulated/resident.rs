@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytemuck::{Pod, Zeroable};
-use cuda_green::{GreenContext, Kernel, LaunchConfig, Stream, sim::Launch};
+use cuda_green::{GreenContext, Kernel, LaunchConfig, Stream, sim::Launch, sys::CUresult};
 use cuda_green_queue::{
     Error, ResidentQueue, SubmitError, Task, TaskError, TaskFailure,
     simulated::{InboxSide, Next},
@@ -45,6 +45,36 @@ fn two_blocks(launch: &Launch<'_>, block: impl Fn(InboxSide<'_>) + Sync) {
             scope.spawn(move || block(InboxSide::argument(launch, 0, lane).unwrap()));
         }
     });
+}
+
+/// A kernel whose end the driver does not record is there until all fenced work is over.
+#[test]
+fn a_kernel_whose_end_is_unknown_keeps_others_out() {
+    let gpu = Gpu::new();
+    let kernel = gpu.kernel("resident", |launch| {
+        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
+    });
+    let queue = ResidentQueue::builder()
+        .lanes(2)
+        .build(&gpu.device)
+        .unwrap();
+    let stream = gpu.stream();
+    // The first is that of the fence before.
+    let code = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+    gpu.sim.fail("cuEventRecord", 2, code).unwrap();
+    let refused = launch(&queue, &stream, &kernel);
+    assert!(matches!(refused, Err(Error::CudaGreen(_))), "{refused:?}");
+    assert!(matches!(queue.wait(), Err(Error::Resident)));
+    let second = launch(&queue, &stream, &kernel);
+    assert!(matches!(second, Err(Error::Resident)), "{second:?}");
+    let future = queue.submit(Square(3)).unwrap();
+    assert_eq!(future.wait().unwrap(), 9);
+    queue.leave();
+    while queue.wait().is_err() {
+        thread::yield_now();
+    }
+    launch(&queue, &stream, &kernel).unwrap();
+    queue.shutdown().unwrap();
 }
 
 /// Threads submit to all lanes and priorities of small rings, with few entries for answers; some drop their futures
