@@ -165,6 +165,11 @@ impl Global {
         self.driver.is_some() || variable().is_some_and(|value| !value.is_empty())
     }
 
+    /// Returns whether `--driver` or `--device` was given, or `--device 0`, which is as none.
+    pub fn names_a_device(&self) -> bool {
+        self.driver.is_some() || self.device != 0
+    }
+
     /// Opens the chosen device of this driver, whatever driver was named.
     pub fn device_of(&self, driver: &Driver) -> cuda_green::Result<CudaDevice> {
         driver.device(self.device)

@@ -35,7 +35,7 @@ mod worth;
 pub(crate) use area::Area;
 pub(crate) use choose::{Choice, Piece, PieceState, available, choose};
 pub(crate) use counted_split::{CountedSplit, MergedGroups};
-pub(crate) use demands::Demands;
+pub(crate) use demands::{Demands, check as check_requests};
 pub use device_facts::DeviceFacts;
 pub(crate) use device_facts::coscheduled_within;
 pub(crate) use plan::refusals;

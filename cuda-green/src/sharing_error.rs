@@ -65,8 +65,8 @@ pub enum SharingError {
         "no plan is in force for this device, and none was given: start with the list of its partitions"
     )]
     NoPlan,
-    /// The list of partitions cannot be a plan.
-    #[error("{name:?} cannot be the name of a partition among processes: {reason}")]
+    /// A list of names cannot be.
+    #[error("the name {name:?} of a partition among processes: {reason}")]
     Name {
         /// The name.
         name: String,
@@ -82,7 +82,10 @@ pub enum SharingError {
         names: Vec<String>,
     },
     /// A live process holds the name.
-    #[error("{name:?} is held by {}; end it, or wait for it", holder.as_deref().unwrap_or("another process"))]
+    #[error(
+        "{name:?} is held by {}; wait longer (`SharedPlan::wait`), or end that process (`cuda-green partitions end`)",
+        holder.as_deref().unwrap_or("another process")
+    )]
     Held {
         /// The name.
         name: String,
@@ -290,18 +293,18 @@ impl fmt::Display for FolderProblem {
             ),
             Self::Replaceable { parent } => write!(
                 f,
-                "others than its owner can replace it, as {} is writable by them and not sticky; choose another with CUDA_GREEN_SHARED_DIR",
+                "others than its owner can replace it, as {} is writable by them and has no sticky bit; choose another, by `SharedPlan::in_folder` or CUDA_GREEN_SHARED_DIR",
                 parent.display()
             ),
             Self::NotAFolder => f.write_str(
-                "it is a symbolic link or no folder; remove it, or name a real folder with CUDA_GREEN_SHARED_DIR",
+                "it is a symbolic link, or not a folder; remove it, or name another, by `SharedPlan::in_folder` or CUDA_GREEN_SHARED_DIR",
             ),
             Self::NotLocal { kind } => write!(
                 f,
-                "it is on {kind}, where locks do not end with their process; choose a folder on a local disk or in memory with CUDA_GREEN_SHARED_DIR"
+                "it is on {kind}, where locks do not end with their process; choose a folder on a local disk or in memory, by `SharedPlan::in_folder` or CUDA_GREEN_SHARED_DIR"
             ),
             Self::Relative => f.write_str(
-                "its path is relative, and processes start in different folders; give CUDA_GREEN_SHARED_DIR a whole path",
+                "its path is relative, and processes start in different folders; give an absolute one",
             ),
         }
     }

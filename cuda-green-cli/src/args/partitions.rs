@@ -11,7 +11,7 @@ use super::sizes::Size;
 pub struct Partitions {
     #[command(subcommand)]
     pub what: Option<PlanAction>,
-    /// Only the device of this UUID, or of the only one that begins so; `nvidia-smi -L` prints them
+    /// Only the device of this UUID, or of the only one that begins so; `cuda-green info` prints them
     #[arg(long, global = true, value_name = "GPU")]
     pub uuid: Option<String>,
 }

@@ -9,9 +9,16 @@ use std::process::ExitCode;
 use anyhow::Context;
 use cuda_green::SharedDevice;
 
-use crate::args::{Global, Partitions, PlanAction};
+use crate::{
+    args::{Global, Partitions, PlanAction},
+    render::{page::Page, style::YELLOW},
+};
 
 pub fn run(global: &Global, partitions: &Partitions) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        !global.names_a_device(),
+        "the plans are found in their folder, without a driver: choose one by --uuid, not by --driver or --device"
+    );
     let uuid = partitions.uuid.as_deref();
     match &partitions.what {
         None | Some(PlanAction::Show) => show::run(global, uuid),
@@ -19,6 +26,10 @@ pub fn run(global: &Global, partitions: &Partitions) -> anyhow::Result<ExitCode>
         Some(PlanAction::End { name, wait }) => end::run(global, uuid, name, *wait),
     }
 }
+
+/// What to say where there is no plan.
+const NO_PLAN: &str = "no plan is in force: no process has joined one (`SmPartitionManager::join`) in the folder that \
+                       CUDA_GREEN_SHARED_DIR names, or where it is without that";
 
 /// Returns the plans in force, or that of the device whose UUID begins so.
 fn plans(uuid: Option<&str>) -> anyhow::Result<Vec<SharedDevice>> {
@@ -38,17 +49,26 @@ fn plans(uuid: Option<&str>) -> anyhow::Result<Vec<SharedDevice>> {
 /// Returns the only plan with a partition of this name.
 fn only(mut plans: Vec<SharedDevice>, name: &str) -> anyhow::Result<SharedDevice> {
     if plans.len() <= 1 {
-        return plans.pop().context("no plan is in force");
+        return plans.pop().context(NO_PLAN);
     }
     let all = known(&plans);
     plans.retain(|plan| plan.status.names.iter().any(|one| one.name == name));
     match plans.len() {
         0 => anyhow::bail!("no plan has a partition {name:?}; there are plans for {all}"),
-        1 => plans.pop().context("no plan is in force"),
+        1 => plans.pop().context(NO_PLAN),
         _ => anyhow::bail!(
             "several devices have a partition {name:?}; choose one by --uuid: {}",
             known(&plans)
         ),
+    }
+}
+
+/// Tells of SMs that no partition has.
+fn unassigned(page: &mut Page, sms: u32) {
+    if sms > 0 {
+        page.line(format!(
+            "{YELLOW}{sms} SMs are in no partition; one with `rest` would have them{YELLOW:#}"
+        ));
     }
 }
 

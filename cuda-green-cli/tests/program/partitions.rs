@@ -62,9 +62,9 @@ fn a_plan_is_shown_with_its_holders() {
         shown.contains("  without MPS: processes take turns"),
         "{shown}"
     );
-    let own = format!("serving      64  held by {} (", process::id());
+    let own = format!("serving      64    64  held by {} (", process::id());
     assert!(shown.contains(&own), "{shown}");
-    assert!(shown.contains("indexing     68  free\n"), "{shown}");
+    assert!(shown.contains("indexing   rest    68  free\n"), "{shown}");
     let again = member.run(&["partitions", "show"]).1;
     assert_eq!(again.lines().next(), shown.lines().next());
 }
@@ -81,6 +81,7 @@ fn a_plan_is_shown_as_json() {
     assert_eq!(plan["mps"], serde_json::Value::Null);
     let names = &plan["partitions"];
     assert_eq!(names[0]["name"], "serving");
+    assert_eq!(names[0]["share"], "64");
     assert_eq!(names[0]["state"], "held");
     assert_eq!(names[0]["pid"], process::id());
     assert_eq!(names[1]["state"], "free");
@@ -96,6 +97,12 @@ fn a_plan_is_shown_as_json() {
     let (code, _, said) = member.run(&["partitions", "--uuid", "GPU-none"]);
     assert_eq!(code, 1);
     assert!(said.contains(uuid), "{said}");
+    // No driver is asked, so none can be named.
+    for other in [["--device", "1"], ["--driver", "sim:h200@13.0"]] {
+        let (code, _, said) = member.run(&["partitions", other[0], other[1]]);
+        assert_eq!(code, 1);
+        assert!(said.contains("not by --driver or --device"), "{said}");
+    }
 }
 
 #[test]

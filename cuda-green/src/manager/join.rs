@@ -181,7 +181,13 @@ impl ManagerState<String> {
             .map(|(id, _)| Arc::new((*id).into()))
             .collect();
         for (index, (id, (_, policy))) in ids.iter().zip(claims).enumerate() {
-            refuse_existing(&ids[..index], id)?;
+            if ids[..index].contains(id) {
+                return Err(SharingError::Name {
+                    name: String::clone(id),
+                    reason: "the claims have it twice",
+                }
+                .into());
+            }
             policy.check()?;
         }
         if self.mode != PartitionMode::Partitioned {

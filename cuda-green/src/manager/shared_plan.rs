@@ -46,8 +46,8 @@ impl SharedPlan {
     /// beside the pipes of the MPS server (`/tmp/nvidia-mps.cuda-green`); else `/run/user/<uid>/cuda-green`.
     ///
     /// All processes must name one folder: those that name two agree on two plans, and their SMs overlap. It is made where
-    /// it is missing. It must be on a local disk or in memory, belong to the user, and be writable by no
-    /// one else.
+    /// it is missing, in one that is there. Its path is absolute; it must be on a local disk or in memory, belong to the
+    /// user, and be writable by no one else.
     #[must_use]
     pub fn in_folder(self, folder: impl AsRef<Path>) -> Self {
         Self {

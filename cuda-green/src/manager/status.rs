@@ -103,8 +103,10 @@ impl<Id: fmt::Debug> fmt::Display for AllocationStatus<Id> {
         if let Some(reason) = &self.stranded_reason {
             write!(f, " ({reason})")?;
         }
-        if *held_sms > 0 {
-            write!(f, ", {held_sms} held")?;
+        match (held_sms, &self.shared) {
+            (0, _) => {}
+            (sms, None) => write!(f, ", {sms} held")?,
+            (sms, Some(_)) => write!(f, ", {sms} not this manager's")?,
         }
         if let PartitionMode::SingleContext { reason } = &self.mode {
             write!(f, ". Single-context mode: {reason}")?;

@@ -264,7 +264,8 @@ pub(super) fn sum(sizes: &[u32]) -> Option<u32> {
         .try_fold(0u32, |sum, size| sum.checked_add(*size))
 }
 
-fn check(requests: &[PartitionRequest]) -> Result<()> {
+/// Ensures that each of these requests can be, and all of them together.
+pub(crate) fn check(requests: &[PartitionRequest]) -> Result<()> {
     let invalid = |name, value: String, reason| {
         Err(Error::InvalidArgument {
             name,

@@ -111,6 +111,13 @@ impl AgreedPlan {
         self.key == other.key && split(self) == split(other) && names(self) == names(other)
     }
 
+    /// Returns the number of SMs that no name has.
+    pub(super) fn unassigned_sms(&self) -> u32 {
+        let names = self.partitions.iter();
+        let assigned: u32 = names.map(|one| one.planned.sm_count).sum();
+        self.key.sm_count.saturating_sub(assigned)
+    }
+
     /// Returns the parts of each name.
     pub(crate) fn parts(&self, index: usize) -> &[Part] {
         let partition = self.partitions.get(index);

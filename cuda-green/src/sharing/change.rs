@@ -273,6 +273,7 @@ impl PlanChange {
             generation: after.generation,
             names: names.collect(),
             behind: Vec::new(),
+            unassigned_sms: after.unassigned_sms(),
             took,
         }
     }

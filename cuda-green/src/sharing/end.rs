@@ -62,7 +62,9 @@ fn end(found: &Found, name: &str, wait: Duration) -> Result<EndedHolder, Sharing
     let holder = live_holder(found, index)?.map_err(&not_ended)?;
     let pid = holder.pid;
     if pid == process::id() {
-        return Err(not_ended("its holder is this process".to_owned()));
+        return Err(not_ended(
+            "its holder is this process; destroy the context, or drop the manager".to_owned(),
+        ));
     }
     let process = PidFd::open(pid)
         .map_err(|error| not_ended(format!("process {pid} cannot be signalled: {error}")))?;
@@ -164,10 +166,13 @@ fn live_holder(found: &Found, index: usize) -> Result<Result<Holder, String>, Sh
                 holder.pid
             )),
         },
-        Record::Of(holder) => Err(format!(
-            "nobody holds it any more: process {} is gone, and it is free once the MPS server is rid of that",
-            holder.pid
-        )),
+        Record::Of(holder) => Err(match found.mps {
+            SeenMps::None => format!("nobody holds it any more: process {} has ended", holder.pid),
+            _ => format!(
+                "nobody holds it any more: process {} has ended, and it is free once the MPS server is rid of that",
+                holder.pid
+            ),
+        }),
         _ if is_held => Err("a process is about to claim it; try again".to_owned()),
         _ => Err("nobody holds it".to_owned()),
     })

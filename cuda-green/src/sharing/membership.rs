@@ -148,6 +148,7 @@ impl Membership {
             under_mps: place.pipes.is_some(),
             separation: separation::kept(&place.folder, &outlook.plan),
             names: SharedName::of_plan(&outlook.plan, |index| place.holder(index)),
+            unassigned_sms: outlook.plan.unassigned_sms(),
         }
     }
 }

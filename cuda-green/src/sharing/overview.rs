@@ -79,7 +79,8 @@ pub(super) fn found(folder: Option<&Path>) -> Result<Vec<Found>, SharingError> {
             path: path.clone(),
             error,
         })?;
-        if is_there {
+        // A relative one is refused, there or not.
+        if is_there || path.is_relative() {
             found.extend(found_in(&Folder::open(&path)?)?);
         }
     }
@@ -142,6 +143,7 @@ impl Found {
                 under_mps: key.server.is_some(),
                 separation: self.separation.clone(),
                 names: SharedName::of_plan(&self.plan, |index| self.holder(index)),
+                unassigned_sms: self.plan.unassigned_sms(),
             },
         }
     }

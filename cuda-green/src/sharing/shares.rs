@@ -3,7 +3,7 @@
 use super::agreed_plan::{AgreedPartition, AgreedPlan};
 use crate::{
     error::{Error, Result},
-    planner::{Part, SmRequest},
+    planner::{Part, PartitionRequest, SmRequest, check_requests},
     sharing_error::SharingError,
 };
 
@@ -40,7 +40,7 @@ pub(super) fn change(plan: &AgreedPlan, wanted: &[(String, SmRequest)]) -> Resul
         if wanted.iter().take(at).any(|(other, _)| other == name) {
             return Err(SharingError::Name {
                 name: name.clone(),
-                reason: "the change has it twice",
+                reason: "the change names it twice",
             }
             .into());
         }
@@ -55,6 +55,11 @@ pub(super) fn change(plan: &AgreedPlan, wanted: &[(String, SmRequest)]) -> Resul
             reason: "two names would have the rest; give one of them a number",
         });
     }
+    let requests = next.partitions.iter().map(|one| PartitionRequest {
+        sms: one.share,
+        ..one.request
+    });
+    check_requests(&requests.collect::<Vec<_>>())?;
     let units = Units::of(plan).ok_or(SharingError::FixedShares)?;
     let is_set =
         |partition: &AgreedPartition| wanted.iter().any(|(name, _)| *name == partition.name);
@@ -252,10 +257,7 @@ fn is_rest(partition: &AgreedPartition) -> bool {
 
 fn in_words(plan: &AgreedPlan) -> String {
     let names = plan.partitions.iter();
-    let names = names.map(|one| match one.share {
-        SmRequest::AtLeast(_) | SmRequest::Target(_) => one.share.to_string(),
-        _ => format!("{} ({})", one.share, one.name),
-    });
+    let names = names.map(|one| format!("{} ({})", one.share, one.name));
     names.collect::<Vec<_>>().join(", ")
 }
 
@@ -292,7 +294,7 @@ mod tests {
         let less = set(&more, &[("serving", SmRequest::Target(30))]).unwrap();
         assert_eq!(sizes(&less), [24, 108]);
         // The smallest share is one unit.
-        let least = set(&plan, &[("serving", SmRequest::Target(0))]).unwrap();
+        let least = set(&plan, &[("serving", SmRequest::Target(1))]).unwrap();
         assert_eq!(sizes(&least), [8, 124]);
         let most = set(&plan, &[("serving", SmRequest::AtLeast(120))]).unwrap();
         assert_eq!(sizes(&most), [120, 12]);
@@ -307,10 +309,12 @@ mod tests {
     fn what_cannot_be_is_refused_with_the_reason() {
         let plan = example();
         let too_many = set(&plan, &[("serving", SmRequest::AtLeast(121))]);
+        let too_many = too_many.unwrap_err();
         assert!(matches!(
             too_many,
-            Err(Error::InsufficientSms { available: 132, .. })
+            Error::InsufficientSms { available: 132, .. }
         ));
+        assert!(too_many.to_string().contains("121 (serving)"), "{too_many}");
         let unknown = set(&plan, &[("x", SmRequest::AtLeast(8))]);
         assert!(matches!(
             unknown,
@@ -318,7 +322,23 @@ mod tests {
         ));
         let twice = [("serving", SmRequest::Rest), ("serving", SmRequest::Rest)];
         assert!(set(&plan, &twice).is_err());
-        assert!(set(&plan, &[("serving", SmRequest::Rest)]).is_err());
+        // As a list of partitions is.
+        let share = |at_least, weight| SmRequest::Share { at_least, weight };
+        for cannot_be in [
+            SmRequest::Rest, // the other name has it
+            share(16, 2),
+            share(16, 0),
+            SmRequest::AtLeast(0),
+            SmRequest::Target(0),
+            SmRequest::Percent(0),
+            SmRequest::Percent(150),
+        ] {
+            let refused = set(&plan, &[("serving", cannot_be)]);
+            assert!(
+                matches!(refused, Err(Error::InvalidArgument { .. })),
+                "{cannot_be}: {refused:?}"
+            );
+        }
         let mut exact = plan.clone();
         exact.partitions[0].request.exact = true;
         assert!(set(&exact, &[("serving", SmRequest::AtLeast(60))]).is_err());

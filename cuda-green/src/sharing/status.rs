@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use super::{agreed_plan::AgreedPlan, separation::Separation};
-use crate::sharing_error::SharingError;
+use crate::{planner::SmRequest, sharing_error::SharingError};
 
 /// A plan among processes, and who holds its names, as one process sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct SharedStatus {
     pub separation: Separation,
     /// The names of the plan, in its order.
     pub names: Vec<SharedName>,
+    /// SMs of the device that no name has.
+    pub unassigned_sms: u32,
 }
 
 /// One name of a plan among processes.
@@ -30,6 +32,8 @@ pub struct SharedStatus {
 pub struct SharedName {
     /// The name.
     pub name: String,
+    /// The share that it is to have since the last change.
+    pub share: SmRequest,
     /// SMs that it has.
     pub sm_count: u32,
     /// The process that holds it.
@@ -45,6 +49,7 @@ impl SharedName {
         let names = plan.partitions.iter().enumerate();
         let names = names.map(|(index, partition)| Self {
             name: partition.name.clone(),
+            share: partition.share,
             sm_count: partition.planned.sm_count,
             holder: holder(index).unwrap_or_else(|error| NameHolder::Dirty {
                 pid: None,
@@ -63,7 +68,7 @@ pub enum NameHolder {
     Free,
     /// This manager.
     Own,
-    /// Another process, or another manager of this one.
+    /// Another process; or another manager of this one, as one sees it who has not joined.
     Process {
         /// Its id; none in the moment between its lock and its record.
         pid: Option<u32>,
@@ -89,8 +94,10 @@ pub struct PlanChange {
     pub generation: u64,
     /// The names of the plan, in its order.
     pub names: Vec<ChangedName>,
-    /// Names whose holders run on their old SMs still, all of which are theirs by the new plan, too.
+    /// Names whose holders have not yet said that they run on their new SMs. Those that they run on are still theirs.
     pub behind: Vec<String>,
+    /// SMs of the device that no name has now.
+    pub unassigned_sms: u32,
     /// The time from the call until all holders ran on their new SMs, or this one waited no longer.
     pub took: Duration,
 }
@@ -121,10 +128,10 @@ impl fmt::Display for PlanChange {
                 )?;
             }
             if self.behind.contains(&one.name) {
-                f.write_str("; its process has not taken them yet")?;
+                f.write_str("; its process has not answered yet")?;
             }
         }
-        Ok(())
+        told_unassigned(f, self.unassigned_sms)
     }
 }
 
@@ -164,8 +171,25 @@ impl fmt::Display for SharedStatus {
             write!(f, "; {}", self.separation)?;
         }
         for one in &self.names {
-            write!(f, "\n  {}: {} SMs, {}", one.name, one.sm_count, one.holder)?;
+            let SharedName {
+                name,
+                share,
+                sm_count,
+                holder,
+            } = one;
+            write!(f, "\n  {name}: {sm_count} SMs ({share}), {holder}")?;
         }
-        Ok(())
+        told_unassigned(f, self.unassigned_sms)
+    }
+}
+
+/// Tells of SMs that no name has.
+fn told_unassigned(f: &mut fmt::Formatter<'_>, sms: u32) -> fmt::Result {
+    match sms {
+        0 => Ok(()),
+        sms => write!(
+            f,
+            "\n  {sms} SMs are in no partition; one with `rest` would have them"
+        ),
     }
 }

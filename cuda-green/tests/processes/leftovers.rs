@@ -104,7 +104,7 @@ fn the_folder_is_where_the_environment_says() {
     let mut relative = start(&pipes, Path::new("elsewhere"));
     let refused = relative.fails(&format!("join 0 {LIST} a"));
     assert!(
-        refused.contains("give CUDA_GREEN_SHARED_DIR a whole path"),
+        refused.contains("processes start in different folders; give an absolute one"),
         "{refused}"
     );
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use cuda_green::{PlanChange, SharedDevice, planner::SmRequest};
 use serde_json::json;
 
-use super::{only, plans};
+use super::{only, plans, unassigned};
 use crate::{
     args::{Global, NewShare},
     render::{
@@ -51,12 +51,13 @@ fn page(plan: &SharedDevice, change: &PlanChange) -> Page {
             before => format!("before {before}"),
         };
         let behind = match change.behind.contains(&one.name) {
-            true => "; its process has not taken them yet",
+            true => "; its process has not answered yet",
             false => "",
         };
         let said = format!("{name}: {} SMs, {before}{behind}", one.sms_after);
         page.hanging("  ", "    ", said);
     }
+    unassigned(&mut page, change.unassigned_sms);
     page
 }
 
@@ -76,6 +77,7 @@ fn print_json(plan: &SharedDevice, change: &PlanChange) -> anyhow::Result<()> {
             "generation": change.generation,
             "took_ms": change.took.as_secs_f64() * 1e3,
             "partitions": names.collect::<Vec<_>>(),
+            "unassigned_sms": change.unassigned_sms,
         },
         "version": env!("CARGO_PKG_VERSION"),
     }))

@@ -8,7 +8,7 @@ use std::{
 use cuda_green::{NameHolder, PlanMps, Separation, SharedDevice, SharedName};
 use serde_json::{Value, json};
 
-use super::plans;
+use super::{NO_PLAN, plans, unassigned};
 use crate::{
     args::Global,
     render::{
@@ -56,6 +56,7 @@ fn found(plan: &SharedDevice) -> Value {
             other => json!({ "result": other.to_string() }),
         },
         "partitions": status.names.iter().map(name).collect::<Vec<_>>(),
+        "unassigned_sms": status.unassigned_sms,
     })
 }
 
@@ -72,6 +73,7 @@ fn name(name: &SharedName) -> Value {
     };
     json!({
         "name": name.name,
+        "share": name.share.to_string(),
         "sm_count": name.sm_count,
         "state": state,
         "pid": pid,
@@ -84,10 +86,8 @@ fn name(name: &SharedName) -> Value {
 fn page(plans: &[SharedDevice], now: u64) -> Page {
     let mut page = Page::new();
     if plans.is_empty() {
-        page.line(
-            "No plan is in force: no process has joined one (`SmPartitionManager::join`) in the folder that \
-             CUDA_GREEN_SHARED_DIR names, or where it is without that.",
-        );
+        let (first, rest) = NO_PLAN.split_at(1);
+        page.line(format!("{}{rest}.", first.to_uppercase()));
     }
     for (index, plan) in plans.iter().enumerate() {
         if index > 0 {
@@ -144,20 +144,34 @@ fn describe(page: &mut Page, plan: &SharedDevice, now: u64) {
         ),
     }
     page.gap();
-    let lengths = status.names.iter().map(|one| one.name.chars().count());
-    let width = lengths.max().unwrap_or_default().max(9);
+    let names: Vec<String> = status
+        .names
+        .iter()
+        .map(|one| printable_line(&one.name))
+        .collect();
+    let shares: Vec<String> = status
+        .names
+        .iter()
+        .map(|one| one.share.to_string())
+        .collect();
+    let width = longest(&names, "partition");
+    let share_width = longest(&shares, "share");
     page.line(format!(
-        "{BOLD}{:<width$} {:>5}  state{BOLD:#}",
-        "partition", "SMs"
+        "{BOLD}{:<width$} {:>share_width$} {:>5}  state{BOLD:#}",
+        "partition", "share", "SMs"
     ));
-    for one in &status.names {
-        let label = format!(
-            "{:<width$} {:>5}  ",
-            printable_line(&one.name),
-            one.sm_count
-        );
-        page.hanging(&label, &" ".repeat(width + 8), state(&one.holder, now));
+    for ((one, name), share) in status.names.iter().zip(names).zip(shares) {
+        let label = format!("{name:<width$} {share:>share_width$} {:>5}  ", one.sm_count);
+        let indent = " ".repeat(width + share_width + 9);
+        page.hanging(&label, &indent, state(&one.holder, now));
     }
+    unassigned(page, status.unassigned_sms);
+}
+
+/// Returns the width of a column.
+fn longest(texts: &[String], title: &str) -> usize {
+    let lengths = texts.iter().map(|text| text.chars().count());
+    lengths.max().unwrap_or_default().max(title.len())
 }
 
 /// Returns the state of a name in words.
