@@ -5,7 +5,7 @@ mod features;
 use std::{env, process::ExitCode};
 
 use cuda_green::{
-    CudaDevice, CudaVersion, GranularitySource, MpsDaemon, MpsStatus,
+    CudaDevice, CudaVersion, DeviceUuid, GranularitySource, MpsDaemon, MpsStatus,
     sys::{Absence, EntryPoint},
 };
 use serde_json::{Value, json};
@@ -68,6 +68,7 @@ fn devices(device: &CudaDevice) -> anyhow::Result<Vec<Value>> {
             Ok(json!({
                 "ordinal": ordinal,
                 "name": device.name(),
+                "uuid": DeviceUuid(device.uuid()?).to_string(),
                 "sm_count": device.properties().multiprocessor_count,
                 "compute_capability": format!("{major}.{minor}"),
                 "total_memory_bytes": device.total_memory(),
@@ -156,6 +157,7 @@ fn page(device: &CudaDevice) -> anyhow::Result<Page> {
         gib(device.free_memory()?),
         gib(device.total_memory())
     ));
+    page.line(DeviceUuid(device.uuid()?).to_string());
     if let Ok(visible) = env::var("CUDA_VISIBLE_DEVICES")
         && device.driver().simulator().is_none()
     {
