@@ -102,7 +102,7 @@ impl TaskQueueBuilder {
         self
     }
 
-    /// Sets the number of slots of each ring, 1,024 by default; rounded up to a power of two.
+    /// Sets the number of slots of each ring, 1,024 by default; rounded up to a power of two, 8 at least.
     pub fn depth(mut self, depth: u32) -> Self {
         self.request.depth = depth;
         self

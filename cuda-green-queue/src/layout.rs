@@ -344,7 +344,10 @@ impl Layout {
             } else if smaller.futures > 1 {
                 smaller.futures /= 2;
             } else {
-                return "no depth would fit; ask for fewer lanes or priorities".to_owned();
+                return format!(
+                    "no depth would fit; ask for fewer lanes or priorities, or give the segment {} bytes",
+                    smaller.end()
+                );
             }
         }
         format!(

@@ -179,7 +179,7 @@ impl QueueStats {
 impl fmt::Display for QueueStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.devices.is_empty() {
-            writeln!(f, "no GPU")?;
+            writeln!(f, "no figures of a GPU")?;
         }
         for device in &self.devices {
             writeln!(f, "GPU {}: {}", device.device, device.placement)?;

@@ -13,8 +13,10 @@ type Square = NumberedTask<7, u64, u64>;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = CudaDevice::init(0)?; // the first GPU
     simulated::register(&device);
-    let handlers = TaskQueue::builder().handler(|Square { input, .. }| Ok(input * input));
-    let queue = handlers.build(&device)?;
+    let queue = TaskQueue::builder()
+        .handler(|task: Square| Ok(task.input * task.input))
+        .build(&device)?;
+    // `squares.cu`, compiled by nvcc.
     let kernel = Module::load_ptx(&device, include_str!("squares.ptx"))?.kernel("squares")?;
     let stream = GreenContext::primary(&device, Default::default())?.create_stream()?;
     let results = PinnedBuffer::<u64>::new(&device, 32)?;

@@ -112,7 +112,9 @@ impl FromStr for Injection {
             });
         } else if what == "sms" {
             if calls.is_some() || !Path::new(effect).is_absolute() {
-                return Err(invalid("give the SMs' file by a whole path, without `#`"));
+                return Err(invalid(
+                    "give the SMs' file by an absolute path, without `#`",
+                ));
             }
             return Ok(Self::with_shared_sms(effect));
         } else if what == "green" {
@@ -234,8 +236,8 @@ mod tests {
             ("mps=0%", "percentage"),
             ("mps=0", "even number"),
             ("mps=63", "even number"),
-            ("sms=x", "whole path"),
-            ("sms#2=/x", "whole path"),
+            ("sms=x", "absolute path"),
+            ("sms#2=/x", "absolute path"),
             ("mps=101%", "percentage"),
             ("mps#2=50%", "from the start"),
             ("cuInit=everywhere", "error's name"),
