@@ -114,6 +114,8 @@ pub(crate) struct ThreadCounters {
     pub(crate) discarded: Counter,
     /// Panics of clients' code that is no handler.
     pub(crate) caught: Counter,
+    /// Tasks of CPU code that it took out of where they wait.
+    pub(crate) taken: Counter,
 }
 
 impl ThreadCounters {
@@ -123,6 +125,7 @@ impl ThreadCounters {
             unknown_methods: Counter::default(),
             discarded: Counter::default(),
             caught: Counter::default(),
+            taken: Counter::default(),
         }
     }
 }
@@ -153,10 +156,11 @@ pub(crate) struct Submissions {
 }
 
 impl Submissions {
-    /// Counts a task before anyone can find it, so that no snapshot has more ends than submissions.
+    /// Counts a task before anyone can find it, so that no snapshot has more ends than submissions. A look at the pool's
+    /// state comes after this: see [`Pool::is_idle`](crate::pool::Pool::is_idle).
     #[inline]
     pub(crate) fn count(&self) {
-        self.submitted.fetch_add(1, Ordering::Relaxed);
+        self.submitted.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Takes a count back: the task was not submitted after all.
@@ -172,6 +176,11 @@ impl Submissions {
     /// Returns the numbers of submissions and of refusals.
     pub(crate) fn get(&self) -> (u64, u64) {
         let refused = self.refused.load(Ordering::Relaxed);
-        (self.submitted.load(Ordering::Relaxed), refused)
+        (self.submitted(), refused)
+    }
+
+    /// Returns the number of submissions, those included that are about to be refused.
+    pub(crate) fn submitted(&self) -> u64 {
+        self.submitted.load(Ordering::SeqCst)
     }
 }

@@ -9,6 +9,7 @@ use crossbeam_queue::{ArrayQueue, SegQueue};
 use crossbeam_utils::CachePadded;
 
 use crate::{
+    contain::contain,
     counters::{Submissions, ThreadCounters},
     error::Result,
     host_rings::{HostRings, HostTaken},
@@ -97,8 +98,9 @@ pub(crate) struct Pool {
     copies: CachePadded<Submissions>,
     /// The method number of the first task without a handler.
     unknown: AtomicU32,
-    /// Tasks that were answered as closed by a thread without counters.
+    /// Tasks that were answered as closed by a thread without counters, and those that such threads took.
     discarded: AtomicU64,
+    taken: AtomicU64,
     counters: Mutex<Vec<Arc<ThreadCounters>>>,
 }
 
@@ -133,6 +135,7 @@ impl Pool {
             copies: CachePadded::default(),
             unknown: AtomicU32::new(NO_METHOD),
             discarded: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             counters: Mutex::new(Vec::new()),
         })
     }
@@ -172,9 +175,11 @@ impl Pool {
                 .compare_exchange(known, method.into(), Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
         {
-            log::warn!(
-                "a kernel submitted a task of method {method}, which has no handler; others are counted only"
-            );
+            contain("a logger", || {
+                log::warn!(
+                    "a kernel submitted a task of method {method}, which has no handler; others are counted only"
+                );
+            });
         }
     }
 
@@ -195,7 +200,7 @@ impl Pool {
     /// Returns whether tasks are taken.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == OPEN
+        self.state.load(Ordering::SeqCst) == OPEN
     }
 
     /// Returns whether tasks are answered as closed instead of run.
@@ -230,9 +235,22 @@ impl Pool {
         self.discard_all();
     }
 
-    /// Returns whether a worker that finds no task may end.
+    /// Returns whether workers may end once the pool [is idle](Self::is_idle).
     pub(crate) fn may_end(&self) -> bool {
         self.state.load(Ordering::SeqCst) != OPEN && self.pollers.load(Ordering::SeqCst) == 0
+    }
+
+    /// Returns whether no task waits, nor will any come that was accepted before the pool was closed.
+    ///
+    /// A submission is counted, and then looks whether the pool is open. So whoever knows that it is closed, and counts
+    /// after that, has counted each that was accepted, or will be. That one may not be found yet: it is being pushed, or waits
+    /// in a ring behind one that is.
+    pub(crate) fn is_idle(&self) -> bool {
+        let submitted = self.pointers.submitted() + self.copies.submitted();
+        let counters = self.lock_counters();
+        let by_workers: u64 = counters.iter().map(|one| one.taken.get()).sum();
+        let taken = by_workers + self.taken.load(Ordering::Relaxed);
+        submitted == taken && !self.has_work()
     }
 
     /// Notes a polling thread, until the value is dropped.
@@ -362,7 +380,11 @@ impl Pool {
     #[cold]
     fn discard_all(&self) {
         let mut discarded = 0;
-        let mut close = |work| discarded += u64::from(self.close_work(work));
+        let mut close = |work| {
+            self.taken
+                .fetch_add(u64::from(is_of_cpu(&work)), Ordering::Relaxed);
+            discarded += u64::from(self.close_work(work));
+        };
         for (priority, class) in (0..).zip(&self.classes) {
             while let Some(job) = class.pointers.pop().or_else(|| class.spilled.pop()) {
                 close(Work::Pointer(job));
@@ -383,6 +405,11 @@ impl Pool {
     pub(crate) fn discarded(&self) -> u64 {
         self.discarded.load(Ordering::Relaxed)
     }
+}
+
+/// Returns whether CPU code submitted a task.
+pub(crate) fn is_of_cpu(work: &Work) -> bool {
+    !matches!(work, Work::Copied(_))
 }
 
 /// A polling thread of a pool, noted.

@@ -234,6 +234,15 @@ impl TaskQueue {
         ended.map(|()| self.stats())
     }
 
+    /// Closes the rings, and answers what waits in them as closed if that is to be discarded. Does not wait.
+    pub(crate) fn begin_end(&self, discards: bool) {
+        let control = self.parts.device.control();
+        if discards {
+            control.discard();
+        }
+        control.close();
+    }
+
     /// Lets the tasks that wait be run at the end.
     pub(crate) fn keep_tasks(&mut self) {
         self.parts.discards = false;
@@ -290,8 +299,10 @@ pub(crate) fn end(parts: impl Send + 'static, own: bool) {
         return drop(parts);
     }
     let ending = std::thread::Builder::new().name("queue-end".to_owned());
-    if let Err(error) = ending.spawn(move || drop(parts)) {
-        log::error!("no thread to wait for the end of a queue: {error}");
+    // Without such a thread they are kept: dropped here, they would wait for this one.
+    let parts = ManuallyDrop::new(parts);
+    if let Err(error) = ending.spawn(move || drop(ManuallyDrop::into_inner(parts))) {
+        log::error!("a queue is kept, as there is no thread to wait for its end: {error}");
     }
 }
 

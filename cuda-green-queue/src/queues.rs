@@ -161,6 +161,10 @@ impl Drop for TaskQueues {
         if self.parts.discards {
             pool.discard();
         }
+        // All of them, before any is waited for: a kernel of one may wait for a kernel of another.
+        for queue in &self.parts.queues {
+            queue.begin_end(self.parts.discards);
+        }
         let own = is_own_thread(pool);
         // SAFETY: this is the only place where they are taken out, and nothing uses them after it.
         let parts = unsafe { ManuallyDrop::take(&mut self.parts) };

@@ -110,13 +110,15 @@ impl Submitter {
         let Some(method) = self.pool.registry().find_type::<T>() else {
             return Err(SubmitError::NoHandler(task));
         };
+        // In this order: see `Pool::is_idle`.
+        self.pool.pointers().count();
         if !self.pool.is_open() {
+            self.pool.pointers().uncount();
             return Err(SubmitError::Closed(task));
         }
         let submitted = is_this_timed().then(Instant::now);
         let place = CpuTask::new(task, self.pool.id(), method, submitted);
         let job = PointerJob::new(place.clone());
-        self.pool.pointers().count();
         let Err(job) = self.pool.push_pointer(self.priority, job) else {
             return Ok(TaskFuture::new(place));
         };
@@ -173,11 +175,13 @@ impl Submitter {
         if self.pool.registry().find(T::METHOD) != Some(method) {
             return Err(SubmitError::OnlyMoves(task));
         }
+        // In this order: see `Pool::is_idle`.
+        self.pool.copies().count();
         if !self.pool.is_open() {
+            self.pool.copies().uncount();
             return Err(SubmitError::Closed(task));
         }
         let place = CpuTask::new(task, self.pool.id(), method, None);
-        self.pool.copies().count();
         let submitted = self.pool.host().submit(
             self.priority,
             T::METHOD,

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     jobs::{CopiedJob, Reply, Run},
     layout::status,
-    pool::{KINDS, Pool, Work},
+    pool::{KINDS, Pool, Work, is_of_cpu},
     registry::{Method, Outcome},
     schedule::Schedule,
     task::TaskError,
@@ -196,8 +196,12 @@ impl Worker {
             if let Some(work) = self.take() {
                 looks = 0;
                 self.run(work);
-            } else if self.pool.may_end() && !self.pool.has_work() {
-                break;
+            } else if self.pool.may_end() {
+                if self.pool.is_idle() {
+                    break;
+                }
+                // Another thread is about to submit a task, or to take one.
+                thread::yield_now();
             } else if looks < LOOKS {
                 looks += 1;
                 std::hint::spin_loop();
@@ -218,8 +222,11 @@ impl Worker {
         self.turn = (self.turn + 1) % KINDS;
         let (pool, turn) = (&self.pool, self.turn);
         let payload = bytemuck::cast_slice_mut(&mut self.payload);
-        self.schedule
-            .next(|priority| pool.take(priority, turn, payload))
+        let work = self
+            .schedule
+            .next(|priority| pool.take(priority, turn, payload))?;
+        self.counters.taken.add(is_of_cpu(&work).into());
+        Some(work)
     }
 
     /// Runs a task. Whatever a client's code does, the thread goes on.

@@ -4,6 +4,7 @@
 
 mod between_kernels;
 mod calls;
+mod ends;
 mod fixture;
 mod logged;
 mod resident;
