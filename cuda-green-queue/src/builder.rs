@@ -152,8 +152,8 @@ impl TaskQueueBuilder {
         self
     }
 
-    /// Sets how many tasks of CPU code can wait for a worker, for each priority and for each way, moving and copying;
-    /// 1,024 by default, rounded up to a power of two.
+    /// Sets how many tasks of CPU code can wait for a worker, for each priority and for each way, moving and copying:
+    /// 1,024 by default, and 8 at least; for those that are copied, rounded up to a power of two.
     pub fn cpu_depth(mut self, depth: u32) -> Self {
         self.cpu_depth = depth;
         self

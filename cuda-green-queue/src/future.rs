@@ -68,20 +68,24 @@ impl<O> TaskFuture<O> {
     /// [`TaskError`]; [`TaskError::TooDeep`] where 32 handlers wait like that on one thread, each for the task that is the
     /// next. The task is run all the same.
     pub fn wait(mut self) -> Result<O, TaskError> {
-        match self.wait_until(None) {
-            Some(result) => result,
-            None => Err(TaskError::TooDeep),
-        }
+        self.wait_without_end()
+    }
+
+    fn wait_without_end(&mut self) -> Result<O, TaskError> {
+        self.wait_until(None).unwrap_or(Err(TaskError::TooDeep))
     }
 
     /// Waits for the output, at most this long; `None` after that. A handler on a worker runs the task itself, as by
     /// [`wait`](Self::wait), and that may take longer.
     ///
     /// # Errors
-    /// [`TaskError`].
+    /// [`TaskError`]; [`TaskError::TooDeep`] as [`wait`](Self::wait), where the clock has no such time.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<O, TaskError>> {
-        // A time that the clock cannot have does not come.
-        self.wait_until(Instant::now().checked_add(timeout))
+        match Instant::now().checked_add(timeout) {
+            Some(deadline) => self.wait_until(Some(deadline)),
+            // A time that the clock cannot have does not come.
+            None => Some(self.wait_without_end()),
+        }
     }
 
     /// Returns `None` if the deadline passed, or if there is none and this thread waits in too many handlers already.

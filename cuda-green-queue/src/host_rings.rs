@@ -14,9 +14,6 @@ use crate::{
     protocol::{Consumer, Mapped, Places, Private, Reservation, Ring, TaskHeader},
 };
 
-/// Times that a submission looks for credits which another thread is about to add.
-const TRIES: u32 = 100;
-
 /// A task that was taken out of a ring; its payload was copied.
 pub(crate) struct HostTaken {
     pub(crate) method: u16,
@@ -105,15 +102,7 @@ impl HostRings {
             return Submitted::Full;
         };
         let (shared, local) = (&self.shared, &self.local);
-        let mut reservation = ring.reserve(shared, local, 1);
-        for _ in 0..TRIES {
-            if reservation != Reservation::Refilling {
-                break;
-            }
-            std::hint::spin_loop();
-            reservation = ring.reserve_again(shared, local, 1);
-        }
-        match reservation {
+        match ring.reserve_after_refill(shared, local, 1) {
             Reservation::Tickets(ticket) => {
                 let header = TaskHeader {
                     method,

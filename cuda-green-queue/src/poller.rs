@@ -8,7 +8,7 @@
 //! Where jobs are scarce, a round has many turns: each ring gets as many jobs in it as its burst, the most urgent one
 //! first, so that the weights hold there too.
 
-use std::{sync::Arc, time::Instant};
+use std::{sync::Arc, thread, time::Instant};
 
 use crate::{
     control::{Control, FINISHING, OPEN},
@@ -45,12 +45,13 @@ impl PolledRing {
     }
 }
 
-/// The outcome of a look at a ring.
+/// The outcome of a look at a ring, or at several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Look {
     Empty,
-    Took,
     /// A task is there, and no job for it.
     NoJob,
+    Took,
 }
 
 /// One polling thread.
@@ -110,15 +111,21 @@ impl Poller {
                     ring.consumer.close(shared);
                 }
             }
-            if self.round() {
-                idle.found();
-                continue;
+            match self.round() {
+                Look::Took => {
+                    idle.found();
+                    continue;
+                }
+                Look::NoJob => {
+                    idle.found();
+                    // The workers have all jobs, and may need the core.
+                    thread::yield_now();
+                    continue;
+                }
+                Look::Empty => {}
             }
             if state == FINISHING {
                 break;
-            }
-            for ring in &mut self.rings {
-                ring.consumer.tell(self.segment.shared());
             }
             let before = launches;
             launches = self.control.launches();
@@ -142,12 +149,12 @@ impl Poller {
         self.counters.cpu_time.raise(time.try_into().unwrap_or(0));
     }
 
-    /// Goes through all rings once. Returns whether there was a task.
-    fn round(&mut self) -> bool {
-        let mut any = false;
+    /// Goes through all rings once. Returns whether it took a task, or else found one.
+    fn round(&mut self) -> Look {
+        let mut found = Look::Empty;
         let mut jobs_ran_out = false;
         for index in 0..self.rings.len() {
-            any |= self.take_burst(index, &mut jobs_ran_out);
+            found = found.max(self.take_burst(index, &mut jobs_ran_out));
         }
         if !jobs_ran_out {
             // Each ring has had its jobs, or needs no more. The next round begins.
@@ -155,25 +162,25 @@ impl Poller {
                 ring.jobs = burst(ring.priority);
             }
         }
-        any
+        found
     }
 
-    /// Takes tasks of one ring. Returns whether there was one.
+    /// Takes tasks of one ring. Returns whether it took one, or else found one.
     #[inline]
-    fn take_burst(&mut self, index: usize, jobs_ran_out: &mut bool) -> bool {
+    fn take_burst(&mut self, index: usize, jobs_ran_out: &mut bool) -> Look {
         let most = self.rings.get(index).map_or(0, |ring| burst(ring.priority));
-        let mut taken = 0;
-        while taken < most {
-            match self.look(index, jobs_ran_out) {
-                Look::Empty => break,
-                Look::NoJob => return true,
-                Look::Took => taken += 1,
+        let mut found = Look::Empty;
+        for taken in 0..most {
+            let look = self.look(index, jobs_ran_out);
+            found = found.max(look);
+            if look != Look::Took {
+                break;
             }
-            if taken == 1 {
+            if taken == 0 {
                 self.measure(index);
             }
         }
-        taken > 0
+        found
     }
 
     /// Measures how many tasks are in a ring, of which the first was just taken.
@@ -211,6 +218,9 @@ impl Poller {
             return Look::Empty;
         };
         let Some(header) = ring.consumer.peek(shared) else {
+            // Now, and not when all rings are empty: whoever needs more slots than were given back would never have them
+            // beside a ring that is always busy.
+            ring.consumer.tell(shared);
             return Look::Empty;
         };
         let call = Call {
@@ -238,6 +248,7 @@ impl Poller {
                 if job.is_none() {
                     *jobs_ran_out |= ring.jobs > 0;
                     ring.counters.out_of_jobs.add(1);
+                    ring.consumer.tell(shared);
                     return Look::NoJob;
                 }
                 job

@@ -129,8 +129,9 @@ impl ResidentQueue {
     }
 
     /// Tells the resident kernel to return as soon as all tasks that were submitted before this call are done and it
-    /// finds no others. Does not wait.
+    /// finds no others. Waits for nothing but other threads that are in the middle of a submission.
     pub fn finish(&self) {
+        self.rings.wait_for_commits();
         self.inbox().command(FINISH);
     }
 

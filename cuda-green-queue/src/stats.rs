@@ -64,7 +64,8 @@ pub struct RingStats {
     pub submitted: Option<u64>,
     /// Tasks that the polling thread took.
     pub taken: u64,
-    /// Submissions that were refused because the ring was full. Read from device memory.
+    /// Submissions that were refused because the ring was full, or because no entry for the answer was free. Read from
+    /// device memory.
     pub refused: Option<u64>,
     /// The most tasks that waited in the ring when the polling thread began to take some, the first of them included.
     pub deepest: u64,

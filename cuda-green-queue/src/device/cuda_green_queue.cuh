@@ -1042,7 +1042,8 @@ public:
     // UnknownMethod, or BadPayload if `read` refused it.
     //
     // One trip a poll, in which a warp reads the next slots of all priorities at once; one more for a payload that is
-    // longer than its share of words. The least urgent of the waiting tasks gets a turn every 8 tasks.
+    // longer than its share of words. The most urgent task comes first; every eighth turn is that of a priority, of each
+    // in turn.
     CUDA_GREEN_DEVICE bool next() {
         answer(verdict_);
         if (ended_) return false;

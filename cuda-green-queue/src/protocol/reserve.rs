@@ -1,6 +1,6 @@
 //! The producers' steps: credits, tickets, and the refill from the consumer's tail.
 
-use std::mem::offset_of;
+use std::{hint, mem::offset_of, thread};
 
 use super::{
     memory::{Local, Shared},
@@ -14,6 +14,10 @@ pub(super) const HEAD: u64 = offset_of!(RingState, head) as u64;
 pub(super) const SEEN_TAIL: u64 = offset_of!(RingState, seen_tail) as u64;
 pub(super) const REFILLING: u64 = offset_of!(RingState, refilling) as u64;
 pub(super) const REFUSED: u64 = offset_of!(RingState, refused) as u64;
+
+/// Looks for credits that another thread is about to add, and further ones after each of which it yields.
+const LOOKS: u32 = 100;
+const YIELDS: u32 = 20;
 
 /// The outcome of [`Ring::reserve`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +74,30 @@ impl Ring {
             return self.reserve(shared, local, count);
         }
         self.reserve_by_refill(shared, local, count.into())
+    }
+
+    /// Reserves as [`reserve`](Self::reserve) does, and looks again while another thread is about to add credits. One that
+    /// was preempted in that gets some time to go on.
+    #[inline]
+    pub(crate) fn reserve_after_refill(
+        &self,
+        shared: &impl Shared,
+        local: &impl Local,
+        count: u32,
+    ) -> Reservation {
+        let mut reservation = self.reserve(shared, local, count);
+        for look in 0..LOOKS + YIELDS {
+            if reservation != Reservation::Refilling {
+                break;
+            }
+            if look < LOOKS {
+                hint::spin_loop();
+            } else {
+                thread::yield_now();
+            }
+            reservation = self.reserve_again(shared, local, count);
+        }
+        reservation
     }
 
     fn reserve_by_refill(

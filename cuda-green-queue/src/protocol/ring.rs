@@ -168,6 +168,12 @@ impl Ring {
         shared.load_acquire(self.tail) & CLOSED != 0
     }
 
+    /// Returns whether a ticket's slot was committed, in its lap or since then.
+    pub(crate) fn is_committed(&self, shared: &impl Shared, ticket: u64) -> bool {
+        let sequence = (shared.load_acquire(self.slot(ticket)) >> 32) as u32;
+        sequence.wrapping_sub(self.sequence(ticket)) as i32 >= 0
+    }
+
     /// Returns the number of tasks that were submitted and not consumed, or whose slots were not given back yet.
     pub(crate) fn waiting(&self, shared: &impl Shared, local: &impl Local) -> u64 {
         let (taken, submitted, _) = self.counts(shared, local);

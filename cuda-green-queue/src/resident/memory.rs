@@ -237,10 +237,10 @@ impl Inbox {
                 threads,
             });
         }
-        // A stream that cannot be fenced, since it is in a capture, is refused before the launch.
-        self.fence_on(stream)?;
         let end = Arc::new(Event::new(&self.device)?);
         let mut launching = self.begin_launch()?;
+        // A stream that cannot be fenced, since it is in a capture, is refused before the launch.
+        self.fence_on(stream)?;
         #[cfg(feature = "test-utils")]
         crate::simulated::warn_without_body(stream.device().driver(), kernel);
         // SAFETY: the caller makes the same promise, but for the memory, which the fence below keeps.

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    thread,
 };
 
 use super::{Inbox, watcher::Watcher};
@@ -16,8 +17,6 @@ use crate::{
     task::{SubmitError, Task},
 };
 
-/// Times that a submission looks for credits which another thread is about to add.
-const TRIES: u32 = 100;
 /// The method number that is reserved.
 const RESERVED: u16 = u16::MAX;
 
@@ -152,15 +151,7 @@ impl InboxRings {
 
     fn reserve(&self, ring: &Ring) -> Result<u64, Refusal> {
         let (shared, local) = (self.inbox.shared(), &self.local);
-        let mut got = ring.reserve(shared, local, 1);
-        for _ in 0..TRIES {
-            if got != Reservation::Refilling {
-                break;
-            }
-            std::hint::spin_loop();
-            got = ring.reserve_again(shared, local, 1);
-        }
-        match got {
+        match ring.reserve_after_refill(shared, local, 1) {
             Reservation::Tickets(ticket) => Ok(ticket),
             Reservation::Closed => Err(Refusal::Closed),
             Reservation::Full | Reservation::Refilling => {
@@ -219,14 +210,32 @@ impl InboxRings {
         ended
     }
 
+    /// Waits until each slot that is reserved now is committed, which takes no longer than a thread is preempted. A kernel
+    /// takes no task behind one that is not.
+    pub(super) fn wait_for_commits(&self) {
+        let (shared, local) = (self.inbox.shared(), &self.local);
+        for ring in self.all() {
+            let (taken, submitted, _) = ring.counts(shared, local);
+            for ticket in taken..submitted {
+                while !ring.is_committed(shared, ticket) {
+                    thread::yield_now();
+                }
+            }
+        }
+    }
+
     /// Returns the number of tasks that no kernel has begun, once none runs.
     fn waiting(&self) -> u64 {
+        let rings = self.all();
+        rings
+            .map(|ring| ring.waiting(self.inbox.shared(), &self.local))
+            .sum()
+    }
+
+    fn all(&self) -> impl Iterator<Item = Ring> {
         let layout = self.inbox.layout();
         let places = (0..layout.lanes)
             .flat_map(|lane| (0..layout.priorities).map(move |priority| (lane, priority)));
-        places
-            .filter_map(|(lane, priority)| self.queue.ring(lane, priority))
-            .map(|ring| ring.waiting(self.inbox.shared(), &self.local))
-            .sum()
+        places.filter_map(|(lane, priority)| self.queue.ring(lane, priority))
     }
 }

@@ -1,7 +1,6 @@
 //! The thread that looks for the answers to futures which are awaited.
 
 use std::{
-    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     task::Waker,
     thread,
@@ -9,7 +8,7 @@ use std::{
 };
 
 use super::rings::InboxRings;
-use crate::protocol::Call;
+use crate::{contain::contain, protocol::Call};
 
 /// Rounds without an answer in which the thread yields, before it sleeps between two rounds.
 const YIELDS: u32 = 500;
@@ -130,8 +129,6 @@ impl Watcher {
 /// Wakes whoever awaits these calls. To be called without the lock.
 fn wake(calls: Vec<(Call, Waker)>) {
     for (_, waker) in calls {
-        if panic::catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-            log::error!("a waker of a future panicked");
-        }
+        contain("a waker", || waker.wake());
     }
 }

@@ -135,6 +135,10 @@ impl<'a> InboxSide<'a> {
         for ring in others.iter_mut().chain(urgent) {
             if let Some(task) = ring.take(&self.memory, words) {
                 self.taken += 1;
+                if ring.has_much_to_tell() {
+                    // All rings: another one may have fewer to give back, and be empty from now on.
+                    self.tell();
+                }
                 return Next::Task(task);
             }
         }
@@ -237,12 +241,13 @@ impl BlockRing {
             (header, payload)
         };
         self.position += 1;
-        if self.position - self.told >= self.ring.depth() / 8 {
-            self.tell(memory);
-        }
         let mut task = InboxTask { header, payload };
         task.payload.truncate(header.length.into());
         Some(task)
+    }
+
+    fn has_much_to_tell(&self) -> bool {
+        self.position - self.told >= self.ring.depth() / 8
     }
 
     fn tell(&mut self, memory: &SimMemory<'_>) {

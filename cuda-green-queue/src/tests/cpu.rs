@@ -14,7 +14,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::{SubmitError, Submitter, TaskError, TaskFuture, TaskQueues};
+use crate::{SubmitError, Submitter, TaskError, TaskFailure, TaskFuture, TaskQueues};
 
 fn queues(builder: TaskQueueBuilder) -> TaskQueues {
     builder.build_for(&[]).unwrap()
@@ -304,6 +304,29 @@ fn a_future_that_is_dropped_or_timed_out_leaves_the_task_alone() {
     assert_eq!(future.try_take(), Some(Err(TaskError::Taken)));
     queues.shutdown().unwrap();
     assert_eq!(ran.load(Ordering::SeqCst), 111);
+}
+
+/// A handler that waits for ever, and cannot, is told so.
+#[test]
+fn a_wait_without_end_in_too_many_handlers_is_refused() {
+    let queues = queues(
+        TaskQueueBuilder::default()
+            .handler(|Double(n)| {
+                let Some(n) = n.checked_sub(1) else {
+                    return Ok(0);
+                };
+                let submitter = Submitter::current().unwrap();
+                let mut future = submitter.submit(Double(n)).unwrap();
+                match future.wait_timeout(Duration::MAX) {
+                    Some(Err(TaskError::TooDeep)) => Ok(1),
+                    other => other.unwrap().map_err(|_| TaskFailure(1)),
+                }
+            })
+            .workers(1),
+    );
+    assert_eq!(queues.submit(Double(40)).unwrap().wait(), Ok(1));
+    assert_eq!(queues.submit(Double(10)).unwrap().wait(), Ok(0));
+    queues.shutdown().unwrap();
 }
 
 /// Tasks and outputs are dropped once, whether they were run, discarded, or nobody waits.

@@ -3,9 +3,10 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use cuda_green::{GpuMemoryPool, Kernel, KernelArg, LaunchConfig};
@@ -155,4 +156,109 @@ fn a_call_without_an_entry_learns_that_the_queue_is_closed() {
         assert_eq!(result_of(&gpu, &queue, &kernel, 32), 1);
     });
     assert_eq!(queue.shutdown().unwrap().handled(), 2);
+}
+
+/// Tries to submit a task of each lane of a warp that fills a ring, which is empty. Returns whether there came to be room.
+fn fills(side: &DeviceSide<'_>, place: Place) -> bool {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(10) {
+        match side.try_submit_warp(place, &[Add(1); 32]) {
+            Ok(()) => return true,
+            Err(Status::Full) => thread::yield_now(),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    false
+}
+
+/// The slots of an empty ring are all given back, though the other ring of its polling thread has a task that waits for a
+/// job: the handler of the one before waits for this kernel.
+#[test]
+fn a_warp_fits_into_an_empty_ring_beside_one_that_waits() {
+    let gpu = Gpu::new();
+    let is_open = Arc::new(AtomicBool::new(false));
+    let (gate, opens) = (is_open.clone(), is_open);
+    let sum = Arc::new(AtomicU64::new(0));
+    let (adds, added) = (sum.clone(), sum);
+    let queue = TaskQueue::builder()
+        .handler(move |Square(n)| {
+            while !gate.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            Ok(n)
+        })
+        .inline_handler(move |Add(n)| {
+            adds.fetch_add(n, Ordering::SeqCst);
+            Ok(())
+        })
+        .lanes(1)
+        .priorities(2)
+        .depth(32)
+        .job_capacity(1)
+        .workers(1)
+        .build(&gpu.device)
+        .unwrap();
+    let kernel = gpu.kernel("submits", move |launch| {
+        let side = DeviceSide::argument(launch, 0).unwrap();
+        let place = |priority| Place { lane: 0, priority };
+        for n in 0..2 {
+            side.try_submit(place(0), &Square(n)).unwrap();
+        }
+        side.try_submit(place(1), &Add(1)).unwrap();
+        while added.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        let fits = fills(&side, place(1));
+        opens.store(true, Ordering::SeqCst);
+        launch
+            .store_u64(launch.arg_u64(1).unwrap(), fits.into())
+            .unwrap();
+    });
+    assert_eq!(result_of(&gpu, &queue, &kernel, 32), 1);
+    queue.shutdown().unwrap();
+}
+
+/// The same beside a ring that is never empty.
+#[test]
+fn a_warp_fits_into_an_empty_ring_beside_a_busy_one() {
+    let gpu = Gpu::new();
+    let sum = Arc::new(AtomicU64::new(0));
+    let (adds, added) = (sum.clone(), sum);
+    let queue = TaskQueue::builder()
+        .inline_handler(move |Add(n)| {
+            if n == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            adds.fetch_add(n, Ordering::SeqCst);
+            Ok(())
+        })
+        .lanes(2)
+        .depth(32)
+        .build(&gpu.device)
+        .unwrap();
+    let kernel = gpu.kernel("submits", move |launch| {
+        let side = DeviceSide::argument(launch, 0).unwrap();
+        let place = |lane| Place { lane, priority: 0 };
+        let is_over = AtomicBool::new(false);
+        (0..32).for_each(|_| side.submit(place(0), &Add(0)).unwrap());
+        let fits = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    side.submit(place(0), &Add(0)).unwrap();
+                }
+            });
+            side.try_submit(place(1), &Add(1)).unwrap();
+            while added.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            let fits = fills(&side, place(1));
+            is_over.store(true, Ordering::SeqCst);
+            fits
+        });
+        launch
+            .store_u64(launch.arg_u64(1).unwrap(), fits.into())
+            .unwrap();
+    });
+    assert_eq!(result_of(&gpu, &queue, &kernel, 32), 1);
+    queue.shutdown().unwrap();
 }

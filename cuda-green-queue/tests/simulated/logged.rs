@@ -2,9 +2,10 @@
 
 use std::sync::{Mutex, Once, PoisonError};
 
+use bytemuck::{Pod, Zeroable};
 use cuda_green::LaunchConfig;
 use cuda_green_queue::{
-    KernelQueue, ResidentQueue, TaskQueue,
+    KernelQueue, ResidentQueue, Task, TaskQueue,
     simulated::{DeviceSide, Place},
 };
 
@@ -21,8 +22,12 @@ impl log::Log for Logged {
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        let line = record.args().to_string();
+        let is_refused = line.contains(&format!("method {}", Unheard::METHOD));
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.push(record.args().to_string());
+        lines.push(line);
+        drop(lines);
+        assert!(!is_refused, "this logger panics");
     }
 
     fn flush(&self) {}
@@ -32,6 +37,16 @@ impl log::Log for Logged {
 fn said(text: &str) -> usize {
     let logged = LOGGED.0.lock().unwrap_or_else(PoisonError::into_inner);
     logged.iter().filter(|line| line.contains(text)).count()
+}
+
+/// A task of a method that no queue has a handler for.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Unheard(u64);
+
+impl Task for Unheard {
+    const METHOD: u16 = 4711;
+    type Output = ();
 }
 
 fn log_all() {
@@ -97,4 +112,29 @@ fn a_kernel_that_does_nothing_is_named_once() {
     queue.shutdown().unwrap();
     assert_eq!(said("the kernel does_nothing "), 1);
     assert_eq!(said("the kernel submits "), 0);
+}
+
+/// A logger may panic, as one does that prints to a closed pipe. The polling thread goes on.
+#[test]
+fn a_logger_that_panics_ends_no_thread() {
+    log_all();
+    let gpu = Gpu::new();
+    let queue = TaskQueue::builder()
+        .inline_handler(|Square(n)| Ok(n * n))
+        .build(&gpu.device)
+        .unwrap();
+    let kernel = gpu.kernel("submits", |launch| {
+        let side = DeviceSide::argument(launch, 0).unwrap();
+        side.try_submit(Place::default(), &Unheard(1)).unwrap();
+        let future = side.try_call(Place::default(), &Square(5));
+        assert_eq!(future.unwrap().wait(), Ok(25));
+    });
+    let stream = gpu.stream();
+    let args = [&queue.device_queue() as _, &0_u64 as _];
+    // SAFETY: the arguments are those of the kernel.
+    unsafe { queue.launch(&stream, &kernel, &LaunchConfig::linear(1, 32), &args) }.unwrap();
+    stream.synchronize().unwrap();
+    let stats = queue.shutdown().unwrap();
+    assert_eq!(stats.unknown_methods, 1);
+    assert!(said("method 4711") > 0);
 }

@@ -8,7 +8,8 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
@@ -75,6 +76,74 @@ fn a_kernel_whose_end_is_unknown_keeps_others_out() {
     }
     launch(&queue, &stream, &kernel).unwrap();
     queue.shutdown().unwrap();
+}
+
+/// A task is done before `finish` lets the kernel go, though it is behind one that another thread is about to submit.
+#[test]
+fn what_was_submitted_before_finish_is_done() {
+    let gpu = Gpu::new();
+    let kernel = gpu.kernel("resident", |launch| {
+        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
+    });
+    let queue = ResidentQueue::builder()
+        .lanes(2)
+        .depth(1 << 12)
+        .build(&gpu.device)
+        .unwrap();
+    let stream = gpu.stream();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    drop(queue.try_submit(Square(1)));
+                }
+            });
+        }
+        let undone = (0..150).filter(|_| {
+            launch(&queue, &stream, &kernel).unwrap();
+            let mut future = queue.submit(Square(7)).unwrap();
+            queue.finish();
+            queue.wait().unwrap();
+            future.try_take() != Some(Ok(49))
+        });
+        let undone = undone.count();
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(undone, 0);
+    });
+}
+
+/// A launch that was refused leaves nothing behind for which the end of the queue would wait.
+#[test]
+fn a_refused_launch_has_no_fence() {
+    let gpu = Gpu::new();
+    let kernel = gpu.kernel("resident", |launch| {
+        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
+    });
+    let [first, second] = [(), ()].map(|()| {
+        let queue = ResidentQueue::builder()
+            .lanes(2)
+            .build(&gpu.device)
+            .unwrap();
+        let stream = gpu.stream();
+        launch(&queue, &stream, &kernel).unwrap();
+        (queue, stream)
+    });
+    let refused = launch(&first.0, &second.1, &kernel);
+    assert!(matches!(refused, Err(Error::Resident)), "{refused:?}");
+    let (sender, receiver) = mpsc::channel();
+    let ending = thread::spawn(move || {
+        drop(first);
+        sender.send(()).unwrap();
+    });
+    let ended = receiver.recv_timeout(Duration::from_secs(20));
+    drop(second);
+    ending.join().unwrap();
+    assert_eq!(
+        ended,
+        Ok(()),
+        "the first queue waits for the kernel of the second"
+    );
 }
 
 /// Threads submit to all lanes and priorities of small rings, with few entries for answers; some drop their futures

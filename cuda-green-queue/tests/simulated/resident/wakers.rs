@@ -15,10 +15,22 @@ impl Drop for Drops {
     }
 }
 
-struct Panics;
+/// Panics, with what panics again when it is dropped, if it says so.
+struct Panics(bool);
+
+struct PanicsToo;
+
+impl Drop for PanicsToo {
+    fn drop(&mut self) {
+        panic!("what a waker panicked with panics");
+    }
+}
 
 impl Wake for Panics {
     fn wake(self: Arc<Self>) {
+        if self.0 {
+            std::panic::panic_any(PanicsToo);
+        }
         panic!("this waker panics");
     }
 }
@@ -48,10 +60,10 @@ fn wakers_may_come_back_and_panic() {
     let polled = pin!(&mut outer).poll(&mut Context::from_waker(Waker::noop()));
     assert_eq!(polled, Poll::Pending);
 
-    let panics = Waker::from(Arc::new(Panics));
-    let panicking = watched(3, &panics);
+    let panics = [false, true].map(|twice| Waker::from(Arc::new(Panics(twice))));
+    let panicking = panics.each_ref().map(|panics| watched(3, panics));
     launch(&queue, &gpu.stream(), &kernel).unwrap();
-    while !panicking.is_done() {
+    while !panicking.iter().all(|future| future.is_done()) {
         thread::yield_now();
     }
     for n in 0..50 {
@@ -61,7 +73,7 @@ fn wakers_may_come_back_and_panic() {
     // Of those that wait when the queue ends, too.
     queue.finish();
     queue.wait().unwrap();
-    let (_panicking, last) = (watched(4, &panics), watched(5, Waker::noop()));
+    let (_panicking, last) = (watched(4, &panics[0]), watched(5, Waker::noop()));
     let waiting = thread::spawn(move || block_on(last));
     thread::sleep(Duration::from_millis(20));
     drop(queue);
