@@ -141,13 +141,14 @@ impl Membership {
             next: None,
         });
         let place = &self.place;
+        let next = outlook.next.as_ref();
         SharedStatus {
             folder: place.folder.path().to_owned(),
             generation: outlook.plan.generation,
-            announced: outlook.next.map(|next| next.generation),
+            announced: next.map(|next| next.generation),
             under_mps: place.pipes.is_some(),
             separation: separation::kept(&place.folder, &outlook.plan),
-            names: SharedName::of_plan(&outlook.plan, |index| place.holder(index)),
+            names: SharedName::of_plan(&outlook.plan, next, |index| place.holder(index)),
             unassigned_sms: outlook.plan.unassigned_sms(),
         }
     }

@@ -31,7 +31,7 @@ pub(super) struct Found {
     pub(super) uuid: DeviceUuid,
     pub(super) plan: AgreedPlan,
     folder: PathBuf,
-    announced: Option<u64>,
+    announced: Option<AgreedPlan>,
     /// None where no process ever claimed a name.
     pub(super) claims: Option<Claims>,
     pub(super) mps: SeenMps,
@@ -122,15 +122,16 @@ fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
     Ok(found)
 }
 
-/// Returns the number of the plan that is announced, if one is.
-fn announced(folder: &Folder, device: &str, plan: &AgreedPlan) -> Option<u64> {
+/// Returns the plan that is announced, if one is.
+fn announced(folder: &Folder, device: &str, plan: &AgreedPlan) -> Option<AgreedPlan> {
     let next = store::read(folder, &format!("{device}.next")).ok()??;
-    protocol::is_announced(plan.generation, next.generation).then_some(next.generation)
+    protocol::is_announced(plan.generation, next.generation).then_some(next)
 }
 
 impl Found {
     fn shown(&self) -> SharedDevice {
         let key = &self.plan.key;
+        let next = self.announced.as_ref();
         SharedDevice {
             uuid: self.uuid,
             sm_count: key.sm_count,
@@ -139,10 +140,10 @@ impl Found {
             status: SharedStatus {
                 folder: self.folder.clone(),
                 generation: self.plan.generation,
-                announced: self.announced,
+                announced: next.map(|next| next.generation),
                 under_mps: key.server.is_some(),
                 separation: self.separation.clone(),
-                names: SharedName::of_plan(&self.plan, |index| self.holder(index)),
+                names: SharedName::of_plan(&self.plan, next, |index| self.holder(index)),
                 unassigned_sms: self.plan.unassigned_sms(),
             },
         }

@@ -36,14 +36,18 @@ pub struct SharedName {
     pub share: SmRequest,
     /// SMs that it has.
     pub sm_count: u32,
+    /// SMs that the announced plan gives to it, if one is announced.
+    pub announced_sms: Option<u32>,
     /// The process that holds it.
     pub holder: NameHolder,
 }
 
 impl SharedName {
-    /// Returns the names of a plan. One whose holder cannot be found is dirty.
+    /// Returns the names of a plan, beside which another one may be announced. One whose holder cannot be found is
+    /// dirty.
     pub(super) fn of_plan(
         plan: &AgreedPlan,
+        next: Option<&AgreedPlan>,
         holder: impl Fn(usize) -> Result<NameHolder, SharingError>,
     ) -> Vec<Self> {
         let names = plan.partitions.iter().enumerate();
@@ -51,6 +55,9 @@ impl SharedName {
             name: partition.name.clone(),
             share: partition.share,
             sm_count: partition.planned.sm_count,
+            announced_sms: next
+                .and_then(|next| next.partitions.get(index))
+                .map(|next| next.planned.sm_count),
             holder: holder(index).unwrap_or_else(|error| NameHolder::Dirty {
                 pid: None,
                 reason: error.to_string(),
@@ -175,9 +182,14 @@ impl fmt::Display for SharedStatus {
                 name,
                 share,
                 sm_count,
+                announced_sms,
                 holder,
             } = one;
-            write!(f, "\n  {name}: {sm_count} SMs ({share}), {holder}")?;
+            write!(f, "\n  {name}: {sm_count} SMs")?;
+            if let Some(announced) = announced_sms {
+                write!(f, ", then {announced}")?;
+            }
+            write!(f, " ({share}), {holder}")?;
         }
         told_unassigned(f, self.unassigned_sms)
     }

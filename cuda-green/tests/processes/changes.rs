@@ -1,8 +1,8 @@
 //! Changes of the plan among processes that work: who gets which SMs, who is told, and who is in the way.
 
-use std::{thread, time::Duration};
+use std::{path::Path, thread, time::Duration};
 
-use cuda_green::SharingStep;
+use cuda_green::{SharedDevice, SharingStep};
 
 use super::parent::{Child, Folder, LIST, sms, step};
 
@@ -266,6 +266,11 @@ fn while_a_changer_is_stopped_nobody_joins_and_nobody_gets_sms() {
         third.stop_at(step(at), libc::SIGSTOP);
         third.tell("set-from-outside 0 b=32");
         third.wait_until_stopped();
+        let plans = SharedDevice::list(Some(Path::new(&folder.shared()))).unwrap();
+        let seen = &plans[0].status;
+        assert_eq!(seen.announced, Some(2));
+        let sms: Vec<_> = seen.names.iter().map(|one| one.announced_sms).collect();
+        assert_eq!(sms, [Some(64), Some(36)]);
         let mut one = Child::start(&folder);
         let busy = one.fails(&format!("join 0 {LIST} a"));
         assert!(busy.contains("has been changing the plan"), "{busy}");

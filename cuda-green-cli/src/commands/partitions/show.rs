@@ -75,6 +75,7 @@ fn name(name: &SharedName) -> Value {
         "name": name.name,
         "share": name.share.to_string(),
         "sm_count": name.sm_count,
+        "announced_sm_count": name.announced_sms,
         "state": state,
         "pid": pid,
         "program": program,
@@ -163,7 +164,11 @@ fn describe(page: &mut Page, plan: &SharedDevice, now: u64) {
     for ((one, name), share) in status.names.iter().zip(names).zip(shares) {
         let label = format!("{name:<width$} {share:>share_width$} {:>5}  ", one.sm_count);
         let indent = " ".repeat(width + share_width + 9);
-        page.hanging(&label, &indent, state(&one.holder, now));
+        let then = one.announced_sms.filter(|sms| *sms != one.sm_count);
+        let then = then.map_or(String::new(), |sms| {
+            format!("{YELLOW}{sms} SMs announced{YELLOW:#}; ")
+        });
+        page.hanging(&label, &indent, then + &state(&one.holder, now));
     }
     unassigned(page, status.unassigned_sms);
 }
