@@ -17,6 +17,7 @@ use crate::{
     jobs::{CpuTask, PointerJob, Reply},
     pool::{Pool, PoolNumbers},
     registry::Registry,
+    workers::Workers,
 };
 
 /// Panics without a word on the terminal.
@@ -216,8 +217,7 @@ fn a_type_that_only_moves_is_not_copied_to_the_handler_of_another() {
     assert_eq!(queues.submit_copy(Double(1)).unwrap().wait(), Ok(2));
 }
 
-/// Returns a pool whose workers have ended.
-fn ended_pool() -> Pool {
+fn open_pool() -> Pool {
     let mut registry = Registry::new();
     registry.add(false, |Double(n)| Ok(n)).unwrap();
     let numbers = PoolNumbers {
@@ -225,9 +225,47 @@ fn ended_pool() -> Pool {
         job_capacity: 1,
         cpu_depth: 8,
     };
-    let pool = Pool::new(registry, numbers).unwrap();
+    Pool::new(registry, numbers).unwrap()
+}
+
+/// Returns a pool whose workers have ended.
+fn ended_pool() -> Pool {
+    let pool = open_pool();
     pool.end();
     pool
+}
+
+/// A thread that found the pool open is waited for, however long it takes to bring its task, in either way.
+#[test]
+fn workers_wait_for_a_submission_that_was_counted() {
+    for copies in [false, true] {
+        let pool = Arc::new(open_pool());
+        let workers = Workers::start(&pool, 2).unwrap();
+        match copies {
+            true => pool.copies().count(),
+            false => pool.pointers().count(),
+        }
+        let joining = std::thread::spawn(move || workers.join());
+        while pool.is_open() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(!joining.is_finished(), "a task is on its way");
+        let place = CpuTask::new(Double(7), pool.id(), 0, None);
+        if copies {
+            let (reply, bytes) = (Reply::host(place.clone()), 7_u64.to_le_bytes());
+            // The ring is closed, but has slots that were granted before.
+            let submitted = pool.host().submit(0, Double::METHOD, &bytes, reply);
+            assert_eq!(submitted, crate::host_rings::Submitted::Accepted);
+            pool.after_submission();
+        } else {
+            assert!(pool.push_pointer(0, PointerJob::new(place.clone())).is_ok());
+        }
+        joining.join().unwrap();
+        let answer = TaskFuture::new(place).wait_timeout(Duration::ZERO);
+        assert_eq!(answer, Some(Ok(7)));
+        assert_eq!(pool.discarded(), 0);
+    }
 }
 
 /// A thread that looked just before the task came does not keep it from its answer.
