@@ -64,9 +64,13 @@ mod process;
 #[cfg(target_os = "linux")]
 mod store;
 
-pub(crate) use agreed_plan::AgreedPlan;
+pub(crate) use agreed_plan::{AgreedPlan, PlanKey};
+#[cfg(target_os = "linux")]
+pub(crate) use change::become_follower;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use elsewhere::{EventCount, HeldName, LONGEST_PAUSE, Membership, NameRecord, Outlook};
+pub(crate) use elsewhere::{
+    EventCount, HeldName, LONGEST_PAUSE, Membership, NameRecord, Outlook, become_follower,
+};
 pub use ending::{EndStep, EndedHolder};
 pub use mps_status::{ComputeMode, MpsDaemon, MpsStatus};
 pub(crate) use mps_status::{Surroundings, variable};

@@ -107,6 +107,11 @@ pub enum SharingError {
         "another process has been changing the plan of this device for longer than this one waits; wait longer, or end it"
     )]
     Busy,
+    /// A subscriber or a logger changes shares on the thread by which a manager follows changes.
+    #[error(
+        "this thread follows changes of a plan for a manager, so it would wait for itself; change shares on another thread"
+    )]
+    WaitsForItself,
     /// The plan that the manager joined is no longer in force.
     #[error(
         "nobody held a name of the plan that this manager joined, and another has taken its place; drop the manager, and join again"

@@ -20,4 +20,5 @@ mod processes {
     mod random;
     mod separation;
     mod static_partitions;
+    mod surroundings;
 }

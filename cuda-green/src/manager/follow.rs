@@ -8,6 +8,8 @@
 //! The hand-off is a relaxed one: old and new work that share SMs meanwhile are the same name's. A strict one would
 //! have the new work wait for the old, in other streams too, and would after a change that was refused as well.
 
+use std::sync::atomic::Ordering;
+
 use super::{
     join::FollowedName,
     state::{Change, ManagerState},
@@ -37,6 +39,11 @@ impl ManagerState<String> {
         let Some(shared) = &self.shared else {
             return true;
         };
+        if let Err(error) = shared.membership.check_in_place()
+            && !shared.was_lost.swap(true, Ordering::Relaxed)
+        {
+            log::error!("others do not find the names of this process any more: {error}");
+        }
         // Before the look: a name that is claimed after it was given the SMs of a plan that may be newer than what was seen.
         let names = shared.names();
         let outlook = match shared.membership.look() {

@@ -4,9 +4,9 @@
 //! claimed name has leases that hold the name, so it is given back when the last thing that could run on its SMs is gone.
 
 use std::{
-    cell::Cell,
     fmt::Debug,
-    sync::{Arc, Weak},
+    path::Path,
+    sync::{Arc, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -23,7 +23,8 @@ use crate::{
     planner::{PartitionRequest, Plan},
     resource::{SmResource, describe},
     sharing::{
-        AgreedPlan, HeldName, Membership, NameRecord, SharedStatus, SharingStep, Terms, reached,
+        AgreedPlan, HeldName, Membership, NameRecord, PlanKey, SharedStatus, SharingStep, Terms,
+        reached,
     },
     sharing_error::SharingError,
     sync::Mutex,
@@ -37,6 +38,8 @@ pub(super) const CLAIM_INSTEAD: &str = "`claim` takes further names of the plan"
 pub(super) struct Shared {
     pub(super) membership: Membership,
     pub(super) patience: Duration,
+    /// Whether it was told that the files of the plan are not in their place any more.
+    pub(super) was_lost: AtomicBool,
     /// The names that it holds, with their contexts, whose SMs follow the plan. Their leases hold them.
     names: Mutex<Vec<FollowedName>>,
 }
@@ -212,23 +215,22 @@ impl ManagerState<String> {
             patience: plan.patience,
         };
         let names: Vec<&str> = claims.iter().map(|(name, _)| *name).collect();
-        let tested = Cell::new(None);
-        let (membership, held) = Membership::join(&terms, &names, &connect(&device), &|key| {
+        let make = |key: &PlanKey, folder: &Path| {
             let planned = self.plan_for_all(&claim, &plan.partitions, &all)?;
             let agreed = AgreedPlan::of(key, &plan.partitions, planned);
             // Now, as nobody can hold a name meanwhile.
-            tested.set(Some(self.test_separation(plan, &agreed, &claim, &all)));
+            let tested = self.test_separation(plan, &agreed, &claim, &all);
+            keep_tested(folder, &agreed, &tested);
             Ok(agreed)
-        })?;
+        };
+        let (membership, held) = Membership::join(&terms, &names, &connect(&device), &make)?;
         let agreed = membership.plan();
-        if let Some(tested) = tested.take() {
-            keep_tested(&membership.status().folder, &agreed, &tested);
-        }
         let mut split = self.split_as_agreed(&claim, &agreed, &all)?;
         let mut partitions = Vec::with_capacity(held.len());
         let shared = Shared {
             membership,
             patience: plan.patience,
+            was_lost: AtomicBool::new(false),
             names: Mutex::default(),
         };
         for ((id, (_, policy)), name) in ids.iter().zip(claims).zip(held) {

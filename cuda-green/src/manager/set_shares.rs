@@ -46,7 +46,8 @@ impl SmPartitionManager<String> {
     ///
     /// # Errors
     /// [`Error::Sharing`](crate::Error::Sharing): [`SharingError::NotLeft`] names who did not leave SMs in time,
-    /// [`SharingError::Busy`] says that another change goes on, [`SharingError::FixedShares`] that the split has no units
+    /// [`SharingError::Busy`] says that another change goes on, [`SharingError::WaitsForItself`] comes to a subscriber that
+    /// calls this on the manager's own thread, [`SharingError::FixedShares`] that the split has no units
     /// (before CUDA 12.5);
     /// [`Error::InsufficientSms`](crate::Error::InsufficientSms) and
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for shares that cannot be;

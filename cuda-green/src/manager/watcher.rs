@@ -1,7 +1,8 @@
 //! The thread by which a manager follows changes of the plan that it joined.
 
 use std::{
-    io,
+    io, mem,
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,7 @@ use super::state::ManagerState;
 use crate::{
     error::Result,
     names,
-    sharing::{EventCount, LONGEST_PAUSE},
+    sharing::{self, EventCount, LONGEST_PAUSE},
     sharing_error::SharingError,
 };
 
@@ -61,6 +62,7 @@ impl Watcher {
 }
 
 fn watch(state: &Weak<ManagerState<String>>, events: &EventCount, is_over: &AtomicBool) {
+    sharing::become_follower();
     let mut hindered_since = None;
     loop {
         // Before the look: what changes after it ends the wait at once.
@@ -71,7 +73,13 @@ fn watch(state: &Weak<ManagerState<String>>, events: &EventCount, is_over: &Atom
         let Some(state) = state.upgrade() else {
             return;
         };
-        let is_done = state.follow();
+        // A subscriber or a logger may panic. What it left undone is done when something changes, or a second later.
+        let followed = panic::catch_unwind(AssertUnwindSafe(|| state.follow()));
+        let is_done = followed.unwrap_or_else(|panic| {
+            // It may panic when it is dropped, too.
+            mem::forget(panic);
+            true
+        });
         drop(state);
         if is_done {
             hindered_since = None;

@@ -2,6 +2,7 @@
 //! into force; and the end of changes whose process is gone.
 
 use std::{
+    cell::Cell,
     fs,
     time::{Duration, Instant},
 };
@@ -28,6 +29,16 @@ use crate::{
 /// How long to wait until all have again what they had.
 const A_LITTLE: Duration = Duration::from_millis(500);
 
+thread_local! {
+    /// Whether this thread follows changes for a manager.
+    static FOLLOWS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes this thread one that follows changes for a manager, and so makes none: it would wait for itself.
+pub(crate) fn become_follower() {
+    FOLLOWS.set(true);
+}
+
 impl Place {
     /// Gives other shares to some names. Waits for the holders that lose SMs as long as `patience`, or a moment, and for
     /// another change that is going on.
@@ -37,6 +48,9 @@ impl Place {
         patience: Duration,
         connect: &dyn Fn() -> Result<()>,
     ) -> Result<PlanChange> {
+        if FOLLOWS.get() {
+            return Err(SharingError::WaitsForItself.into());
+        }
         let begun = Instant::now();
         let changes = retry(patience, || {
             let lock = self.claims.try_lock_changes()?;
@@ -44,7 +58,8 @@ impl Place {
         })?;
         self.check_claims()?;
         self.end_announced()?;
-        let plan = self.read()?.ok_or(SharingError::NoPlan)?;
+        let is_of_now = |plan: &AgreedPlan| self.is_of_this_start(plan);
+        let plan = self.read()?.filter(is_of_now).ok_or(SharingError::NoPlan)?;
         self.check_facts(&plan)?;
         let mut next = shares::change(&plan, wanted)?;
         if next == plan {
@@ -80,17 +95,24 @@ impl Place {
         }
         drop(changes);
         self.events.notify();
-        let behind = self.wait_until(&next, deadline, |holder| {
-            holder.generation >= next.generation
+        // They have what they had, and more: a moment is enough.
+        let moment = deadline.min(Instant::now() + A_MOMENT);
+        let behind = self.wait_until(&next, moment, |index, holder| {
+            holder.generation >= next.generation || plan.parts(index) == next.parts(index)
         });
         let done = PlanChange {
             behind,
             ..PlanChange::new(&plan, &next, begun.elapsed())
         };
+        self.keep();
+        Ok(done)
+    }
+
+    /// Waits until the disk has the plan in force.
+    fn keep(&self) {
         if let Err(error) = store::keep(&self.folder, &self.plan_file) {
             log::warn!("{}: {error}", self.folder.path().display());
         }
-        Ok(done)
     }
 
     /// Ends a change that nobody goes on with. Returns whether none is announced any more.
@@ -123,6 +145,7 @@ impl Place {
             if in_the_way == 0 {
                 store::put_in_force(&self.folder, &self.next_file, &self.plan_file)?;
                 self.events.notify();
+                self.keep();
                 return Ok(());
             }
         }
@@ -218,7 +241,7 @@ impl Place {
     /// was refused, all is as before.
     fn wait_until_back(&self, withdrawn: &AgreedPlan) {
         let deadline = Instant::now() + A_LITTLE;
-        let behind = self.wait_until(withdrawn, deadline, |holder| {
+        let behind = self.wait_until(withdrawn, deadline, |_, holder| {
             holder.left_for != withdrawn.generation && holder.hindrance == Hindrance::None
         });
         for name in behind {
@@ -231,10 +254,11 @@ impl Place {
         &self,
         plan: &AgreedPlan,
         deadline: Instant,
-        is_there: impl Fn(&Holder) -> bool,
+        is_there: impl Fn(usize, &Holder) -> bool,
     ) -> Vec<String> {
         let is_behind = |index| -> Result<bool, SharingError> {
-            let is_there = |record| matches!(record, Record::Of(holder) if is_there(&holder));
+            let is_there =
+                |record| matches!(record, Record::Of(holder) if is_there(index, &holder));
             Ok(self.claims.is_taken(index)? && !is_there(self.claims.read(index)?))
         };
         loop {

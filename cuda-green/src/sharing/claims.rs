@@ -263,6 +263,14 @@ impl Claims {
 
     /// Ensures that the file is still the one of its path: after its removal others would lock another one.
     pub(super) fn check_in_place(&self, folder: &Folder, name: &str) -> Result<(), SharingError> {
+        let in_place = folder.is_in_place();
+        if !in_place.map_err(|error| self.failed("reading the folder of", error))? {
+            return Err(SharingError::File {
+                path: self.path.clone(),
+                problem: "its folder was moved or removed while processes hold the device by it"
+                    .to_owned(),
+            });
+        }
         let own = self
             .descriptor
             .with(|file| file.metadata())

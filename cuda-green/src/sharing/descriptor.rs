@@ -9,7 +9,7 @@ use std::{
     io,
     mem::ManuallyDrop,
     os::{
-        fd::{FromRawFd, IntoRawFd},
+        fd::{AsRawFd, FromRawFd, IntoRawFd},
         unix::fs::OpenOptionsExt,
     },
     path::Path,
@@ -19,12 +19,16 @@ use std::{
         atomic::{AtomicI32, AtomicU32, Ordering::SeqCst},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use crate::sharing_error::SharingError;
 
 /// The most descriptors at once: one for each device that a process shares.
 const MOST: usize = 64;
+
+/// The longest fork by another thread that is waited for: of a process with much memory it takes a while.
+const LONGEST_FORK: Duration = Duration::from_secs(20);
 
 const UNUSED: i32 = -1;
 /// Taken, and not open yet.
@@ -86,10 +90,11 @@ impl Descriptor {
         // A fork between the opening and the entry in the table would leave the child a descriptor that its handler
         // does not know. Nothing is locked yet then: it is closed here, and opened again. A child's copy without a lock
         // of this description is harmless.
-        for _ in 0..100_000 {
+        let begin = Instant::now();
+        while begin.elapsed() < LONGEST_FORK {
             let begun = BEGUN.load(SeqCst);
             if ENDED.load(SeqCst) != begun {
-                thread::yield_now();
+                thread::sleep(Duration::from_micros(100));
                 continue;
             }
             let file = OpenOptions::new()
@@ -97,6 +102,7 @@ impl Descriptor {
                 .write(true)
                 .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
                 .open(path)
+                .and_then(above_the_standard_ones)
                 .map_err(failed)?;
             place.store(file.into_raw_fd(), SeqCst);
             if BEGUN.load(SeqCst) == begun {
@@ -183,6 +189,22 @@ impl Drop for Descriptor {
     fn drop(&mut self) {
         close(self.place.swap(UNUSED, SeqCst));
     }
+}
+
+/// Moves a file to a descriptor that nobody takes for a terminal: where a program has closed the standard ones, its log
+/// would go into the file.
+fn above_the_standard_ones(file: File) -> io::Result<File> {
+    if file.as_raw_fd() > libc::STDERR_FILENO {
+        return Ok(file);
+    }
+    let least = libc::STDERR_FILENO + 1;
+    // SAFETY: the descriptor is open, and the call takes a number.
+    let moved = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
+    if moved < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was made above, for this value alone.
+    Ok(unsafe { File::from_raw_fd(moved) })
 }
 
 fn close(descriptor: i32) {

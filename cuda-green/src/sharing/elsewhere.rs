@@ -39,6 +39,9 @@ pub(crate) struct Outlook {
     pub(crate) next: Option<AgreedPlan>,
 }
 
+/// Does nothing: there are no changes.
+pub(crate) fn become_follower() {}
+
 /// The longest time between two looks.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -48,7 +51,7 @@ impl Membership {
         _: &Terms<'_>,
         _: &[&str],
         _: &dyn Fn() -> Result<()>,
-        _: &dyn Fn(&PlanKey) -> Result<AgreedPlan>,
+        _: &dyn Fn(&PlanKey, &std::path::Path) -> Result<AgreedPlan>,
     ) -> Result<(Self, Vec<HeldName>)> {
         Err(SharingError::NotLinux.into())
     }
@@ -63,6 +66,10 @@ impl Membership {
     }
 
     pub(crate) fn plan(&self) -> Arc<AgreedPlan> {
+        match self.0 {}
+    }
+
+    pub(crate) fn check_in_place(&self) -> Result<(), SharingError> {
         match self.0 {}
     }
 

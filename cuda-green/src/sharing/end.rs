@@ -68,8 +68,10 @@ fn end(found: &Found, name: &str, wait: Duration) -> Result<EndedHolder, Sharing
     }
     let process = PidFd::open(pid)
         .map_err(|error| not_ended(format!("process {pid} cannot be signalled: {error}")))?;
-    // Again, now that the descriptor names one process for good.
-    if live_holder(found, index)?.map_err(&not_ended)? != holder {
+    // Again, now that the descriptor names one process for good; and then the plan, which stays while a name of it is held:
+    // of another one, the name would be another's.
+    let again = live_holder(found, index)?.map_err(&not_ended)?;
+    if !holder.is_same_process(&again) || !found.is_in_force()? {
         return Err(not_ended("another process has just claimed it".to_owned()));
     }
     let names = names_of(found, &holder)?;
@@ -183,7 +185,7 @@ fn names_of(found: &Found, holder: &Holder) -> Result<Vec<String>, SharingError>
     let mut names = Vec::new();
     for (index, partition) in found.plan.partitions.iter().enumerate() {
         let other = live_holder(found, index)?;
-        if other.is_ok_and(|other| (other.pid, other.started) == (holder.pid, holder.started)) {
+        if other.is_ok_and(|other| other.is_same_process(holder)) {
             names.push(partition.name.clone());
         }
     }

@@ -113,6 +113,8 @@ impl Folder {
         if !path.is_absolute() {
             return Err(bad(FolderProblem::Relative));
         }
+        // Without a slash at the end, by which a link would be followed.
+        let path: &Path = &path.components().collect::<PathBuf>();
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(failed("making the folder")(error));
@@ -152,6 +154,16 @@ impl Folder {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns whether it still has its path. Whoever joins after it was moved or removed would find another one.
+    pub(super) fn is_in_place(&self) -> io::Result<bool> {
+        let place = |found: Metadata| (found.dev(), found.ino());
+        let own = place(self.file.metadata()?);
+        match fs::symlink_metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            there => Ok(place(there?) == own),
+        }
     }
 
     /// Returns the path of a file in the folder that is open, whatever has its path by now.

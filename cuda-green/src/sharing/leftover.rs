@@ -35,6 +35,8 @@ pub(super) fn judge(
     let dirty = |reason: &str| Leftover::Dirty(reason.to_owned());
     let life = life(&holder);
     match life {
+        // It had the name before it executed itself again: another program would have another start.
+        Life::Alive if holder.pid == own_pid => {}
         Life::Alive => return dirty("that process still runs; end it"),
         Life::Unknown => {
             return dirty(
@@ -60,7 +62,7 @@ pub(super) fn judge(
         },
         Clients::Listed(_) => Leftover::Clear,
         Clients::Unknown(reason) => Leftover::Dirty(format!(
-            "whether the MPS server is rid of it is not known: {reason}; `nvidia-cuda-mps-control` must be in PATH and reach the daemon"
+            "whether the MPS server is rid of it is not known: {reason}; `nvidia-cuda-mps-control` must be in PATH and reach the daemon; if that has ended for good, remove the files of the plan and of the claims"
         )),
     }
 }
@@ -93,6 +95,13 @@ mod tests {
                 assert!(!judged(life, clients));
             }
         }
+        // This process, before it executed itself again: the server may have two entries of it for a while.
+        let again = |clients: &[u32]| {
+            let before = Record::Of(Holder { pid: OWN, ..DEAD });
+            judge(before, OWN, |_| Life::Alive, || listed(clients)) == Leftover::Clear
+        };
+        assert!(again(&[OWN]));
+        assert!(!again(&[OWN, OWN]));
         assert!(judged(Life::Gone, Clients::WithoutServer));
         assert!(judged(Life::Gone, listed(&[OWN, 41])));
         assert!(!judged(Life::Gone, listed(&[OWN, 40])));

@@ -1,6 +1,6 @@
 //! The membership of a process in a plan: joining, claiming names, following changes of the plan, and making them.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     agreed_plan::{AgreedPlan, PlanKey, check_names},
@@ -37,12 +37,12 @@ pub(crate) struct Outlook {
 
 impl Membership {
     /// Joins the plan in force, or makes one, and claims names of it: all or none. `connect` makes the process a client
-    /// of the MPS server; `plan` plans the requests.
+    /// of the MPS server; `plan` plans the requests, for these facts and a plan in this folder.
     pub(crate) fn join(
         terms: &Terms<'_>,
         names: &[&str],
         connect: &dyn Fn() -> Result<()>,
-        plan: &dyn Fn(&PlanKey) -> Result<AgreedPlan>,
+        plan: &dyn Fn(&PlanKey, &Path) -> Result<AgreedPlan>,
     ) -> Result<(Self, Vec<HeldName>)> {
         refuse_raised()?;
         check_names(terms.requests)?;
@@ -113,6 +113,11 @@ impl Membership {
         Ok(Outlook { plan, next })
     }
 
+    /// Ensures that the files are those that others find.
+    pub(crate) fn check_in_place(&self) -> Result<(), SharingError> {
+        self.place.check_claims()
+    }
+
     /// Ends a change that nobody goes on with. Returns whether none is announced any more.
     pub(crate) fn settle(&self) -> Result<bool, SharingError> {
         self.place.settle()
@@ -136,19 +141,27 @@ impl Membership {
 
     /// Returns the plan and who holds its names.
     pub(crate) fn status(&self) -> SharedStatus {
-        let outlook = self.look().unwrap_or_else(|_| Outlook {
-            plan: self.plan(),
-            next: None,
-        });
+        let (outlook, is_known) = match self.look() {
+            Ok(outlook) => (outlook, true),
+            Err(_) => {
+                let (plan, next) = (self.plan(), None);
+                (Outlook { plan, next }, false)
+            }
+        };
         let place = &self.place;
         let next = outlook.next.as_ref();
+        // The claims are those of the plan that has taken its place.
+        let holder = |index| match is_known {
+            true => place.holder(index),
+            false => Err(SharingError::Replaced),
+        };
         SharedStatus {
             folder: place.folder.path().to_owned(),
             generation: outlook.plan.generation,
             announced: next.map(|next| next.generation),
             under_mps: place.pipes.is_some(),
             separation: separation::kept(&place.folder, &outlook.plan),
-            names: SharedName::of_plan(&outlook.plan, next, |index| place.holder(index)),
+            names: SharedName::of_plan(&outlook.plan, next, holder),
             unassigned_sms: outlook.plan.unassigned_sms(),
         }
     }

@@ -2,10 +2,10 @@
 
 use std::{
     env, fs,
-    io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    io::{self, PipeReader, Read, Write},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -86,45 +86,72 @@ pub(super) fn servers(pipes: &Path) -> Result<Vec<Server>, String> {
 /// Returns the program's answer to a command.
 pub(super) fn ask(pipes: &Path, command: &str) -> Result<String, String> {
     let failed = |error: io::Error| format!("{PROGRAM} cannot be asked: {error}");
-    // No pipe: reading must not wait for the end of what else the program has started.
-    let (mut answers, theirs) = UnixStream::pair().map_err(failed)?;
-    answers.set_nonblocking(true).map_err(failed)?;
-    let mut program = Command::new(PROGRAM)
+    let (answers, theirs) = io::pipe().map_err(failed)?;
+    // Before anybody can have closed the other end: this process would get a signal, which may end it.
+    let (commands, mut writer) = io::pipe().map_err(failed)?;
+    let line = format!("{command}\n");
+    writer.write_all(line.as_bytes()).map_err(failed)?;
+    let mut program = Command::new(PROGRAM);
+    program
         .env(VARIABLE, pipes)
-        .stdin(Stdio::piped())
-        .stdout(OwnedFd::from(theirs))
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    let written = match program.stdin.take() {
-        Some(mut stdin) => stdin.write_all(format!("{command}\n").as_bytes()),
-        None => Ok(()),
-    };
-    // An answer that fits into the socket, as any real one does, lets the program end without a reader.
+        .stdin(commands)
+        .stdout(theirs)
+        .stderr(Stdio::null());
+    let mut child = program.spawn().map_err(failed)?;
+    drop(writer);
+    // An answer that fits into the pipe, as any real one does, lets the program end without a reader.
     let end = Instant::now() + PATIENCE;
     let status = loop {
-        match program.try_wait().map_err(failed)? {
+        match end_of(&mut child).map_err(failed)? {
             Some(status) => break status,
             None if Instant::now() >= end => {
-                let _ = program.kill();
-                let _ = program.wait();
+                let _ = child.kill();
+                let _ = child.wait();
                 return Err(format!("{PROGRAM} does not answer"));
             }
             None => thread::sleep(Duration::from_millis(1)),
         }
     };
-    written.map_err(failed)?;
-    if !status.success() {
-        return Err(format!("{PROGRAM} failed ({status})"));
+    let answer = read_what_is_there(answers).map_err(failed)?;
+    match status {
+        End::Known(status) if !status.success() => {
+            return Err(format!("{PROGRAM} failed ({status})"));
+        }
+        End::Unknown if answer.is_empty() => {
+            return Err(format!(
+                "{PROGRAM} answered nothing, and whether it failed is not known, as this process ignores SIGCHLD"
+            ));
+        }
+        _ => {}
     }
-    let answer = read_what_is_there(&mut answers).map_err(failed)?;
     String::from_utf8(answer).map_err(|error| format!("{PROGRAM} answered no text: {error}"))
 }
 
-/// Reads what was written to the other end so far.
-fn read_what_is_there(answers: &mut UnixStream) -> io::Result<Vec<u8>> {
+/// The end of a program.
+enum End {
+    Known(ExitStatus),
+    /// The kernel has not kept its status.
+    Unknown,
+}
+
+/// Returns how a program has ended, if it has.
+fn end_of(child: &mut Child) -> io::Result<Option<End>> {
+    match child.try_wait() {
+        // Where `SIGCHLD` is ignored.
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(Some(End::Unknown)),
+        status => Ok(status?.map(End::Known)),
+    }
+}
+
+/// Reads what was written to the other end so far, and waits for no more: what else the program has started may have that
+/// end open.
+fn read_what_is_there(mut answers: PipeReader) -> io::Result<Vec<u8>> {
+    // SAFETY: the descriptor is open, and the call takes a number.
+    if unsafe { libc::fcntl(answers.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
     let mut answer = Vec::new();
-    match answers.take(LONGEST).read_to_end(&mut answer) {
+    match answers.by_ref().take(LONGEST).read_to_end(&mut answer) {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         // A list that is cut off could end with another number.
         _ if answer.len() as u64 == LONGEST => Err(io::ErrorKind::FileTooLarge.into()),

@@ -73,18 +73,35 @@ pub(super) fn found(folder: Option<&Path>) -> Result<Vec<Found>, SharingError> {
         None => existing_paths(),
     };
     let mut found = Vec::new();
+    let mut first_error = None;
     for path in paths {
-        let is_there = path.try_exists().map_err(|error| SharingError::Io {
-            what: "looking for",
-            path: path.clone(),
-            error,
-        })?;
-        // A relative one is refused, there or not.
-        if is_there || path.is_relative() {
-            found.extend(found_in(&Folder::open(&path)?)?);
+        match found_at(&path) {
+            Ok(plans) => found.extend(plans),
+            Err(error) => {
+                log::warn!("{error}");
+                first_error.get_or_insert(error);
+            }
         }
     }
-    Ok(found)
+    // What is wrong with one folder is no matter for the plans of the other.
+    match first_error {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
+fn found_at(path: &Path) -> Result<Vec<Found>, SharingError> {
+    let is_there = path.try_exists().map_err(|error| SharingError::Io {
+        what: "looking for",
+        path: path.to_owned(),
+        error,
+    })?;
+    // A relative one is refused, there or not.
+    if is_there || path.is_relative() {
+        found_in(&Folder::open(path)?)
+    } else {
+        Ok(Vec::new())
+    }
 }
 
 fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
@@ -101,7 +118,7 @@ fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
     uuids.sort_unstable();
     let mut found = Vec::with_capacity(uuids.len());
     for uuid in uuids {
-        let device: String = uuid.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let device = uuid.digits();
         let Some(plan) = store::read(folder, &format!("{device}.plan"))? else {
             continue; // replaced or removed meanwhile
         };
@@ -147,6 +164,13 @@ impl Found {
                 unassigned_sms: self.plan.unassigned_sms(),
             },
         }
+    }
+
+    /// Returns whether the plan is still the one in force, but for the shares.
+    pub(super) fn is_in_force(&self) -> Result<bool, SharingError> {
+        let folder = Folder::open(&self.folder)?;
+        let plan = store::read(&folder, &format!("{}.plan", self.uuid.digits()))?;
+        Ok(plan.is_some_and(|plan| plan.has_the_split_of(&self.plan)))
     }
 
     /// Returns the holder of a name.

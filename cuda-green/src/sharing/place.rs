@@ -147,7 +147,7 @@ impl Place {
         &self,
         requests: &[(String, PartitionRequest)],
         connect: &dyn Fn() -> Result<()>,
-        plan: &dyn Fn(&PlanKey) -> Result<AgreedPlan>,
+        plan: &dyn Fn(&PlanKey, &Path) -> Result<AgreedPlan>,
     ) -> Result<AgreedPlan> {
         self.refuse_announced()?;
         let difference = |found: &AgreedPlan| found.difference(&self.key, requests);
@@ -176,7 +176,7 @@ impl Place {
         }
         let is_of_now = other
             .as_ref()
-            .is_none_or(|other| other.key.boot == self.key.boot);
+            .is_none_or(|other| self.is_of_this_start(other));
         let key = other.as_ref().map_or(&self.key, |other| &other.key);
         for index in 0..MOST_NAMES {
             if is_of_now {
@@ -190,7 +190,7 @@ impl Place {
         let before = other.map_or(0, |other| other.generation);
         let made = AgreedPlan {
             generation: protocol::next_number(before, self.claims.read_announced()?),
-            ..plan(&self.key)?
+            ..plan(&self.key, self.folder.path())?
         };
         // What a change that nobody finished announced was for the plan that goes.
         store::withdraw(&self.folder, &self.next_file)?;
@@ -238,6 +238,11 @@ impl Place {
                 false => Err(SharingError::Busy),
             },
         }
+    }
+
+    /// Returns whether a plan was made since the system started: no process outlives that.
+    pub(super) fn is_of_this_start(&self, plan: &AgreedPlan) -> bool {
+        plan.key.boot == self.key.boot
     }
 
     pub(super) fn check_in_force(&self, plan: &AgreedPlan) -> Result<(), SharingError> {

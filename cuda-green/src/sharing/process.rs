@@ -28,6 +28,11 @@ pub(super) fn boot() -> io::Result<String> {
 
 /// Returns this process as the holder of a name of a plan.
 pub(super) fn own(generation: u64) -> io::Result<Holder> {
+    if !is_own_proc() {
+        return Err(io::Error::other(
+            "it is of another namespace of processes than this one; mount one of this namespace there",
+        ));
+    }
     let pid = process::id();
     let started = read_stat(pid)?.started;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -45,7 +50,7 @@ pub(super) fn own(generation: u64) -> io::Result<Holder> {
 /// Returns whether a holder still lives.
 pub(super) fn life(holder: &Holder) -> Life {
     match namespace() {
-        Ok(own) if own == holder.namespace => {}
+        Ok(own) if own == holder.namespace && is_own_proc() => {}
         _ => return Life::Unknown,
     }
     match read_stat(holder.pid) {
@@ -72,8 +77,18 @@ fn is_hidden(pid: u32) -> bool {
     found || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
+/// Returns whether `/proc` has the numbers of processes that are seen here.
+fn is_own_proc() -> bool {
+    let own = fs::read_link("/proc/self");
+    own.is_ok_and(|own| own.to_str() == Some(&process::id().to_string()))
+}
+
+/// Returns a number of the namespaces in which the numbers of processes and their starts are told.
 fn namespace() -> io::Result<u64> {
-    Ok(fs::metadata("/proc/self/ns/pid")?.ino())
+    let processes = fs::metadata("/proc/self/ns/pid")?.ino();
+    // Since Linux 5.6.
+    let time = fs::metadata("/proc/self/ns/time").map_or(0, |time| time.ino());
+    Ok(processes ^ time.rotate_left(32))
 }
 
 /// The fields of a process that tell whether it lives.

@@ -25,6 +25,14 @@ pub(crate) struct Holder {
     pub(crate) hindrance: Hindrance,
 }
 
+impl Holder {
+    /// Returns whether both are the same process.
+    pub(super) fn is_same_process(&self, other: &Self) -> bool {
+        let process = |one: &Self| (one.pid, one.started, one.namespace);
+        process(self) == process(other)
+    }
+}
+
 /// What keeps a process from leaving SMs, as it says itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Hindrance {

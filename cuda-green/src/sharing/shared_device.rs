@@ -57,6 +57,12 @@ impl DeviceUuid {
         !start.is_empty() && digits(&self.hyphened()).starts_with(&start)
     }
 
+    /// Returns its digits, with which the names of a device's files begin.
+    #[cfg(target_os = "linux")]
+    pub(super) fn digits(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn hyphened(&self) -> String {
         let mut text = String::with_capacity(36);
         for (index, byte) in self.0.iter().enumerate() {

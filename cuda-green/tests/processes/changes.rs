@@ -128,6 +128,20 @@ fn streams_that_follow_a_name_move_and_handles_are_in_the_way() {
     apart(&mut one, &mut other, [32, 100]);
 }
 
+/// A holder from whom a change takes nothing is not waited for: it has what it is to have.
+#[test]
+fn who_keeps_what_he_has_is_not_behind() {
+    let folder = Folder::new("not-behind");
+    let (mut one, mut other) = (Child::start(&folder), Child::start(&folder));
+    let list = "a=32,b=32,c=rest";
+    one.does(&format!("join 0 {list} a"));
+    other.does(&format!("join 60000 {list} b"));
+    one.does("keep a");
+    one.does("drop"); // so that nobody follows for it
+    let told = other.does("set b=64");
+    assert!(told.starts_with("2 a:32,b:64,c:36 behind [] "), "{told}");
+}
+
 /// A context is made only when all work of the process is over. Its names say so meanwhile.
 #[test]
 fn a_process_at_work_leaves_when_its_work_is_over() {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, Write},
+    os::unix::process::CommandExt,
     path::Path,
     process,
     sync::atomic::{AtomicBool, AtomicU8, Ordering},
@@ -248,6 +249,35 @@ impl Child {
                 Ok(String::new())
             }
             ["fork"] => Ok(self.fork()),
+            // As a daemon that has no terminal, and writes to it all the same.
+            ["join-without-terminal", list, name] => {
+                for descriptor in [libc::STDIN_FILENO, libc::STDERR_FILENO] {
+                    // SAFETY: nothing here uses it any more, but for what is tested.
+                    unsafe { libc::close(descriptor) };
+                }
+                let joined = self.obey(&format!("join 0 {list} {name}"));
+                eprintln!(
+                    "a line of a log, which is long enough to be seen where it does not belong"
+                );
+                joined
+            }
+            ["default-pipe-signal"] => {
+                // SAFETY: no handler is installed, so nothing runs in one.
+                unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+                Ok(String::new())
+            }
+            ["execute-again"] => {
+                let program = std::env::current_exe().unwrap();
+                let arguments = std::env::args_os().skip(1);
+                panic!("{}", process::Command::new(program).args(arguments).exec());
+            }
+            #[cfg(feature = "tracing")]
+            ["subscribe", what] => {
+                subscribers::install(what, self.manager.take().unwrap());
+                Ok(String::new())
+            }
+            #[cfg(feature = "tracing")]
+            ["heard"] => Ok(subscribers::heard()),
             other => panic!("{other:?}"),
         }
     }
@@ -316,8 +346,10 @@ fn told(change: &PlanChange) -> String {
 fn sms(manager: &SmPartitionManager<String>) -> Result<String> {
     let mut answer = Vec::new();
     for context in manager.allocation_status().contexts {
-        let ids = manager.get_context(&context.id)?.observed_sm_ids()?;
-        assert_eq!(ids.len(), context.sm_count as usize);
+        // Of this context: the name may have another one by now than it had in the status.
+        let held = manager.get_context(&context.id)?;
+        let ids = held.observed_sm_ids()?;
+        assert_eq!(ids.len(), held.sm_count() as usize);
         let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
         answer.push(format!("{}:{}", context.id, ids.join(",")));
     }
@@ -358,4 +390,61 @@ fn child() {
     }
     // As a program ends that does not clean up.
     process::exit(0);
+}
+
+/// Subscribers that do what they should not on the thread by which a manager follows changes.
+#[cfg(feature = "tracing")]
+mod subscribers {
+    use std::sync::{Mutex, OnceLock};
+
+    use cuda_green::{SmPartitionManager, planner::SmRequest};
+    use tracing::{Event, Metadata, Subscriber, span};
+
+    static MANAGER: OnceLock<SmPartitionManager<String>> = OnceLock::new();
+    static HEARD: Mutex<String> = Mutex::new(String::new());
+
+    enum Does {
+        Panics,
+        SetsShares,
+    }
+
+    /// Subscribes to what the manager tells, which is kept.
+    pub fn install(what: &str, manager: SmPartitionManager<String>) {
+        let does = match what {
+            "panics" => Does::Panics,
+            "sets" => Does::SetsShares,
+            other => panic!("{other}"),
+        };
+        assert!(MANAGER.set(manager).is_ok());
+        tracing::subscriber::set_global_default(does).unwrap();
+    }
+
+    pub fn heard() -> String {
+        HEARD.lock().unwrap().clone()
+    }
+
+    impl Subscriber for Does {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == "cuda_green::partitions"
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, event: &Event<'_>) {
+            let follows = std::thread::current().name() == Some("cuda-green-plan");
+            if !follows || event.metadata().fields().field("generation").is_none() {
+                return;
+            }
+            if let Self::Panics = self {
+                panic!("this subscriber panics");
+            }
+            let shares = [("a", SmRequest::AtLeast(16))];
+            let refused = MANAGER.get().unwrap().set_shares(&shares).unwrap_err();
+            *HEARD.lock().unwrap() = refused.to_string();
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
 }

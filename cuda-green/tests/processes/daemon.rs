@@ -5,6 +5,8 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child as Process, Command},
+    thread,
+    time::Duration,
 };
 
 use super::parent::{Child, Folder};
@@ -14,7 +16,13 @@ const SCRIPT: &str = r#"#!/bin/sh
 read command server client
 cd "$CUDA_MPS_PIPE_DIRECTORY" || exit 1
 case "$command" in
-get_server_list) cat servers ;;
+get_server_list)
+    if [ -e held ]; then
+        asked=$(($(cat asked) + 1))
+        echo $asked > asked.new; mv asked.new asked
+        while [ $asked -ge 2 ] && [ -e held ]; do sleep 0.01; done
+    fi
+    cat servers ;;
 get_client_list) if [ -e "clients.$server" ]; then cat "clients.$server"; else echo "Server $server not found"; fi ;;
 terminate_client)
     echo "$command $server $client" >> told
@@ -65,6 +73,25 @@ impl Daemon {
         let clients: String = clients.iter().map(|pid| format!("{pid}\n")).collect();
         fs::write(self.pipes.join("servers"), format!("{server}\n")).unwrap();
         fs::write(self.pipes.join(format!("clients.{server}")), clients).unwrap();
+    }
+
+    /// Answers one more question for the list of servers, and lets the next one wait.
+    pub fn hold_second_question(&self) {
+        fs::write(self.pipes.join("asked"), "0").unwrap();
+        fs::write(self.pipes.join("held"), "").unwrap();
+    }
+
+    /// Waits for the question that waits.
+    pub fn wait_for_second_question(&self) {
+        let asked = || fs::read_to_string(self.pipes.join("asked")).unwrap();
+        while asked().trim() != "2" {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Answers the question that waits, and all that come.
+    pub fn hold_no_question(&self) {
+        fs::remove_file(self.pipes.join("held")).unwrap();
     }
 
     /// Sets whether a client that is terminated is no longer listed.

@@ -1,6 +1,6 @@
 //! Holders that are ended: the MPS daemon first, and only a process that is proven to be the holder.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, thread, time::Duration};
 
 use cuda_green::{EndStep, Error, NameHolder, Result, SharedDevice, SharingError};
 
@@ -111,6 +111,34 @@ fn a_client_is_ended_at_the_daemon_before_it_gets_a_signal() {
         ended,
         format!("{pid} terminated still listed stopped killed ended")
     );
+}
+
+/// The plan is replaced while the daemon is asked, and the place of a name is another name's by then.
+#[test]
+fn the_holder_of_another_name_is_not_ended() {
+    let folder = Folder::new("end-other");
+    let daemon = Daemon::new(&folder);
+    let server = Server::start(&folder);
+    let (mut one, mut other) = (daemon.start(&folder), daemon.start(&folder));
+    one.does("join 0 a=64,b=rest a");
+    daemon.list(server.id(), &[one.id(), other.id()]);
+    daemon.forgets_terminated_clients(true);
+    daemon.hold_second_question();
+    let refused = thread::scope(|scope| {
+        // The list of plans asks once, and the end another time.
+        let ending = scope.spawn(|| daemon.end(&folder, "a"));
+        daemon.wait_for_second_question();
+        one.does("drop");
+        other.does("join 0 b=64,a=rest b");
+        daemon.hold_no_question();
+        ending.join().unwrap().unwrap_err()
+    });
+    assert!(
+        refused.contains("another process has just claimed it"),
+        "{refused}"
+    );
+    assert_eq!(daemon.told(), "");
+    other.does("status"); // it lives
 }
 
 /// Ends a name's holder in a process of its own, whose environment says where the daemon is; not a test of this process.

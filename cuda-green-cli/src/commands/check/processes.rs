@@ -1,6 +1,11 @@
 //! The test whether partitions of two processes are apart, with a second process of this program.
 
-use std::{env, fs, path::PathBuf, process};
+use std::{
+    env,
+    fs::{self, DirBuilder},
+    path::PathBuf,
+    process,
+};
 
 use anyhow::Context;
 use cuda_green::{CudaDevice, Error, MpsStatus, Separation, SharedPlan, SmPartitionManager};
@@ -16,7 +21,12 @@ impl Folder {
         let path = env::temp_dir().join(format!("cuda-green-check-{}", process::id()));
         // Of a killed process of this number.
         let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let mut builder = DirBuilder::new();
+        // Whatever the user's umask is, which often lets a group write.
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        let made = builder.create(&path);
+        made.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }
 }
