@@ -89,7 +89,7 @@ const NOT_RUN: &[(&str, &str)] = &[
         "needs a GPU, and a daemon that outlives the command; the GPU bundle's step `holders` does it",
     ),
     (
-        "mkdir -p $CUDA_MPS_PIPE_DIRECTORY $CUDA_MPS_LOG_DIRECTORY",
+        "mkdir -p -m 755 $HOME/mps $CUDA_MPS_PIPE_DIRECTORY $CUDA_MPS_LOG_DIRECTORY",
         "likewise",
     ),
     ("nvidia-cuda-mps-control -d", "likewise"),
