@@ -13,7 +13,7 @@ pub(crate) struct Holder {
     pub(crate) pid: u32,
     /// The start of the process, in the kernel's ticks since its own: another process with this number has another.
     pub(crate) started: u64,
-    /// The inode of the namespace that the number is of.
+    /// Stands for the namespaces that the number and the start are of.
     pub(crate) namespace: u64,
     /// Seconds from 1970 to the claim.
     pub(crate) since: u64,
