@@ -48,17 +48,27 @@ fn two_blocks(launch: &Launch<'_>, block: impl Fn(InboxSide<'_>) + Sync) {
     });
 }
 
+/// Returns a resident kernel whose two blocks answer with the squares of numbers.
+fn squares(gpu: &Gpu) -> Kernel {
+    gpu.kernel("resident", |launch| {
+        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
+    })
+}
+
+/// Returns a queue of two lanes, a block for each of which is there in [`two_blocks`].
+fn two_lanes(gpu: &Gpu) -> ResidentQueue {
+    ResidentQueue::builder()
+        .lanes(2)
+        .build(&gpu.device)
+        .unwrap()
+}
+
 /// A kernel whose end the driver does not record is there until all fenced work is over.
 #[test]
 fn a_kernel_whose_end_is_unknown_keeps_others_out() {
     let gpu = Gpu::new();
-    let kernel = gpu.kernel("resident", |launch| {
-        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
-    });
-    let queue = ResidentQueue::builder()
-        .lanes(2)
-        .build(&gpu.device)
-        .unwrap();
+    let kernel = squares(&gpu);
+    let queue = two_lanes(&gpu);
     let stream = gpu.stream();
     // The first is that of the fence before.
     let code = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
@@ -82,9 +92,7 @@ fn a_kernel_whose_end_is_unknown_keeps_others_out() {
 #[test]
 fn what_was_submitted_before_finish_is_done() {
     let gpu = Gpu::new();
-    let kernel = gpu.kernel("resident", |launch| {
-        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
-    });
+    let kernel = squares(&gpu);
     let queue = ResidentQueue::builder()
         .lanes(2)
         .depth(1 << 12)
@@ -117,14 +125,9 @@ fn what_was_submitted_before_finish_is_done() {
 #[test]
 fn a_refused_launch_has_no_fence() {
     let gpu = Gpu::new();
-    let kernel = gpu.kernel("resident", |launch| {
-        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
-    });
+    let kernel = squares(&gpu);
     let [first, second] = [(), ()].map(|()| {
-        let queue = ResidentQueue::builder()
-            .lanes(2)
-            .build(&gpu.device)
-            .unwrap();
+        let queue = two_lanes(&gpu);
         let stream = gpu.stream();
         launch(&queue, &stream, &kernel).unwrap();
         (queue, stream)
@@ -265,13 +268,8 @@ fn it_leaves_and_the_next_launch_goes_on() {
 #[test]
 fn leave_is_at_once_and_finish_after_all() {
     let gpu = Gpu::new();
-    let kernel = gpu.kernel("resident", |launch| {
-        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
-    });
-    let queue = ResidentQueue::builder()
-        .lanes(2)
-        .build(&gpu.device)
-        .unwrap();
+    let kernel = squares(&gpu);
+    let queue = two_lanes(&gpu);
     // The command comes before the kernel: it sees that before any task, unless the launch takes it back.
     let stream = gpu.stream();
     let body = Arc::new(Mutex::new(()));
@@ -413,13 +411,8 @@ fn payloads_and_outputs_of_several_words() {
 #[test]
 fn futures_are_awaited() {
     let gpu = Gpu::new();
-    let kernel = gpu.kernel("resident", |launch| {
-        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
-    });
-    let queue = ResidentQueue::builder()
-        .lanes(2)
-        .build(&gpu.device)
-        .unwrap();
+    let kernel = squares(&gpu);
+    let queue = two_lanes(&gpu);
     let stream = gpu.stream();
     for round in 0..3 {
         let mut dropped = queue.try_submit(Square(1)).unwrap();
@@ -467,10 +460,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 #[test]
 fn a_launch_that_waits_for_its_kernel_can_be_ended() {
     let gpu = Gpu::new();
-    let queue = ResidentQueue::builder()
-        .lanes(2)
-        .build(&gpu.device)
-        .unwrap();
+    let queue = two_lanes(&gpu);
     let stream = gpu.stream();
     // A kernel that is not concurrent runs on the thread that launches.
     let module = cuda_green::Module::load_ptx(&gpu.device, crate::fixture::PTX).unwrap();
@@ -513,9 +503,7 @@ fn a_submission_waits_for_room() {
     assert!(stats.rings.iter().any(|ring| ring.refused > 0), "{stats}");
     thread::scope(|scope| {
         let waiting = scope.spawn(|| queue.submit(Square(16)).unwrap());
-        let kernel = gpu.kernel("resident", |launch| {
-            two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
-        });
+        let kernel = squares(&gpu);
         launch(&queue, &gpu.stream(), &kernel).unwrap();
         futures.push(waiting.join().unwrap());
     });

@@ -4,15 +4,7 @@ use std::{path::Path, thread, time::Duration};
 
 use cuda_green::{SharedDevice, SharingStep};
 
-use super::parent::{Child, Folder, LIST, sms, step};
-
-/// Starts two children that hold the two names.
-fn two(folder: &Folder) -> (Child, Child) {
-    let (mut one, mut other) = (Child::start(folder), Child::start(folder));
-    one.does(&format!("join 0 {LIST} a"));
-    other.does(&format!("join 0 {LIST} b"));
-    (one, other)
-}
+use super::parent::{Child, Folder, LIST, sms, step, two};
 
 /// Ensures that two children come to run on these numbers of SMs, and then have none in common.
 #[track_caller]

@@ -179,6 +179,14 @@ impl Drop for Child {
     }
 }
 
+/// Starts two children that hold the two names of [`LIST`].
+pub fn two(folder: &Folder) -> (Child, Child) {
+    let (mut one, mut other) = (Child::start(folder), Child::start(folder));
+    one.does(&format!("join 0 {LIST} a"));
+    other.does(&format!("join 0 {LIST} b"));
+    (one, other)
+}
+
 /// Returns the number of a step at which a child can be stopped.
 pub fn step(step: SharingStep) -> usize {
     STEPS.iter().position(|one| *one == step).unwrap()

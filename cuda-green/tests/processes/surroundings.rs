@@ -100,9 +100,7 @@ fn a_tester_that_ends_at_once_ends_nobody() {
 #[test]
 fn a_subscriber_that_panics_keeps_no_one_from_following() {
     let folder = Folder::new("panics");
-    let (mut one, mut other) = (Child::start(&folder), Child::start(&folder));
-    one.does(&format!("join 0 {LIST} a"));
-    other.does(&format!("join 0 {LIST} b"));
+    let (mut one, mut other) = super::parent::two(&folder);
     one.does("subscribe panics");
     for sms in [32, 24, 16] {
         other.does(&format!("set a={sms}"));

@@ -71,9 +71,7 @@ fn no_priority_is_starved() {
 #[test]
 fn held_futures_do_not_fill_the_queue() {
     let gpu = Gpu::new();
-    let kernel = gpu.kernel("resident", |launch| {
-        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
-    });
+    let kernel = squares(&gpu);
     let queue = ResidentQueue::builder()
         .lanes(2)
         .futures(128)

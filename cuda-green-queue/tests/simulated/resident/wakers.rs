@@ -39,13 +39,8 @@ impl Wake for Panics {
 #[test]
 fn wakers_may_come_back_and_panic() {
     let gpu = Gpu::new();
-    let kernel = gpu.kernel("resident", |launch| {
-        two_blocks(launch, |block| block.serve(|Square(n)| Ok(n * n)));
-    });
-    let queue = ResidentQueue::builder()
-        .lanes(2)
-        .build(&gpu.device)
-        .unwrap();
+    let kernel = squares(&gpu);
+    let queue = two_lanes(&gpu);
     let watched = |n, waker: &Waker| {
         let mut future = queue.try_submit(Square(n)).unwrap();
         let polled = pin!(&mut future).poll(&mut Context::from_waker(waker));
