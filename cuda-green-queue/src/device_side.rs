@@ -121,13 +121,18 @@ impl DeviceSide {
         self.watcher.announce();
     }
 
-    /// Closes the rings, waits for the work that the memory was fenced on, and ends the polling threads. Until then
-    /// these go on, since kernels wait for them.
-    pub(crate) fn end(&mut self, discard: bool) -> Result<()> {
+    /// Closes the rings, and answers what waits in them as closed if that is to be discarded. Does not wait.
+    pub(crate) fn begin_end(&self, discard: bool) {
         if discard {
             self.control.discard();
         }
         self.control.close();
+    }
+
+    /// Closes the rings, waits for the work that the memory was fenced on, and ends the polling threads. Until then
+    /// these go on, since kernels wait for them.
+    pub(crate) fn end(&mut self, discard: bool) -> Result<()> {
+        self.begin_end(discard);
         if self.pollers.iter().all(|poller| poller.thread.is_none()) {
             return Ok(());
         }

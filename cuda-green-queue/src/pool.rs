@@ -98,8 +98,9 @@ pub(crate) struct Pool {
     copies: CachePadded<Submissions>,
     /// The method number of the first task without a handler.
     unknown: AtomicU32,
-    /// Tasks that were answered as closed by a thread without counters, and those that such threads took.
+    /// Tasks that were answered as closed by a thread without counters.
     discarded: AtomicU64,
+    /// Tasks of CPU code that such threads took out of where they wait.
     taken: AtomicU64,
     counters: Mutex<Vec<Arc<ThreadCounters>>>,
 }

@@ -234,13 +234,9 @@ impl TaskQueue {
         ended.map(|()| self.stats())
     }
 
-    /// Closes the rings, and answers what waits in them as closed if that is to be discarded. Does not wait.
+    /// Begins the end of the device's side. Does not wait.
     pub(crate) fn begin_end(&self, discards: bool) {
-        let control = self.parts.device.control();
-        if discards {
-            control.discard();
-        }
-        control.close();
+        self.parts.device.begin_end(discards);
     }
 
     /// Lets the tasks that wait be run at the end.

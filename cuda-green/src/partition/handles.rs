@@ -8,7 +8,7 @@ use super::thread_contexts::{ThreadContext, ThreadContexts};
 use crate::{
     device::{CudaDevice, Lease},
     driver::{Driver, log_failure},
-    error::Result,
+    error::{Error, Result},
     event::Event,
     events::{self, PartitionEvent, emit},
 };
@@ -180,9 +180,8 @@ impl GreenHandles {
     pub(super) fn is_working(&self, driver: &Driver) -> Result<bool> {
         let _allowed = driver.beside_captures();
         let is_done = |events: &[Arc<Event>]| {
-            let all = events.iter().map(|event| event.is_done());
-            all.collect::<Result<Vec<_>>>()
-                .map(|done| !done.contains(&false))
+            let mut events = events.iter();
+            events.try_fold(true, |done, event| Ok::<_, Error>(done && event.is_done()?))
         };
         let last = self.contexts.map(|handles| Arc::clone(&handles.last_work));
         Ok(!is_done(&last)? || !is_done(&self.mark_work(driver)?)?)

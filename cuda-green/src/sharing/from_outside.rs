@@ -24,7 +24,7 @@ impl SharedDevice {
         patience: Duration,
     ) -> Result<PlanChange> {
         refuse_raised()?;
-        let place = Place::seen_from_outside(&self.status.folder, &self.uuid.0)?;
+        let place = Place::seen_from_outside(&self.status.folder, self.uuid)?;
         let shares = shares.iter();
         let owned: Vec<(String, SmRequest)> = shares
             .map(|(name, request)| ((*name).to_owned(), *request))

@@ -141,19 +141,18 @@ impl Membership {
 
     /// Returns the plan and who holds its names.
     pub(crate) fn status(&self) -> SharedStatus {
-        let (outlook, is_known) = match self.look() {
-            Ok(outlook) => (outlook, true),
-            Err(_) => {
-                let (plan, next) = (self.plan(), None);
-                (Outlook { plan, next }, false)
-            }
-        };
+        let looked = self.look();
+        // The claims are those of the plan that has taken its place then.
+        let is_replaced = matches!(looked, Err(SharingError::Replaced));
+        let outlook = looked.unwrap_or_else(|_| Outlook {
+            plan: self.plan(),
+            next: None,
+        });
         let place = &self.place;
         let next = outlook.next.as_ref();
-        // The claims are those of the plan that has taken its place.
-        let holder = |index| match is_known {
-            true => place.holder(index),
-            false => Err(SharingError::Replaced),
+        let holder = |index| match is_replaced {
+            true => Err(SharingError::Replaced),
+            false => place.holder(index),
         };
         SharedStatus {
             folder: place.folder.path().to_owned(),

@@ -118,17 +118,16 @@ fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
     uuids.sort_unstable();
     let mut found = Vec::with_capacity(uuids.len());
     for uuid in uuids {
-        let device = uuid.digits();
-        let Some(plan) = store::read(folder, &format!("{device}.plan"))? else {
+        let Some(plan) = store::read(folder, &uuid.file("plan"))? else {
             continue; // replaced or removed meanwhile
         };
-        let file = format!("{device}.claims");
+        let file = uuid.file("claims");
         // One that is missing is not made: this only looks.
         let is_there = folder.within(&file).try_exists().map_err(failed)?;
         let claims = is_there.then(|| Claims::open(folder, &file)).transpose()?;
         found.push(Found {
             uuid,
-            announced: announced(folder, &device, &plan),
+            announced: announced(folder, uuid, &plan),
             mps: SeenMps::of(&plan.key),
             separation: separation::kept(folder, &plan),
             plan,
@@ -140,8 +139,8 @@ fn found_in(folder: &Folder) -> Result<Vec<Found>, SharingError> {
 }
 
 /// Returns the plan that is announced, if one is.
-fn announced(folder: &Folder, device: &str, plan: &AgreedPlan) -> Option<AgreedPlan> {
-    let next = store::read(folder, &format!("{device}.next")).ok()??;
+fn announced(folder: &Folder, uuid: DeviceUuid, plan: &AgreedPlan) -> Option<AgreedPlan> {
+    let next = store::read(folder, &uuid.file("next")).ok()??;
     protocol::is_announced(plan.generation, next.generation).then_some(next)
 }
 
@@ -169,7 +168,7 @@ impl Found {
     /// Returns whether the plan is still the one in force, but for the shares.
     pub(super) fn is_in_force(&self) -> Result<bool, SharingError> {
         let folder = Folder::open(&self.folder)?;
-        let plan = store::read(&folder, &format!("{}.plan", self.uuid.digits()))?;
+        let plan = store::read(&folder, &self.uuid.file("plan"))?;
         Ok(plan.is_some_and(|plan| plan.has_the_split_of(&self.plan)))
     }
 

@@ -29,6 +29,7 @@ use super::{
     process::{Life, boot, life, own},
     protocol,
     record::{Holder, Record},
+    shared_device::DeviceUuid,
     status::NameHolder,
     steps::{SharingStep, reached},
     store,
@@ -85,9 +86,8 @@ impl Place {
     }
 
     /// Returns the place of a device's plan in a folder, for a process that need not see the device.
-    pub(super) fn seen_from_outside(path: &Path, device: &[u8; 16]) -> Result<Self, SharingError> {
-        let (plan_file, _) = files(device);
-        let plan = store::read(&Folder::open(path)?, &plan_file)?;
+    pub(super) fn seen_from_outside(path: &Path, device: DeviceUuid) -> Result<Self, SharingError> {
+        let plan = store::read(&Folder::open(path)?, &device.file("plan"))?;
         let key = PlanKey {
             boot: own_boot()?,
             ..plan.ok_or(SharingError::NoPlan)?.key
@@ -101,8 +101,8 @@ impl Place {
 
     fn of(path: &Path, key: PlanKey, pipes: Option<PathBuf>) -> Result<Self, SharingError> {
         let folder = Folder::open(path)?;
-        let (plan_file, device) = files(&key.device);
-        let claims_file = format!("{device}.claims");
+        let device = DeviceUuid(key.device);
+        let (plan_file, claims_file) = (device.file("plan"), device.file("claims"));
         // In this order: whoever makes a plan has made the claims before.
         let plan = store::read(&folder, &plan_file);
         if fs::symlink_metadata(folder.within(&claims_file)).is_err()
@@ -121,7 +121,7 @@ impl Place {
             events: Arc::new(events),
             folder,
             plan_file,
-            next_file: format!("{device}.next"),
+            next_file: device.file("next"),
             claims_file,
             pipes,
             is_outside: false,
@@ -354,12 +354,6 @@ pub(super) fn retry<T>(patience: Duration, attempt: impl Fn() -> Result<T>) -> R
 
 fn own_boot() -> Result<String, SharingError> {
     boot().map_err(|error| failed("reading", "/proc/sys/kernel/random/boot_id", error))
-}
-
-/// Returns the name of a device's plan, and what the names of all its files begin with.
-fn files(device: &[u8; 16]) -> (String, String) {
-    let device: String = device.iter().map(|byte| format!("{byte:02x}")).collect();
-    (format!("{device}.plan"), device)
 }
 
 /// Returns what tells one MPS server from another: the folder of its pipes.

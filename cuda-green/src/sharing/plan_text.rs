@@ -3,7 +3,10 @@
 //! The format is this crate's own and not JSON, as every program with this crate would otherwise build a JSON parser for
 //! thirty lines of numbers. It is strict: what is read must be, byte for byte, what this version writes.
 
-use super::agreed_plan::{AgreedPartition, AgreedPlan, PlanKey};
+use super::{
+    agreed_plan::{AgreedPartition, AgreedPlan, PlanKey},
+    shared_device::DeviceUuid,
+};
 use crate::planner::{
     Group, Part, PartitionRequest, PlannedPartition, SmRequest, SplitCall, SplitFlag, SplitStrategy,
 };
@@ -31,11 +34,7 @@ const FLAGS: [(SplitFlag, &str); 3] = [
 /// Writes a plan.
 pub(super) fn write(plan: &AgreedPlan) -> String {
     let key = &plan.key;
-    let device: String = key
-        .device
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let device = DeviceUuid(key.device).digits();
     let server = match key.server {
         None => "none".to_owned(),
         Some((device, inode)) => format!("{device}:{inode}"),

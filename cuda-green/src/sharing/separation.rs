@@ -78,7 +78,7 @@ mod file {
         AgreedPlan, NO_PARTNER, Separation, WITHOUT_MPS,
     };
     use crate::{
-        sharing::{folder::Folder, plan_text::check_of},
+        sharing::{folder::Folder, plan_text::check_of, shared_device::DeviceUuid},
         sharing_error::SharingError,
     };
 
@@ -90,9 +90,7 @@ mod file {
 
     /// Returns the name of the file.
     fn name(plan: &AgreedPlan) -> String {
-        let device = plan.key.device.iter();
-        let device: String = device.map(|byte| format!("{byte:02x}")).collect();
-        format!("{device}.tested")
+        DeviceUuid(plan.key.device).file("tested")
     }
 
     /// Returns what a test holds for, as text: the plan's facts and split, whatever its names, its number, the system's start, and

@@ -57,8 +57,13 @@ impl DeviceUuid {
         !start.is_empty() && digits(&self.hyphened()).starts_with(&start)
     }
 
-    /// Returns its digits, with which the names of a device's files begin.
+    /// Returns the name of a file of the device, which ends so.
     #[cfg(target_os = "linux")]
+    pub(super) fn file(&self, end: &str) -> String {
+        format!("{}.{end}", self.digits())
+    }
+
+    /// Returns its digits without hyphens.
     pub(super) fn digits(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
