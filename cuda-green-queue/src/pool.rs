@@ -243,9 +243,9 @@ impl Pool {
 
     /// Returns whether no task waits, nor will any come that was accepted before the pool was closed.
     ///
-    /// A submission is counted, and then looks whether the pool is open. So whoever knows that it is closed, and counts
-    /// after that, has counted each that was accepted, or will be. That one may not be found yet: it is being pushed, or waits
-    /// in a ring behind one that is.
+    /// A submission is counted before it looks whether the pool is open. So whoever has seen the pool closed, and reads the
+    /// counts then, misses none that is accepted. Its task may not be found yet: it is being pushed, or waits in a ring
+    /// behind one that is.
     pub(crate) fn is_idle(&self) -> bool {
         let submitted = self.pointers.submitted() + self.copies.submitted();
         let counters = self.lock_counters();
